@@ -1,0 +1,181 @@
+"""Every error a caller can see, its HTTP status and the exit code of the command line.
+
+ClusterError                      500
+├── BadRequest                    400  what was asked cannot be done as written
+│   ├── BadOption                 400  an option that is not there, or a value it does not take
+│   ├── UnknownModel              400  no catalogue entry of that name
+│   ├── UnknownUid                400  control calls on a model that is not launched
+│   ├── InputTooLong              400  one input is longer than the model reads
+│   └── InvalidBody               422  the body does not fit its schema
+├── NotAuthenticated              401
+├── NotPermitted                  403
+├── ModelNotFound                 404  inference on a model that is not launched
+├── Conflict                      409  the uid is taken by another spec
+├── RequestCancelled              409
+├── TooLarge                      413
+├── Overloaded                    429  the queue is full; says when to come back
+├── LaunchCancelled               499
+├── InferenceFailed               500  the model raised
+├── LoadFailed                    500  the model could not be loaded; says why and how its log ended
+├── DownloadFailed                503  the weights could not be had
+├── DoesNotFit                    503  no node has room; one reason per node
+├── ModelLoading                  503  launched, not READY yet
+├── WorkerLost                    503  the process went away
+├── WorkerDraining                503  the worker takes no more work
+├── Unavailable                   503  the control plane does not answer
+├── StaleEpoch                    503  a command of a supervisor that has been replaced
+└── DeadlineExceeded              504
+
+Errors cross process borders by pickle, so they take positional arguments and hand all of them to
+`super().__init__`; keyword-only arguments would lose the type on the way.
+"""
+
+from __future__ import annotations
+
+import re
+
+
+class ClusterError(Exception):
+    """Anything this project raises on purpose; `message` is one sentence for the person who must act."""
+
+    status = 500
+    exit_code = 1
+    #: The caller may send the same request again: nothing was done, or it is not this request's fault.
+    retryable = False
+
+    def __init__(self, message: str, retry_after_s: float | None = None, param: str | None = None) -> None:
+        super().__init__(message, retry_after_s, param)
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.param = param
+
+    def __str__(self) -> str:
+        return self.message
+
+    @classmethod
+    def code(cls) -> str:
+        """The name on the wire: `DoesNotFit` is `does_not_fit`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class BadRequest(ClusterError):
+    status = 400
+    exit_code = 2
+
+
+class BadOption(BadRequest):
+    exit_code = 2
+
+
+class UnknownModel(BadRequest):
+    exit_code = 3
+
+
+class UnknownUid(BadRequest):
+    exit_code = 3
+
+
+class InputTooLong(BadRequest):
+    pass
+
+
+class InvalidBody(BadRequest):
+    status = 422
+
+
+class NotAuthenticated(ClusterError):
+    status = 401
+    exit_code = 10
+
+
+class NotPermitted(ClusterError):
+    status = 403
+    exit_code = 10
+
+
+class ModelNotFound(ClusterError):
+    status = 404
+    exit_code = 3
+
+
+class Conflict(ClusterError):
+    status = 409
+    exit_code = 11
+
+
+class RequestCancelled(ClusterError):
+    status = 409
+
+
+class TooLarge(ClusterError):
+    status = 413
+
+
+class Overloaded(ClusterError):
+    status = 429
+    retryable = True
+
+
+class LaunchCancelled(ClusterError):
+    status = 499
+    exit_code = 7
+
+
+class InferenceFailed(ClusterError):
+    pass
+
+
+class LoadFailed(ClusterError):
+    exit_code = 6
+
+
+class DownloadFailed(ClusterError):
+    status = 503
+    exit_code = 5
+
+
+class DoesNotFit(ClusterError):
+    status = 503
+    exit_code = 4
+    retryable = True
+
+
+class ModelLoading(ClusterError):
+    status = 503
+    retryable = True
+
+
+class WorkerLost(ClusterError):
+    status = 503
+    retryable = True
+
+
+class WorkerDraining(ClusterError):
+    status = 503
+    retryable = True
+
+
+class Unavailable(ClusterError):
+    status = 503
+    exit_code = 9
+    retryable = True
+
+
+class StaleEpoch(ClusterError):
+    status = 503
+
+
+class DeadlineExceeded(ClusterError):
+    status = 504
+    exit_code = 8
+
+
+def every_error() -> dict[str, type[ClusterError]]:
+    """Each class by its wire code, so that a client raises what the server raised."""
+    found: dict[str, type[ClusterError]] = {}
+    waiting: list[type[ClusterError]] = [ClusterError]
+    while waiting:
+        error = waiting.pop()
+        found[error.code()] = error
+        waiting += error.__subclasses__()
+    return found

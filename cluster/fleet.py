@@ -1,0 +1,296 @@
+"""All that is known of wishes, workers and nodes at this moment, and what follows from it.
+
+Pure: time is passed in, nothing is awaited, no process is touched. The supervisor feeds it facts and carries out its
+plans; the simulation in the tests does the same with workers that exist only on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster.errors import ClusterError
+from cluster.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
+from cluster.placement import NoRoom, Placement, Taken, demand_of, place
+from cluster.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, reconcile
+from cluster.settings import Settings
+from cluster.spec import (
+    Claim,
+    ModelRoutes,
+    ModelState,
+    ModelStatus,
+    Node,
+    Report,
+    Route,
+    Wanted,
+    WorkerName,
+    WorkerState,
+    WorkerStatus,
+)
+
+S = WorkerState
+E = WorkerEvent
+
+#: What a worker's own word for its phase means here.
+EVENT_OF_PHASE = {
+    "created": E.ANSWERED,
+    "loading": E.STARTED,
+    "ready": E.LOADED,
+    "failed": E.FAILED,
+    "draining": E.ANSWERED,
+    "drained": E.DRAINED,
+}
+
+
+@dataclass
+class Fleet:
+    settings: Settings
+    new_suffix: Callable[[], str]
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    #: Losses of an index, for the back-off.
+    losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    #: Why a model short of workers gets no more now; from the last plan.
+    waiting: dict[str, str] = field(default_factory=dict)
+    #: Models that have been READY in this generation: requests wait for them instead of failing.
+    served: set[tuple[str, int]] = field(default_factory=set)
+    hold_until: float = 0.0
+
+    # ------------------------------------------------------------------------------------------- facts in
+
+    def see_nodes(self, nodes: Iterable[Node], now: float) -> list[str]:
+        """The nodes there are now; many gone at once look like a partition, so relaunching waits a while."""
+        before = set(self.nodes)
+        self.nodes = {node.id: node for node in nodes}
+        gone = before - set(self.nodes)
+        if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
+            self.hold_until = now + self.settings.storm_hold_s
+            return [f"{len(gone)} of {len(before)} nodes vanished at once; holding for {self.settings.storm_hold_s:g} s"]
+        return []
+
+    def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> Worker:
+        """A live worker found by its name, with what it says of itself."""
+        worker = Worker(name, S.STARTING, report.node_id, claim, now, report=report, story=("adopted",))
+        self.workers[str(name)] = worker
+        return self.see_report(str(name), report, now)
+
+    def started(self, name: WorkerName, placement: Placement, now: float) -> Worker:
+        worker = Worker(name, S.STARTING, placement.node, placement.claim, now)
+        self.workers[str(name)] = worker
+        return worker
+
+    def see_report(self, name: str, report: Report, now: float) -> Worker:
+        worker = self.workers[name]
+        moved = worker.report.progress != report.progress
+        claim = worker.claim
+        if report.phase == "ready" and claim.memory_bytes and report.memory_bytes:
+            # What was measured is worth more than what was expected.
+            claim = replace(claim, memory_bytes=report.memory_bytes)
+        self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
+        reason = str(report.error) if report.error else ""
+        return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
+
+    def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> Worker:
+        worker = self.workers[name]
+        after = step(worker, event, now, reason)
+        self.workers[name] = after
+        key = (worker.name.uid, worker.name.index)
+        if after.state == S.LOST and worker.state != S.LOST:
+            good_run = worker.ready_since is not None and now - worker.ready_since >= GOOD_RUN_S
+            loss = NO_LOSS if good_run else self.losses.get(key, NO_LOSS)
+            self.losses[key] = loss.again(now, self.settings.backoff_max_s)
+            self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
+        if after.state == S.READY:
+            self.served.add((worker.name.uid, worker.name.generation))
+        return after
+
+    def want(self, wanted: Wanted) -> None:
+        self.wanted[wanted.uid] = wanted
+        # A new wish is a new chance.
+        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != wanted.uid}
+
+    def unwant(self, uid: str) -> None:
+        self.wanted.pop(uid, None)
+        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
+        self.served = {key for key in self.served if key[0] != uid}
+        self.restarts.pop(uid, None)
+        self.waiting.pop(uid, None)
+
+    # ------------------------------------------------------------------------------------------- decisions out
+
+    def expired(self, now: float) -> list[Worker]:
+        """Workers that stayed in their state beyond its deadline."""
+        limits = {
+            S.STARTING: self.settings.start_timeout_s,
+            S.LOADING: self.settings.load_stall_s,
+            S.SUSPECT: self.settings.probe_timeout_s,
+            S.DRAINING: self.settings.drain_s,
+        }
+        return [w for w in self.workers.values() if w.state in limits and now - w.since > limits[w.state]]
+
+    def orphaned(self) -> list[Worker]:
+        """Workers whose node is not there any more."""
+        return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
+
+    def plan(self, now: float) -> Plan:
+        hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
+        plan = reconcile(
+            self.wanted,
+            tuple(self.workers.values()),
+            tuple(self.nodes.values()),
+            now=now,
+            new_suffix=self.new_suffix,
+            losses=self.losses,
+            hold=hold,
+            memory_fraction=self.settings.memory_fraction,
+        )
+        self.waiting = plan.waiting
+        return plan
+
+    def could_place(self, wanted: Wanted) -> NoRoom | None:
+        """Whether all replicas of a wish would fit now; workers of the same uid make room for it."""
+        taken = [
+            Taken(w.name.uid, w.node, w.claim)
+            for w in self.workers.values()
+            if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
+        ]
+        # Wishes that are still to be started count as well, or fifty launches at once would all fit.
+        running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in HOLDS_CLAIM}
+        nodes = tuple(self.nodes.values())
+        fraction = self.settings.memory_fraction
+        for other in self.wanted.values():
+            for index in range(other.replica):
+                if other.uid != wanted.uid and (other.uid, index) not in running:
+                    found = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
+                    if isinstance(found, Placement):
+                        taken.append(Taken(other.uid, found.node, found.claim))
+        for index in range(wanted.replica):
+            found = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
+            if isinstance(found, NoRoom):
+                return found
+            taken.append(Taken(wanted.uid, found.node, found.claim))
+        return None
+
+    # ------------------------------------------------------------------------------------------- views
+
+    def of(self, uid: str) -> list[Worker]:
+        found = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
+        return sorted(found, key=lambda w: (w.name.generation, w.name.index))
+
+    def routes(self) -> dict[str, ModelRoutes]:
+        """What ingresses may send work to. A worker that does not answer a probe is used only when no other is left."""
+        table = {}
+        for uid, wish in self.wanted.items():
+            ready = [w for w in self.of(uid) if w.state == S.READY]
+            usable = ready or [w for w in self.of(uid) if w.state == S.SUSPECT]
+            state, reason = self.state_of(wish)
+            table[uid] = ModelRoutes(
+                uid=uid,
+                abilities=wish.abilities,
+                workers=tuple(Route(str(w.name), wish.spec.request_limits, w.node) for w in usable),
+                state=state,
+                reason=reason,
+                description=self.description(wish),
+                aliases=tuple(
+                    {wish.entry.name.lower(), wish.source.id.lower(), *(alias.lower() for alias in wish.entry.aliases)}
+                ),
+                recovering=(uid, wish.generation) in self.served,
+            )
+        return table
+
+    def state_of(self, wish: Wanted) -> tuple[ModelState, str]:
+        workers = self.of(wish.uid)
+        current = [w for w in workers if w.name.generation == wish.generation]
+        ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
+        failed = [w for w in current if w.state == S.FAILED]
+        if ready >= wish.replica:
+            return ModelState.READY, ""
+        if failed:
+            serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+            return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
+        reason = self.waiting.get(wish.uid, "")
+        if any(w.state in (S.READY, S.SUSPECT) for w in workers):
+            return ModelState.DEGRADED, reason
+        if any(w.state in ALIVE for w in current) or not reason:
+            return ModelState.LOADING, reason
+        return ModelState.WAITING, reason
+
+    def status(self, wish: Wanted) -> ModelStatus:
+        state, reason = self.state_of(wish)
+        workers = self.of(wish.uid)
+        current = [w for w in workers if w.name.generation == wish.generation and w.state in ALIVE]
+        failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wish.generation), None)
+        fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
+        return ModelStatus(
+            uid=wish.uid,
+            state=state,
+            reason=reason,
+            error_code=_code_of(failed.report.error) if failed else "",
+            log_tail=failed.report.log_tail if failed else (),
+            replica=wish.replica,
+            ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
+            restarts=self.restarts.get(wish.uid, 0),
+            generation=wish.generation,
+            stage=next((w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"),
+            progress=1.0 if state == ModelState.READY else sum(fractions) / wish.replica,
+            created=wish.created,
+            wanted=wish,
+            workers=tuple(self._worker_status(w) for w in workers),
+            about=next((w.report.about for w in current if w.state == S.READY), {}),
+        )
+
+    def _worker_status(self, worker: Worker) -> WorkerStatus:
+        report = worker.report
+        node = self.nodes.get(worker.node)
+        return WorkerStatus(
+            id=str(worker.name),
+            index=worker.name.index,
+            generation=worker.name.generation,
+            state=worker.state,
+            node=node.ip if node else worker.node,
+            address=f"{report.node_ip}:{report.pid}" if report.pid else "",
+            pid=report.pid,
+            cards=report.cards or tuple(card for card, _ in worker.claim.cards),
+            claim_bytes=worker.claim.memory_bytes,
+            stage=report.progress.stage,
+            progress=1.0 if worker.state == S.READY else report.progress.fraction,
+            done_bytes=report.progress.done_bytes,
+            total_bytes=report.progress.total_bytes,
+            files=report.progress.files,
+            reason=worker.reason,
+            error_code=_code_of(report.error),
+        )
+
+    def description(self, wish: Wanted) -> dict[str, object]:
+        """What clients of any dialect read about a model; the keys are Xinference's."""
+        workers = self.of(wish.uid)
+        ready = [w for w in workers if w.state in (S.READY, S.SUSPECT)]
+        about: Mapping[str, object] = ready[0].report.about if ready else {}
+        entry, source = wish.entry, wish.source
+        return {
+            "model_type": entry.type,
+            "address": ready[0].report.node_ip + f":{ready[0].report.pid}" if ready else "",
+            "accelerators": [str(card) for w in ready for card in w.report.cards],
+            "model_name": entry.name,
+            "model_engine": wish.spec.model_engine or entry.family.replace("-", "_"),
+            "model_format": source.format,
+            "model_family": entry.family,
+            "model_hub": source.hub,
+            "model_revision": source.revision,
+            "quantization": wish.spec.quantization or "none",
+            "language": list(entry.languages),
+            "max_tokens": entry.max_tokens,
+            "dimensions": entry.facts.get("dimensions"),
+            "model_ability": list(wish.abilities),
+            "controlnet": entry.facts.get("controlnet"),
+            "replica": wish.replica,
+            **about,
+        }
+
+
+def _code_of(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.code() if isinstance(error, ClusterError) else "load_failed"

@@ -1,0 +1,94 @@
+"""How this installation runs: one field here is the flag, the environment variable (CLUSTER_<FIELD>) and the chart value."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="CLUSTER_", extra="ignore", protected_namespaces=())
+
+    home: Path = Field(default=Path("~/.cluster"), description="Folder for wishes, keys, weights and logs.")
+    host: str = Field(default="127.0.0.1", description="Address to serve on; anything but loopback needs a key.")
+    port: int = Field(default=9997, ge=1, le=65535, description="Port to serve on.")
+    auth: Literal["auto", "on", "off"] = Field(default="auto", description="Ask for API keys; auto: off on loopback only.")
+    ingress_replicas: int = Field(default=1, ge=1, description="How many ingress replicas answer HTTP.")
+    namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
+    plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Modules with further model types, separated by commas."
+    )
+
+    model_hub: Literal["huggingface", "modelscope"] = Field(default="huggingface", description="Hub to download from.")
+    offline: bool = Field(default=False, description="Never download; use what is cached.")
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=(), description="Folders that --model-path may point into, separated by commas; any when empty."
+    )
+    remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Model names whose repository code may run, separated by commas."
+    )
+    allow_pickle: bool = Field(default=False, description="Load weights that are pickles (.bin, .pt).")
+
+    max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
+    max_items: int = Field(default=2048, description="Most inputs in one request.")
+    queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
+    batch_tokens: int = Field(default=16_384, description="Tokens in one batch.")
+    request_timeout_s: float = Field(default=300.0, description="Longest a request may take.")
+    hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
+    gather_ms: float = Field(default=2.0, description="How long an ingress gathers requests for one busy worker.")
+
+    tick_s: float = Field(default=1.0, description="How often the supervisor compares wishes with what runs.")
+    probe_s: float = Field(default=15.0, description="How often a worker is asked for a real forward pass.")
+    probe_timeout_s: float = Field(default=60.0, description="How long a probe may take before the worker is replaced.")
+    start_timeout_s: float = Field(default=180.0, description="How long a worker process may take to start.")
+    load_stall_s: float = Field(default=1800.0, description="How long a load may show no progress.")
+    drain_s: float = Field(default=30.0, description="How long a worker may finish its work before it is stopped.")
+    backoff_max_s: float = Field(default=60.0, description="Longest pause before a lost worker is started again.")
+    storm_fraction: float = Field(default=0.5, description="Share of nodes that may vanish at once before relaunching waits.")
+    storm_hold_s: float = Field(default=20.0, description="How long relaunching waits after many nodes vanished.")
+    memory_fraction: float = Field(default=0.9, gt=0, le=1, description="Share of a node's memory that models may claim.")
+    object_store_bytes: int = Field(default=200_000_000, description="Ray's object store on a node this command starts.")
+    metrics: bool = Field(default=True, description="Serve /metrics.")
+    log_level: str = Field(default="INFO", description="Level of the logs.")
+
+    @field_validator("plugins", "model_roots", "remote_code", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("home")
+    @classmethod
+    def _expand(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def is_loopback(self) -> bool:
+        return self.host in ("127.0.0.1", "localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return self.auth == "on" or (self.auth == "auto" and not self.is_loopback)
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
+        return f"http://{host}:{self.port}"
+
+    def as_environment(self) -> dict[str, str]:
+        """The same settings for another process."""
+        variables = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            variables[f"CLUSTER_{name.upper()}"] = text
+        return variables
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings, read from the environment once."""
+    return Settings()
