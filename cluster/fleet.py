@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, DownloadFailed
 from cluster.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
 from cluster.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, reconcile
@@ -67,7 +67,9 @@ class Fleet:
         gone = before - set(self.nodes)
         if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
             self.hold_until = now + self.settings.storm_hold_s
-            return [f"{len(gone)} of {len(before)} nodes vanished at once; holding for {self.settings.storm_hold_s:g} s"]
+            return [
+                f"{len(gone)} of {len(before)} nodes vanished at once; holding for {self.settings.storm_hold_s:g} s"
+            ]
         return []
 
     def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> Worker:
@@ -128,7 +130,10 @@ class Fleet:
             S.SUSPECT: self.settings.probe_timeout_s,
             S.DRAINING: self.settings.drain_s,
         }
-        return [w for w in self.workers.values() if w.state in limits and now - w.since > limits[w.state]]
+        # Weights that could not be had today may be had in a minute; anything else fails the same way again.
+        ours = [w for w in self.workers.values() if isinstance(w.report.error, DownloadFailed)]
+        again = [w for w in ours if w.state == S.FAILED and now - w.since > self.settings.backoff_max_s]
+        return again + [w for w in self.workers.values() if w.state in limits and now - w.since > limits[w.state]]
 
     def orphaned(self) -> list[Worker]:
         """Workers whose node is not there any more."""
@@ -233,7 +238,9 @@ class Fleet:
             ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
             restarts=self.restarts.get(wish.uid, 0),
             generation=wish.generation,
-            stage=next((w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"),
+            stage=next(
+                (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
+            ),
             progress=1.0 if state == ModelState.READY else sum(fractions) / wish.replica,
             created=wish.created,
             wanted=wish,

@@ -8,7 +8,7 @@
                                      ▼         ▼                  │
               drain (kill at once)  GONE ◀─ DRAINING ◀────────────┘ (forgotten)
 
-`step` is the only way to change a state and the supervisor its only caller. A pair that is not in the table is a bug and
+`step` is the only way to change a state and the fleet its only caller. A pair that is not in the table is a bug and
 raises with the worker's story.
 """
 
@@ -79,6 +79,7 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.DRAINING, E.EXPIRED): S.GONE,
     (S.FAILED, E.DRAIN): S.GONE,
     (S.FAILED, E.DIED): S.FAILED,
+    (S.FAILED, E.EXPIRED): S.LOST,
     (S.LOST, E.DRAIN): S.GONE,
 }
 

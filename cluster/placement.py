@@ -96,9 +96,7 @@ def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
     return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.gpus for node in nodes)
 
 
-def _offer(
-    demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float
-) -> Claim | str:
+def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
     if node.draining:
         return "draining"
     wanted_ip = demand.place.worker_ip

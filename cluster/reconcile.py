@@ -116,7 +116,9 @@ def reconcile(
         if refused is not None and old and not any(w.state == S.DRAINING for w in mine):
             index, _ = refused
             giving_way = _oldest_last(old)[0]
-            without = [t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)]
+            without = [
+                t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)
+            ]
             fits = place(demand_of(wish, index), nodes, without, memory_fraction=memory_fraction)
             if isinstance(fits, Placement):
                 plan.drain.append(giving_way)

@@ -107,5 +107,7 @@ class RouteTable:
         if model.state == ModelState.STOPPING:
             return errors.ModelNotFound(f"Model {model.uid} is being terminated.")
         if model.recovering:
-            return errors.WorkerLost(f"Model {model.uid} has no worker at the moment and is being restarted{reason}", 5.0)
+            return errors.WorkerLost(
+                f"Model {model.uid} has no worker at the moment and is being restarted{reason}", 5.0
+            )
         return errors.ModelLoading(f"Model is loading, please retry later: {model.uid}{reason}", LOADING_RETRY_S)

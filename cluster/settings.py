@@ -16,7 +16,9 @@ class Settings(BaseSettings):
     home: Path = Field(default=Path("~/.cluster"), description="Folder for wishes, keys, weights and logs.")
     host: str = Field(default="127.0.0.1", description="Address to serve on; anything but loopback needs a key.")
     port: int = Field(default=9997, ge=1, le=65535, description="Port to serve on.")
-    auth: Literal["auto", "on", "off"] = Field(default="auto", description="Ask for API keys; auto: off on loopback only.")
+    auth: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Ask for API keys; auto: off on loopback only."
+    )
     ingress_replicas: int = Field(default=1, ge=1, description="How many ingress replicas answer HTTP.")
     namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
     plugins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -48,10 +50,16 @@ class Settings(BaseSettings):
     load_stall_s: float = Field(default=1800.0, description="How long a load may show no progress.")
     drain_s: float = Field(default=30.0, description="How long a worker may finish its work before it is stopped.")
     backoff_max_s: float = Field(default=60.0, description="Longest pause before a lost worker is started again.")
-    storm_fraction: float = Field(default=0.5, description="Share of nodes that may vanish at once before relaunching waits.")
+    storm_fraction: float = Field(
+        default=0.5, description="Share of nodes that may vanish at once before relaunching waits."
+    )
     storm_hold_s: float = Field(default=20.0, description="How long relaunching waits after many nodes vanished.")
-    memory_fraction: float = Field(default=0.9, gt=0, le=1, description="Share of a node's memory that models may claim.")
-    object_store_bytes: int = Field(default=200_000_000, description="Ray's object store on a node this command starts.")
+    memory_fraction: float = Field(
+        default=0.9, gt=0, le=1, description="Share of a node's memory that models may claim."
+    )
+    object_store_bytes: int = Field(
+        default=200_000_000, description="Ray's object store on a node this command starts."
+    )
     metrics: bool = Field(default=True, description="Serve /metrics.")
     log_level: str = Field(default="INFO", description="Level of the logs.")
 

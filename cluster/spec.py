@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cluster import errors
 
-UID_PATTERN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 #: Sent by Xinference's own client and command line with every launch of every type, whatever the model.
 ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
@@ -42,7 +42,7 @@ class Source(Value):
     id: str
     #: Commit or tag; None where no pinned one is known, then what was resolved is recorded beside the weights.
     revision: str | None = None
-    #: Folder inside the repository or package.
+    #: Folder, or the one file, inside the repository or package.
     path: str = ""
     format: str = "pytorch"
     quantizations: tuple[str, ...] = ("none",)
@@ -105,7 +105,9 @@ class LaunchSpec(Value):
     model_uid: str | None = Field(default=None, description="Name to serve it under; the model's name by default.")
     model_engine: str | None = Field(default=None, description="Which engine runs it; the model's own by default.")
     model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
-    model_size_in_billions: str | int | float | None = Field(default=None, description="Size, where a name has several.")
+    model_size_in_billions: str | int | float | None = Field(
+        default=None, description="Size, where a name has several."
+    )
     quantization: str | None = Field(default=None, description="Quantisation, where a model has several.")
     model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
     download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Where to download.")
@@ -117,7 +119,9 @@ class LaunchSpec(Value):
     n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; cores are shared when not given.")
     worker_ip: str | None = Field(default=None, description="Node to use.")
     request_limits: int | None = Field(default=None, ge=0, description="Requests at once per replica; more get 429.")
-    memory: str | int | None = Field(default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default.")
+    memory: str | int | None = Field(
+        default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default."
+    )
     replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="One place per replica.")
     envs: dict[str, str] | None = Field(default=None, description="Environment variables for the workers.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the model's family.")
@@ -187,8 +191,10 @@ class LaunchSpec(Value):
     def _usable_uid(cls, value: str | None) -> str | None:
         if value is None or value == "":
             return None
-        if not UID_PATTERN.match(value):
-            raise ValueError("model_uid takes up to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit")
+        if not UID_PATTERN.fullmatch(value):
+            raise ValueError(
+                "model_uid takes up to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            )
         if re.search(r"-rep\d+$", value):
             raise ValueError("model_uid must not end in -rep<number>, which names replicas")
         return value

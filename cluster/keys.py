@@ -1,0 +1,72 @@
+"""API keys: made once, stored as a hash, checked against what a route asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+from cluster import errors
+from cluster.spec import Value
+
+Scope = Literal["list", "infer", "launch", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+PREFIX = "ck-"
+
+
+class Key(Value):
+    """What is stored of a key. 256 random bits need no slow hash."""
+
+    id: str
+    name: str
+    digest: str
+    scopes: tuple[Scope, ...]
+    #: The only models it may be used for; None for all.
+    models: tuple[str, ...] | None = None
+    created: float = 0.0
+
+    def shown(self) -> dict[str, object]:
+        return self.model_dump(mode="json", exclude={"digest"})
+
+
+def new_key(name: str, scopes: Iterable[str], models: Iterable[str] | None = None) -> tuple[Key, str]:
+    """The record to store and the key to show, once."""
+    chosen = tuple(scopes)
+    unknown = [scope for scope in chosen if scope not in SCOPES]
+    if unknown or not chosen:
+        raise errors.BadRequest(f"A key takes scopes of {', '.join(SCOPES)}, not {', '.join(unknown) or 'none'}.")
+    text = PREFIX + secrets.token_urlsafe(32)
+    key = Key(
+        id=secrets.token_hex(4),
+        name=name,
+        digest=_digest(text),
+        scopes=chosen,  # type: ignore[arg-type]
+        models=tuple(models) if models is not None else None,
+        created=time.time(),
+    )
+    return key, text
+
+
+def check(keys: Iterable[Key], presented: str | None, scope: Scope) -> Key:
+    """The key that was presented, if it may do that."""
+    if not presented:
+        raise errors.NotAuthenticated("Could not validate credentials: send `Authorization: Bearer <key>`.")
+    digest = _digest(presented)
+    found = next((key for key in keys if hmac.compare_digest(key.digest, digest)), None)
+    if found is None:
+        raise errors.NotAuthenticated("Could not validate credentials: the key is unknown or was revoked.")
+    if scope not in found.scopes and "admin" not in found.scopes:
+        raise errors.NotPermitted(f"Not enough permissions: the key {found.name!r} lacks the scope {scope}.")
+    return found
+
+
+def check_model(key: Key | None, uid: str) -> None:
+    if key is not None and key.models is not None and uid not in key.models:
+        raise errors.NotPermitted(f"API key does not have access to model: {uid}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,658 @@
+"""The only writer of state: keeps wishes, watches workers, and carries out the difference between the two.
+
+Knows nothing of Ray: a `Platform` starts, finds and ends workers. Every tick is observe, step, reconcile, act; acting
+may fail anywhere, because the next tick starts from observation again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from cluster import errors, metrics
+from cluster.board import Board
+from cluster.fleet import Fleet
+from cluster.keys import Key, new_key
+from cluster.lifecycle import Worker, WorkerEvent
+from cluster.placement import Placement
+from cluster.reconcile import Plan
+from cluster.settings import Settings
+from cluster.spec import (
+    Claim,
+    Entry,
+    Event,
+    ModelRoutes,
+    ModelState,
+    ModelStatus,
+    Node,
+    Report,
+    Wanted,
+    WorkerName,
+    WorkerState,
+)
+from cluster.store import Store
+
+log = logging.getLogger("cluster.supervisor")
+
+E = WorkerEvent
+S = WorkerState
+
+#: How long one long poll on a worker is held; its failure is the death notice.
+REPORT_WAIT_S = 10.0
+#: A control call that takes longer than this was not answered.
+CONTROL_TIMEOUT_S = 10.0
+#: How long a supervisor that comes back waits for workers that do not answer, before it ends them.
+ADOPTION_S = 15.0
+
+
+class Handle(Protocol):
+    """A worker somewhere. Raises WorkerLost when its process is gone, Unavailable when it does not answer."""
+
+    #: What an ingress needs to call it.
+    remote: Any
+
+    async def control(self, method: str, *args: Any, timeout_s: float) -> Any: ...
+
+    async def probe(self, timeout_s: float) -> float: ...
+
+    def kill(self) -> None: ...
+
+
+class Platform(Protocol):
+    async def nodes(self) -> Sequence[Node]: ...
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Handle: ...
+
+    async def find(self) -> Mapping[WorkerName, Handle]:
+        """Workers that may be running, by what their names say."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that an ingress needs to go on by itself."""
+
+    version: int
+    models: Mapping[str, ModelRoutes]
+    handles: Mapping[str, Any]
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One line of the difference between declared and wished models."""
+
+    uid: str
+    change: Literal["launch", "update", "scale", "terminate", "same"]
+    before: Wanted | None
+    after: Wanted | None
+    fields: tuple[str, ...] = ()
+
+
+@dataclass
+class _Watched:
+    """The tasks and the handle that belong to one worker."""
+
+    handle: Handle
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Supervisor:
+    def __init__(
+        self,
+        store: Store,
+        platform: Platform,
+        settings: Settings,
+        *,
+        new_suffix: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._platform = platform
+        self._settings = settings
+        self._clock = clock
+        self._epoch = store.next_number("epoch")
+        self._fleet = Fleet(settings, new_suffix)
+        self._watched: dict[str, _Watched] = {}
+        self._threads: dict[str, int] = {}
+        self._keys = {id: Key.model_validate(value) for id, value in store.all("key").items()}
+        self._snapshots = Board(Snapshot(self._epoch << 32, {}, {}, tuple(self._keys.values())), self._epoch << 32)
+        self._statuses: Board[Mapping[str, ModelStatus]] = Board({})
+        self._samples: dict[str, metrics.Samples] = {}
+        self._wake = asyncio.Event()
+        self._recovered = asyncio.Event()
+        self._started = clock()
+        self._task: asyncio.Task[None] | None = None
+
+    # ------------------------------------------------------------------------------------ the loop
+
+    def begin(self) -> None:
+        """Starts the loop, once; must be called on the event loop that serves the other calls."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="supervisor")
+
+    async def stop(self) -> None:
+        """Ends the loop and leaves the workers to the next supervisor."""
+        tasks = [task for watched in self._watched.values() for task in watched.tasks]
+        for task in filter(None, (self._task, *tasks)):
+            task.cancel()
+        await asyncio.gather(*filter(None, (self._task, *tasks)), return_exceptions=True)
+
+    async def _run(self) -> None:
+        await self._recover()
+        while True:
+            self._wake.clear()
+            try:
+                await self._tick()
+            # One bad tick must not end all later ones; the next begins with observation.
+            except Exception:
+                log.exception("a tick failed")
+            self._recovered.set()
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._settings.tick_s)
+            except TimeoutError:
+                pass
+
+    async def _recover(self) -> None:
+        """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
+        for uid, value in self._store.all("wish").items():
+            try:
+                self._fleet.want(Wanted.model_validate(value))
+            except ValueError as error:
+                # Written by another version or damaged: told and left alone, never a reason not to come up.
+                log.error("the wish for %s cannot be read and is left out: %s", uid, error)
+                self._tell(uid, "ERROR", f"The stored wish cannot be read and is left out: {error}")
+        found: Mapping[WorkerName, Handle] = {}
+        while True:
+            try:
+                self._fleet.see_nodes(await self._platform.nodes(), self._clock())
+                found = await self._platform.find()
+                break
+            except Exception:
+                log.exception("the platform does not answer; trying again")
+                await asyncio.sleep(self._settings.tick_s)
+        await asyncio.gather(*(self._adopt(name, handle) for name, handle in found.items()))
+
+    async def _adopt(self, name: WorkerName, handle: Handle) -> None:
+        deadline = self._clock() + ADOPTION_S
+        while True:
+            try:
+                wanted, claim, report = await handle.control("describe", timeout_s=5.0)
+                break
+            except errors.WorkerLost:
+                return
+            except errors.Unavailable:
+                if self._clock() > deadline:
+                    # Left running it might wake up beside its own replacement.
+                    log.warning("%s does not answer and is ended", name)
+                    handle.kill()
+                    return
+        if report.phase == "failed":
+            handle.kill()
+            return
+        self._fleet.adopt(name, report, claim, self._clock())
+        self._watch(name, handle)
+        self._tell(name.uid, "INFO", f"Adopted worker {name} (pid {report.pid}) on {report.node_ip}")
+
+    async def _tick(self) -> None:
+        now = self._clock()
+        for warning in self._fleet.see_nodes(await self._platform.nodes(), now):
+            log.warning(warning)
+        for worker in self._fleet.orphaned():
+            self._see(str(worker), E.DIED, "its node is gone")
+        for worker in self._fleet.expired(now):
+            self._see(str(worker), E.EXPIRED, f"{worker.state} for {now - worker.since:.0f} s")
+        plan = self._fleet.plan(now)
+        await self._act(plan)
+        self._publish()
+        await self._share_cores()
+
+    async def _act(self, plan: Plan) -> None:
+        for worker in plan.drain:
+            after = self._see(str(worker), E.DRAIN, "")
+            if after.state == S.DRAINING:
+                self._tell(worker.name.uid, "INFO", f"Draining worker {worker}")
+        # Routed out before it is told to stop taking work.
+        self._publish()
+        for worker in plan.drain:
+            if self._fleet.workers[str(worker)].state == S.DRAINING:
+                self._spawn(str(worker), self._order(str(worker), "drain", self._epoch))
+            else:
+                self._end(worker)
+        for worker in plan.forget:
+            self._end(worker)
+        for start in plan.start:
+            node = self._fleet.nodes[start.placement.node]
+            self._fleet.started(start.name, start.placement, self._clock())
+            why = "" if start.why == "wanted" else f" ({start.why})"
+            self._tell(start.name.uid, "INFO", f"Starting worker {start.name} on {node.ip}{why}")
+            try:
+                handle = await self._platform.start(start.name, self._fleet.wanted[start.name.uid], start.placement)
+            except Exception as error:
+                log.exception("%s could not be started", start.name)
+                self._see(str(start.name), E.DIED, f"could not be started: {error}")
+                continue
+            self._watch(start.name, handle)
+            threads = self._threads_on(start.placement.node)
+            where = (node.id, node.ip)
+            self._spawn(str(start.name), self._order(str(start.name), "start", self._epoch, where, threads))
+
+    def _end(self, worker: Worker) -> None:
+        watched = self._watched.pop(str(worker), None)
+        self._fleet.workers.pop(str(worker), None)
+        self._samples.pop(str(worker), None)
+        self._threads.pop(str(worker), None)
+        if watched is not None:
+            watched.handle.kill()
+            for task in watched.tasks:
+                task.cancel()
+
+    # ------------------------------------------------------------------------------------ watching workers
+
+    def _watch(self, name: WorkerName, handle: Handle) -> None:
+        self._watched[str(name)] = _Watched(handle)
+        self._spawn(str(name), self._follow(str(name), handle))
+        self._spawn(str(name), self._probe(str(name), handle))
+
+    def _spawn(self, name: str, work: Awaitable[None]) -> None:
+        watched = self._watched.get(name)
+        task = asyncio.ensure_future(work)
+        if watched is not None:
+            watched.tasks = [old for old in watched.tasks if not old.done()] + [task]
+
+    async def _follow(self, name: str, handle: Handle) -> None:
+        """One call is always pending at a worker: it brings every change, and its failure is the death notice."""
+        seen = -1
+        while name in self._fleet.workers:
+            before = self._fleet.workers[name].state
+            # A process that is still being started has not had its chance to answer yet.
+            patience = self._settings.start_timeout_s if before == S.STARTING else REPORT_WAIT_S + CONTROL_TIMEOUT_S
+            try:
+                seen, report = await handle.control("report", self._epoch, seen, REPORT_WAIT_S, timeout_s=patience)
+            except errors.WorkerLost as lost:
+                self._see(name, E.DIED, str(lost))
+                return
+            except errors.StaleEpoch:
+                log.error("a newer supervisor is in charge; this one stands back")
+                return
+            except errors.Unavailable:
+                self._see(name, E.SILENT, "does not answer")
+                await asyncio.sleep(self._settings.tick_s)
+                continue
+            if name not in self._fleet.workers or self._fleet.workers[name].state in (S.LOST, S.GONE, S.FAILED):
+                return
+            self._see_report(name, handle, report)
+
+    def _see_report(self, name: str, handle: Handle, report: Report) -> None:
+        before = self._fleet.workers[name].state
+        after = self._fleet.see_report(name, report, self._clock())
+        uid = after.name.uid
+        if after.state == S.READY and before != S.READY:
+            self._tell(uid, "INFO", f"Worker {name} is READY after {report.load_seconds:.1f} s")
+        if after.state == S.FAILED and before != S.FAILED:
+            self._tell(uid, "ERROR", f"Worker {name} failed: {after.reason}")
+            # Its claim is given back with its state; the process may not outlive that.
+            handle.kill()
+        self._wake.set()
+
+    def _see(self, name: str, event: WorkerEvent, reason: str) -> Worker:
+        before = self._fleet.workers[name]
+        after = self._fleet.see(name, event, self._clock(), reason)
+        if after.state != before.state:
+            self._wake.set()
+            if after.state in (S.LOST, S.SUSPECT):
+                self._tell(after.name.uid, "WARNING", f"Worker {name} is {after.state}: {reason}")
+        return after
+
+    async def _probe(self, name: str, handle: Handle) -> None:
+        """A real forward pass now and then; it finds the worker that answers but does not compute."""
+        while name in self._fleet.workers:
+            await asyncio.sleep(self._settings.probe_s)
+            worker = self._fleet.workers.get(name)
+            if worker is None or worker.state not in (S.READY, S.SUSPECT):
+                continue
+            try:
+                await handle.probe(self._settings.probe_timeout_s)
+                self._see(name, E.ANSWERED, "")
+            except (errors.WorkerDraining, errors.ModelLoading):
+                continue
+            except errors.WorkerLost as lost:
+                self._see(name, E.DIED, str(lost))
+                return
+            except errors.ClusterError as error:
+                self._see(name, E.SILENT, f"probe: {error}")
+
+    async def _order(self, name: str, method: str, *args: Any) -> None:
+        """A command whose failure needs no answer here: `_follow` hears of a death, a deadline of silence."""
+        watched = self._watched.get(name)
+        if watched is None:
+            return
+        try:
+            await watched.handle.control(method, *args, timeout_s=self._settings.start_timeout_s)
+        except errors.ClusterError as error:
+            log.warning("%s %s: %s", name, method, error)
+
+    def _threads_on(self, node_id: str) -> int:
+        """Cores are shared: each worker of a node computes on its share of them."""
+        node = self._fleet.nodes.get(node_id)
+        sharing = [
+            w for w in self._fleet.workers.values() if w.node == node_id and w.state in (S.READY, S.LOADING, S.STARTING)
+        ]
+        return max(1, int((node.cpus if node else 1) // max(1, len(sharing))))
+
+    async def _share_cores(self) -> None:
+        for worker in self._fleet.workers.values():
+            if worker.state != S.READY:
+                continue
+            threads = int(worker.claim.cpus) or self._threads_on(worker.node)
+            if self._threads.get(str(worker)) != threads:
+                self._threads[str(worker)] = threads
+                self._spawn(str(worker), self._order(str(worker), "set_threads", self._epoch, threads))
+
+    # ------------------------------------------------------------------------------------ telling
+
+    def _tell(self, uid: str, level: Literal["INFO", "WARNING", "ERROR"], text: str) -> None:
+        log.log(getattr(logging, level), "%s: %s", uid, text)
+        self._store.add_event(Event(ts=time.time(), level=level, uid=uid, text=text))
+
+    def _publish(self) -> None:
+        """New routes and statuses to whoever waits for them, when they differ from the last."""
+        models = self._fleet.routes()
+        routed = {route.worker for model in models.values() for route in model.workers}
+        keys = tuple(self._keys.values())
+        last = self._snapshots.value
+        if models != last.models or keys != last.keys:
+            handles = {name: w.handle.remote for name, w in self._watched.items() if name in routed}
+            self._snapshots.post(Snapshot(self._snapshots.version + 1, models, handles, keys))
+        before = self._statuses.value
+        statuses = {}
+        for uid, wish in self._fleet.wanted.items():
+            status = self._fleet.status(wish)
+            old = before.get(uid)
+            version = old.version if old else self._snapshots.version
+            if old is None or status.model_copy(update={"version": version}) != old:
+                version += 1
+            statuses[uid] = status.model_copy(update={"version": version})
+        if statuses != before:
+            self._statuses.post(statuses)
+
+    async def watch(self, version: int, timeout_s: float) -> Snapshot:
+        """The routing table as soon as it is not that version."""
+        await self._recovered.wait()
+        return (await self._snapshots.newer(version, timeout_s))[1]
+
+    async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
+        """What can be told of a model; with a version, as soon as it is not that one."""
+        await self._recovered.wait()
+        deadline = self._clock() + wait_s
+        while True:
+            seen, statuses = self._statuses.version, self._statuses.value
+            found = statuses.get(uid)
+            if found is None:
+                raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            left = deadline - self._clock()
+            if version is None or found.version != version or left <= 0:
+                return found
+            await self._statuses.newer(seen, left)
+
+    async def all_statuses(self) -> list[ModelStatus]:
+        await self._recovered.wait()
+        return list(self._statuses.value.values())
+
+    async def events(self, uid: str) -> list[Event]:
+        found = self._store.events(uid)
+        if not found and uid not in self._fleet.wanted:
+            raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", None, "model_uid")
+        return found
+
+    async def logs(self, uid: str, lines: int) -> list[str]:
+        if uid not in self._fleet.wanted:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        told: list[str] = []
+        for worker in self._fleet.of(uid):
+            watched = self._watched.get(str(worker))
+            if watched is None or worker.state == S.FAILED:
+                told += worker.report.log_tail
+                continue
+            try:
+                told += await watched.handle.control("logs", lines, timeout_s=CONTROL_TIMEOUT_S)
+            except errors.ClusterError as error:
+                told.append(f"{worker}: {error}")
+        return told[-lines:]
+
+    async def nodes(self) -> list[tuple[Node, Claim, int]]:
+        """Every node, what is claimed on it, and by how many workers."""
+        rows = []
+        for node in self._fleet.nodes.values():
+            here = [
+                w
+                for w in self._fleet.workers.values()
+                if w.node == node.id and w.state not in (S.LOST, S.GONE, S.FAILED)
+            ]
+            cards = tuple(card for w in here for card in w.claim.cards)
+            claim = Claim(sum(w.claim.memory_bytes for w in here), cards, sum(w.claim.cpus for w in here))
+            rows.append((node, claim, len(here)))
+        return rows
+
+    async def uptime(self) -> float:
+        return self._clock() - self._started
+
+    # ------------------------------------------------------------------------------------ wishes
+
+    async def launch(self, asked: Wanted, uid_given: bool) -> ModelStatus:
+        """Writes the wish down. An equal wish is the same wish; another one under the same uid is refused."""
+        await self._recovered.wait()
+        uid = asked.uid
+        known = self._fleet.wanted.get(uid)
+        if known is not None and _asks_the_same(known, asked):
+            if self._fleet.state_of(known)[0] != ModelState.FAILED:
+                return self._fresh_status(uid)
+        elif known is not None:
+            if uid_given:
+                raise errors.Conflict(
+                    f"Model uid {uid} is taken by another launch ({_difference(known, asked)}); "
+                    "terminate it or choose another model_uid.",
+                    None,
+                    "model_uid",
+                )
+            uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
+        wanted = self._numbered(asked, uid)
+        no_room = self._fleet.could_place(wanted)
+        if no_room is not None:
+            raise no_room.error()
+        self._wish(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
+        return self._fresh_status(uid)
+
+    async def could_launch(self, asked: Wanted) -> str:
+        """Why it would not fit now, or an empty string."""
+        await self._recovered.wait()
+        no_room = self._fleet.could_place(asked)
+        return str(no_room) if no_room else ""
+
+    async def terminate(self, uid: str) -> None:
+        await self._recovered.wait()
+        if self._fleet.wanted.get(uid) is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        self._unwish(uid, "Terminate model")
+        self._publish()
+
+    async def cancel(self, uid: str) -> None:
+        """Ends a launch that is not READY yet."""
+        status = await self.status(uid)
+        if status.state == ModelState.READY:
+            raise errors.Conflict(f"Model {uid} is not launching any more, it is READY; terminate it instead.")
+        self._unwish(uid, "Launch cancelled")
+        self._publish()
+
+    async def scale(self, uid: str, replica: int) -> ModelStatus:
+        await self._recovered.wait()
+        known = self._fleet.wanted.get(uid)
+        if known is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        if replica < 1:
+            raise errors.BadOption(
+                f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", None, "replica"
+            )
+        if known.spec.gpu_idx is not None or known.spec.replica_config is not None:
+            raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
+        wanted = known.model_copy(update={"spec": known.spec.model_copy(update={"replica": replica})})
+        no_room = self._fleet.could_place(wanted) if replica > known.replica else None
+        if no_room is not None:
+            raise no_room.error()
+        self._wish(wanted, f"Scale from {known.replica} to {replica} replica(s)")
+        return self._fresh_status(uid)
+
+    async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
+        """Makes the wishes equal to a declared list; only what an earlier list declared is ever removed."""
+        await self._recovered.wait()
+        changes = differences(self._fleet.wanted, declared, prune)
+        if not dry_run:
+            for change in changes:
+                self._carry_out(change)
+            self._publish()
+        return changes
+
+    def _carry_out(self, change: Change) -> None:
+        after = change.after
+        if change.change == "terminate":
+            self._unwish(change.uid, "Terminate model: no longer declared")
+        elif after is not None and change.change == "scale" and change.before is not None:
+            self._wish(change.before.model_copy(update={"spec": after.spec, "declared": True}), "Scale: declared")
+        elif after is not None and change.change != "same":
+            wanted = self._numbered(after, change.uid).model_copy(update={"declared": True})
+            self._wish(wanted, f"{change.change.capitalize()} model: declared")
+
+    def _numbered(self, asked: Wanted, uid: str) -> Wanted:
+        generation = self._store.next_number("generation")
+        return asked.model_copy(update={"uid": uid, "generation": generation, "created": time.time()})
+
+    def _wish(self, wanted: Wanted, text: str) -> None:
+        self._store.put("wish", wanted.uid, wanted.model_dump(mode="json"))
+        self._fleet.want(wanted)
+        self._tell(wanted.uid, "INFO", text)
+        self._publish()
+        self._wake.set()
+
+    def _unwish(self, uid: str, text: str) -> None:
+        self._store.delete("wish", uid)
+        self._fleet.unwant(uid)
+        self._tell(uid, "INFO", text)
+        self._wake.set()
+
+    def _fresh_status(self, uid: str) -> ModelStatus:
+        return self._statuses.value[uid]
+
+    # ------------------------------------------------------------------------------------ registrations, keys
+
+    async def registered(self) -> list[Entry]:
+        return [Entry.model_validate(value) for value in self._store.all("entry").values()]
+
+    async def register(self, entry: Entry) -> None:
+        self._store.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))
+
+    async def unregister(self, type: str, name: str) -> None:
+        if not self._store.delete("entry", f"{type}/{name}"):
+            raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", None, "model_name")
+
+    async def create_key(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
+        key, text = new_key(name, scopes, models)
+        self._store.put("key", key.id, key.model_dump(mode="json"))
+        self._keys[key.id] = key
+        self._publish()
+        return key, text
+
+    async def all_keys(self) -> list[Key]:
+        return list(self._keys.values())
+
+    async def revoke_key(self, id: str) -> None:
+        if not self._store.delete("key", id):
+            raise errors.BadRequest(f"There is no key with the id {id!r}; `cluster keys list` shows them.", None, "id")
+        del self._keys[id]
+        self._publish()
+
+    # ------------------------------------------------------------------------------------ metrics
+
+    async def samples(self, ingress: str, theirs: metrics.Samples) -> metrics.Samples:
+        """Takes what one ingress counted; gives what everybody counted."""
+        self._samples[ingress] = theirs
+        await asyncio.gather(*(self._sample(name, w.handle) for name, w in list(self._watched.items())))
+        return [family for families in self._samples.values() for family in families] + self._own_samples()
+
+    async def _sample(self, name: str, handle: Handle) -> None:
+        worker = self._fleet.workers.get(name)
+        if worker is None or worker.state not in (S.READY, S.DRAINING):
+            return
+        try:
+            self._samples[name] = await handle.control("samples", timeout_s=2.0)
+        except errors.ClusterError:
+            return
+
+    def _own_samples(self) -> metrics.Samples:
+        fleet = self._fleet
+        states = [
+            ({"model": w.name.uid, "replica": str(w.name.index), "state": str(w.state)}, 1.0)
+            for w in fleet.workers.values()
+        ]
+        wished = [({"model": uid}, float(wish.replica)) for uid, wish in fleet.wanted.items()]
+        models = [({"model": uid, "state": str(fleet.state_of(wish)[0])}, 1.0) for uid, wish in fleet.wanted.items()]
+        restarts = [({"model": uid}, float(fleet.restarts.get(uid, 0))) for uid in fleet.wanted]
+        memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
+        claimed = [
+            ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.values() if w.node == n.id)))
+            for n in fleet.nodes.values()
+        ]
+        return [
+            metrics.gauge_family("cluster_worker_state", "Workers by state.", states),
+            metrics.gauge_family("cluster_model_state", "Models by state.", models),
+            metrics.gauge_family("cluster_replicas_wanted", "Workers wished for.", wished),
+            metrics.gauge_family("cluster_worker_restarts", "Workers lost and replaced.", restarts),
+            metrics.gauge_family("cluster_node_memory_bytes", "Memory of a node.", memory),
+            metrics.gauge_family("cluster_node_claimed_bytes", "Memory claimed on a node.", claimed),
+            metrics.gauge_family(
+                "cluster_uptime_seconds", "Age of the supervisor.", [({}, self._clock() - self._started)]
+            ),
+        ]
+
+
+def _asks_the_same(known: Wanted, asked: Wanted) -> bool:
+    return not _changed_fields(known, asked)
+
+
+def _changed_fields(known: Wanted, asked: Wanted) -> tuple[str, ...]:
+    """Which fields of the spec differ; the uid a spec is served under is not one of them."""
+    before, after = (
+        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options"}) for w in (known, asked)
+    )
+    fields = [name for name in before if before[name] != after[name]]
+    options = {*known.spec.options, *asked.spec.options}
+    fields += sorted(name for name in options if known.spec.options.get(name) != asked.spec.options.get(name))
+    if (known.entry, known.source, known.family) != (asked.entry, asked.source, asked.family):
+        fields.insert(0, "model_name" if known.entry.name != asked.entry.name else "entry")
+    return tuple(fields)
+
+
+def _difference(known: Wanted, asked: Wanted) -> str:
+    return ", ".join(_changed_fields(known, asked)) + " differ"
+
+
+def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune: bool) -> list[Change]:
+    """What would have to change for the declared models to be the wished ones."""
+    changes = []
+    for after in declared:
+        before = wanted.get(after.uid)
+        if before is None:
+            changes.append(Change(after.uid, "launch", None, after))
+            continue
+        fields = _changed_fields(before, after)
+        kind: Literal["same", "scale", "update"] = (
+            "same" if not fields else "scale" if fields == ("replica",) else "update"
+        )
+        changes.append(Change(after.uid, kind, before, after, fields))
+    named = {after.uid for after in declared}
+    if prune:
+        gone = [before for uid, before in wanted.items() if uid not in named and before.declared]
+        changes += [Change(before.uid, "terminate", before, None) for before in gone]
+    return changes

@@ -1,0 +1,317 @@
+"""One launched model in one process: load, warm up, infer, drain.
+
+Knows nothing of Ray. Inference runs on the event loop that first calls `infer`, the model in one thread of its own, and
+control calls on whichever loop they come from; between them travels only what is thread-safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster import errors, metrics
+from cluster.batching import Batcher, Item, Ticket
+from cluster.board import Board
+from cluster.family import Family, Prepared, Setup, load_family
+from cluster.settings import Settings
+from cluster.spec import Answer, Call, Claim, Progress, Report, Wanted
+from cluster.weights import locate
+
+log = logging.getLogger("cluster.worker")
+
+#: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
+INLINE_CHARACTERS = 4_000
+LOG_LINES = 400
+#: Share of the way to READY that a download, if there is one, takes up.
+DOWNLOAD_SHARE = 0.8
+
+Outcome = Answer | errors.ClusterError
+
+
+class Worker:
+    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings) -> None:
+        self.name = name
+        self._wanted = wanted
+        self._claim = claim
+        self._settings = settings
+        self._epoch = 0
+        self._family: Family = load_family(wanted.family)()
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._prepare_threads = ThreadPoolExecutor(2, "prepare")
+        self._batcher: Batcher | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._working = 0
+        self._metrics = metrics.WorkerMetrics(wanted.uid, name)
+        self._lines: deque[str] = deque(maxlen=LOG_LINES)
+        _tail_into(self._lines, settings.log_level)
+        self._threads = 1
+        cards = tuple(card for card, _ in claim.cards)
+        self._board = Board(Report(pid=os.getpid(), cards=cards))
+        self._start_lock = threading.Lock()
+        self._loader: threading.Thread | None = None
+
+    # ------------------------------------------------------------------------------------ control
+
+    async def start(self, epoch: int, where: tuple[str, str], threads: int) -> None:
+        """Begins to load, once; `where` is the node's id and address."""
+        self._obey(epoch)
+        with self._start_lock:
+            if self._loader is not None:
+                return
+            self._threads = threads
+            self._post(phase="loading", node_id=where[0], node_ip=where[1])
+            self._loader = threading.Thread(target=self._load, name="load", daemon=True)
+            self._loader.start()
+
+    async def report(self, epoch: int, seen: int, wait_s: float) -> tuple[int, Report]:
+        """What there is to say, as soon as it is not what was seen."""
+        self._obey(epoch)
+        return await self._board.newer(seen, wait_s)
+
+    async def describe(self) -> tuple[Wanted, Claim, Report]:
+        """For a supervisor that finds this worker running."""
+        return self._wanted, self._claim, self._board.value
+
+    async def set_threads(self, epoch: int, threads: int) -> None:
+        self._obey(epoch)
+        if threads != self._threads:
+            self._threads = threads
+            if self._board.value.phase == "ready":
+                self._model_thread.submit(self._family.set_threads, threads)
+
+    async def drain(self, epoch: int) -> None:
+        """Takes nothing new; reports `drained` when what it has is done."""
+        self._obey(epoch)
+        if self._board.value.phase not in ("draining", "drained"):
+            self._post(phase="draining" if self._working else "drained")
+
+    async def cancel(self, owners: Sequence[str]) -> bool:
+        """Drops the waiting work of these requests; True when there was any."""
+        if self._loop is None or self._batcher is None:
+            return False
+        batcher = self._batcher
+
+        async def drop() -> bool:
+            return any([batcher.cancel(owner) for owner in owners])
+
+        return await asyncio.wait_for(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(drop(), self._loop)), 5)
+
+    async def logs(self, lines: int) -> list[str]:
+        return list(self._lines)[-lines:]
+
+    async def samples(self) -> list[Any]:
+        """Metric families of this process."""
+        if self._batcher is not None:
+            self._metrics.queue(self._batcher.waiting, self._batcher.waiting_tokens)
+        return self._metrics.collect()
+
+    # ------------------------------------------------------------------------------------ inference
+
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
+        """Answers or errors, one per call, and how many requests this worker has in hand."""
+        outcomes = await asyncio.gather(*(self._answer(call) for call in calls))
+        return list(outcomes), self._working
+
+    async def probe(self) -> float:
+        """Seconds that a real forward pass on the example took, waiting included."""
+        started = time.perf_counter()
+        example = self._family.example
+        call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
+        outcome = await self._answer(call)
+        if isinstance(outcome, errors.InferenceFailed):
+            raise outcome
+        return time.perf_counter() - started
+
+    async def _answer(self, call: Call) -> Outcome:
+        refusal = self._refusal()
+        if refusal is not None:
+            return refusal
+        self._working += 1
+        try:
+            prepared = await self._prepare(call)
+            ticket = self._queue().submit(
+                prepared.values,
+                prepared.tokens,
+                key=(call.ability, prepared.key),
+                seconds_left=call.seconds_left,
+                owner=call.id,
+            )
+            # The queue drops what is late; this bounds what is already running.
+            outputs = await asyncio.wait_for(asyncio.shield(ticket.done), call.seconds_left + 1)
+            return self._answered(call, prepared, ticket, outputs)
+        except TimeoutError:
+            return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
+        except errors.ClusterError as error:
+            return self._failed(error)
+        # An input that a family did not foresee must not reach the other callers of this actor call.
+        except Exception as error:
+            log.exception("request %s failed", call.id)
+            return self._failed(errors.InferenceFailed(f"{type(error).__name__}: {error}"))
+        finally:
+            self._working -= 1
+            if not self._working and self._board.value.phase == "draining":
+                self._post(phase="drained")
+
+    def _refusal(self) -> errors.ClusterError | None:
+        phase = self._board.value.phase
+        if phase == "ready":
+            return None
+        if phase in ("draining", "drained"):
+            return errors.WorkerDraining(f"{self.name} takes no more work.", 1.0)
+        return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", 30.0)
+
+    async def _prepare(self, call: Call) -> Prepared:
+        size = sum(len(item) for item in call.items if isinstance(item, (str, list)))
+        if size <= INLINE_CHARACTERS:
+            return self._family.prepare(call.ability, call.items, call.params)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._prepare_threads, self._family.prepare, call.ability, call.items, call.params
+        )
+
+    def _queue(self) -> Batcher:
+        if self._batcher is None:
+            self._loop = asyncio.get_running_loop()
+            self._batcher = Batcher(
+                self._run,
+                self._model_thread,
+                batch_tokens=self._settings.batch_tokens,
+                queue_tokens=self._settings.queue_tokens,
+            )
+            self._batcher.on_batch = self._ran
+        return self._batcher
+
+    def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        try:
+            return self._family.run(batch)
+        except Exception as error:
+            if type(error).__name__ == "AcceleratorError":
+                # A CUDA context does not come back from this: every later call would fail as well.
+                log.critical("the accelerator failed, this worker ends: %s", error)
+                os._exit(70)
+            raise
+
+    def _answered(self, call: Call, prepared: Prepared, ticket: Ticket, outputs: list[Any]) -> Answer:
+        now = time.perf_counter()
+        waited = max(ticket.started_at - ticket.queued_at, 0.0)
+        tokens = sum(prepared.tokens)
+        self._metrics.answered(waited, now - ticket.queued_at, tokens)
+        return Answer(self._family.pack(outputs), tokens, waited * 1000, (now - ticket.queued_at - waited) * 1000)
+
+    def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
+        self._metrics.failed(error.code())
+        return error
+
+    def _ran(self, batch: Sequence[Item], seconds: float) -> None:
+        self._metrics.batch(len(batch), sum(item.tokens for item in batch), seconds)
+
+    # ------------------------------------------------------------------------------------ loading
+
+    def _load(self) -> None:
+        started = time.monotonic()
+        try:
+            folder = self._find_weights()
+            about = self._model_thread.submit(self._load_model, folder).result()
+            memory = psutil.Process().memory_full_info().uss
+            self._metrics.loaded(time.monotonic() - started, memory)
+            log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)
+            self._post(
+                phase="ready",
+                progress=Progress("ready", 1.0),
+                about=dict(about),
+                memory_bytes=memory,
+                load_seconds=time.monotonic() - started,
+            )
+        # Whatever a model library raises becomes the reason that people read.
+        except Exception as error:
+            log.exception("%s could not be loaded", self.name)
+            if not isinstance(error, errors.ClusterError):
+                error = errors.LoadFailed(f"{self._wanted.uid} could not be loaded: {type(error).__name__}: {error}")
+            self._post(phase="failed", error=error, log_tail=tuple(self._lines)[-20:])
+
+    def _find_weights(self) -> Path:
+        settings = self._settings
+        return locate(
+            self._wanted.source,
+            home=settings.home,
+            offline=settings.offline,
+            allow_pickle=self._may_unpickle(),
+            roots=settings.model_roots,
+            report=lambda progress: self._post(progress=replace(progress, fraction=progress.fraction * DOWNLOAD_SHARE)),
+        )
+
+    def _may_unpickle(self) -> bool:
+        """Pinned revisions of our own catalogue are trusted: many older repositories have nothing but pickles."""
+        wanted = self._wanted
+        is_pinned = wanted.entry.builtin and wanted.source.revision is not None and wanted.source.hub != "local"
+        return self._settings.allow_pickle or is_pinned
+
+    def _load_model(self, folder: Path) -> Any:
+        """In the model's own thread: some libraries keep state per thread."""
+        spec = self._wanted.spec
+        options = self._family.Options.model_validate({**self._wanted.entry.options, **spec.options})
+        start = self._board.value.progress.fraction
+
+        def loading(fraction: float, stage: str = "loading") -> None:
+            progress = self._board.value.progress
+            self._post(progress=replace(progress, stage=stage, fraction=start + (0.95 - start) * fraction))
+
+        loading(0.1)
+        about = self._family.load(
+            Setup(
+                entry=self._wanted.entry,
+                source=self._wanted.source,
+                options=options,
+                folder=folder,
+                device=_device(self._claim),
+                threads=self._threads,
+                quantization=spec.quantization,
+                allow_pickle=self._may_unpickle(),
+                remote_code=self._wanted.entry.name in self._settings.remote_code,
+                report=loading,
+            )
+        )
+        self._family.set_threads(self._threads)
+        self._post(progress=replace(self._board.value.progress, stage="launching", fraction=0.95))
+        example = self._family.example
+        self._family.run(self._family.prepare(example.ability, example.items, example.params).values)
+        return about
+
+    def _post(self, **changes: Any) -> None:
+        self._board.amend(lambda report: replace(report, **changes))
+
+    def _obey(self, epoch: int) -> None:
+        """A supervisor that was replaced has no say any more."""
+        if epoch < self._epoch:
+            raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
+        self._epoch = epoch
+
+
+def _device(claim: Claim) -> str:
+    return "cuda" if claim.cards else "cpu"
+
+
+def _tail_into(lines: deque[str], level: str) -> None:
+    """Keeps the end of this process's log at hand: it is what a failed launch shows."""
+
+    class Tail(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.extend(self.format(record).splitlines())
+
+    handler = Tail()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(True)
