@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
-from cluster.spec import LaunchSpec, ModelState, ModelStatus
+from cluster.spec import LaunchSpec, ModelState, ModelStatus, WorkerState
 from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options, with_log
 
 M = TypeVar("M", bound=BaseModel)
@@ -75,7 +75,7 @@ class _Calls:
                 now = time.monotonic()
                 if now - last_heard > PATIENCE_S or (deadline is not None and now > deadline):
                     raise
-                yield Pause(1.0)
+                yield Pause(0.5)
                 continue
             last_heard = time.monotonic()
             if on_status is not None:
@@ -102,7 +102,7 @@ class _Calls:
         **fields: Any,
     ) -> Steps[str]:
         """Launches a model and returns its uid; `fields` are `LaunchSpec`'s, any other is an option of its family."""
-        spec = spec_of({"model_name": model_name, "model_type": model_type, **fields})
+        spec = spec_of({"model_name": model_name, "model_type": model_type or None, **fields})
         uid, generation = yield from _Calls.submit.steps(self, spec)
         if wait_ready:
             yield from _Calls.wait_until_ready.steps(self, uid, generation, timeout)
@@ -387,6 +387,8 @@ class Client(_Calls, Sync):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._http = httpx.Client(transport=transport, **http_options(base_url, api_key, timeout))
+        self.base_url = str(self._http.base_url).rstrip("/")
+        self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> Model:
         kinds = {"embedding": EmbeddingModel, "rerank": RerankModel}
@@ -413,6 +415,8 @@ class AsyncClient(_Calls, Async):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._http = httpx.AsyncClient(transport=transport, **http_options(base_url, api_key, timeout))
+        self.base_url = str(self._http.base_url).rstrip("/")
+        self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> AsyncModel:
         kinds = {"embedding": AsyncEmbeddingModel, "rerank": AsyncRerankModel}
@@ -462,9 +466,15 @@ def failure_of(status: ModelStatus) -> errors.ClusterError | None:
     """The error that made the launch fail, None while it may still become READY."""
     if status.state is ModelState.STOPPING:
         return errors.LaunchCancelled(f"{status.uid} was terminated before it was READY.")
-    kind = errors.every_error().get(status.error_code, errors.LoadFailed)
-    if status.state is ModelState.FAILED:
-        return with_log(kind(status.reason or f"{status.uid} could not be launched."), status.log_tail)
+    workers = [worker for worker in status.workers if worker.generation == status.generation]
+    failed = [worker for worker in workers if worker.state is WorkerState.FAILED]
+    # With some replicas READY and the rest failed for good, nothing more is going to happen.
+    is_over = bool(failed) and all(worker.state in (WorkerState.READY, WorkerState.FAILED) for worker in workers)
+    code = status.error_code or (failed[0].error_code if failed else "")
+    kind = errors.every_error().get(code, errors.LoadFailed)
+    if status.state is ModelState.FAILED or is_over:
+        reason = status.reason or (failed[0].reason if failed else "")
+        return with_log(kind(reason or f"{status.uid} could not be launched."), status.log_tail)
     if status.state is ModelState.WAITING and kind is errors.DoesNotFit:
         return errors.DoesNotFit(
             f"{status.reason.removesuffix('.')}; the wish waits for room until `cluster terminate {status.uid}`."
@@ -475,8 +485,14 @@ def failure_of(status: ModelStatus) -> errors.ClusterError | None:
 def _late(status: ModelStatus, timeout: float | None) -> errors.DeadlineExceeded:
     doing = " ".join(part for part in (status.stage, f"{status.progress:.0%}") if part)
     return errors.DeadlineExceeded(
-        f"{status.uid} is not READY after {timeout:g} s ({status.reason or doing}) and the launch goes on: "
-        f"follow it with `cluster status {status.uid} --follow`, give it up with `cluster terminate {status.uid}`."
+        f"{status.uid} is not READY after {timeout:g} s ({status.reason or doing}). {how_it_goes_on(status.uid)}"
+    )
+
+
+def how_it_goes_on(uid: str) -> str:
+    return (
+        f"The launch of {uid} goes on: follow it with `cluster status {uid} --follow`, "
+        f"give it up with `cluster terminate {uid}`."
     )
 
 

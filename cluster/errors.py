@@ -42,6 +42,8 @@ class ClusterError(Exception):
     exit_code = 1
     #: The caller may send the same request again: nothing was done, or it is not this request's fault.
     retryable = False
+    #: How the log of what failed ended, where there is one; told to the caller, not pickled.
+    log_tail: tuple[str, ...] = ()
 
     def __init__(self, message: str, retry_after_s: float | None = None, param: str | None = None) -> None:
         super().__init__(message, retry_after_s, param)

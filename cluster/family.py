@@ -43,6 +43,8 @@ class Prepared:
     values: Sequence[Any]
     tokens: Sequence[int]
     key: Hashable = ()
+    #: Given when the answer needs no model: then nothing is queued.
+    answers: list[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Family(Protocol):
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
         """As many answers as inputs, in one thread."""
 
-    def pack(self, outputs: list[Any]) -> Any:
-        """One caller's answers as they travel; arrays stacked to one array, say."""
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        """One caller's answers as they travel: what he asked for, arrays stacked to one array."""
 
     def set_threads(self, threads: int) -> None:
         """How many cores it may use from now on; called in the thread that calls `run`."""

@@ -76,7 +76,7 @@ class IngressMetrics:
 
     def __init__(self, ingress: str) -> None:
         self._registry = CollectorRegistry()
-        self._ingress = ingress
+        self.ingress = ingress
         self._requests = Counter(
             "cluster_http_requests",
             "Requests, by route and status.",
@@ -101,17 +101,17 @@ class IngressMetrics:
         )
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(self._ingress, route, str(status)).inc()
-        self._seconds.labels(self._ingress, route).observe(seconds)
+        self._requests.labels(self.ingress, route, str(status)).inc()
+        self._seconds.labels(self.ingress, route).observe(seconds)
 
     def error(self, code: str) -> None:
-        self._errors.labels(self._ingress, code).inc()
+        self._errors.labels(self.ingress, code).inc()
 
     def retry(self, model: str) -> None:
-        self._retries.labels(self._ingress, model).inc()
+        self._retries.labels(self.ingress, model).inc()
 
     def gathered(self, requests: int) -> None:
-        self._gathered.labels(self._ingress).observe(requests)
+        self._gathered.labels(self.ingress).observe(requests)
 
     def collect(self) -> Samples:
         return list(self._registry.collect())

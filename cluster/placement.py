@@ -99,6 +99,8 @@ def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
 def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
     if node.draining:
         return "draining"
+    if node.cpus <= 0:
+        return "holds no models (0 cores)"
     wanted_ip = demand.place.worker_ip
     if wanted_ip is not None and wanted_ip.rsplit(":", 1)[0] != node.ip:
         return f"is not {wanted_ip}"

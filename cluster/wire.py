@@ -163,12 +163,11 @@ def _error_of(response: httpx.Response, body: Any) -> errors.ClusterError:
         error = {}
     kind = errors.every_error().get(str(error.get("code")))
     message = error.get("message") or fields.get("detail")
-    if not isinstance(message, str):
+    if kind is None or not isinstance(message, str):
+        kind = kind or _BY_STATUS.get(response.status_code, errors.ClusterError)
         request = response.request
-        said = str(message or body or response.reason_phrase)[:500]
+        said = str(message or body or response.reason_phrase)[:500].removesuffix(".")
         message = f"{request.method} {request.url} answered {response.status_code}: {said}."
-    if kind is None:
-        kind = _BY_STATUS.get(response.status_code, errors.ClusterError)
     try:
         retry_after_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
@@ -197,15 +196,16 @@ def _translated(request: Request, url: httpx.URL) -> Iterator[None]:
     except httpx.TimeoutException:
         raise errors.DeadlineExceeded(f"{url} gave no answer to {request.method} {request.path} in time.") from None
     except httpx.UnsupportedProtocol:
-        raise errors.BadRequest(f"{url} is no address of a cluster; write it like http://127.0.0.1:9997.") from None
+        raise errors.BadRequest(f"{url} is no address of a cluster, such as http://127.0.0.1:9997.") from None
     except httpx.HTTPError as error:
-        raise errors.Unavailable(f"{url} broke off {request.method} {request.path}: {error}.") from error
+        why = str(error) or type(error).__name__
+        raise errors.Unavailable(f"{url} broke off {request.method} {request.path}: {why}.") from error
 
 
 def _for_httpx(request: Request, timeout: httpx.Timeout) -> dict[str, Any]:
     arguments: dict[str, Any] = {"method": request.method, "url": request.path, "params": given(request.params)}
     if request.body is not None:
-        arguments["content"] = orjson.dumps(request.body, option=orjson.OPT_SERIALIZE_NUMPY, default=list)
+        arguments["content"] = orjson.dumps(request.body, option=orjson.OPT_SERIALIZE_NUMPY)
         arguments["headers"] = {"Content-Type": "application/json"}
     if request.held_s and timeout.read is not None:
         longer = {**timeout.as_dict(), "read": timeout.read + request.held_s}
@@ -214,7 +214,10 @@ def _for_httpx(request: Request, timeout: httpx.Timeout) -> dict[str, Any]:
 
 
 def http_options(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    url = httpx.URL(base_url.rstrip("/"))
+    try:
+        url = httpx.URL(base_url.rstrip("/") if "://" in base_url else f"http://{base_url.rstrip('/')}")
+    except httpx.InvalidURL:
+        raise errors.BadRequest(f"{base_url!r} is no address of a cluster, such as http://127.0.0.1:9997.") from None
     return {
         "base_url": url,
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},

@@ -7,13 +7,21 @@ from cluster.spec import Entry, LaunchSpec, Node, Source, Wanted
 GIB = 2**30
 
 
-def make_node(id: str = "n0", *, gpus: int = 0, cpus: float = 8, memory_gib: float = 16, card_gib: float | None = None) -> Node:
+def make_node(
+    id: str = "n0", *, gpus: int = 0, cpus: float = 8, memory_gib: float = 16, card_gib: float | None = None
+) -> Node:
     card_bytes = int(card_gib * GIB) if card_gib else None
     return Node(id=id, ip=id, cpus=cpus, memory_bytes=int(memory_gib * GIB), gpus=gpus, card_bytes=card_bytes)
 
 
 def make_wanted(
-    uid: str = "m", *, replica: int = 1, claim_gib: float = 1, generation: int = 1, options: dict | None = None, **fields
+    uid: str = "m",
+    *,
+    replica: int = 1,
+    claim_gib: float = 1,
+    generation: int = 1,
+    options: dict | None = None,
+    **fields,
 ) -> Wanted:
     source = Source(hub="local", id="/nowhere")
     fields.setdefault("n_gpu", None)

@@ -164,7 +164,9 @@ class World:
                     cards[card] += share
             assert all(used <= 1.0001 for used in cards.values()), cards
         for model in self.fleet.routes().values():
-            places = Counter((w.name.generation, w.name.index) for w in holding if str(w) in {r.worker for r in model.workers})
+            places = Counter(
+                (w.name.generation, w.name.index) for w in holding if str(w) in {r.worker for r in model.workers}
+            )
             assert all(count == 1 for count in places.values())
 
     def calm(self) -> None:

@@ -1,0 +1,279 @@
+"""Plain classes made Ray actors: names, options, calls, and errors unwrapped in one place.
+
+The only module of the control plane that imports Ray. Workers and the supervisor are detached and named, so that whoever
+made them may die; workers never restart by themselves, because the supervisor is their one owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    GetTimeoutError,
+    RayError,
+    RayTaskError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import errors
+from cluster.placement import Placement
+from cluster.settings import Settings
+from cluster.spec import Call, Claim, Node, Wanted, WorkerName
+from cluster.store import Store
+from cluster.supervisor import Handle, Supervisor
+from cluster.worker import Outcome, Worker
+
+log = logging.getLogger("cluster.actors")
+
+SUPERVISOR = "supervisor"
+#: Ray gives the head node this resource; whoever asks for some of it runs there.
+HEAD_RESOURCE = "node:__internal_head__"
+#: Calls of one actor that Ray lets in at once; our own queues refuse long before.
+MANY = 10_000
+
+
+def unwrap(error: BaseException) -> errors.ClusterError:
+    """What went wrong at the other end, as the class it was raised as."""
+    if isinstance(error, errors.ClusterError) and not isinstance(error, RayTaskError):
+        return error
+    if isinstance(error, RayTaskError):
+        cause = error.cause
+        if isinstance(cause, errors.ClusterError):
+            return cause
+        return errors.InferenceFailed(f"{type(cause).__name__}: {cause}")
+    if isinstance(error, ActorDiedError):
+        return errors.WorkerLost(f"The process is gone: {_first_lines(error)}", 5.0)
+    if isinstance(error, ActorUnschedulableError):
+        return errors.WorkerLost(f"Ray cannot place it: {_first_lines(error)}", 5.0)
+    if isinstance(error, (ActorUnavailableError, GetTimeoutError, TimeoutError)):
+        return errors.Unavailable("It does not answer.", 5.0)
+    return errors.Unavailable(f"{type(error).__name__}: {_first_lines(error)}", 5.0)
+
+
+def _first_lines(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+async def answer_of(ref: Any, timeout_s: float) -> Any:
+    """Waits for a call; raises our own errors only."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(ref.future()), timeout_s)
+    except (RayError, TimeoutError) as error:
+        raise unwrap(error) from None
+
+
+# ------------------------------------------------------------------------------------------------ workers
+
+
+class WorkerActor(Worker):
+    """A worker in its own process; its environment is set before any model library is imported."""
+
+    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str]) -> None:
+        os.environ.update(wanted.spec.envs or {})
+        # Ray leaves every card visible to an actor that asked for none, and picks the card itself where one was asked;
+        # placement has decided, here it is carried out. Ray's own number keeps its ledger equal to ours.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
+        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
+        # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        super().__init__(name, wanted, claim, settings)
+
+
+_remote_worker = ray.remote(
+    concurrency_groups={"control": 64}, max_restarts=0, max_task_retries=0, num_cpus=0, max_concurrency=MANY
+)(WorkerActor)
+
+
+class RayHandle(Handle):
+    """A worker actor, called from the supervisor."""
+
+    def __init__(self, actor: Any) -> None:
+        self.remote = actor
+
+    async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """Control calls have a thread of their own: a worker busy with inference answers them."""
+        call = getattr(self.remote, method).options(concurrency_group="control")
+        return await answer_of(call.remote(*args), timeout_s)
+
+    async def probe(self, timeout_s: float) -> float:
+        return float(await answer_of(self.remote.probe.remote(), timeout_s))
+
+    def kill(self) -> None:
+        ray.kill(self.remote, no_restart=True)
+
+
+async def infer(worker: Any, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome], int]:
+    """One actor call for any number of requests."""
+    outcome: tuple[list[Outcome], int] = await answer_of(worker.infer.remote(calls), timeout_s)
+    return outcome
+
+
+async def cancel(worker: Any, owners: Sequence[str]) -> bool:
+    """Tells a worker that nobody waits for these requests any more."""
+    call = worker.cancel.options(concurrency_group="control")
+    return bool(await answer_of(call.remote(owners), 5.0))
+
+
+# ------------------------------------------------------------------------------------------------ platform
+
+
+class RayPlatform:
+    """Ray as the supervisor's hands and eyes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cards: dict[str, tuple[int | None, tuple[str, ...]]] = {}
+
+    async def nodes(self) -> list[Node]:
+        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
+        unknown = [row["NodeID"] for row in rows if row["Resources"].get("GPU") and row["NodeID"] not in self._cards]
+        await asyncio.gather(*(self._look_at_cards(node_id) for node_id in unknown))
+        return [self._node(row) for row in rows]
+
+    def _node(self, row: Mapping[str, Any]) -> Node:
+        resources = row["Resources"]
+        return Node(
+            id=row["NodeID"],
+            ip=row["NodeManagerAddress"],
+            cpus=resources.get("CPU", 0.0),
+            memory_bytes=int(resources.get("memory", 0)),
+            gpus=int(resources.get("GPU", 0)),
+            card_bytes=self._cards.get(row["NodeID"], (None, ()))[0],
+            is_head=HEAD_RESOURCE in resources,
+        )
+
+    async def _look_at_cards(self, node_id: str) -> None:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            self._cards[node_id] = await answer_of(_cards_here.options(scheduling_strategy=where).remote(), 30.0)
+        except errors.ClusterError as error:
+            log.warning("the cards of node %s cannot be asked: %s", node_id, error)
+            self._cards[node_id] = (None, ())
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
+        claim = placement.claim
+        visible = self._cards.get(placement.node, (None, ()))[1]
+        cards = [visible[card] if card < len(visible) else str(card) for card, _ in claim.cards]
+        options: dict[str, Any] = {
+            "name": str(name),
+            "namespace": self._settings.namespace,
+            "lifetime": "detached",
+            "num_cpus": claim.cpus,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node, soft=False),
+        }
+        if claim.cards:
+            options["num_gpus"] = round(claim.gpus, 4)
+        make = _remote_worker.options(**options).remote
+        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards))
+
+    async def find(self) -> dict[WorkerName, RayHandle]:
+        rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        names = [row["name"] for row in rows if row["namespace"] == self._settings.namespace]
+        found: dict[WorkerName, RayHandle] = {}
+        for name in filter(None, map(WorkerName.parse, names)):
+            try:
+                actor = await asyncio.to_thread(ray.get_actor, str(name), self._settings.namespace)
+            except ValueError:
+                continue  # it died between the two calls
+            found[name] = RayHandle(actor)
+        return found
+
+
+@ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
+def _cards_here() -> tuple[int | None, tuple[str, ...]]:
+    """Memory of the smallest card of this node, and the ids under which its cards are visible."""
+    visible = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None, visible
+    sizes = [int(line) * 2**20 for line in told.split() if line.strip().isdigit()]
+    return (min(sizes) if sizes else None), visible
+
+
+# ---------------------------------------------------------------------------------------------- supervisor
+
+
+class SupervisorActor(Supervisor):
+    """The supervisor as Ray restarts it: everything it needs comes from its settings and the store."""
+
+    def __init__(self, settings: Settings) -> None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__(
+            Store(settings.home / "cluster.db"),
+            RayPlatform(settings),
+            settings,
+            new_suffix=lambda: secrets.token_hex(4),
+        )
+        self.begin()
+
+    async def pid(self) -> int:
+        return os.getpid()
+
+
+_remote_supervisor = ray.remote(
+    num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=MANY, resources={HEAD_RESOURCE: 0.001}
+)(SupervisorActor)
+
+
+class Control:
+    """The supervisor, called from an ingress or a command. Finds it again when Ray restarted it elsewhere."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    @classmethod
+    def start(cls, settings: Settings) -> Control:
+        """The running supervisor, or a new one."""
+        return cls(
+            _remote_supervisor.options(
+                name=SUPERVISOR, namespace=settings.namespace, lifetime="detached", get_if_exists=True
+            ).remote(settings)
+        )
+
+    @classmethod
+    def find(cls, settings: Settings) -> Control:
+        try:
+            return cls(ray.get_actor(SUPERVISOR, settings.namespace))
+        except ValueError:
+            raise errors.Unavailable("No supervisor runs; start a cluster with `cluster up`.") from None
+
+    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
+        try:
+            return await answer_of(getattr(self._actor, method).remote(*args), timeout_s)
+        except (errors.Unavailable, errors.WorkerLost):
+            raise errors.Unavailable(
+                "The control plane does not answer at the moment; models go on serving. Try again.", 5.0
+            ) from None
+
+    async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:
+        """The same through a restart of the supervisor; only for calls that may be made twice."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return await self.call(method, *args)
+            except errors.Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.3)
+
+    def kill(self) -> None:
+        ray.kill(self._actor, no_restart=True)
+
+
+def wait_for(control: Control, method: str, *args: Any, timeout_s: float = 60.0) -> Any:
+    """A call from code without an event loop."""
+    return asyncio.run(control.call(method, *args, timeout_s=timeout_s))

@@ -1,0 +1,178 @@
+"""Which cluster a command talks to and with which key; `login` and `keys`."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic import ValidationError
+
+from cluster import errors
+from cluster.cli.output import json_option, local_time, print_json, print_table
+from cluster.client import Client, bad_option
+from cluster.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+ENDPOINT_VARIABLES = ("CLUSTER_ENDPOINT", "XINFERENCE_ENDPOINT")
+DEFAULT_ENDPOINT = "http://127.0.0.1:9997"
+
+endpoint_option = click.option(
+    "-e",
+    "--endpoint",
+    envvar=ENDPOINT_VARIABLES,
+    default=DEFAULT_ENDPOINT,
+    help=f"Address of the cluster; else $CLUSTER_ENDPOINT.  [default: {DEFAULT_ENDPOINT}]",
+)
+key_option = click.option(
+    "-ak",
+    "--api-key",
+    envvar="CLUSTER_API_KEY",
+    help="API key; else $CLUSTER_API_KEY, else what `cluster login` saved.",
+)
+
+
+def talks(command: Callable[Concatenate[Client, P], T]) -> Callable[..., T]:
+    """Gives a command `--endpoint` and `--api-key` and hands it a client."""
+
+    @endpoint_option
+    @key_option
+    @functools.wraps(command)
+    def run(endpoint: str, api_key: str | None, *args: P.args, **kwargs: P.kwargs) -> T:
+        with Client(endpoint, api_key or saved_key(endpoint)) as client:
+            return command(client, *args, **kwargs)
+
+    return run
+
+
+def settings_from(**flags: Any) -> Settings:
+    """The settings of the environment with what was written on the command line over them."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as error:
+        raise bad_option(error) from None
+
+
+def key_file(endpoint: str) -> Path:
+    return settings_from().home / "auth" / hashlib.sha256(endpoint.rstrip("/").encode()).hexdigest()
+
+
+def saved_key(endpoint: str) -> str | None:
+    try:
+        return key_file(endpoint).read_text().strip() or None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise errors.NotAuthenticated(f"The saved key cannot be read: {error}.") from None
+
+
+def save_key(endpoint: str, key: str) -> Path:
+    path = key_file(endpoint)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # mkstemp makes the file 0600, so that nobody can read the key at any moment.
+    handle, draft = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(key + "\n")
+    os.replace(draft, path)
+    return path
+
+
+def complete_uid(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Live uids. A shell waits for this at every TAB, so it gives up after a second and never complains."""
+    endpoint = ctx.params.get("endpoint") or next(filter(None, map(os.getenv, ENDPOINT_VARIABLES)), DEFAULT_ENDPOINT)
+    try:
+        key = ctx.params.get("api_key") or os.getenv("CLUSTER_API_KEY") or saved_key(endpoint)
+        with Client(endpoint, key, timeout=1.0) as client:
+            models = client.list_models()
+    except errors.ClusterError:
+        return []
+    return [
+        CompletionItem(uid, help=model.get("model_type")) for uid, model in models.items() if uid.startswith(incomplete)
+    ]
+
+
+@click.command()
+@endpoint_option
+@key_option
+def login(endpoint: str, api_key: str | None) -> None:
+    """Save an API key for a cluster; it is read from standard input when not given."""
+    with Client(endpoint) as client:
+        if not client.asks_for_keys():
+            click.echo(f"{endpoint} asks for no key.")
+            return
+    if not api_key:
+        is_terminal = sys.stdin.isatty()
+        api_key = click.prompt("API key", hide_input=True, err=True) if is_terminal else sys.stdin.readline().strip()
+    if not api_key:
+        raise errors.NotAuthenticated("No key was given; pass --api-key or write it to standard input.")
+    with Client(endpoint, api_key) as client:
+        try:
+            client.list_models()
+        except errors.NotPermitted:
+            # A good key that may do other things than list.
+            pass
+    click.echo(f"The key for {endpoint} is in {save_key(endpoint, api_key)}.")
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+@keys.command("create")
+@click.argument("name")
+@click.option(
+    "-s",
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["list", "infer", "launch", "admin"]),
+    default=("list", "infer"),
+    show_default=True,
+    help="What it may do; several times for more.",
+)
+@click.option("-m", "--model", "models", multiple=True, help="A model it may use; any when not given.")
+@json_option
+@talks
+def create_key(client: Client, name: str, scopes: Sequence[str], models: Sequence[str], as_json: bool) -> None:
+    """Make a key and print it, which happens this once only."""
+    key = client.create_key(name, list(scopes), list(models) or None)
+    if as_json:
+        return print_json(key)
+    click.echo(key["key"])
+    click.echo(f"Keep it: it is not shown again. Revoke it with `cluster keys revoke {key['id']}`.", err=True)
+
+
+@keys.command("list")
+@json_option
+@talks
+def list_keys(client: Client, as_json: bool) -> None:
+    """List the keys, without their secrets."""
+    found = client.list_keys()
+    if as_json:
+        return print_json(found)
+    rows = []
+    for key in found:
+        created = key.get("created")
+        models = "any" if key.get("models") is None else " ".join(key["models"])
+        when = local_time(created) if isinstance(created, (int, float)) else created
+        rows.append((key["id"], key["name"], " ".join(key["scopes"]), models, when))
+    print_table(("ID", "NAME", "SCOPES", "MODELS", "CREATED"), rows)
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+@talks
+def revoke_key(client: Client, key_id: str) -> None:
+    """Make a key worthless at once."""
+    client.revoke_key(key_id)
+    click.echo(f"Key {key_id} is revoked.")

@@ -1,0 +1,131 @@
+"""Models declared in a file: `apply`, `diff` and `export`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import IO, Any
+
+import click
+import yaml
+
+from cluster import errors
+from cluster.cli.connection import talks
+from cluster.cli.output import json_option, print_json
+from cluster.cli.progress import follow
+from cluster.client import Client, spec_of
+from cluster.spec import LaunchSpec
+
+file_option = click.option(
+    "-f", "--file", type=click.File(encoding="utf-8"), required=True, help="models.yaml, or - for standard input."
+)
+prune_option = click.option(
+    "--prune/--no-prune", default=True, help="Terminate what an earlier file declared and this one does not."
+)
+
+
+def read_models(file: IO[str]) -> list[LaunchSpec]:
+    """The specs under `models:`."""
+    try:
+        content = yaml.safe_load(file.read())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise errors.BadOption(f"{file.name} is not YAML: {' '.join(str(error).split())}.") from None
+    models = content.get("models") if isinstance(content, dict) else None
+    if not isinstance(models, list):
+        raise errors.BadOption(f"{file.name} has no list of models under `models:`.")
+    specs = []
+    for number, fields in enumerate(models, 1):
+        if not isinstance(fields, dict):
+            raise errors.BadOption(f"Model {number} of {file.name} is no mapping: {fields!r}.")
+        try:
+            specs.append(spec_of(fields))
+        except errors.BadOption as error:
+            name = fields.get("model_uid") or fields.get("model_name") or number
+            raise errors.BadOption(f"Model {name} of {file.name}: {error}", None, error.param) from None
+    return specs
+
+
+@click.command()
+@file_option
+@prune_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--no-wait", is_flag=True, help="Return once the changes are written down.")
+@click.option("--timeout", type=float, help="Seconds to wait; the launches go on after them.")
+@json_option
+@talks
+def apply(
+    client: Client, file: IO[str], prune: bool, yes: bool, no_wait: bool, timeout: float | None, as_json: bool
+) -> None:
+    """Make the models of a file the launched ones."""
+    specs = read_models(file)
+    planned = client.apply(specs, prune, dry_run=True)
+    print_changes(planned, err=as_json)
+    if not yes and any(map(is_change, planned)) and sys.stdin.isatty() and sys.stderr.isatty():
+        click.confirm("Apply?", abort=True, err=True)
+    changes = client.apply(specs, prune)
+    if not no_wait:
+        _follow_all(client, [change["uid"] for change in changes if change["change"] != "terminate"], timeout)
+    if as_json:
+        print_json(changes)
+
+
+def _follow_all(client: Client, uids: list[str], timeout: float | None) -> None:
+    """Until each is READY or failed; the first failure is the command's."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    failed: errors.ClusterError | None = None
+    for uid in uids:
+        try:
+            follow(client, uid, timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
+        except errors.ClusterError as error:
+            if failed is not None:
+                click.echo(f"Error: {failed}", err=True)
+            failed = error
+    if failed is not None:
+        raise failed
+
+
+@click.command()
+@file_option
+@prune_option
+@json_option
+@talks
+@click.pass_context
+def diff(ctx: click.Context, client: Client, file: IO[str], prune: bool, as_json: bool) -> None:
+    """Show what `apply` would do; exits with 1 when that is anything."""
+    changes = client.apply(read_models(file), prune, dry_run=True)
+    if as_json:
+        print_json(changes)
+    else:
+        print_changes(changes)
+    ctx.exit(1 if any(map(is_change, changes)) else 0)
+
+
+@click.command()
+@json_option
+@talks
+def export(client: Client, as_json: bool) -> None:
+    """Print the launched models as a file for `apply`."""
+    models = {"models": client.export()}
+    if as_json:
+        return print_json(models)
+    click.echo(yaml.safe_dump(models, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def is_change(change: dict[str, Any]) -> bool:
+    return bool(change["change"] != "same")
+
+
+def print_changes(changes: list[dict[str, Any]], err: bool = False) -> None:
+    """`+` is launched, `-` terminated, `~` changed, with the fields that differ."""
+    for change in changes:
+        uid, before, after = change["uid"], change.get("before") or {}, change.get("after") or {}
+        if change["change"] == "launch":
+            click.secho(f"+ {uid} ({after.get('model_name', uid)})", fg="green", err=err)
+        elif change["change"] == "terminate":
+            click.secho(f"- {uid}", fg="red", err=err)
+        elif is_change(change):
+            click.secho(f"~ {uid}", fg="yellow", err=err)
+            for name in change.get("fields") or ():
+                click.secho(f"    {name}: {before.get(name)} -> {after.get(name)}", fg="yellow", err=err)
+    if not any(map(is_change, changes)):
+        click.echo("Nothing to change.", err=err)

@@ -1,0 +1,135 @@
+"""`cluster launch`: every field of LaunchSpec is a flag, any other pair an option of the model's family."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import orjson
+
+from cluster import errors
+from cluster.cli.connection import talks
+from cluster.cli.options import family_options, flags_of, nearest_flag, with_dashes
+from cluster.cli.output import json_option, print_json, size
+from cluster.cli.progress import follow
+from cluster.client import Client, how_it_goes_on, spec_of
+from cluster.spec import LaunchSpec, ModelStatus
+
+#: Further spellings, those of Xinference's command line.
+ALSO = {
+    "model_name": ("-n",),
+    "model_type": ("-t",),
+    "model_engine": ("-en",),
+    "model_uid": ("-u",),
+    "model_size_in_billions": ("-s", "--size-in-billions"),
+    "model_format": ("-f",),
+    "quantization": ("-q",),
+    "replica": ("-r",),
+    "model_path": ("-mp",),
+    "envs": ("-ev", "--env"),
+}
+
+#: What a first call may look like, by model type.
+FIRST_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "embedding": ("/v1/embeddings", {"input": "hello"}),
+    "rerank": ("/v1/rerank", {"query": "hello", "documents": ["good morning", "a lighthouse"]}),
+    "image": ("/v1/images/generations", {"prompt": "a lighthouse at dawn", "response_format": "b64_json"}),
+    "llm": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
+}
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "token_normalize_func": with_dashes},
+    epilog="Any other --key value is an option of the model's family, e.g. --cpu-offload true.",
+)
+@click.argument("pairs", nargs=-1, type=click.UNPROCESSED, metavar="[--FAMILY-OPTION VALUE]...")
+@flags_of(LaunchSpec, ALSO, only=LaunchSpec.model_fields.keys() - {"options"})
+@click.option("--no-wait", is_flag=True, help="Return once the launch is written down.")
+@click.option("--timeout", type=float, help="Seconds to wait; the launch goes on after them.")
+@click.option("--dry-run", is_flag=True, help="Say whether it would fit and launch nothing.")
+@json_option
+@talks
+def launch(
+    client: Client,
+    /,
+    pairs: Sequence[str],
+    no_wait: bool,
+    timeout: float | None,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Launch a model and wait until it serves."""
+    options = family_options(pairs)
+    spec = spec_of({**options, **{name: value for name, value in flags.items() if value is not None}})
+    try:
+        if dry_run:
+            return _print_fit(spec, client.check(spec), as_json)
+        uid, generation = client.submit(spec)
+    except errors.BadOption as error:
+        raise _with_hint(error, options) from None
+    if no_wait:
+        status = client.status(uid)
+    else:
+        try:
+            status = follow(client, uid, generation, timeout)
+        except KeyboardInterrupt:
+            _offer_to_cancel(client, uid)
+            raise
+    if as_json:
+        return print_json(status)
+    click.echo(f"Model uid: {uid}")
+    if not no_wait and (curl := first_call(client, status)):
+        click.echo(curl)
+
+
+def _with_hint(error: errors.BadOption, options: dict[str, Any]) -> errors.BadOption:
+    """A misspelt flag looks like an option of the family until the server refuses it."""
+    for key in options:
+        flag = nearest_flag(key, LaunchSpec)
+        if flag and (error.param == key or key in error.message) and "did you mean" not in error.message.lower():
+            return errors.BadOption(f"{error.message.removesuffix('.')}. Did you mean {flag}?", None, key)
+    return error
+
+
+def _print_fit(spec: LaunchSpec, fit: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(fit)
+    name = spec.model_uid or spec.model_name
+    if not fit["fits"]:
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in (fit.get("reasons") or {}).items())
+        raise errors.DoesNotFit(f"{name} fits on no node ({reasons or 'there is none'}).")
+    if not as_json:
+        where = f" on {fit['node']}" if fit.get("node") else ""
+        click.echo(f"{name} fits{where} and would claim {size(fit.get('claim_bytes')) or '0 bytes'} per replica.")
+
+
+def _offer_to_cancel(client: Client, uid: str) -> None:
+    """Ctrl-C ends the waiting; the launch only when somebody is there to say so."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        try:
+            if click.confirm(f"\nCancel the launch of {uid}?", err=True):
+                client.cancel_launch_model(uid)
+                click.echo(f"The launch of {uid} is cancelled.", err=True)
+                return
+        except click.Abort:
+            pass
+    click.echo(how_it_goes_on(uid), err=True)
+
+
+def first_call(client: Client, status: ModelStatus) -> str | None:
+    """A curl line to try the model with."""
+    kind = status.wanted.entry.type.lower()
+    if kind == "ocr":
+        path, content = "/v1/images/ocr", f"-F model={status.uid} -F image=@page.png"
+    elif kind in FIRST_CALLS:
+        path, body = FIRST_CALLS[kind]
+        data = shlex.quote(orjson.dumps({"model": status.uid, **body}).decode())
+        content = f"-H 'Content-Type: application/json' -d {data}"
+    else:
+        return None
+    key = ' -H "Authorization: Bearer $CLUSTER_API_KEY"' if client.has_key else ""
+    return f"curl {client.base_url}{path}{key} {content}"

@@ -1,0 +1,143 @@
+"""Flags made from the fields of a pydantic model, and family options from any other `--key value`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import click
+import orjson
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def flags_of(
+    model: type[BaseModel],
+    also: Mapping[str, tuple[str, ...]] | None = None,
+    only: Collection[str] | None = None,
+) -> Callable[[F], F]:
+    """Gives a command one flag per field; what was not written arrives as None. `also` adds short names."""
+
+    def decorate(command: F) -> F:
+        for name, field in reversed(model.model_fields.items()):
+            if only is None or name in only:
+                command = _flag(name, field, (also or {}).get(name, ()))(command)
+        return command
+
+    return decorate
+
+
+def _flag(name: str, field: FieldInfo, also: tuple[str, ...]) -> Callable[[F], F]:
+    dashed = name.replace("_", "-")
+    kinds = _kinds(field.annotation)
+    choices = [kind for kind in kinds if isinstance(kind, str)]
+    attributes: dict[str, Any] = {"help": _help(field), "required": field.is_required()}
+    flag = f"--{dashed}"
+    if kinds == [bool]:
+        flag = f"--{dashed}/--no-{dashed}"
+        attributes["default"] = None
+    elif kinds == [int]:
+        attributes["type"] = int
+    elif kinds == [float]:
+        attributes["type"] = float
+    elif choices == kinds:
+        attributes["type"] = click.Choice(choices)
+    elif dict in kinds:
+        attributes.update(multiple=True, metavar="KEY=VALUE", callback=_read_pairs)
+    elif tuple in kinds:
+        attributes.update(metavar="A,B or JSON", callback=_read_list)
+    return click.option(name, *also, flag, **attributes)
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The types a field takes, None left out, a Literal as its values: `int | Literal["auto"]` is [int, "auto"]."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return list(get_args(annotation))
+    if origin in (Union, UnionType):
+        return [kind for part in get_args(annotation) for kind in _kinds(part)]
+    return [] if annotation is NoneType else [origin or annotation]
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.default
+    if field.is_required() or default is None or default == "" or default == ():
+        return field.description or ""
+    return f"{field.description}  [default: {str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def _read_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str] | None:
+    pairs = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE.", ctx, param)
+        pairs[key] = text
+    return pairs or None
+
+
+def _read_list(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+    """Words between commas are left to the field; what can not be written so is JSON."""
+    if value is None or not value.startswith("["):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise click.BadParameter(f"{value!r} is not JSON: {error}.", ctx, param) from None
+
+
+def with_dashes(flag: str) -> str:
+    """`--model_name`, as Xinference spells some of its flags, is `--model-name`."""
+    return flag.replace("_", "-")
+
+
+def family_options(words: Iterable[str]) -> dict[str, Any]:
+    """`--key value` and `--key=value` of what is nobody else's flag: the options of the model's family."""
+    options: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        if not re.match(r"--\w", word):
+            raise click.UsageError(f"{word!r} belongs to no option; a model is named with --model-name.")
+        key, equals, text = word[2:].partition("=")
+        if not equals:
+            text = next(rest, "--")
+            if text.startswith("--"):
+                raise click.UsageError(f"--{key} needs a value, e.g. --{key} true.")
+        options[key.replace("-", "_")] = parse_value(text)
+    return options
+
+
+_WORDS = {"None": None, "True": True, "true": True, "False": False, "false": False}
+
+
+def parse_value(text: str) -> Any:
+    """A value as Xinference's command line reads one: None, true, 1, 0.5, JSON, or else the text."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    # Not "nan" and "inf", which JSON does not have, nor "1_8", which is a size and would be read as 18.
+    if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text, re.IGNORECASE):
+        try:
+            number = float(text)
+        except ValueError:
+            return text
+        return number if math.isfinite(number) else text
+    if text.startswith(("{", "[")):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return text
+    return text
+
+
+def nearest_flag(key: str, model: type[BaseModel]) -> str | None:
+    """The flag that was probably meant."""
+    close = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.8)
+    return f"--{close[0].replace('_', '-')}" if close else None

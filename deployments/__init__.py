@@ -1,0 +1,179 @@
+"""What is served: the model types, and how a launch is looked up and checked before anything is started.
+
+A model type is a package here (or a plugin module) that ends in `TYPE = ModelType(...)`; nothing else names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster import errors
+from cluster.catalog import Catalog, choose_source
+from cluster.family import Family, path_of
+from cluster.memory import claim_for_encoder, weight_bytes
+from cluster.settings import Settings
+from cluster.spec import Entry, LaunchSpec, Source, Wanted, parse_bytes
+from cluster.weights import is_cached
+
+#: What a model of unknown size is taken for until its weights are on disk and it has been measured.
+UNKNOWN_WEIGHT_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class ModelType:
+    name: str
+    #: Family name, as catalogue entries give it -> class; the first is what a bare folder is loaded with.
+    families: Mapping[str, type[Family]]
+    #: Models that ship with the installation of the type, when it has any.
+    entries: tuple[Entry, ...] = field(default=())
+
+    def family_for(self, entry: Entry, engine: str | None) -> type[Family]:
+        if engine is None:
+            found = self.families.get(entry.family)
+            if found is None:
+                raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
+            return found
+        for name, family in self.families.items():
+            if engine.replace("-", "_").lower() in (name.replace("-", "_"), *family.engines):
+                return family
+        known = sorted({engine for family in self.families.values() for engine in family.engines})
+        raise errors.BadOption(
+            f"model_engine {engine!r} is not there for {self.name} models; there is {', '.join(known)}.",
+            None,
+            "model_engine",
+        )
+
+
+@cache
+def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
+    """Every model type by its name."""
+    modules = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    found = {}
+    for name in (*modules, *plugins):
+        type = getattr(importlib.import_module(name), "TYPE", None)
+        if isinstance(type, ModelType):
+            found[type.name] = type
+    return found
+
+
+def catalog_with(registered: Iterable[Entry], settings: Settings) -> Catalog:
+    """The built-in catalogue, what plugins bring, and custom entries; one that clashes is left out, not fatal."""
+    catalog = Catalog.builtin()
+    brought = [entry for type in model_types(settings.plugins).values() for entry in type.entries]
+    for entry in (*brought, *registered):
+        try:
+            catalog = catalog.with_registered([entry])
+        except errors.Conflict:
+            continue  # an upgrade brought a model of that name; ours wins until the custom one is renamed
+    return catalog
+
+
+def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
+    """The wish that a launch amounts to, or the reason why it cannot be launched. Past this, a spec is valid."""
+    types = model_types(settings.plugins)
+    if spec.model_type and spec.model_type.lower() not in types:
+        raise errors.BadOption(
+            f"model_type {spec.model_type!r} is not served here; there is {', '.join(sorted(types))}.",
+            None,
+            "model_type",
+        )
+    entry = _entry(spec, catalog, types)
+    type = types[entry.type]
+    family = type.family_for(entry, spec.model_engine)
+    _refuse_unsupported(entry, spec, settings)
+    options = check_options(family, {**entry.options, **spec.options})
+    if spec.model_path is not None:
+        source = Source(hub="local", id=str(_allowed(Path(spec.model_path).expanduser(), settings)))
+    else:
+        source = choose_source(
+            entry,
+            hub=spec.download_hub,
+            format=spec.model_format,
+            quantization=spec.quantization,
+            default_hub=settings.model_hub,
+        )
+    uid = spec.model_uid or entry.name
+    given = {name: options[name] for name in options if name in spec.options}
+    return Wanted(
+        uid=uid,
+        spec=spec.model_copy(update={"model_uid": uid, "model_type": entry.type, "options": given}),
+        entry=entry,
+        source=source,
+        family=path_of(family),
+        abilities=family.abilities,
+        claim_bytes=_claim(spec, entry, source, settings),
+    )
+
+
+def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the family reads them; an unknown one is refused with the nearest that there is."""
+    known = family.Options.model_fields
+    for name in given:
+        if name not in known:
+            everything = [*known, *LaunchSpec.model_fields]
+            near = difflib.get_close_matches(name, everything, 1, 0.6)
+            hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(known)) or 'none'}."
+            raise errors.BadOption(f"There is no option {name!r}; {hint}", None, name)
+    try:
+        return family.Options.model_validate(dict(given)).model_dump()
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"])) or "options"
+        raise errors.BadOption(f"Option {name} does not take {problem['input']!r}: {problem['msg']}.", None, name) from None
+
+
+def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType]) -> Entry:
+    try:
+        return catalog.find(spec.model_name, spec.model_type.lower())
+    except errors.UnknownModel:
+        # Any folder can be launched under any name, once it is said what kind of model it is.
+        if spec.model_path is None or not spec.model_type:
+            raise
+    type = types[spec.model_type.lower()]
+    source = Source(hub="local", id=spec.model_path)
+    return Entry(name=spec.model_name, type=type.name, family=next(iter(type.families)), sources=(source,), builtin=False)
+
+
+def _refuse_unsupported(entry: Entry, spec: LaunchSpec, settings: Settings) -> None:
+    needs = entry.facts.get("needs")
+    if needs:
+        raise errors.BadRequest(f"{entry.name} needs {needs}, which is not there yet.", None, "model_name")
+    if entry.remote_code and entry.name not in settings.remote_code:
+        raise errors.BadRequest(
+            f"{entry.name} runs code from its repository, which is refused unless the server is started with "
+            f"CLUSTER_REMOTE_CODE={entry.name}.",
+            None,
+            "model_name",
+        )
+
+
+def _allowed(path: Path, settings: Settings) -> Path:
+    path = path.absolute()
+    roots = settings.model_roots
+    if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+        raise errors.BadOption(
+            f"model_path {path} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
+            None,
+            "model_path",
+        )
+    return path
+
+
+def _claim(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> int:
+    if spec.memory is not None:
+        return parse_bytes(spec.memory)
+    if "claim_bytes" in entry.facts:
+        return int(entry.facts["claim_bytes"])
+    folder = is_cached(source, settings.home)
+    # fp32 is what encoders compute in unless asked otherwise, whatever their files are stored in.
+    weights = weight_bytes(folder, 4.0) if folder is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+    return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto")

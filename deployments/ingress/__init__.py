@@ -1,0 +1,1 @@
+"""The HTTP side: every dialect, the control routes, and the way from a request to a worker."""

@@ -1,0 +1,230 @@
+"""From a request to a worker and back: route, gather, send, retry once elsewhere, cancel.
+
+Asks nobody on the way: the table is pushed, and with the supervisor away the last one goes on being used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from cluster import actors, errors
+from cluster.keys import Key
+from cluster.metrics import IngressMetrics
+from cluster.routing import RouteTable
+from cluster.settings import Settings
+from cluster.spec import Answer, Call, ModelRoutes
+from cluster.supervisor import Snapshot
+
+log = logging.getLogger("cluster.ingress")
+
+#: A routing table is waited for this long at a time.
+WATCH_S = 30.0
+#: Requests in one call to a worker; more would make the first wait for the pickling of the last.
+GATHER_MOST = 256
+#: What a worker may say that another worker may not: nothing was computed, so the request may go elsewhere.
+ELSEWHERE = (
+    errors.WorkerLost,
+    errors.WorkerDraining,
+    errors.Unavailable,
+    errors.ModelLoading,
+    errors.Overloaded,
+)
+
+
+class Gate:
+    """What goes to one worker: requests that arrive close together share one call.
+
+    With no call on its way a request goes at once. Otherwise it waits for that call to return or for `gather_s`, whichever
+    is first: a busy worker gets few and large calls, and a slow one delays nobody by more than `gather_s`.
+    """
+
+    def __init__(self, worker: Any, gather_s: float, on_send: Callable[[int], None]) -> None:
+        self._worker = worker
+        self._gather_s = gather_s
+        self._on_send = on_send
+        self._waiting: list[tuple[Call, asyncio.Future[Answer]]] = []
+        self._on_their_way = 0
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: What the worker last said it had in hand.
+        self.queued = 0
+
+    async def send(self, call: Call) -> Answer:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._waiting.append((call, answer))
+        if self._timer is None:
+            # Even an idle gate waits for the end of this turn of the loop: what was read from sockets together goes together.
+            self._timer = loop.call_later(self._gather_s, self._go) if self._on_their_way else loop.call_soon(self._go)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._forget(call)
+            raise
+
+    def _forget(self, call: Call) -> None:
+        """Nobody waits for it any more: it is not sent, or the worker is told."""
+        for entry in self._waiting:
+            if entry[0] is call:
+                self._waiting.remove(entry)
+                return
+        self._spawn(self._cancel(call.id))
+
+    async def _cancel(self, owner: str) -> None:
+        try:
+            await actors.cancel(self._worker, [owner])
+        except errors.ClusterError as error:
+            log.info("request %s could not be cancelled: %s", owner, error)
+
+    def _go(self) -> None:
+        self._timer = None
+        batch, self._waiting = self._waiting[:GATHER_MOST], self._waiting[GATHER_MOST:]
+        if batch:
+            self._on_their_way += 1
+            self._on_send(len(batch))
+            self._spawn(self._carry(batch))
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_soon(self._go)
+
+    async def _carry(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
+        longest = max(call.seconds_left for call, _ in batch)
+        try:
+            outcomes, self.queued = await actors.infer(self._worker, [call for call, _ in batch], longest + 5)
+        except errors.ClusterError as error:
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
+        finally:
+            self._on_their_way -= 1
+            if self._waiting and not self._on_their_way:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._go()
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            if answer.done():
+                continue
+            if isinstance(outcome, Answer):
+                answer.set_result(outcome)
+            else:
+                answer.set_exception(outcome)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class Dispatcher:
+    def __init__(self, control: actors.Control, settings: Settings, metrics: IngressMetrics) -> None:
+        self._control = control
+        self._settings = settings
+        self._metrics = metrics
+        self._gates: dict[str, Gate] = {}
+        self._changed = asyncio.Event()
+        self.table = RouteTable()
+        self.keys: tuple[Key, ...] = ()
+        self.seen_at = 0.0
+        self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
+
+    @property
+    def is_ready(self) -> bool:
+        """True once there is a table: before, every model would look unknown."""
+        return self.table.version >= 0
+
+    async def _watch(self) -> None:
+        pause = 0.1
+        while True:
+            try:
+                # A little random, so that many ingresses do not come back all at once.
+                wait = WATCH_S * random.uniform(0.5, 1.0)
+                snapshot = await self._control.call("watch", self.table.version, wait, timeout_s=wait + 10)
+                self._take(snapshot)
+                pause = 0.1
+            except errors.ClusterError as error:
+                log.info("no news from the supervisor, serving from the last table: %s", error)
+                await asyncio.sleep(pause)
+                pause = min(2.0, pause * 2)
+            # A watcher that ends would freeze the table for ever.
+            except Exception:
+                log.exception("the routing table could not be read")
+                await asyncio.sleep(pause)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        self.seen_at = time.monotonic()
+        if not self.table.update(snapshot.version, snapshot.models):
+            return
+        self.keys = snapshot.keys
+        gather_s = self._settings.gather_ms / 1000
+        self._gates = {
+            name: self._gates.get(name) or Gate(handle, gather_s, self._metrics.gathered)
+            for name, handle in snapshot.handles.items()
+        }
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def ask(
+        self,
+        model: ModelRoutes,
+        ability: str,
+        items: Sequence[Any],
+        params: Mapping[str, Any],
+        request_id: str,
+        timeout_s: float,
+    ) -> tuple[Answer, str]:
+        """The answer and the worker that gave it. Sent a second time, elsewhere, only when nothing was computed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        tried: set[str] = set()
+        refusal: errors.ClusterError | None = None
+        for attempt in range(2):
+            model = await self._usable(model, tried, deadline, refusal)
+            avoiding = tried if self.table.is_usable(model, tried) else ()
+            with self.table.choose(model, avoiding) as route:
+                left = deadline - loop.time()
+                call = Call(request_id, list(items), dict(params), left, ability)
+                gate = self._gates[route.worker]
+                try:
+                    answer = await gate.send(call)
+                    self.table.queued[route.worker] = gate.queued
+                    return answer, route.worker
+                except ELSEWHERE as error:
+                    refusal = error
+                    tried.add(route.worker)
+                    if isinstance(error, (errors.WorkerLost, errors.WorkerDraining)):
+                        self.table.avoided.add(route.worker)
+                    if attempt == 0:
+                        self._metrics.retry(model.uid)
+                        log.info("request %s goes elsewhere: %s", request_id, error)
+        assert refusal is not None
+        raise refusal
+
+    async def _usable(
+        self, model: ModelRoutes, tried: set[str], deadline: float, refusal: errors.ClusterError | None
+    ) -> ModelRoutes:
+        """The model with a worker to send to; waits a while for one that has served before and lost its last worker."""
+        loop = asyncio.get_running_loop()
+        patience = min(deadline, loop.time() + self._settings.hold_s)
+        while True:
+            if self.table.is_usable(model, tried):
+                return model
+            is_full = isinstance(refusal, errors.Overloaded)
+            if is_full or not model.recovering or loop.time() >= patience:
+                if refusal is not None and (is_full or not model.recovering):
+                    raise refusal
+                if not self.table.is_usable(model):
+                    raise self.table.why_not(model)
+                return model
+            try:
+                await asyncio.wait_for(self._changed.wait(), patience - loop.time())
+            except TimeoutError:
+                continue
+            model = self.table.find(model.uid)
+            # Unavailable was only unknown: after news, whoever is still listed may be asked again.
+            if isinstance(refusal, errors.Unavailable):
+                tried.clear()

@@ -1,0 +1,31 @@
+"""The call that fits any model type: items in, results out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from deployments.ingress.door import Json, checked, json_body
+from deployments.ingress.serving import Serving
+
+
+class Infer(BaseModel):
+    model: str | None = None
+    ability: str = ""
+    items: list[Any]
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+def router(serving: Serving) -> APIRouter:
+    routes = APIRouter(tags=["generic"])
+
+    @routes.post("/v1/infer")
+    async def infer(request: Request) -> Json:
+        asked: Infer = checked(Infer, await json_body(request))
+        served = await serving.ask(request, asked.model, asked.ability, asked.items, asked.params)
+        answer = served.answer
+        return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
+
+    return routes

@@ -1,0 +1,109 @@
+"""What serves now, in the shapes that OpenAI's, Xinference's and Infinity's clients read; from the routing table alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from cluster import actors, errors
+from cluster.settings import Settings
+from cluster.spec import ModelRoutes
+from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.door import Json
+
+OWNER = "xinference"
+
+#: Infinity's words for what a model can do.
+CAPABILITIES = {"embed": "embed", "rerank": "rerank"}
+
+
+def router(dispatcher: Dispatcher, supervisor: actors.Control, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+
+    def serving() -> list[ModelRoutes]:
+        return [model for model in dispatcher.table.models.values() if model.workers]
+
+    @routes.get("/v1/models")
+    async def list_models() -> Json:
+        rows = [{**model.description, **_openai(model, OWNER)} for model in serving()]
+        return Json({"object": "list", "data": rows})
+
+    @routes.get("/models")
+    async def list_for_infinity() -> Json:
+        return Json({"object": "list", "data": [_infinity(model, dispatcher) for model in serving()]})
+
+    @routes.get("/v1/models/instances")
+    async def instances(model_name: str | None = None, model_uid: str | None = None) -> Json:
+        rows = [_instance(status) for status in await supervisor.call_patiently("all_statuses")]
+        by_name = [row for row in rows if model_name in (None, "", row["model_name"])]
+        return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])
+
+    @routes.get("/v1/models/{uid}")
+    async def describe(uid: str) -> Json:
+        model = dispatcher.table.models.get(uid)
+        if model is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        return Json(model.description)
+
+    return routes
+
+
+def _openai(model: ModelRoutes, owner: str) -> dict[str, Any]:
+    return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
+
+
+def _infinity(model: ModelRoutes, dispatcher: Dispatcher) -> dict[str, Any]:
+    table = dispatcher.table
+    pending = sum(table.in_flight.get(route.worker, 0) for route in model.workers)
+    return {
+        **_openai(model, "infinity"),
+        "backend": "torch",
+        "capabilities": [CAPABILITIES[ability] for ability in model.abilities if ability in CAPABILITIES],
+        "stats": {"queue_fraction": 0.0, "queue_absolute": pending, "results_pending": pending, "batch_size": 32},
+    }
+
+
+#: Xinference's words for the state of a model.
+INSTANCE_STATES = {
+    "WAITING": "CREATING",
+    "LOADING": "CREATING",
+    "READY": "READY",
+    "DEGRADED": "UPDATING",
+    "FAILED": "ERROR",
+    "STOPPING": "TERMINATING",
+}
+
+
+def _instance(status: Any) -> dict[str, Any]:
+    wanted = status.wanted
+    return {
+        "model_name": wanted.entry.name,
+        "model_uid": status.uid,
+        "model_version": wanted.source.revision,
+        "model_ability": list(wanted.abilities),
+        "replica": status.replica,
+        "status": INSTANCE_STATES[status.state],
+        "instance_created_ts": int(status.created),
+        "n_worker": 1,
+        "replica_statuses": [replica_row(status, worker) for worker in status.workers],
+    }
+
+
+#: Xinference's words for the state of a replica.
+REPLICA_STATES = {"STARTING": "CREATING", "LOADING": "CREATING", "FAILED": "ERROR", "LOST": "ERROR", "DRAINING": "TERMINATING"}
+
+
+def replica_row(status: Any, worker: Any) -> dict[str, Any]:
+    return {
+        "replica_id": worker.index,
+        "replica_model_uid": f"{status.uid}-rep{worker.index}",
+        "replica_uid": worker.id,
+        "worker_address": worker.node,
+        "model_address": worker.address,
+        "accelerators": [str(card) for card in worker.cards],
+        "gpu_idx": list(worker.cards),
+        "status": REPLICA_STATES.get(worker.state, "READY"),
+        "created_ts": int(status.created),
+        "error_message": worker.reason or None,
+    }

@@ -1,0 +1,142 @@
+"""Rerank routes. The same scores in five dialects, told apart by path and by what the body holds:
+
+/rerank       Infinity: a document is a text. With `texts` in the body it is TEI: a bare list.
+/v1/rerank    Xinference, Jina, Cohere v1, vLLM: a document is `{"text": …}`. With `top_k` it is Voyage: also `data`.
+/v2/rerank    Cohere v2: no documents.
+/vllm/rerank  for LiteLLM's hosted_vllm without /v1, which wants objects where Infinity's clients want texts.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+
+from cluster import errors
+from deployments.ingress.door import Json, json_body
+from deployments.ingress.serving import Served, Serving, count, flag
+
+
+def router(serving: Serving) -> APIRouter:
+    routes = APIRouter(tags=["rerank"])
+
+    async def served(request: Request) -> tuple[dict[str, Any], list[Any], Served]:
+        body = await json_body(request)
+        documents = _documents(body)
+        model = body.get("model")
+        if model is not None and not isinstance(model, str):
+            raise errors.InvalidBody(f"model must be a name, not {model!r}.", None, "model")
+        known = None if model in ("", "default/not-specified") else model
+        return body, documents, await serving.ask(request, known, "rerank", documents, _params(body))
+
+    @routes.post("/rerank")
+    async def infinity_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        ranked = _ranked(body, answer)
+        if "texts" in body:
+            with_text = flag(body.get("return_text"), "return_text")
+            rows = [{"index": i, "score": s, **({"text": _text(documents[i])} if with_text else {})} for i, s in ranked]
+            return Json(rows, headers=answer.headers)
+        return Json(_body(body, documents, answer, ranked, as_text=True), headers=answer.headers)
+
+    @routes.post("/v1/rerank")
+    @routes.post("/vllm/rerank")
+    async def object_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        ranked = _ranked(body, answer)
+        if body.get("top_k") is not None or "truncation" in body:
+            found = _body(body, documents, answer, ranked, as_text=True)
+            return Json({**found, "object": "list", "data": found["results"]}, headers=answer.headers)
+        return Json(_body(body, documents, answer, ranked, as_text=False), headers=answer.headers)
+
+    @routes.post("/v2/rerank")
+    async def cohere_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        found = _body({**body, "return_documents": False}, documents, answer, _ranked(body, answer), as_text=False)
+        found["results"] = [{k: v for k, v in row.items() if k != "document"} for row in found["results"]]
+        return Json(found, headers=answer.headers)
+
+    return routes
+
+
+def _documents(body: Mapping[str, Any]) -> list[Any]:
+    name = "texts" if "texts" in body else "documents"
+    documents = body.get(name)
+    if not isinstance(documents, list) or not documents:
+        raise errors.InvalidBody(f"{name} must be a list of at least one document.", None, name)
+    query = body.get("query")
+    if isinstance(query, dict) and isinstance(query.get("text"), str):
+        query = query["text"]
+    if not isinstance(query, str):
+        raise errors.InvalidBody("query must be a text.", None, "query")
+    for position, document in enumerate(documents):
+        if not (isinstance(document, str) or (isinstance(document, dict) and isinstance(document.get("text"), str))):
+            raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", None, name)
+    return documents
+
+
+def _params(body: Mapping[str, Any]) -> dict[str, Any]:
+    query = body["query"]
+    params = {"query": query["text"] if isinstance(query, dict) else query}
+    params["raw_scores"] = flag(body.get("raw_scores"), "raw_scores")
+    for name in ("truncate", "truncation"):
+        if body.get(name) is not None:
+            params["truncate"] = body[name]
+    if body.get("max_chunks_per_doc") is not None:
+        raise errors.BadRequest("max_chunks_per_doc is not supported; long documents are truncated.", None, "max_chunks_per_doc")
+    _refuse_unknown_kwargs(body)
+    return params
+
+
+def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
+    """Xinference's client repeats its keyword arguments as a JSON string, and its users expect an error for unknown ones."""
+    given = body.get("kwargs")
+    if not isinstance(given, str):
+        return
+    try:
+        kwargs = orjson.loads(given)
+    except orjson.JSONDecodeError as error:
+        raise errors.InvalidBody(f"kwargs must be JSON: {error}.", None, "kwargs") from None
+    unknown = sorted(set(kwargs or {}) - {"raw_scores", "truncate", "truncation", "top_n", "return_documents", "return_len"})
+    if unknown:
+        raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", None, unknown[0])
+
+
+def _ranked(body: Mapping[str, Any], served: Served) -> list[tuple[int, float]]:
+    scores = np.asarray(served.answer.outputs, dtype=np.float32)
+    order = np.argsort(-scores, kind="stable")
+    most = count(body, "top_n", "top_k")
+    return [(int(i), float(scores[i])) for i in order[:most]]
+
+
+def _text(document: Any) -> str:
+    return document if isinstance(document, str) else str(document["text"])
+
+
+def _body(
+    body: Mapping[str, Any], documents: list[Any], served: Served, ranked: list[tuple[int, float]], *, as_text: bool
+) -> dict[str, Any]:
+    shown = flag(body.get("return_documents"), "return_documents")
+    tokens = served.answer.tokens
+    results = []
+    for index, score in ranked:
+        document = documents[index]
+        told: Any = None
+        if shown:
+            told = _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
+        results.append({"index": index, "relevance_score": score, "document": told})
+    counted = {"input_tokens": tokens, "output_tokens": tokens} if body.get("return_len") else None
+    return {
+        "id": str(uuid.uuid4()),
+        "object": "rerank",
+        "model": served.model.uid,
+        "created": int(time.time()),
+        "results": results,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "tokens": counted, "warnings": None},
+    }
