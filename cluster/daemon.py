@@ -173,10 +173,10 @@ def _loopback_haproxy(place: Place) -> Path:
 
 def _start_ray(settings: Settings, place: Place) -> tuple[subprocess.Popen[bytes], str]:
     """A Ray head of our own; returns its process, whose end is the cluster's, and its address."""
-    left = place.read()
-    if left is not None:
-        # Its processes may have outlived whoever started them, a kill -9 for one.
+    if place.read() is not None:
+        # Processes may have outlived whoever started them, after a kill -9 for one.
         _stop_ray(place)
+        place.prepare()
     environment = _ray_environment(settings, place, ours=True)
     os.environ.update(environment)
     port, host = _free_port(), "127.0.0.1" if settings.is_loopback else _own_address()

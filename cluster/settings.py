@@ -1,4 +1,4 @@
-"""How this installation runs: one field here is the flag, the environment variable (CLUSTER_<FIELD>) and the chart value."""
+"""How this installation runs: a field here is the flag, the environment variable (CLUSTER_<FIELD>) and the chart value."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     batch_tokens: int = Field(default=16_384, description="Tokens in one batch.")
     request_timeout_s: float = Field(default=300.0, description="Longest a request may take.")
     hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
-    gather_ms: float = Field(default=2.0, description="How long an ingress gathers requests for one busy worker.")
+    gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 
     tick_s: float = Field(default=1.0, description="How often the supervisor compares wishes with what runs.")
     probe_s: float = Field(default=15.0, description="How often a worker is asked for a real forward pass.")

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -92,9 +92,6 @@ def _as_cards(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(int(card) for card in value)
     return (int(value),)
-
-
-Cards = Annotated[tuple[int, ...] | None, Field(default=None)]
 
 
 class LaunchSpec(Value):
@@ -414,9 +411,8 @@ class Event(Value):
 # ------------------------------------------------------------------------------------------------- inference
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One caller's request to one worker."""
+class Call(NamedTuple):
+    """One caller's request to one worker. A tuple, because it is pickled for every request."""
 
     id: str
     items: list[Any]
@@ -427,8 +423,7 @@ class Call:
     ability: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """`outputs` has one element per item (an array's rows count); `tokens` is what that caller's items cost."""
 
     outputs: Any

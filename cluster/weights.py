@@ -71,13 +71,18 @@ def locate(
 
 
 def is_cached(
-    source: Source, home: Path, *, allow_pickle: bool = False, patterns: Sequence[str] | None = None
+    source: Source,
+    home: Path,
+    *,
+    allow_pickle: bool = False,
+    roots: Sequence[Path] = (),
+    patterns: Sequence[str] | None = None,
 ) -> Path | None:
     """The folder `locate` would return without any download."""
     try:
         if source.hub in HUBS:
             return _cached_folder(source, home, allow_pickle, patterns)
-        return locate(source, home=home, allow_pickle=allow_pickle)
+        return locate(source, home=home, allow_pickle=allow_pickle, roots=roots)
     except (errors.DownloadFailed, errors.BadRequest):
         return None
 

@@ -120,8 +120,9 @@ class Worker:
 
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
         """Answers or errors, one per call, and how many requests this worker has in hand."""
-        outcomes = await asyncio.gather(*(self._answer(call) for call in calls))
-        return list(outcomes), self._working
+        if len(calls) == 1:
+            return [await self._answer(calls[0])], self._working
+        return list(await asyncio.gather(*map(self._answer, calls))), self._working
 
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
@@ -150,7 +151,8 @@ class Worker:
                 owner=call.id,
             )
             # The queue drops what is late; this bounds what is already running.
-            outputs = await asyncio.wait_for(asyncio.shield(ticket.done), call.seconds_left + 1)
+            async with asyncio.timeout(call.seconds_left + 1):
+                outputs = await ticket.done
             return self._answered(call, prepared, ticket, outputs)
         except TimeoutError:
             return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
@@ -316,4 +318,6 @@ def _tail_into(lines: deque[str], level: str) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)
+    # It logs every address it asks, signed ones included.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.captureWarnings(True)

@@ -173,7 +173,7 @@ def _claim(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -
         return parse_bytes(spec.memory)
     if "claim_bytes" in entry.facts:
         return int(entry.facts["claim_bytes"])
-    folder = is_cached(source, settings.home)
+    folder = is_cached(source, settings.home, allow_pickle=True, roots=settings.model_roots)
     # fp32 is what encoders compute in unless asked otherwise, whatever their files are stored in.
     weights = weight_bytes(folder, 4.0) if folder is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
     return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto")

@@ -36,6 +36,7 @@ def build(settings: Settings) -> FastAPI:
     dispatcher = Dispatcher(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     app = FastAPI(title="Model cluster", docs_url="/docs", redoc_url=None)
+    app.state.serving = serving
     app.add_middleware(Door, settings=settings, metrics=metrics)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
 

@@ -44,7 +44,7 @@ class Gate:
     """
 
     def __init__(self, worker: Any, gather_s: float, on_send: Callable[[int], None]) -> None:
-        self._worker = worker
+        self.worker = worker
         self._gather_s = gather_s
         self._on_send = on_send
         self._waiting: list[tuple[Call, asyncio.Future[Answer]]] = []
@@ -77,7 +77,7 @@ class Gate:
 
     async def _cancel(self, owner: str) -> None:
         try:
-            await actors.cancel(self._worker, [owner])
+            await actors.cancel(self.worker, [owner])
         except errors.ClusterError as error:
             log.info("request %s could not be cancelled: %s", owner, error)
 
@@ -94,7 +94,7 @@ class Gate:
     async def _carry(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
         longest = max(call.seconds_left for call, _ in batch)
         try:
-            outcomes, self.queued = await actors.infer(self._worker, [call for call, _ in batch], longest + 5)
+            outcomes, self.queued = await actors.infer(self.worker, [call for call, _ in batch], longest + 5)
         except errors.ClusterError as error:
             for _, answer in batch:
                 if not answer.done():
@@ -136,6 +136,10 @@ class Dispatcher:
     def is_ready(self) -> bool:
         """True once there is a table: before, every model would look unknown."""
         return self.table.version >= 0
+
+    def handle_of(self, worker: str) -> Any:
+        """The actor behind the name of a worker."""
+        return self._gates[worker].worker
 
     async def _watch(self) -> None:
         pause = 0.1

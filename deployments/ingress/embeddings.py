@@ -26,7 +26,7 @@ def router(serving: Serving) -> APIRouter:
         body = await json_body(request, errors.BadRequest)
         items = _inputs(body)
         served = await serving.ask(request, _model(body), "embed", items, _params(body))
-        return Json(_openai(body, served), headers=served.headers)
+        return Json(openai_body(body, served), headers=served.headers)
 
     @routes.post("/v2/embed")
     async def cohere_embed(request: Request) -> Json:
@@ -96,7 +96,7 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _openai(body: Mapping[str, Any], served: Served) -> dict[str, Any]:
+def openai_body(body: Mapping[str, Any], served: Served) -> dict[str, Any]:
     vectors = served.answer.outputs
     encoding = body.get("encoding_format") or "float"
     if encoding == "base64":

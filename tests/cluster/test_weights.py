@@ -18,7 +18,7 @@ FILES = {
     "config.json": b"{}",
     "tokenizer.json": b"[1, 2]",
     "model.safetensors": WEIGHTS,
-    "1_Pooling/config.json": b"{}",
+    "1_Pooling/config.json": b'{"pooling": 1}',
     "pytorch_model.bin": b"\x80pickle",
     "onnx/model.onnx": b"onnx",
     "openvino/openvino_model.bin": b"vino",
@@ -250,6 +250,7 @@ def test_a_local_folder_outside_of_the_roots_is_refused(tmp_path: Path) -> None:
     for path in ("elsewhere", "models/../elsewhere", "models/link"):
         with pytest.raises(errors.BadRequest, match="not inside of a folder that models may be loaded from"):
             locate(Source(hub="local", id=str(tmp_path / path)), home=tmp_path, roots=roots)
+        assert is_cached(Source(hub="local", id=str(tmp_path / path)), tmp_path, roots=roots) is None
 
 
 def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:

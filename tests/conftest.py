@@ -1,0 +1,31 @@
+"""One real cluster for all tests that need one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.live import LiveCluster
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    """Serves until the last test; tests launch what they need under uids of their own and terminate it."""
+    cluster = LiveCluster(tmp_path_factory.mktemp("home"), CLUSTER_TICK_S="0.3", CLUSTER_PROBE_S="3")
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture(scope="session")
+def embedder(live: LiveCluster) -> str:
+    """The uid of a real embedding model."""
+    with live.client() as client:
+        return client.launch_model(model_name="all-MiniLM-L6-v2", model_type="embedding", model_uid="minilm")
+
+
+@pytest.fixture(scope="session")
+def reranker(live: LiveCluster) -> str:
+    """The uid of a real reranker."""
+    with live.client() as client:
+        return client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="reranker")

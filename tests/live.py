@@ -1,0 +1,120 @@
+"""A real cluster for tests: started by the real command, spoken to over HTTP, its processes killed for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from cluster import Client
+from cluster.daemon import Place
+from cluster.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+T = TypeVar("T")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(what: Callable[[], T], *, within: float, why: str = "") -> T:
+    """The first true answer of `what`, asked until then; polling stands in for events only across processes."""
+    deadline = time.monotonic() + within
+    while True:
+        found = what()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within} s: {why or what}")
+        time.sleep(0.05)
+
+
+class LiveCluster:
+    def __init__(self, home: Path, **variables: str) -> None:
+        self.home = home
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("CLUSTER_", "RAY_"))}
+        self.environment = {
+            **inherited,
+            "CLUSTER_HOME": str(home),
+            "CLUSTER_PORT": str(self.port),
+            "CLUSTER_PLUGINS": "tests.families",
+            "CLUSTER_ENDPOINT": self.url,
+            "PYTHONPATH": str(ROOT),
+            **variables,
+        }
+        self.settings = Settings(home=home, port=self.port)
+
+    def command(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=ROOT,
+        )
+
+    def up(self, *words: str) -> float:
+        """Seconds until it serves."""
+        started = time.monotonic()
+        done = self.command("up", "--detach", *words)
+        assert done.returncode == 0, done.stderr
+        return time.monotonic() - started
+
+    def down(self) -> None:
+        if Place(self.settings).state.exists():
+            done = self.command("down")
+            assert done.returncode == 0, done.stderr
+        assert not self.processes(), "processes were left behind"
+
+    def client(self, api_key: str | None = None) -> Client:
+        return Client(self.url, api_key=api_key)
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that belongs to this cluster."""
+        mark = str(Place(self.settings).temp)
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if mark in " ".join(process.cmdline()) or process.environ().get("CLUSTER_HOME") == str(self.home):
+                    if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                        found[process.pid] = process
+            except psutil.Error:
+                continue
+        return list(found.values())
+
+    def named(self, word: str) -> list[psutil.Process]:
+        return [process for process in self.processes() if word in " ".join(process.cmdline())]
+
+    def worker_pids(self, uid: str) -> list[int]:
+        with self.client() as client:
+            return sorted(worker.pid for worker in client.status(uid).workers if worker.state == "READY")
+
+    def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, **kwargs)
+
+    def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=kwargs.pop("timeout", 60), **kwargs)
+
+    def kill_everything(self) -> None:
+        """What a power cut does."""
+        for process in self.processes():
+            try:
+                os.kill(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        until(lambda: not self.processes(), within=10, why="processes survive SIGKILL")
