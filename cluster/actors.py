@@ -1,7 +1,7 @@
 """Plain classes made Ray actors: names, options, calls, and errors unwrapped in one place.
 
-The only module of the control plane that imports Ray. Workers and the supervisor are detached and named, so that whoever
-made them may die; workers never restart by themselves, because the supervisor is their one owner.
+The only module of the control plane that imports Ray. Workers and the supervisor are detached and named, so that
+whoever made them may die; workers never restart by themselves, because the supervisor is their one owner.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import psutil
 import ray
 from ray.exceptions import (
     ActorDiedError,
@@ -190,6 +191,24 @@ class RayPlatform:
                 continue  # it died between the two calls
             found[name] = RayHandle(actor)
         return found
+
+    async def end_process(self, node_id: str, pid: int) -> None:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            await answer_of(_end_here.options(scheduling_strategy=where).remote(pid), 30.0)
+        except errors.ClusterError as error:
+            log.warning("process %d on node %s could not be ended: %s", pid, node_id, error)
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _end_here(pid: int) -> None:
+    """Kills a worker's process; the number may have been given to somebody else's meanwhile."""
+    try:
+        process = psutil.Process(pid)
+        if any("WorkerActor" in word for word in process.cmdline()):
+            process.kill()
+    except psutil.NoSuchProcess:
+        return
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]

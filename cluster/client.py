@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster import errors
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, WorkerState
-from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options, with_log
+from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -80,7 +80,9 @@ class _Calls:
             last_heard = time.monotonic()
             if on_status is not None:
                 on_status(status)
-            if status.generation >= generation:
+            if generation and status.generation > generation:
+                raise errors.LaunchCancelled(f"The launch of {uid} was replaced by a newer one.")
+            if status.generation == generation or not generation:
                 if status.state is ModelState.READY:
                     return status
                 if (failure := failure_of(status)) is not None:
@@ -474,7 +476,9 @@ def failure_of(status: ModelStatus) -> errors.ClusterError | None:
     kind = errors.every_error().get(code, errors.LoadFailed)
     if status.state is ModelState.FAILED or is_over:
         reason = status.reason or (failed[0].reason if failed else "")
-        return with_log(kind(reason or f"{status.uid} could not be launched."), status.log_tail)
+        error = kind(reason or f"{status.uid} could not be launched.")
+        error.log_tail = status.log_tail
+        return error
     if status.state is ModelState.WAITING and kind is errors.DoesNotFit:
         return errors.DoesNotFit(
             f"{status.reason.removesuffix('.')}; the wish waits for room until `cluster terminate {status.uid}`."

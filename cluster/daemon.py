@@ -8,28 +8,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import click
 import httpx
 import psutil
-import yaml
 
 from cluster import errors
-from cluster.client import Client
 from cluster.settings import Settings
 
 START_TIMEOUT_S = 90.0
@@ -71,8 +66,29 @@ class Place:
             return None
 
 
-def up(settings: Settings, *, address: str | None, detach: bool, models: Path | None) -> int:
-    """Starts everything, applies the declared models, and stays until Ctrl-C unless detached."""
+class Running:
+    """A cluster that was started, or joined."""
+
+    def __init__(self, settings: Settings, place: Place, process: subprocess.Popen[bytes] | None) -> None:
+        self._settings = settings
+        self._place = place
+        self._process = process
+        #: Made when the cluster asks for keys and had none; nobody can show it again.
+        self.new_key: str | None = None
+
+    def check(self) -> None:
+        """Raises when Ray has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise errors.Unavailable(f"Ray ended with code {self._process.returncode}; see {self._place.log}.")
+
+    def stop(self) -> None:
+        """Ends what was started here; a cluster that was only joined goes on."""
+        if self._process is not None:
+            _stop_ray(self._place)
+
+
+def start(settings: Settings, address: str | None) -> Running:
+    """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
     if _answers(settings):
         raise errors.Conflict(f"Something answers at {settings.url} already; `cluster down` stops it, or choose --port.")
     if not _is_free(settings.host, settings.port):
@@ -81,43 +97,27 @@ def up(settings: Settings, *, address: str | None, detach: bool, models: Path | 
     os.environ.update(settings.as_environment())
     place = Place(settings)
     place.prepare()
-    started = time.monotonic()
-    _say(f"Starting a cluster at {settings.url} …")
-    with ExitStack() as undo:
-        stop_asked = _on_signals()
-        if address is None:
-            process, address = _start_ray(settings, place)
-            undo.callback(_stop_ray, place)
-        else:
-            process = None
-            os.environ.update(_ray_environment(settings, place, ours=False))
-        key = _serve(settings, address)
-        _wait_for_health(settings, process, stop_asked)
-        _say(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.")
-        if key is not None:
-            _keep_key(settings, key)
-        with Client(settings.url, api_key=key or _saved_key(settings)) as client:
-            if models is not None:
-                _declare(client, models, stop_asked)
-        if detach:
-            undo.pop_all()
-            return 0
-        _say("Press Ctrl-C to stop; what was launched comes back with the next `cluster up`.")
-        while not stop_asked.wait(1.0):
-            if process is not None and process.poll() is not None:
-                raise errors.Unavailable(f"Ray ended with code {process.returncode}; see {place.log}.")
-        _say("Stopping …")
-    return 0
+    process = None
+    if address is None:
+        process, address = _start_ray(settings, place)
+    else:
+        os.environ.update(_ray_environment(settings, place, ours=False))
+    running = Running(settings, place, process)
+    try:
+        running.new_key = _serve(settings, address)
+        _wait_for_health(settings, running)
+    except BaseException:
+        running.stop()
+        raise
+    return running
 
 
-def down(settings: Settings) -> int:
-    """Stops what `up` started; wishes stay for the next `up`."""
+def stop(settings: Settings) -> None:
+    """Stops what `start` left running; wishes stay for the next time."""
     place = Place(settings)
     if place.read() is None:
         raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
     _stop_ray(place)
-    _say("Stopped.")
-    return 0
 
 
 # ------------------------------------------------------------------------------------------------- Ray
@@ -258,6 +258,7 @@ def _serve(settings: Settings, address: str) -> str | None:
     from cluster import actors
     from deployments.ingress.app import APP_NAME, Ingress
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -270,8 +271,9 @@ def _serve(settings: Settings, address: str) -> str | None:
     try:
         supervisor = actors.Control.start(settings)
         serve.start(http_options={"host": settings.host, "port": settings.port})
-        options: dict[str, Any] = {"num_replicas": settings.ingress_replicas}
-        serve.run(Ingress.options(**options).bind(settings), name=APP_NAME, route_prefix="/", blocking=False)
+        deployment: Any = Ingress
+        app = deployment.options(num_replicas=settings.ingress_replicas).bind(settings)
+        serve.run(app, name=APP_NAME, route_prefix="/")
         if not settings.asks_for_keys:
             return None
         if asyncio.run(supervisor.call_patiently("all_keys")):
@@ -282,82 +284,16 @@ def _serve(settings: Settings, address: str) -> str | None:
         ray.shutdown()
 
 
-def _wait_for_health(
-    settings: Settings, process: subprocess.Popen[bytes] | None, stop_asked: threading.Event
-) -> None:
+def _wait_for_health(settings: Settings, running: Running) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not _answers(settings):
-        if stop_asked.is_set():
-            raise KeyboardInterrupt
-        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+        running.check()
+        if time.monotonic() > deadline:
             raise errors.Unavailable(f"The ingress does not answer at {settings.url}; see {Place(settings).log}.")
         time.sleep(0.05)
 
 
-def _keep_key(settings: Settings, key: str) -> None:
-    """Shown once; kept for this user's own commands, as `cluster login` would."""
-    from cluster.cli.connection import save_key
-
-    save_key(settings.url, key)
-    _say(f"Admin key (shown once, saved for this user): {key}")
-
-
-def _saved_key(settings: Settings) -> str | None:
-    from cluster.cli.connection import saved_key
-
-    return saved_key(settings.url)
-
-
-def _declare(client: Client, models: Path, stop_asked: threading.Event) -> None:
-    """Applies models.yaml and waits for its models; prints how to call each."""
-    declared = (yaml.safe_load(models.read_text()) or {}).get("models") or []
-    changes = client.apply(declared, prune=True, dry_run=False)
-    for change in changes:
-        _say(f"  {change['change']:9} {change['uid']}")
-    waiting = [change["uid"] for change in changes if change["change"] != "terminate"]
-    while waiting and not stop_asked.wait(0.3):
-        for uid in list(waiting):
-            status = client.status(uid)
-            if status.state in ("READY", "FAILED"):
-                waiting.remove(uid)
-                _say(f"{uid} is READY." if status.state == "READY" else f"{uid} failed: {status.reason}")
-    for row in client.list_models().values():
-        line = example_call(client.base_url, row)
-        if line:
-            click.echo(line)
-
-
-def example_call(url: str, model: dict[str, Any]) -> str:
-    """One curl line that shows a model at work, by what it can do."""
-    uid, abilities = model["id"], model.get("model_ability") or ()
-    post = f"curl -s {url}"
-    if "embed" in abilities:
-        return f"""{post}/v1/embeddings -d '{{"model": "{uid}", "input": "Hello"}}'"""
-    if "rerank" in abilities:
-        body = f'{{"model": "{uid}", "query": "Why tides?", "documents": ["The moon pulls the sea.", "Bread needs salt."]}}'
-        return f"{post}/v1/rerank -d '{body}'"
-    return ""
-
-
 # ------------------------------------------------------------------------------------------------ small things
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
-def _on_signals() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM; a second one interrupts at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
-    return asked
 
 
 def _answers(settings: Settings) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from cluster.errors import ClusterError, DownloadFailed
 from cluster.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
 from cluster.placement import NoRoom, Placement, Taken, demand_of, place
-from cluster.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, reconcile
+from cluster.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, Waiting, reconcile
 from cluster.settings import Settings
 from cluster.spec import (
     Claim,
@@ -53,7 +53,7 @@ class Fleet:
     losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
     restarts: dict[str, int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
-    waiting: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, Waiting] = field(default_factory=dict)
     #: Models that have been READY in this generation: requests wait for them instead of failing.
     served: set[tuple[str, int]] = field(default_factory=set)
     hold_until: float = 0.0
@@ -215,7 +215,7 @@ class Fleet:
         if failed:
             serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
             return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
-        reason = self.waiting.get(wish.uid, "")
+        reason = self.waiting[wish.uid].reason if wish.uid in self.waiting else ""
         if any(w.state in (S.READY, S.SUSPECT) for w in workers):
             return ModelState.DEGRADED, reason
         if any(w.state in ALIVE for w in current) or not reason:
@@ -232,7 +232,7 @@ class Fleet:
             uid=wish.uid,
             state=state,
             reason=reason,
-            error_code=_code_of(failed.report.error) if failed else "",
+            error_code=_code_of(failed.report.error) if failed else self.waiting.get(wish.uid, Waiting("")).code,
             log_tail=failed.report.log_tail if failed else (),
             replica=wish.replica,
             ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),

@@ -138,4 +138,4 @@ def page(samples: Iterable[Metric]) -> bytes:
                 known.samples += family.samples
             yield from merged.values()
 
-    return bytes(generate_latest(Merged()))  # type: ignore[arg-type]
+    return bytes(generate_latest(Merged()))

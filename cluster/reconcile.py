@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from cluster.errors import DoesNotFit
 from cluster.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, Worker
 from cluster.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.spec import Node, Wanted, WorkerName, WorkerState
@@ -26,6 +28,13 @@ class Start:
     why: str
 
 
+class Waiting(NamedTuple):
+    """Why a model that is short of workers is not given more now; `code` is the error a caller would see."""
+
+    reason: str
+    code: str = ""
+
+
 @dataclass
 class Plan:
     start: list[Start] = field(default_factory=list)
@@ -33,8 +42,7 @@ class Plan:
     drain: list[Worker] = field(default_factory=list)
     #: Nothing more will happen to these: kill the process if there is one and drop the record.
     forget: list[Worker] = field(default_factory=list)
-    #: Why a model that is short of workers is not given more now.
-    waiting: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, Waiting] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.start or self.drain or self.forget)
@@ -92,16 +100,16 @@ def reconcile(
                 continue
             loss = losses.get((uid, index), NO_LOSS)
             if hold:
-                plan.waiting[uid] = hold
+                plan.waiting[uid] = Waiting(hold)
             elif loss.not_before > now:
-                plan.waiting[uid] = f"lost {loss.count} times, started again in {loss.not_before - now:.0f} s"
+                plan.waiting[uid] = Waiting(f"lost {loss.count} times, started again in {loss.not_before - now:.0f} s")
             elif refused is not None:
                 continue
             else:
                 found = place(demand_of(wish, index), nodes, taken, memory_fraction=memory_fraction)
                 if isinstance(found, NoRoom):
                     refused = (index, found)
-                    plan.waiting[uid] = str(found)
+                    plan.waiting[uid] = Waiting(str(found), DoesNotFit.code())
                     continue
                 name = WorkerName(uid, wish.generation, index, new_suffix())
                 plan.start.append(Start(name, found, "lost" if loss.count else "wanted"))

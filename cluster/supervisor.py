@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -70,6 +70,9 @@ class Platform(Protocol):
     async def find(self) -> Mapping[WorkerName, Handle]:
         """Workers that may be running, by what their names say."""
 
+    async def end_process(self, node_id: str, pid: int) -> None:
+        """Ends a worker's process that does not even hear that it is to end."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -126,6 +129,7 @@ class Supervisor:
         self._recovered = asyncio.Event()
         self._started = clock()
         self._task: asyncio.Task[None] | None = None
+        self._others: set[asyncio.Task[None]] = set()
 
     # ------------------------------------------------------------------------------------ the loop
 
@@ -204,7 +208,10 @@ class Supervisor:
         for worker in self._fleet.orphaned():
             self._see(str(worker), E.DIED, "its node is gone")
         for worker in self._fleet.expired(now):
-            self._see(str(worker), E.EXPIRED, f"{worker.state} for {now - worker.since:.0f} s")
+            after = self._see(str(worker), E.EXPIRED, f"{worker.state} for {now - worker.since:.0f} s")
+            if after.report.pid and after.state == S.LOST:
+                # Whoever did not answer a probe may not answer a kill, and would keep its memory.
+                self._background(self._platform.end_process(after.node, after.report.pid))
         plan = self._fleet.plan(now)
         await self._act(plan)
         self._publish()
@@ -334,6 +341,12 @@ class Supervisor:
             await watched.handle.control(method, *args, timeout_s=self._settings.start_timeout_s)
         except errors.ClusterError as error:
             log.warning("%s %s: %s", name, method, error)
+
+    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work that belongs to no living worker; a failure is logged and forgotten."""
+        task = asyncio.ensure_future(work)
+        self._others.add(task)
+        task.add_done_callback(self._others.discard)
 
     def _threads_on(self, node_id: str) -> int:
         """Cores are shared: each worker of a node computes on its share of them."""

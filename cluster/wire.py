@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
@@ -172,18 +172,9 @@ def _error_of(response: httpx.Response, body: Any) -> errors.ClusterError:
         retry_after_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
         retry_after_s = None
-    return with_log(kind(message, retry_after_s, error.get("param")), fields.get("log_tail") or ())
-
-
-def with_log(error: errors.ClusterError, lines: Iterable[str]) -> errors.ClusterError:
-    vars(error)["log_tail"] = tuple(lines)
-    return error
-
-
-def log_tail(error: errors.ClusterError) -> tuple[str, ...]:
-    """How the log of the load that failed ended."""
-    lines: tuple[str, ...] = getattr(error, "log_tail", ())
-    return lines
+    raised = kind(message, retry_after_s, error.get("param"))
+    raised.log_tail = tuple(fields.get("log_tail") or ())
+    return raised
 
 
 @contextmanager

@@ -57,10 +57,51 @@ class LiveCluster:
             **variables,
         }
         self.settings = Settings(home=home, port=self.port)
+        self.nodes: list[subprocess.Popen[bytes]] = []
+
+    def ray_environment(self) -> dict[str, str]:
+        """What `cluster up` told Ray, its token included: for processes that join."""
+        given = self.named("gcs_server")[0].environ()
+        return {**self.environment, **{name: value for name, value in given.items() if name.startswith("RAY_")}}
+
+    def add_node(self, *, gpus: int = 0, cpus: int = 4, memory_gib: float = 8, ip: str) -> subprocess.Popen[bytes]:
+        """One more machine, on this one: its own raylet with resources that exist only on paper."""
+        state = Place(self.settings).read()
+        assert state is not None
+        words = ["start", f"--address={state['address']}", "--block", f"--node-ip-address={ip}"]
+        words += [f"--num-gpus={gpus}", f"--num-cpus={cpus}", f"--memory={int(memory_gib * 2**30)}"]
+        words += ["--object-store-memory=100000000", "--include-log-monitor=false", "--min-worker-port=0"]
+        words += ["--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
+        words += [f"--metrics-export-port={free_port()}"]
+        node = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            env=self.ray_environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.nodes.append(node)
+        with self.client() as client:
+            until(lambda: ip in {row["ip_address"] for row in client.cluster_info()}, within=30, why=f"no node {ip}")
+        return node
+
+    def lose_node(self, node: subprocess.Popen[bytes]) -> None:
+        """Pulls its plug: the raylet and all that it started."""
+        family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        node.wait(10)
+        self.nodes.remove(node)
+
+    def command_line(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "cluster.cli", *words]
 
     def command(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "cluster.cli", *words],
+            self.command_line(*words),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -76,6 +117,8 @@ class LiveCluster:
         return time.monotonic() - started
 
     def down(self) -> None:
+        for node in list(self.nodes):
+            self.lose_node(node)
         if Place(self.settings).state.exists():
             done = self.command("down")
             assert done.returncode == 0, done.stderr
@@ -109,6 +152,13 @@ class LiveCluster:
 
     def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=kwargs.pop("timeout", 60), **kwargs)
+
+    def terminate_all(self) -> None:
+        with self.client() as client:
+            for status in client.statuses():
+                client.terminate_model(status.uid)
+            until(lambda: not client.statuses(), within=10)
+            until(lambda: sum(row["workers"] for row in client.cluster_info()) == 0, within=15, why="a worker is left")
 
     def kill_everything(self) -> None:
         """What a power cut does."""

@@ -8,7 +8,6 @@ import click
 
 from cluster import errors
 from cluster.cli import connection, daemon, declared, launch, models, registrations, shell
-from cluster.wire import log_tail
 
 
 class Commands(click.Group):
@@ -28,9 +27,9 @@ class Commands(click.Group):
 
 def _tell(error: errors.ClusterError) -> None:
     click.echo(f"Error: {error.message}", err=True)
-    if lines := log_tail(error):
+    if error.log_tail:
         click.echo("The log ended with:", err=True)
-    for line in lines:
+    for line in error.log_tail:
         click.echo(f"  {line}", err=True)
 
 

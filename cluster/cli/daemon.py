@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import signal
+import sys
+import threading
+import time
+from typing import IO, Any
 
 import click
+from rich.console import Console
 
-from cluster.cli.connection import complete_uid, settings_from, talks
+from cluster import daemon
+from cluster.cli.connection import complete_uid, save_key, saved_key, settings_from, talks
+from cluster.cli.declared import print_changes, read_models
+from cluster.cli.launch import first_call
 from cluster.cli.options import flags_of
 from cluster.cli.output import json_option, print_json, print_models, print_table, size
 from cluster.cli.progress import follow as follow_launch
 from cluster.client import Client
 from cluster.settings import Settings
+from cluster.spec import ModelState
 
 
 @click.command()
@@ -23,28 +31,73 @@ from cluster.settings import Settings
     "-f",
     "--file",
     "models",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.File(encoding="utf-8"),
     help="models.yaml to apply once it serves.",
 )
-@click.pass_context
-def up(ctx: click.Context, /, address: str | None, detach: bool, models: Path | None, **flags: Any) -> None:
+def up(address: str | None, detach: bool, models: IO[str] | None, **flags: Any) -> None:
     """Start the cluster. Every flag is also an environment variable, --log-level is CLUSTER_LOG_LEVEL."""
     settings = settings_from(**flags)
-    # Ray takes seconds to import, and no other command needs it.
-    from cluster import daemon
+    specs = read_models(models) if models is not None else []
+    started = time.monotonic()
+    # Until it serves, whoever asks to stop interrupts the start, and what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with Console(stderr=True).status(f"Starting a cluster at {settings.url} …"):
+        running = daemon.start(settings, address)
+    stop_asked = _on_signals()
+    try:
+        click.echo(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.", err=True)
+        if running.new_key is not None:
+            save_key(settings.url, running.new_key)
+            click.echo(f"Admin key (shown this once, saved for this user's commands): {running.new_key}", err=True)
+        if models is not None:
+            with Client(settings.url, saved_key(settings.url)) as client:
+                print_changes(client.apply(specs), err=True)
+                _print_calls(client, stop_asked)
+        if detach:
+            return
+        click.echo("Press Ctrl-C to stop; what was launched comes back with the next `cluster up`.", err=True)
+        while not stop_asked.wait(1.0):
+            running.check()
+        click.echo("Stopping …", err=True)
+    finally:
+        if not detach or sys.exc_info()[0] is not None:
+            running.stop()
 
-    ctx.exit(daemon.up(settings, address=address, detach=detach, models=models))
+
+def _print_calls(client: Client, stop_asked: threading.Event) -> None:
+    """How to call each model, as soon as it is READY."""
+    waiting = {status.uid for status in client.statuses()}
+    while waiting and not stop_asked.wait(0.3):
+        for status in client.statuses():
+            if status.uid not in waiting or status.state not in (ModelState.READY, ModelState.FAILED):
+                continue
+            waiting.discard(status.uid)
+            if status.state is ModelState.FAILED:
+                click.echo(f"{status.uid} failed: {status.reason}", err=True)
+            elif call := first_call(client, status):
+                click.echo(call)
+
+
+def _on_signals() -> threading.Event:
+    """Set by Ctrl-C or SIGTERM; a second one interrupts at once."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGTERM, ask)
+    return asked
 
 
 @click.command()
 @flags_of(Settings, {"host": ("-H",), "port": ("-p",)}, only=("home", "host", "port", "namespace"))
-@click.pass_context
-def down(ctx: click.Context, /, **flags: Any) -> None:
+def down(**flags: Any) -> None:
     """Stop the cluster that `cluster up` started; what was launched comes back with the next `up`."""
-    settings = settings_from(**flags)
-    from cluster import daemon
-
-    ctx.exit(daemon.down(settings))
+    daemon.stop(settings_from(**flags))
+    click.echo("Stopped.", err=True)
 
 
 @click.command()
@@ -111,4 +164,4 @@ def _print_cluster(client: Client, as_json: bool) -> None:
     if models:
         print_models(models)
     else:
-        click.echo("No model is launched; try `cluster launch -n all-minilm-l6-v2`.")
+        click.echo("No model is launched; try `cluster launch -n all-MiniLM-L6-v2`.")

@@ -126,6 +126,12 @@ def print_changes(changes: list[dict[str, Any]], err: bool = False) -> None:
         elif is_change(change):
             click.secho(f"~ {uid}", fg="yellow", err=err)
             for name in change.get("fields") or ():
-                click.secho(f"    {name}: {before.get(name)} -> {after.get(name)}", fg="yellow", err=err)
+                click.secho(f"    {name}: {_value(before, name)} -> {_value(after, name)}", fg="yellow", err=err)
     if not any(map(is_change, changes)):
         click.echo("Nothing to change.", err=err)
+
+
+def _value(fields: dict[str, Any], name: str) -> Any:
+    """A declaration leaves out what is as it is by default."""
+    field = LaunchSpec.model_fields.get(name)
+    return fields.get(name, field.get_default(call_default_factory=True) if field else None)

@@ -100,11 +100,9 @@ def _print_fit(spec: LaunchSpec, fit: dict[str, Any], as_json: bool) -> None:
         print_json(fit)
     name = spec.model_uid or spec.model_name
     if not fit["fits"]:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in (fit.get("reasons") or {}).items())
-        raise errors.DoesNotFit(f"{name} fits on no node ({reasons or 'there is none'}).")
+        raise errors.DoesNotFit(fit.get("reason") or f"{name} fits on no node.")
     if not as_json:
-        where = f" on {fit['node']}" if fit.get("node") else ""
-        click.echo(f"{name} fits{where} and would claim {size(fit.get('claim_bytes')) or '0 bytes'} per replica.")
+        click.echo(f"{name} fits and would claim {size(fit.get('claim_bytes')) or '0 B'} per replica.")
 
 
 def _offer_to_cancel(client: Client, uid: str) -> None:

@@ -11,7 +11,6 @@ import click
 import orjson
 from pydantic import BaseModel
 from rich.console import Console
-from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -91,7 +90,11 @@ def where(status: ModelStatus) -> str:
 
 
 def size(count: int | float | None) -> str:
-    return decimal(int(count)) if count else ""
+    """`2.0 GiB`, in the units of the server's own sentences; nothing for nothing."""
+    if not count:
+        return ""
+    power = min((int(count).bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}" if power else f"{int(count)} B"
 
 
 def local_time(seconds: float) -> str:

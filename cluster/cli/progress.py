@@ -39,8 +39,10 @@ def rows_of(status: ModelStatus) -> list[Row]:
     rows = []
     for index, worker in newest.items():
         is_ready = worker.state is WorkerState.READY
-        doing = "ready" if is_ready else worker.reason or worker.stage or worker.state.lower()
-        done = f"{size(worker.done_bytes) or '0 bytes'} of {size(worker.total_bytes)}" if worker.total_bytes else ""
+        # Why one failed is the command's last word; why one was lost and starts again is said nowhere else.
+        has_ended = worker.state in (WorkerState.READY, WorkerState.FAILED)
+        doing = worker.state.lower() if has_ended else worker.reason or worker.stage or worker.state.lower()
+        done = f"{size(worker.done_bytes) or '0 B'} of {size(worker.total_bytes)}" if worker.total_bytes else ""
         label = f"{status.uid} {index + 1}/{status.replica}" if status.replica > 1 else status.uid
         rows.append(Row(label, doing, 1.0 if is_ready else worker.progress, "" if is_ready else done))
     return rows

@@ -35,7 +35,9 @@ def build(settings: Settings) -> FastAPI:
     supervisor = actors.Control.find(settings)
     dispatcher = Dispatcher(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
-    app = FastAPI(title="Model cluster", docs_url="/docs", redoc_url=None)
+    # The description of the routes is for whoever may use them.
+    openapi_url = None if settings.asks_for_keys else "/openapi.json"
+    app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url)
     app.state.serving = serving
     app.add_middleware(Door, settings=settings, metrics=metrics)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
@@ -57,11 +59,12 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(_public(dispatcher, settings))
     for routes in (embeddings.router(serving), rerank.router(serving), generic.router(serving)):
         behind("infer", routes)
-    behind("list", listing.router(dispatcher, supervisor, settings))
     behind("list", _metrics_page(supervisor, metrics, settings))
     behind("launch", control.launching(supervisor, settings))
     behind("list", control.watching(supervisor, settings))
     behind("admin", control.administration(supervisor, settings))
+    # Last: its `/v1/models/{uid}` would take every longer name for a uid.
+    behind("list", listing.router(dispatcher, supervisor, settings))
     return app
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster import actors, errors
+from cluster import actors, errors, keys
 from cluster.catalog import Catalog, parse_registration, to_registration
 from cluster.settings import Settings
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, Wanted
@@ -23,6 +23,9 @@ VERSION = "0.1.0"
 POLL_S = 25.0
 #: How long a launch may be waited for when the caller sets no limit.
 LAUNCH_WAIT_S = 3600.0
+
+#: NaN passes every comparison and ends the event loop whose clock it reaches.
+Seconds = Annotated[float, Query(allow_inf_nan=False)]
 
 
 class Declared(BaseModel):
@@ -45,10 +48,29 @@ class Replicas(BaseModel):
     replica: int = Field(strict=True)
 
 
+class MoreReplicas(BaseModel):
+    replica: int = Field(default=1, ge=1, strict=True)
+
+
 class Registration(BaseModel):
     model: str
     worker_ip: str | None = None
     persist: bool = True
+
+
+async def only_own_models(request: Request) -> None:
+    """A key that is for some models watches and changes no others."""
+    uid = request.path_params.get("uid")
+    if uid is not None:
+        keys.check_model(request.state.key, uid)
+
+
+def _refuse_limited(request: Request) -> None:
+    key = request.state.key
+    if key is not None and key.models is not None:
+        raise errors.NotPermitted(
+            f"The key {key.name!r} is for {', '.join(key.models)} only, and this is for all models."
+        )
 
 
 async def _catalog(supervisor: actors.Control, settings: Settings) -> Catalog:
@@ -59,15 +81,18 @@ async def _catalog(supervisor: actors.Control, settings: Settings) -> Catalog:
 
 
 def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
-    routes = APIRouter(tags=["launch"])
+    routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
 
     @routes.post("/v1/models")
-    async def launch(request: Request, wait_ready: bool = True, timeout: float | None = None, dry_run: bool = False) -> Json:
+    async def launch(
+        request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
+    ) -> Json:
         body = await json_body(request)
         if not body.get("model_name"):
             raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", None, "model_name")
         spec: LaunchSpec = checked(LaunchSpec, body, errors.BadOption)
         wanted = await _resolved(spec, supervisor, settings)
+        keys.check_model(request.state.key, wanted.uid)
         if dry_run:
             reason = await supervisor.call_patiently("could_launch", wanted)
             return Json({"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes})
@@ -93,29 +118,42 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json({"model_uid": uid, "replica": status.replica})
 
     @routes.post("/v1/models/{uid}/replicas")
-    async def add_replica(uid: str) -> Json:
+    async def add_replica(uid: str, request: Request) -> Json:
+        body = await json_body(request) if await request.body() else {}
+        asked: MoreReplicas = checked(MoreReplicas, body)
+        for name in ("replica_config", "model_engine", "n_gpu"):
+            if body.get(name) is not None:
+                raise errors.BadRequest(
+                    f"{name} cannot be given here: replicas of one model are all alike.", None, name
+                )
         status: ModelStatus = await supervisor.call_patiently("status", uid)
-        await supervisor.call("scale", uid, status.replica + 1)
-        return Json({"replica_id": status.replica, "replica_model_uid": f"{uid}-rep{status.replica}", "worker_address": ""})
+        await supervisor.call("scale", uid, status.replica + asked.replica)
+        rows = [
+            {"replica_id": index, "replica_model_uid": f"{uid}-rep{index}", "worker_address": ""}
+            for index in range(status.replica, status.replica + asked.replica)
+        ]
+        return Json(rows[0] if len(rows) == 1 else {"replica": len(rows), "replicas": rows})
 
     @routes.delete("/v1/models/{uid}/replicas/{replica_id}")
     async def remove_replica(uid: str, replica_id: int) -> Json:
         """One replica less. Replicas are numbered from 0 without gaps, so it is the last number that goes."""
         status: ModelStatus = await supervisor.call_patiently("status", uid)
         if not 0 <= replica_id < status.replica:
-            raise errors.BadRequest(f"{uid} has replicas 0 to {status.replica - 1}, not {replica_id}.", None, "replica_id")
+            known = f"{uid} has replicas 0 to {status.replica - 1}"
+            raise errors.BadRequest(f"{known}, not {replica_id}.", None, "replica_id")
         await supervisor.call("scale", uid, status.replica - 1)
         return Json({"remaining_replicas": status.replica - 1})
 
     @routes.post("/v1/models/apply")
     async def apply(request: Request) -> Json:
+        _refuse_limited(request)
         asked: Declared = checked(Declared, await json_body(request))
         catalog = await _catalog(supervisor, settings)
         declared = [resolve(spec, catalog, settings) for spec in asked.models]
         names = [wanted.uid for wanted in declared]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise errors.BadRequest(f"{twice} is declared twice; give one of them a model_uid of its own.", None, "models")
+            raise errors.BadRequest(f"{twice} is declared twice; give one of them another model_uid.", None, "models")
         changes = await supervisor.call_patiently("apply", declared, asked.prune, asked.dry_run)
         rows = [
             {
@@ -130,12 +168,14 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json({"changes": rows})
 
     @routes.get("/v1/models/export")
-    async def export() -> Json:
+    async def export(request: Request) -> Json:
+        _refuse_limited(request)
         statuses = await supervisor.call_patiently("all_statuses")
         return Json({"models": [declaration(status.wanted) for status in statuses]})
 
     @routes.post("/v1/model_registrations/{type}")
     async def register(type: str, request: Request) -> Json:
+        _refuse_limited(request)
         asked: Registration = checked(Registration, await json_body(request))
         types = model_types(settings.plugins)
         if type not in types:
@@ -147,7 +187,8 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json(None)
 
     @routes.delete("/v1/model_registrations/{type}/{name}")
-    async def unregister(type: str, name: str) -> Json:
+    async def unregister(type: str, name: str, request: Request) -> Json:
+        _refuse_limited(request)
         await supervisor.call("unregister", type, name)
         return Json(None)
 
@@ -173,7 +214,8 @@ async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_
             raise _failure(status)
         left = deadline - time.monotonic()
         if left <= 0:
-            raise errors.DeadlineExceeded(f"{uid} is not READY after {timeout_s:.0f} s ({status.stage}); the launch goes on.")
+            told = f"{uid} is not READY after {timeout_s:.0f} s ({status.stage})"
+            raise errors.DeadlineExceeded(f"{told}; the launch goes on.")
         try:
             status = await supervisor.call_patiently("status", uid, status.version, min(left, POLL_S), patience_s=60.0)
         except errors.UnknownUid:
@@ -201,7 +243,7 @@ def declaration(wanted: Wanted | None) -> dict[str, Any] | None:
 
 
 def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
-    routes = APIRouter(tags=["watch"])
+    routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
     started = time.monotonic()
 
     @routes.get("/v1/statuses")
@@ -209,7 +251,7 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json([_shown(status) for status in await supervisor.call_patiently("all_statuses")])
 
     @routes.get("/v1/models/{uid}/status")
-    async def status(uid: str, version: int | None = None, wait: float = 0.0) -> Json:
+    async def status(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, 30.0))
         return Json(_shown(await supervisor.call("status", uid, version, wait, timeout_s=wait + 10)))
 
@@ -274,11 +316,11 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
     @routes.get("/v1/workers")
     async def workers() -> Json:
         statuses = await supervisor.call_patiently("all_statuses")
-        nodes = [node for node, _, _ in await supervisor.call_patiently("nodes")]
-        return Json([
-            {"work-ip": node.ip, "models": {s.uid: s.wanted.entry.name for s in statuses for w in s.workers if w.node == node.ip}}
-            for node in nodes
-        ])
+        nodes = [node.ip for node, _, _ in await supervisor.call_patiently("nodes")]
+        at = [(worker.node, status) for status in statuses for worker in status.workers]
+        return Json(
+            [{"work-ip": ip, "models": {s.uid: s.wanted.entry.name for where, s in at if where == ip}} for ip in nodes]
+        )
 
     @routes.get("/v1/supervisor")
     async def where() -> Json:
@@ -337,7 +379,12 @@ def _engines(catalog: Catalog, type: str, name: str, settings: Settings) -> dict
                 told[engine] = f"needs {entry.facts['needs']}"
                 continue
             told[engine] = [
-                {"model_name": entry.name, "model_format": source.format, "quantization": quantization, "model_hub": source.hub}
+                {
+                    "model_name": entry.name,
+                    "model_format": source.format,
+                    "quantization": quantization,
+                    "model_hub": source.hub,
+                }
                 for source in entry.sources
                 for quantization in source.quantizations
             ]
@@ -345,7 +392,8 @@ def _engines(catalog: Catalog, type: str, name: str, settings: Settings) -> dict
 
 
 def _cached(catalog: Catalog, settings: Settings) -> list[dict[str, Any]]:
-    owners = {source.id: entry for type in catalog.types() for entry in catalog.of_type(type) for source in entry.sources}
+    entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
+    owners = {source.id: entry for entry in entries for source in entry.sources}
     rows = []
     for model in cached(settings.home):
         entry = owners.get(model.id)

@@ -208,6 +208,12 @@ class Dispatcher:
         assert refusal is not None
         raise refusal
 
+    async def abort(self, model: ModelRoutes, request_id: str) -> bool:
+        """Drops a request wherever it waits; any ingress may be asked, not only the one that holds it."""
+        workers = [self._gates[route.worker].worker for route in model.workers if route.worker in self._gates]
+        found = await asyncio.gather(*(actors.cancel(worker, [request_id]) for worker in workers), return_exceptions=True)
+        return any(answer is True for answer in found)
+
     async def _usable(
         self, model: ModelRoutes, tried: set[str], deadline: float, refusal: errors.ClusterError | None
     ) -> ModelRoutes:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ from cluster import errors
 from deployments.ingress.door import Json, json_body
 from deployments.ingress.serving import Served, Serving, count
 
-TRUNCATE_NAMES = ("truncate", "truncation")
+#: How vectors can be written down, in OpenAI's words and in Cohere's.
+ENCODINGS = ("float", "base64")
 
 
 def router(serving: Serving) -> APIRouter:
@@ -23,9 +26,15 @@ def router(serving: Serving) -> APIRouter:
     @routes.post("/v1/embeddings")
     @routes.post("/embeddings", summary="Infinity's path of the same call")
     async def create_embedding(request: Request) -> Json:
-        body = await json_body(request, errors.BadRequest)
-        items = _inputs(body)
-        served = await serving.ask(request, _model(body), "embed", items, _params(body))
+        try:
+            body = await json_body(request)
+            items = _inputs(body)
+            if body.get("encoding_format") not in (None, *ENCODINGS):
+                raise errors.InvalidBody("encoding_format takes float or base64.", None, "encoding_format")
+            served = await serving.ask(request, _model(body), "embed", items, _params(body))
+        except errors.InvalidBody as error:
+            # OpenAI's answer to a body that does not fit is 400, and its clients tell errors apart by status.
+            raise errors.BadRequest(*error.args) from None
         return Json(openai_body(body, served), headers=served.headers)
 
     @routes.post("/v2/embed")
@@ -36,17 +45,20 @@ def router(serving: Serving) -> APIRouter:
             texts = [_cohere_text(item) for item in body["inputs"]]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise errors.InvalidBody("texts must be a list of texts, at least one.", None, "texts")
+        kinds = _cohere_kinds(body)
         served = await serving.ask(request, _model(body), "embed", texts, _params(body))
-        return Json(_cohere(body, texts, served, request.state.request_id), headers=served.headers)
+        return Json(_cohere(kinds, texts, served, request.state.request_id), headers=served.headers)
 
     @routes.post("/v1/convert_ids_to_tokens")
     async def convert_ids_to_tokens(request: Request) -> Json:
         body = await json_body(request)
-        ids = body.get("input")
-        if not isinstance(ids, list) or not all(str(token).isdecimal() for token in ids):
-            raise errors.InvalidBody("input must be a list of token ids.", None, "input")
-        served = await serving.ask(request, _model(body), "tokens", ids, {})
-        return Json(served.answer.outputs)
+        given: Any = body.get("input")
+        is_nested = isinstance(given, list) and bool(given) and all(isinstance(ids, list) for ids in given)
+        lists = [_token_ids(ids) for ids in given] if is_nested else [_token_ids(given)]
+        served = await serving.ask(request, _model(body), "tokens", [token for ids in lists for token in ids], {})
+        tokens = iter(served.answer.outputs)
+        answers = [list(islice(tokens, len(ids))) for ids in lists]
+        return Json(answers if is_nested else answers[0])
 
     return routes
 
@@ -54,7 +66,7 @@ def router(serving: Serving) -> APIRouter:
 def _model(body: Mapping[str, Any]) -> str | None:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
-        raise errors.BadRequest(f"model must be a name, not {model!r}.", None, "model")
+        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
     # Infinity's own clients send this when they were not told a model.
     return None if model in ("", "default/not-specified") else model
 
@@ -65,47 +77,67 @@ def _inputs(body: Mapping[str, Any]) -> list[Any]:
     if isinstance(given, (str, dict)):
         given = [given]
     if not isinstance(given, list) or not given:
-        raise errors.BadRequest("input must be a text or a list of at least one, and is missing or empty.", None, "input")
-    if body.get("modality", "text") != "text":
-        raise errors.BadRequest(f"modality {body['modality']!r} is not served by this model.", None, "modality")
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in given):
+        raise errors.InvalidBody(
+            "input must be a text or a list of at least one, and is missing or empty.", None, "input"
+        )
+    if body.get("modality") not in (None, "text"):
+        raise errors.InvalidBody("modality must be text; the model reads nothing else.", None, "modality")
+    if all(map(_is_int, given)):
         return [given]
-    for position, item in enumerate(given):
-        is_ids = isinstance(item, list) and item and all(isinstance(token, int) for token in item)
-        if not (isinstance(item, str) or is_ids or (isinstance(item, dict) and isinstance(item.get("text"), str))):
-            raise errors.BadRequest(f"input {position} must be a text or a list of token ids.", None, "input")
-    return given
+    return [_input(item, position) for position, item in enumerate(given)]
+
+
+def _input(item: Any, position: int) -> str | list[int]:
+    """What the worker needs of an input; whatever else an object holds stays here."""
+    text = item.get("text") if isinstance(item, dict) else item
+    if isinstance(text, str):
+        return text
+    if isinstance(item, list) and item and all(map(_is_int, item)):
+        return item
+    raise errors.InvalidBody(f"input {position} must be a text or a list of token ids.", None, "input")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _token_ids(given: Any) -> list[int]:
+    """Xinference's clients send token ids as numbers or as texts of digits."""
+    if isinstance(given, list) and all(isinstance(i, (int, str)) and re.fullmatch("[0-9]{1,9}", str(i)) for i in given):
+        return [int(token) for token in given]
+    raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", None, "input")
 
 
 def _params(body: Mapping[str, Any]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
+    # 0 is Infinity's word for all of them.
     dimensions = None if body.get("dimensions") == 0 else count(body, "dimensions", "output_dimension", "truncate_dim")
-    if dimensions is not None:
-        params["dimensions"] = dimensions
-    for name in ("normalize", "normalized", "normalize_embeddings"):
-        if isinstance(body.get(name), bool):
-            params["normalize"] = body[name]
-    for name in ("prompt_name", "task", "input_type"):
-        if isinstance(body.get(name), str):
-            params.setdefault("prompt_name", body[name])
-    if isinstance(body.get("prompt"), str):
-        params["prompt"] = body["prompt"]
-    for name in TRUNCATE_NAMES:
-        if body.get(name) is not None:
-            params["truncate"] = body[name]
-    return params
+    params = {
+        "dimensions": dimensions,
+        "normalize": _first(body, bool, "normalize", "normalized", "normalize_embeddings"),
+        "prompt_name": _first(body, str, "prompt_name", "task", "input_type"),
+        "prompt": _first(body, str, "prompt"),
+        "truncate": _first(body, (bool, str), "truncate", "truncation"),
+    }
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> Any:
+    """The first of these names that is given; each is one client's word for the same thing."""
+    name = next((name for name in names if body.get(name) is not None), None)
+    if name is None:
+        return None
+    if not isinstance(body[name], kind):
+        raise errors.InvalidBody(f"{name} cannot be of the type {type(body[name]).__name__}.", None, name)
+    return body[name]
+
+
+def _base64(vectors: Any) -> list[str]:
+    return [base64.b64encode(row.tobytes()).decode() for row in np.ascontiguousarray(vectors, dtype="<f4")]
 
 
 def openai_body(body: Mapping[str, Any], served: Served) -> dict[str, Any]:
     vectors = served.answer.outputs
-    encoding = body.get("encoding_format") or "float"
-    if encoding == "base64":
-        raw = np.ascontiguousarray(vectors, dtype="<f4")
-        encoded: list[Any] = [base64.b64encode(row.tobytes()).decode() for row in raw]
-    elif encoding == "float":
-        encoded = list(vectors)
-    else:
-        raise errors.BadRequest(f"encoding_format takes float or base64, not {encoding!r}.", None, "encoding_format")
+    encoded = _base64(vectors) if body.get("encoding_format") == "base64" else list(vectors)
     tokens = served.answer.tokens
     return {
         "object": "list",
@@ -118,28 +150,34 @@ def openai_body(body: Mapping[str, Any], served: Served) -> dict[str, Any]:
     }
 
 
-def _cohere_text(item: Any) -> Any:
+def _cohere_text(item: Any) -> str:
     content = item.get("content") if isinstance(item, dict) else None
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return " ".join(str(part.get("text", "")) for part in content)
-    raise errors.InvalidBody("inputs must be objects whose content is text.", None, "inputs")
+    if not isinstance(content, list) or not content:
+        raise errors.InvalidBody("inputs must be objects with a list of contents.", None, "inputs")
+    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
+    if not all(isinstance(text, str) for text in texts):
+        raise errors.InvalidBody("the contents of inputs must be texts; the model reads nothing else.", None, "inputs")
+    return " ".join(map(str, texts))
 
 
-def _cohere(body: Mapping[str, Any], texts: list[str], served: Served, request_id: str) -> dict[str, Any]:
-    vectors = served.answer.outputs
+def _cohere_kinds(body: Mapping[str, Any]) -> list[str]:
     kinds = body.get("embedding_types") or ["float"]
-    embeddings: dict[str, Any] = {}
-    for kind in kinds:
-        if kind == "float":
-            embeddings["float"] = list(vectors)
-        elif kind == "base64":
-            embeddings["base64"] = [base64.b64encode(row.tobytes()).decode() for row in vectors]
-        else:
-            raise errors.BadRequest(f"embedding type {kind!r} is not served yet; there is float and base64.")
+    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
+        raise errors.InvalidBody("embedding_types must be a list of names.", None, "embedding_types")
+    unknown = next((kind for kind in kinds if kind not in ENCODINGS), None)
+    if unknown is not None:
+        raise errors.BadRequest(
+            f"embedding type {unknown!r} is not served yet; there is float and base64.", None, "embedding_types"
+        )
+    return kinds
+
+
+def _cohere(kinds: list[str], texts: list[str], served: Served, request_id: str) -> dict[str, Any]:
+    vectors = served.answer.outputs
     return {
         "id": request_id,
         "response_type": "embeddings_by_type",
-        "embeddings": embeddings,
+        "embeddings": {kind: _base64(vectors) if kind == "base64" else list(vectors) for kind in kinds},
         "texts": texts,
         "images": [],
         "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": served.answer.tokens}},

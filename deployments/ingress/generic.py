@@ -1,4 +1,4 @@
-"""The call that fits any model type: items in, results out."""
+"""The calls that fit any model type: items in, results out, and never mind."""
 
 from __future__ import annotations
 
@@ -27,5 +27,13 @@ def router(serving: Serving) -> APIRouter:
         served = await serving.ask(request, asked.model, asked.ability, asked.items, asked.params)
         answer = served.answer
         return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
+
+    @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
+    async def abort(uid: str, request_id: str) -> Json:
+        """For a request that was sent with this x-request-id."""
+        model = serving.dispatcher.table.models.get(uid)
+        if model is None:
+            return Json({"msg": "NO_OP"})
+        return Json({"msg": "DONE" if await serving.dispatcher.abort(model, request_id) else "NOT_FOUND"})
 
     return routes

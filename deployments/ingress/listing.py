@@ -1,4 +1,4 @@
-"""What serves now, in the shapes that OpenAI's, Xinference's and Infinity's clients read; from the routing table alone."""
+"""What serves now, as OpenAI's, Xinference's and Infinity's clients read it; from the routing table alone."""
 
 from __future__ import annotations
 
@@ -91,7 +91,13 @@ def _instance(status: Any) -> dict[str, Any]:
 
 
 #: Xinference's words for the state of a replica.
-REPLICA_STATES = {"STARTING": "CREATING", "LOADING": "CREATING", "FAILED": "ERROR", "LOST": "ERROR", "DRAINING": "TERMINATING"}
+REPLICA_STATES = {
+    "STARTING": "CREATING",
+    "LOADING": "CREATING",
+    "FAILED": "ERROR",
+    "LOST": "ERROR",
+    "DRAINING": "TERMINATING",
+}
 
 
 def replica_row(status: Any, worker: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Rerank routes. The same scores in five dialects, told apart by path and by what the body holds:
 
 /rerank       Infinity: a document is a text. With `texts` in the body it is TEI: a bare list.
-/v1/rerank    Xinference, Jina, Cohere v1, vLLM: a document is `{"text": …}`. With `top_k` it is Voyage: also `data`.
+/v1/rerank    Xinference, Jina, Cohere v1, vLLM: a document is `{"text": …}`; Voyage's `data` is beside `results`, and
+              with its `top_k` or `truncation` a document is a text.
 /v2/rerank    Cohere v2: no documents.
 /vllm/rerank  for LiteLLM's hosted_vllm without /v1, which wants objects where Infinity's clients want texts.
 """
@@ -28,11 +29,9 @@ def router(serving: Serving) -> APIRouter:
     async def served(request: Request) -> tuple[dict[str, Any], list[Any], Served]:
         body = await json_body(request)
         documents = _documents(body)
-        model = body.get("model")
-        if model is not None and not isinstance(model, str):
-            raise errors.InvalidBody(f"model must be a name, not {model!r}.", None, "model")
-        known = None if model in ("", "default/not-specified") else model
-        return body, documents, await serving.ask(request, known, "rerank", documents, _params(body))
+        # Only texts go to the worker: an object may be anything that JSON can hold.
+        texts = [_text(document) for document in documents]
+        return body, documents, await serving.ask(request, _model(body), "rerank", texts, _params(body))
 
     @routes.post("/rerank")
     async def infinity_rerank(request: Request) -> Json:
@@ -42,23 +41,27 @@ def router(serving: Serving) -> APIRouter:
             with_text = flag(body.get("return_text"), "return_text")
             rows = [{"index": i, "score": s, **({"text": _text(documents[i])} if with_text else {})} for i, s in ranked]
             return Json(rows, headers=answer.headers)
-        return Json(_body(body, documents, answer, ranked, as_text=True), headers=answer.headers)
+        return Json(_body(body, documents, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
 
     @routes.post("/v1/rerank")
     @routes.post("/vllm/rerank")
     async def object_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
         ranked = _ranked(body, answer)
-        if body.get("top_k") is not None or "truncation" in body:
-            found = _body(body, documents, answer, ranked, as_text=True)
-            return Json({**found, "object": "list", "data": found["results"]}, headers=answer.headers)
-        return Json(_body(body, documents, answer, ranked, as_text=False), headers=answer.headers)
+        is_voyage = body.get("top_k") is not None or "truncation" in body
+        # Xinference's clients alone always name `return_len`. They expect null where no document was asked for; those
+        # of Jina and Voyage expect nothing there.
+        found = _body(body, documents, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
+        if is_voyage:
+            found["object"] = "list"
+        # A Voyage client that wants every result cannot be told from the others, so all get its list.
+        return Json({**found, "data": found["results"]}, headers=answer.headers)
 
     @routes.post("/v2/rerank")
     async def cohere_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
-        found = _body({**body, "return_documents": False}, documents, answer, _ranked(body, answer), as_text=False)
-        found["results"] = [{k: v for k, v in row.items() if k != "document"} for row in found["results"]]
+        ranked = _ranked(body, answer)
+        found = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
         return Json(found, headers=answer.headers)
 
     return routes
@@ -77,7 +80,21 @@ def _documents(body: Mapping[str, Any]) -> list[Any]:
     for position, document in enumerate(documents):
         if not (isinstance(document, str) or (isinstance(document, dict) and isinstance(document.get("text"), str))):
             raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", None, name)
+    if flag(body.get("return_documents"), "return_documents"):
+        try:
+            orjson.dumps(documents)
+        except orjson.JSONEncodeError:
+            # It reads 1024 levels and writes 254.
+            raise errors.InvalidBody(f"{name} are nested too deeply to be returned.", None, name) from None
     return documents
+
+
+def _model(body: Mapping[str, Any]) -> str | None:
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
+    # Infinity's own clients send this when they were not told a model.
+    return None if model in ("", "default/not-specified") else model
 
 
 def _params(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,23 +103,35 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     params["raw_scores"] = flag(body.get("raw_scores"), "raw_scores")
     for name in ("truncate", "truncation"):
         if body.get(name) is not None:
+            if not isinstance(body[name], (bool, str)):
+                raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE.", None, name)
             params["truncate"] = body[name]
     if body.get("max_chunks_per_doc") is not None:
-        raise errors.BadRequest("max_chunks_per_doc is not supported; long documents are truncated.", None, "max_chunks_per_doc")
+        raise errors.BadRequest(
+            "max_chunks_per_doc is not supported; long documents are truncated.", None, "max_chunks_per_doc"
+        )
+    # What shapes the answer is checked before there is one.
+    count(body, "top_n", "top_k")
+    for name in ("return_len", "return_text"):
+        flag(body.get(name), name)
     _refuse_unknown_kwargs(body)
     return params
 
 
 def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
-    """Xinference's client repeats its keyword arguments as a JSON string, and its users expect an error for unknown ones."""
+    """Xinference's client repeats its keyword arguments as JSON, and its users expect an error for unknown ones."""
     given = body.get("kwargs")
-    if not isinstance(given, str):
+    if given is None:
         return
     try:
-        kwargs = orjson.loads(given)
+        kwargs = orjson.loads(given) if isinstance(given, str) else given
     except orjson.JSONDecodeError as error:
         raise errors.InvalidBody(f"kwargs must be JSON: {error}.", None, "kwargs") from None
-    unknown = sorted(set(kwargs or {}) - {"raw_scores", "truncate", "truncation", "top_n", "return_documents", "return_len"})
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise errors.InvalidBody("kwargs must be an object or the JSON of one.", None, "kwargs")
+    unknown = sorted(
+        set(kwargs or {}) - {"raw_scores", "truncate", "truncation", "top_n", "return_documents", "return_len"}
+    )
     if unknown:
         raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", None, unknown[0])
 
@@ -119,17 +148,27 @@ def _text(document: Any) -> str:
 
 
 def _body(
-    body: Mapping[str, Any], documents: list[Any], served: Served, ranked: list[tuple[int, float]], *, as_text: bool
+    body: Mapping[str, Any],
+    documents: list[Any],
+    served: Served,
+    ranked: list[tuple[int, float]],
+    *,
+    as_text: bool,
+    with_null: bool,
 ) -> dict[str, Any]:
     shown = flag(body.get("return_documents"), "return_documents")
     tokens = served.answer.tokens
     results = []
     for index, score in ranked:
         document = documents[index]
-        told: Any = None
+        row: dict[str, Any] = {"index": index, "relevance_score": score}
         if shown:
-            told = _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
-        results.append({"index": index, "relevance_score": score, "document": told})
+            row["document"] = (
+                _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
+            )
+        elif with_null:
+            row["document"] = None
+        results.append(row)
     counted = {"input_tokens": tokens, "output_tokens": tokens} if body.get("return_len") else None
     return {
         "id": str(uuid.uuid4()),
@@ -138,5 +177,10 @@ def _body(
         "created": int(time.time()),
         "results": results,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}, "tokens": counted, "warnings": None},
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+            "tokens": counted,
+            "warnings": None,
+        },
     }

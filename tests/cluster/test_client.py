@@ -354,6 +354,7 @@ FAILURES = {
     "a code of a newer server": (make_status(state="FAILED", error_code="eaten", reason="Bad."), errors.LoadFailed),
     "no room": (make_status(state="WAITING", error_code="does_not_fit", reason="Bad."), errors.DoesNotFit),
     "stopping": (make_status(state="STOPPING"), errors.LaunchCancelled),
+    "replaced by a newer launch": (make_status(state="READY", generation=2), errors.LaunchCancelled),
     "gone": (errors.UnknownUid("m is not launched."), errors.LaunchCancelled),
     "some replicas failed for good": (
         make_status(
@@ -369,7 +370,7 @@ FAILURES = {
 @pytest.mark.parametrize(("answer", "kind"), FAILURES.values(), ids=FAILURES)
 def test_a_failed_launch_raises_its_reason(answer: Any, kind: type[errors.ClusterError]) -> None:
     with client_of(Wire(answer)) as client, pytest.raises(kind) as raised:
-        client.wait_until_ready("m")
+        client.wait_until_ready("m", generation=1)
     assert type(raised.value) is kind
     assert raised.value.message
 
@@ -387,7 +388,7 @@ GOES_ON = {
 
 @pytest.mark.parametrize(("answer", "generation"), GOES_ON.values(), ids=GOES_ON)
 def test_waiting_goes_on(answer: Any, generation: int) -> None:
-    with client_of(Wire(answer, make_status(state="READY", generation=2, version=2))) as client:
+    with client_of(Wire(answer, make_status(state="READY", generation=generation, version=2))) as client:
         assert client.wait_until_ready("m", generation).state == "READY"
 
 

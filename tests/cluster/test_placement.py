@@ -174,16 +174,6 @@ def test_named_cards_that_are_not_there_refuse(gpu_idx: tuple[int, ...], absent:
     assert reason(found) == f"has GPUs 0 to 1, not {absent}"
 
 
-def test_a_card_named_twice_is_not_claimed_twice() -> None:
-    found = place(demand(n_gpu="auto", gpu_idx=(0, 0)), [make_node("a", gpus=1)], [])
-    assert isinstance(found, NoRoom) or sum(share for _, share in found.claim.cards) <= 1
-
-
-def test_no_share_is_below_zero() -> None:
-    found = place(demand(n_gpu=-1), [make_node("a", gpus=1)], [])
-    assert isinstance(found, NoRoom) or all(share > 0 for _, share in found.claim.cards)
-
-
 @pytest.mark.parametrize("asked", ["b", "b:30001"])
 def test_a_named_node_is_taken(asked: str) -> None:
     nodes = [make_node("a", memory_gib=64), make_node("b")]

@@ -152,8 +152,21 @@ def test_gpu_idx_that_names_no_card_is_refused(given: object) -> None:
     refusal(gpu_idx=given)
 
 
-def test_one_replica_does_not_name_a_card_twice() -> None:
-    refusal(gpu_idx=[0, 0], replica=1)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"gpu_idx": [0, 0]}, id="one replica"),
+        pytest.param({"gpu_idx": [0, 0, 1, 1], "replica": 2}, id="each of two"),
+        pytest.param({"replica_config": [{"gpu_idx": [0, 0]}]}, id="replica_config"),
+    ],
+)
+def test_a_replica_that_names_a_card_twice_is_refused(fields: dict) -> None:
+    """It would claim two cards where there is one."""
+    refusal(**fields)
+
+
+def test_two_replicas_may_share_a_card() -> None:
+    assert spec(gpu_idx=[0, 0], replica=2, n_gpu=0.5).place_of(1).gpu_idx == (0,)
 
 
 @pytest.mark.parametrize(("gpu_idx", "replica"), [([0, 1, 2], 2), ([0], 2)])

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from cluster import Client, errors
-from cluster.wire import http_options, log_tail, parse
+from cluster.wire import http_options, parse
 from tests.cluster.fake_server import error_body
 
 REQUEST = httpx.Request("GET", "http://h:1/v1/models")
@@ -22,7 +22,7 @@ def test_every_error_comes_back_as_its_class(code: str) -> None:
         parse(response)
     assert type(raised.value) is kind
     assert (raised.value.message, raised.value.retry_after_s) == ("It is so.", None)
-    assert log_tail(raised.value) == ("line",)
+    assert raised.value.log_tail == ("line",)
 
 
 FOREIGN = [

@@ -25,16 +25,16 @@ MODELS = [
     make_status(
         "bge",
         "READY",
-        workers=(make_worker(0, "READY", node="n0", cards=(1, 0), claim_bytes=2_000_000_000),),
+        workers=(make_worker(0, "READY", node="n0", cards=(1, 0), claim_bytes=2 * 2**30),),
     ),
     make_status("flux", "FAILED", type="image", reason="out of memory", error_code="load_failed"),
 ]
-NODES = [{"node_type": "Worker", "ip_address": "10.0.0.2", "cpu_count": 8, "mem_total": 16_000_000_000, "gpu_count": 0}]
+NODES = [{"node_type": "Worker", "ip_address": "10.0.0.2", "cpu_count": 8, "mem_total": 16 * 2**30, "gpu_count": 0}]
 UNKNOWN = errors.UnknownUid("m is not launched; launched are bge.")
 
 #: Listings: what the server says, and the words in the table's first line and rows.
 LISTINGS = {
-    "list": ("GET /v1/statuses", MODELS, ["UID", "bge", "n0:0,1", "2.0 GB", "FAILED", "out of memory"]),
+    "list": ("GET /v1/statuses", MODELS, ["UID", "bge", "n0:0,1", "2.0 GiB", "FAILED", "out of memory"]),
     "events m": (
         "GET /v1/models/m/events",
         [{"event_type": "INFO", "event_ts": 1_700_000_000, "event_content": "Launch model"}],
@@ -91,7 +91,7 @@ def test_status_shows_nodes_and_models(cluster: Run, server: FakeServer) -> None
     server.on("GET /v1/statuses", MODELS)
     shown = cluster("status")
     assert shown.exit_code == 0
-    for word in ("1.2", "10.0.0.2", "16.0 GB", "bge", "out of memory"):
+    for word in ("1.2", "10.0.0.2", "16.0 GiB", "bge", "out of memory"):
         assert word in shown.stdout
     told = json.loads(cluster("status", "--json").stdout)
     assert told["version"] == "1.2" and told["nodes"] == NODES and len(told["models"]) == 2
@@ -180,11 +180,9 @@ def test_lines_already_shown(before: str, after: str, known: int) -> None:
 
 def test_cached(cluster: Run, server: FakeServer) -> None:
     model = {"model_name": "bge-m3", "model_type": "embedding", "model_hub": "huggingface", "model_version": "v1"}
-    server.on(
-        "GET /v1/cache/models", {"list": [{**model, "path": "/w", "size_bytes": 2_000, "actor_ip_address": "n0"}]}
-    )
+    server.on("GET /v1/cache/models", {"list": [{**model, "path": "/w", "size_bytes": 2048, "actor_ip_address": "n0"}]})
     assert cluster("cached", "-n", "bge-m3").stdout.splitlines()[1].split() == [
-        *("bge-m3", "embedding", "huggingface", "v1", "2.0", "kB", "n0", "/w")
+        *("bge-m3", "embedding", "huggingface", "v1", "2.0", "KiB", "n0", "/w")
     ]
     assert server.seen[0].query == {"model_name": "bge-m3"}
     assert json.loads(cluster("cached", "--json").stdout)[0]["path"] == "/w"

@@ -22,7 +22,7 @@ APPLY = "POST /v1/models/apply"
 CHANGES = [
     {"uid": "new", "change": "launch", "before": None, "after": {"model_name": "bge-m3"}, "fields": []},
     {"uid": "old", "change": "terminate", "before": {"model_name": "x"}, "after": None, "fields": []},
-    {"uid": "big", "change": "scale", "before": {"replica": 1}, "after": {"replica": 3}, "fields": ["replica"]},
+    {"uid": "big", "change": "scale", "before": {}, "after": {"replica": 3}, "fields": ["replica"]},
     {"uid": "kept", "change": "same", "before": {}, "after": {}, "fields": []},
 ]
 SAME = CHANGES[-1:]

@@ -218,14 +218,14 @@ def test_a_family_option_that_looks_like_a_flag_is_the_servers_to_judge(cluster:
 
 
 def test_a_dry_run_launches_nothing(cluster: Run, server: FakeServer) -> None:
-    server.on("POST /v1/models", {"fits": True, "reasons": {}, "claim_bytes": 2_300_000_000, "node": "n0"})
+    server.on("POST /v1/models", {"fits": True, "reason": "", "claim_bytes": 2 * 2**30})
     done = cluster("launch", "-n", "m", "--dry-run")
-    assert (done.exit_code, done.stdout) == (0, "m fits on n0 and would claim 2.3 GB per replica.\n")
+    assert (done.exit_code, done.stdout) == (0, "m fits and would claim 2.0 GiB per replica.\n")
     assert server.of("POST /v1/models")[0].query == {"dry_run": "true"}
 
 
 def test_a_dry_run_of_what_does_not_fit(cluster: Run, server: FakeServer) -> None:
-    fit = {"fits": False, "reasons": {"a": "0 of 1 GPUs free", "b": "draining"}, "claim_bytes": 5, "node": None}
+    fit = {"fits": False, "reason": "m fits on no node (a: 0 of 1 GPUs free; b: draining).", "claim_bytes": 5}
     server.on("POST /v1/models", fit)
     done = cluster("launch", "-n", "m", "--dry-run", "--json")
     assert done.exit_code == 4
@@ -238,7 +238,7 @@ def test_a_dry_run_of_what_does_not_fit(cluster: Run, server: FakeServer) -> Non
 
 DOWNLOADING = make_status(
     version=1,
-    workers=(make_worker(stage="downloading", progress=0.25, done_bytes=250_000_000, total_bytes=1_000_000_000),),
+    workers=(make_worker(stage="downloading", progress=0.25, done_bytes=2**28, total_bytes=2**30),),
 )
 
 
@@ -249,7 +249,7 @@ def test_bars_show_stage_bytes_and_percent(at_terminal: Callable[..., Terminal],
     terminal = at_terminal("launch", "-n", "m")
     terminal.read_until("m  downloading")
     terminal.read_until("25%")
-    terminal.read_until("250.0 MB of 1.0 GB")
+    terminal.read_until("256.0 MiB of 1.0 GiB")
     code, stdout = terminal.end()
     assert code == 0
     assert stdout.startswith("Model uid: m\n")

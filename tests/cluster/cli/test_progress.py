@@ -12,8 +12,8 @@ def test_without_a_worker_the_reason_is_shown() -> None:
 
 
 def test_one_replica_has_the_models_name() -> None:
-    worker = make_worker(stage="downloading", progress=0.1, done_bytes=0, total_bytes=2_000_000)
-    assert rows_of(make_status(workers=(worker,))) == [Row("m", "downloading", 0.1, "0 bytes of 2.0 MB")]
+    worker = make_worker(stage="downloading", progress=0.1, done_bytes=0, total_bytes=2 * 2**20)
+    assert rows_of(make_status(workers=(worker,))) == [Row("m", "downloading", 0.1, "0 B of 2.0 MiB")]
 
 
 def test_replicas_have_a_row_each() -> None:
@@ -27,6 +27,11 @@ def test_replicas_have_a_row_each() -> None:
 def test_a_replica_that_was_lost_shows_the_worker_in_its_place() -> None:
     workers = (make_worker(0, "STARTING", created=2.0), make_worker(0, "LOST", created=1.0, reason="killed"))
     assert rows_of(make_status(workers=workers)) == [Row("m", "starting", 0.0)]
+
+
+def test_why_a_replica_failed_is_left_to_the_error() -> None:
+    worker = make_worker(0, "FAILED", progress=0.1, reason="m could not be loaded.")
+    assert rows_of(make_status(workers=(worker,))) == [Row("m", "failed", 0.1)]
 
 
 def test_workers_of_another_generation_are_not_this_launch() -> None:

@@ -1,0 +1,38 @@
+# Everything a newcomer needs: `make serve` to use it, `make test` to change it.
+
+PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test check format clean
+
+serve: .venv/installed
+	$(BIN)/cluster up --file deployments/defaults.yaml
+
+test: .venv/tests-installed check
+	$(BIN)/python -m pytest
+
+check: .venv/tests-installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/tests-installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# torch comes first and alone: with it there, nothing else asks for a build of several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	@echo "Installing what is pinned in constraints.txt; the first time takes some minutes."
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+.venv/tests-installed: .venv/installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,81 @@
+"""Cohere's SDK, both of its versions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+
+import cohere
+import numpy as np
+import pytest
+from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
+
+
+@pytest.fixture
+def v1(live):
+    with cohere.Client(api_key="none", base_url=live.url) as client:
+        yield client
+
+
+@pytest.fixture
+def v2(live):
+    with cohere.ClientV2(api_key="none", base_url=live.url) as client:
+        yield client
+
+
+def test_rerank_v1_is_the_same(v1, reranker, scores):
+    answer = v1.rerank(model=reranker, query=QUERY, documents=DOCUMENTS)
+    assert {row.index: row.relevance_score for row in answer.results} == pytest.approx(scores, abs=1e-5)
+    assert [row.index for row in answer.results] == list(scores)
+    assert [row.document for row in answer.results] == [None] * 3
+    assert answer.meta.billed_units.search_units == 1
+
+
+def test_rerank_v1_returns_documents_with_all_their_fields(v1, reranker):
+    documents = [{"text": text, "page": str(page)} for page, text in enumerate(DOCUMENTS)]
+    answer = v1.rerank(model=reranker, query=QUERY, documents=documents, top_n=1, return_documents=True)
+    assert len(answer.results) == 1 and answer.results[0].index == 1
+    assert answer.results[0].document.text == DOCUMENTS[1]
+    assert answer.results[0].document.page == "1"
+
+
+def test_rerank_v2_is_the_same(v2, reranker, scores):
+    answer = v2.rerank(model=reranker, query=QUERY, documents=DOCUMENTS, top_n=2, max_tokens_per_doc=4096)
+    assert [row.index for row in answer.results] == list(scores)[:2]
+    assert_same([row.relevance_score for row in answer.results], list(scores.values())[:2])
+    assert answer.id
+
+
+def test_rerank_v2_awaited_is_the_same(live, reranker, scores):
+    async def rerank():
+        async with cohere.AsyncClientV2(api_key="none", base_url=live.url) as client:
+            return await client.rerank(model=reranker, query=QUERY, documents=DOCUMENTS)
+
+    assert [row.index for row in asyncio.run(rerank()).results] == list(scores)
+
+
+def test_embed_v2_is_the_same(v2, embedder, vectors):
+    answer = v2.embed(model=embedder, texts=TEXTS, input_type="search_document", embedding_types=["float", "base64"])
+    assert answer.response_type == "embeddings_by_type"
+    assert_same(answer.embeddings.float_, vectors)
+    assert_same([np.frombuffer(base64.b64decode(row), "<f4") for row in answer.embeddings.base64], vectors)
+    assert answer.texts == TEXTS
+    assert answer.meta.billed_units.input_tokens > 3 * 5
+
+
+def test_embed_v2_takes_inputs_and_dimensions(v2, embedder, vectors):
+    inputs = [{"content": [{"type": "text", "text": text}]} for text in TEXTS]
+    answer = v2.embed(model=embedder, inputs=inputs, input_type="search_query", output_dimension=16)
+    cut = np.array(vectors)[:, :16]
+    assert_same(answer.embeddings.float_, cut / np.linalg.norm(cut, axis=1, keepdims=True))
+
+
+def test_errors_are_its_own_classes(v2, embedder, reranker):
+    with pytest.raises(cohere.NotFoundError) as missing:
+        v2.rerank(model="nowhere", query="q", documents=["a"])
+    assert missing.value.body["error"]["code"] == "model_not_found"
+    with pytest.raises(cohere.UnprocessableEntityError) as unfit:
+        v2.rerank(model=reranker, query="q", documents=[])
+    assert unfit.value.body["error"]["param"] == "documents"
+    with pytest.raises(cohere.BadRequestError, match="int8"):
+        v2.embed(model=embedder, texts=["a"], input_type="search_query", embedding_types=["int8"])

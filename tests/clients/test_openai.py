@@ -1,0 +1,108 @@
+"""The openai package against /v1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import openai
+import pytest
+from tests.clients.conftest import TEXTS, assert_same
+from tests.live import LiveCluster
+
+
+@pytest.fixture
+def client(live: LiveCluster) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_by_default_vectors_travel_as_base64_and_are_the_same(client, embedder, vectors):
+    raw = client.embeddings.with_raw_response.create(model=embedder, input=TEXTS)
+    assert isinstance(raw.http_response.json()["data"][0]["embedding"], str)
+    answer = raw.parse()
+    assert_same([row.embedding for row in answer.data], vectors)
+    assert [row.index for row in answer.data] == [0, 1, 2]
+    assert (answer.object, answer.model) == ("list", embedder)
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens > 3 * 5
+
+
+def test_floats_are_the_same(client, embedder, vectors):
+    answer = client.embeddings.create(model=embedder, input=TEXTS, encoding_format="float")
+    assert_same([row.embedding for row in answer.data], vectors)
+
+
+def test_what_is_alike_is_near(client, embedder):
+    cat, kitten, rates = (row.embedding for row in client.embeddings.create(model=embedder, input=TEXTS).data)
+    assert np.dot(cat, kitten) > 0.5 > np.dot(cat, rates)
+    assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
+
+
+def test_one_text_is_one_row(client, embedder, vectors):
+    answer = client.embeddings.create(model=embedder, input=TEXTS[0])
+    assert_same([row.embedding for row in answer.data], vectors[:1])
+
+
+def test_fewer_dimensions_are_the_first_ones_at_length_one(client, embedder, vectors):
+    answer = client.embeddings.create(model=embedder, input=TEXTS, dimensions=64)
+    cut = np.array(vectors)[:, :64]
+    assert_same([row.embedding for row in answer.data], cut / np.linalg.norm(cut, axis=1, keepdims=True))
+
+
+def test_token_ids_are_the_models_own(client, embedder):
+    # [CLS] hello world [SEP]
+    ids = [101, 7592, 2088, 102]
+    answer = client.embeddings.create(model=embedder, input=ids)
+    text = client.embeddings.create(model=embedder, input="hello world")
+    assert_same(answer.data[0].embedding, text.data[0].embedding)
+    assert answer.usage.prompt_tokens == 4
+    both = client.embeddings.create(model=embedder, input=[ids, ids[:2] + ids[3:]])
+    assert_same(both.data[0].embedding, answer.data[0].embedding)
+    assert len(both.data) == 2 and both.usage.prompt_tokens == 7
+
+
+def test_the_async_client_gets_the_same(live, embedder, vectors):
+    async def embed() -> list[list[float]]:
+        async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+            answers = await asyncio.gather(*(client.embeddings.create(model=embedder, input=text) for text in TEXTS))
+        return [answer.data[0].embedding for answer in answers]
+
+    assert_same(asyncio.run(embed()), vectors)
+
+
+def test_models_are_listed_and_retrieved(client, embedder, reranker):
+    listed = {model.id: model for model in client.models.list()}
+    assert {embedder, reranker} <= listed.keys()
+    assert listed[embedder].object == "model"
+    assert listed[embedder].dimensions == 384
+    assert client.models.retrieve(embedder).model_name == "all-MiniLM-L6-v2"
+
+
+def test_a_model_that_is_not_there_is_not_found(client, embedder):
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.embeddings.create(model="nowhere", input="a")
+    assert raised.value.code == "model_not_found" and raised.value.param == "model"
+    assert "nowhere" in raised.value.message and embedder in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": []}, "input"),
+        ({"input": [[1, "a"]]}, "input"),
+        ({"input": [10**9]}, "input"),
+        ({"input": "a", "dimensions": 385}, "dimensions"),
+        ({"input": "a", "dimensions": "many"}, "dimensions"),
+        ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
+    ],
+)
+def test_a_bad_body_is_a_bad_request(client, embedder, body, param):
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.embeddings.create(model=embedder, **body)
+    assert raised.value.param == param and raised.value.type == "invalid_request_error"
+
+
+def test_a_reranker_does_not_embed(client, reranker):
+    with pytest.raises(openai.BadRequestError, match="cannot embed; it can rerank"):
+        client.embeddings.create(model=reranker, input="a")

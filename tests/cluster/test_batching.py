@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.batching import Batcher, Item, Ticket
+
+#: Longer than any of this takes; what is still waiting then waits for ever.
+PATIENCE_S = 2.0
+
+
+class Model:
+    """Answers each value with its double, and remembers what it was given. Closed, it lets nothing through."""
+
+    def __init__(self, run: Callable[[Sequence[Any]], Sequence[Any]] | None = None) -> None:
+        self.batches: list[list[Any]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self._run = run or (lambda batch: [value * 2 for value in batch])
+
+    def __call__(self, batch: Sequence[Any]) -> Sequence[Any]:
+        self.batches.append(list(batch))
+        self.entered.set()
+        assert self.open.wait(PATIENCE_S)
+        return self._run(batch)
+
+
+class Queue:
+    """A batcher with what tests want of it: one word to submit, one to wait."""
+
+    def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: int) -> None:
+        self.model = model
+        self.batcher = Batcher(model, executor, **limits)
+
+    def submit(self, *values: Any, owner: str = "me", key: str = "", tokens: int = 1, seconds: float = 60) -> Ticket:
+        return self.batcher.submit(values, [tokens] * len(values), key=key, seconds_left=seconds, owner=owner)
+
+    async def busy(self) -> Ticket:
+        """Keeps the model busy, so that what is submitted next has to wait."""
+        self.model.entered.clear()
+        self.model.open.clear()
+        ticket = self.submit(0, owner="busy")
+        assert await asyncio.to_thread(self.model.entered.wait, PATIENCE_S)
+        self.model.batches.clear()
+        return ticket
+
+    async def idle(self) -> None:
+        self.model.open.set()
+        async with asyncio.timeout(PATIENCE_S):
+            while self.batcher.busy:
+                await asyncio.sleep(0.001)
+
+    async def answer(self, ticket: Ticket) -> Any:
+        """The outputs, or the error."""
+        self.model.open.set()
+        (outcome,) = await asyncio.wait_for(asyncio.gather(ticket.done, return_exceptions=True), PATIENCE_S)
+        return outcome
+
+
+def play(scene: Callable[[Queue], Coroutine[Any, Any, None]], model: Model | None = None, **limits: int) -> None:
+    """Whatever a scene does, with the default model its queue must answer afterwards, with nothing left in it."""
+
+    async def whole() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            queue = Queue(model or Model(), executor, **limits)
+            try:
+                await scene(queue)
+                if model is None:
+                    await queue.idle()
+                    assert await queue.answer(queue.submit(21)) == [42]
+                    await queue.idle()
+                    assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (0, 0)
+            finally:
+                queue.model.open.set()
+                queue.batcher.close()
+
+    asyncio.run(whole())
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+def test_answers_come_back_in_order() -> None:
+    async def scene(queue: Queue) -> None:
+        assert await queue.answer(queue.submit(3, 1, 2)) == [6, 2, 4]
+
+    play(scene)
+
+
+def test_callers_share_a_batch_and_get_their_own_answers() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        first, second = queue.submit(1, 2, owner="a"), queue.submit(3, owner="b")
+        assert (await queue.answer(first), await queue.answer(second)) == ([2, 4], [6])
+        assert queue.model.batches == [[1, 2, 3]]
+
+    play(scene)
+
+
+def test_a_batch_stays_within_its_tokens() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(n, tokens=4) for n in range(1, 6)]
+        assert queue.batcher.waiting_tokens == 20
+        assert [await queue.answer(ticket) for ticket in tickets] == [[2], [4], [6], [8], [10]]
+        assert queue.model.batches == [[1, 2], [3, 4], [5]]
+
+    play(scene, batch_tokens=10)
+
+
+def test_an_input_larger_than_a_batch_runs_alone() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(1, tokens=4), queue.submit(2, tokens=99), queue.submit(3, tokens=4)]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[2], [4], [6]]
+        assert queue.model.batches == [[1], [2], [3]]
+
+    play(scene, batch_tokens=10)
+
+
+def test_a_batch_has_no_more_items_than_it_may() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        assert await queue.answer(queue.submit(*range(1, 8))) == [2, 4, 6, 8, 10, 12, 14]
+        assert queue.model.batches == [[1, 2, 3], [4, 5, 6], [7]]
+
+    play(scene, batch_items=3)
+
+
+def test_different_keys_do_not_share_a_batch() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(n, key=key) for n, key in ((1, "a"), (2, "b"), (3, "a"), (4, "b"))]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[2], [4], [6], [8]]
+        assert queue.model.batches == [[1, 3], [2, 4]]
+
+    play(scene)
+
+
+def test_what_was_passed_over_keeps_its_place() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(n, key="ab"[n % 2], tokens=4) for n in range(1, 9)]
+        for ticket in tickets:
+            await queue.answer(ticket)
+        assert queue.model.batches == [[1, 3], [2, 4], [5, 7], [6, 8]]
+
+    play(scene, batch_tokens=10)
+
+
+def test_no_inputs_are_no_answers() -> None:
+    async def scene(queue: Queue) -> None:
+        assert await queue.answer(queue.submit()) == []
+        assert queue.model.batches == []
+
+    play(scene)
+
+
+def test_every_batch_is_told_with_its_time() -> None:
+    async def scene(queue: Queue) -> None:
+        told: list[tuple[int, bool]] = []
+
+        def hear(items: Sequence[Item], seconds: float) -> None:
+            told.append((len(items), seconds >= 0))
+
+        queue.batcher.on_batch = hear
+        ticket = queue.submit(1, 2)
+        await queue.answer(ticket)
+        assert told == [(2, True)]
+        assert ticket.started_at >= ticket.queued_at
+
+    play(scene)
+
+
+def test_a_listener_that_raises_fails_that_batch_only() -> None:
+    async def scene(queue: Queue) -> None:
+        queue.batcher.on_batch = lambda items, seconds: 1 / 0
+        assert isinstance(await queue.answer(queue.submit(1)), errors.InferenceFailed)
+        queue.batcher.on_batch = lambda items, seconds: None
+
+    play(scene)
+
+
+# -------------------------------------------------------------------------------------------------- admission
+
+
+def test_a_request_is_let_in_whole_or_not_at_all() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(1, tokens=6)
+        with pytest.raises(errors.Overloaded) as caught:
+            queue.submit(2, 3, tokens=3)
+        assert caught.value.message == "The queue is full: 6 tokens wait, 10 may."
+        assert caught.value.retry_after_s == 1.0
+        assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (1, 6)
+        queue.submit(4, tokens=4)
+
+    play(scene, queue_tokens=10)
+
+
+def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        large = queue.submit(1, 2, tokens=50)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(3)
+        assert await queue.answer(large) == [2, 4]
+
+    play(scene, queue_tokens=10)
+
+
+def test_cancelled_work_makes_room_at_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(1, 2, tokens=5, owner="gone")
+        queue.batcher.cancel("gone")
+        assert queue.batcher.waiting_tokens == 0
+        queue.submit(3, tokens=10)
+
+    play(scene, queue_tokens=10)
+
+
+# ------------------------------------------------------------------------------------- what is not wanted any more
+
+
+def test_an_expired_request_never_reaches_the_model() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        late, kept = queue.submit(1, seconds=0), queue.submit(2)
+        assert isinstance(await queue.answer(late), errors.DeadlineExceeded)
+        assert await queue.answer(kept) == [4]
+        assert queue.model.batches == [[2]]
+
+    play(scene)
+
+
+def test_a_cancelled_request_never_reaches_the_model() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        gone, kept = queue.submit(1, 2, owner="gone"), queue.submit(3, owner="kept")
+        assert queue.batcher.cancel("gone")
+        assert isinstance(await queue.answer(gone), errors.RequestCancelled)
+        assert await queue.answer(kept) == [6]
+        assert queue.model.batches == [[3]]
+
+    play(scene)
+
+
+def test_cancelling_what_runs_answers_its_caller_and_harms_no_other() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        assert queue.batcher.cancel("busy")
+        kept = queue.submit(1)
+        assert await queue.answer(kept) == [2]
+
+    play(scene)
+
+
+def test_a_request_whose_future_was_cancelled_never_reaches_the_model() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        gone, kept = queue.submit(1), queue.submit(2)
+        gone.done.cancel()
+        assert await queue.answer(kept) == [4]
+        assert queue.model.batches == [[2]]
+
+    play(scene)
+
+
+def test_cancelling_says_whether_there_was_anything() -> None:
+    async def scene(queue: Queue) -> None:
+        assert not queue.batcher.cancel("me")
+        await queue.busy()
+        queue.submit(1)
+        assert queue.batcher.cancel("me")
+        assert not queue.batcher.cancel("me")
+
+    play(scene)
+
+
+# --------------------------------------------------------------------------------------------------- failures
+
+
+def refuses(*bad: Any, error: BaseException | None = None) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def run(batch: Sequence[Any]) -> Sequence[Any]:
+        if any(value in bad for value in batch):
+            raise error or ValueError(f"cannot do {bad}")
+        return [value * 2 for value in batch]
+
+    return run
+
+
+@pytest.mark.parametrize("bad", range(1, 9))
+def test_an_input_that_fails_fails_alone(bad: int) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = {n: queue.submit(n, owner=str(n)) for n in range(1, 9)}
+        found = {n: await queue.answer(ticket) for n, ticket in tickets.items()}
+        assert isinstance(found.pop(bad), errors.InferenceFailed)
+        assert found == {n: [n * 2] for n in range(1, 9) if n != bad}
+        # Halving: 8, 4, 2, 1 and the other halves.
+        assert len(queue.model.batches) == 7
+
+    play(scene, Model(refuses(bad)))
+
+
+def test_a_caller_with_one_bad_input_fails_whole() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        mixed, good = queue.submit(1, 13, 2, owner="a"), queue.submit(3, 4, owner="b")
+        assert isinstance(await queue.answer(mixed), errors.InferenceFailed)
+        assert await queue.answer(good) == [6, 8]
+
+    play(scene, Model(refuses(13)))
+
+
+def test_our_own_errors_reach_the_caller_as_they_are() -> None:
+    async def scene(queue: Queue) -> None:
+        found = await queue.answer(queue.submit(13))
+        assert type(found) is errors.InputTooLong and found.message == "Too long."
+
+    play(scene, Model(refuses(13, error=errors.InputTooLong("Too long."))))
+
+
+def test_an_error_of_the_model_is_told_with_its_type() -> None:
+    async def scene(queue: Queue) -> None:
+        found = await queue.answer(queue.submit(13))
+        assert type(found) is errors.InferenceFailed and found.message == "ValueError: cannot do (13,)"
+
+    play(scene, Model(refuses(13)))
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        pytest.param([], id="none"),
+        pytest.param([1], id="too few"),
+        pytest.param([1, 2, 3], id="too many"),
+        pytest.param(None, id="nothing at all"),
+    ],
+)
+def test_a_wrong_number_of_answers_is_a_failure(outputs: Any) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(1, 2, owner="a")]
+        assert isinstance(await queue.answer(tickets[0]), errors.InferenceFailed)
+
+    play(scene, Model(lambda batch: outputs if len(batch) == 2 else []))
+
+
+def raises(error: BaseException) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    def run(batch: Sequence[Any]) -> Sequence[Any]:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        RuntimeError("CUDA out of memory"),
+        MemoryError(),
+        KeyError(),
+        errors.InferenceFailed("bad"),
+        StopIteration("an iterator that was empty"),
+        TimeoutError("bad"),
+        asyncio.CancelledError("bad"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_that_always_raises_never_ends_the_queue(error: BaseException) -> None:
+    async def scene(queue: Queue) -> None:
+        for _ in range(3):
+            assert isinstance(await queue.answer(queue.submit(1, 2, 3)), errors.InferenceFailed)
+        queue.model._run = lambda batch: [value * 2 for value in batch]
+        assert await queue.answer(queue.submit(1)) == [2]
+
+    play(scene, Model(raises(error)))
+
+
+def test_failures_leave_nothing_behind() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        for n in range(20):
+            queue.submit(n, 13, owner=str(n))
+        await queue.answer(queue.submit(1))
+        assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (0, 0)
+
+    play(scene, Model(refuses(13)))
+
+
+# ------------------------------------------------------------------------------------------------------ close
+
+
+def test_closing_answers_whoever_waits() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        waiting = queue.submit(1)
+        queue.batcher.close()
+        assert isinstance(await queue.answer(waiting), errors.WorkerDraining)
+
+    play(scene, Model())
+
+
+def test_closing_answers_whoever_runs() -> None:
+    async def scene(queue: Queue) -> None:
+        running = await queue.busy()
+        queue.batcher.close()
+        assert isinstance(await queue.answer(running), (list, errors.WorkerDraining))
+
+    play(scene, Model())
+
+
+def test_after_closing_nothing_is_taken() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.answer(queue.submit(1))
+        queue.batcher.close()
+        with pytest.raises(errors.WorkerDraining):
+            await asyncio.wait_for(queue.submit(1).done, PATIENCE_S)
+
+    play(scene, Model())
+
+
+def test_closing_what_never_ran_is_nothing() -> None:
+    async def scene(queue: Queue) -> None:
+        queue.batcher.close()
+
+    play(scene, Model())

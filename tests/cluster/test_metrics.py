@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from cluster.metrics import IngressMetrics, Samples, WorkerMetrics, gauge_family, page
+
+
+def values(samples: Samples) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """What Prometheus reads."""
+    families = text_string_to_metric_families(page(samples).decode())
+    return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+
+def labelled(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def a_worker(replica: str = "r0") -> WorkerMetrics:
+    worker = WorkerMetrics("m", replica)
+    worker.queue(3, 30)
+    worker.batch(2, 20, 0.1)
+    worker.answered(0.01, 0.2, 20)
+    worker.failed("deadline_exceeded")
+    worker.loaded(1.5, 1000)
+    return worker
+
+
+def test_a_worker_tells_of_its_queue_its_batches_and_its_answers() -> None:
+    found = values(a_worker().collect())
+    mine = {"model": "m", "replica": "r0"}
+    assert found[labelled("cluster_queue_items", **mine)] == 3
+    assert found[labelled("cluster_queue_tokens", **mine)] == 30
+    assert found[labelled("cluster_batch_items_sum", **mine)] == 2
+    assert found[labelled("cluster_tokens_total", **mine)] == 20
+    assert found[labelled("cluster_inference_seconds_count", **mine)] == 1
+    assert found[labelled("cluster_inference_errors_total", **mine, code="deadline_exceeded")] == 1
+    assert found[labelled("cluster_load_seconds", **mine)] == 1.5
+
+
+def test_an_ingress_tells_of_its_requests() -> None:
+    ingress = IngressMetrics("i0")
+    ingress.request("/v1/embeddings", 200, 0.1)
+    ingress.request("/v1/embeddings", 200, 0.1)
+    ingress.error("overloaded")
+    ingress.retry("m")
+    ingress.gathered(4)
+    found = values(ingress.collect())
+    assert found[labelled("cluster_http_requests_total", ingress="i0", route="/v1/embeddings", status="200")] == 2
+    assert found[labelled("cluster_errors_total", ingress="i0", code="overloaded")] == 1
+    assert found[labelled("cluster_retries_total", ingress="i0", model="m")] == 1
+    assert found[labelled("cluster_gathered_requests_sum", ingress="i0")] == 4
+
+
+def test_samples_of_many_processes_are_one_page() -> None:
+    text = page([*a_worker("r0").collect(), *a_worker("r1").collect(), *IngressMetrics("i0").collect()]).decode()
+    assert text.count("# TYPE cluster_queue_items gauge") == 1
+    assert text.count("# TYPE cluster_batch_seconds histogram") == 1
+    assert {line for line in text.splitlines() if line.startswith("cluster_queue_items{")} == {
+        'cluster_queue_items{model="m",replica="r0"} 3.0',
+        'cluster_queue_items{model="m",replica="r1"} 3.0',
+    }
+
+
+def test_a_page_can_be_made_twice_of_the_same_samples() -> None:
+    samples = [*a_worker("r0").collect(), *a_worker("r1").collect()]
+    assert page(samples) == page(samples)
+
+
+def test_samples_travel_between_processes() -> None:
+    samples = a_worker().collect()
+    assert page(pickle.loads(pickle.dumps(samples))) == page(samples)
+
+
+def test_a_gauge_is_made_of_what_is_known_now() -> None:
+    rows = [({"model": "a"}, 2.0), ({"model": "b"}, 1.0)]
+    found = values([gauge_family("cluster_replicas_wanted", "Workers wished for.", rows)])
+    assert found == {
+        labelled("cluster_replicas_wanted", model="a"): 2.0,
+        labelled("cluster_replicas_wanted", model="b"): 1.0,
+    }
+
+
+@pytest.mark.parametrize("uid", ['a"b', "a\\b", "a\nb", "漢字"])
+def test_labels_of_any_text_are_read_again(uid: str) -> None:
+    found = values([gauge_family("cluster_replicas_wanted", "Workers wished for.", [({"model": uid}, 1.0)])])
+    assert found == {labelled("cluster_replicas_wanted", model=uid): 1.0}
+
+
+def test_no_samples_are_an_empty_page() -> None:
+    assert page([]) == b""

@@ -1,0 +1,1448 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.board import Board
+from cluster.metrics import WorkerMetrics, page
+from cluster.placement import Placement
+from cluster.settings import Settings
+from cluster.spec import (
+    Claim,
+    Entry,
+    ModelState,
+    ModelStatus,
+    Node,
+    Progress,
+    Report,
+    Source,
+    Wanted,
+    WorkerName,
+    WorkerState,
+)
+from cluster.store import Store
+from cluster.supervisor import Supervisor
+from cluster.worker import Worker
+from tests.make import make_node, make_wanted
+
+M = ModelState
+S = WorkerState
+PATIENCE_S = 5.0
+
+
+class Process:
+    """A worker on paper: it loads at once, unless the world says otherwise, and does what the test tells it to."""
+
+    def __init__(self, name: WorkerName, wanted: Wanted, claim: Claim, world: World) -> None:
+        self.name, self.wanted, self.claim, self.world = name, wanted, claim, world
+        self.remote = f"actor of {name}"
+        self.pid = next(world.pids)
+        self.board = Board(Report(pid=self.pid))
+        self.epoch = 0
+        self.alive = True
+        self.answers = True
+        self.computes = True
+        self.in_hand = 0
+        self.threads = 0
+        self.commands: list[str] = []
+        self.describe_error: Exception | None = None
+        self._ended = asyncio.Event()
+
+    async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
+        self.commands.append(method)
+        await self._reach(self.answers)
+        if method in ("start", "report", "drain", "set_threads"):
+            epoch, *args = args
+            if epoch < self.epoch:
+                raise errors.StaleEpoch(f"{self.name} obeys epoch {self.epoch}, not {epoch}.")
+            self.epoch = epoch
+        return await getattr(self, f"_{method}")(*args)
+
+    async def _reach(self, answers: bool) -> None:
+        await asyncio.sleep(0)
+        if not self.alive:
+            raise errors.WorkerLost("The process is gone.", 5.0)
+        if not answers:
+            await self._until_ended(0.01)
+            raise errors.Unavailable("It does not answer.", 5.0)
+
+    async def _until_ended(self, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._ended.wait(), timeout_s)
+        except TimeoutError:
+            return
+        raise errors.WorkerLost("The process is gone.", 5.0)
+
+    async def _start(self, where: tuple[str, str], threads: int) -> None:
+        self.threads = threads
+        self.tell(phase="loading", node_id=where[0], node_ip=where[1], progress=Progress("loading", 0.1))
+        if self.world.loads:
+            self.load()
+
+    async def _report(self, seen: int, wait_s: float) -> tuple[int, Report]:
+        """Like a real one, but its long poll is short."""
+        news = asyncio.ensure_future(self.board.newer(seen, min(wait_s, 0.03)))
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            await asyncio.wait((news, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            news.cancel()
+        await self._reach(self.answers)
+        return self.board.version, self.board.value
+
+    async def _describe(self) -> tuple[Wanted, Claim, Report]:
+        if self.describe_error is not None:
+            raise self.describe_error
+        return self.wanted, self.claim, self.board.value
+
+    async def _drain(self) -> None:
+        assert str(self.name) not in self.world.routed(), "told to stop before it was routed out"
+        self.tell(phase="draining" if self.in_hand else "drained")
+
+    async def _set_threads(self, threads: int) -> None:
+        self.threads = threads
+
+    async def _logs(self, lines: int) -> list[str]:
+        return [f"{self.name} says {number}" for number in range(5)][-lines:]
+
+    async def _samples(self) -> list[Any]:
+        return WorkerMetrics(self.name.uid, str(self.name)).collect()
+
+    async def probe(self, timeout_s: float) -> float:
+        await self._reach(self.answers and self.computes)
+        return 0.001
+
+    def kill(self) -> None:
+        self.alive = False
+        self._ended.set()
+
+    # --- what happens to it
+
+    def tell(self, **changes: Any) -> None:
+        self.board.amend(lambda report: replace(report, **changes))
+
+    def load(self) -> None:
+        if error := self.world.load_errors.get(self.wanted.spec.options.get("weights")):
+            self.tell(phase="failed", error=error, log_tail=("reading weights", "no"))
+        else:
+            self.tell(phase="ready", progress=Progress("ready", 1.0), load_seconds=0.1)
+
+    def finish(self) -> None:
+        self.in_hand = 0
+        self.tell(phase="drained")
+
+
+class World:
+    """A platform whose machines are names; what outlives a supervisor is in here."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.there = list(nodes) or [make_node("n0"), make_node("n1")]
+        self.processes: dict[WorkerName, Process] = {}
+        self.started: list[str] = []
+        self.ended_by_pid: list[tuple[str, int]] = []
+        self.pids = itertools.count(100)
+        #: False: workers load when they are told to.
+        self.loads = True
+        self.load_errors: dict[Any, Exception] = {"bad": errors.LoadFailed("m could not be loaded: bad weights")}
+        self.start_error: Exception | None = None
+        self.find_errors: list[Exception] = []
+        #: Makes `start` wait.
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.supervisor: Supervisor | None = None
+        self.clock_ahead = 0.0
+
+    def clock(self) -> float:
+        return time.monotonic() + self.clock_ahead
+
+    async def nodes(self) -> Sequence[Node]:
+        return list(self.there)
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Process:
+        self.started.append(str(name))
+        await self.gate.wait()
+        if self.start_error is not None:
+            raise self.start_error
+        process = self.processes[name] = Process(name, wanted, placement.claim, self)
+        return process
+
+    async def find(self) -> Mapping[WorkerName, Process]:
+        if self.find_errors:
+            raise self.find_errors.pop()
+        return {name: process for name, process in self.processes.items() if process.alive}
+
+    async def end_process(self, node_id: str, pid: int) -> None:
+        self.ended_by_pid.append((node_id, pid))
+
+    def alive(self, uid: str = "m") -> list[Process]:
+        return [p for p in self.processes.values() if p.alive and p.name.uid == uid]
+
+    def the(self, uid: str = "m") -> Process:
+        (process,) = self.alive(uid)
+        return process
+
+    def routed(self) -> set[str]:
+        assert self.supervisor is not None
+        models = self.supervisor._snapshots.value.models
+        return {route.worker for model in models.values() for route in model.workers}
+
+
+class Complaints(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(record.getMessage())
+
+
+class Scene:
+    """A supervisor over a world. On the way out: no failed tick, no stray error, no process that nobody knows."""
+
+    def __init__(self, world: World, store: Store, **settings: Any) -> None:
+        self.world, self.store = world, store
+        timings = {"tick_s": 0.02, "probe_s": 0.02, "drain_s": 60.0, "start_timeout_s": 60.0, **settings}
+        self.settings = Settings(**timings, memory_fraction=1.0)
+        self.suffixes = map("s{}".format, itertools.count())
+        self.supervisor = self._make()
+        self.stray: list[Any] = []
+        self.complaints = Complaints()
+
+    def _make(self) -> Supervisor:
+        found = Supervisor(
+            self.store,
+            self.world,
+            self.settings,
+            new_suffix=lambda: next(self.suffixes),
+            clock=self.world.clock,
+        )
+        self.world.supervisor = found
+        return found
+
+    async def __aenter__(self) -> Scene:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: self.stray.append(context))
+        logging.getLogger("cluster.supervisor").addHandler(self.complaints)
+        self.supervisor.begin()
+        return self
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            if error is None:
+                known = set(self.supervisor._fleet.workers)
+                unknown = [str(p.name) for p in self.world.processes.values() if p.alive and str(p.name) not in known]
+                assert not unknown, unknown
+        finally:
+            await self.supervisor.stop()
+            logging.getLogger("cluster.supervisor").removeHandler(self.complaints)
+        if error is None:
+            await asyncio.sleep(0)
+            gc.collect()
+            assert not self.stray, self.stray
+            assert "a tick failed" not in self.complaints.told
+
+    async def replace_supervisor(self) -> Supervisor:
+        """The old one is gone without a word; the new one has the same store and the same world."""
+        await self.supervisor.stop()
+        self.supervisor = self._make()
+        self.supervisor.begin()
+        return self.supervisor
+
+    # --- what people do
+
+    async def launch(self, wanted: Wanted, uid_given: bool = True) -> ModelStatus:
+        return await self.supervisor.launch(wanted, uid_given)
+
+    async def ready(self, *wanted: Wanted) -> None:
+        for wish in wanted or [make_wanted()]:
+            await self.launch(wish)
+        for wish in wanted or [make_wanted()]:
+            await self.state(M.READY, wish.uid)
+
+    async def state(self, *states: ModelState, uid: str = "m") -> ModelStatus:
+        """Waits for one of these states."""
+        names = [state for state in states if isinstance(state, ModelState)]
+        uid = next((state for state in states if not isinstance(state, ModelState)), uid)
+        status = await self.supervisor.status(uid)
+        async with asyncio.timeout(PATIENCE_S):
+            while status.state not in names:
+                status = await self.supervisor.status(uid, status.version, PATIENCE_S)
+        return status
+
+    async def until(self, holds: Callable[[], Any]) -> Any:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := holds()):
+                await asyncio.sleep(0.002)
+        return found
+
+    async def nothing_left(self, uid: str = "m") -> None:
+        await self.until(lambda: not self.supervisor._fleet.workers and not self.world.alive(uid))
+        assert self.store.get("wish", uid) is None
+        assert self.supervisor._watched == {}
+        assert (await self.supervisor.watch(-1, 0)).models == {}
+        with pytest.raises(errors.UnknownUid):
+            await self.supervisor.status(uid)
+
+    async def ticks(self, count: int = 3) -> None:
+        """So many times it has compared wishes with what runs."""
+        seen = 0
+        fleet = self.supervisor._fleet
+        plan = fleet.plan
+
+        def counted(now: float) -> Any:
+            nonlocal seen
+            seen += 1
+            return plan(now)
+
+        fleet.plan = counted  # type: ignore[method-assign]
+        await self.until(lambda: seen > count)
+        del fleet.plan  # type: ignore[method-assign]
+
+    async def events(self, uid: str = "m") -> list[str]:
+        return [event.text for event in await self.supervisor.events(uid)]
+
+
+def play(
+    scene: Callable[[Scene], Coroutine[Any, Any, None]],
+    *nodes: Node,
+    store: Store | None = None,
+    **settings: Any,
+) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(World(*nodes), store or Store(), **settings) as found:
+            await scene(found)
+
+    asyncio.run(whole())
+
+
+# -------------------------------------------------------------------------------------------------- launching
+
+
+def test_a_launch_is_started_loaded_and_routed() -> None:
+    async def scene(s: Scene) -> None:
+        status = await s.launch(make_wanted(replica=2))
+        assert (status.state, status.generation, status.ready) == (M.LOADING, 1, 0)
+        status = await s.state(M.READY)
+        assert (status.ready, status.progress, len(status.workers)) == (2, 1.0, 2)
+        assert {worker.node for worker in status.workers} == {"n0", "n1"}
+        snapshot = await s.supervisor.watch(-1, 0)
+        assert {route.worker for route in snapshot.models["m"].workers} == set(s.world.started)
+        assert snapshot.handles == {name: f"actor of {name}" for name in s.world.started}
+        events = await s.events()
+        assert events[0] == "Launch model m, 2 replica(s)"
+        assert events[1] == "Starting worker worker:m:1:0-s0 on n0"
+        assert any(text.startswith("Worker worker:m:1:0-s0 is READY after") for text in events)
+
+    play(scene)
+
+
+def test_a_launch_is_a_wish_that_outlives_whoever_made_it() -> None:
+    async def scene(s: Scene) -> None:
+        await s.launch(make_wanted())
+        assert Wanted.model_validate(s.store.get("wish", "m")).uid == "m"
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_an_equal_launch_is_the_same_launch() -> None:
+    async def scene(s: Scene) -> None:
+        first = await s.launch(make_wanted(options={"steps": 2}))
+        await s.state(M.READY)
+        again = await s.launch(make_wanted(options={"steps": 2}))
+        assert again.generation == first.generation
+        await s.ticks()
+        assert len(s.world.started) == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("uid_given", [True, False])
+def test_fifty_launches_at_once_are_one(uid_given: bool) -> None:
+    async def scene(s: Scene) -> None:
+        statuses = await asyncio.gather(*(s.launch(make_wanted(), uid_given) for _ in range(50)))
+        assert {(status.uid, status.generation) for status in statuses} == {("m", 1)}
+        await s.state(M.READY)
+        await s.ticks()
+        assert len(s.world.started) == 1
+
+    play(scene)
+
+
+def test_another_launch_under_the_same_uid_is_refused() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        with pytest.raises(errors.Conflict) as caught:
+            await s.launch(make_wanted(replica=2, options={"steps": 4}))
+        assert caught.value.message == (
+            "Model uid m is taken by another launch (replica, steps differ); terminate it or choose another model_uid."
+        )
+        assert (await s.supervisor.status("m")).replica == 1
+
+    play(scene)
+
+
+def test_another_launch_that_did_not_ask_for_the_uid_gets_one() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        status = await s.launch(make_wanted(options={"steps": 4}), uid_given=False)
+        assert status.uid == "m-s1"
+        await s.state(M.READY, status.uid)
+        assert len(s.world.alive("m")) == len(s.world.alive("m-s1")) == 1
+
+    play(scene)
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing() -> None:
+    async def scene(s: Scene) -> None:
+        with pytest.raises(errors.DoesNotFit) as caught:
+            await s.launch(make_wanted(claim_gib=99))
+        assert "n0: 16.0 GiB of 16.0 GiB memory free, 99.0 GiB asked" in caught.value.message
+        assert await s.supervisor.could_launch(make_wanted(claim_gib=99)) == caught.value.message
+        assert await s.supervisor.could_launch(make_wanted()) == ""
+        await s.nothing_left()
+
+    play(scene)
+
+
+def test_launches_at_once_do_not_count_on_the_same_room() -> None:
+    async def scene(s: Scene) -> None:
+        asked = [make_wanted(f"m{n}", claim_gib=10) for n in range(4)]
+        found = await asyncio.gather(*map(s.launch, asked), return_exceptions=True)
+        assert sum(isinstance(one, errors.DoesNotFit) for one in found) == 2
+
+    play(scene)
+
+
+def test_a_failed_launch_says_why_and_its_process_is_ended() -> None:
+    async def scene(s: Scene) -> None:
+        await s.launch(make_wanted(options={"weights": "bad"}))
+        status = await s.state(M.FAILED)
+        assert (status.reason, status.error_code) == ("m could not be loaded: bad weights", "load_failed")
+        assert status.log_tail == ("reading weights", "no")
+        assert await s.supervisor.logs("m", 1) == ["no"]
+        await s.ticks()
+        assert s.world.alive() == [] and len(s.world.started) == 1
+
+    play(scene)
+
+
+def test_launching_a_failed_model_again_tries_again() -> None:
+    async def scene(s: Scene) -> None:
+        wanted = make_wanted(options={"weights": "bad"})
+        await s.launch(wanted)
+        await s.state(M.FAILED)
+        s.world.load_errors.clear()
+        assert (await s.launch(wanted)).generation == 2
+        await s.state(M.READY)
+        assert s.world.the().name.generation == 2
+
+    play(scene)
+
+
+def test_weights_that_can_be_had_later_are_tried_again() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.load_errors["bad"] = errors.DownloadFailed("The hub cannot be reached.")
+        await s.launch(make_wanted(options={"weights": "bad"}))
+        await s.state(M.FAILED)
+        s.world.load_errors.clear()
+        s.world.clock_ahead += 61
+        await s.until(lambda: s.supervisor._fleet.losses)
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+# --------------------------------------------------------------------------------------------- terminating
+
+
+async def waiting(s: Scene) -> None:
+    await s.ready()
+    s.world.there.clear()
+    await s.state(M.WAITING)
+
+
+async def starting(s: Scene) -> None:
+    s.world.gate.clear()
+    await s.launch(make_wanted())
+    await s.until(lambda: s.world.started)
+
+
+async def starting_mute(s: Scene) -> None:
+    s.world.loads = False
+    await s.launch(make_wanted())
+    (await s.until(s.world.alive))[0].answers = False
+
+
+async def loading(s: Scene) -> None:
+    s.world.loads = False
+    await s.launch(make_wanted())
+    await s.until(lambda: [w for w in s.supervisor._fleet.workers.values() if w.state == S.LOADING])
+
+
+async def serving(s: Scene) -> None:
+    await s.ready(make_wanted(replica=3))
+
+
+async def silent(s: Scene) -> None:
+    await s.ready()
+    s.world.the().answers = False
+    await s.until(lambda: [w for w in s.supervisor._fleet.workers.values() if w.state == S.SUSPECT])
+
+
+async def failed(s: Scene) -> None:
+    await s.launch(make_wanted(options={"weights": "bad"}))
+    await s.state(M.FAILED)
+
+
+async def lost(s: Scene) -> None:
+    await s.ready()
+    s.world.the().kill()
+    await s.state(M.WAITING)
+
+
+async def updating(s: Scene) -> None:
+    await s.ready()
+    s.world.loads = False
+    await s.supervisor.apply([make_wanted(options={"steps": 2})], prune=False, dry_run=False)
+    await s.until(lambda: len(s.world.alive()) == 2)
+
+
+@pytest.mark.parametrize(
+    "phase", [waiting, starting, starting_mute, loading, serving, silent, failed, lost, updating], ids=lambda f: f.__name__
+)
+def test_terminate_leaves_nothing_in_whatever_phase(phase: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def scene(s: Scene) -> None:
+        await phase(s)
+        await s.supervisor.terminate("m")
+        s.world.gate.set()
+        await s.nothing_left()
+        assert (await s.events())[-1] != "a worker came back"
+
+    play(scene, drain_s=0.1)
+
+
+def test_what_is_terminated_is_routed_out_at_once_and_finishes_what_it_has() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        process = s.world.the()
+        process.in_hand = 3
+        await s.supervisor.terminate("m")
+        assert (await s.supervisor.watch(-1, 0)).models == {}
+        await s.until(lambda: process.board.value.phase == "draining")
+        await s.ticks()
+        assert process.alive
+        process.finish()
+        await s.nothing_left()
+
+    play(scene)
+
+
+def test_work_that_does_not_end_is_ended_at_the_deadline() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        process = s.world.the()
+        process.in_hand = 3
+        await s.supervisor.terminate("m")
+        await s.until(lambda: process.board.value.phase == "draining")
+        s.world.clock_ahead += 61
+        await s.nothing_left()
+
+    play(scene, drain_s=60)
+
+
+def test_what_was_terminated_can_be_launched_again() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+        assert (await s.launch(make_wanted())).generation == 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_what_was_terminated_can_be_launched_while_its_last_worker_drains() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        old.in_hand = 1
+        await s.supervisor.terminate("m")
+        await s.until(lambda: old.board.value.phase == "draining")
+        await s.launch(make_wanted())
+        await s.state(M.READY)
+        assert old.alive
+        old.finish()
+        await s.until(lambda: not old.alive)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("command", ["terminate", "cancel", "status", "events", "scale", "logs"])
+def test_commands_on_what_is_not_launched_say_so(command: str) -> None:
+    async def scene(s: Scene) -> None:
+        arguments = {"scale": (2,), "logs": (10,)}.get(command, ())
+        with pytest.raises(errors.UnknownUid):
+            await getattr(s.supervisor, command)("m", *arguments)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("phase", [starting, loading, failed], ids=lambda f: f.__name__)
+def test_a_launch_can_be_cancelled(phase: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
+    async def scene(s: Scene) -> None:
+        await phase(s)
+        await s.supervisor.cancel("m")
+        s.world.gate.set()
+        await s.nothing_left()
+        assert "Launch cancelled" in await s.events()
+
+    play(scene)
+
+
+def test_what_is_ready_is_not_cancelled() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        with pytest.raises(errors.Conflict):
+            await s.supervisor.cancel("m")
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_what_serves_in_part_is_not_cancelled() -> None:
+    """It is not launching: a cancelled update or a lost replica must not take a serving model away."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        s.world.alive()[0].kill()
+        await s.state(M.DEGRADED)
+        with pytest.raises(errors.Conflict):
+            await s.supervisor.cancel("m")
+
+    play(scene)
+
+
+# ---------------------------------------------------------------------------------------------------- scaling
+
+
+def test_scaling_up_leaves_the_workers_there_are() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        assert (await s.supervisor.scale("m", 3)).replica == 3
+        await s.until(lambda: len(s.world.alive()) == 3)
+        status = await s.state(M.READY)
+        assert (status.generation, status.ready, first.alive) == (1, 3, True)
+
+    play(scene)
+
+
+def test_scaling_down_drains_the_highest_replicas() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=3))
+        await s.supervisor.scale("m", 1)
+        await s.until(lambda: len(s.supervisor._fleet.workers) == 1)
+        assert s.world.the().name.index == 0
+
+    play(scene)
+
+
+@pytest.mark.parametrize("replica", [0, -1])
+def test_scaling_to_none_is_refused(replica: int) -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        with pytest.raises(errors.BadOption, match="terminate m"):
+            await s.supervisor.scale("m", replica)
+
+    play(scene)
+
+
+def test_scaling_beyond_the_room_is_refused_and_changes_nothing() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(claim_gib=10))
+        with pytest.raises(errors.DoesNotFit):
+            await s.supervisor.scale("m", 3)
+        assert (await s.supervisor.status("m")).replica == 1
+        assert (await s.state(M.READY)).ready == 1
+
+    play(scene)
+
+
+def test_what_is_pinned_to_cards_is_not_scaled() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(n_gpu=1, gpu_idx=[0]))
+        with pytest.raises(errors.BadRequest, match="pinned"):
+            await s.supervisor.scale("m", 2)
+
+    play(scene, make_node(gpus=2))
+
+
+# --------------------------------------------------------------------------------------------------- declared
+
+
+def changes(found: Sequence[Any]) -> dict[str, str]:
+    return {change.uid: change.change for change in found}
+
+
+def test_a_declared_list_becomes_what_is_wished() -> None:
+    async def scene(s: Scene) -> None:
+        declared = [make_wanted("a"), make_wanted("b", replica=2), make_wanted("c")]
+        assert changes(await s.supervisor.apply(declared, prune=True, dry_run=False)) == {
+            **{"a": "launch", "b": "launch", "c": "launch"}
+        }
+        for uid in "abc":
+            await s.state(M.READY, uid)
+        declared = [make_wanted("a"), make_wanted("b", replica=1), make_wanted("d"), make_wanted("c", envs={"A": "1"})]
+        found = await s.supervisor.apply(declared, prune=True, dry_run=False)
+        assert changes(found) == {"a": "same", "b": "scale", "c": "update", "d": "launch"}
+        assert {change.uid: change.fields for change in found if change.fields} == {"b": ("replica",), "c": ("envs",)}
+        await s.until(lambda: len(s.world.alive("b")) == 1 and [p.name.generation for p in s.world.alive("c")] > [3])
+        for uid in "abcd":
+            await s.state(M.READY, uid)
+
+    play(scene)
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    async def scene(s: Scene) -> None:
+        await s.supervisor.apply([make_wanted("a")], prune=True, dry_run=False)
+        await s.state(M.READY, "a")
+        found = await s.supervisor.apply([make_wanted("b")], prune=True, dry_run=True)
+        assert changes(found) == {"a": "terminate", "b": "launch"}
+        await s.ticks()
+        assert [status.uid for status in await s.supervisor.all_statuses()] == ["a"]
+
+    play(scene)
+
+
+def test_only_what_an_earlier_list_declared_is_pruned() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("by-hand"))
+        await s.supervisor.apply([make_wanted("declared")], prune=True, dry_run=False)
+        await s.state(M.READY, "declared")
+        assert changes(await s.supervisor.apply([], prune=False, dry_run=False)) == {}
+        assert changes(await s.supervisor.apply([], prune=True, dry_run=False)) == {"declared": "terminate"}
+        await s.until(lambda: not s.world.alive("declared"))
+        assert [status.uid for status in await s.supervisor.all_statuses()] == ["by-hand"]
+
+    play(scene)
+
+
+def test_what_ran_already_when_it_was_declared_is_declared_from_then_on() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        assert changes(await s.supervisor.apply([make_wanted()], prune=True, dry_run=False)) == {"m": "same"}
+        assert changes(await s.supervisor.apply([], prune=True, dry_run=False)) == {"m": "terminate"}
+
+    play(scene)
+
+
+def test_an_update_serves_without_a_gap() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        s.world.loads = False
+        await s.supervisor.apply([make_wanted(options={"steps": 2})], prune=False, dry_run=False)
+        new = (await s.until(lambda: [p for p in s.world.alive() if p is not old]))[0]
+        await s.ticks()
+        assert s.world.routed() == {str(old.name)}
+        new.load()
+        await s.until(lambda: not old.alive)
+        assert s.world.routed() == {str(new.name)}
+        assert (await s.state(M.READY)).generation == 2
+
+    play(scene)
+
+
+def test_a_bad_update_leaves_the_old_serving() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        await s.supervisor.apply([make_wanted(options={"weights": "bad"})], prune=False, dry_run=False)
+        await s.until(lambda: (len(s.world.processes) == 2) and s.world.alive() == [old])
+        status = await s.state(M.DEGRADED)
+        await s.ticks()
+        assert status.reason == "m could not be loaded: bad weights"
+        assert s.world.routed() == {str(old.name)}
+
+    play(scene)
+
+
+def test_a_wish_that_changes_while_its_worker_is_being_started_gets_a_worker_of_its_own() -> None:
+    async def scene(s: Scene) -> None:
+        await starting(s)
+        await s.supervisor.apply([make_wanted(options={"steps": 2})], prune=False, dry_run=False)
+        s.world.gate.set()
+        await s.state(M.READY)
+        await s.until(lambda: len(s.world.alive()) == 1)
+        process = s.world.the()
+        assert (process.name.generation, process.wanted.generation) == (2, 2)
+        assert all(p.name.generation == p.wanted.generation for p in s.world.processes.values())
+
+    play(scene)
+
+
+# ------------------------------------------------------------------------------------------- things that break
+
+
+def test_a_death_is_heard_of_at_once() -> None:
+    """By the call that is pending at the worker, not by the next tick or probe."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        version = (await s.supervisor.watch(-1, 0)).version
+        dead, left = s.world.alive()
+        dead.kill()
+        snapshot = await s.supervisor.watch(version, PATIENCE_S)
+        assert [route.worker for route in snapshot.models["m"].workers] == [str(left.name)]
+        assert snapshot.models["m"].recovering
+
+    play(scene, tick_s=60, probe_s=60)
+
+
+def test_a_dead_worker_is_replaced_after_its_pause() -> None:
+    async def scene(s: Scene) -> None:
+        await lost(s)
+        await s.ticks()
+        assert s.world.alive() == []
+        s.world.clock_ahead += 1.1
+        status = await s.state(M.READY)
+        assert status.restarts == 1
+        assert s.world.the().name == WorkerName("m", 1, 0, "s1")
+        events = await s.events()
+        assert "Worker worker:m:1:0-s0 is LOST: The process is gone." in events
+        assert "Starting worker worker:m:1:0-s1 on n0 (lost)" in events
+
+    play(scene)
+
+
+def test_a_death_that_is_heard_twice_is_told_once() -> None:
+    """The pending call and a probe both fail."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=20))
+        for process in s.world.alive():
+            process.kill()
+        await s.until(lambda: not s.supervisor._fleet.workers)
+        events = await s.events()
+        assert sum("is LOST" in text for text in events) == 20
+
+    play(scene, probe_s=0.001, tick_s=0.2)
+
+
+def test_a_process_that_cannot_be_started_is_tried_again_with_a_pause() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.start_error = RuntimeError("no more processes")
+        await s.launch(make_wanted())
+        await s.until(lambda: s.supervisor._fleet.losses)
+        pauses = []
+        for count in range(1, 5):
+            await s.until(lambda count=count: [x for x in s.supervisor._fleet.losses.values() if x.count == count])
+            (loss,) = s.supervisor._fleet.losses.values()
+            pauses.append(round(loss.not_before - s.world.clock()))
+            await s.ticks()
+            assert len(s.world.started) == count
+            s.world.clock_ahead += loss.not_before - s.world.clock()
+        assert pauses == [1, 2, 4, 8]
+        assert "Worker worker:m:1:0-s0 is LOST: could not be started: no more processes" in await s.events()
+        s.world.start_error = None
+        (loss,) = s.supervisor._fleet.losses.values()
+        s.world.clock_ahead += 20
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_one_that_cannot_be_started_does_not_stop_the_others() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.start_error = RuntimeError("not now")
+        await s.launch(make_wanted("a"))
+        await s.until(lambda: s.supervisor._fleet.losses)
+        s.world.start_error = None
+        await s.ready(make_wanted("b"))
+
+    play(scene)
+
+
+def test_a_worker_that_never_answers_is_replaced_at_the_deadline() -> None:
+    async def scene(s: Scene) -> None:
+        await starting_mute(s)
+        first = s.world.the()
+        s.world.loads = True
+        await s.ticks()
+        assert first.alive
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_silent_worker_is_used_only_when_no_other_is_left() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, second = s.world.alive()
+        first.answers = False
+        await s.until(lambda: s.world.routed() == {str(second.name)})
+        assert first.alive
+        second.answers = False
+        await s.until(lambda: s.world.routed() == {str(first.name), str(second.name)})
+        first.answers = True
+        await s.until(lambda: s.world.routed() == {str(first.name)})
+
+    play(scene)
+
+
+def test_a_silent_worker_is_replaced_at_the_deadline() -> None:
+    async def scene(s: Scene) -> None:
+        await silent(s)
+        first = s.world.the()
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        assert s.world.ended_by_pid == [("n0", first.pid)]
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_worker_that_answers_but_does_not_compute_is_replaced() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        first.computes = False
+        await s.until(lambda: "probe" in " ".join(w.reason for w in s.supervisor._fleet.workers.values()))
+        # Its reports go on saying that it is ready.
+        first.commands.clear()
+        await s.until(lambda: first.commands.count("report") > 3)
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        s.world.clock_ahead += 2
+        await s.until(s.world.alive)
+
+    play(scene)
+
+
+def test_workers_of_a_node_that_is_gone_are_replaced_on_another() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        s.world.there = [make_node("n1")]
+        await s.until(lambda: not first.alive)
+        assert "Worker worker:m:1:0-s0 is LOST: its node is gone" in await s.events()
+        s.world.clock_ahead += 1.1
+        await s.state(M.READY)
+        assert (await s.supervisor.status("m")).workers[0].node == "n1"
+
+    play(scene)
+
+
+def test_when_many_nodes_vanish_nothing_is_started_for_a_while() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=4))
+        s.world.there = [make_node("n0")]
+        await s.until(lambda: len(s.world.alive()) == 1)
+        s.world.clock_ahead += 10
+        await s.ticks()
+        assert (await s.supervisor.status("m")).reason == "many nodes vanished at once; waiting for them"
+        s.world.clock_ahead += 11
+        await s.state(M.READY)
+
+    play(scene, *(make_node(f"n{i}") for i in range(4)), storm_hold_s=20)
+
+
+def test_one_bad_tick_is_not_the_last() -> None:
+    async def scene(s: Scene) -> None:
+        there, s.world.there = s.world.there, None  # type: ignore[assignment]
+        await s.until(lambda: "a tick failed" in s.complaints.told)
+        s.world.there = there
+        await s.ready()
+        s.complaints.told.clear()
+
+    play(scene)
+
+
+# --------------------------------------------------------------------------------------- a supervisor that is new
+
+
+def test_a_new_supervisor_adopts_the_same_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a", replica=2), make_wanted("b"))
+        before = await s.supervisor.watch(-1, 0)
+        started, processes = list(s.world.started), s.world.alive("a") + s.world.alive("b")
+        await s.replace_supervisor()
+        await s.state(M.READY, "a")
+        after = await s.supervisor.watch(before.version, 0)
+        assert after.version > before.version
+        assert {uid: m.workers for uid, m in after.models.items()} == {
+            uid: m.workers for uid, m in before.models.items()
+        }
+        assert after.handles == before.handles
+        await s.ticks()
+        assert s.world.started == started and all(process.alive for process in processes)
+        assert [text for text in await s.events("b") if "Adopted" in text]
+
+    play(scene)
+
+
+def test_a_new_supervisor_tells_nobody_anything_before_it_has_looked() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        s.world.find_errors = [ConnectionError("not yet")] * 3
+        await s.replace_supervisor()
+        snapshot = await s.supervisor.watch(-1, 0)
+        assert [route.worker for route in snapshot.models["m"].workers] == s.world.started
+
+    play(scene)
+
+
+def test_orders_of_an_older_supervisor_are_refused() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        process, old_epoch = s.world.the(), s.world.the().epoch
+        await s.replace_supervisor()
+        await s.until(lambda: process.epoch > old_epoch)
+        with pytest.raises(errors.StaleEpoch):
+            await process.control("drain", old_epoch, timeout_s=1)
+
+    play(scene)
+
+
+def test_a_death_while_nobody_looked_is_found() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        await s.supervisor.stop()
+        s.world.alive()[0].kill()
+        await s.replace_supervisor()
+        await s.state(M.READY)
+        assert len(s.world.alive()) == 2
+
+    play(scene)
+
+
+def test_a_worker_that_nobody_wants_is_ended_by_a_new_supervisor() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.stop()
+        s.store.delete("wish", "m")
+        await s.replace_supervisor()
+        await s.nothing_left()
+
+    play(scene)
+
+
+def test_a_worker_of_an_older_generation_gives_way_after_a_restart() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        await s.supervisor.stop()
+        s.store.put("wish", "m", make_wanted(generation=5).model_dump(mode="json"))
+        await s.replace_supervisor()
+        await s.until(lambda: not old.alive)
+        assert s.world.the().name.generation == 5
+
+    play(scene)
+
+
+def test_a_worker_that_was_loading_goes_on_after_a_restart() -> None:
+    async def scene(s: Scene) -> None:
+        await loading(s)
+        process = s.world.the()
+        await s.replace_supervisor()
+        assert (await s.supervisor.status("m")).state == M.LOADING
+        process.load()
+        await s.state(M.READY)
+        assert s.world.the() is process
+
+    play(scene)
+
+
+def test_a_worker_that_was_never_told_to_load_is_told_after_a_restart() -> None:
+    """The supervisor ended between making the process and its first order."""
+
+    async def scene(s: Scene) -> None:
+        await s.supervisor._recovered.wait()
+        await s.supervisor.stop()
+        wanted = make_wanted()
+        s.store.put("wish", "m", wanted.model_dump(mode="json"))
+        await s.world.start(WorkerName("m", 1, 0, "orphan"), wanted, Placement("n0", Claim(2**30)))
+        await s.replace_supervisor()
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_worker_that_does_not_answer_is_ended_before_it_is_replaced() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        mute = s.world.the()
+        mute.answers = False
+        await s.supervisor.stop()
+        await s.replace_supervisor()
+        await s.until(lambda: mute.commands.count("describe") > 1)
+        assert mute.alive
+        s.world.clock_ahead += 16
+        await s.state(M.READY)
+        assert not mute.alive and len(s.world.alive()) == 1
+
+    play(scene)
+
+
+def test_a_worker_that_failed_is_not_adopted() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        process = s.world.the()
+        await s.supervisor.stop()
+        process.tell(phase="failed", error=errors.LoadFailed("no"))
+        await s.replace_supervisor()
+        await s.state(M.READY)
+        assert not process.alive
+
+    play(scene)
+
+
+def test_a_worker_that_cannot_be_understood_does_not_stop_a_new_supervisor() -> None:
+    """One of another version, say: what it answers cannot be read."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"), make_wanted("b"))
+        s.world.the("a").describe_error = errors.InferenceFailed("ValidationError: no such field")
+        await s.replace_supervisor()
+        async with asyncio.timeout(1):
+            await s.state(M.READY, "b")
+
+    play(scene)
+
+
+# ----------------------------------------------------------------------------------------- what cannot be read
+
+
+def test_a_wish_that_cannot_be_read_is_left_out_and_told() -> None:
+    store = Store()
+    store.put("wish", "broken", {"uid": "broken", "colour": "red"})
+    store.put("wish", "m", make_wanted().model_dump(mode="json"))
+
+    async def scene(s: Scene) -> None:
+        await s.state(M.READY)
+        assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
+        (told,) = await s.events("broken")
+        assert told.startswith("The stored wish cannot be read and is left out:")
+
+    play(scene, store=store)
+
+
+def test_a_wish_that_is_not_even_json_is_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cluster.db")
+    store.put("wish", "m", make_wanted().model_dump(mode="json"))
+    with sqlite3.connect(tmp_path / "cluster.db") as db:
+        db.execute("INSERT INTO wishes VALUES ('wish', 'broken', '{')")
+    db.close()
+
+    async def scene(s: Scene) -> None:
+        async with asyncio.timeout(1):
+            await s.state(M.READY)
+
+    play(scene, store=store)
+
+
+def test_a_key_that_cannot_be_read_is_left_out() -> None:
+    store = Store()
+    store.put("key", "k", {"id": "k", "name": "of a newer version", "digest": "d", "scopes": ["infer"], "until": 9})
+
+    async def scene(s: Scene) -> None:
+        assert await s.supervisor.all_keys() == []
+
+    play(scene, store=store)
+
+
+def test_a_registration_that_cannot_be_read_is_left_out() -> None:
+    store = Store()
+    entry = Entry(name="mine", type="embedding", family="f", sources=(Source(hub="local", id="/m"),), builtin=False)
+    store.put("entry", "embedding/mine", entry.model_dump(mode="json"))
+    store.put("entry", "embedding/newer", {**entry.model_dump(mode="json"), "name": "newer", "colour": "red"})
+
+    async def scene(s: Scene) -> None:
+        assert [found.name for found in await s.supervisor.registered()] == ["mine"]
+
+    play(scene, store=store)
+
+
+# --------------------------------------------------------------------------------------------------- watching
+
+
+def test_watching_waits_for_what_is_new() -> None:
+    async def scene(s: Scene) -> None:
+        first = await s.supervisor.watch(-1, PATIENCE_S)
+        same = await s.supervisor.watch(first.version, 0.01)
+        assert same.version == first.version
+        watcher = asyncio.create_task(s.supervisor.watch(first.version, PATIENCE_S))
+        await s.launch(make_wanted())
+        assert (await watcher).models["m"].state == M.LOADING
+
+    play(scene)
+
+
+def test_the_table_stays_the_same_while_nothing_changes() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        version = (await s.supervisor.watch(-1, 0)).version
+        status = await s.supervisor.status("m")
+        await s.ticks(5)
+        assert (await s.supervisor.watch(-1, 0)).version == version
+        assert (await s.supervisor.status("m")).version == status.version
+
+    play(scene)
+
+
+def test_a_status_can_be_followed_to_its_end() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.loads = False
+        status = await s.launch(make_wanted())
+        seen = [status.progress]
+        process = (await s.until(s.world.alive))[0]
+        await s.until(lambda: process.board.value.phase == "loading")
+        for done in (0.3, 0.6):
+            process.tell(progress=Progress("loading", done))
+            while status.progress < done:
+                status = await s.supervisor.status("m", status.version, PATIENCE_S)
+            seen.append(status.progress)
+        process.load()
+        while status.state != M.READY:
+            status = await s.supervisor.status("m", status.version, PATIENCE_S)
+        assert seen == [0.0, 0.3, 0.6]
+
+    play(scene)
+
+
+def test_a_status_that_does_not_change_is_told_after_the_wait() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        status = await s.supervisor.status("m")
+        assert await s.supervisor.status("m", status.version, 0.02) == status
+        assert await s.supervisor.status("m", status.version - 1, PATIENCE_S) == status
+
+    play(scene)
+
+
+def test_who_follows_a_model_learns_that_it_was_terminated() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        status = await s.supervisor.status("m")
+        follower = asyncio.create_task(s.supervisor.status("m", status.version, PATIENCE_S))
+        await asyncio.sleep(0)
+        await s.supervisor.terminate("m")
+        with pytest.raises(errors.UnknownUid):
+            await follower
+
+    play(scene)
+
+
+# ------------------------------------------------------------------------------------------- keys, registrations
+
+
+def test_keys_reach_whoever_watches_at_once() -> None:
+    async def scene(s: Scene) -> None:
+        first = await s.supervisor.watch(-1, 0)
+        watcher = asyncio.create_task(s.supervisor.watch(first.version, PATIENCE_S))
+        await asyncio.sleep(0)
+        key, _ = await s.supervisor.create_key("ci", ["infer"], None)
+        second = await watcher
+        assert second.keys == (key,)
+        watcher = asyncio.create_task(s.supervisor.watch(second.version, PATIENCE_S))
+        await asyncio.sleep(0)
+        await s.supervisor.revoke_key(key.id)
+        assert (await watcher).keys == ()
+
+    play(scene, tick_s=60)
+
+
+def test_keys_survive_a_restart_and_revoked_ones_do_not() -> None:
+    async def scene(s: Scene) -> None:
+        kept, _ = await s.supervisor.create_key("kept", ["infer"], ["m"])
+        gone, _ = await s.supervisor.create_key("gone", ["admin"], None)
+        await s.supervisor.revoke_key(gone.id)
+        await s.replace_supervisor()
+        assert (await s.supervisor.watch(-1, 0)).keys == (kept,)
+        with pytest.raises(errors.BadRequest):
+            await s.supervisor.revoke_key(gone.id)
+
+    play(scene)
+
+
+def test_registrations_are_kept_until_they_are_withdrawn() -> None:
+    entry = Entry(name="mine", type="embedding", family="f", sources=(Source(hub="local", id="/m"),), builtin=False)
+
+    async def scene(s: Scene) -> None:
+        await s.supervisor.register(entry)
+        await s.replace_supervisor()
+        assert await s.supervisor.registered() == [entry]
+        await s.supervisor.unregister("embedding", "mine")
+        assert await s.supervisor.registered() == []
+        with pytest.raises(errors.UnknownModel):
+            await s.supervisor.unregister("embedding", "mine")
+
+    play(scene)
+
+
+# ------------------------------------------------------------------------------------------------------- views
+
+
+def test_events_are_told_after_the_model_is_gone() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+        assert "Terminate model" in await s.events()
+
+    play(scene)
+
+
+def test_logs_are_those_of_the_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, second = map(str, (p.name for p in s.world.alive()))
+        assert await s.supervisor.logs("m", 7) == [
+            *(f"{first} says {n}" for n in (3, 4)),
+            *(f"{second} says {n}" for n in range(5)),
+        ]
+        s.world.alive()[0].answers = False
+        assert f"{first}: It does not answer." in await s.supervisor.logs("m", 100)
+
+    play(scene)
+
+
+def test_nodes_say_what_is_claimed_of_them() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a", claim_gib=2), make_wanted("b", n_gpu=0.5))
+        found = {node.id: (claim, workers) for node, claim, workers in await s.supervisor.nodes()}
+        assert found == {"n0": (Claim(2 * 2**30), 1), "n1": (Claim(0, ((0, 0.5),)), 1)}
+
+    play(scene, make_node("n0", memory_gib=32), make_node("n1", gpus=1))
+
+
+def test_the_cores_of_a_node_are_shared_by_its_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"))
+        await s.until(lambda: s.world.the("a").threads == 8)
+        await s.ready(make_wanted("b"), make_wanted("c", n_cpu=1))
+        await s.until(lambda: [s.world.the(uid).threads for uid in "abc"] == [2, 2, 1])
+        await s.supervisor.terminate("b")
+        await s.until(lambda: s.world.the("a").threads == 4)
+
+    play(scene, make_node(cpus=8))
+
+
+def test_samples_of_workers_ingresses_and_the_supervisor_are_one_page() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        text = page(await s.supervisor.samples("i0", [])).decode()
+        assert 'cluster_replicas_wanted{model="m"} 1.0' in text
+        assert 'cluster_model_state{model="m",state="READY"} 1.0' in text
+        assert f'cluster_queue_items{{model="m",replica="{s.world.started[0]}"}}' in text
+
+    play(scene)
+
+
+# ------------------------------------------------------------------------------------------- with real workers
+
+
+class Hosted:
+    """A real worker, without a process around it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.remote = self.worker = worker
+        self.alive = True
+
+    async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
+        if not self.alive:
+            raise errors.WorkerLost("The process is gone.", 5.0)
+        return await asyncio.wait_for(getattr(self.worker, method)(*args), timeout_s)
+
+    async def probe(self, timeout_s: float) -> float:
+        return await self.worker.probe()
+
+    def kill(self) -> None:
+        self.alive = False
+
+
+class Host(World):
+    """Holds real workers, on the event loop of the supervisor."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(make_node())
+        self.folder = folder
+        self.hosted: dict[WorkerName, Hosted] = {}
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Hosted:  # type: ignore[override]
+        wanted = wanted.model_copy(update={"source": wanted.source.model_copy(update={"id": str(self.folder)})})
+        settings = Settings(home=self.folder)
+        found = self.hosted[name] = Hosted(Worker(str(name), wanted, placement.claim, settings))
+        return found
+
+    async def find(self) -> Mapping[WorkerName, Hosted]:  # type: ignore[override]
+        return {name: hosted for name, hosted in self.hosted.items() if hosted.alive}
+
+
+@pytest.fixture
+def root_logger() -> Any:
+    """As it was before; every worker listens to it."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def test_real_workers_are_launched_adopted_and_drained(tmp_path: Path, root_logger: Any) -> None:
+    async def whole() -> None:
+        host = Host(tmp_path)
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(host, Store()) as s:
+            await s.ready(make_wanted(replica=2))
+            status = await s.state(M.READY)
+            assert all(worker.claim_bytes not in (0, 2**30) for worker in status.workers)  # measured
+            assert status.about["pid"]
+            workers = [hosted.worker for hosted in host.hosted.values()]
+            await s.replace_supervisor()
+            await s.state(M.READY)
+            assert [hosted.worker for hosted in host.hosted.values()] == workers
+            with pytest.raises(errors.StaleEpoch):
+                await workers[0].drain(1)
+            assert await s.supervisor.logs("m", 100)
+            await s.supervisor.terminate("m")
+            await s.until(lambda: not s.supervisor._fleet.workers)
+            assert [(await worker.describe())[2].phase for worker in workers] == ["drained"] * 2
+            assert not any(hosted.alive for hosted in host.hosted.values())
+
+    asyncio.run(whole())
+
+
+def test_a_real_worker_that_cannot_load_is_told_with_its_log(tmp_path: Path, root_logger: Any) -> None:
+    async def whole() -> None:
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(Host(tmp_path), Store()) as s:
+            await s.launch(make_wanted(options={"load_error": "no such layer"}))
+            status = await s.state(M.FAILED)
+            assert status.reason == "m could not be loaded: ValueError: no such layer"
+            assert "ValueError: no such layer" in status.log_tail
+
+    before = threading.active_count()
+    asyncio.run(whole())
+    assert threading.active_count() >= before

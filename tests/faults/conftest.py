@@ -1,0 +1,29 @@
+"""A cluster to break: apart from the one that other tests rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.live import LiveCluster
+
+
+@pytest.fixture(scope="session")
+def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    cluster = LiveCluster(
+        tmp_path_factory.mktemp("breakable"),
+        CLUSTER_TICK_S="0.3",
+        CLUSTER_PROBE_S="1",
+        CLUSTER_PROBE_TIMEOUT_S="3",
+        CLUSTER_DRAIN_S="8",
+    )
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(breakable: LiveCluster) -> Iterator[None]:
+    """Each test ends with no model wished for, no worker alive and nothing claimed."""
+    yield
+    breakable.terminate_all()

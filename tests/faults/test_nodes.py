@@ -1,0 +1,109 @@
+"""Several machines on one: raylets of their own with GPUs that exist only on paper."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from tests.faults.traffic import traffic
+from tests.live import LiveCluster, until
+
+from cluster import errors
+from cluster.spec import ModelState, ModelStatus
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TWO_CARDS, ONE_CARD, CPU_ONLY = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+
+
+@pytest.fixture(scope="module")
+def nodes(breakable: LiveCluster) -> Iterator[LiveCluster]:
+    breakable.add_node(gpus=2, ip=TWO_CARDS)
+    breakable.add_node(gpus=1, ip=ONE_CARD)
+    yield breakable
+    for node in list(breakable.nodes):
+        breakable.lose_node(node)
+
+
+def launch(cluster: LiveCluster, uid: str, **fields: object) -> ModelStatus:
+    with cluster.client() as client:
+        client.launch_model(model_name="echo", model_type="echo", model_uid=uid, **fields)
+        return client.status(uid)
+
+
+def places(status: ModelStatus) -> list[tuple[str, tuple[int, ...]]]:
+    return sorted((worker.node, worker.cards) for worker in status.workers)
+
+
+def seen_cards(status: ModelStatus) -> list[str]:
+    """The cards that the processes themselves see."""
+    found = []
+    for worker in status.workers:
+        with open(f"/proc/{worker.pid}/environ", "rb") as file:
+            assert file.read()
+        found.append(status.about["cards"])
+    return found
+
+
+def test_placement_keeps_to_what_was_asked(nodes: LiveCluster) -> None:
+    half = launch(nodes, "half", n_gpu=0.5)
+    other_half = launch(nodes, "other-half", n_gpu=0.5)
+    assert places(half) == places(other_half), "two halves share a card and leave the whole ones free"
+    pinned = launch(nodes, "pinned", gpu_idx=[1], worker_ip=TWO_CARDS)
+    assert places(pinned) == [(TWO_CARDS, (1,))]
+    assert pinned.about["cards"] == "1", "the process sees just the card that was chosen"
+    on_cpu = launch(nodes, "on-cpu", n_gpu=None, worker_ip=ONE_CARD)
+    assert places(on_cpu) == [(ONE_CARD, ())] and on_cpu.about["cards"] == ""
+    with pytest.raises(errors.DoesNotFit) as refusal:
+        launch(nodes, "both", n_gpu=2)
+    assert f"{TWO_CARDS}: 1 of 2 GPUs free, 2 asked" in str(refusal.value)
+    assert "has no GPU" in str(refusal.value)
+    with pytest.raises(errors.DoesNotFit, match="0 of GPU 1 free, 1 asked"):
+        launch(nodes, "taken", gpu_idx=[1], worker_ip=TWO_CARDS)
+    with pytest.raises(errors.DoesNotFit, match="has GPUs 0 to 0, not 5"):
+        launch(nodes, "absent", gpu_idx=[5], worker_ip=ONE_CARD)
+    with pytest.raises(errors.DoesNotFit, match="is not 10.9.9.9"):
+        launch(nodes, "nowhere", worker_ip="10.9.9.9")
+
+
+def test_replicas_spread_and_take_their_own_cards(nodes: LiveCluster) -> None:
+    spread = launch(nodes, "spread", replica=3, n_gpu=1)
+    assert places(spread) == [(TWO_CARDS, (0,)), (TWO_CARDS, (1,)), (ONE_CARD, (0,))]
+    listed = launch(nodes, "cpus", replica=2, n_gpu=None)
+    assert len({worker.node for worker in listed.workers}) == 2
+
+
+def test_pairs_of_cards_are_shared_out_over_replicas(nodes: LiveCluster) -> None:
+    status = launch(nodes, "pairs", replica=2, gpu_idx=[0, 1], worker_ip=TWO_CARDS)
+    assert places(status) == [(TWO_CARDS, (0,)), (TWO_CARDS, (1,))]
+    with pytest.raises(errors.BadOption, match="multiple of replica"):
+        launch(nodes, "odd", replica=2, gpu_idx=[0])
+
+
+def test_a_lost_node_costs_no_request_and_its_model_moves(nodes: LiveCluster) -> None:
+    extra = nodes.add_node(gpus=0, ip=CPU_ONLY)
+    with nodes.client() as client:
+        client.launch_model(
+            model_name="echo",
+            model_type="echo",
+            model_uid="moves",
+            replica=2,
+            replica_config=[{"worker_ip": CPU_ONLY, "n_gpu": None}, {"n_gpu": None}],
+        )
+        client.launch_model(model_name="echo", model_type="echo", model_uid="free", replica=4, n_gpu=None)
+        assert CPU_ONLY in {worker.node for worker in client.status("free").workers}
+        with traffic(nodes.url, "free") as seen:
+            lost = time.monotonic()
+            nodes.lose_node(extra)
+            until(
+                lambda: (s := client.status("free")).state == ModelState.READY
+                and CPU_ONLY not in {w.node for w in s.workers},
+                within=60,
+            )
+            moved = time.monotonic() - lost
+        print(f"\nnode lost: {seen}, model whole again elsewhere after {moved:.1f} s")
+        assert seen.failures == []
+        stuck = client.status("moves")
+        assert stuck.state == ModelState.DEGRADED and f"is not {CPU_ONLY}" in stuck.reason, os.linesep + stuck.reason

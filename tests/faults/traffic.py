@@ -1,0 +1,63 @@
+"""Constant traffic while things break: what was answered, what failed, and what was answered wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+
+@dataclass
+class Traffic:
+    ok: int = 0
+    failures: list[str] = field(default_factory=list)
+    longest_s: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def __str__(self) -> str:
+        return f"ok {self.ok}, failed {len(self.failures)}, longest {self.longest_s:.2f} s"
+
+    async def _caller(self, client: httpx.AsyncClient, url: str, model: str, caller: int) -> None:
+        count = 0
+        while not self._stop.is_set():
+            count += 1
+            text = f"{caller}-{count}"
+            started = time.monotonic()
+            try:
+                answer = await client.post(url, json={"model": model, "items": [text, {"sleep": 0.01}]})
+                if answer.status_code == 200 and answer.json()["results"][0] == text:
+                    self.ok += 1
+                else:
+                    self.failures.append(f"{answer.status_code} {answer.text[:200]}")
+            except httpx.HTTPError as error:
+                self.failures.append(repr(error))
+            self.longest_s = max(self.longest_s, time.monotonic() - started)
+
+    async def _callers(self, url: str, model: str, callers: int) -> None:
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=callers)) as client:
+            await asyncio.gather(*(self._caller(client, url, model, number) for number in range(callers)))
+
+
+@contextmanager
+def traffic(url: str, model: str, callers: int = 32) -> Iterator[Traffic]:
+    """Callers that each ask again as soon as they were answered, until the block ends."""
+    seen = Traffic()
+    thread = threading.Thread(target=lambda: asyncio.run(seen._callers(f"{url}/v1/infer", model, callers)))
+    thread.start()
+    try:
+        deadline = time.monotonic() + 20
+        while seen.ok < callers and time.monotonic() < deadline:
+            threading.Event().wait(0.02)
+        yield seen
+        # What comes after the last fault counts as well.
+        before = seen.ok
+        while seen.ok < before + callers and time.monotonic() < deadline + 60:
+            threading.Event().wait(0.02)
+    finally:
+        seen._stop.set()
+        thread.join(90)

@@ -1,0 +1,58 @@
+"""What the README shows is run here, so that it stays true."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.live import ROOT, LiveCluster
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line]
+
+
+@pytest.mark.ray
+def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp_path: Path) -> None:
+    with live.client() as client:
+        client.launch_model(model_name="ce-tiny", model_type="rerank")
+    (tmp_path / "models.yaml").write_text(next(text for kind, text in BLOCKS if kind == "yaml"))
+    seen = set()
+    for line in SHELL:
+        words = shlex.split(line)
+        if words[0] == "make":
+            continue
+        if words[0] == "curl":
+            line = line.replace("http://127.0.0.1:9997", live.url)
+            answer = json.loads(subprocess.run(line, shell=True, capture_output=True, check=True, timeout=30).stdout)
+            assert answer["results"][0]["index"] == 1
+            continue
+        assert words[0] == "cluster", line
+        done = subprocess.run(
+            live.command_line(*words[1:]), env=live.environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+        )
+        # `diff` says with 1 that there is something to do.
+        assert done.returncode == (1 if words[1] == "diff" else 0), f"{line}\n{done.stdout}\n{done.stderr}"
+        seen.add(words[1])
+    assert {"launch", "list", "apply", "keys", "scale"} <= seen
+    with live.client() as client:
+        for key in client.list_keys():
+            client.revoke_key(key["id"])
+
+
+@pytest.mark.ray
+def test_the_python_of_the_readme_runs(live: LiveCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    with live.client() as client:
+        client.launch_model(model_name="ce-tiny", model_type="rerank")
+    (code,) = [text for kind, text in BLOCKS if kind == "python"]
+    exec(code.replace("http://127.0.0.1:9997", live.url), {})
+    assert capsys.readouterr().out == "2 1\n"
+
+
+def test_every_file_the_readme_names_is_there() -> None:
+    for name in re.findall(r"`((?:cluster|deployments|benchmarks|tests)/[\w/.]+)`", README):
+        assert (ROOT / name).exists(), name
