@@ -1,6 +1,6 @@
 """Starts and stops a cluster on this machine, or joins one that Ray runs already.
 
-What it starts it also ends, and nothing else: Ray gets folders and ports of its own and is stopped by its own process.
+What it starts it also ends, and nothing else: Ray gets folders and ports of its own, by which its processes are known.
 """
 
 from __future__ import annotations
@@ -69,21 +69,21 @@ class Place:
 class Running:
     """A cluster that was started, or joined."""
 
-    def __init__(self, settings: Settings, place: Place, process: subprocess.Popen[bytes] | None) -> None:
-        self._settings = settings
+    def __init__(self, place: Place, is_ours: bool) -> None:
         self._place = place
-        self._process = process
+        self._is_ours = is_ours
+        self.raylet: psutil.Process | None = None
         #: Made when the cluster asks for keys and had none; nobody can show it again.
         self.new_key: str | None = None
 
     def check(self) -> None:
         """Raises when Ray has ended by itself."""
-        if self._process is not None and self._process.poll() is not None:
-            raise errors.Unavailable(f"Ray ended with code {self._process.returncode}; see {self._place.log}.")
+        if self.raylet is not None and not self.raylet.is_running():
+            raise errors.Unavailable(f"Ray ended by itself; see {self._place.log} and {self._place.temp}.")
 
     def stop(self) -> None:
         """Ends what was started here; a cluster that was only joined goes on."""
-        if self._process is not None:
+        if self._is_ours:
             _stop_ray(self._place)
 
 
@@ -97,13 +97,12 @@ def start(settings: Settings, address: str | None) -> Running:
     os.environ.update(settings.as_environment())
     place = Place(settings)
     place.prepare()
-    process = None
-    if address is None:
-        process, address = _start_ray(settings, place)
-    else:
-        os.environ.update(_ray_environment(settings, place, ours=False))
-    running = Running(settings, place, process)
+    running = Running(place, is_ours=address is None)
     try:
+        if address is None:
+            running.raylet, address = _start_ray(settings, place)
+        else:
+            os.environ.update(_ray_environment(settings, place, ours=False))
         running.new_key = _serve(settings, address)
         _wait_for_health(settings, running)
     except BaseException:
@@ -171,69 +170,69 @@ def _loopback_haproxy(place: Place) -> Path:
     return place.proxy
 
 
-def _start_ray(settings: Settings, place: Place) -> tuple[subprocess.Popen[bytes], str]:
-    """A Ray head of our own; returns its process, whose end is the cluster's, and its address."""
+def _start_ray(settings: Settings, place: Place) -> tuple[psutil.Process, str]:
+    """A Ray head of our own; returns the process whose end is the cluster's, and the address."""
     if place.read() is not None:
         # Processes may have outlived whoever started them, after a kill -9 for one.
         _stop_ray(place)
         place.prepare()
-    environment = _ray_environment(settings, place, ours=True)
-    os.environ.update(environment)
+    os.environ.update(_ray_environment(settings, place, ours=True))
     port, host = _free_port(), "127.0.0.1" if settings.is_loopback else _own_address()
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--include-dashboard=false"]
+    address = f"{host}:{port}"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--include-dashboard=false"]
     command += ["--disable-usage-stats", "--no-monitor", "--include-log-monitor=false"]
     command += [f"--node-ip-address={host}", f"--port={port}", f"--temp-dir={place.temp}"]
     command += [f"--dashboard-agent-listen-port={_free_port()}", f"--metrics-export-port={_free_port()}"]
     command += [f"--ray-client-server-port={_free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--object-store-memory={settings.object_store_bytes}"]
+    place.state.write_text(json.dumps({"address": address, "url": settings.url}))
     with place.log.open("ab") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=place.temp
+        # A session of its own: Ctrl-C in the terminal is for the command, which then ends Ray in order.
+        done = subprocess.run(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=place.temp,
+            timeout=START_TIMEOUT_S,
         )
-    place.state.write_text(json.dumps({"pid": process.pid, "address": f"{host}:{port}", "url": settings.url}))
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not _is_listening(host, port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            tail = place.log.read_text(errors="replace").splitlines()[-5:]
-            _stop_ray(place)
-            raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
-        time.sleep(0.05)
-    return process, f"{host}:{port}"
+    ours = processes_of(place)
+    raylet = next((process for process in ours if process.name() == "raylet"), None)
+    if done.returncode or raylet is None:
+        tail = place.log.read_text(errors="replace").splitlines()[-5:]
+        raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
+    place.state.write_text(json.dumps({"pid": raylet.pid, "address": address, "url": settings.url}))
+    for process in ours:
+        # Nobody uses Ray's remote drivers here, and they would cost 50 MB and a port.
+        if "ray.util.client.server" in process.cmdline():
+            _quietly(process.kill)
+    return raylet, address
 
 
 def _stop_ray(place: Place) -> None:
-    """Ends the process that `up` started and everything that came of it; asks first, then insists."""
-    state = place.read() or {}
-    ours = _processes_of(state.get("pid", 0), place)
-    head = next((process for process in ours if process.pid == state.get("pid")), None)
-    if head is not None:
-        _quietly(head.terminate)
-        psutil.wait_procs([head], timeout=STOP_TIMEOUT_S)
-    for process in ours:
-        _quietly(process.kill)
-    psutil.wait_procs(ours, timeout=5)
-    # A worker that was just being started may have appeared since.
-    for process in _processes_of(0, place):
-        _quietly(process.kill)
+    """Ends everything that `start` started: asks the raylet, which ends its workers, then insists."""
+    ours = processes_of(place)
+    raylets = [process for process in ours if process.name() == "raylet"]
+    for raylet in raylets:
+        _quietly(raylet.terminate)
+    psutil.wait_procs(raylets, timeout=STOP_TIMEOUT_S)
+    # Once more: a worker that was just being started may have appeared since.
+    for processes in (ours, processes_of(place)):
+        for process in processes:
+            _quietly(process.kill)
+        psutil.wait_procs(processes, timeout=5)
     place.state.unlink(missing_ok=True)
     shutil.rmtree(place.temp, ignore_errors=True)
 
 
-def _processes_of(pid: int, place: Place) -> list[psutil.Process]:
-    """The head's children, and any process that names our own folder: nobody else's does."""
+def processes_of(place: Place) -> list[psutil.Process]:
+    """Every process that names our own folder, which nobody else's does, and what came of it."""
     found: dict[int, psutil.Process] = {}
-    if psutil.pid_exists(pid):
-        try:
-            head = psutil.Process(pid)
-            if str(place.temp) in " ".join(head.cmdline()):
-                found = {process.pid: process for process in (head, *head.children(recursive=True))}
-        except psutil.Error:
-            pass
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and str(place.temp) in " ".join((*process.cmdline(), process.cwd())):
-                found[process.pid] = process
-                found |= {child.pid: child for child in process.children(recursive=True)}
+                found |= {one.pid: one for one in (process, *process.children(recursive=True))}
         except psutil.Error:
             continue
     return list(found.values())
@@ -301,12 +300,6 @@ def _answers(settings: Settings) -> bool:
         return httpx.get(f"{settings.url}/health", timeout=2.0).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _is_listening(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((host, port)) == 0
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 
 from cluster import Client
-from cluster.daemon import Place
+from cluster.daemon import Place, processes_of
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +39,13 @@ def until(what: Callable[[], T], *, within: float, why: str = "") -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within} s: {why or what}")
         time.sleep(0.05)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class LiveCluster:
@@ -129,16 +136,15 @@ class LiveCluster:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that belongs to this cluster."""
-        mark = str(Place(self.settings).temp)
-        found = {}
+        found = {process.pid: process for process in processes_of(Place(self.settings))}
         for process in psutil.process_iter():
             try:
-                if mark in " ".join(process.cmdline()) or process.environ().get("CLUSTER_HOME") == str(self.home):
-                    if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
-                        found[process.pid] = process
+                # What outlived its parent and has another title than its command line.
+                if process.pid != os.getpid() and process.environ().get("CLUSTER_HOME") == str(self.home):
+                    found[process.pid] = process
             except psutil.Error:
                 continue
-        return list(found.values())
+        return [process for process in found.values() if is_alive(process)]
 
     def named(self, word: str) -> list[psutil.Process]:
         return [process for process in self.processes() if word in " ".join(process.cmdline())]

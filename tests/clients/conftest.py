@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tests.live import LiveCluster
 
 # Read when the SDKs are imported, so before any of them is.
@@ -61,11 +62,12 @@ def assert_same(got: Any, wanted: Any) -> None:
 
 
 @pytest.fixture(autouse=True)
-def on_loopback() -> Iterator[None]:
+def strays() -> Iterator[list[str]]:
+    """Whom the SDK tried to reach, in vain; a test that knows why may clear it."""
     global _is_watching
     _is_watching = True
     _strays.clear()
-    yield
+    yield _strays
     _is_watching = False
     assert not _strays, "an SDK reached for the network"
 

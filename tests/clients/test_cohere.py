@@ -8,6 +8,7 @@ import base64
 import cohere
 import numpy as np
 import pytest
+
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 
 

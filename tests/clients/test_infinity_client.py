@@ -11,6 +11,7 @@ from infinity_client.api.default import embeddings, health, models, rerank
 from infinity_client.errors import UnexpectedStatus
 from infinity_client.models import OpenAIEmbeddingInputText, RerankInput
 from infinity_client.models.model_info_owned_by import ModelInfoOwnedBy
+
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 
 

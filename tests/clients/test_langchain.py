@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from langchain_community.embeddings import XinferenceEmbeddings
+
 from tests.clients.conftest import TEXTS, assert_same
 
 

@@ -8,6 +8,7 @@ import pytest
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.embeddings.xinference import XinferenceEmbedding
 from llama_index.postprocessor.xinference_rerank import XinferenceRerank
+
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import openai
 import pytest
+
 from tests.clients.conftest import TEXTS, assert_same
 from tests.live import LiveCluster
 

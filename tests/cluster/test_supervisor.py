@@ -5,7 +5,6 @@ import gc
 import itertools
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -52,7 +51,7 @@ class Process:
         self.board = Board(Report(pid=self.pid))
         self.epoch = 0
         self.alive = True
-        self.answers = True
+        self.answers = world.answers
         self.computes = True
         self.in_hand = 0
         self.threads = 0
@@ -123,11 +122,13 @@ class Process:
 
     async def probe(self, timeout_s: float) -> float:
         await self._reach(self.answers and self.computes)
-        return 0.001
+        await self._until_ended(0.005)
+        return 0.005
 
     def kill(self) -> None:
+        """The death is heard of a moment later."""
         self.alive = False
-        self._ended.set()
+        asyncio.get_running_loop().call_soon(self._ended.set)
 
     # --- what happens to it
 
@@ -156,6 +157,8 @@ class World:
         self.pids = itertools.count(100)
         #: False: workers load when they are told to.
         self.loads = True
+        #: False: workers never say a word.
+        self.answers = True
         self.load_errors: dict[Any, Exception] = {"bad": errors.LoadFailed("m could not be loaded: bad weights")}
         self.start_error: Exception | None = None
         self.find_errors: list[Exception] = []
@@ -169,6 +172,7 @@ class World:
         return time.monotonic() + self.clock_ahead
 
     async def nodes(self) -> Sequence[Node]:
+        await asyncio.sleep(0.001)  # asking takes a moment, in which things happen
         return list(self.there)
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Process:
@@ -245,7 +249,7 @@ class Scene:
                 unknown = [str(p.name) for p in self.world.processes.values() if p.alive and str(p.name) not in known]
                 assert not unknown, unknown
         finally:
-            await self.supervisor.stop()
+            await self.stop()
             logging.getLogger("cluster.supervisor").removeHandler(self.complaints)
         if error is None:
             await asyncio.sleep(0)
@@ -253,9 +257,17 @@ class Scene:
             assert not self.stray, self.stray
             assert "a tick failed" not in self.complaints.told
 
+    async def stop(self) -> None:
+        """Patiently: whether one call is enough is a test of its own."""
+        for _ in range(10):
+            try:
+                return await asyncio.wait_for(self.supervisor.stop(), 0.2)
+            except TimeoutError:
+                continue
+
     async def replace_supervisor(self) -> Supervisor:
         """The old one is gone without a word; the new one has the same store and the same world."""
-        await self.supervisor.stop()
+        await self.stop()
         self.supervisor = self._make()
         self.supervisor.begin()
         return self.supervisor
@@ -482,9 +494,9 @@ async def starting(s: Scene) -> None:
 
 
 async def starting_mute(s: Scene) -> None:
-    s.world.loads = False
+    s.world.answers = False
     await s.launch(make_wanted())
-    (await s.until(s.world.alive))[0].answers = False
+    await s.until(s.world.alive)
 
 
 async def loading(s: Scene) -> None:
@@ -774,8 +786,8 @@ def test_a_bad_update_leaves_the_old_serving() -> None:
         old = s.world.the()
         await s.supervisor.apply([make_wanted(options={"weights": "bad"})], prune=False, dry_run=False)
         await s.until(lambda: (len(s.world.processes) == 2) and s.world.alive() == [old])
-        status = await s.state(M.DEGRADED)
         await s.ticks()
+        status = await s.state(M.DEGRADED)
         assert status.reason == "m could not be loaded: bad weights"
         assert s.world.routed() == {str(old.name)}
 
@@ -882,7 +894,7 @@ def test_a_worker_that_never_answers_is_replaced_at_the_deadline() -> None:
     async def scene(s: Scene) -> None:
         await starting_mute(s)
         first = s.world.the()
-        s.world.loads = True
+        s.world.answers = True
         await s.ticks()
         assert first.alive
         s.world.clock_ahead += 61
@@ -966,12 +978,24 @@ def test_when_many_nodes_vanish_nothing_is_started_for_a_while() -> None:
     play(scene, *(make_node(f"n{i}") for i in range(4)), storm_hold_s=20)
 
 
+def test_stopping_ends_at_once_whatever_has_just_happened() -> None:
+    async def scene(s: Scene) -> None:
+        for uid in "abc":
+            await s.launch(make_wanted(uid))
+            await asyncio.wait_for(s.supervisor.stop(), 1)
+            await s.replace_supervisor()
+            await s.state(M.READY, uid)
+
+    play(scene)
+
+
 def test_one_bad_tick_is_not_the_last() -> None:
     async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"))
         there, s.world.there = s.world.there, None  # type: ignore[assignment]
         await s.until(lambda: "a tick failed" in s.complaints.told)
         s.world.there = there
-        await s.ready()
+        await s.ready(make_wanted("b"))
         s.complaints.told.clear()
 
     play(scene)
@@ -1026,7 +1050,7 @@ def test_orders_of_an_older_supervisor_are_refused() -> None:
 def test_a_death_while_nobody_looked_is_found() -> None:
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted(replica=2))
-        await s.supervisor.stop()
+        await s.stop()
         s.world.alive()[0].kill()
         await s.replace_supervisor()
         await s.state(M.READY)
@@ -1038,7 +1062,7 @@ def test_a_death_while_nobody_looked_is_found() -> None:
 def test_a_worker_that_nobody_wants_is_ended_by_a_new_supervisor() -> None:
     async def scene(s: Scene) -> None:
         await s.ready()
-        await s.supervisor.stop()
+        await s.stop()
         s.store.delete("wish", "m")
         await s.replace_supervisor()
         await s.nothing_left()
@@ -1050,7 +1074,7 @@ def test_a_worker_of_an_older_generation_gives_way_after_a_restart() -> None:
     async def scene(s: Scene) -> None:
         await s.ready()
         old = s.world.the()
-        await s.supervisor.stop()
+        await s.stop()
         s.store.put("wish", "m", make_wanted(generation=5).model_dump(mode="json"))
         await s.replace_supervisor()
         await s.until(lambda: not old.alive)
@@ -1072,17 +1096,20 @@ def test_a_worker_that_was_loading_goes_on_after_a_restart() -> None:
     play(scene)
 
 
-def test_a_worker_that_was_never_told_to_load_is_told_after_a_restart() -> None:
+def test_a_worker_that_was_never_told_to_load_does_not_keep_its_place_after_a_restart() -> None:
     """The supervisor ended between making the process and its first order."""
 
     async def scene(s: Scene) -> None:
         await s.supervisor._recovered.wait()
-        await s.supervisor.stop()
+        await s.stop()
         wanted = make_wanted()
         s.store.put("wish", "m", wanted.model_dump(mode="json"))
         await s.world.start(WorkerName("m", 1, 0, "orphan"), wanted, Placement("n0", Claim(2**30)))
         await s.replace_supervisor()
+        await s.until(lambda: s.supervisor._fleet.workers or s.supervisor._fleet.losses)
+        s.world.clock_ahead += 2
         await s.state(M.READY)
+        assert len(s.world.alive()) == 1
 
     play(scene)
 
@@ -1092,7 +1119,7 @@ def test_a_worker_that_does_not_answer_is_ended_before_it_is_replaced() -> None:
         await s.ready()
         mute = s.world.the()
         mute.answers = False
-        await s.supervisor.stop()
+        await s.stop()
         await s.replace_supervisor()
         await s.until(lambda: mute.commands.count("describe") > 1)
         assert mute.alive
@@ -1107,7 +1134,7 @@ def test_a_worker_that_failed_is_not_adopted() -> None:
     async def scene(s: Scene) -> None:
         await s.ready()
         process = s.world.the()
-        await s.supervisor.stop()
+        await s.stop()
         process.tell(phase="failed", error=errors.LoadFailed("no"))
         await s.replace_supervisor()
         await s.state(M.READY)
@@ -1443,6 +1470,4 @@ def test_a_real_worker_that_cannot_load_is_told_with_its_log(tmp_path: Path, roo
             assert status.reason == "m could not be loaded: ValueError: no such layer"
             assert "ValueError: no such layer" in status.log_tail
 
-    before = threading.active_count()
     asyncio.run(whole())
-    assert threading.active_count() >= before

