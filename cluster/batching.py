@@ -78,6 +78,7 @@ class Batcher:
         self._filled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._running: Sequence[Item] = ()
+        self._closed = False
         #: Told of every batch that ran, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
 
@@ -97,6 +98,8 @@ class Batcher:
         self, values: Sequence[Any], tokens: Sequence[int], *, key: Hashable, seconds_left: float, owner: str
     ) -> Ticket:
         """Queues the inputs of one request, all or none; await the ticket's `done`."""
+        if self._closed:
+            raise errors.WorkerDraining("The worker stops.")
         loop = asyncio.get_running_loop()
         ticket = Ticket(owner, len(values), loop.time() + seconds_left, loop.create_future())
         if not values:
@@ -120,16 +123,24 @@ class Batcher:
 
     def cancel(self, owner: str) -> bool:
         """Drops what that caller still has waiting; what runs already runs to its end, unheard."""
-        tickets = {item.ticket for item in (*self._queue, *self._running) if item.ticket.owner == owner}
+        items = [item for item in (*self._queue, *self._running) if item.ticket.owner == owner]
+        tickets = {item.ticket for item in items if not item.ticket.done.done()}
         for ticket in tickets:
             ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {owner}"))
+        if tickets:
+            self._queue = deque(item for item in self._queue if item.ticket not in tickets)
+            self._waiting_tokens = sum(item.tokens for item in self._queue)
         return bool(tickets)
 
     def close(self) -> None:
+        """Answers whoever waits, or is being run, and takes nothing more."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
-        for item in self._queue:
+        for item in (*self._queue, *self._running):
             item.ticket.fail(errors.WorkerDraining("The worker stops."))
+        self._queue.clear()
+        self._waiting_tokens = 0
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
@@ -174,17 +185,27 @@ class Batcher:
         self._queue.extendleft(reversed(left))
         return batch
 
+    def _run_safely(self, values: Sequence[Any]) -> tuple[Sequence[Any], Exception | None]:
+        """In the model's thread. What it raises comes back as a value: a future cannot carry StopIteration, and a
+        CancelledError would end the loop."""
+        try:
+            outputs = self._run(values)
+            if len(outputs) != len(values):
+                raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
+            return outputs, None
+        except Exception as error:
+            return (), error
+        except BaseException as error:
+            return (), errors.InferenceFailed(f"{type(error).__name__}: {error}")
+
     async def _run_batch(self, batch: Sequence[Item]) -> None:
         """Runs it; when it fails, halves it until the inputs that fail are alone with their error."""
         started = time.perf_counter()
         for item in batch:
             item.ticket.started_at = item.ticket.started_at or started
         loop = asyncio.get_running_loop()
-        try:
-            outputs = await loop.run_in_executor(self._executor, self._run, [item.value for item in batch])
-            if len(outputs) != len(batch):
-                raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(batch)} inputs.")
-        except Exception as error:
+        outputs, error = await loop.run_in_executor(self._executor, self._run_safely, [item.value for item in batch])
+        if error is not None:
             if len(batch) > 1 and not isinstance(error, MemoryError):
                 middle = len(batch) // 2
                 await self._run_batch(batch[:middle])

@@ -51,7 +51,8 @@ class Board(Generic[T]):
                 return self._version, self._value
             self._waiters.append(entry)
         try:
-            await asyncio.wait_for(changed.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await changed.wait()
         except TimeoutError:
             pass
         finally:

@@ -74,7 +74,8 @@ class Fleet:
 
     def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> Worker:
         """A live worker found by its name, with what it says of itself."""
-        worker = Worker(name, S.STARTING, report.node_id, claim, now, report=report, story=("adopted",))
+        state = S.DRAINING if report.phase == "draining" else S.STARTING
+        worker = Worker(name, state, report.node_id, claim, now, report=report, story=("adopted",))
         self.workers[str(name)] = worker
         return self.see_report(str(name), report, now)
 
@@ -162,7 +163,8 @@ class Fleet:
             if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
         ]
         # Wishes that are still to be started count as well, or fifty launches at once would all fit.
-        running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in HOLDS_CLAIM}
+        settled = HOLDS_CLAIM | {S.FAILED}
+        running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in settled}
         nodes = tuple(self.nodes.values())
         fraction = self.settings.memory_fraction
         for other in self.wanted.values():

@@ -62,7 +62,8 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.READY, E.DIED): S.LOST,
     (S.READY, E.DRAIN): S.DRAINING,
     (S.READY, E.DRAINED): S.GONE,
-    (S.SUSPECT, E.LOADED): S.READY,
+    # Its control thread talks on while its model hangs: only a probe that comes back clears it.
+    (S.SUSPECT, E.LOADED): S.SUSPECT,
     (S.SUSPECT, E.ANSWERED): S.READY,
     (S.SUSPECT, E.SILENT): S.SUSPECT,
     (S.SUSPECT, E.FAILED): S.LOST,

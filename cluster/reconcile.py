@@ -56,7 +56,7 @@ class Loss:
     not_before: float
 
     def again(self, now: float, longest_s: float) -> Loss:
-        return Loss(self.count + 1, now + min(longest_s, 2.0**self.count))
+        return Loss(self.count + 1, now + min(longest_s, 2.0 ** min(self.count, 30)))
 
 
 NO_LOSS = Loss(0, float("-inf"))

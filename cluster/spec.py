@@ -6,17 +6,24 @@ A `LaunchSpec` is what a person asked for, an `Entry` is a catalogue row, a `Wan
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from cluster import errors
 
 UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_uid(text: str) -> bool:
+    """Whether it can name a model; `-rep<number>` at its end names a replica of one."""
+    return UID_PATTERN.fullmatch(text) is not None and re.search(r"-rep\d+$", text) is None
+
 
 #: Sent by Xinference's own client and command line with every launch of every type, whatever the model.
 ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
@@ -76,22 +83,51 @@ class Entry(Value):
 # ------------------------------------------------------------------------------------------------- launch
 
 
+def _as_cards(value: Any) -> Any:
+    """`0,1`, `[0, 1]` and `0` as card numbers; anything else is for pydantic to refuse."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+
+
+def _possible_share(value: float | str | None) -> float | str | None:
+    if isinstance(value, float):
+        if not 0 < value < math.inf:
+            raise ValueError("n_gpu must be above 0, 'auto', or null for CPU")
+        if value > 1 and value != int(value):
+            raise ValueError("n_gpu above 1 must be a whole number")
+    return value
+
+
+def _parsed_share(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("none", "null", "cpu", ""):
+        return None
+    if isinstance(value, bool):
+        raise ValueError("n_gpu is a number, 'auto' or null")
+    return value
+
+
+#: Card numbers, in any of the ways that people and clients write them.
+Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
+#: How many cards, or what part of one; None is CPU.
+Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share), AfterValidator(_possible_share)]
+
+
 class ReplicaPlace(Value):
     """Where one replica should live, when somebody wants to say so."""
 
     worker_ip: str | None = None
-    n_gpu: float | Literal["auto"] | None = "auto"
-    gpu_idx: tuple[int, ...] | None = None
+    n_gpu: Gpus = "auto"
+    gpu_idx: Cards = None
 
-
-def _as_cards(value: Any) -> Any:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if isinstance(value, (list, tuple)):
-        return tuple(int(card) for card in value)
-    return (int(value),)
+    @field_validator("gpu_idx")
+    @classmethod
+    def _each_card_once(cls, cards: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if cards is not None and (not cards or len(set(cards)) < len(cards)):
+            raise ValueError("gpu_idx takes card numbers, each once per replica")
+        return cards
 
 
 class LaunchSpec(Value):
@@ -109,10 +145,10 @@ class LaunchSpec(Value):
     model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
     download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Where to download.")
     replica: int = Field(default=1, ge=1, le=1000, strict=True, description="How many workers serve it.")
-    n_gpu: float | Literal["auto"] | None = Field(
+    n_gpu: Gpus = Field(
         default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU."
     )
-    gpu_idx: tuple[int, ...] | None = Field(default=None, description="Cards to use, e.g. 0,1.")
+    gpu_idx: Cards = Field(default=None, description="Cards to use, e.g. 0,1.")
     n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; cores are shared when not given.")
     worker_ip: str | None = Field(default=None, description="Node to use.")
     request_limits: int | None = Field(default=None, ge=0, description="Requests at once per replica; more get 429.")
@@ -134,36 +170,13 @@ class LaunchSpec(Value):
         for key in ACCEPTED_WHEN_EMPTY:
             if not extra.get(key, True):
                 del extra[key]
-        known["options"] = {**(known.get("options") or {}), **extra}
+        options = known.get("options") or {}
+        if not isinstance(options, dict):
+            raise ValueError(f"options takes a mapping, not {options!r}")
+        known["options"] = {**options, **extra}
         if known.get("model_type") is None:
             known.pop("model_type", None)
         return known
-
-    @field_validator("gpu_idx", mode="before")
-    @classmethod
-    def _parse_cards(cls, value: Any) -> Any:
-        return _as_cards(value)
-
-    @field_validator("n_gpu", mode="before")
-    @classmethod
-    def _parse_gpus(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.lower() in ("none", "null", "cpu", ""):
-            return None
-        if isinstance(value, str) and value != "auto":
-            return float(value)
-        if isinstance(value, bool):
-            raise ValueError("n_gpu is a number, 'auto' or null")
-        return value
-
-    @field_validator("n_gpu")
-    @classmethod
-    def _positive_gpus(cls, value: float | str | None) -> float | str | None:
-        if isinstance(value, float):
-            if value <= 0:
-                raise ValueError("n_gpu must be above 0, 'auto', or null for CPU")
-            if value > 1 and value != int(value):
-                raise ValueError("n_gpu above 1 must be a whole number")
-        return value
 
     @field_validator("replica_config", mode="before")
     @classmethod
@@ -178,8 +191,6 @@ class LaunchSpec(Value):
                 if not isinstance(devices, list) or len(devices) != 1 or not isinstance(devices[0], dict):
                     raise ValueError("each replica of replica_config takes exactly one device")
                 place = devices[0]
-            if isinstance(place, dict):
-                place = {**place, "gpu_idx": _as_cards(place.get("gpu_idx"))}
             places.append(place)
         return places
 
@@ -205,6 +216,8 @@ class LaunchSpec(Value):
                 raise ValueError("replica_config cannot be given together with worker_ip, n_gpu or gpu_idx")
             if len(self.replica_config) != self.replica:
                 raise ValueError("replica_config needs one place per replica")
+        for index in range(self.replica if self.gpu_idx is not None else 0):
+            self.place_of(index)
         return self
 
     def place_of(self, index: int) -> ReplicaPlace:
@@ -223,9 +236,7 @@ _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 
 def parse_bytes(text: str | int) -> int:
     """`2GiB`, `500 MB` and `1073741824` in bytes."""
-    if isinstance(text, int):
-        return text
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
     if not match:
         raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {text!r}.", None, "memory")
     number, unit, binary = match.groups()

@@ -6,12 +6,16 @@ Nothing about running processes is in here: that is observed.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
 
 from cluster.spec import Event
+
+log = logging.getLogger("cluster.store")
 
 #: Events kept per model.
 EVENTS_KEPT = 100
@@ -30,13 +34,13 @@ class Store:
     def __init__(self, path: Path | str = ":memory:") -> None:
         if path != ":memory:":
             Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Made before SQLite opens it, so that the files it puts beside it are for the owner only as well.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._lock = threading.Lock()
         self._db = sqlite3.connect(str(path), check_same_thread=False, isolation_level=None, timeout=10)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
-        if path != ":memory:":
-            Path(path).chmod(0o600)
 
     def put(self, kind: str, key: str, value: dict[str, Any]) -> None:
         with self._lock:
@@ -54,7 +58,13 @@ class Store:
     def all(self, kind: str) -> dict[str, dict[str, Any]]:
         with self._lock:
             rows = self._db.execute("SELECT key, value FROM wishes WHERE kind=? ORDER BY rowid", (kind,)).fetchall()
-        return {key: json.loads(value) for key, value in rows}
+        found = {}
+        for key, value in rows:
+            try:
+                found[key] = json.loads(value)
+            except ValueError:
+                log.error("the %s %s in the store is damaged and is left out", kind, key)
+        return found
 
     def next_number(self, of: str) -> int:
         """A number above every one before it; survives restarts, so an older one can always be told."""

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from cluster import errors, metrics
 from cluster.board import Board
@@ -30,6 +30,7 @@ from cluster.spec import (
     ModelStatus,
     Node,
     Report,
+    Value,
     Wanted,
     WorkerName,
     WorkerState,
@@ -40,6 +41,7 @@ log = logging.getLogger("cluster.supervisor")
 
 E = WorkerEvent
 S = WorkerState
+V = TypeVar("V", bound=Value)
 
 #: How long one long poll on a worker is held; its failure is the death notice.
 REPORT_WAIT_S = 10.0
@@ -121,7 +123,7 @@ class Supervisor:
         self._fleet = Fleet(settings, new_suffix)
         self._watched: dict[str, _Watched] = {}
         self._threads: dict[str, int] = {}
-        self._keys = {id: Key.model_validate(value) for id, value in store.all("key").items()}
+        self._keys = self._readable("key", Key)
         self._snapshots = Board(Snapshot(self._epoch << 32, {}, {}, tuple(self._keys.values())), self._epoch << 32)
         self._statuses: Board[Mapping[str, ModelStatus]] = Board({})
         self._samples: dict[str, metrics.Samples] = {}
@@ -156,19 +158,16 @@ class Supervisor:
                 log.exception("a tick failed")
             self._recovered.set()
             try:
-                await asyncio.wait_for(self._wake.wait(), self._settings.tick_s)
+                # Not wait_for: it can swallow the cancellation that ends this loop.
+                async with asyncio.timeout(self._settings.tick_s):
+                    await self._wake.wait()
             except TimeoutError:
                 pass
 
     async def _recover(self) -> None:
         """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
-        for uid, value in self._store.all("wish").items():
-            try:
-                self._fleet.want(Wanted.model_validate(value))
-            except ValueError as error:
-                # Written by another version or damaged: told and left alone, never a reason not to come up.
-                log.error("the wish for %s cannot be read and is left out: %s", uid, error)
-                self._tell(uid, "ERROR", f"The stored wish cannot be read and is left out: {error}")
+        for uid, wish in self._readable("wish", Wanted).items():
+            self._fleet.want(wish)
         found: Mapping[WorkerName, Handle] = {}
         while True:
             try:
@@ -179,6 +178,17 @@ class Supervisor:
                 log.exception("the platform does not answer; trying again")
                 await asyncio.sleep(self._settings.tick_s)
         await asyncio.gather(*(self._adopt(name, handle) for name, handle in found.items()))
+
+    def _readable(self, kind: str, schema: type[V]) -> dict[str, V]:
+        """What is stored of a kind. A row of another version, or a damaged one, is told and left alone: it is never a
+        reason not to come up."""
+        found = {}
+        for key, value in self._store.all(kind).items():
+            try:
+                found[key] = schema.model_validate(value)
+            except ValueError as error:
+                self._tell(key, "ERROR", f"The stored {kind} cannot be read and is left out: {error}")
+        return found
 
     async def _adopt(self, name: WorkerName, handle: Handle) -> None:
         deadline = self._clock() + ADOPTION_S
@@ -194,6 +204,10 @@ class Supervisor:
                     log.warning("%s does not answer and is ended", name)
                     handle.kill()
                     return
+            except errors.ClusterError as error:
+                log.warning("%s cannot be understood and is replaced: %s", name, error)
+                handle.kill()
+                return
         if report.phase == "failed":
             handle.kill()
             return
@@ -317,7 +331,8 @@ class Supervisor:
     async def _probe(self, name: str, handle: Handle) -> None:
         """A real forward pass now and then; it finds the worker that answers but does not compute."""
         while name in self._fleet.workers:
-            await asyncio.sleep(self._settings.probe_s)
+            suspect = name in self._fleet.workers and self._fleet.workers[name].state == S.SUSPECT
+            await asyncio.sleep(self._settings.tick_s if suspect else self._settings.probe_s)
             worker = self._fleet.workers.get(name)
             if worker is None or worker.state not in (S.READY, S.SUSPECT):
                 continue
@@ -495,8 +510,8 @@ class Supervisor:
     async def cancel(self, uid: str) -> None:
         """Ends a launch that is not READY yet."""
         status = await self.status(uid)
-        if status.state == ModelState.READY:
-            raise errors.Conflict(f"Model {uid} is not launching any more, it is READY; terminate it instead.")
+        if status.state in (ModelState.READY, ModelState.DEGRADED):
+            raise errors.Conflict(f"Model {uid} is not launching any more, it is {status.state}; terminate it instead.")
         self._unwish(uid, "Launch cancelled")
         self._publish()
 
@@ -534,7 +549,10 @@ class Supervisor:
             self._unwish(change.uid, "Terminate model: no longer declared")
         elif after is not None and change.change == "scale" and change.before is not None:
             self._wish(change.before.model_copy(update={"spec": after.spec, "declared": True}), "Scale: declared")
-        elif after is not None and change.change != "same":
+        elif change.change == "same" and change.before is not None:
+            if not change.before.declared:
+                self._wish(change.before.model_copy(update={"declared": True}), "Declared as it is")
+        elif after is not None:
             wanted = self._numbered(after, change.uid).model_copy(update={"declared": True})
             self._wish(wanted, f"{change.change.capitalize()} model: declared")
 
@@ -561,7 +579,7 @@ class Supervisor:
     # ------------------------------------------------------------------------------------ registrations, keys
 
     async def registered(self) -> list[Entry]:
-        return [Entry.model_validate(value) for value in self._store.all("entry").values()]
+        return list(self._readable("entry", Entry).values())
 
     async def register(self, entry: Entry) -> None:
         self._store.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))

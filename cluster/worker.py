@@ -52,6 +52,7 @@ class Worker:
         self._batcher: Batcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._working = 0
+        self._last_batch = float("-inf")
         self._metrics = metrics.WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
@@ -127,10 +128,13 @@ class Worker:
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
         started = time.perf_counter()
+        if started - self._last_batch < self._settings.probe_s:
+            return 0.0  # it has just shown that it computes
         example = self._family.example
         call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
         outcome = await self._answer(call)
-        if isinstance(outcome, errors.InferenceFailed):
+        # A full queue says nothing of the model behind it; the next probe will.
+        if isinstance(outcome, errors.ClusterError) and not isinstance(outcome, errors.Overloaded):
             raise outcome
         return time.perf_counter() - started
 
@@ -218,6 +222,7 @@ class Worker:
         return error
 
     def _ran(self, batch: Sequence[Item], seconds: float) -> None:
+        self._last_batch = time.perf_counter()
         self._metrics.batch(len(batch), sum(item.tokens for item in batch), seconds)
 
     # ------------------------------------------------------------------------------------ loading

@@ -21,7 +21,7 @@ from cluster.catalog import Catalog, choose_source
 from cluster.family import Family, path_of
 from cluster.memory import claim_for_encoder, weight_bytes
 from cluster.settings import Settings
-from cluster.spec import Entry, LaunchSpec, Source, Wanted, parse_bytes
+from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, parse_bytes
 from cluster.weights import is_cached
 
 #: What a model of unknown size is taken for until its weights are on disk and it has been measured.
@@ -87,6 +87,8 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             "model_type",
         )
     entry = _entry(spec, catalog, types)
+    if entry.type not in types:
+        raise errors.BadRequest(f"{entry.name} is of the type {entry.type}, which is not installed.", None, "model_type")
     type = types[entry.type]
     family = type.family_for(entry, spec.model_engine)
     _refuse_unsupported(entry, spec, settings)
@@ -102,6 +104,12 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             default_hub=settings.model_hub,
         )
     uid = spec.model_uid or entry.name
+    if not is_uid(uid):
+        raise errors.BadRequest(
+            f"{entry.name!r} cannot be the name to serve it under; give it a model_uid of letters, digits, '.', '_', '-'.",
+            None,
+            "model_uid",
+        )
     given = {name: options[name] for name in options if name in spec.options}
     return Wanted(
         uid=uid,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import actors, errors, keys
 from cluster.catalog import Catalog, parse_registration, to_registration
+from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, Wanted
 from cluster.weights import cached
@@ -23,6 +25,8 @@ VERSION = "0.1.0"
 POLL_S = 25.0
 #: How long a launch may be waited for when the caller sets no limit.
 LAUNCH_WAIT_S = 3600.0
+#: How long an answer waits for this ingress's own table to agree with it.
+ROUTED_S = 2.0
 
 #: NaN passes every comparison and ends the event loop whose clock it reaches.
 Seconds = Annotated[float, Query(allow_inf_nan=False)]
@@ -99,16 +103,19 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         status = await supervisor.call_patiently("launch", wanted, spec.model_uid is not None)
         if wait_ready:
             status = await _until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
+            await _until_routed(request, lambda table: _is_routed(table, status.uid))
         return Json({"model_uid": status.uid, "generation": status.generation})
 
     @routes.delete("/v1/models/{uid}")
-    async def terminate(uid: str) -> Json:
+    async def terminate(uid: str, request: Request) -> Json:
         await supervisor.call("terminate", uid)
+        await _until_routed(request, lambda table: uid not in table.models)
         return Json(None)
 
     @routes.post("/v1/models/{uid}/cancel")
-    async def cancel(uid: str) -> Json:
+    async def cancel(uid: str, request: Request) -> Json:
         await supervisor.call("cancel", uid)
+        await _until_routed(request, lambda table: uid not in table.models)
         return Json(None)
 
     @routes.post("/v1/models/{uid}/scale")
@@ -222,6 +229,19 @@ async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_
             raise errors.LaunchCancelled("Launch cancelled") from None
 
 
+async def _until_routed(request: Request, is_so: Callable[[RouteTable], bool]) -> None:
+    """The table follows a change by milliseconds, and whoever made it asks the next thing at once."""
+    table: RouteTable = request.app.state.serving.dispatcher.table
+    deadline = time.monotonic() + ROUTED_S
+    while not is_so(table) and time.monotonic() < deadline:
+        await asyncio.sleep(0.002)
+
+
+def _is_routed(table: RouteTable, uid: str) -> bool:
+    model = table.models.get(uid)
+    return model is not None and bool(model.workers)
+
+
 def _failure(status: ModelStatus) -> errors.ClusterError:
     kind = errors.every_error().get(status.error_code, errors.LoadFailed)
     error = kind(status.reason)
@@ -251,9 +271,12 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json([_shown(status) for status in await supervisor.call_patiently("all_statuses")])
 
     @routes.get("/v1/models/{uid}/status")
-    async def status(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
+    async def status(uid: str, request: Request, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, 30.0))
-        return Json(_shown(await supervisor.call("status", uid, version, wait, timeout_s=wait + 10)))
+        found: ModelStatus = await supervisor.call("status", uid, version, wait, timeout_s=wait + 10)
+        if found.state == ModelState.READY:
+            await _until_routed(request, lambda table: _is_routed(table, uid))
+        return Json(_shown(found))
 
     @routes.get("/v1/models/{uid}/progress")
     async def progress(uid: str) -> Json:

@@ -26,6 +26,9 @@ log = logging.getLogger("cluster.ingress")
 WATCH_S = 30.0
 #: Requests in one call to a worker; more would make the first wait for the pickling of the last.
 GATHER_MOST = 256
+#: How often a request is sent: a worker that drains or is full has not touched it, so a third try is as good as a first.
+ATTEMPTS = 3
+MOST_LOSSES = 2
 #: What a worker may say that another worker may not: nothing was computed, so the request may go elsewhere.
 ELSEWHERE = (
     errors.WorkerLost,
@@ -181,17 +184,17 @@ class Dispatcher:
         request_id: str,
         timeout_s: float,
     ) -> tuple[Answer, str]:
-        """The answer and the worker that gave it. Sent a second time, elsewhere, only when nothing was computed."""
+        """The answer and the worker that gave it. Sent again, elsewhere, only when nothing was computed."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         tried: set[str] = set()
         refusal: errors.ClusterError | None = None
-        for attempt in range(2):
+        losses = 0
+        for _ in range(ATTEMPTS):
             model = await self._usable(model, tried, deadline, refusal)
             avoiding = tried if self.table.is_usable(model, tried) else ()
             with self.table.choose(model, avoiding) as route:
-                left = deadline - loop.time()
-                call = Call(request_id, list(items), dict(params), left, ability)
+                call = Call(request_id, list(items), dict(params), deadline - loop.time(), ability)
                 gate = self._gates[route.worker]
                 try:
                     answer = await gate.send(call)
@@ -199,12 +202,15 @@ class Dispatcher:
                     return answer, route.worker
                 except ELSEWHERE as error:
                     refusal = error
-                    tried.add(route.worker)
-                    if isinstance(error, (errors.WorkerLost, errors.WorkerDraining)):
-                        self.table.avoided.add(route.worker)
-                    if attempt == 0:
-                        self._metrics.retry(model.uid)
-                        log.info("request %s goes elsewhere: %s", request_id, error)
+            tried.add(route.worker)
+            if isinstance(refusal, (errors.WorkerLost, errors.WorkerDraining)):
+                self.table.avoided.add(route.worker)
+            losses += isinstance(refusal, errors.WorkerLost)
+            if losses == MOST_LOSSES:
+                # It may be this very request that ends workers; it does not get the next one.
+                break
+            self._metrics.retry(model.uid)
+            log.info("request %s goes elsewhere: %s", request_id, refusal)
         assert refusal is not None
         raise refusal
 
@@ -221,6 +227,8 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         patience = min(deadline, loop.time() + self._settings.hold_s)
         while True:
+            # The table may have changed since the caller looked: only what it lists now has a gate.
+            model = self.table.find(model.uid)
             if self.table.is_usable(model, tried):
                 return model
             is_full = isinstance(refusal, errors.Overloaded)
@@ -234,7 +242,6 @@ class Dispatcher:
                 await asyncio.wait_for(self._changed.wait(), patience - loop.time())
             except TimeoutError:
                 continue
-            model = self.table.find(model.uid)
             # Unavailable was only unknown: after news, whoever is still listed may be asked again.
             if isinstance(refusal, errors.Unavailable):
                 tried.clear()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from cluster import AsyncClient, Client, LaunchSpec, errors
 from cluster.client import AsyncEmbeddingModel, EmbeddingModel, RerankModel
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
-from tests.live import LiveCluster
+from tests.live import LiveCluster, until
 
 
 @pytest.fixture
@@ -54,11 +55,32 @@ def test_rerank_is_the_same(client, reranker, scores):
 
 
 def test_a_model_is_ready_as_soon_as_its_launch_says_so(client):
-    for turn in range(3):
+    for turn in range(2):
         uid = client.launch_model("echo", model_uid=f"our-quick-{turn}")
         assert client.get_model(uid).infer("/v1/infer", items=[turn])["results"] == [turn]
         assert uid in client.list_models()
         client.terminate_model(uid)
+
+
+def test_what_is_wished_for_can_be_written_down_and_read_again(client):
+    uid = client.launch_model("echo", model_uid="our-declared", steps=3)
+    declared = client.export()
+    assert {"model_name": "echo", "model_type": "echo", "model_uid": uid, "steps": 3} in declared
+    changes = client.apply(declared, prune=False, dry_run=True)
+    assert {change["uid"]: change["change"] for change in changes}[uid] == "same"
+    client.terminate_model(uid)
+
+
+def test_a_request_under_way_can_be_aborted(client, live):
+    uid = client.launch_model("echo", model_uid="our-aborted")
+    body = {"model": uid, "items": [{"sleep": 5}]}
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(live.post, "/v1/infer", body, headers={"x-request-id": "our-request"})
+        until(lambda: client.abort_request(uid, "our-request")["msg"] == "DONE", within=5)
+        assert waiting.result(timeout=3).status_code == 409
+    assert client.abort_request(uid, "another-request") == {"msg": "NOT_FOUND"}
+    assert client.abort_request("nowhere", "our-request") == {"msg": "NO_OP"}
+    client.terminate_model(uid)
 
 
 def test_equal_launches_are_one(client):

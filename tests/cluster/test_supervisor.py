@@ -534,7 +534,9 @@ async def updating(s: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    "phase", [waiting, starting, starting_mute, loading, serving, silent, failed, lost, updating], ids=lambda f: f.__name__
+    "phase",
+    [waiting, starting, starting_mute, loading, serving, silent, failed, lost, updating],
+    ids=lambda f: f.__name__,
 )
 def test_terminate_leaves_nothing_in_whatever_phase(phase: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
     async def scene(s: Scene) -> None:

@@ -3,10 +3,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from cluster import errors
 from cluster.catalog import Catalog
+from cluster.memory import claim_for_encoder
 from cluster.settings import Settings
 from cluster.spec import Entry, LaunchSpec, Source, Wanted, WorkerName
 from deployments import catalog_with, model_types, resolve
@@ -34,6 +37,12 @@ def custom(name: str = "mine", **fields) -> Entry:
     source = Source(hub="huggingface", id="org/mine")
     defaults = {"type": "embedding", "family": "sentence-transformers", "sources": (source,), "builtin": False}
     return Entry.model_validate({"name": name, **defaults, **fields})
+
+
+def weights(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"a": np.zeros((10, 10), "float16")}, folder / "model.safetensors")
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------- the wish
@@ -185,6 +194,7 @@ def test_a_folder_takes_the_place_of_a_download(tmp_path: Path) -> None:
 
 
 def test_a_folder_can_be_launched_under_any_name_once_its_type_is_said(tmp_path: Path) -> None:
+    weights(tmp_path)
     found = asked("my-model", model_type="rerank", model_path=str(tmp_path))
     assert (found.uid, found.entry.type, found.entry.builtin) == ("my-model", "rerank", False)
     assert found.family.endswith(":CrossEncoders")
@@ -194,6 +204,7 @@ def test_a_folder_can_be_launched_under_any_name_once_its_type_is_said(tmp_path:
 @pytest.mark.parametrize("name", ["a:b", "my model", "org/model", "m-rep0", "x" * 101])
 def test_a_name_that_cannot_be_a_uid_does_not_become_one(tmp_path: Path, name: str) -> None:
     """Workers are found again by their names, and the uid is part of these."""
+    weights(tmp_path)
     try:
         found = asked(name, model_type="embedding", model_path=str(tmp_path))
     except errors.BadRequest:
@@ -204,7 +215,7 @@ def test_a_name_that_cannot_be_a_uid_does_not_become_one(tmp_path: Path, name: s
 
 @pytest.mark.parametrize("path", ["models/a", "models", "models/../models/a"])
 def test_folders_under_the_roots_are_allowed(tmp_path: Path, path: str) -> None:
-    (tmp_path / "models" / "a").mkdir(parents=True)
+    weights(tmp_path / "models" / "a")
     roots = {"model_roots": f"{tmp_path}/other,{tmp_path}/models"}
     found = asked("mine", model_type="embedding", model_path=str(tmp_path / path), settings=roots)
     assert found.source.hub == "local"
@@ -236,6 +247,17 @@ def test_memory_that_is_asked_for_is_claimed() -> None:
 def test_memory_is_estimated_from_weights_that_are_there() -> None:
     """fp32 on CPU: 22.7 million parameters, and what runs beside them."""
     assert 0.9e9 < asked().claim_bytes < 1.1e9
+
+
+def test_memory_is_estimated_from_a_folder(tmp_path: Path) -> None:
+    """In fp32, whatever is stored."""
+    found = asked("mine", model_type="embedding", model_path=str(weights(tmp_path)))
+    assert found.claim_bytes == claim_for_encoder(400, on_gpu=False)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.ClusterError, match="has no weights"):
+        asked("mine", model_type="embedding", model_path=str(tmp_path))
 
 
 def test_memory_is_estimated_from_the_catalogue_where_there_are_no_weights_yet() -> None:

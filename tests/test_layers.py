@@ -1,0 +1,234 @@
+"""Imports point one way. Each layer may import those above it, and its own neighbours where that makes no circle."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cluster", "deployments")
+
+#: From the values that everything knows to the commands that know everything.
+LAYERS = """
+    cluster.errors
+    cluster.spec
+    cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
+        cluster.store cluster.board cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
+        cluster.hubs
+    cluster.reconcile cluster.fleet cluster.worker cluster.wire cluster.client cluster
+    cluster.supervisor
+    cluster.actors
+    deployments deployments.text
+    deployments.embedding deployments.rerank
+    deployments.ingress
+    cluster.daemon
+    cluster.cli
+"""
+
+MODEL_TYPES = ("deployments.embedding", "deployments.rerank")
+#: What puts the parts together, and may know of all of them.
+COMMANDS = ("cluster.daemon", "cluster.cli")
+
+#: Where Ray may be imported.
+RAY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
+MODEL_LIBRARIES = ("torch", "transformers", "sentence_transformers", "tokenizers", "safetensors", "tiktoken", "vllm")
+#: Our own modules that bring in Ray or a web server.
+HEAVY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
+
+
+@dataclass(frozen=True)
+class Import:
+    importer: str
+    imported: str
+    line: int
+    inside_a_function: bool
+
+    def __str__(self) -> str:
+        return f"{FILES[self.importer].relative_to(ROOT)}:{self.line} imports {self.imported}"
+
+    @property
+    def package(self) -> str:
+        return self.imported.partition(".")[0]
+
+
+def layers() -> list[list[str]]:
+    found: list[list[str]] = []
+    for line in LAYERS.strip("\n").splitlines():
+        if line.startswith(" " * 8):
+            found[-1] += line.split()
+        else:
+            found.append(line.split())
+    return found
+
+
+def modules() -> dict[str, Path]:
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in files}
+
+
+Rule = Callable[[Import], str | None]
+
+LAYER_OF = {name: number for number, names in enumerate(layers()) for name in names}
+FILES = modules()
+
+
+def imports_of(module: str, source: str) -> Iterator[Import]:
+    tree = ast.parse(source)
+    functions = [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))]
+    inside = {child for function in functions for child in ast.walk(function)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{FILES[module]}:{node.lineno} imports by a relative name; write the whole one."
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FILES else str(node.module) for name in whole]
+        else:
+            continue
+        for name in dict.fromkeys(names):
+            yield Import(module, name, node.lineno, node in inside)
+
+
+EVERY = [found for module, file in FILES.items() for found in imports_of(module, file.read_text())]
+
+
+def place_of(module: str) -> str:
+    """The name under which a module, or the package it lies in, has its layer."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (name := ".".join(parts[:length])) in LAYER_OF and not (length == 1 and len(parts) > 1):
+            return name
+    raise AssertionError(f"{module} has no layer; give it one in tests/test_layers.py.")
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {place_of(module) for module in FILES} == set(LAYER_OF)
+
+
+# ---------------------------------------------------------------------------------- rules: what is wrong with an import
+
+
+def points_down(found: Import) -> str | None:
+    """Inside of functions as well: an import there only hides the circle."""
+    if found.package not in PACKAGES or LAYER_OF[place_of(found.imported)] <= LAYER_OF[place_of(found.importer)]:
+        return None
+    return f"{found}, which is a layer further down."
+
+
+def reaches_another_type(found: Import) -> str | None:
+    places = place_of(found.importer), found.package in PACKAGES and place_of(found.imported)
+    if places[0] == places[1] or not set(places) <= set(MODEL_TYPES):
+        return None
+    return f"{found}, which is another model type; what both need belongs in deployments."
+
+
+def knows_of_model_types(found: Import) -> str | None:
+    if found.package != "deployments" or found.importer.startswith("deployments"):
+        return None
+    return None if place_of(found.importer) in COMMANDS else f"{found}; only the commands may know of deployments."
+
+
+def imports_the_command_line(found: Import) -> str | None:
+    if found.package not in PACKAGES or place_of(found.imported) != "cluster.cli":
+        return None
+    if place_of(found.importer) == "cluster.cli":
+        return None
+    return f"{found}; the command line is imported by nothing."
+
+
+def brings_in_ray(found: Import) -> str | None:
+    if found.package != "ray" or place_of(found.importer) in RAY:
+        return None
+    return f"{found}; only {', '.join(RAY)} may."
+
+
+def pays_for_a_model_library(found: Import) -> str | None:
+    if found.package not in MODEL_LIBRARIES or found.inside_a_function:
+        return None
+    return f"{found} at its top; import it inside load(), or whoever knows of the family pays for it."
+
+
+def hides_in_a_function(found: Import) -> str | None:
+    """But for what brings in Ray or a web server, which a command that needs neither should not pay for."""
+    if found.package not in PACKAGES or not found.inside_a_function or place_of(found.imported) in HEAVY:
+        return None
+    return f"{found} inside of a function; import it at the top."
+
+
+RULES = [
+    points_down,
+    reaches_another_type,
+    knows_of_model_types,
+    imports_the_command_line,
+    brings_in_ray,
+    pays_for_a_model_library,
+    hides_in_a_function,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_no_import_breaks_a_rule(rule: Rule) -> None:
+    wrong = [told for found in EVERY if (told := rule(found))]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("rule", "module", "source"),
+    [
+        (points_down, "cluster.placement", "from cluster.actors import Control"),
+        (points_down, "cluster.spec", "def f():\n    import cluster.supervisor"),
+        (points_down, "cluster.fleet", "from cluster import errors, supervisor"),
+        (reaches_another_type, "deployments.rerank.cross_encoder", "from deployments.embedding import TYPE"),
+        (knows_of_model_types, "cluster.worker", "import deployments"),
+        (imports_the_command_line, "cluster.daemon", "from cluster.cli.connection import save_key"),
+        (brings_in_ray, "cluster.worker", "def f():\n    import ray.util"),
+        (pays_for_a_model_library, "deployments.text", "import torch.nn"),
+        (hides_in_a_function, "cluster.worker", "def f():\n    from cluster import spec"),
+    ],
+)
+def test_an_import_that_breaks_a_rule_is_told_by_file_and_name(rule: Rule, module: str, source: str) -> None:
+    told = [rule(found) for found in imports_of(module, source)]
+    file = FILES[module].relative_to(ROOT)
+    assert any(sentence and sentence.startswith(f"{file}:") for sentence in told)
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    imports: dict[str, set[str]] = {module: set() for module in FILES}
+    for found in EVERY:
+        if found.package in PACKAGES:
+            imports[found.importer].add(found.imported)
+
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " imports ".join((*path[path.index(module) :], module)) + "."
+        if module not in done:
+            for other in sorted(imports[module]):
+                walk(other, (*path, module))
+            done.add(module)
+
+    done: set[str] = set()
+    for module in FILES:
+        walk(module, ())
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cluster", "ray torch fastapi transformers sentence_transformers prometheus_client numpy uvicorn"),
+        ("cluster.supervisor", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.worker", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.cli", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.actors", "torch fastapi transformers sentence_transformers"),
+        ("deployments.embedding", "ray torch fastapi transformers sentence_transformers"),
+        ("deployments.rerank", "ray torch fastapi transformers sentence_transformers"),
+    ],
+)
+def test_importing_it_brings_in_nothing_heavy(module: str, heavy: str) -> None:
+    program = f"import sys, {module}; print([name for name in {heavy.split()} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]", f"import {module} brings in {done.stdout.strip()}."
