@@ -65,12 +65,12 @@ def place(
 ) -> Placement | NoRoom:
     """The best node, or the reasons.
 
-    Replicas of one model spread over nodes first; then the tightest card that fits (so that whole cards stay free for
-    those who need one), or the node with the most free memory.
+    Replicas of one model spread over nodes first; then the tightest card that fits, on the node with the fewest free (so
+    that whole cards, and several on one node, stay free for those who need them), or the node with the most free memory.
     """
     taken = tuple(taken)
     wants_gpu = _wants_gpu(demand, nodes)
-    offers: list[tuple[tuple[float, ...], Placement]] = []
+    offers: list[tuple[tuple[float, float, float, str], Placement]] = []
     reasons: list[tuple[str, str]] = []
     for node in nodes:
         here = [item for item in taken if item.node == node.id]
@@ -81,9 +81,12 @@ def place(
         siblings = sum(item.uid == demand.uid for item in here)
         if offer.cards:
             tightness = sum(_free_share(card, here) for card, _ in offer.cards)
+            free = sum(_free_share(card, here) for card in range(node.gpus))
         else:
-            tightness = -(node.memory_bytes - sum(item.claim.memory_bytes for item in here))
-        offers.append(((siblings, tightness), Placement(node.id, offer)))
+            tightness = 0.0
+            free = -(node.memory_bytes - sum(item.claim.memory_bytes for item in here))
+        # The address last, so that equal nodes are always taken in the same order.
+        offers.append(((siblings, tightness, free, node.ip), Placement(node.id, offer)))
     if offers:
         return min(offers, key=lambda offer: offer[0])[1]
     return NoRoom(demand.uid, tuple(reasons))
