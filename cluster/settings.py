@@ -1,4 +1,4 @@
-"""How this installation runs: a field here is the flag, the environment variable (CLUSTER_<FIELD>) and the chart value."""
+"""How this installation runs: a field is the flag, the environment variable (CLUSTER_<FIELD>) and the chart value."""
 
 from __future__ import annotations
 

@@ -145,9 +145,7 @@ class LaunchSpec(Value):
     model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
     download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Where to download.")
     replica: int = Field(default=1, ge=1, le=1000, strict=True, description="How many workers serve it.")
-    n_gpu: Gpus = Field(
-        default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU."
-    )
+    n_gpu: Gpus = Field(default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU.")
     gpu_idx: Cards = Field(default=None, description="Cards to use, e.g. 0,1.")
     n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; cores are shared when not given.")
     worker_ip: str | None = Field(default=None, description="Node to use.")
@@ -177,6 +175,21 @@ class LaunchSpec(Value):
         if known.get("model_type") is None:
             known.pop("model_type", None)
         return known
+
+    @field_validator("envs")
+    @classmethod
+    def _settable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, text in (value or {}).items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in text:
+                raise ValueError(f"{name!r} is no environment variable that can be set")
+        return value
+
+    @field_validator("model_path")
+    @classmethod
+    def _real_path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("model_path holds a NUL character")
+        return value
 
     @field_validator("replica_config", mode="before")
     @classmethod
@@ -236,12 +249,15 @@ _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
 
 def parse_bytes(text: str | int) -> int:
     """`2GiB`, `500 MB` and `1073741824` in bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
     if not match:
         raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {text!r}.", None, "memory")
     number, unit, binary = match.groups()
     scale = _UNITS[unit] if not binary else 1024 ** ("bkmgt".index(unit or "b"))
-    return int(float(number) * scale)
+    amount = int(float(number) * scale)
+    if amount < 1:
+        raise errors.BadOption(f"memory must be more than nothing, not {text!r}.", None, "memory")
+    return amount
 
 
 class Wanted(Value):

@@ -15,7 +15,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from cluster import errors, metrics
 from cluster.board import Board
+from cluster.declared import Change, asks_the_same, difference, differences
 from cluster.fleet import Fleet
+from cluster.gauges import samples_of
 from cluster.keys import Key, new_key
 from cluster.lifecycle import Worker, WorkerEvent
 from cluster.placement import Placement
@@ -84,17 +86,6 @@ class Snapshot:
     models: Mapping[str, ModelRoutes]
     handles: Mapping[str, Any]
     keys: tuple[Key, ...]
-
-
-@dataclass(frozen=True)
-class Change:
-    """One line of the difference between declared and wished models."""
-
-    uid: str
-    change: Literal["launch", "update", "scale", "terminate", "same"]
-    before: Wanted | None
-    after: Wanted | None
-    fields: tuple[str, ...] = ()
 
 
 @dataclass
@@ -166,7 +157,7 @@ class Supervisor:
 
     async def _recover(self) -> None:
         """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
-        for uid, wish in self._readable("wish", Wanted).items():
+        for wish in self._readable("wish", Wanted).values():
             self._fleet.want(wish)
         found: Mapping[WorkerName, Handle] = {}
         while True:
@@ -475,13 +466,13 @@ class Supervisor:
         await self._recovered.wait()
         uid = asked.uid
         known = self._fleet.wanted.get(uid)
-        if known is not None and _asks_the_same(known, asked):
+        if known is not None and asks_the_same(known, asked):
             if self._fleet.state_of(known)[0] != ModelState.FAILED:
                 return self._fresh_status(uid)
         elif known is not None:
             if uid_given:
                 raise errors.Conflict(
-                    f"Model uid {uid} is taken by another launch ({_difference(known, asked)}); "
+                    f"Model uid {uid} is taken by another launch ({difference(known, asked)}); "
                     "terminate it or choose another model_uid.",
                     None,
                     "model_uid",
@@ -610,7 +601,9 @@ class Supervisor:
         """Takes what one ingress counted; gives what everybody counted."""
         self._samples[ingress] = theirs
         await asyncio.gather(*(self._sample(name, w.handle) for name, w in list(self._watched.items())))
-        return [family for families in self._samples.values() for family in families] + self._own_samples()
+        return [family for families in self._samples.values() for family in families] + samples_of(
+            self._fleet, self._clock() - self._started
+        )
 
     async def _sample(self, name: str, handle: Handle) -> None:
         worker = self._fleet.workers.get(name)
@@ -620,70 +613,3 @@ class Supervisor:
             self._samples[name] = await handle.control("samples", timeout_s=2.0)
         except errors.ClusterError:
             return
-
-    def _own_samples(self) -> metrics.Samples:
-        fleet = self._fleet
-        states = [
-            ({"model": w.name.uid, "replica": str(w.name.index), "state": str(w.state)}, 1.0)
-            for w in fleet.workers.values()
-        ]
-        wished = [({"model": uid}, float(wish.replica)) for uid, wish in fleet.wanted.items()]
-        models = [({"model": uid, "state": str(fleet.state_of(wish)[0])}, 1.0) for uid, wish in fleet.wanted.items()]
-        restarts = [({"model": uid}, float(fleet.restarts.get(uid, 0))) for uid in fleet.wanted]
-        memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
-        claimed = [
-            ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.values() if w.node == n.id)))
-            for n in fleet.nodes.values()
-        ]
-        return [
-            metrics.gauge_family("cluster_worker_state", "Workers by state.", states),
-            metrics.gauge_family("cluster_model_state", "Models by state.", models),
-            metrics.gauge_family("cluster_replicas_wanted", "Workers wished for.", wished),
-            metrics.gauge_family("cluster_worker_restarts", "Workers lost and replaced.", restarts),
-            metrics.gauge_family("cluster_node_memory_bytes", "Memory of a node.", memory),
-            metrics.gauge_family("cluster_node_claimed_bytes", "Memory claimed on a node.", claimed),
-            metrics.gauge_family(
-                "cluster_uptime_seconds", "Age of the supervisor.", [({}, self._clock() - self._started)]
-            ),
-        ]
-
-
-def _asks_the_same(known: Wanted, asked: Wanted) -> bool:
-    return not _changed_fields(known, asked)
-
-
-def _changed_fields(known: Wanted, asked: Wanted) -> tuple[str, ...]:
-    """Which fields of the spec differ; the uid a spec is served under is not one of them."""
-    before, after = (
-        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options"}) for w in (known, asked)
-    )
-    fields = [name for name in before if before[name] != after[name]]
-    options = {*known.spec.options, *asked.spec.options}
-    fields += sorted(name for name in options if known.spec.options.get(name) != asked.spec.options.get(name))
-    if (known.entry, known.source, known.family) != (asked.entry, asked.source, asked.family):
-        fields.insert(0, "model_name" if known.entry.name != asked.entry.name else "entry")
-    return tuple(fields)
-
-
-def _difference(known: Wanted, asked: Wanted) -> str:
-    return ", ".join(_changed_fields(known, asked)) + " differ"
-
-
-def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune: bool) -> list[Change]:
-    """What would have to change for the declared models to be the wished ones."""
-    changes = []
-    for after in declared:
-        before = wanted.get(after.uid)
-        if before is None:
-            changes.append(Change(after.uid, "launch", None, after))
-            continue
-        fields = _changed_fields(before, after)
-        kind: Literal["same", "scale", "update"] = (
-            "same" if not fields else "scale" if fields == ("replica",) else "update"
-        )
-        changes.append(Change(after.uid, kind, before, after, fields))
-    named = {after.uid for after in declared}
-    if prune:
-        gone = [before for uid, before in wanted.items() if uid not in named and before.declared]
-        changes += [Change(before.uid, "terminate", before, None) for before in gone]
-    return changes

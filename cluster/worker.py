@@ -215,7 +215,8 @@ class Worker:
         waited = max(ticket.started_at - ticket.queued_at, 0.0)
         tokens = sum(prepared.tokens)
         self._metrics.answered(waited, now - ticket.queued_at, tokens)
-        return Answer(self._family.pack(outputs, call.params), tokens, waited * 1000, (now - ticket.queued_at - waited) * 1000)
+        ran = now - ticket.queued_at - waited
+        return Answer(self._family.pack(outputs, call.params), tokens, waited * 1000, ran * 1000)
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         self._metrics.failed(error.code())
@@ -285,6 +286,7 @@ class Worker:
                 folder=folder,
                 device=_device(self._claim),
                 threads=self._threads,
+                card_share=min((share for _, share in self._claim.cards), default=1.0),
                 quantization=spec.quantization,
                 allow_pickle=self._may_unpickle(),
                 remote_code=self._wanted.entry.name in self._settings.remote_code,

@@ -117,13 +117,4 @@ def truncation_of(params: Mapping[str, Any]) -> str:
         return asked.upper()
     if isinstance(asked, bool) or asked is None:
         return "END" if asked is not False else "NONE"
-    raise errors.BadRequest(f"truncate takes true, false, START, END or NONE, not {asked!r}.", None, "truncate")
-
-
-def torch_dtype(name: str, device: str) -> Any:
-    """`auto` is what computes exactly on CPU and fast on a GPU."""
-    import torch
-
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    return getattr(torch, name)
+    raise errors.InvalidBody(f"truncate takes true, false, START, END or NONE, not {asked!r}.", None, "truncate")

@@ -21,10 +21,10 @@ LAYERS = """
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
         cluster.hubs
-    cluster.reconcile cluster.fleet cluster.worker cluster.wire cluster.client cluster
+    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.client cluster
     cluster.supervisor
     cluster.actors
-    deployments deployments.text
+    deployments deployments.text deployments.device
     deployments.embedding deployments.rerank
     deployments.ingress
     cluster.daemon

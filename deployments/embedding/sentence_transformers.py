@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.family import Example, Prepared, Setup
-from deployments.text import Encoded, TextEncoder, passes, torch_dtype, truncation_of
+from deployments.device import dtype_for, torch_for
+from deployments.text import Encoded, TextEncoder, passes, truncation_of
 
 
 class EmbeddingOptions(BaseModel):
@@ -34,19 +35,17 @@ class SentenceTransformers:
     example: ClassVar[Example] = Example(["The weather is lovely today.", "It is raining."], {}, "embed")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
-        import torch
+        self._torch = torch_for(setup)
         from sentence_transformers import SentenceTransformer
 
         setup.report(0.3)
         options: EmbeddingOptions = setup.options
         self._options = options
-        model_kwargs: dict[str, Any] = {"dtype": torch_dtype(options.torch_dtype, setup.device)}
+        model_kwargs: dict[str, Any] = {"dtype": dtype_for(options.torch_dtype, setup)}
         if options.attn_implementation:
             model_kwargs["attn_implementation"] = options.attn_implementation
         if not setup.allow_pickle:
             model_kwargs["use_safetensors"] = True
-        torch.set_num_threads(setup.threads)
-        self._torch = torch
         self._model = SentenceTransformer(
             str(setup.folder),
             device=setup.device,

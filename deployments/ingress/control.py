@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,7 +22,7 @@ from deployments import catalog_with, model_types, resolve
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.listing import replica_row
 
-VERSION = "0.1.0"
+VERSION = version("model-cluster")
 #: One long poll on the supervisor; waiting longer is many of them.
 POLL_S = 25.0
 #: How long a launch may be waited for when the caller sets no limit.
@@ -188,6 +190,10 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         if type not in types:
             raise errors.BadRequest(f"There are no models of the type {type!r}; there are {', '.join(sorted(types))}.")
         entry = parse_registration(type, asked.model, family=next(iter(types[type].families)))
+        try:
+            orjson.dumps(entry.facts)
+        except orjson.JSONEncodeError as error:
+            raise errors.InvalidBody(f"The registration cannot be kept: {error}.", None, "model") from None
         # Only to hear of a clash while somebody is there to read it.
         (await _catalog(supervisor, settings)).with_registered([entry])
         await supervisor.call("register", entry)
@@ -329,7 +335,7 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json([_node(*row) for row in await supervisor.call_patiently("nodes")])
 
     @routes.get("/v1/cluster/version")
-    async def version() -> Json:
+    async def cluster_version() -> Json:
         return Json({"version": VERSION, "full-revisionid": None, "dirty": False, "error": None, "date": None})
 
     @routes.get("/v1/cluster/devices")

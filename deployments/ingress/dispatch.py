@@ -98,10 +98,16 @@ class Gate:
         longest = max(call.seconds_left for call, _ in batch)
         try:
             outcomes, self.queued = await actors.infer(self.worker, [call for call, _ in batch], longest + 5)
-        except errors.ClusterError as error:
+        # A call that cannot even be pickled must not take those with it that were gathered beside it.
+        except Exception as error:
+            if not isinstance(error, errors.ClusterError) and len(batch) > 1:
+                for one in batch:
+                    self._spawn(self._carry([one]))
+                return
+            known = error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
             for _, answer in batch:
                 if not answer.done():
-                    answer.set_exception(error)
+                    answer.set_exception(known)
             return
         finally:
             self._on_their_way -= 1
@@ -130,6 +136,7 @@ class Dispatcher:
         self._metrics = metrics
         self._gates: dict[str, Gate] = {}
         self._changed = asyncio.Event()
+        self._calls = 0
         self.table = RouteTable()
         self.keys: tuple[Key, ...] = ()
         self.seen_at = 0.0
@@ -194,7 +201,10 @@ class Dispatcher:
             model = await self._usable(model, tried, deadline, refusal)
             avoiding = tried if self.table.is_usable(model, tried) else ()
             with self.table.choose(model, avoiding) as route:
-                call = Call(request_id, list(items), dict(params), deadline - loop.time(), ability)
+                # Request ids are the caller's and may be used twice; a call's own id is not.
+                self._calls += 1
+                call_id = f"{request_id}#{self._metrics.ingress}{self._calls}"
+                call = Call(call_id, list(items), dict(params), deadline - loop.time(), ability)
                 gate = self._gates[route.worker]
                 try:
                     answer = await gate.send(call)

@@ -111,6 +111,7 @@ class Door:
             return
         started = time.perf_counter()
         headers = dict(scope["headers"])
+        # Ray Serve gives every request one and sends it back; it is only missing where this app runs by itself.
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(12)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -120,7 +121,8 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if not given:
+                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
+from cluster import errors
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.serving import Serving
 
@@ -24,6 +26,10 @@ def router(serving: Serving) -> APIRouter:
     @routes.post("/v1/infer")
     async def infer(request: Request) -> Json:
         asked: Infer = checked(Infer, await json_body(request))
+        try:
+            orjson.dumps([asked.items, asked.params])
+        except orjson.JSONEncodeError as error:
+            raise errors.InvalidBody(f"items cannot be sent on: {error}.", None, "items") from None
         served = await serving.ask(request, asked.model, asked.ability, asked.items, asked.params)
         answer = served.answer
         return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)

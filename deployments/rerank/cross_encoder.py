@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.family import Example, Prepared, Setup
-from deployments.text import Encoded, TextEncoder, passes, torch_dtype, truncation_of
+from deployments.device import dtype_for, torch_for
+from deployments.text import Encoded, TextEncoder, passes, truncation_of
 
 
 class RerankOptions(BaseModel):
@@ -28,18 +29,16 @@ class CrossEncoders:
     example: ClassVar[Example] = Example(["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
-        import torch
+        self._torch = torch_for(setup)
         from sentence_transformers import CrossEncoder
 
         setup.report(0.3)
         options: RerankOptions = setup.options
-        model_kwargs: dict[str, Any] = {"dtype": torch_dtype(options.torch_dtype, setup.device)}
+        model_kwargs: dict[str, Any] = {"dtype": dtype_for(options.torch_dtype, setup)}
         if options.attn_implementation:
             model_kwargs["attn_implementation"] = options.attn_implementation
         if not setup.allow_pickle:
             model_kwargs["use_safetensors"] = True
-        torch.set_num_threads(setup.threads)
-        self._torch = torch
         self._model = CrossEncoder(
             str(setup.folder),
             device=setup.device,
@@ -50,7 +49,7 @@ class CrossEncoders:
         setup.report(0.9)
         if self._model.num_labels != 1:
             raise errors.LoadFailed(f"{setup.entry.name} has {self._model.num_labels} labels; a reranker has one score.")
-        self._is_sigmoid = isinstance(self._model.activation_fn, torch.nn.Sigmoid)
+        self._is_sigmoid = isinstance(self._model.activation_fn, self._torch.nn.Sigmoid)
         limit = min(self._model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
         self._encoder = TextEncoder(self._model.tokenizer, min(limit, options.max_tokens or limit))
         return {

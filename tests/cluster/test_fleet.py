@@ -171,6 +171,16 @@ def test_a_drained_worker_is_no_loss() -> None:
 # ------------------------------------------------------------------------------------------------- deadlines
 
 
+def test_reports_do_not_clear_a_worker_that_does_not_answer_a_probe() -> None:
+    """Its control thread talks on while its model hangs."""
+    found = serving(make_wanted(), probe_timeout_s=60.0)
+    found.see(the(found), E.SILENT, 10.0)
+    found.see_report(the(found), ready(), 20.0)
+    assert found.workers[the(found)].state == S.SUSPECT
+    assert found.expired(70.1)
+    assert found.see(the(found), E.ANSWERED, 70.2).state == S.READY
+
+
 @pytest.mark.parametrize(
     ("events", "limit"),
     [

@@ -148,6 +148,17 @@ def test_the_tightest_card_that_fits_is_taken() -> None:
     assert place(demand(n_gpu=0.9), nodes, taken) == Placement("a", Claim(0, ((0, 0.9),)))
 
 
+def test_a_node_with_many_free_cards_is_kept_for_those_who_need_them() -> None:
+    nodes = [make_node("a", gpus=4), make_node("b", gpus=1), make_node("c", gpus=2)]
+    assert place(demand(n_gpu=1), nodes, []) == Placement("b", Claim(0, ((0, 1.0),)))
+    assert place(demand(n_gpu=0.5), nodes, [on_cards("b", (0, 1.0))]) == Placement("c", Claim(0, ((0, 0.5),)))
+
+
+def test_equal_nodes_are_taken_in_the_same_order_however_they_are_listed() -> None:
+    nodes = [make_node("b"), make_node("a"), make_node("c")]
+    assert place(demand(), nodes, []) == place(demand(), nodes[::-1], []) == Placement("a", Claim(GIB))
+
+
 def test_more_memory_than_a_card_has_is_refused() -> None:
     found = place(demand(gib=30, n_gpu="auto"), [make_node("a", gpus=8, card_gib=24)], [])
     assert reason(found) == "a GPU has 24.0 GiB, 30.0 GiB asked"

@@ -519,6 +519,22 @@ def test_a_probe_runs_the_model(tmp_path: Path) -> None:
     play(scene())
 
 
+def test_a_model_that_has_just_computed_needs_no_probe(tmp_path: Path) -> None:
+    """A probe would wait behind all that a busy worker has in its queue."""
+
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await ask(worker, call("a"))
+        first = await busy(worker)
+        assert await worker.probe() == 0
+        assert not first.done()
+        Held.gate.set()
+        await first
+
+    play(scene())
+
+
 def test_a_probe_of_a_model_that_raises_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)

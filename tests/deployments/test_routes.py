@@ -250,7 +250,6 @@ def test_whatever_else_an_object_holds_stays_at_the_door(server):
     assert [row["index"] for row in ranked.json()["results"]] == [0, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="what cannot be pickled leaves its request, and those gathered with it, waiting")
 def test_items_nested_too_deeply_are_refused(server):
     assert_refused(server.post("/v1/infer", json={**INFER, "items": [NESTED]}, timeout=3), 422, "items")
 
@@ -326,7 +325,6 @@ def test_an_id_that_would_spoil_a_log_is_replaced(server, id):
     assert re.fullmatch(r"[\w.:-]{8,128}", answer.json()["id"])
 
 
-@pytest.mark.xfail(strict=True, reason="Serve adds the id to every answer, and so does the door")
 def test_an_answer_says_its_id_once(server):
     answer = server.get("/health", headers={"x-request-id": "mine-1"})
     assert answer.headers.get_list("x-request-id") == ["mine-1"]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import deployments
 from cluster import errors
-from deployments.text import PASS_TOKENS, Encoded, TextEncoder, passes, torch_dtype, truncation_of
+from deployments.text import PASS_TOKENS, Encoded, TextEncoder, passes, truncation_of
 
 TOKENIZER = Path(deployments.__file__).parent / "rerank" / "ce-tiny" / "tokenizer.json"
 
@@ -197,11 +197,3 @@ def test_truncation_is_asked_for_in_any_spelling(asked: dict, means: str) -> Non
 def test_truncation_that_is_none_is_refused(asked: object) -> None:
     with pytest.raises(errors.BadRequest, match="truncate takes"):
         truncation_of({"truncate": asked})
-
-
-@pytest.mark.parametrize(
-    ("name", "device", "means"),
-    [("auto", "cpu", "float32"), ("auto", "cuda", "bfloat16"), ("float16", "cpu", "float16")],
-)
-def test_computing_is_exact_on_cpu_and_fast_on_a_gpu(name: str, device: str, means: str) -> None:
-    assert str(torch_dtype(name, device)) == f"torch.{means}"
