@@ -1,9 +1,9 @@
-"""What the whole stack costs per request: ours beside the same ingress without a hop, with a plain hop, and bare uvicorn.
+"""What the whole stack costs per request, beside the same ingress without a hop, with a plain hop, and bare uvicorn.
 
     python -m benchmarks.ingress [--seconds 4] [--rounds 3]
 
-One run, one machine, the variants interleaved round by round; the median round of each is printed. The model does nothing,
-so everything that is seen is HTTP, routing, the hop and the encoding of the answer.
+One run, one machine, the variants interleaved round by round; the median round of each is printed. The model does
+nothing, so everything that is seen is HTTP, routing, the hop and the encoding of the answer.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import httpx
 import orjson
 import psutil
 from fastapi import FastAPI, Request, Response
-from tests.families import Vectors
-from tests.live import LiveCluster, free_port
 
 from benchmarks.load import Load, drive
+from tests.families import Vectors
+from tests.live import LiveCluster, free_port
 
 CONNECTIONS = (1, 32, 256)
 TEXT = "x" * 960
@@ -69,7 +69,17 @@ def main() -> None:
             cluster.up()
             port = free_port()
             bare = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.ingress:plain", "--port", str(port), "--log-level", "warning"],
+                [
+                    sys.executable,
+                    "-m",
+                    "uvicorn",
+                    "--factory",
+                    "benchmarks.ingress:plain",
+                    "--port",
+                    str(port),
+                    "--log-level",
+                    "warning",
+                ],
                 env=cluster.environment,
             )
             with cluster.client() as client:
@@ -117,7 +127,9 @@ def _compare(url: str, bare: str, asked: argparse.Namespace) -> None:
             "ours": (f"{url}/v1/embeddings", EMBED_64),
         },
     }
-    print(f"{psutil.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}; {asked.rounds} rounds of {asked.seconds} s")
+    print(
+        f"{psutil.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}; {asked.rounds} rounds of {asked.seconds} s"
+    )
     for payload, rows in variants.items():
         if asked.only and asked.only not in payload:
             continue

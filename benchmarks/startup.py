@@ -1,6 +1,6 @@
 """How long a start takes, what the control plane costs when idle, and how fast fifty small models launch.
 
-    python -m benchmarks.startup [--models 50]
+python -m benchmarks.startup [--models 50]
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import psutil
-from tests.live import LiveCluster
 
 from cluster import AsyncClient
+from tests.live import LiveCluster
 
 
 def pss_mb(process: psutil.Process) -> float:
@@ -46,13 +46,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cluster = LiveCluster(Path(folder), CLUSTER_LOG_LEVEL="WARNING")
         try:
-            print(f"`cluster up` to the first answer of /health: {cluster.up():.1f} s, the command's own start included")
+            print(
+                f"`cluster up` to the first answer of /health: {cluster.up():.1f} s, the command's own start included"
+            )
             time.sleep(5)  # what was only needed for the start goes away
             rows = sorted(((pss_mb(p), name_of(p)) for p in cluster.processes()), reverse=True)
             print(f"idle control plane: {sum(mb for mb, _ in rows):.0f} MB PSS in {len(rows)} processes")
             for mb, name in rows:
                 print(f"  {mb:6.0f} MB  {name[:70]}")
-            print(f"{asked.models} launches at once, all READY: {asyncio.run(launch_many(cluster.url, asked.models)):.1f} s")
+            print(
+                f"{asked.models} launches at once, all READY: {asyncio.run(launch_many(cluster.url, asked.models)):.1f} s"
+            )
             rows = [(pss_mb(p), name_of(p)) for p in cluster.processes()]
             print(f"with them: {sum(mb for mb, _ in rows):.0f} MB PSS in {len(rows)} processes")
         finally:

@@ -8,7 +8,6 @@ from typing import Any
 import ray
 from fastapi import APIRouter, Depends, FastAPI, Request
 from ray import serve
-from tests.families import Vectors
 
 from cluster import actors
 from cluster.settings import Settings
@@ -18,6 +17,7 @@ from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.door import Json, guard, json_body
 from deployments.ingress.embeddings import openai_body
 from deployments.ingress.serving import Served
+from tests.families import Vectors
 
 
 def router(dispatcher: Dispatcher) -> APIRouter:

@@ -90,7 +90,9 @@ class Running:
 def start(settings: Settings, address: str | None) -> Running:
     """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
     if _answers(settings):
-        raise errors.Conflict(f"{settings.url} answers already; stop that cluster with `cluster down` or choose --port.")
+        raise errors.Conflict(
+            f"{settings.url} answers already; stop that cluster with `cluster down` or choose --port."
+        )
     if not _is_free(settings.host, settings.port):
         raise errors.Conflict(f"Port {settings.port} of {settings.host} is taken; choose another with --port.")
     # The same for every process of this installation, Ray's included.

@@ -1,12 +1,12 @@
 """The states of one worker and the events that move it, as one table.
 
-    STARTING ──started──▶ LOADING ──loaded──▶ READY ◀─answered─┐
-       │  │                │   │               │ │ └──silent──▶ SUSPECT
-       │  └──── failed ────┼───┴─▶ FAILED      │ └────died────────┐ │
-       │                   │         │         drain              ▼ ▼ expired
-       └─ died, expired ───┴─────────┼─────────┼───────────────▶ LOST
-                                     ▼         ▼                  │
-              drain (kill at once)  GONE ◀─ DRAINING ◀────────────┘ (forgotten)
+    STARTING ──started──▶ LOADING ──loaded──▶ READY ──silent──▶ SUSPECT
+       │                     │                 │ ▲                │ │
+       │                     │                 │ └────answered────┘ │
+       ├── died, expired ────┴──── died ───────┼── died, expired ───┴──▶ LOST ──▶ (forgotten, started again)
+       ├── failed ───────────┴──▶ FAILED       │ drain
+       │                            │          ▼
+       └── drain (killed at once) ──┴─▶ GONE ◀─ DRAINING
 
 `step` is the only way to change a state and the fleet its only caller. A pair that is not in the table is a bug and
 raises with the worker's story.
@@ -81,6 +81,12 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.FAILED, E.DRAIN): S.GONE,
     (S.FAILED, E.DIED): S.FAILED,
     (S.FAILED, E.EXPIRED): S.LOST,
+    (S.FAILED, E.SILENT): S.FAILED,
+    (S.FAILED, E.ANSWERED): S.FAILED,
+    # One death is told by every call that was under way.
+    (S.LOST, E.DIED): S.LOST,
+    (S.LOST, E.SILENT): S.LOST,
+    (S.LOST, E.ANSWERED): S.LOST,
     (S.LOST, E.DRAIN): S.GONE,
 }
 

@@ -89,7 +89,10 @@ def _as_cards(value: Any) -> Any:
         return None
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    cards = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(card, bool) for card in cards):
+        raise ValueError("gpu_idx takes card numbers")
+    return cards
 
 
 def _possible_share(value: float | str | None) -> float | str | None:
@@ -175,6 +178,13 @@ class LaunchSpec(Value):
         if known.get("model_type") is None:
             known.pop("model_type", None)
         return known
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _a_size(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("memory takes a size such as 2GiB")
+        return value
 
     @field_validator("envs")
     @classmethod

@@ -118,6 +118,8 @@ class Supervisor:
         self._snapshots = Board(Snapshot(self._epoch << 32, {}, {}, tuple(self._keys.values())), self._epoch << 32)
         self._statuses: Board[Mapping[str, ModelStatus]] = Board({})
         self._samples: dict[str, metrics.Samples] = {}
+        #: Launches that were READY once; they cannot be cancelled any more.
+        self._launched: set[tuple[str, int]] = set()
         self._wake = asyncio.Event()
         self._recovered = asyncio.Event()
         self._started = clock()
@@ -195,6 +197,7 @@ class Supervisor:
                     log.warning("%s does not answer and is ended", name)
                     handle.kill()
                     return
+                await asyncio.sleep(self._settings.tick_s)
             except errors.ClusterError as error:
                 log.warning("%s cannot be understood and is replaced: %s", name, error)
                 handle.kill()
@@ -285,13 +288,13 @@ class Supervisor:
             try:
                 seen, report = await handle.control("report", self._epoch, seen, REPORT_WAIT_S, timeout_s=patience)
             except errors.WorkerLost as lost:
-                self._see(name, E.DIED, str(lost))
+                self._hear(name, E.DIED, str(lost))
                 return
             except errors.StaleEpoch:
                 log.error("a newer supervisor is in charge; this one stands back")
                 return
             except errors.Unavailable:
-                self._see(name, E.SILENT, "does not answer")
+                self._hear(name, E.SILENT, "does not answer")
                 await asyncio.sleep(self._settings.tick_s)
                 continue
             if name not in self._fleet.workers or self._fleet.workers[name].state in (S.LOST, S.GONE, S.FAILED):
@@ -309,6 +312,11 @@ class Supervisor:
             # Its claim is given back with its state; the process may not outlive that.
             handle.kill()
         self._wake.set()
+
+    def _hear(self, name: str, event: WorkerEvent, reason: str) -> None:
+        """What came back from a call; the worker may have been dropped while it was under way."""
+        if name in self._fleet.workers:
+            self._see(name, event, reason)
 
     def _see(self, name: str, event: WorkerEvent, reason: str) -> Worker:
         before = self._fleet.workers[name]
@@ -329,14 +337,14 @@ class Supervisor:
                 continue
             try:
                 await handle.probe(self._settings.probe_timeout_s)
-                self._see(name, E.ANSWERED, "")
+                self._hear(name, E.ANSWERED, "")
             except (errors.WorkerDraining, errors.ModelLoading):
                 continue
             except errors.WorkerLost as lost:
-                self._see(name, E.DIED, str(lost))
+                self._hear(name, E.DIED, str(lost))
                 return
             except errors.ClusterError as error:
-                self._see(name, E.SILENT, f"probe: {error}")
+                self._hear(name, E.SILENT, f"probe: {error}")
 
     async def _order(self, name: str, method: str, *args: Any) -> None:
         """A command whose failure needs no answer here: `_follow` hears of a death, a deadline of silence."""
@@ -395,6 +403,8 @@ class Supervisor:
             if old is None or status.model_copy(update={"version": version}) != old:
                 version += 1
             statuses[uid] = status.model_copy(update={"version": version})
+            if status.state == ModelState.READY:
+                self._launched.add((uid, status.generation))
         if statuses != before:
             self._statuses.post(statuses)
 
@@ -501,7 +511,7 @@ class Supervisor:
     async def cancel(self, uid: str) -> None:
         """Ends a launch that is not READY yet."""
         status = await self.status(uid)
-        if status.state in (ModelState.READY, ModelState.DEGRADED):
+        if (uid, status.generation) in self._launched:
             raise errors.Conflict(f"Model {uid} is not launching any more, it is {status.state}; terminate it instead.")
         self._unwish(uid, "Launch cancelled")
         self._publish()

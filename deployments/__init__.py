@@ -88,7 +88,9 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
         )
     entry = _entry(spec, catalog, types)
     if entry.type not in types:
-        raise errors.BadRequest(f"{entry.name} is of the type {entry.type}, which is not installed.", None, "model_type")
+        raise errors.BadRequest(
+            f"{entry.name} is of the type {entry.type}, which is not installed.", None, "model_type"
+        )
     type = types[entry.type]
     family = type.family_for(entry, spec.model_engine)
     _refuse_unsupported(entry, spec, settings)
@@ -106,7 +108,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     uid = spec.model_uid or entry.name
     if not is_uid(uid):
         raise errors.BadRequest(
-            f"{entry.name!r} cannot be the name to serve it under; give it a model_uid of letters, digits, '.', '_', '-'.",
+            f"{entry.name!r} cannot be the name to serve it under; give a model_uid of letters, digits, '.', '_', '-'.",
             None,
             "model_uid",
         )
@@ -136,7 +138,9 @@ def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, A
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(map(str, problem["loc"])) or "options"
-        raise errors.BadOption(f"Option {name} does not take {problem['input']!r}: {problem['msg']}.", None, name) from None
+        raise errors.BadOption(
+            f"Option {name} does not take {problem['input']!r}: {problem['msg']}.", None, name
+        ) from None
 
 
 def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType]) -> Entry:
@@ -148,7 +152,9 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType]) -
             raise
     type = types[spec.model_type.lower()]
     source = Source(hub="local", id=spec.model_path)
-    return Entry(name=spec.model_name, type=type.name, family=next(iter(type.families)), sources=(source,), builtin=False)
+    return Entry(
+        name=spec.model_name, type=type.name, family=next(iter(type.families)), sources=(source,), builtin=False
+    )
 
 
 def _refuse_unsupported(entry: Entry, spec: LaunchSpec, settings: Settings) -> None:

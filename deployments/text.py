@@ -48,23 +48,27 @@ class TextEncoder:
             self._cut[side].no_padding()
             self._cut[side].enable_truncation(max_tokens, direction=side)
 
-    def encode(self, texts: Sequence[Any], truncate: str = "END") -> list[Encoded]:
-        """Texts, or pairs of them. `truncate` is START, END, or NONE: then a text that is too long is an error."""
+    def encode(self, texts: Sequence[Any], truncate: str = "END", places: Sequence[int] | None = None) -> list[Encoded]:
+        """Texts, or pairs of them. `truncate` is START, END, or NONE: then a text that is too long is an error, which
+        names its place among the caller's inputs."""
         if truncate == "NONE":
             found = self._whole.encode_batch_fast(list(texts))
-            for position, one in enumerate(found):
-                if len(one.ids) > self.max_tokens:
-                    raise errors.InputTooLong(
-                        f"Input {position} has {len(one.ids)} tokens, the model reads {self.max_tokens}; "
-                        "shorten it or allow truncation.",
-                        None,
-                        "input",
-                    )
+            for place, one in zip(places or range(len(texts)), found, strict=True):
+                self._refuse_long(place, len(one.ids))
         else:
             found = self._cut["left" if truncate == "START" else "right"].encode_batch_fast(list(texts))
         return [Encoded(one.ids, one.type_ids) for one in found]
 
-    def encode_ids(self, ids: Sequence[int], truncate: str) -> Encoded:
+    def _refuse_long(self, place: int, tokens: int) -> None:
+        if tokens > self.max_tokens:
+            raise errors.InputTooLong(
+                f"Input {place} has {tokens} tokens, the model reads {self.max_tokens}; "
+                "shorten it or allow truncation.",
+                None,
+                "input",
+            )
+
+    def encode_ids(self, ids: Sequence[int], truncate: str, place: int = 0) -> Encoded:
         """The model's own ids, used as they are."""
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
@@ -74,14 +78,15 @@ class TextEncoder:
                     None,
                     "input",
                 )
-        if len(ids) > self.max_tokens:
-            if truncate == "NONE":
-                raise errors.InputTooLong(f"An input has {len(ids)} tokens, the model reads {self.max_tokens}.", None, "input")
+        if truncate == "NONE":
+            self._refuse_long(place, len(ids))
+        elif len(ids) > self.max_tokens:
             ids = ids[-self.max_tokens :] if truncate == "START" else ids[: self.max_tokens]
         return Encoded(list(ids), [0] * len(ids))
 
     def tokens_of(self, ids: Sequence[int]) -> list[str]:
-        return [self._whole.id_to_token(int(token)) or "" for token in ids]
+        known = range(self.vocabulary)
+        return [(self._whole.id_to_token(token) or "") if token in known else "" for token in map(int, ids)]
 
     def features(self, batch: Sequence[Encoded]) -> dict[str, Any]:
         """One padded batch, as arrays under the names that the model takes."""

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.live import ROOT, LiveCluster
 
 README = (ROOT / "README.md").read_text()
@@ -33,7 +34,12 @@ def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp
             continue
         assert words[0] == "cluster", line
         done = subprocess.run(
-            live.command_line(*words[1:]), env=live.environment, capture_output=True, text=True, timeout=120, cwd=tmp_path
+            live.command_line(*words[1:]),
+            env=live.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
         )
         # `diff` says with 1 that there is something to do.
         assert done.returncode == (1 if words[1] == "diff" else 0), f"{line}\n{done.stdout}\n{done.stderr}"

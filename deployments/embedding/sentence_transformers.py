@@ -78,10 +78,12 @@ class SentenceTransformers:
         texts: list[tuple[int, str]] = []
         for position, item in enumerate(items):
             if isinstance(item, list) and self._options.token_ids == "model":
-                encoded[position] = self._encoder.encode_ids(item, truncate)
+                encoded[position] = self._encoder.encode_ids(item, truncate, position)
             else:
                 texts.append((position, prompt + _text_of(item)))
-        for (position, _), one in zip(texts, self._encoder.encode([text for _, text in texts], truncate), strict=True):
+        places = [position for position, _ in texts]
+        found = self._encoder.encode([text for _, text in texts], truncate, places)
+        for position, one in zip(places, found, strict=True):
             encoded[position] = one
         values = [one for one in encoded if one is not None]
         return Prepared(values, [len(one) for one in values])
@@ -126,8 +128,8 @@ class SentenceTransformers:
             )
 
     def _prompt(self, params: Mapping[str, Any]) -> str:
-        """Clients name prompts in several dialects; one that the model does not have is only an error when it is its own
-        kind of name."""
+        """The text before the text. Dialects have words for roles of their own, which every model may ignore; any other
+        name must be one of its prompts."""
         if params.get("prompt") is not None:
             return str(params["prompt"])
         name = params.get("prompt_name")

@@ -26,7 +26,7 @@ log = logging.getLogger("cluster.ingress")
 WATCH_S = 30.0
 #: Requests in one call to a worker; more would make the first wait for the pickling of the last.
 GATHER_MOST = 256
-#: How often a request is sent: a worker that drains or is full has not touched it, so a third try is as good as a first.
+#: How often a request is sent: a worker that drains or is full has not touched it, so a third try is like a first.
 ATTEMPTS = 3
 MOST_LOSSES = 2
 #: What a worker may say that another worker may not: nothing was computed, so the request may go elsewhere.
@@ -42,8 +42,8 @@ ELSEWHERE = (
 class Gate:
     """What goes to one worker: requests that arrive close together share one call.
 
-    With no call on its way a request goes at once. Otherwise it waits for that call to return or for `gather_s`, whichever
-    is first: a busy worker gets few and large calls, and a slow one delays nobody by more than `gather_s`.
+    With no call on its way a request goes at once. Otherwise it waits for that call to return or for `gather_s`,
+    whichever is first: a busy worker gets few and large calls, and a slow one delays nobody by more than `gather_s`.
     """
 
     def __init__(self, worker: Any, gather_s: float, on_send: Callable[[int], None]) -> None:
@@ -62,7 +62,7 @@ class Gate:
         answer: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((call, answer))
         if self._timer is None:
-            # Even an idle gate waits for the end of this turn of the loop: what was read from sockets together goes together.
+            # Even an idle gate waits for the end of this turn of the loop: what was read together goes together.
             self._timer = loop.call_later(self._gather_s, self._go) if self._on_their_way else loop.call_soon(self._go)
         try:
             return await answer
@@ -104,7 +104,9 @@ class Gate:
                 for one in batch:
                     self._spawn(self._carry([one]))
                 return
-            known = error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
+            known = (
+                error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
+            )
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(known)
@@ -227,7 +229,9 @@ class Dispatcher:
     async def abort(self, model: ModelRoutes, request_id: str) -> bool:
         """Drops a request wherever it waits; any ingress may be asked, not only the one that holds it."""
         workers = [self._gates[route.worker].worker for route in model.workers if route.worker in self._gates]
-        found = await asyncio.gather(*(actors.cancel(worker, [request_id]) for worker in workers), return_exceptions=True)
+        found = await asyncio.gather(
+            *(actors.cancel(worker, [request_id]) for worker in workers), return_exceptions=True
+        )
         return any(answer is True for answer in found)
 
     async def _usable(

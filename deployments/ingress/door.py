@@ -172,7 +172,9 @@ def _too_large(size: int, most: int) -> str:
     return f"The body has {size} bytes or more, {most} are allowed."
 
 
-def guard(scope: keys.Scope, settings: Settings, known: Callable[[], tuple[keys.Key, ...]]) -> Callable[[Request], Awaitable[None]]:
+def guard(
+    scope: keys.Scope, settings: Settings, known: Callable[[], tuple[keys.Key, ...]]
+) -> Callable[[Request], Awaitable[None]]:
     """The dependency of every router that is not public. With authentication off any key, or none, will do."""
 
     async def check(request: Request) -> None:

@@ -26,7 +26,9 @@ class CrossEncoders:
     engines: ClassVar[tuple[str, ...]] = ("sentence_transformers", "cross_encoder")
     abilities: ClassVar[tuple[str, ...]] = ("rerank",)
     Options: ClassVar[type[BaseModel]] = RerankOptions
-    example: ClassVar[Example] = Example(["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank")
+    example: ClassVar[Example] = Example(
+        ["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank"
+    )
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._torch = torch_for(setup)
@@ -48,7 +50,9 @@ class CrossEncoders:
         ).eval()
         setup.report(0.9)
         if self._model.num_labels != 1:
-            raise errors.LoadFailed(f"{setup.entry.name} has {self._model.num_labels} labels; a reranker has one score.")
+            raise errors.LoadFailed(
+                f"{setup.entry.name} has {self._model.num_labels} labels; a reranker has one score."
+            )
         self._is_sigmoid = isinstance(self._model.activation_fn, self._torch.nn.Sigmoid)
         limit = min(self._model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
         self._encoder = TextEncoder(self._model.tokenizer, min(limit, options.max_tokens or limit))
@@ -95,4 +99,6 @@ def _text_of(item: Any) -> str:
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         return str(item["text"])
-    raise errors.InvalidBody(f"A document is a text or an object with `text`, not {type(item).__name__}.", None, "documents")
+    raise errors.InvalidBody(
+        f"A document is a text or an object with `text`, not {type(item).__name__}.", None, "documents"
+    )

@@ -10,7 +10,6 @@ import random
 from collections import Counter
 
 import pytest
-from tests.make import make_node, make_wanted
 
 from cluster import errors
 from cluster.fleet import Fleet
@@ -18,6 +17,7 @@ from cluster.lifecycle import HOLDS_CLAIM, WorkerEvent
 from cluster.reconcile import is_settled
 from cluster.settings import Settings
 from cluster.spec import Progress, Report, Wanted, WorkerState
+from tests.make import make_node, make_wanted
 
 E = WorkerEvent
 S = WorkerState

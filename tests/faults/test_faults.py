@@ -1,4 +1,4 @@
-"""Every promise about failure, kept under traffic; each test prints ok / failed and the seconds to recover (pytest -s)."""
+"""Every promise about failure, kept under traffic; `pytest -s` shows ok / failed and the seconds to recover."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import psutil
 import pytest
-from tests.faults.traffic import traffic
-from tests.live import LiveCluster, until
 
 from cluster import AsyncClient, errors
 from cluster.spec import ModelState
+from tests.faults.traffic import traffic
+from tests.live import LiveCluster, until
 
 pytestmark = pytest.mark.ray
 
@@ -145,7 +145,9 @@ def test_fifty_launches_of_one_uid_are_one_launch(breakable: LiveCluster) -> Non
     async def many() -> list[object]:
         async with AsyncClient(breakable.url) as client:
             same = [client.launch_model(model_name="echo", model_type="echo", model_uid="same") for _ in range(40)]
-            other = [client.launch_model(model_name="echo", model_type="echo", model_uid="same", steps=9) for _ in range(10)]
+            other = [
+                client.launch_model(model_name="echo", model_type="echo", model_uid="same", steps=9) for _ in range(10)
+            ]
             return await asyncio.gather(*same, *other, return_exceptions=True)
 
     answers = asyncio.run(many())
@@ -173,7 +175,7 @@ def test_terminate_leaves_nothing_behind_in_any_phase(breakable: LiveCluster, ph
         )
         if phase == "busy":
             busy.start()
-            until(lambda: b'cluster_batch' in breakable.get("/metrics").content, within=10)
+            until(lambda: b"cluster_batch" in breakable.get("/metrics").content, within=10)
         client.terminate_model("gone")
         asked = time.monotonic()
         until(lambda: not breakable.named("ray::WorkerActor"), within=10, why="a worker process is left")
@@ -216,9 +218,7 @@ def test_a_waiting_request_can_be_aborted_by_its_id(breakable: LiveCluster) -> N
     with ThreadPoolExecutor(1) as pool:
         body = {"model": "aborted", "items": ["x"]}
         waiting = pool.submit(breakable.post, "/v1/infer", body, headers={"x-request-id": "mine"})
-        until(
-            lambda: breakable.post("/v1/models/aborted/requests/mine/abort", {}).json()["msg"] == "DONE", within=3
-        )
+        until(lambda: breakable.post("/v1/models/aborted/requests/mine/abort", {}).json()["msg"] == "DONE", within=3)
         answer = waiting.result(10)
     assert answer.status_code == 409 and answer.json()["detail"] == "The request has been cancelled: mine"
     slow.join()

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.faults.traffic import traffic
-from tests.live import LiveCluster, until
 
 from cluster import errors
 from cluster.spec import ModelState, ModelStatus
+from tests.faults.traffic import traffic
+from tests.live import LiveCluster, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -98,8 +98,10 @@ def test_a_lost_node_costs_no_request_and_its_model_moves(nodes: LiveCluster) ->
             lost = time.monotonic()
             nodes.lose_node(extra)
             until(
-                lambda: (s := client.status("free")).state == ModelState.READY
-                and CPU_ONLY not in {w.node for w in s.workers},
+                lambda: (
+                    (s := client.status("free")).state == ModelState.READY
+                    and CPU_ONLY not in {w.node for w in s.workers}
+                ),
                 within=60,
             )
             moved = time.monotonic() - lost
