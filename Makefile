@@ -1,6 +1,8 @@
 # Everything a newcomer needs: `make serve` to use it, `make test` to change it.
 
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+# The first that runs and is new enough; a name on the path may be a shim of a version that is not installed.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -23,7 +25,7 @@ format: .venv/tests-installed
 
 # torch comes first and alone: with it there, nothing else asks for a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=/path/to/python3.11")'
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; say where: make PYTHON=/path/to/python3"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@echo "Installing what is pinned in constraints.txt; the first time takes some minutes."
 	$(PIP) torch

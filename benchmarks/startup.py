@@ -54,9 +54,8 @@ def main() -> None:
             print(f"idle control plane: {sum(mb for mb, _ in rows):.0f} MB PSS in {len(rows)} processes")
             for mb, name in rows:
                 print(f"  {mb:6.0f} MB  {name[:70]}")
-            print(
-                f"{asked.models} launches at once, all READY: {asyncio.run(launch_many(cluster.url, asked.models)):.1f} s"
-            )
+            seconds = asyncio.run(launch_many(cluster.url, asked.models))
+            print(f"{asked.models} launches at once, all READY: {seconds:.1f} s")
             rows = [(pss_mb(p), name_of(p)) for p in cluster.processes()]
             print(f"with them: {sum(mb for mb, _ in rows):.0f} MB PSS in {len(rows)} processes")
         finally:
