@@ -33,7 +33,7 @@ def registrations(client: Client, model_type: str, as_json: bool) -> None:
 @click.command()
 @type_option
 @click.option("-f", "--file", type=click.File(encoding="utf-8"), required=True, help="The entry, JSON or YAML.")
-@click.option("-p", "--persist", is_flag=True, help="Keep it when the cluster starts again.")
+@click.option("-p", "--persist", is_flag=True, help="Accepted for Xinference's sake: a registration is always kept.")
 @talks
 def register(client: Client, model_type: str, file: IO[str], persist: bool) -> None:
     """Add a model to the catalogue."""

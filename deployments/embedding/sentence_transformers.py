@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.family import Example, Prepared, Setup
-from deployments.device import dtype_for, torch_for
+from deployments.device import loading_arguments, torch_for
 from deployments.text import Encoded, TextEncoder, passes, truncation_of
 
 
@@ -41,18 +41,8 @@ class SentenceTransformers:
         setup.report(0.3)
         options: EmbeddingOptions = setup.options
         self._options = options
-        model_kwargs: dict[str, Any] = {"dtype": dtype_for(options.torch_dtype, setup)}
-        if options.attn_implementation:
-            model_kwargs["attn_implementation"] = options.attn_implementation
-        if not setup.allow_pickle:
-            model_kwargs["use_safetensors"] = True
-        self._model = SentenceTransformer(
-            str(setup.folder),
-            device=setup.device,
-            local_files_only=True,
-            trust_remote_code=setup.remote_code,
-            model_kwargs=model_kwargs,
-        ).eval()
+        arguments = loading_arguments(setup, options.torch_dtype, options.attn_implementation)
+        self._model = SentenceTransformer(str(setup.folder), **arguments).eval()
         setup.report(0.9)
         self._prompts = {**setup.entry.facts.get("prompts", {}), **{k: v for k, v in self._model.prompts.items() if v}}
         self._default_prompt = options.prompt_name or self._model.default_prompt_name

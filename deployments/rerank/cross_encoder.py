@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.family import Example, Prepared, Setup
-from deployments.device import dtype_for, torch_for
+from deployments.device import loading_arguments, torch_for
 from deployments.text import Encoded, TextEncoder, passes, truncation_of
 
 
@@ -36,18 +36,8 @@ class CrossEncoders:
 
         setup.report(0.3)
         options: RerankOptions = setup.options
-        model_kwargs: dict[str, Any] = {"dtype": dtype_for(options.torch_dtype, setup)}
-        if options.attn_implementation:
-            model_kwargs["attn_implementation"] = options.attn_implementation
-        if not setup.allow_pickle:
-            model_kwargs["use_safetensors"] = True
-        self._model = CrossEncoder(
-            str(setup.folder),
-            device=setup.device,
-            local_files_only=True,
-            trust_remote_code=setup.remote_code,
-            model_kwargs=model_kwargs,
-        ).eval()
+        arguments = loading_arguments(setup, options.torch_dtype, options.attn_implementation)
+        self._model = CrossEncoder(str(setup.folder), **arguments).eval()
         setup.report(0.9)
         if self._model.num_labels != 1:
             raise errors.LoadFailed(

@@ -31,6 +31,12 @@ def kill(pid: int, number: int = signal.SIGKILL) -> float:
     return time.monotonic()
 
 
+def in_hand(cluster: LiveCluster, uid: str) -> int:
+    """Requests that were sent to the model and are not answered yet."""
+    (row,) = [row for row in cluster.get("/models").json()["data"] if row["id"] == uid]
+    return int(row["stats"]["results_pending"])
+
+
 def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
@@ -175,7 +181,7 @@ def test_terminate_leaves_nothing_behind_in_any_phase(breakable: LiveCluster, ph
         )
         if phase == "busy":
             busy.start()
-            until(lambda: b"cluster_batch" in breakable.get("/metrics").content, within=10)
+            until(lambda: in_hand(breakable, "gone"), within=10)
         client.terminate_model("gone")
         asked = time.monotonic()
         until(lambda: not breakable.named("ray::WorkerActor"), within=10, why="a worker process is left")
@@ -198,7 +204,7 @@ def test_a_client_that_goes_away_takes_its_waiting_work_with_it(breakable: LiveC
     launch(breakable, "left")
     slow = threading.Thread(target=breakable.post, args=("/v1/infer", {"model": "left", "items": [{"sleep": 6}]}))
     slow.start()
-    until(lambda: b"cluster_http" in breakable.get("/metrics").content, within=5)
+    until(lambda: in_hand(breakable, "left"), within=5)
     body = {"model": "left", "items": ["x"]}
     with pytest.raises(httpx.ReadTimeout):
         breakable.post("/v1/infer", body, headers={"x-request-id": "gone"}, timeout=1)
@@ -215,6 +221,7 @@ def test_a_waiting_request_can_be_aborted_by_its_id(breakable: LiveCluster) -> N
     launch(breakable, "aborted")
     slow = threading.Thread(target=breakable.post, args=("/v1/infer", {"model": "aborted", "items": [{"sleep": 4}]}))
     slow.start()
+    until(lambda: in_hand(breakable, "aborted"), within=5)
     with ThreadPoolExecutor(1) as pool:
         body = {"model": "aborted", "items": ["x"]}
         waiting = pool.submit(breakable.post, "/v1/infer", body, headers={"x-request-id": "mine"})
@@ -228,6 +235,7 @@ def test_a_full_model_says_when_to_come_back(breakable: LiveCluster) -> None:
     launch(breakable, "full", request_limits=1)
     slow = threading.Thread(target=breakable.post, args=("/v1/infer", {"model": "full", "items": [{"sleep": 2}]}))
     slow.start()
+    until(lambda: in_hand(breakable, "full"), within=5)
     answer = until(
         lambda: (a := breakable.post("/v1/infer", {"model": "full", "items": ["x"]})).status_code == 429 and a, within=5
     )
