@@ -54,8 +54,8 @@ class Fleet:
     restarts: dict[str, int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
     waiting: dict[str, Waiting] = field(default_factory=dict)
-    #: Models that have been READY in this generation: requests wait for them instead of failing.
-    served: set[tuple[str, int]] = field(default_factory=set)
+    #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
+    served: set[str] = field(default_factory=set)
     hold_until: float = 0.0
 
     # ------------------------------------------------------------------------------------------- facts in
@@ -105,8 +105,8 @@ class Fleet:
             loss = NO_LOSS if good_run else self.losses.get(key, NO_LOSS)
             self.losses[key] = loss.again(now, self.settings.backoff_max_s)
             self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
-        if after.state == S.READY:
-            self.served.add((worker.name.uid, worker.name.generation))
+        if after.state == S.READY and worker.name.uid in self.wanted:
+            self.served.add(worker.name.uid)
         return after
 
     def want(self, wanted: Wanted) -> None:
@@ -117,7 +117,7 @@ class Fleet:
     def unwant(self, uid: str) -> None:
         self.wanted.pop(uid, None)
         self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
-        self.served = {key for key in self.served if key[0] != uid}
+        self.served.discard(uid)
         self.restarts.pop(uid, None)
         self.waiting.pop(uid, None)
 
@@ -203,7 +203,7 @@ class Fleet:
                 aliases=tuple(
                     {wish.entry.name.lower(), wish.source.id.lower(), *(alias.lower() for alias in wish.entry.aliases)}
                 ),
-                recovering=(uid, wish.generation) in self.served,
+                recovering=uid in self.served,
             )
         return table
 

@@ -452,6 +452,14 @@ def test_a_model_that_has_served_is_recovering_and_a_new_one_is_not() -> None:
     assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
 
 
+def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
+    """Between the old worker's end and the news of the new one a request waits; it does not fail."""
+    found = fleet(make_wanted())
+    found.adopt(WorkerName("m", 1, 0, "old"), ready(), Claim(GIB), 5.0)
+    found.want(make_wanted(generation=2))
+    assert found.routes()["m"].recovering
+
+
 # ---------------------------------------------------------------------------------------------------- status
 
 
