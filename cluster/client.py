@@ -265,11 +265,6 @@ class _Calls:
         return bool(answer["auth"])
 
     @call
-    def abort_cluster(self) -> Steps[None]:
-        """Stops the whole cluster."""
-        return ask("DELETE", "/v1/clusters")
-
-    @call
     def create_key(
         self, name: str, scopes: Sequence[str] = ("list", "infer"), models: Sequence[str] | None = None
     ) -> Steps[dict[str, Any]]:

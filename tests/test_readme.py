@@ -25,8 +25,8 @@ def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp
     seen = set()
     for line in SHELL:
         words = shlex.split(line)
-        if words[0] == "make":
-            continue
+        if words[0] in ("make", "source"):
+            continue  # this very environment was made by the one and is what the other switches to
         if words[0] == "curl":
             line = line.replace("http://127.0.0.1:9997", live.url)
             answer = json.loads(subprocess.run(line, shell=True, capture_output=True, check=True, timeout=30).stdout)

@@ -203,12 +203,6 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
     "info": (lambda c: c.cluster_info(), ("GET", "/v1/cluster/info", {"detailed": "false"}, None), [{}], [{}]),
     "version": (lambda c: c.version(), ("GET", "/v1/cluster/version", {}, None), {"version": "1.2"}, "1.2"),
     "auth": (lambda c: c.asks_for_keys(), ("GET", "/v1/cluster/auth", {}, None), {"auth": True}, True),
-    "abort cluster": (
-        lambda c: c.abort_cluster(),
-        ("DELETE", "/v1/clusters", {}, None),
-        {"result": True},
-        {"result": True},
-    ),
     "create key": (
         lambda c: c.create_key("ci", ["infer"], ["m"]),
         ("POST", "/v1/keys", {}, {"name": "ci", "scopes": ["infer"], "models": ["m"]}),
