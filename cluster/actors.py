@@ -290,11 +290,3 @@ class Control:
                 if time.monotonic() > deadline:
                     raise
                 await asyncio.sleep(0.3)
-
-    def kill(self) -> None:
-        ray.kill(self._actor, no_restart=True)
-
-
-def wait_for(control: Control, method: str, *args: Any, timeout_s: float = 60.0) -> Any:
-    """A call from code without an event loop."""
-    return asyncio.run(control.call(method, *args, timeout_s=timeout_s))

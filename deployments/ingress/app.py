@@ -59,7 +59,8 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(_public(dispatcher, settings))
     for routes in (embeddings.router(serving), rerank.router(serving), generic.router(serving)):
         behind("infer", routes)
-    behind("list", _metrics_page(supervisor, metrics, settings))
+    if settings.metrics:
+        behind("list", _metrics_page(supervisor, metrics))
     behind("launch", control.launching(supervisor, settings))
     behind("list", control.watching(supervisor, settings))
     behind("admin", control.administration(supervisor, settings))
@@ -97,7 +98,7 @@ def _public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
     return routes
 
 
-def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics, settings: Settings) -> APIRouter:
+def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRouter:
     routes = APIRouter(tags=["metrics"])
 
     @routes.get("/metrics")
