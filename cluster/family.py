@@ -32,10 +32,14 @@ class Setup:
     #: What part of its card it may use.
     card_share: float = 1.0
     quantization: str | None = None
+    #: As the launch asked for it.
+    engine: str | None = None
+    #: Folder of the installation: what a machine made of a model's weights is kept there.
+    home: Path = Path()
     allow_pickle: bool = False
     remote_code: bool = False
-    #: Tells how far loading is, 0 to 1.
-    report: Callable[[float], None] = lambda fraction: None
+    #: Tells how far loading is, 0 to 1, and at what.
+    report: Callable[..., None] = lambda fraction, stage="loading": None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,22 @@ class Prepared:
     key: Hashable = ()
     #: Given when the answer needs no model: then nothing is queued.
     answers: list[Any] | None = None
+    #: Equal for values of equal answers, which are then computed once and may be kept; None when that is not known.
+    identities: Sequence[Hashable] | None = None
+    #: Makes one answer per input of the caller's out of the values' outputs, where that is not one each.
+    join: Callable[[list[Any]], list[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How the queue before a model forms batches, as the loaded model wants it."""
+
+    #: Tokens in one batch; None for the installation's setting.
+    batch_tokens: int | None = None
+    #: True when all inputs of a batch are made as long as the longest.
+    pads: bool = False
+    #: Batches that it takes at once, each in a thread of its own.
+    parallel: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,8 @@ class Family(Protocol):
     #: Launch options; unknown ones are refused at the door.
     Options: ClassVar[type[BaseModel]]
     example: ClassVar[Example]
+    #: Read once the model is loaded.
+    pace: Pace
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         """Loads the model; what it returns is told to whoever asks about the model."""
@@ -74,13 +96,15 @@ class Family(Protocol):
         """Checks and encodes one request, off the event loop when large; raises BadRequest for that caller alone."""
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        """As many answers as inputs, in one thread."""
+        """As many answers as inputs; an input that cannot be answered may have a ClusterError for an answer.
+
+        Called in as many threads at once as `pace` says."""
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         """One caller's answers as they travel: what he asked for, arrays stacked to one array."""
 
     def set_threads(self, threads: int) -> None:
-        """How many cores it may use from now on; called in the thread that calls `run`."""
+        """How many cores it may use from now on."""
 
 
 def load_family(path: str) -> type[Family]:

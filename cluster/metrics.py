@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
+from cluster.batching import Batcher
+
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
@@ -42,13 +44,26 @@ class WorkerMetrics:
         self._errors = Counter(
             "cluster_inference_errors", "Requests a worker failed, by kind.", (*names, "code"), registry=self._registry
         )
+        self._speed = gauge("cluster_tokens_per_second", "Tokens the model computes per second while it computes.")
+        self._shared = gauge(
+            "cluster_shared_inputs", "Inputs answered by what was computed for somebody else just then."
+        )
+        self._cache_bytes = gauge("cluster_cache_bytes", "Bytes of the answers that are kept.")
+        self._cache_hits = gauge("cluster_cache_hits", "Inputs that were answered from what is kept.")
+        self._cache_misses = gauge("cluster_cache_misses", "Inputs that were looked for there in vain.")
         self._load = gauge("cluster_load_seconds", "Time from start to READY.")
         self._memory = gauge("cluster_worker_memory_bytes", "Memory of the worker when it was READY.")
         self._labels = values
 
-    def queue(self, items: int, tokens: int) -> None:
-        self._queue_items.set(items)
-        self._queue_tokens.set(tokens)
+    def queue(self, batcher: Batcher) -> None:
+        self._queue_items.set(batcher.waiting)
+        self._queue_tokens.set(batcher.waiting_tokens)
+        self._speed.set(batcher.speed)
+        self._shared.set(batcher.shared)
+        if batcher.cache is not None:
+            self._cache_bytes.set(batcher.cache.bytes)
+            self._cache_hits.set(batcher.cache.hits)
+            self._cache_misses.set(batcher.cache.misses)
 
     def batch(self, items: int, tokens: int, seconds: float) -> None:
         self._batch_items.observe(items)
@@ -98,11 +113,20 @@ class IngressMetrics:
             ("ingress",),
             buckets=SIZES,
             registry=self._registry,
-        )
+        ).labels(ingress)
+        #: Looking one up by its labels costs more than counting.
+        self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(self.ingress, route, str(status)).inc()
-        self._seconds.labels(self.ingress, route).observe(seconds)
+        found = self._of_route.get((route, status))
+        if found is None:
+            found = (
+                self._requests.labels(self.ingress, route, str(status)),
+                self._seconds.labels(self.ingress, route),
+            )
+            self._of_route[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def error(self, code: str) -> None:
         self._errors.labels(self.ingress, code).inc()
@@ -111,7 +135,7 @@ class IngressMetrics:
         self._retries.labels(self.ingress, model).inc()
 
     def gathered(self, requests: int) -> None:
-        self._gathered.labels(self.ingress).observe(requests)
+        self._gathered.observe(requests)
 
     def collect(self) -> Samples:
         return list(self._registry.collect())

@@ -38,8 +38,22 @@ class Settings(BaseSettings):
 
     max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
     max_items: int = Field(default=2048, description="Most inputs in one request.")
+    fetch_urls: bool = Field(
+        default=False, description="Fetch images and sounds that a request names by URL; never from private addresses."
+    )
+    media_bytes: int = Field(default=20_000_000, description="Largest image or sound of a request.")
     queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
-    batch_tokens: int = Field(default=16_384, description="Tokens in one batch.")
+    batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; fewer are best on a CPU.")
+    max_wait_s: float = Field(
+        default=2.0,
+        gt=0,
+        description="Longest a small request may wait for a worker; larger ones 8 times their own work.",
+    )
+    cache_bytes: int = Field(
+        default=64_000_000,
+        ge=0,
+        description="Answers that a worker keeps, so as not to compute them again; 0 keeps none.",
+    )
     request_timeout_s: float = Field(default=300.0, description="Longest a request may take.")
     hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")

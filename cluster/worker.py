@@ -23,7 +23,8 @@ import psutil
 from cluster import errors, metrics
 from cluster.batching import Batcher, Item, Ticket
 from cluster.board import Board
-from cluster.family import Family, Prepared, Setup, load_family
+from cluster.cache import Cache
+from cluster.family import Family, Pace, Prepared, Setup, load_family
 from cluster.settings import Settings
 from cluster.spec import Answer, Call, Claim, Progress, Report, Wanted
 from cluster.weights import locate
@@ -47,7 +48,7 @@ class Worker:
         self._settings = settings
         self._epoch = 0
         self._family: Family = load_family(wanted.family)()
-        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._model_threads = ThreadPoolExecutor(1, "model")
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
         self._batcher: Batcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -89,7 +90,7 @@ class Worker:
         if threads != self._threads:
             self._threads = threads
             if self._board.value.phase == "ready":
-                self._model_thread.submit(self._family.set_threads, threads)
+                self._model_threads.submit(self._family.set_threads, threads)
 
     async def drain(self, epoch: int) -> None:
         """Takes nothing new; reports `drained` when what it has is done."""
@@ -114,7 +115,7 @@ class Worker:
     async def samples(self) -> list[Any]:
         """Metric families of this process."""
         if self._batcher is not None:
-            self._metrics.queue(self._batcher.waiting, self._batcher.waiting_tokens)
+            self._metrics.queue(self._batcher)
         return self._metrics.collect()
 
     # ------------------------------------------------------------------------------------ inference
@@ -153,6 +154,7 @@ class Worker:
                 key=(call.ability, prepared.key),
                 seconds_left=call.seconds_left,
                 owner=call.id,
+                identities=None if call.params.get("cache") is False else prepared.identities,
             )
             # The queue drops what is late; this bounds what is already running.
             async with asyncio.timeout(call.seconds_left + 1):
@@ -191,11 +193,17 @@ class Worker:
     def _queue(self) -> Batcher:
         if self._batcher is None:
             self._loop = asyncio.get_running_loop()
+            pace = getattr(self._family, "pace", None) or Pace()
+            settings = self._settings
             self._batcher = Batcher(
                 self._run,
-                self._model_thread,
-                batch_tokens=self._settings.batch_tokens,
-                queue_tokens=self._settings.queue_tokens,
+                self._model_threads if pace.parallel == 1 else ThreadPoolExecutor(pace.parallel, "model"),
+                batch_tokens=pace.batch_tokens or settings.batch_tokens,
+                queue_tokens=settings.queue_tokens,
+                max_wait_s=settings.max_wait_s,
+                parallel=pace.parallel,
+                pads=pace.pads,
+                cache=Cache(settings.cache_bytes) if settings.cache_bytes else None,
             )
             self._batcher.on_batch = self._ran
         return self._batcher
@@ -216,6 +224,8 @@ class Worker:
         tokens = sum(prepared.tokens)
         self._metrics.answered(waited, now - ticket.queued_at, tokens)
         ran = now - ticket.queued_at - waited
+        if prepared.join is not None:
+            outputs = prepared.join(outputs)
         return Answer(self._family.pack(outputs, call.params), tokens, waited * 1000, ran * 1000)
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
@@ -232,7 +242,7 @@ class Worker:
         started = time.monotonic()
         try:
             folder = self._find_weights()
-            about = self._model_thread.submit(self._load_model, folder).result()
+            about = self._model_threads.submit(self._load_model, folder).result()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
             log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)
@@ -288,6 +298,8 @@ class Worker:
                 threads=self._threads,
                 card_share=min((share for _, share in self._claim.cards), default=1.0),
                 quantization=spec.quantization,
+                engine=spec.model_engine,
+                home=self._settings.home,
                 allow_pickle=self._may_unpickle(),
                 remote_code=self._wanted.entry.name in self._settings.remote_code,
                 report=loading,

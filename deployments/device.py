@@ -17,24 +17,11 @@ def torch_for(setup: Setup) -> Any:
     return torch
 
 
-def loading_arguments(setup: Setup, torch_dtype: str, attn_implementation: str | None) -> dict[str, Any]:
-    """How sentence-transformers is told to load a folder, for every kind of model it knows."""
-    model_kwargs: dict[str, Any] = {"dtype": dtype_for(torch_dtype, setup)}
-    if attn_implementation:
-        model_kwargs["attn_implementation"] = attn_implementation
-    if not setup.allow_pickle:
-        model_kwargs["use_safetensors"] = True
+def library_arguments(setup: Setup) -> dict[str, Any]:
+    """How sentence-transformers is told to load a folder, for every kind of model it knows; the number format apart."""
     return {
         "device": setup.device,
         "local_files_only": True,
         "trust_remote_code": setup.remote_code,
-        "model_kwargs": model_kwargs,
+        "model_kwargs": {} if setup.allow_pickle else {"use_safetensors": True},
     }
-
-
-def dtype_for(name: str, setup: Setup) -> Any:
-    """`auto` is what computes exactly on CPU and fast on a GPU."""
-    torch = torch_for(setup)
-    if name == "auto":
-        return torch.float32 if setup.device == "cpu" else torch.bfloat16
-    return getattr(torch, name)

@@ -19,12 +19,12 @@ LAYERS = """
     cluster.errors
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
-        cluster.store cluster.board cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
+        cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
         cluster.hubs
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.client cluster
     cluster.supervisor
     cluster.actors
-    deployments deployments.text deployments.device
+    deployments deployments.text deployments.device deployments.vectors deployments.encoders
     deployments.embedding deployments.rerank
     deployments.ingress
     cluster.daemon
@@ -38,8 +38,8 @@ COMMANDS = ("cluster.daemon", "cluster.cli")
 #: Where Ray may be imported.
 RAY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
 MODEL_LIBRARIES = ("torch", "transformers", "sentence_transformers", "tokenizers", "safetensors", "tiktoken", "vllm")
-#: Our own modules that bring in Ray or a web server.
-HEAVY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
+#: Our own modules that bring in Ray, a web server or a model library.
+HEAVY = ("cluster.actors", "cluster.daemon", "deployments.ingress", "deployments.encoders")
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,13 @@ def brings_in_ray(found: Import) -> str | None:
 def pays_for_a_model_library(found: Import) -> str | None:
     if found.package not in MODEL_LIBRARIES or found.inside_a_function:
         return None
+    if place_of(found.importer) == "deployments.encoders":
+        return None
     return f"{found} at its top; import it inside load(), or whoever knows of the family pays for it."
 
 
 def hides_in_a_function(found: Import) -> str | None:
-    """But for what brings in Ray or a web server, which a command that needs neither should not pay for."""
+    """But for what brings in Ray, a web server or a model library, which a command that needs neither should not pay for."""
     if found.package not in PACKAGES or not found.inside_a_function or place_of(found.imported) in HEAVY:
         return None
     return f"{found} inside of a function; import it at the top."

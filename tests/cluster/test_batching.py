@@ -99,7 +99,7 @@ def test_callers_share_a_batch_and_get_their_own_answers() -> None:
         await queue.busy()
         first, second = queue.submit(1, 2, owner="a"), queue.submit(3, owner="b")
         assert (await queue.answer(first), await queue.answer(second)) == ([2, 4], [6])
-        assert queue.model.batches == [[1, 2, 3]]
+        assert queue.model.batches == [[3, 1, 2]]
 
     play(scene)
 
@@ -120,7 +120,7 @@ def test_an_input_larger_than_a_batch_runs_alone() -> None:
         await queue.busy()
         tickets = [queue.submit(1, tokens=4), queue.submit(2, tokens=99), queue.submit(3, tokens=4)]
         assert [await queue.answer(ticket) for ticket in tickets] == [[2], [4], [6]]
-        assert queue.model.batches == [[1], [2], [3]]
+        assert queue.model.batches == [[1, 3], [2]]
 
     play(scene, batch_tokens=10)
 

@@ -112,7 +112,14 @@ def test_no_texts_are_no_vectors(model: SentenceTransformers) -> None:
 def test_what_is_told_of_the_model_is_so() -> None:
     family = SentenceTransformers()
     told = family.load(Setup(ENTRY, SOURCE, family.Options(dimensions=64, max_tokens=16), FOLDER, "cpu", threads=1))
-    assert told == {"dimensions": 64, "max_tokens": 16, "dtype": "float32", "prompts": ["code", "passage", "query"]}
+    assert told == {
+        "dimensions": 64,
+        "max_tokens": 16,
+        "dtype": "float32",
+        "prompts": ["code", "passage", "query"],
+        "packed": True,
+        "engine": "torch",
+    }
     assert embed(family, ["a"]).shape == (1, 64)
     assert family.prepare("embed", ["word " * 100], {}).tokens == [16]
 

@@ -182,7 +182,13 @@ def test_tokens_are_counted_as_the_model_reads_them(model: CrossEncoders, refere
 def test_what_is_told_of_the_model_is_so() -> None:
     family = CrossEncoders()
     told = family.load(Setup(ENTRY, SOURCE, family.Options(), FOLDER, "cpu", threads=1))
-    assert told == {"max_tokens": 512, "type": "normal", "dtype": "float32"}
+    assert told == {
+        "max_tokens": 512,
+        "type": "normal",
+        "dtype": "float32",
+        "packed": True,
+        "engine": "torch",
+    }
 
 
 def test_the_warm_up_example_can_be_run(model: CrossEncoders) -> None:

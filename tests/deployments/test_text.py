@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import deployments
 from cluster import errors
-from deployments.text import PASS_TOKENS, Encoded, TextEncoder, passes, truncation_of
+from deployments.text import Encoded, TextEncoder, fitting, truncation_of
 
 TOKENIZER = Path(deployments.__file__).parent / "rerank" / "ce-tiny" / "tokenizer.json"
 
@@ -159,19 +159,58 @@ def test_a_model_gets_only_what_it_takes() -> None:
     assert set(encoder.features([Encoded([1], [0])])) == {"input_ids", "attention_mask"}
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_every_input_is_in_one_pass_and_every_pass_within_its_budget(seed: int) -> None:
-    dice = random.Random(seed)
-    lengths = [dice.choice([1, 8, 60, 512, 3000, 9000]) for _ in range(dice.randint(0, 200))]
-    found = passes(lengths)
-    assert sorted(position for one in found for position in one) == list(range(len(lengths)))
-    for one in found:
-        padded = len(one) * max(lengths[position] for position in one)
-        assert padded <= PASS_TOKENS or len(one) == 1
+def test_lengths_are_rounded_up_within_what_the_model_reads() -> None:
+    encoder = TextEncoder(tokenizer(), 10)
+    assert encoder.features([Encoded([1] * 3, [0] * 3)], multiple=8)["input_ids"].shape == (1, 8)
+    assert encoder.features([Encoded([1] * 9, [0] * 9)], multiple=8)["input_ids"].shape == (1, 10)
 
 
-def test_inputs_of_like_length_share_a_pass() -> None:
-    assert passes([4000, 1, 3999, 2]) == [[1, 3], [2], [0]]
+def test_packed_texts_stand_in_one_row_with_positions_of_their_own(encoder: TextEncoder) -> None:
+    found = encoder.packed_features([Encoded([4, 5, 6], [0, 0, 1]), Encoded([7], [0])], first_position=2)
+    assert found["input_ids"].tolist() == [[4, 5, 6, 7]]
+    assert found["position_ids"].tolist() == [[2, 3, 4, 2]]
+    assert found["token_type_ids"].tolist() == [[0, 0, 1, 0]]
+
+
+# --------------------------------------------------------------------------------------------------------- pairs
+
+
+@pytest.mark.parametrize("most", [8, 9, 16, 33, 512])
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_pairs_are_what_the_tokenizer_makes_of_them(most: int, truncate: str) -> None:
+    """The first text is encoded once and joined to the others by hand; nobody must notice."""
+    encoder = TextEncoder(tokenizer(), most)
+    dice = random.Random(most)
+    for _ in range(100):
+        first = " ".join(dice.choices([*WORDS, "unbelievable", "ü"], k=dice.randint(0, 30)))
+        seconds = [" ".join(dice.choices([*WORDS, "漢字"], k=dice.randint(0, 40))) for _ in range(3)]
+        expected = encoder.encode([(first, second) for second in seconds], truncate)
+        assert encoder.encode_pairs(first, seconds, truncate) == expected
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "kept"),
+    [((3, 4), 7, (3, 4)), ((2, 20), 10, (2, 8)), ((20, 2), 10, (8, 2)), ((9, 9), 7, (3, 4)), ((12, 10), 9, (5, 4))],
+)
+def test_of_two_texts_the_longer_is_cut_first(lengths: tuple[int, int], most: int, kept: tuple[int, int]) -> None:
+    assert fitting(*lengths, most) == kept
+
+
+def test_a_document_too_long_is_refused_with_its_place(encoder: TextEncoder) -> None:
+    with pytest.raises(errors.InputTooLong, match="Input 1 has 14 tokens, the model reads 8"):
+        encoder.encode_pairs("one", ["two", LONG], "NONE")
+
+
+def test_a_document_is_cut_to_the_tokens_that_it_may_have(encoder: TextEncoder) -> None:
+    (found,) = encoder.encode_pairs("one", [LONG], "END", 2)
+    assert words(encoder, found) == ["[CLS]", "one", "[SEP]", "one", "two", "[SEP]"]
+
+
+def test_a_long_document_is_read_in_parts_of_which_none_is_lost(encoder: TextEncoder) -> None:
+    found, parts = encoder.encode_chunks("one", ["two", LONG, ""])
+    assert parts == [1, 3, 1]
+    assert sum((words(encoder, one)[3:-1] for one in found[1:4]), []) == WORDS
+    assert all(len(one) <= 8 for one in found)
 
 
 # -------------------------------------------------------------------------------------------------- what is asked

@@ -1,0 +1,55 @@
+"""Answers that need no computing: the newest, up to so many bytes.
+
+Exact: the key is everything that the answer depends on, and whoever keeps the cache keeps one per model process, whose
+weights, revision and number format never change.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+#: What an entry takes beside its key and its answer: the two objects around them and their place in the table.
+OVERHEAD_BYTES = 300
+
+
+class Cache:
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get(self, key: Hashable) -> Any | None:
+        found = self._entries.get(key)
+        if found is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._entries.move_to_end(key)
+        return found[0]
+
+    def put(self, key: Hashable, answer: Any) -> None:
+        size = size_of(key) + size_of(answer) + OVERHEAD_BYTES
+        if size > self._most or key in self._entries:
+            return
+        self._entries[key] = (answer, size)
+        self.bytes += size
+        while self.bytes > self._most:
+            _, (_, freed) = self._entries.popitem(last=False)
+            self.bytes -= freed
+
+
+def size_of(value: Any) -> int:
+    """Bytes of an answer: arrays by what they hold, tuples and dicts by their parts."""
+    nbytes = getattr(value, "nbytes", None)
+    if nbytes is not None:
+        return int(nbytes)
+    if isinstance(value, (tuple, list)):
+        return sum(map(size_of, value))
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    return sys.getsizeof(value)

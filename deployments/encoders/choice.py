@@ -1,0 +1,173 @@
+"""Which engine runs a model on this very machine: every candidate is timed, compared with fp32, and the fastest that is
+true enough is taken and remembered.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster import errors
+
+#: The engine that the others are compared with.
+EXACT = "torch"
+CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
+#: How much the time of one short text counts against that of many long ones, in a product.
+SHORT_COUNTS = 0.5
+
+
+@dataclass
+class Trial:
+    engine: str
+    #: One short text by itself, and many of all lengths.
+    short_ms: float = 0.0
+    tokens_per_s: float = 0.0
+    #: Nearness to fp32: mean cosine of the vectors, and how far they put things in the same order.
+    cosine: float = 0.0
+    rank: float = 0.0
+    verdict: str = ""
+
+    @property
+    def cost(self) -> float:
+        return float(self.short_ms**SHORT_COUNTS * (1e6 / self.tokens_per_s) ** (1 - SHORT_COUNTS))
+
+
+def choose(trials: Sequence[Trial], min_cosine: float, min_rank: float) -> Trial:
+    """The cheapest that is true enough; each is told what became of it."""
+    fit = []
+    for trial in trials:
+        if trial.verdict:
+            continue
+        if trial.cosine < min_cosine or trial.rank < min_rank:
+            trial.verdict = f"not true enough: cosine {min_cosine} and rank {min_rank} are asked for"
+        else:
+            trial.verdict = "good"
+            fit.append(trial)
+    if not fit:
+        raise errors.LoadFailed("No engine could run the model; the reasons are in the log.")
+    best = min(fit, key=lambda trial: trial.cost)
+    best.verdict = "chosen"
+    return best
+
+
+def trial_of(
+    engine: str,
+    run: Callable[[Sequence[Any]], Sequence[Any]],
+    sample: Sequence[Any],
+    exact: Sequence[Any] | None,
+    batch_tokens: int,
+) -> tuple[Trial, Sequence[Any]]:
+    """Times an engine on the sample and compares its answers with the exact ones; its answers come back as well."""
+    by_length = sorted(sample, key=len)
+    batches: list[list[Any]] = [[]]
+    for one in by_length:
+        if batches[-1] and sum(map(len, batches[-1])) + len(one) > batch_tokens:
+            batches.append([])
+        batches[-1].append(one)
+    outputs = [row for batch in batches for row in run(batch)]
+    short = by_length[: max(1, len(by_length) // 4)][-1:]
+    run(short)
+    short_s = _fastest(lambda: run(short), 15)
+    whole_s = _fastest(lambda: [run(batch) for batch in batches], 2)
+    tokens = sum(map(len, sample))
+    trial = Trial(engine, short_s * 1000, tokens / whole_s)
+    reference = outputs if exact is None else exact
+    trial.cosine = float(np.mean([cosine(a, b) for a, b in zip(outputs, reference, strict=True)]))
+    trial.rank = rank_agreement(outputs, reference)
+    return trial, outputs
+
+
+def _fastest(work: Callable[[], Any], times: int) -> float:
+    """Others use the machine as well: the fastest of some runs is what the engine needs."""
+    best = float("inf")
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def cosine(a: Any, b: Any) -> float:
+    """Of two answers; a single score has no direction, so there it is nearness on the scale of the scores."""
+    a, b = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+    if len(a) == 1:
+        return 1.0 - min(1.0, abs(_squeezed(a[0]) - _squeezed(b[0])))
+    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+
+
+def _squeezed(score: float) -> float:
+    return float(1 / (1 + np.exp(-np.clip(score, -60, 60))))
+
+
+def rank_agreement(ours: Sequence[Any], exact: Sequence[Any]) -> float:
+    """Spearman's correlation: of the scores, or of each vector's order of the others, on average."""
+    a, b = (np.stack([np.ravel(row) for row in rows]).astype(np.float64) for rows in (ours, exact))
+    if a.shape[1] == 1:
+        return _spearman(a[:, 0], b[:, 0])
+    a, b = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (a, b))
+    orders = a @ a.T, b @ b.T
+    others = ~np.eye(len(a), dtype=bool)
+    return float(np.mean([_spearman(x[keep], y[keep]) for x, y, keep in zip(*orders, others, strict=True)]))
+
+
+def _spearman(a: Any, b: Any) -> float:
+    if len(a) < 2:
+        return 1.0
+    ours, theirs = (np.argsort(np.argsort(values)).astype(np.float64) for values in (a, b))
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+# ------------------------------------------------------------------------------------------------------- remembering
+
+
+def machine() -> dict[str, Any]:
+    """What the choice depends on, beside the model."""
+    versions = {}
+    for name in ("torch", "transformers", "onnxruntime", "openvino"):
+        try:
+            versions[name] = str(__import__(name).__version__)
+        except ImportError:
+            versions[name] = ""
+    return {"cpu": _cpu(), "versions": versions}
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line for line in lines if line.startswith(("model name", "flags"))][:2]
+    return blake2b("\n".join(named).encode(), digest_size=8).hexdigest()
+
+
+def fingerprint(folder: Path, *facts: Any) -> str:
+    """Of a model's files, without reading gigabytes of them: names, sizes and times."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    told = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return blake2b(json.dumps([told, facts], default=str).encode(), digest_size=12).hexdigest()
+
+
+def remembered(place: Path, conditions: Mapping[str, Any]) -> list[Trial] | None:
+    """The trials made under the very same conditions, if there were any."""
+    try:
+        found = json.loads((place / "choice.json").read_text())
+    except (OSError, ValueError):
+        return None
+    if found.get("conditions") != json.loads(json.dumps(conditions)):
+        return None
+    return [Trial(**row) for row in found["trials"]]
+
+
+def remember(place: Path, conditions: Mapping[str, Any], trials: Iterable[Trial]) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    unfinished = place / ".choice.json"
+    unfinished.write_text(json.dumps({"conditions": conditions, "trials": [asdict(one) for one in trials]}, indent=1))
+    unfinished.replace(place / "choice.json")

@@ -1,0 +1,138 @@
+"""The body of a model on ONNX Runtime or OpenVINO: exported once per machine, in a process of its own, then loaded.
+
+The conversion imports an exporter and a quantiser that no worker needs afterwards, so a child does it; what it wrote
+stays on disk for the next launch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster import errors
+from deployments.text import Encoded
+
+#: Longest that a conversion may take.
+CONVERSION_S = 1800
+#: OpenVINO prepares itself for every new shape, for some milliseconds: lengths are rounded up so that few are new.
+MULTIPLE = 8
+#: Lengths that are met sooner or later by single short texts; prepared before the first of them comes.
+SHORT_LENGTHS = range(MULTIPLE, 65, MULTIPLE)
+
+
+class Compiled(Protocol):
+    #: What lengths are rounded up to.
+    multiple: int
+
+    def __call__(self, arrays: Mapping[str, Any]) -> Any:
+        """The body's output for one padded batch; any thread may call at any time."""
+
+    def set_threads(self, threads: int) -> None:
+        """How many cores it may use; engines that settle it when they start take no notice."""
+
+
+class OnnxRuntime:
+    multiple = 1
+
+    def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = max(1, threads // parallel)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin while they wait take the cores from whoever reads the next request.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self._names = [one.name for one in self._session.get_inputs()]
+
+    def __call__(self, arrays: Mapping[str, Any]) -> Any:
+        return self._session.run(None, {name: arrays[name] for name in self._names})[0]
+
+    def set_threads(self, threads: int) -> None:
+        return
+
+
+class OpenVino:
+    multiple = MULTIPLE
+
+    def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": parallel,
+            "INFERENCE_PRECISION_HINT": "bf16",
+        }
+        self._compiled = openvino.Core().compile_model(str(model), "CPU", settings)
+        self._names = [one.get_any_name() for one in self._compiled.inputs]
+        self._local = threading.local()
+        for length in SHORT_LENGTHS:
+            self({name: np.ones((1, length), dtype=np.int64) for name in self._names})
+
+    def __call__(self, arrays: Mapping[str, Any]) -> Any:
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        found = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
+        return np.array(found[0], dtype=np.float32)
+
+    def set_threads(self, threads: int) -> None:
+        return
+
+
+#: Engine -> the file it runs, and who runs it.
+ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
+    "onnx": ("model.onnx", OnnxRuntime),
+    "onnx_int8": ("model-int8.onnx", OnnxRuntime),
+    "openvino_bf16": ("model.onnx", OpenVino),
+    "openvino_int8": ("model-int8.xml", OpenVino),
+}
+
+
+def converted(
+    engine: str, folder: Path, loader: Mapping[str, Any], sample: Sequence[Encoded], place: Path, threads: int
+) -> Path:
+    """The file that this engine runs, made now if it is not there yet. `loader` says how the model is loaded."""
+    file = place / ENGINES[engine][0]
+    if file.exists():
+        return file
+    place.mkdir(parents=True, exist_ok=True)
+    job = {
+        "engine": engine,
+        "folder": str(folder),
+        "loader": dict(loader),
+        "sample": [[list(one.ids), list(one.type_ids)] for one in sample],
+        "place": str(place),
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.encoders.conversion"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=CONVERSION_S,
+        env=environment,
+        check=False,
+    )
+    if done.returncode or not file.exists():
+        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        raise errors.LoadFailed(f"The model could not be converted for {engine}: {last[:500]}")
+    return file
+
+
+def start(engine: str, file: Path, threads: int, parallel: int) -> Compiled:
+    try:
+        return ENGINES[engine][1](file, threads, parallel)
+    except ImportError as error:
+        raise errors.LoadFailed(
+            f"The engine {engine} needs a library that is not installed: {error}; `pip install model-cluster[cpu]`."
+        ) from None

@@ -1,0 +1,113 @@
+"""Turns a model into the file that another engine runs: `python -m deployments.encoders.conversion`, a job on stdin.
+
+Exports with torch alone; int8 weights per channel for ONNX Runtime, weights and activations calibrated for OpenVINO.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class Exported(torch.nn.Module):  # type: ignore[misc]
+    """A transformers model as a function of arrays, with one output."""
+
+    def __init__(self, model: Any, names: Sequence[str], output: str) -> None:
+        super().__init__()
+        self.model = model
+        self._names = names
+        self._output = output
+
+    def forward(self, *arrays: torch.Tensor) -> Any:
+        return getattr(self.model(**dict(zip(self._names, arrays, strict=True))), self._output)
+
+
+def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
+    """The first module of a sentence-transformers model as ONNX, with free batch size and length."""
+    import sentence_transformers
+
+    kind = getattr(sentence_transformers, loader["kind"])
+    arguments = {**loader["arguments"], "device": "cpu"}
+    arguments["model_kwargs"] = {**arguments.get("model_kwargs", {}), "dtype": torch.float32}
+    body = kind(folder, **arguments)[0]
+    model = body.model.eval().float()
+    names = [name for name in body.tokenizer.model_input_names if name in loader["inputs"]]
+    ids = torch.randint(5, 50, (2, 16))
+    mask = torch.ones_like(ids)
+    mask[1, 10:] = 0
+    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=loader["max_tokens"])}
+    with torch.inference_mode():
+        torch.onnx.export(
+            Exported(model, names, loader["output"]),
+            tuple(given[name] for name in names),
+            str(file),
+            input_names=names,
+            output_names=["output"],
+            dynamo=True,
+            dynamic_shapes=(tuple(free for _ in names),),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def quantize_weights(source: Path, target: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source, target, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
+    )
+
+
+def calibrate(source: Path, target: Path, sample: Sequence[Any]) -> None:
+    """int8 weights and activations, the ranges of the latter as they are on the sample."""
+    import nncf
+    import openvino
+
+    model = openvino.Core().read_model(str(source))
+    names = {one.get_any_name() for one in model.inputs}
+
+    def arrays(ids: Sequence[int], types: Sequence[int]) -> dict[str, Any]:
+        given = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
+        return {name: np.array([values], dtype=np.int64) for name, values in given.items() if name in names}
+
+    texts = [arrays(*one) for one in sample]
+    done = nncf.quantize(model, nncf.Dataset(texts), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(texts))
+    openvino.save_model(done, str(target))
+
+
+def main() -> None:
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    job = json.load(sys.stdin)
+    place = Path(job["place"])
+    whole = place / "model.onnx"
+    if not whole.exists():
+        _complete(whole, lambda file: export(job["folder"], job["loader"], file))
+    if job["engine"] == "onnx_int8":
+        _complete(place / "model-int8.onnx", lambda file: quantize_weights(whole, file))
+    if job["engine"] == "openvino_int8":
+        _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
+
+
+def _complete(file: Path, write: Any) -> None:
+    """Whoever finds the file finds it whole, whenever this process dies."""
+    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
+    write(unfinished)
+    weights = unfinished.with_suffix(".bin")
+    if weights.exists():
+        weights.replace(file.with_suffix(".bin"))
+    unfinished.replace(file)
+
+
+if __name__ == "__main__":
+    main()

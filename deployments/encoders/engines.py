@@ -1,0 +1,171 @@
+"""From a launch to a running pipeline: the engine that was asked for, or the one that this machine runs best."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.family import Pace, Setup
+from deployments.encoders import choice, compiled
+from deployments.encoders.packing import ATTENTION
+from deployments.encoders.pipeline import Pipeline
+from deployments.encoders.sample import PASSAGES, QUESTIONS, TEXTS
+from deployments.text import Encoded, TextEncoder
+
+log = logging.getLogger("cluster.worker")
+
+__all__ = ["PASSAGES", "QUESTIONS", "TEXTS", "Launch", "Recipe", "pace_of", "start"]
+
+#: Tokens of a batch on CPU: more gain nothing there and keep the next request waiting. See benchmarks/LOG.md.
+CPU_BATCH_TOKENS = 512
+#: What an exported body may be given, and what a head behind it needs.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+BODY_OUTPUTS = {"token_embeddings": "last_hidden_state", "scores": "logits"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family loads its kind of model, in this process and in that of a conversion."""
+
+    #: A class of sentence-transformers.
+    kind: str
+    #: What that class is given, beside the number format.
+    arguments: Mapping[str, Any]
+    #: Where the answer is found among the features.
+    output: str
+
+    def load(self, folder: Path, dtype: Any, attention: str | None) -> Any:
+        import sentence_transformers
+
+        kind = getattr(sentence_transformers, self.kind)
+
+        def loaded(attention: str | None) -> Any:
+            model_kwargs = {**self.arguments.get("model_kwargs", {}), "dtype": dtype}
+            if attention is not None:
+                model_kwargs["attn_implementation"] = attention
+            return kind(str(folder), **{**self.arguments, "model_kwargs": model_kwargs}).eval()
+
+        if attention is not None:
+            return loaded(attention)
+        try:
+            return loaded(ATTENTION)
+        except (ValueError, ImportError, TypeError) as error:
+            log.info("the model's attention is its own: %s", error)
+            return loaded(None)
+
+
+@dataclass(frozen=True)
+class Launch:
+    setup: Setup
+    recipe: Recipe
+    encoder_for: Callable[[Any], TextEncoder]
+    #: Encodes what engines are calibrated, compared and timed on.
+    sample: Callable[[TextEncoder], Sequence[Encoded]]
+    dtype: str
+    attention: str | None
+    min_cosine: float
+    min_rank: float
+
+    @property
+    def place(self) -> Path:
+        """Where this machine keeps what it made of the model."""
+        return self.setup.home / "engines" / choice.fingerprint(self.setup.folder, self.recipe.kind, *INPUTS)
+
+    def pipeline(self, engine: str) -> Pipeline:
+        if engine in compiled.ENGINES:
+            return self._compiled(engine)
+        model = self.recipe.load(self.setup.folder, self._torch_dtype(engine), self.attention)
+        return self._around(model)
+
+    def _around(self, model: Any, **more: Any) -> Pipeline:
+        threads = self.setup.threads
+        return Pipeline(model, self.encoder_for(model), self.recipe.output, threads=threads, **more)
+
+    def _compiled(self, engine: str) -> Pipeline:
+        import torch
+
+        model = self.recipe.load(self.setup.folder, torch.float32, None)
+        encoder = self.encoder_for(model)
+        body = model[0]
+        loader = {
+            "kind": self.recipe.kind,
+            "arguments": self.recipe.arguments,
+            "inputs": INPUTS,
+            "output": "logits" if hasattr(body.model, "lm_head") else _output_of(body),
+            "max_tokens": encoder.max_tokens,
+        }
+        threads = self.setup.threads
+        file = compiled.converted(engine, self.setup.folder, loader, self.sample(encoder), self.place, threads)
+        return self._around(model, compiled=compiled.start(engine, file, threads, 1))
+
+    def _torch_dtype(self, engine: str) -> Any:
+        import torch
+
+        if engine == "torch_bf16":
+            return torch.bfloat16
+        if self.dtype == "auto":
+            return torch.float32 if self.setup.device == "cpu" else torch.bfloat16
+        return getattr(torch, self.dtype)
+
+
+def _output_of(body: Any) -> str:
+    named = body.modality_config["text"]["method_output_name"]
+    return str(named if isinstance(named, str) else named[-1])
+
+
+def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
+    """The pipeline, and what is told of it to whoever asks about the model."""
+    asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
+    if asked == "auto":
+        return _best(launch) if launch.setup.device == "cpu" else (launch.pipeline("torch"), {"engine": "torch"})
+    engine = asked if asked in choice.CANDIDATES else choice.EXACT
+    pipeline = launch.pipeline(engine)
+    return pipeline, {"engine": _spelled(engine)}
+
+
+def _best(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
+    conditions = {**choice.machine(), "threads": launch.setup.threads, "asked": [launch.min_cosine, launch.min_rank]}
+    trials = choice.remembered(launch.place, conditions)
+    if trials is None:
+        trials = _try_all(launch)
+        choice.remember(launch.place, conditions, trials)
+    best = next(trial for trial in trials if trial.verdict == "chosen")
+    log.info("%s runs on %s", launch.setup.entry.name, best.engine)
+    table = [{**asdict(trial), "engine": _spelled(trial.engine)} for trial in trials]
+    return launch.pipeline(best.engine), {"engine": _spelled(best.engine), "engines": table}
+
+
+def _try_all(launch: Launch) -> list[choice.Trial]:
+    trials: list[choice.Trial] = []
+    exact = None
+    for number, engine in enumerate(choice.CANDIDATES):
+        launch.setup.report(0.3 + 0.6 * number / len(choice.CANDIDATES), f"trying {_spelled(engine)}")
+        try:
+            pipeline = launch.pipeline(engine)
+            sample = launch.sample(pipeline.encoder)
+            trial, outputs = choice.trial_of(engine, pipeline.vectors, sample, exact, CPU_BATCH_TOKENS)
+        # A candidate that cannot run this model is only out of the race, whatever its library raises.
+        except Exception as error:
+            log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
+            trials.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
+            continue
+        exact = outputs if exact is None else exact
+        trials.append(trial)
+        del pipeline
+        gc.collect()
+    choice.choose(trials, launch.min_cosine, launch.min_rank)
+    return trials
+
+
+def _spelled(engine: str) -> str:
+    return engine.replace("_", "-")
+
+
+def pace_of(pipeline: Pipeline, setup: Setup) -> Pace:
+    """How the queue before this pipeline forms its batches."""
+    tokens = CPU_BATCH_TOKENS if setup.device == "cpu" else None
+    return replace(Pace(), batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)
