@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,15 @@ log = logging.getLogger("cluster.worker")
 
 __all__ = ["PASSAGES", "QUESTIONS", "TEXTS", "Launch", "Recipe", "pace_of", "start"]
 
-#: Tokens of a batch on CPU: more gain nothing there and keep the next request waiting. See benchmarks/LOG.md.
-CPU_BATCH_TOKENS = 512
+#: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
+TORCH_BATCH_TOKENS = 512
+COMPILED_BATCH_TOKENS = 256
+#: On CPU each batch has cores of its own, and the fewer they are the less is lost where they wait for each other: one
+#: core to a batch if a short text is done in this time, more if not.
+SHORT_MS = 20.0
+MOST_PARALLEL = 8
+#: On a card the next batch is put together, and carried there, while this one is computed.
+CARD_PARALLEL = 2
 #: What an exported body may be given, and what a head behind it needs.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 BODY_OUTPUTS = {"token_embeddings": "last_hidden_state", "scores": "logits"}
@@ -37,6 +45,8 @@ class Recipe:
     arguments: Mapping[str, Any]
     #: Where the answer is found among the features.
     output: str
+    #: Makes the loaded model whole, for families that put parts of their own behind it.
+    complete: Callable[[Any], None] = lambda model: None
 
     def load(self, folder: Path, dtype: Any, attention: str | None) -> Any:
         import sentence_transformers
@@ -47,15 +57,19 @@ class Recipe:
             model_kwargs = {**self.arguments.get("model_kwargs", {}), "dtype": dtype}
             if attention is not None:
                 model_kwargs["attn_implementation"] = attention
-            return kind(str(folder), **{**self.arguments, "model_kwargs": model_kwargs}).eval()
+            model = kind(str(folder), **{**self.arguments, "model_kwargs": model_kwargs})
+            self.complete(model)
+            return model.eval()
 
         if attention is not None:
             return loaded(attention)
         try:
-            return loaded(ATTENTION)
+            model = loaded(ATTENTION)
         except (ValueError, ImportError, TypeError) as error:
             log.info("the model's attention is its own: %s", error)
             return loaded(None)
+        # Any name is taken by a model that computes attention by itself, and then the mask is one that it misreads.
+        return model if all(getattr(one, "_supports_sdpa", True) for one in model.modules()) else loaded(None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,16 @@ class Launch:
         if engine in compiled.ENGINES:
             return self._compiled(engine)
         model = self.recipe.load(self.setup.folder, self._torch_dtype(engine), self.attention)
-        return self._around(model)
+        if self.setup.device != "cpu":
+            return self._around(model, parallel=CARD_PARALLEL)
+        pipeline = self._around(model, parallel=self._most_parallel)
+        while pipeline.parallel > 1 and _short_ms(pipeline) > SHORT_MS:
+            pipeline.parallel //= 2
+        return pipeline
+
+    @property
+    def _most_parallel(self) -> int:
+        return min(MOST_PARALLEL, self.setup.threads)
 
     def _around(self, model: Any, **more: Any) -> Pipeline:
         threads = self.setup.threads
@@ -100,7 +123,14 @@ class Launch:
         }
         threads = self.setup.threads
         file = compiled.converted(engine, self.setup.folder, loader, self.sample(encoder), self.place, threads)
-        return self._around(model, compiled=compiled.start(engine, file, threads, 1))
+        parallel = self._most_parallel
+        while True:
+            pipeline = self._around(model, compiled=compiled.start(engine, file, threads, parallel), parallel=parallel)
+            if parallel == 1 or _short_ms(pipeline) <= SHORT_MS:
+                # Its weights are in the engine; a second copy would only take memory.
+                body.model = None
+                return pipeline
+            parallel //= 2
 
     def _torch_dtype(self, engine: str) -> Any:
         import torch
@@ -115,6 +145,17 @@ class Launch:
 def _output_of(body: Any) -> str:
     named = body.modality_config["text"]["method_output_name"]
     return str(named if isinstance(named, str) else named[-1])
+
+
+def _short_ms(pipeline: Pipeline) -> float:
+    """The fastest of some runs: whatever else the machine does at the moment is not the model's time."""
+    (text,) = pipeline.encoder.encode(["how long does one short question take?"])
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        pipeline.vectors([text])
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * 1000
 
 
 def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
@@ -147,7 +188,7 @@ def _try_all(launch: Launch) -> list[choice.Trial]:
         try:
             pipeline = launch.pipeline(engine)
             sample = launch.sample(pipeline.encoder)
-            trial, outputs = choice.trial_of(engine, pipeline.vectors, sample, exact, CPU_BATCH_TOKENS)
+            trial, outputs = choice.trial_of(engine, pipeline.vectors, sample, exact, COMPILED_BATCH_TOKENS)
         # A candidate that cannot run this model is only out of the race, whatever its library raises.
         except Exception as error:
             log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
@@ -167,5 +208,5 @@ def _spelled(engine: str) -> str:
 
 def pace_of(pipeline: Pipeline, setup: Setup) -> Pace:
     """How the queue before this pipeline forms its batches."""
-    tokens = CPU_BATCH_TOKENS if setup.device == "cpu" else None
-    return replace(Pace(), batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)
+    tokens = (TORCH_BATCH_TOKENS if pipeline.packs else COMPILED_BATCH_TOKENS) if setup.device == "cpu" else None
+    return Pace(batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)

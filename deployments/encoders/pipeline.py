@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from deployments.encoders import packing
@@ -46,8 +47,6 @@ class Pipeline:
         self._device = model.device
         self._first_position = packing.first_position(self._body)
         if compiled is not None:
-            # Its weights are in the engine; the second copy would only take memory.
-            self._body.model = None
             self.packs = False
         else:
             if self._body.module_output_name in ("scores", "causal_logits"):
@@ -65,37 +64,43 @@ class Pipeline:
 
     def vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Any]:
         """One array per text, in the order of the batch."""
-        if not batch:
-            return []
-        features, order = self._forward(batch, **constants)
-        return _in_order(_array(features[self._output]), order)
+        return [one[self._output] for one in self.several(batch, [self._output], **constants)]
 
     def token_vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Any]:
         """One matrix per text, with a row for each of its tokens that the model answers for."""
+        return [one["token_embeddings"] for one in self.several(batch, [], ["token_embeddings"], **constants)]
+
+    def several(
+        self, batch: Sequence[Encoded], of_texts: Sequence[str], of_tokens: Sequence[str] = (), **constants: Any
+    ) -> list[dict[str, Any]]:
+        """What one pass finds out about each text and about each of its tokens, by the names of the features."""
         if not batch:
             return []
         features, order = self._forward(batch, **constants)
-        rows, mask = _array(features["token_embeddings"]), features.get("attention_mask")
-        bounds = features.get("cu_seq_lens_q")
-        if bounds is not None:
-            cut = bounds.cpu().numpy()
-            parts = [rows.reshape(-1, rows.shape[-1])[a:b] for a, b in zip(cut[:-1], cut[1:], strict=True)]
-        else:
-            kept = mask.cpu().numpy().astype(bool)
-            parts = [row[keep] for row, keep in zip(rows, kept, strict=True)]
-        return _in_order(parts, order)
+        found = {name: list(_array(features[name])) for name in of_texts}
+        found |= {name: _by_text(_array(features[name]), features) for name in of_tokens}
+        return _in_order([{name: rows[place] for name, rows in found.items()} for place in range(len(order))], order)
 
-    def _forward(self, batch: Sequence[Encoded], packs: bool | None = None, **constants: Any) -> tuple[Any, list[int]]:
-        """The features after the last module; row `i` is that of input `order[i]`, the shortest first."""
+    def _forward(
+        self,
+        batch: Sequence[Encoded],
+        packs: bool | None = None,
+        amend: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        **constants: Any,
+    ) -> tuple[Any, list[int]]:
+        """The features after the last module; row `i` is that of input `order[i]`, the shortest first.
+
+        `amend` changes the padded arrays before they are read, for models that read more than the text."""
         self._claim_cores()
         order = sorted(range(len(batch)), key=lambda place: len(batch[place]))
         texts = [batch[place] for place in order]
         with torch.inference_mode():
             if self._compiled is not None:
                 return self._compiled_pass(texts, constants), order
-            if self.packs if packs is None else packs:
+            if amend is None and (self.packs if packs is None else packs):
                 return self._packed_pass(texts, constants), order
-            features = {**constants, **self._tensors(self.encoder.features(texts))}
+            arrays = self.encoder.features(texts)
+            features = {**constants, **self._tensors(arrays if amend is None else amend(arrays))}
             return self._through((self._body, *self._heads), features), order
 
     def _packed_pass(self, texts: Sequence[Encoded], constants: dict[str, Any]) -> Any:
@@ -116,7 +121,8 @@ class Pipeline:
 
     def _through(self, modules: Sequence[Any], features: Any) -> Any:
         for module in modules:
-            features = module(features)
+            wanted = {name: features[name] for name in getattr(module, "forward_kwargs", ()) if name in features}
+            features = module(features, **wanted)
         return features
 
     def _tensors(self, arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
@@ -138,20 +144,34 @@ class Pipeline:
             return False
         sample = self.encoder.encode(["A dog.", "It rains in the mountains, and the river is high.", "Tea and bread"])
         try:
-            packed, padded = self._forward(sample, packs=True)[0], self._forward(sample, packs=False)[0]
-            ours, theirs = packed[self._output].float(), padded[self._output].float()
-            if ours.shape != theirs.shape:
+            answers = self.token_vectors if self._output == "token_embeddings" else self.vectors
+            packed, padded = answers(sample, packs=True), answers(sample, packs=False)
+            if [one.shape for one in packed] != [one.shape for one in padded]:
                 return False
-            apart = (ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=1e-6)
+            apart = [_norm(a - b) / max(_norm(b), 1e-6) for a, b in zip(packed, padded, strict=True)]
         # Whatever a model's own code makes of one long row: then it is padded.
         except Exception as error:
             log.info("the model does not pack: %s: %s", type(error).__name__, error)
             return False
-        return bool(apart.max() <= TOLERANCE[self.dtype])
+        return max(apart) <= TOLERANCE[self.dtype]
 
 
 def _array(tensor: torch.Tensor) -> Any:
     return tensor.float().cpu().numpy()
+
+
+def _by_text(rows: Any, features: Mapping[str, Any]) -> list[Any]:
+    """The rows of tokens by the texts that these are of; those that the mask leaves out are dropped."""
+    bounds = features.get("cu_seq_lens_q")
+    if bounds is not None:
+        cut = bounds.cpu().numpy()
+        return [rows[0, a:b] for a, b in zip(cut[:-1], cut[1:], strict=True)]
+    kept = features["attention_mask"].cpu().numpy().astype(bool)
+    return [row[keep] for row, keep in zip(rows, kept, strict=True)]
+
+
+def _norm(array: Any) -> float:
+    return float(np.linalg.norm(array))
 
 
 def _in_order(rows: Any, order: Sequence[int]) -> list[Any]:

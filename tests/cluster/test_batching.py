@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import pytest
 
 from cluster import errors
 from cluster.batching import Batcher, Item, Ticket
+from cluster.cache import Cache
 
 #: Longer than any of this takes; what is still waiting then waits for ever.
 PATIENCE_S = 2.0
@@ -35,12 +37,23 @@ class Model:
 class Queue:
     """A batcher with what tests want of it: one word to submit, one to wait."""
 
-    def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: int) -> None:
+    def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: Any) -> None:
         self.model = model
         self.batcher = Batcher(model, executor, **limits)
 
-    def submit(self, *values: Any, owner: str = "me", key: str = "", tokens: int = 1, seconds: float = 60) -> Ticket:
-        return self.batcher.submit(values, [tokens] * len(values), key=key, seconds_left=seconds, owner=owner)
+    def submit(
+        self,
+        *values: Any,
+        owner: str = "me",
+        key: str = "",
+        tokens: int | list[int] = 1,
+        seconds: float = 60,
+        same: bool = False,
+    ) -> Ticket:
+        """`same`: equal values have equal answers."""
+        costs = [tokens] * len(values) if isinstance(tokens, int) else tokens
+        identities = values if same else None
+        return self.batcher.submit(values, costs, key=key, seconds_left=seconds, owner=owner, identities=identities)
 
     async def busy(self) -> Ticket:
         """Keeps the model busy, so that what is submitted next has to wait."""
@@ -64,11 +77,11 @@ class Queue:
         return outcome
 
 
-def play(scene: Callable[[Queue], Coroutine[Any, Any, None]], model: Model | None = None, **limits: int) -> None:
+def play(scene: Callable[[Queue], Coroutine[Any, Any, None]], model: Model | None = None, **limits: Any) -> None:
     """Whatever a scene does, with the default model its queue must answer afterwards, with nothing left in it."""
 
     async def whole() -> None:
-        with ThreadPoolExecutor(1) as executor:
+        with ThreadPoolExecutor(limits.get("parallel", 1)) as executor:
             queue = Queue(model or Model(), executor, **limits)
             try:
                 await scene(queue)
@@ -188,6 +201,181 @@ def test_a_listener_that_raises_fails_that_batch_only() -> None:
     play(scene)
 
 
+# ---------------------------------------------------------------------------------------------------- who is next
+
+
+def test_a_short_request_goes_before_a_long_job_that_came_first() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        job, short = queue.submit(*range(10, 16), tokens=5, owner="job"), queue.submit(1, owner="short")
+        assert await queue.answer(short) == [2]
+        await queue.answer(job)
+        assert queue.model.batches[0] == [1, 10]
+
+    play(scene, batch_tokens=10)
+
+
+def test_a_long_job_ends_however_many_short_requests_come() -> None:
+    """Every fourth batch is led by the oldest, and leaves half of its room to the others."""
+
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        job = queue.submit(*range(100, 108), tokens=5, owner="job")
+        shorts = [queue.submit(n, tokens=10) for n in range(40)]
+        await queue.answer(job)
+        done = sum(ticket.done.done() for ticket in shorts)
+        assert done < len(shorts)
+        for ticket in shorts:
+            await queue.answer(ticket)
+
+    play(scene, batch_tokens=10)
+
+
+def test_padded_only_inputs_of_like_length_share_a_batch() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        ticket = queue.submit("a", "b", "c", "d", "e", tokens=[100, 12, 96, 14, 40])
+        await queue.answer(ticket)
+        assert sorted(map(sorted, queue.model.batches)) == [["a", "c"], ["b", "d"], ["e"]]
+
+    play(scene, Model(lambda batch: list(batch)), pads=True)
+
+
+def test_padded_a_batch_is_counted_with_its_padding() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        await queue.answer(queue.submit(*range(10), tokens=[30] * 5 + [26] * 5))
+        assert all(len(batch) <= 3 for batch in queue.model.batches)
+
+    play(scene, pads=True, batch_tokens=100)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_every_input_is_answered_once_in_its_place(pads: bool) -> None:
+    dice = random.Random(7)
+
+    async def scene(queue: Queue) -> None:
+        tickets = []
+        for owner in range(30):
+            values = [(owner, n) for n in range(dice.randint(1, 40))]
+            tokens = [dice.randint(1, 200) for _ in values]
+            tickets.append((values, queue.submit(*values, tokens=tokens, owner=str(owner))))
+        for values, ticket in tickets:
+            assert await queue.answer(ticket) == values
+        computed = sum(queue.model.batches, [])
+        assert len(computed) == len(set(computed)) == sum(len(values) for values, _ in tickets)
+        assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (0, 0)
+
+    play(scene, Model(lambda batch: list(batch)), pads=pads, batch_tokens=256, parallel=2)
+
+
+def test_two_batches_run_at_once_where_the_model_takes_two() -> None:
+    both = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def run(batch: Sequence[Any]) -> Sequence[Any]:
+        both.wait()
+        return batch
+
+    async def scene(queue: Queue) -> None:
+        first, second = queue.submit(1, tokens=10), queue.submit(2, tokens=10)
+        assert (await queue.answer(first), await queue.answer(second)) == ([1], [2])
+
+    play(scene, Model(run), parallel=2, batch_tokens=10)
+
+
+# ------------------------------------------------------------------------------------------------- what is the same
+
+
+def test_what_several_ask_at_once_is_computed_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(5, 6, owner=str(n), same=True) for n in range(4)]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[10, 12]] * 4
+        assert queue.model.batches == [[5, 6]]
+        assert queue.batcher.shared == 6
+
+    play(scene)
+
+
+def test_what_is_asked_twice_in_one_request_is_computed_once() -> None:
+    async def scene(queue: Queue) -> None:
+        assert await queue.answer(queue.submit(5, 6, 5, same=True)) == [10, 12, 10]
+        assert queue.model.batches == [[5, 6]]
+
+    play(scene)
+
+
+def test_under_another_key_the_same_is_not_the_same() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(5, key=key, same=True) for key in "ab"]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[10], [10]]
+        assert queue.model.batches == [[5], [5]]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_who_leaves_does_not_take_with_him_what_others_want(pads: bool) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(5, 6, owner="gone", same=True)
+        kept = queue.submit(6, 7, owner="kept", same=True)
+        assert queue.batcher.cancel("gone")
+        assert queue.batcher.waiting == 2
+        assert await queue.answer(kept) == [12, 14]
+        assert sorted(sum(queue.model.batches, [])) == [6, 7]
+
+    play(scene, pads=pads)
+
+
+def test_what_cannot_be_computed_fails_for_everybody_who_asked_for_it() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(13, owner=str(n), same=True) for n in range(2)]
+        for ticket in tickets:
+            assert isinstance(await queue.answer(ticket), errors.InferenceFailed)
+        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.InferenceFailed)
+
+    play(scene, Model(refuses(13)))
+
+
+def test_an_answer_that_is_kept_is_not_computed_again() -> None:
+    async def scene(queue: Queue) -> None:
+        for _ in range(3):
+            assert await queue.answer(queue.submit(5, same=True)) == [10]
+        assert await queue.answer(queue.submit(5)) == [10]
+        assert queue.model.batches == [[5], [5]]
+        assert queue.batcher.cache is not None and queue.batcher.cache.hits == 2
+
+    play(scene, cache=Cache(10_000))
+
+
+def test_an_error_is_not_kept() -> None:
+    async def scene(queue: Queue) -> None:
+        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.BadRequest)
+        queue.model._run = lambda batch: [value * 2 for value in batch]
+        assert await queue.answer(queue.submit(13, same=True)) == [26]
+
+    play(scene, Model(lambda batch: [errors.BadRequest("no.")] * len(batch)), cache=Cache(10_000))
+
+
+def test_an_input_without_an_answer_is_named_to_its_caller_alone() -> None:
+    def run(batch: Sequence[Any]) -> Sequence[Any]:
+        return [errors.BadRequest("it has no answer.", None, "input") if value == 13 else value for value in batch]
+
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        bad, good = queue.submit(1, 13), queue.submit(2)
+        found = await queue.answer(bad)
+        assert type(found) is errors.BadRequest and found.message == "Input 1: it has no answer."
+        assert found.param == "input"
+        assert await queue.answer(good) == [2]
+        assert len(queue.model.batches) == 1
+
+    play(scene, Model(run))
+
+
 # -------------------------------------------------------------------------------------------------- admission
 
 
@@ -214,6 +402,52 @@ def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
         assert await queue.answer(large) == [2, 4]
 
     play(scene, queue_tokens=10)
+
+
+def test_a_request_that_would_wait_too_long_is_refused_and_told_when_to_come_back() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(20):
+            queue.submit(n)
+        queue.submit(20)
+        with pytest.raises(errors.Overloaded) as caught:
+            queue.submit(21)
+        assert caught.value.retry_after_s == pytest.approx(2.1)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_a_short_request_waits_for_what_goes_before_it_and_for_no_more() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=500)
+        queue.submit(2, tokens=1)
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_a_large_request_may_wait_in_proportion() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=100)
+        queue.submit(2, tokens=100)
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=100)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(2, tokens=100, seconds=5)
+
+    play(scene, max_wait_s=2.0)
 
 
 def test_cancelled_work_makes_room_at_once() -> None:
