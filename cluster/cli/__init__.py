@@ -53,6 +53,7 @@ for command in (
     daemon.status,
     launch.launch,
     models.list_models,
+    models.describe,
     models.terminate,
     models.scale,
     models.events,

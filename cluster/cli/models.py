@@ -67,6 +67,40 @@ def scale(client: Client, uid: str, replica: int) -> None:
 @uid_argument
 @json_option
 @talks
+def describe(client: Client, uid: str, as_json: bool) -> None:
+    """Show what is known of a launched model, and which engines were tried for it."""
+    found = client.describe_model(uid)
+    if as_json:
+        return print_json(found)
+    trials = found.pop("engines", None)
+    rows = [(name, _shown(value)) for name, value in found.items() if value not in (None, [], {}, "")]
+    print_table(("FIELD", "VALUE"), rows)
+    if trials:
+        click.echo()
+        print_table(
+            ("ENGINE", "SHORT TEXT", "TOKENS/CPU-S", "COSINE", "RANK", "VERDICT"),
+            [
+                (
+                    trial["engine"],
+                    f"{trial['short_ms']:.1f} ms",
+                    f"{trial['tokens_per_s']:.0f}",
+                    f"{trial['cosine']:.4f}",
+                    f"{trial['rank']:.4f}",
+                    trial["verdict"],
+                )
+                for trial in trials
+            ],
+        )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@click.command()
+@uid_argument
+@json_option
+@talks
 def events(client: Client, uid: str, as_json: bool) -> None:
     """Show what happened to a model, also after it was terminated."""
     found = client.events(uid)

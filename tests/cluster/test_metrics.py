@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.batching import Batcher
+from cluster.cache import Cache
 from cluster.metrics import IngressMetrics, Samples, WorkerMetrics, gauge_family, page
 
 
@@ -18,9 +21,19 @@ def labelled(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]
     return name, frozenset(labels.items())
 
 
+def a_queue() -> Batcher:
+    """Three inputs of ten tokens that wait, one answer found and one not, one input shared."""
+    queue = Batcher(lambda batch: batch, ThreadPoolExecutor(1), cache=Cache(1000))
+    queue.waiting, queue.waiting_tokens, queue.speed, queue.shared = 3, 30, 500.0, 1
+    assert queue.cache is not None and queue.cache.get("a") is None
+    queue.cache.put("a", "b")
+    assert queue.cache.get("a") == "b"
+    return queue
+
+
 def a_worker(replica: str = "r0") -> WorkerMetrics:
     worker = WorkerMetrics("m", replica)
-    worker.queue(3, 30)
+    worker.queue(a_queue())
     worker.batch(2, 20, 0.1)
     worker.answered(0.01, 0.2, 20)
     worker.failed("deadline_exceeded")
@@ -33,6 +46,10 @@ def test_a_worker_tells_of_its_queue_its_batches_and_its_answers() -> None:
     mine = {"model": "m", "replica": "r0"}
     assert found[labelled("cluster_queue_items", **mine)] == 3
     assert found[labelled("cluster_queue_tokens", **mine)] == 30
+    assert found[labelled("cluster_tokens_per_second", **mine)] == 500
+    assert found[labelled("cluster_shared_inputs", **mine)] == 1
+    assert found[labelled("cluster_cache_hits", **mine)] == found[labelled("cluster_cache_misses", **mine)] == 1
+    assert found[labelled("cluster_cache_bytes", **mine)] > 300
     assert found[labelled("cluster_batch_items_sum", **mine)] == 2
     assert found[labelled("cluster_tokens_total", **mine)] == 20
     assert found[labelled("cluster_inference_seconds_count", **mine)] == 1

@@ -35,6 +35,26 @@ UNKNOWN = errors.UnknownUid("m is not launched; launched are bge.")
 #: Listings: what the server says, and the words in the table's first line and rows.
 LISTINGS = {
     "list": ("GET /v1/statuses", MODELS, ["UID", "bge", "n0:0,1", "2.0 GiB", "FAILED", "out of memory"]),
+    "describe m": (
+        "GET /v1/models/m",
+        {
+            "model_name": "bge-m3",
+            "prompts": ["query", "passage"],
+            "quantization": None,
+            "engine": "onnx-int8",
+            "engines": [
+                {
+                    "engine": "onnx-int8",
+                    "short_ms": 1.94,
+                    "tokens_per_s": 7711.6,
+                    "cosine": 0.99271,
+                    "rank": 0.98421,
+                    "verdict": "chosen",
+                }
+            ],
+        },
+        ["FIELD", "bge-m3", "query, passage", "1.9 ms", "7712", "0.9927", "chosen"],
+    ),
     "events m": (
         "GET /v1/models/m/events",
         [{"event_type": "INFO", "event_ts": 1_700_000_000, "event_content": "Launch model"}],
@@ -64,7 +84,11 @@ def test_a_listing_is_a_table_or_json(cluster: Run, server: FakeServer, words: s
     assert "\x1b" not in table.stdout and "│" not in table.stdout
     as_json = cluster(*words.split(), "--json")
     assert (as_json.exit_code, as_json.stderr) == (0, "")
-    plain = [part if isinstance(part, dict) else part.model_dump(mode="json") for part in answer]
+    plain = (
+        answer
+        if isinstance(answer, dict)
+        else [part if isinstance(part, dict) else part.model_dump(mode="json") for part in answer]
+    )
     assert json.loads(as_json.stdout) == plain
 
 
