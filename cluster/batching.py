@@ -22,6 +22,8 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 #: One batch in so many is led by the request that waits longest.
 OLDEST_EVERY = 4
+#: With fewer requests than this in the queue nobody is refused for the time he would wait: that is no overload.
+FEW = 128
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
@@ -128,6 +130,7 @@ class Batcher:
         self._filled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self.few = FEW
         #: Tokens per second, while it computes; 0 until it has computed.
         self.speed = 0.0
         self.waiting = 0
@@ -214,7 +217,7 @@ class Batcher:
             raise errors.Overloaded(
                 f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
             )
-        if not self.speed or self._max_wait_s is None:
+        if not self.speed or self._max_wait_s is None or len(self._lines) < self.few:
             return
         most = min(seconds_left, max(self._max_wait_s, WORTH_WAITING * tokens / self.speed))
         if self.waiting_tokens <= most * self.speed:

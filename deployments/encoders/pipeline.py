@@ -23,6 +23,10 @@ log = logging.getLogger("cluster.worker")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
+#: Changes the padded arrays of a batch.
+Amend = Callable[[dict[str, Any]], dict[str, Any]]
+
+
 class Pipeline:
     """`model` is a sentence-transformers model of any kind: modules that hand on a dict of features."""
 
@@ -36,7 +40,9 @@ class Pipeline:
         parallel: int = 1,
         compiled: Compiled | None = None,
     ) -> None:
-        self._body, *self._heads = list(model)
+        # What lies behind the body computes in fp32: it is little, and a unit vector is then one.
+        self._body, *heads = list(model)
+        self._heads = [head.float() for head in heads]
         self.encoder = encoder
         self._output = output
         self._threads = threads
@@ -85,7 +91,7 @@ class Pipeline:
         self,
         batch: Sequence[Encoded],
         packs: bool | None = None,
-        amend: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        amend: Amend | None = None,
         **constants: Any,
     ) -> tuple[Any, list[int]]:
         """The features after the last module; row `i` is that of input `order[i]`, the shortest first.
@@ -96,7 +102,7 @@ class Pipeline:
         texts = [batch[place] for place in order]
         with torch.inference_mode():
             if self._compiled is not None:
-                return self._compiled_pass(texts, constants), order
+                return self._compiled_pass(texts, constants, amend), order
             if amend is None and (self.packs if packs is None else packs):
                 return self._packed_pass(texts, constants), order
             arrays = self.encoder.features(texts)
@@ -111,11 +117,11 @@ class Pipeline:
         with packing.packed(segments):
             return self._through((self._body, *self._heads), features)
 
-    def _compiled_pass(self, texts: Sequence[Encoded], constants: dict[str, Any]) -> Any:
+    def _compiled_pass(self, texts: Sequence[Encoded], constants: dict[str, Any], amend: Amend | None) -> Any:
         assert self._compiled is not None
         arrays = self.encoder.features(texts, self._compiled.multiple)
+        arrays = arrays if amend is None else amend(arrays)
         found = torch.from_numpy(self._compiled(arrays))
-        # What lies behind the engine computes in fp32: it is little, and exact.
         features = {**constants, **self._tensors(arrays), self._body.module_output_name: found}
         return self._through(self._heads, features)
 
@@ -123,6 +129,9 @@ class Pipeline:
         for module in modules:
             wanted = {name: features[name] for name in getattr(module, "forward_kwargs", ()) if name in features}
             features = module(features, **wanted)
+            if module is self._body:
+                name = module.module_output_name
+                features[name] = features[name].float()
         return features
 
     def _tensors(self, arrays: dict[str, Any]) -> dict[str, torch.Tensor]:

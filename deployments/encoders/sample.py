@@ -74,4 +74,7 @@ PASSAGES = (
     "Great phone for the price: the screen is bright, the battery lasts two days, the camera is poor at night.",
 )
 
-TEXTS = (*QUESTIONS, *PASSAGES, *(f"{a} {b}" for a, b in zip(PASSAGES, PASSAGES[5:], strict=False)))
+#: Whole pages, as long as most models read.
+PAGES = tuple(" ".join(PASSAGES[first : first + 8]) for first in range(0, len(PASSAGES), 4))
+
+TEXTS = (*QUESTIONS, *PASSAGES, *(f"{a} {b}" for a, b in zip(PASSAGES, PASSAGES[5:], strict=False)), *PAGES)
