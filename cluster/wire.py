@@ -160,7 +160,8 @@ def _error_of(response: httpx.Response, body: Any) -> errors.ClusterError:
     fields = body if isinstance(body, dict) else {}
     error = fields.get("error")
     if not isinstance(error, dict):
-        error = {}
+        # On the routes of text-embeddings-inference the sentence itself is there, and what else is known beside it.
+        error = {**fields, "message": error} if "error_type" in fields else {}
     kind = errors.every_error().get(str(error.get("code")))
     message = error.get("message") or fields.get("detail")
     if kind is None or not isinstance(message, str):

@@ -182,8 +182,7 @@ class Worker:
         return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", 30.0)
 
     async def _prepare(self, call: Call) -> Prepared:
-        size = sum(len(item) for item in call.items if isinstance(item, (str, list)))
-        if size <= INLINE_CHARACTERS:
+        if sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
             return self._family.prepare(call.ability, call.items, call.params)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
@@ -323,6 +322,13 @@ class Worker:
 
 def _device(claim: Claim) -> str:
     return "cuda" if claim.cards else "cpu"
+
+
+def _size_of(item: Any) -> int:
+    """How much there is to read: characters of a text, bytes of a picture."""
+    if isinstance(item, dict):
+        return sum(len(value) for value in item.values() if isinstance(value, (str, bytes)))
+    return len(item) if isinstance(item, (str, list)) else 0
 
 
 def _tail_into(lines: deque[str], level: str) -> None:

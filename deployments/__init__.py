@@ -23,6 +23,7 @@ from cluster.memory import claim_for_encoder, weight_bytes
 from cluster.settings import Settings
 from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, parse_bytes
 from cluster.weights import is_cached
+from deployments.folders import Contents, family_in
 
 #: What a model of unknown size is taken for until its weights are on disk and it has been measured.
 UNKNOWN_WEIGHT_BYTES = 2 * 2**30
@@ -31,7 +32,8 @@ UNKNOWN_WEIGHT_BYTES = 2 * 2**30
 @dataclass(frozen=True)
 class ModelType:
     name: str
-    #: Family name, as catalogue entries give it -> class; the first is what a bare folder is loaded with.
+    #: Family name, as catalogue entries give it -> class; the first is what a bare folder is loaded with that does not
+    #: say otherwise.
     families: Mapping[str, type[Family]]
     #: Models that ship with the installation of the type, when it has any.
     entries: tuple[Entry, ...] = field(default=())
@@ -42,7 +44,9 @@ class ModelType:
             if found is None:
                 raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
             return found
-        for name, family in self.families.items():
+        # The entry's own family comes first: several have engines of the same names.
+        own = {entry.family: self.families[entry.family]} if entry.family in self.families else {}
+        for name, family in {**own, **self.families}.items():
             if engine.replace("-", "_").lower() in (name.replace("-", "_"), *family.engines):
                 return family
         known = sorted({engine for family in self.families.values() for engine in family.engines})
@@ -86,7 +90,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             None,
             "model_type",
         )
-    entry = _entry(spec, catalog, types)
+    entry = _entry(spec, catalog, types, settings)
     if entry.type not in types:
         raise errors.BadRequest(
             f"{entry.name} is of the type {entry.type}, which is not installed.", None, "model_type"
@@ -143,7 +147,7 @@ def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, A
         ) from None
 
 
-def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType]) -> Entry:
+def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], settings: Settings) -> Entry:
     try:
         return catalog.find(spec.model_name, spec.model_type.lower())
     except errors.UnknownModel:
@@ -152,9 +156,9 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType]) -
             raise
     type = types[spec.model_type.lower()]
     source = Source(hub="local", id=spec.model_path)
-    return Entry(
-        name=spec.model_name, type=type.name, family=next(iter(type.families)), sources=(source,), builtin=False
-    )
+    told = family_in(type.name, Contents.of(_allowed(Path(spec.model_path).expanduser(), settings)))
+    family = told if told is not None and told in type.families else next(iter(type.families))
+    return Entry(name=spec.model_name, type=type.name, family=family, sources=(source,), builtin=False)
 
 
 def _refuse_unsupported(entry: Entry, spec: LaunchSpec, settings: Settings) -> None:

@@ -145,7 +145,7 @@ class TextEncoder:
         if truncate == "NONE":
             found = self._whole.encode_batch_fast(list(texts))
             for place, one in zip(places or range(len(texts)), found, strict=True):
-                self._refuse_long(place, len(one.ids))
+                self.refuse_long(place, len(one.ids))
         else:
             found = self._cut["left" if truncate == "START" else "right"].encode_batch_fast(list(texts))
         return [Encoded(one.ids, one.type_ids) for one in found]
@@ -163,7 +163,7 @@ class TextEncoder:
             if most_of_second is not None:
                 tail = tail[:most_of_second]
             if truncate == "NONE":
-                self._refuse_long(place, len(head) + len(tail) + self._frame.size)
+                self.refuse_long(place, len(head) + len(tail) + self._frame.size)
             kept = fitting(len(head), len(tail), self.max_tokens - self._frame.size)
             start, end = (
                 (_end_of(head, kept[0]), _end_of(tail, kept[1]))
@@ -195,7 +195,7 @@ class TextEncoder:
             counts.append(len(parts))
         return encoded, counts
 
-    def _refuse_long(self, place: int, tokens: int) -> None:
+    def refuse_long(self, place: int, tokens: int) -> None:
         if tokens > self.max_tokens:
             raise errors.InputTooLong(
                 f"Input {place} has {tokens} tokens, the model reads {self.max_tokens}; "
@@ -203,6 +203,10 @@ class TextEncoder:
                 None,
                 "input",
             )
+
+    def ids_of(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        """Texts as they are, whole and with nothing around them."""
+        return [one.ids for one in self._whole.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def encode_ids(self, ids: Sequence[int], truncate: str, place: int = 0) -> Encoded:
         """The model's own ids, used as they are."""
@@ -215,7 +219,7 @@ class TextEncoder:
                     "input",
                 )
         if truncate == "NONE":
-            self._refuse_long(place, len(ids))
+            self.refuse_long(place, len(ids))
         elif len(ids) > self.max_tokens:
             ids = ids[-self.max_tokens :] if truncate == "START" else ids[: self.max_tokens]
         return Encoded(list(ids), [0] * len(ids))

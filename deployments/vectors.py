@@ -82,6 +82,11 @@ def unit(vectors: Any) -> Any:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
+def sigmoid(logits: Any) -> Any:
+    """In fp32 whatever the model computes in: half precision makes ties at the top."""
+    return np.exp(-np.logaddexp(np.float32(0), -logits)).astype(np.float32)
+
+
 #: How vectors may be written down: each beside float trades exactness for a half to a thirty-second of the size.
 PRECISIONS = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 

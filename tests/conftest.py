@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live import LiveCluster
+from tests.live import LiveCluster, until
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +30,14 @@ def reranker(live: LiveCluster) -> str:
     """The uid of a real reranker."""
     with live.client() as client:
         return client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="reranker")
+
+
+@pytest.fixture(scope="module")
+def letters(live: LiveCluster) -> Iterator[str]:
+    """The uid of a model that can all that text models can, with answers to work out by hand. It goes after each
+    module: requests that name no model mean the only one that can."""
+    with live.client() as client:
+        uid = client.launch_model("letters", model_uid="letters")
+        yield uid
+        client.terminate_model(uid)
+        until(lambda: uid not in client.list_models(), within=10)

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from cluster import errors
 from cluster.family import Example, Prepared, Setup
 from cluster.spec import Entry, Source
 from deployments import ModelType
+from deployments.vectors import Rows, SparseRows, unit
 
 
 class EchoOptions(BaseModel):
@@ -89,6 +91,153 @@ class Vectors(Echo):
         return self.rows
 
 
+class LettersOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Letters:
+    """All that a text model can do, with letters for tokens: small answers that a test can work out by hand.
+
+    Token ids are code points between a 1 and a 2; a vector counts letters by their code point modulo 8.
+    """
+
+    engines: ClassVar[tuple[str, ...]] = ("letters",)
+    abilities: ClassVar[tuple[str, ...]] = (
+        "embed",
+        "embed_sparse",
+        "embed_tokens",
+        "embed_all",
+        "embed_image",
+        "embed_audio",
+        "rerank",
+        "classify",
+        "tokenize",
+        "decode",
+        "tokens",
+    )
+    Options: ClassVar[type[BaseModel]] = LettersOptions
+    example: ClassVar[Example] = Example(["hello"], {}, "embed")
+    LIMIT: ClassVar[int] = 32
+    LABELS: ClassVar[tuple[str, ...]] = ("vowel", "consonant", "other")
+    PROMPTS: ClassVar[Mapping[str, str]] = {"query": "q: "}
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        self._times: dict[str, int] = {}
+        return {"dimensions": 8, "max_tokens": self.LIMIT, "dtype": "float32", "labels": list(self.LABELS)}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        # What is run is not told what for; so each value says it.
+        values = [(ability, self._read(ability, item, params, place), params) for place, item in enumerate(items)]
+        if ability in ("tokenize", "decode", "tokens"):
+            return Prepared([], [len(items)], answers=[self._answer(*value) for value in values])
+        return Prepared(values, [len(value[1]) for value in values], key=ability)
+
+    def _read(self, ability: str, item: Any, params: Mapping[str, Any], place: int) -> Any:
+        if ability in ("embed_image", "embed_audio"):
+            kind = ability.removeprefix("embed_")
+            if set(item) != {kind} or not isinstance(item[kind], bytes):
+                raise errors.BadRequest(f"Input {place} is no {kind}.", None, "input")
+            return list(item[kind])
+        if ability in ("decode", "tokens"):
+            return item
+        prompt = params.get("prompt", self.PROMPTS.get(params.get("prompt_name", ""), ""))
+        if ability == "classify" and isinstance(item, list):
+            item = "".join(item)
+        ids = item if isinstance(item, list) else [1, *map(ord, prompt + item), 2]
+        if ability == "tokenize":
+            return ids if params.get("add_special_tokens", True) else ids[1:-1]
+        dimensions = params.get("dimensions") or 8
+        if dimensions > 8:
+            raise errors.BadRequest(f"dimensions must be 1 to 8 for this model, not {dimensions}.", None, "dimensions")
+        limit = params.get("max_tokens_per_doc", self.LIMIT)
+        policy = params.get("long_documents", "truncate")
+        if len(ids) <= limit or policy == "chunk":
+            return ids
+        if params.get("truncate") == "NONE" or policy == "error":
+            raise errors.InputTooLong(f"Input {place} has {len(ids)} tokens, the model reads {limit}.", None, "input")
+        return ids[-limit:] if params.get("truncate") == "START" else ids[:limit]
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        return [self._answer(*value) for value in batch]
+
+    def _answer(self, ability: str, ids: Any, params: Mapping[str, Any]) -> Any:
+        match ability:
+            case "embed_sparse":
+                return self._sparse(ids)
+            case "embed_tokens":
+                return self._several(ids)
+            case "embed_all":
+                kinds = {"dense": self._vector, "sparse": self._sparse, "tokens": self._several}
+                return {kind: kinds[kind](ids) for kind in params["kinds"]}
+            case "rerank":
+                return self._score(ids, params)
+            case "classify":
+                return self._classes(ids, params)
+            case "tokenize":
+                special = [id < 3 for id in ids]
+                tokens = [_letter(id) for id in ids]
+                before = sum(special[:1])
+                start = [place - before if id > 2 else 0 for place, id in enumerate(ids)]
+                stop = [place + 1 - before if id > 2 else 0 for place, id in enumerate(ids)]
+                return {"ids": ids, "tokens": tokens, "special": special, "start": start, "stop": stop}
+            case "decode":
+                skips = params.get("skip_special_tokens", True)
+                return "".join(_letter(id) for id in ids if id > 2 or not skips)
+            case "tokens":
+                return _letter(ids)
+            case _:
+                return self._vector(ids, params)
+
+    def _vector(self, ids: Sequence[int], params: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        vector = np.bincount(np.asarray(ids) % 8, minlength=8).astype(np.float32)
+        if ids[1:-1] == list(map(ord, "again")):
+            # The first number of this text is how often it was computed: a cache answers with the old one.
+            key = str(ids)
+            if params.get("cache", True) is False or key not in self._times:
+                self._times[key] = self._times.get(key, 0) + 1
+            vector[0] = self._times[key]
+            return vector
+        vector = vector[: params.get("dimensions") or 8]
+        return vector if params.get("normalize") is False else unit(vector)
+
+    def _sparse(self, ids: Sequence[int]) -> tuple[Any, Any]:
+        indices, counts = np.unique(ids, return_counts=True)
+        return indices, (counts / 2).astype(np.float32)
+
+    def _several(self, ids: Sequence[int]) -> Any:
+        return np.eye(8, dtype=np.float32)[np.asarray(ids) % 8]
+
+    def _score(self, ids: Sequence[int], params: Mapping[str, Any]) -> Any:
+        """The share of the query's letters that the best part of the document has, as a logit."""
+        wanted = set(map(ord, params["query"]))
+        parts = [ids[at : at + self.LIMIT] for at in range(0, len(ids), self.LIMIT)]
+        logit = max(8 * len(wanted & set(part)) / max(1, len(wanted)) - 4 for part in parts)
+        return np.float32(logit if params.get("raw_scores") else 1 / (1 + np.exp(-logit)))
+
+    def _classes(self, ids: Sequence[int], params: Mapping[str, Any]) -> list[float]:
+        kinds = ["vowel" if id in b"aeiou" else "consonant" if id in range(97, 123) else "other" for id in ids]
+        scores = np.array([kinds.count(label) for label in self.LABELS], np.float32)
+        return list(scores if params.get("raw_scores") else np.exp(scores) / np.exp(scores).sum())
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        if not outputs or isinstance(outputs[0], np.floating):
+            return np.asarray(outputs, np.float32)
+        if isinstance(outputs[0], dict):
+            return {kind: self.pack([output[kind] for output in outputs], params) for kind in outputs[0]}
+        if isinstance(outputs[0], tuple):
+            return SparseRows.of(outputs)
+        if isinstance(outputs[0], list):
+            return {"scores": np.array(outputs, np.float32), "labels": [list(self.LABELS)] * len(outputs)}
+        return Rows.of(outputs) if outputs[0].ndim == 2 else np.stack(outputs)
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+
+def _letter(id: int) -> str:
+    return {1: "[CLS]", 2: "[SEP]"}.get(id, chr(id))
+
+
 def _entry(name: str, family: str) -> Entry:
     source = Source(hub="package", id="tests")
     return Entry(name=name, type="echo", family=family, sources=(source,), facts={"claim_bytes": 50_000_000})
@@ -96,6 +245,6 @@ def _entry(name: str, family: str) -> Entry:
 
 TYPE = ModelType(
     name="echo",
-    families={"echo": Echo, "vectors": Vectors},
-    entries=(_entry("echo", "echo"), _entry("vectors", "vectors")),
+    families={"echo": Echo, "vectors": Vectors, "letters": Letters},
+    entries=(_entry("echo", "echo"), _entry("vectors", "vectors"), _entry("letters", "letters")),
 )

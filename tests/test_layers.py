@@ -20,18 +20,19 @@ LAYERS = """
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
-        cluster.hubs
+        cluster.hubs cluster.pipe
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.client cluster
     cluster.supervisor
     cluster.actors
-    deployments deployments.text deployments.device deployments.vectors deployments.encoders
-    deployments.embedding deployments.rerank
+    deployments deployments.text deployments.device deployments.vectors deployments.folders deployments.encoders
+        deployments.loading deployments.texts deployments.late
+    deployments.embedding deployments.rerank deployments.classify
     deployments.ingress
     cluster.daemon
     cluster.cli
 """
 
-MODEL_TYPES = ("deployments.embedding", "deployments.rerank")
+MODEL_TYPES = ("deployments.embedding", "deployments.rerank", "deployments.classify")
 #: What puts the parts together, and may know of all of them.
 COMMANDS = ("cluster.daemon", "cluster.cli")
 
@@ -157,7 +158,7 @@ def pays_for_a_model_library(found: Import) -> str | None:
 
 
 def hides_in_a_function(found: Import) -> str | None:
-    """But for what brings in Ray, a web server or a model library, which a command that needs neither should not pay for."""
+    """But for what brings in Ray, a web server or a model library, for which only those should pay who need it."""
     if found.package not in PACKAGES or not found.inside_a_function or place_of(found.imported) in HEAVY:
         return None
     return f"{found} inside of a function; import it at the top."
@@ -228,6 +229,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         ("cluster.actors", "torch fastapi transformers sentence_transformers"),
         ("deployments.embedding", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.rerank", "ray torch fastapi transformers sentence_transformers"),
+        ("deployments.classify", "ray torch fastapi transformers sentence_transformers"),
     ],
 )
 def test_importing_it_brings_in_nothing_heavy(module: str, heavy: str) -> None:

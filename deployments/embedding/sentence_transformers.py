@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel
 
 from cluster import errors
 from cluster.family import Setup
-from deployments.embedding.texts import Texts
 from deployments.text import Encoded
+from deployments.texts import EmbeddingOptions, Texts
 from deployments.vectors import Rows, refused_unless_finite, unit
 
 
 class SentenceTransformers(Texts):
+    Options: ClassVar[type[BaseModel]] = EmbeddingOptions
     abilities: ClassVar[tuple[str, ...]] = ("embed", "embed_tokens", "tokenize", "decode", "tokens")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The application that Ray Serve runs: all routes together, and the one handler that turns errors into answers."""
+"""The ingress: all routes together, the one handler that turns errors into answers, and how Ray Serve runs it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import secrets
 import sys
 import time
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,34 +19,40 @@ from cluster import actors, errors
 from cluster.keys import Key, Scope
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
-from deployments.ingress import control, embeddings, generic, listing, rerank
+from deployments.ingress import classify, cohere, control, embeddings, generic, listing, rerank, tei, vllm
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Door, Json, as_cluster_error, error_response, guard
-from deployments.ingress.serving import Serving
+from deployments.ingress.door import Door, Json, Lines, as_cluster_error, error_response, guard
+from deployments.ingress.paths import Whole, include
+from deployments.ingress.server import Server
+from deployments.ingress.serving import ONGOING, Serving
 
 APP_NAME = "cluster"
-#: Requests one ingress replica takes at once; what models can take is limited per model, with a better answer.
-INGRESS_ONGOING = 1000
+#: How much longer than its draining a replica may take to end.
+END_S = 5.0
 
 
 def build(settings: Settings) -> FastAPI:
     """The app, on the running event loop of its replica."""
-    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(name)s %(message)s")
+    # Ray Serve puts a logger of its own in place of sys.stderr, which walks the stack for every line.
+    logs = sys.__stderr__ or sys.stderr
+    logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
     supervisor = actors.Control.find(settings)
     dispatcher = Dispatcher(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     # The description of the routes is for whoever may use them.
     openapi_url = None if settings.asks_for_keys else "/openapi.json"
-    app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url)
+    # What FastAPI would measure is measured at the door; deciding that for every request has a price.
+    unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
+    app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url, telemetry=unmeasured)
     app.state.serving = serving
-    app.add_middleware(Door, settings=settings, metrics=metrics)
+    app.add_middleware(Door, settings=settings, metrics=metrics, most=ONGOING, lines=Lines(logs))
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = as_cluster_error(error)
         metrics.error(known.code())
-        return error_response(known)
+        return tei.answer_error(known) if request.url.path in tei.PATHS else error_response(known)
 
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
@@ -54,11 +61,11 @@ def build(settings: Settings) -> FastAPI:
         return dispatcher.keys
 
     def behind(scope: Scope, routes: APIRouter) -> None:
-        app.include_router(routes, dependencies=[Depends(guard(scope, settings, known_keys))])
+        include(app, routes, [Depends(guard(scope, settings, known_keys))])
 
-    app.include_router(_public(dispatcher, settings))
-    for routes in (embeddings.router(serving), rerank.router(serving), generic.router(serving)):
-        behind("infer", routes)
+    include(app, _public(dispatcher, settings))
+    for dialect in (embeddings, cohere, rerank, classify, tei, vllm, generic):
+        behind("infer", dialect.router(serving))
     if settings.metrics:
         behind("list", _metrics_page(supervisor, metrics))
     behind("launch", control.launching(supervisor, settings))
@@ -66,6 +73,7 @@ def build(settings: Settings) -> FastAPI:
     behind("admin", control.administration(supervisor, settings))
     # Last: its `/v1/models/{uid}` would take every longer name for a uid.
     behind("list", listing.router(dispatcher, supervisor, settings))
+    app.router.routes.insert(0, Whole(app.routes))
     return app
 
 
@@ -115,16 +123,43 @@ def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRou
 
 
 @serve.deployment(
-    max_ongoing_requests=INGRESS_ONGOING,
-    ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}},
+    ray_actor_options={
+        "num_cpus": 0,
+        "resources": {actors.HEAD_RESOURCE: 0.001},
+        "runtime_env": {
+            "env_vars": {
+                "CUDA_VISIBLE_DEVICES": "",
+                # The server shares Ray's own loop: answers of workers arrive on it.
+                "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+                "RAY_SERVE_FREEZE_GC_ON_STARTUP": "1",
+            }
+        },
+    },
+    # A replica that was killed is missed at the next check.
+    health_check_period_s=1,
     health_check_timeout_s=30,
+    graceful_shutdown_wait_loop_s=0.1,
 )
-@serve.ingress()
 class Ingress:
-    """One replica. Built late, in its own process: an app object would not pickle."""
+    """One replica: Ray Serve starts, checks and replaces it, requests come straight to its own web server."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
+        # Here, in its own process: an app object would not pickle.
+        self._server = Server(build(settings), settings)
+        await self._server.begin()
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
-        return build(self._settings)
+    async def check_health(self) -> None:
+        self._server.check()
+
+    async def __del__(self) -> None:
+        """Ray Serve awaits it before the process ends."""
+        await self._server.end()
+
+
+def deployed(settings: Settings) -> Any:
+    """What `serve.run` takes."""
+    deployment: Any = Ingress
+    patience_s = settings.drain_s + END_S
+    return deployment.options(num_replicas=settings.ingress_replicas, graceful_shutdown_timeout_s=patience_s).bind(
+        settings
+    )

@@ -236,10 +236,14 @@ async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_
 
 
 async def _until_routed(request: Request, is_so: Callable[[RouteTable], bool]) -> None:
-    """The table follows a change by milliseconds, and whoever made it asks the next thing at once."""
     table: RouteTable = request.app.state.serving.dispatcher.table
+    await _until_seen(lambda: is_so(table))
+
+
+async def _until_seen(is_so: Callable[[], bool]) -> None:
+    """What an ingress knows follows a change by milliseconds, and whoever made it asks the next thing at once."""
     deadline = time.monotonic() + ROUTED_S
-    while not is_so(table) and time.monotonic() < deadline:
+    while not is_so() and time.monotonic() < deadline:
         await asyncio.sleep(0.002)
 
 
@@ -473,6 +477,8 @@ def administration(supervisor: actors.Control, settings: Settings) -> APIRouter:
     async def create_key(request: Request) -> Json:
         asked: NewKey = checked(NewKey, await json_body(request))
         key, text = await supervisor.call("create_key", asked.name, asked.scopes, asked.models)
+        dispatcher = request.app.state.serving.dispatcher
+        await _until_seen(lambda: key in dispatcher.keys)
         return Json({**key.shown(), "key": text})
 
     @routes.get("/v1/keys")
@@ -480,8 +486,10 @@ def administration(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json([key.shown() for key in await supervisor.call_patiently("all_keys")])
 
     @routes.delete("/v1/keys/{id}")
-    async def revoke_key(id: str) -> Json:
+    async def revoke_key(id: str, request: Request) -> Json:
         await supervisor.call("revoke_key", id)
+        dispatcher = request.app.state.serving.dispatcher
+        await _until_seen(lambda: all(key.id != id for key in dispatcher.keys))
         return Json(None)
 
     return routes

@@ -46,8 +46,8 @@ class Gate:
     whichever is first: a busy worker gets few and large calls, and a slow one delays nobody by more than `gather_s`.
     """
 
-    def __init__(self, worker: Any, gather_s: float, on_send: Callable[[int], None]) -> None:
-        self.worker = worker
+    def __init__(self, line: actors.Line, gather_s: float, on_send: Callable[[int], None]) -> None:
+        self.line = line
         self._gather_s = gather_s
         self._on_send = on_send
         self._waiting: list[tuple[Call, asyncio.Future[Answer]]] = []
@@ -80,7 +80,7 @@ class Gate:
 
     async def _cancel(self, owner: str) -> None:
         try:
-            await actors.cancel(self.worker, [owner])
+            await self.line.cancel([owner])
         except errors.ClusterError as error:
             log.info("request %s could not be cancelled: %s", owner, error)
 
@@ -97,7 +97,7 @@ class Gate:
     async def _carry(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
         longest = max(call.seconds_left for call, _ in batch)
         try:
-            outcomes, self.queued = await actors.infer(self.worker, [call for call, _ in batch], longest + 5)
+            outcomes, self.queued = await self.line.infer([call for call, _ in batch], longest + 5)
         # A call that cannot even be pickled must not take those with it that were gathered beside it.
         except Exception as error:
             if not isinstance(error, errors.ClusterError) and len(batch) > 1:
@@ -151,7 +151,7 @@ class Dispatcher:
 
     def handle_of(self, worker: str) -> Any:
         """The actor behind the name of a worker."""
-        return self._gates[worker].worker
+        return self._gates[worker].line.worker
 
     async def _watch(self) -> None:
         pause = 0.1
@@ -177,10 +177,14 @@ class Dispatcher:
             return
         self.keys = snapshot.keys
         gather_s = self._settings.gather_ms / 1000
+        before = self._gates
         self._gates = {
-            name: self._gates.get(name) or Gate(handle, gather_s, self._metrics.gathered)
+            name: before.get(name)
+            or Gate(actors.Line(handle, *snapshot.sockets.get(name, ())), gather_s, self._metrics.gathered)
             for name, handle in snapshot.handles.items()
         }
+        for name in before.keys() - self._gates.keys():
+            before[name].line.retire()
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -228,10 +232,8 @@ class Dispatcher:
 
     async def abort(self, model: ModelRoutes, request_id: str) -> bool:
         """Drops a request wherever it waits; any ingress may be asked, not only the one that holds it."""
-        workers = [self._gates[route.worker].worker for route in model.workers if route.worker in self._gates]
-        found = await asyncio.gather(
-            *(actors.cancel(worker, [request_id]) for worker in workers), return_exceptions=True
-        )
+        lines = [self._gates[route.worker].line for route in model.workers if route.worker in self._gates]
+        found = await asyncio.gather(*(line.cancel([request_id]) for line in lines), return_exceptions=True)
         return any(answer is True for answer in found)
 
     async def _usable(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, TextIO
 
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors, keys
@@ -24,6 +27,13 @@ log = logging.getLogger("cluster.access")
 
 #: Routes that answer without a key: they say whether a key is needed and whether the server lives, nothing else.
 PUBLIC = frozenset({"/health", "/ready", "/v1/address", "/v1/cluster/auth", "/ping"})
+
+#: A client that leaves is noticed from this age of its request on.
+YOUNG_S = 0.05
+#: How a request ends in the log when nobody waits for its answer any more; the status that other servers log as well.
+CLIENT_LEFT = 499
+#: How long a line of the log may wait for others.
+WRITE_S = 0.2
 
 _ID = re.compile(r"[\w.:-]{1,128}")
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -97,13 +107,35 @@ async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.
     return data
 
 
-class Door:
-    """Middleware around all routes: a request id in and out, a limit on the body, one log line, one count."""
+class Lines:
+    """Log lines, written out together a few times a second: each by itself would cost a tenth of a request."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: IngressMetrics) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        if not self._lines:
+            asyncio.get_running_loop().call_later(WRITE_S, self._flush)
+        self._lines.append(line)
+
+    def _flush(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write("".join(lines))
+        self._stream.flush()
+
+
+class Door:
+    """Middleware around all routes: a request id in and out, limits, one log line, one count, and work that nobody
+    waits for any more is dropped."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: IngressMetrics, most: int, lines: Lines) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._most = most
+        self._ongoing = 0
+        self._lines = lines if log.isEnabledFor(logging.INFO) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,9 +143,8 @@ class Door:
             return
         started = time.perf_counter()
         headers = dict(scope["headers"])
-        # Ray Serve gives every request one and sends it back; it is only missing where this app runs by itself.
         given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _ID.fullmatch(given) else secrets.token_hex(12)
+        request_id = given if _ID.fullmatch(given) else f"{random.getrandbits(96):024x}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 500
 
@@ -121,51 +152,112 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not given:
-                    message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        self._ongoing += 1
+        client = _Client(receive, self._settings.max_body_bytes, headers)
         try:
-            length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self._settings.max_body_bytes:
-                raise errors.TooLarge(_too_large(int(length), self._settings.max_body_bytes))
-            await self._app(scope, _bounded(receive, self._settings.max_body_bytes), tell)
+            if self._ongoing > self._most and scope["path"] not in PUBLIC:
+                raise errors.Unavailable(f"This ingress answers {self._most} requests already.", 1.0)
+            client.announce(headers.get(b"content-length", b"0"))
+            await self._app(scope, client.receive, tell)
+        except asyncio.CancelledError:
+            if not client.has_left:
+                raise
+            client.task.uncancel()
+            status = CLIENT_LEFT
+        except ClientDisconnect:
+            status = CLIENT_LEFT
         # The last place where an error can still become an answer.
         except Exception as error:
             known = as_cluster_error(error)
             self._metrics.error(known.code())
             await error_response(known)(scope, receive, tell)
         finally:
+            client.forget()
+            self._ongoing -= 1
             seconds = time.perf_counter() - started
             route = scope.get("route")
             path = getattr(route, "path", "unmatched")
             self._metrics.request(path, status, seconds)
-            # Never a word of what was asked: who, what route, how it ended.
-            log.info(
-                '{"request_id":"%s","method":"%s","route":"%s","status":%d,"ms":%.1f,"model":%s}',
-                request_id,
-                scope["method"],
-                path,
-                status,
-                seconds * 1000,
-                orjson.dumps(scope["state"].get("model")).decode(),
-            )
+            if self._lines is not None:
+                self._lines.write(_line(request_id, scope, path, status, seconds))
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """A body without a length is counted while it comes."""
-    seen = 0
+def _line(request_id: str, scope: Scope, path: str, status: int, seconds: float) -> str:
+    """Never a word of what was asked: who, what route, how it ended."""
+    now = time.time()
+    model = scope["state"].get("model")
+    named = "null" if model is None else orjson.dumps(model).decode()
+    return (
+        f'{_clock(int(now))},{int(now % 1 * 1000):03d} cluster.access {{"request_id":"{request_id}",'
+        f'"method":"{scope["method"]}","route":"{path}","status":{status},"ms":{seconds * 1000:.1f},"model":{named}}}\n'
+    )
 
-    async def read() -> Message:
-        nonlocal seen
-        message = await receive()
+
+@lru_cache(maxsize=1)
+def _clock(second: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+class _Client:
+    """What one client sends: a body within the limit, and after it perhaps that he has left.
+
+    Nobody listens for that while a request is young: it would cost every request a task, and few take so long.
+    """
+
+    def __init__(self, receive: Receive, most: int, headers: Mapping[bytes, bytes]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.has_left = False
+        self._receive = receive
+        self._most = most
+        self._seen = 0
+        self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_no_body = b"content-length" not in headers and b"transfer-encoding" not in headers
+        if self._has_no_body:
+            self._expect_leaving()
+
+    def announce(self, length: bytes) -> None:
+        if length.isdigit() and int(length) > self._most:
+            raise errors.TooLarge(_too_large(int(length), self._most))
+
+    async def receive(self) -> Message:
+        """A body is also counted while it comes: it need not say its length."""
+        if self._has_no_body:
+            # The watch may have taken the message that says so.
+            self._has_no_body = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        message = await self._receive()
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > most:
-                raise errors.TooLarge(_too_large(seen, most))
+            self._seen += len(message.get("body", b""))
+            if self._seen > self._most:
+                raise errors.TooLarge(_too_large(self._seen, self._most))
+            if not message.get("more_body"):
+                self._expect_leaving()
         return message
 
-    return read
+    def _expect_leaving(self) -> None:
+        if self._timer is None:
+            self._timer = self.task.get_loop().call_later(YOUNG_S, self._begin_watching)
+
+    def _begin_watching(self) -> None:
+        self._watch = self.task.get_loop().create_task(self._until_it_leaves())
+
+    async def _until_it_leaves(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.has_left = True
+        self.task.cancel()
+
+    def forget(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
 
 
 def _too_large(size: int, most: int) -> str:
@@ -177,9 +269,11 @@ def guard(
 ) -> Callable[[Request], Awaitable[None]]:
     """The dependency of every router that is not public. With authentication off any key, or none, will do."""
 
+    asks = settings.asks_for_keys
+
     async def check(request: Request) -> None:
         request.state.key = None
-        if settings.asks_for_keys:
+        if asks:
             request.state.key = keys.check(known(), bearer(request.headers), scope)
 
     return check

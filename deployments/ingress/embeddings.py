@@ -1,53 +1,51 @@
-"""Embedding routes: OpenAI and Xinference at /v1/embeddings, Infinity at /embeddings, Cohere at /v2/embed."""
+"""Embedding routes: at /v1/embeddings OpenAI, Xinference, Jina, Voyage and vLLM, which have fields of their own and no
+two meanings for one; at /embeddings Infinity."""
 
 from __future__ import annotations
 
-import base64
 import re
 import time
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-import numpy as np
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from deployments.ingress.door import Json, json_body
-from deployments.ingress.serving import Served, Serving, count
+from deployments.ingress.encoding import Form
+from deployments.ingress.fields import embedding_params, first, flag, model_of, most_tokens, name_of
+from deployments.ingress.serving import Served, Serving
 
-#: How vectors can be written down, in OpenAI's words and in Cohere's.
-ENCODINGS = ("float", "base64")
+#: What an input is when it is not a text, in the words of objects that hold one and of Infinity's `modality`.
+MODALITIES = ("image", "audio")
+#: The ability that gives each kind of vectors.
+ABILITIES = {"dense": "embed", "sparse": "embed_sparse", "tokens": "embed_tokens"}
 
 
 def router(serving: Serving) -> APIRouter:
     routes = APIRouter(tags=["embeddings"])
 
-    @routes.post("/v1/embeddings")
-    @routes.post("/embeddings", summary="Infinity's path of the same call")
-    async def create_embedding(request: Request) -> Json:
+    async def embed(request: Request, modality: str | None = None) -> Response:
         try:
             body = await json_body(request)
-            items = _inputs(body)
-            if body.get("encoding_format") not in (None, *ENCODINGS):
-                raise errors.InvalidBody("encoding_format takes float or base64.", None, "encoding_format")
-            served = await serving.ask(request, _model(body), "embed", items, _params(body))
+            return await _answer(serving, request, body, modality)
         except errors.InvalidBody as error:
             # OpenAI's answer to a body that does not fit is 400, and its clients tell errors apart by status.
             raise errors.BadRequest(*error.args) from None
-        return Json(openai_body(body, served), headers=served.headers)
 
-    @routes.post("/v2/embed")
-    async def cohere_embed(request: Request) -> Json:
-        body = await json_body(request)
-        texts = body.get("texts")
-        if texts is None and isinstance(body.get("inputs"), list):
-            texts = [_cohere_text(item) for item in body["inputs"]]
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise errors.InvalidBody("texts must be a list of texts, at least one.", None, "texts")
-        kinds = _cohere_kinds(body)
-        served = await serving.ask(request, _model(body), "embed", texts, _params(body))
-        return Json(_cohere(kinds, texts, served, request.state.request_id), headers=served.headers)
+    @routes.post("/v1/embeddings")
+    @routes.post("/embeddings", summary="Infinity's path of the same call")
+    async def create_embedding(request: Request) -> Response:
+        return await embed(request)
+
+    @routes.post("/embeddings_image", summary="Infinity's older path of modality image")
+    async def embed_images(request: Request) -> Response:
+        return await embed(request, "image")
+
+    @routes.post("/embeddings_audio", summary="Infinity's older path of modality audio")
+    async def embed_sounds(request: Request) -> Response:
+        return await embed(request, "audio")
 
     @routes.post("/v1/convert_ids_to_tokens")
     async def convert_ids_to_tokens(request: Request) -> Json:
@@ -55,7 +53,7 @@ def router(serving: Serving) -> APIRouter:
         given: Any = body.get("input")
         is_nested = isinstance(given, list) and bool(given) and all(isinstance(ids, list) for ids in given)
         lists = [_token_ids(ids) for ids in given] if is_nested else [_token_ids(given)]
-        served = await serving.ask(request, _model(body), "tokens", [token for ids in lists for token in ids], {})
+        served = await serving.ask(request, model_of(body), "tokens", [token for ids in lists for token in ids], {})
         tokens = iter(served.answer.outputs)
         answers = [list(islice(tokens, len(ids))) for ids in lists]
         return Json(answers if is_nested else answers[0])
@@ -63,16 +61,29 @@ def router(serving: Serving) -> APIRouter:
     return routes
 
 
-def _model(body: Mapping[str, Any]) -> str | None:
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
-    # Infinity's own clients send this when they were not told a model.
-    return None if model in ("", "default/not-specified") else model
+async def _answer(serving: Serving, request: Request, body: dict[str, Any], modality: str | None) -> Response:
+    items = inputs(body, modality or first(body, str, "modality"))
+    model, kinds = model_of(body), _kinds(body)
+    form = Form.asked(body, request.headers.get("accept", ""))
+    params = embedding_params(body, caches="no-store" not in request.headers.get("cache-control", ""))
+    if kinds == ["dense"]:
+        # A model with vectors for each token alone, a ColBERT, answers with those, as Infinity's does.
+        ability = serving.able(model, "embed", "embed_tokens")
+    else:
+        _refuse_forms(form, kinds)
+        ability = ABILITIES[kinds[0]] if len(kinds) == 1 else "embed_all"
+        params |= {"kinds": kinds} if len(kinds) > 1 else {}
+    _refuse_unserved(body)
+    serving.refuse_cap(model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
+    served = await serving.embed(request, model, items, params, ability)
+    if form.is_bytes:
+        return form.response(served.answer.outputs, served)
+    answers = served.answer.outputs if len(kinds) > 1 else {kinds[0]: served.answer.outputs}
+    return Json(openai_body(_rows(form, answers), served), headers=served.headers)
 
 
-def _inputs(body: Mapping[str, Any]) -> list[Any]:
-    """One text, many, one list of token ids, many, or objects with a text."""
+def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
+    """Texts, lists of token ids, and `{"image": …}` or `{"audio": …}`; whatever else an object holds stays here."""
     given = body.get("input")
     if isinstance(given, (str, dict)):
         given = [given]
@@ -80,25 +91,30 @@ def _inputs(body: Mapping[str, Any]) -> list[Any]:
         raise errors.InvalidBody(
             "input must be a text or a list of at least one, and is missing or empty.", None, "input"
         )
-    if body.get("modality") not in (None, "text"):
-        raise errors.InvalidBody("modality must be text; the model reads nothing else.", None, "modality")
-    if all(map(_is_int, given)):
+    if modality not in (None, "text", *MODALITIES):
+        raise errors.InvalidBody(f"modality takes text, image or audio, not {modality!r}.", None, "modality")
+    types = set(map(type, given))
+    if types == {str}:
+        return given if modality in (None, "text") else [{modality: text} for text in given]
+    if types == {int} and modality in (None, "text"):
         return [given]
-    return [_input(item, position) for position, item in enumerate(given)]
+    return [_input(item, position, modality) for position, item in enumerate(given)]
 
 
-def _input(item: Any, position: int) -> str | list[int]:
-    """What the worker needs of an input; whatever else an object holds stays here."""
-    text = item.get("text") if isinstance(item, dict) else item
-    if isinstance(text, str):
-        return text
-    if isinstance(item, list) and item and all(map(_is_int, item)):
+def _input(item: Any, position: int, modality: str | None) -> Any:
+    if isinstance(item, dict):
+        held = [kind for kind in ("text", *MODALITIES) if isinstance(item.get(kind), str)]
+        if len(held) == 1:
+            return item["text"] if held == ["text"] else {held[0]: item[held[0]]}
+    elif isinstance(item, str):
+        return item if modality in (None, "text") else {modality: item}
+    elif isinstance(item, list) and set(map(type, item)) == {int} and modality in (None, "text"):
         return item
-    raise errors.InvalidBody(f"input {position} must be a text or a list of token ids.", None, "input")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    raise errors.InvalidBody(
+        f"input {position} must be a text, a list of token ids, or an object with one of text, image and audio.",
+        None,
+        "input",
+    )
 
 
 def _token_ids(given: Any) -> list[int]:
@@ -108,77 +124,62 @@ def _token_ids(given: Any) -> list[int]:
     raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", None, "input")
 
 
-def _params(body: Mapping[str, Any]) -> dict[str, Any]:
-    # 0 is Infinity's word for all of them.
-    dimensions = None if body.get("dimensions") == 0 else count(body, "dimensions", "output_dimension", "truncate_dim")
-    params = {
-        "dimensions": dimensions,
-        "normalize": _first(body, bool, "normalize", "normalized", "normalize_embeddings"),
-        "prompt_name": _first(body, str, "prompt_name", "task", "input_type"),
-        "prompt": _first(body, str, "prompt"),
-        "truncate": _first(body, (bool, str), "truncate", "truncation"),
+def _kinds(body: Mapping[str, Any]) -> list[str]:
+    """The kinds of vectors asked for: what `return_…` names, one vector per input where nothing is named."""
+    tokens = name_of(body, "return_multivector", "return_colbert_vecs") or "return_multivector"
+    asked = {
+        "dense": flag(body.get("return_dense"), "return_dense"),
+        "sparse": flag(body.get("return_sparse"), "return_sparse"),
+        "tokens": flag(body.get(tokens), tokens),
     }
-    return {name: value for name, value in params.items() if value is not None}
+    return [kind for kind, is_asked in asked.items() if is_asked] or ["dense"]
 
 
-def _first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> Any:
-    """The first of these names that is given; each is one client's word for the same thing."""
-    name = next((name for name in names if body.get(name) is not None), None)
-    if name is None:
-        return None
-    if not isinstance(body[name], kind):
-        raise errors.InvalidBody(f"{name} cannot be of the type {type(body[name]).__name__}.", None, name)
-    return body[name]
+def _refuse_forms(form: Form, kinds: list[str]) -> None:
+    if form.is_bytes:
+        raise errors.BadRequest(
+            "Only one vector per input travels as bytes; leave out return_….", None, "return_sparse"
+        )
+    if "sparse" in kinds and (form.encoding != "float" or set(form.kinds) != {"float"}):
+        raise errors.BadRequest("Sparse weights are told as numbers only.", None, "return_sparse")
 
 
-def _base64(vectors: Any) -> list[str]:
-    return [base64.b64encode(row.tobytes()).decode() for row in np.ascontiguousarray(vectors, dtype="<f4")]
+def _refuse_unserved(body: Mapping[str, Any]) -> None:
+    """What would change the vectors and is not done here must not be passed over."""
+    if flag(body.get("late_chunking"), "late_chunking"):
+        raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", None, "late_chunking")
+    if body.get("add_special_tokens") is not None and not flag(body["add_special_tokens"], "add_special_tokens"):
+        raise errors.BadRequest(
+            "add_special_tokens cannot be false; send token ids to choose them.", None, "add_special_tokens"
+        )
 
 
-def openai_body(body: Mapping[str, Any], served: Served) -> dict[str, Any]:
-    vectors = served.answer.outputs
-    encoded = _base64(vectors) if body.get("encoding_format") == "base64" else list(vectors)
-    tokens = served.answer.tokens
+def _rows(form: Form, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each input's vectors under the names that clients read: Xinference's for sparse ones, Jina's for several."""
+    columns: dict[str, list[Any]] = {}
+    object = "embedding"
+    if "dense" in answers:
+        columns["embedding"] = form.rows(answers["dense"])
+    if "sparse" in answers:
+        # Numbers of the array itself: as Python's they would be written with twice the digits.
+        weights = [dict(zip(map(str, ids.tolist()), values, strict=True)) for ids, values in answers["sparse"]]
+        columns["embedding" if len(answers) == 1 else "sparse_embedding"] = weights
+        object = "sparse_embedding" if len(answers) == 1 else object
+    if "tokens" in answers:
+        columns["embeddings"] = form.rows(answers["tokens"])
+    return [
+        {"index": index, "object": object, **dict(zip(columns, row, strict=True))}
+        for index, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
+def openai_body(rows: list[dict[str, Any]], served: Served) -> dict[str, Any]:
     return {
         "object": "list",
         "model": served.model.uid,
         "model_replica": served.replica,
-        "data": [{"index": i, "object": "embedding", "embedding": vector} for i, vector in enumerate(encoded)],
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "id": f"embd-{int(time.time() * 1e6):x}",
+        "data": rows,
+        "usage": served.usage,
+        "id": served.id("embd"),
         "created": int(time.time()),
-    }
-
-
-def _cohere_text(item: Any) -> str:
-    content = item.get("content") if isinstance(item, dict) else None
-    if not isinstance(content, list) or not content:
-        raise errors.InvalidBody("inputs must be objects with a list of contents.", None, "inputs")
-    texts = [part.get("text") if isinstance(part, dict) else None for part in content]
-    if not all(isinstance(text, str) for text in texts):
-        raise errors.InvalidBody("the contents of inputs must be texts; the model reads nothing else.", None, "inputs")
-    return " ".join(map(str, texts))
-
-
-def _cohere_kinds(body: Mapping[str, Any]) -> list[str]:
-    kinds = body.get("embedding_types") or ["float"]
-    if not isinstance(kinds, list) or not all(isinstance(kind, str) for kind in kinds):
-        raise errors.InvalidBody("embedding_types must be a list of names.", None, "embedding_types")
-    unknown = next((kind for kind in kinds if kind not in ENCODINGS), None)
-    if unknown is not None:
-        raise errors.BadRequest(
-            f"embedding type {unknown!r} is not served yet; there is float and base64.", None, "embedding_types"
-        )
-    return kinds
-
-
-def _cohere(kinds: list[str], texts: list[str], served: Served, request_id: str) -> dict[str, Any]:
-    vectors = served.answer.outputs
-    return {
-        "id": request_id,
-        "response_type": "embeddings_by_type",
-        "embeddings": {kind: _base64(vectors) if kind == "base64" else list(vectors) for kind in kinds},
-        "texts": texts,
-        "images": [],
-        "meta": {"api_version": {"version": "2"}, "billed_units": {"input_tokens": served.answer.tokens}},
     }

@@ -7,15 +7,24 @@ from typing import Any
 from fastapi import APIRouter
 
 from cluster import actors, errors
+from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.door import Json
+from deployments.ingress.serving import ONGOING
 
 OWNER = "xinference"
 
 #: Infinity's words for what a model can do.
-CAPABILITIES = {"embed": "embed", "rerank": "rerank"}
+CAPABILITIES = {
+    "embed": "embed",
+    "embed_tokens": "embed",
+    "rerank": "rerank",
+    "classify": "classify",
+    "embed_image": "image_embed",
+    "embed_audio": "audio_embed",
+}
 
 
 def router(dispatcher: Dispatcher, supervisor: actors.Control, settings: Settings) -> APIRouter:
@@ -31,7 +40,8 @@ def router(dispatcher: Dispatcher, supervisor: actors.Control, settings: Setting
 
     @routes.get("/models")
     async def list_for_infinity() -> Json:
-        return Json({"object": "list", "data": [_infinity(model, dispatcher) for model in serving()]})
+        rows = [_infinity(model, dispatcher.table, settings) for model in serving()]
+        return Json({"object": "list", "data": rows})
 
     @routes.get("/v1/models/instances")
     async def instances(model_name: str | None = None, model_uid: str | None = None) -> Json:
@@ -53,14 +63,24 @@ def _openai(model: ModelRoutes, owner: str) -> dict[str, Any]:
     return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
 
 
-def _infinity(model: ModelRoutes, dispatcher: Dispatcher) -> dict[str, Any]:
-    table = dispatcher.table
-    pending = sum(table.in_flight.get(route.worker, 0) for route in model.workers)
+def _infinity(model: ModelRoutes, table: RouteTable, settings: Settings) -> dict[str, Any]:
+    workers = [route.worker for route in model.workers]
+    sent = sum(table.in_flight.get(worker, 0) for worker in workers)
+    # A worker says what it holds with every answer: old news when none is on its way.
+    held = sum(table.queued.get(worker, 0) for worker in workers if table.in_flight.get(worker))
+    room = sum(route.limit or ONGOING for route in model.workers)
+    longest = model.description.get("max_tokens")
     return {
         **_openai(model, "infinity"),
-        "backend": "torch",
-        "capabilities": [CAPABILITIES[ability] for ability in model.abilities if ability in CAPABILITIES],
-        "stats": {"queue_fraction": 0.0, "queue_absolute": pending, "results_pending": pending, "batch_size": 32},
+        "backend": str(model.description.get("model_engine", "")),
+        "capabilities": list(dict.fromkeys(CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES)),
+        "stats": {
+            "queue_fraction": min(1.0, max(sent, held) / room),
+            "queue_absolute": held,
+            "results_pending": sent,
+            # Batches are filled by tokens; this is how many of the longest inputs fit.
+            "batch_size": max(1, settings.batch_tokens // longest) if isinstance(longest, int) and longest else 1,
+        },
     }
 
 

@@ -20,7 +20,11 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from deployments.ingress.door import Json, json_body
-from deployments.ingress.serving import Served, Serving, count, flag
+from deployments.ingress.fields import count, first, flag, model_of, truncation
+from deployments.ingress.serving import Served, Serving
+
+#: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
+LONG_DOCUMENTS = ("truncate", "error", "chunk")
 
 
 def router(serving: Serving) -> APIRouter:
@@ -31,7 +35,9 @@ def router(serving: Serving) -> APIRouter:
         documents = _documents(body)
         # Only texts go to the worker: an object may be anything that JSON can hold.
         texts = [_text(document) for document in documents]
-        return body, documents, await serving.ask(request, _model(body), "rerank", texts, _params(body))
+        # Clients of text-embeddings-inference have only the address to name a model in.
+        model = model_of(body) or request.query_params.get("model")
+        return body, documents, await serving.ask(request, model, "rerank", texts, _params(body))
 
     @routes.post("/rerank")
     async def infinity_rerank(request: Request) -> Json:
@@ -40,7 +46,7 @@ def router(serving: Serving) -> APIRouter:
         if "texts" in body:
             with_text = flag(body.get("return_text"), "return_text")
             rows = [{"index": i, "score": s, **({"text": _text(documents[i])} if with_text else {})} for i, s in ranked]
-            return Json(rows, headers=answer.headers)
+            return Json(rows, headers=answer.timings([body["query"], *map(_text, documents)]))
         return Json(_body(body, documents, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
 
     @routes.post("/v1/rerank")
@@ -89,33 +95,48 @@ def _documents(body: Mapping[str, Any]) -> list[Any]:
     return documents
 
 
-def _model(body: Mapping[str, Any]) -> str | None:
-    model = body.get("model")
-    if model is not None and not isinstance(model, str):
-        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
-    # Infinity's own clients send this when they were not told a model.
-    return None if model in ("", "default/not-specified") else model
-
-
 def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     query = body["query"]
-    params = {"query": query["text"] if isinstance(query, dict) else query}
-    params["raw_scores"] = flag(body.get("raw_scores"), "raw_scores")
-    for name in ("truncate", "truncation"):
-        if body.get(name) is not None:
-            if not isinstance(body[name], (bool, str)):
-                raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE.", None, name)
-            params["truncate"] = body[name]
-    if body.get("max_chunks_per_doc") is not None:
-        raise errors.BadRequest(
-            "max_chunks_per_doc is not supported; long documents are truncated.", None, "max_chunks_per_doc"
-        )
+    params = {
+        "query": query["text"] if isinstance(query, dict) else query,
+        "raw_scores": flag(body.get("raw_scores"), "raw_scores"),
+        "truncate": truncation(body),
+        "max_tokens_per_doc": count(body, "max_tokens_per_doc", "max_doc_length"),
+        "long_documents": _long_documents(body),
+    }
     # What shapes the answer is checked before there is one.
     count(body, "top_n", "top_k")
     for name in ("return_len", "return_text"):
         flag(body.get(name), name)
     _refuse_unknown_kwargs(body)
-    return params
+    if body.get("rank_fields") not in (None, [], ["text"]):
+        raise errors.BadRequest(
+            "rank_fields cannot be chosen; what is to be read of a document belongs in its `text`.", None, "rank_fields"
+        )
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _long_documents(body: Mapping[str, Any]) -> str | None:
+    policy = first(body, str, "long_documents")
+    if policy not in (None, *LONG_DOCUMENTS):
+        raise errors.InvalidBody(
+            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {policy!r}.", None, "long_documents"
+        )
+    # Whoever limits the chunks wants them.
+    is_chunked = count(body, "max_chunks_per_doc") is not None
+    return policy or ("chunk" if is_chunked else None)
+
+
+KWARGS = {
+    "raw_scores",
+    "truncate",
+    "truncation",
+    "top_n",
+    "return_documents",
+    "return_len",
+    "max_tokens_per_doc",
+    "long_documents",
+}
 
 
 def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
@@ -129,9 +150,7 @@ def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
         raise errors.InvalidBody(f"kwargs must be JSON: {error}.", None, "kwargs") from None
     if kwargs is not None and not isinstance(kwargs, dict):
         raise errors.InvalidBody("kwargs must be an object or the JSON of one.", None, "kwargs")
-    unknown = sorted(
-        set(kwargs or {}) - {"raw_scores", "truncate", "truncation", "top_n", "return_documents", "return_len"}
-    )
+    unknown = sorted(set(kwargs or {}) - KWARGS)
     if unknown:
         raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", None, unknown[0])
 
@@ -176,7 +195,7 @@ def _body(
         "model": served.model.uid,
         "created": int(time.time()),
         "results": results,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": served.usage,
         "meta": {
             "api_version": {"version": "2"},
             "billed_units": {"search_units": 1},

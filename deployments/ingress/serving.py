@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+import re
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import Request
 
 from cluster import errors, keys
 from cluster.settings import Settings
 from cluster.spec import Answer, ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.media import Media
+from deployments.vectors import Rows, joined
+
+T = TypeVar("T")
+
+#: Requests one ingress replica takes at once; what models can take is limited per model, with a better answer.
+ONGOING = 1000
+#: Inputs that are worth a worker of their own: a request of many is computed by all workers of its model at once.
+PART_ITEMS = 32
+#: What can be computed in parts: one answer per input, whatever stands beside it.
+IN_PARTS = frozenset({"embed", "embed_sparse", "embed_tokens", "embed_all", "embed_image", "rerank", "classify"})
 
 
 @dataclass(frozen=True)
@@ -19,6 +34,8 @@ class Served:
     model: ModelRoutes
     answer: Answer
     worker: str
+    #: From the question to the answer, the way there and back included.
+    total_ms: float = 0.0
 
     @property
     def headers(self) -> dict[str, str]:
@@ -28,30 +45,131 @@ class Served:
             "x-compute-tokens": str(self.answer.tokens),
         }
 
+    def timings(self, items: Sequence[Any]) -> dict[str, str]:
+        """The same in the words of text-embeddings-inference, which counts characters as well."""
+        texts = [text for item in items for text in ([item] if isinstance(item, str) else item)]
+        return {
+            **self.headers,
+            "x-compute-type": "gpu" if self.model.description.get("accelerators") else "cpu",
+            "x-compute-time": f"{self.total_ms:.0f}",
+            "x-compute-characters": str(sum(len(text) for text in texts if isinstance(text, str))),
+            "x-total-time": f"{self.total_ms:.0f}",
+            "x-queue-time": f"{self.answer.queue_ms:.0f}",
+            "x-inference-time": f"{self.answer.run_ms:.0f}",
+        }
+
     @property
     def replica(self) -> str:
         """Xinference's name for it: the uid and the number of the replica."""
         index = self.worker.rpartition(":")[2].partition("-")[0]
         return f"{self.model.uid}-rep{index}"
 
+    @property
+    def usage(self) -> dict[str, int]:
+        return {"prompt_tokens": self.answer.tokens, "total_tokens": self.answer.tokens}
 
-@dataclass(frozen=True)
+    @staticmethod
+    def id(prefix: str) -> str:
+        return f"{prefix}-{time.time_ns() // 1000:x}"
+
+
 class Serving:
-    dispatcher: Dispatcher
-    settings: Settings
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        self.dispatcher = dispatcher
+        self.settings = settings
+        self._media = Media(settings)
 
     async def ask(
         self, request: Request, model: str | None, ability: str, items: Sequence[Any], params: Mapping[str, Any]
     ) -> Served:
-        if len(items) > self.settings.max_items:
-            raise errors.BadRequest(f"The request has {len(items)} inputs, {self.settings.max_items} are allowed.")
+        self.refuse_many(items)
         found = self.dispatcher.table.find(model, ability)
         request.state.model = found.uid
         keys.check_model(request.state.key, found.uid)
-        answer, worker = await self.dispatcher.ask(
-            found, ability, items, params, request.state.request_id, self._timeout(request)
+        started = time.perf_counter()
+        timeout_s = self._timeout(request)
+
+        async def part_of(first: int, last: int) -> tuple[Answer, str]:
+            try:
+                return await self.dispatcher.ask(
+                    found, ability, items[first:last], params, request.state.request_id, timeout_s
+                )
+            except errors.BadRequest as error:
+                raise renumbered(error, first) from None
+
+        spans = spans_of(len(items), len(found.workers) if ability in IN_PARTS else 1)
+        answers = await _all_or_none([part_of(*span) for span in spans])
+        answer = _whole([answer for answer, _ in answers])
+        return Served(found, answer, answers[0][1], (time.perf_counter() - started) * 1000)
+
+    async def embed(
+        self,
+        request: Request,
+        model: str | None,
+        items: Sequence[Any],
+        params: Mapping[str, Any],
+        ability: str = "embed",
+        param: str = "input",
+    ) -> Served:
+        """Vectors of texts, and of images and sounds by the abilities for those, in the order of the items."""
+        media = [next(iter(item)) if isinstance(item, dict) else "" for item in items]
+        if not any(media):
+            return await self.ask(request, model, ability, items, params)
+        self.refuse_many(items)
+        places: dict[str, list[int]] = {}
+        for position, kind in enumerate(media):
+            places.setdefault(f"embed_{kind}" if kind else ability, []).append(position)
+        for needed in places:
+            keys.check_model(request.state.key, self.dispatcher.table.find(model, needed).uid)
+        items = await self._media.read(items, param)
+        parts = await self.ask_all(
+            request, model, [(needed, [items[i] for i in at], params) for needed, at in places.items()]
         )
-        return Served(found, answer, worker)
+        whole = _together(parts)
+        if len(parts) == 1:
+            return whole
+        order = np.argsort(np.concatenate(list(places.values())))
+        return replace(whole, answer=whole.answer._replace(outputs=_ordered(whole.answer.outputs, order)))
+
+    async def ask_all(
+        self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]]
+    ) -> list[Served]:
+        """The answers to several questions of one request; the first error is everybody's."""
+        return await _all_or_none(
+            [self.ask(request, model, ability, items, params) for ability, items, params in questions]
+        )
+
+    def able(self, model: str | None, *abilities: str) -> str:
+        """The first of these that the model can; without a model, that any can. The first of all where none can."""
+        table = self.dispatcher.table
+        for ability in abilities:
+            if model is None:
+                if any(ability in other.abilities for other in table.models.values()):
+                    return ability
+            else:
+                try:
+                    table.find(model, ability)
+                except errors.BadRequest:
+                    continue
+                return ability
+        return abilities[0]
+
+    def refuse_many(self, items: Sequence[Any]) -> None:
+        if len(items) > self.settings.max_items:
+            raise errors.BadRequest(f"The request has {len(items)} inputs, {self.settings.max_items} are allowed.")
+
+    def refuse_cap(self, model: str | None, ability: str, most: int | None, name: str) -> None:
+        """How much of a text is read is decided at the launch; only a cap that changes nothing can be met."""
+        if most is None:
+            return
+        reads = self.dispatcher.table.find(model, ability).description.get("max_tokens")
+        if not isinstance(reads, int) or most < reads:
+            raise errors.BadRequest(
+                f"{name} cannot be {most}: the model reads up to {reads} tokens of a text; launch it with "
+                f"max_tokens={most} to have it read fewer.",
+                None,
+                name,
+            )
 
     def _timeout(self, request: Request) -> float:
         """The caller's own deadline, if he gave one, within what the server allows."""
@@ -68,19 +186,52 @@ class Serving:
         return min(seconds, most)
 
 
-def flag(value: Any, name: str) -> bool:
-    """A boolean, or null for false, as Xinference's client sends it."""
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise errors.InvalidBody(f"{name} takes true or false, not {value!r}.", None, name)
+def spans_of(items: int, workers: int) -> list[tuple[int, int]]:
+    """Where a request is cut: as many parts as workers, if each is worth it, of nearly the same size."""
+    parts = max(1, min(workers, items // PART_ITEMS))
+    return [(items * part // parts, items * (part + 1) // parts) for part in range(parts)]
 
 
-def count(body: Mapping[str, Any], *names: str) -> int | None:
-    """The first of these names that is given, as a number above 0."""
-    for name in names:
-        value = body.get(name)
-        if value is not None:
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise errors.InvalidBody(f"{name} takes a whole number above 0, not {value!r}.", None, name)
-            return value
-    return None
+def renumbered(error: errors.BadRequest, first: int) -> errors.BadRequest:
+    """The error of an input by its place in the whole request, not in its part."""
+    found = re.match(r"Input (\d+)", error.message)
+    if not first or found is None:
+        return error
+    message = f"Input {int(found[1]) + first}{error.message[found.end() :]}"
+    return type(error)(message, error.retry_after_s, error.param)
+
+
+async def _all_or_none(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All answers, or the first error, after which nobody waits for the others."""
+    if len(questions) == 1:
+        return [await questions[0]]
+    asked = [asyncio.ensure_future(question) for question in questions]
+    try:
+        return await asyncio.gather(*asked)
+    finally:
+        for unanswered in asked:
+            unanswered.cancel()
+
+
+def _whole(parts: Sequence[Answer]) -> Answer:
+    if len(parts) == 1:
+        return parts[0]
+    return Answer(
+        joined([part.outputs for part in parts]),
+        sum(part.tokens for part in parts),
+        max(part.queue_ms for part in parts),
+        max(part.run_ms for part in parts),
+    )
+
+
+def _ordered(outputs: Any, order: Any) -> Any:
+    if isinstance(outputs, Rows):
+        rows = list(outputs)
+        return Rows.of([rows[place] for place in order])
+    return outputs[order]
+
+
+def _together(parts: Sequence[Served]) -> Served:
+    """Several answers as one: the outputs one after another, the tokens added up, the time of the slowest."""
+    whole = _whole([part.answer for part in parts])
+    return Served(parts[0].model, whole, parts[0].worker, max(part.total_ms for part in parts))

@@ -30,6 +30,8 @@ EXPECTED = ("huggingface.co",)
 
 TEXTS = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose again."]
 QUERY = "Why do the tides rise and fall?"
+PNG = "data:image/png;base64,AwME"
+WAV = "data:audio/wav;base64,BQ=="
 DOCUMENTS = ["Bread needs salt and time.", "The moon pulls the sea.", "Paris is the capital of France."]
 
 _is_watching = True
@@ -62,6 +64,12 @@ _is_watching = False
 def assert_same(got: Any, wanted: Any) -> None:
     """Equal but for what a batch of another shape changes in the last digits."""
     np.testing.assert_allclose(np.asarray(got, dtype=np.float64), np.asarray(wanted), rtol=0, atol=1e-5)
+
+
+def assert_nearly_all(got: Any, wanted: Any) -> None:
+    """The same but for numbers between two steps, which go either way with the last digits of a vector."""
+    found = np.asarray(got)
+    assert found.shape == wanted.shape and (found == wanted).mean() > 0.98
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import cohere
 import numpy as np
 import pytest
 
-from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
+from deployments.vectors import quantized
+from tests.clients.conftest import DOCUMENTS, PNG, QUERY, TEXTS, assert_nearly_all, assert_same
 
 
 @pytest.fixture
@@ -71,6 +72,32 @@ def test_embed_v2_takes_inputs_and_dimensions(v2, embedder, vectors):
     assert_same(answer.embeddings.float_, cut / np.linalg.norm(cut, axis=1, keepdims=True))
 
 
+def test_embed_v2_has_every_type(v2, embedder, vectors):
+    types = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    found = v2.embed(model=embedder, texts=TEXTS, input_type="search_document", embedding_types=types).embeddings
+    assert_same(found.float_, vectors)
+    for precision in types[1:5]:
+        assert_nearly_all(getattr(found, precision), quantized(np.array(vectors, np.float32), precision))
+
+
+def test_embed_v1_puts_batches_together(v1, embedder, vectors):
+    # The SDK sends 96 texts at a time.
+    answer = v1.embed(texts=TEXTS * 40, model=embedder, input_type="search_document")
+    assert answer.response_type == "embeddings_floats"
+    assert_same(answer.embeddings, vectors * 40)
+    by_type = v1.embed(texts=TEXTS, model=embedder, input_type="search_document", embedding_types=["float", "int8"])
+    assert_same(by_type.embeddings.float_, vectors)
+    assert np.shape(by_type.embeddings.int8) == (3, 384)
+
+
+def test_embed_takes_images(v2, letters):
+    answer = v2.embed(model=letters, images=[PNG], input_type="image", embedding_types=["float"])
+    inputs = [{"content": [{"type": "image_url", "image_url": {"url": PNG}}]}]
+    again = v2.embed(model=letters, inputs=inputs, input_type="image", embedding_types=["float"])
+    assert answer.embeddings.float_ == again.embeddings.float_
+    assert len(answer.embeddings.float_[0]) == 8
+
+
 def test_errors_are_its_own_classes(v2, embedder, reranker):
     with pytest.raises(cohere.NotFoundError) as missing:
         v2.rerank(model="nowhere", query="q", documents=["a"])
@@ -78,5 +105,7 @@ def test_errors_are_its_own_classes(v2, embedder, reranker):
     with pytest.raises(cohere.UnprocessableEntityError) as unfit:
         v2.rerank(model=reranker, query="q", documents=[])
     assert unfit.value.body["error"]["param"] == "documents"
-    with pytest.raises(cohere.BadRequestError, match="int8"):
-        v2.embed(model=embedder, texts=["a"], input_type="search_query", embedding_types=["int8"])
+    with pytest.raises(cohere.UnprocessableEntityError, match="int4"):
+        v2.embed(model=embedder, texts=["a"], input_type="search_query", embedding_types=["int4"])
+    with pytest.raises(cohere.BadRequestError, match="cannot embed_image"):
+        v2.embed(model=embedder, images=[PNG], input_type="image", embedding_types=["float"])

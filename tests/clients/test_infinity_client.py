@@ -56,7 +56,7 @@ def test_raw_scores_are_before_the_sigmoid(client, reranker, scores):
 
 def test_models_say_what_they_can(client, embedder, reranker):
     can = {model.id: model.capabilities for model in models.sync(client=client).data}
-    assert can[embedder] == ["embed"] and can[reranker] == ["rerank"]
+    assert "embed" in can[embedder] and "rerank" in can[reranker]
     assert all(model.owned_by == ModelInfoOwnedBy.INFINITY for model in models.sync(client=client).data)
 
 

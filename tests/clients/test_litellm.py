@@ -28,6 +28,29 @@ def test_embeddings_are_the_same(provider, embedder, vectors):
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 3 * 5
 
 
+#: Provider, what its base is under the server's address, and whether it wants a key.
+EMBEDDING = [
+    ("jina_ai", "/v1", "key"),
+    ("voyage", "/v1", "key"),
+    ("hosted_vllm", "/v1", None),
+    ("openai", "/v1", "key"),
+    ("cohere", "/v2/embed", "key"),
+]
+
+
+@pytest.mark.parametrize(("provider", "base", "key"), EMBEDDING)
+def test_embeddings_of_every_provider_are_the_same(live, embedder, vectors, provider, base, key):
+    answer = litellm.embedding(model=f"{provider}/{embedder}", input=TEXTS, api_base=live.url + base, api_key=key)
+    assert_same([row["embedding"] for row in answer.data], vectors)
+
+
+def test_text_embeddings_inference_is_told_the_model_in_its_address(live, embedder, vectors):
+    # `input_type` is the task; without it the hub is asked for one.
+    asked = {"api_base": f"{live.url}/embed?model={embedder}", "api_key": "key", "input_type": "embed"}
+    answer = litellm.embedding(model=f"huggingface/{embedder}", input=TEXTS, **asked)
+    assert_same([row["embedding"] for row in answer.data], vectors)
+
+
 def test_dimensions_are_honoured(provider, embedder, vectors):
     answer = litellm.embedding(model=embedder, input=TEXTS, dimensions=32, **provider)
     cut = np.array(vectors)[:, :32]

@@ -9,7 +9,8 @@ import numpy as np
 import openai
 import pytest
 
-from tests.clients.conftest import TEXTS, assert_same
+from deployments.vectors import quantized
+from tests.clients.conftest import TEXTS, assert_nearly_all, assert_same
 from tests.live import LiveCluster
 
 
@@ -49,6 +50,20 @@ def test_fewer_dimensions_are_the_first_ones_at_length_one(client, embedder, vec
     answer = client.embeddings.create(model=embedder, input=TEXTS, dimensions=64)
     cut = np.array(vectors)[:, :64]
     assert_same([row.embedding for row in answer.data], cut / np.linalg.norm(cut, axis=1, keepdims=True))
+
+
+def test_a_precision_can_be_asked_for(client, embedder, vectors):
+    asked = {"model": embedder, "input": TEXTS, "encoding_format": "float", "extra_body": {"output_dtype": "int8"}}
+    found = [row.embedding for row in client.embeddings.create(**asked).data]
+    assert_nearly_all(found, quantized(np.array(vectors, np.float32), "int8"))
+
+
+def test_raw_bytes_can_be_asked_for(client, embedder, vectors):
+    headers = {"Accept": "application/octet-stream"}
+    asked = {"model": embedder, "input": TEXTS, "encoding_format": "float", "extra_headers": headers}
+    raw = client.embeddings.with_raw_response.create(**asked).http_response
+    shape = tuple(map(int, raw.headers["x-shape"].split(",")))
+    assert_same(np.frombuffer(raw.content, raw.headers["x-dtype"]).reshape(shape), vectors)
 
 
 def test_token_ids_are_the_models_own(client, embedder):

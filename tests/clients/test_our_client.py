@@ -45,6 +45,29 @@ def test_embedding_is_the_same(client, embedder, vectors):
     assert model.convert_ids_to_tokens([7592, 2088]) == ["hello", "world"]
 
 
+def test_a_text_models_handle_can_all_that_it_can(client, letters):
+    # The handle that a model of the type embedding gets.
+    model = EmbeddingModel(client, letters)
+    assert model.embed_sparse("ab")["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
+    assert len(model.embed_tokens(["ab", "b"])["data"][1]["embeddings"]) == 3
+    assert model.classify("bcd")["data"][0][0]["label"] == "consonant"
+    assert model.similarity("ab", ["ab", "x"])[0] == pytest.approx(1)
+    ids = [token["id"] for token in model.tokenize("ab")[0]]
+    assert ids == [1, 97, 98, 2] and model.decode(ids) == ["ab"]
+    assert [row["score"] for row in model.score("ab", ["ab", "xy"], raw_scores=True)["data"]] == [4, -4]
+
+
+def test_errors_of_every_dialect_are_raised_as_their_class(client, letters):
+    model = EmbeddingModel(client, letters)
+    with pytest.raises(errors.InvalidBody, match="skip_special_tokens") as raised:
+        model.decode([97], skip_special_tokens="yes")
+    assert raised.value.param == "skip_special_tokens"
+    with pytest.raises(errors.InputTooLong, match="Input 0 has 42 tokens"):
+        model.similarity("a" * 40, ["a"], truncate=False)
+    with pytest.raises(errors.ModelNotFound, match="uid: nowhere"):
+        EmbeddingModel(client, "nowhere").tokenize("a")
+
+
 def test_rerank_is_the_same(client, reranker, scores):
     model = client.get_model(reranker)
     assert isinstance(model, RerankModel)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
+from xinference_client.client.restful.restful_client import RESTfulEmbeddingModelHandle
 
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 from tests.live import ROOT, LiveCluster, until
@@ -78,6 +79,14 @@ def test_embeddings_are_the_same(client, embedder, vectors):
     assert_same(model.create_embedding(TEXTS[0], dimensions=384)["data"][0]["embedding"], vectors[0])
 
 
+def test_sparse_weights_are_by_token_id(live, letters):
+    # Its client makes handles of the types that Xinference has.
+    model = RESTfulEmbeddingModelHandle(letters, live.url, {})
+    answer = model.create_embedding(["ab"], return_sparse=True)
+    assert answer["data"][0]["object"] == "sparse_embedding"
+    assert answer["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
+
+
 def test_ids_become_tokens(client, embedder):
     model = client.get_model(embedder)
     assert model.convert_ids_to_tokens([101, 7592, "2088", 102]) == ["[CLS]", "hello", "world", "[SEP]"]
@@ -101,8 +110,9 @@ def test_rerank_takes_all_its_arguments(client, reranker, scores):
     assert_same(1 / (1 + np.exp(-logits)), list(scores.values())[:2])
     tokens = answer["meta"]["tokens"]
     assert tokens["input_tokens"] == tokens["output_tokens"] > 3 * 10
-    with pytest.raises(RuntimeError, match="max_chunks_per_doc is not supported"):
-        model.rerank(DOCUMENTS, QUERY, max_chunks_per_doc=3)
+    # What fits whole is scored whole.
+    chunked = model.rerank(DOCUMENTS, QUERY, max_chunks_per_doc=3)
+    assert {row["index"]: row["relevance_score"] for row in chunked["results"]} == pytest.approx(scores, abs=1e-5)
     with pytest.raises(RuntimeError, match="rerank does not take mood"):
         model.rerank(DOCUMENTS, QUERY, mood="good")
 

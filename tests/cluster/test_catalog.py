@@ -21,6 +21,9 @@ EMBEDDING = """
     text2vec-large-chinese text2vec-base-chinese text2vec-base-chinese-paraphrase text2vec-base-multilingual
     bce-embedding-base_v1 m3e-small m3e-base m3e-large R3-embedding-0.6b
     gme-Qwen2-VL-2B-Instruct gme-Qwen2-VL-7B-Instruct Qwen3-VL-Embedding-2B Qwen3-VL-Embedding-8B
+    splade-v3 Splade_PP_en_v1 colbertv2.0 answerai-colbert-small-v1 GTE-ModernColBERT-v1
+    static-retrieval-mrl-en-v1 static-similarity-mrl-multilingual-v1 potion-base-8M
+    clip-vit-large-patch14 siglip2-base-patch16-224
 """.split()
 
 RERANK = """
@@ -28,6 +31,7 @@ RERANK = """
     bge-reranker-v2-minicpm-layerwise bce-reranker-base_v1 minicpm-reranker R3-rerank-0.6b
     jina-reranker-v2 jina-reranker-v3 jina-reranker-v3.5 jina-reranker-m0
     Qwen3-Reranker-0.6B Qwen3-Reranker-4B Qwen3-Reranker-8B Qwen3-VL-Reranker-2B Qwen3-VL-Reranker-8B
+    colbertv2.0 answerai-colbert-small-v1 GTE-ModernColBERT-v1
 """.split()
 
 #: name, hub, id, revision, dimensions
@@ -75,7 +79,7 @@ def test_every_expected_model_is_built_in_and_no_other():
     catalog = Catalog.builtin()
     assert {entry.name for entry in catalog.of_type("embedding")} == set(EMBEDDING)
     assert {entry.name for entry in catalog.of_type("rerank")} == set(RERANK)
-    assert {"embedding", "rerank"} <= set(catalog.types())
+    assert {"embedding", "rerank", "classify"} <= set(catalog.types())
     assert catalog is Catalog.builtin()
 
 
@@ -89,18 +93,19 @@ def test_pinned_revisions_and_dimensions(name, hub, id, revision, dimensions):
 
 @pytest.mark.parametrize("entry", Catalog.builtin().of_type("embedding"), ids=lambda entry: entry.name)
 def test_built_in_embedding_rows_are_whole(entry):
-    assert entry.builtin and entry.family == "sentence-transformers"
-    assert entry.facts["dimensions"] > 0 and entry.max_tokens > 0 and entry.languages
+    assert entry.builtin and entry.languages
+    assert entry.family == "sparse" or entry.facts["dimensions"] > 0
+    assert entry.family == "static" or entry.max_tokens > 0
     assert entry.facts.get("prompts", {}).keys() <= {"query", "passage"}
 
 
 @pytest.mark.parametrize("entry", Catalog.builtin().of_type("rerank"), ids=lambda entry: entry.name)
 def test_built_in_rerank_rows_are_whole(entry):
-    assert entry.builtin and entry.family == "cross-encoder"
-    assert entry.max_tokens > 0 and entry.languages and entry.facts["type"].startswith(("normal", "LLM-based"))
+    assert entry.builtin and entry.max_tokens > 0 and entry.languages
+    assert entry.facts["type"].startswith(("normal", "LLM-based", "late interaction"))
 
 
-@pytest.mark.parametrize("type", ["embedding", "rerank"])
+@pytest.mark.parametrize("type", ["embedding", "rerank", "classify"])
 def test_built_in_revisions_are_commits_or_tags_and_gguf_sources_name_their_file(type):
     for entry in Catalog.builtin().of_type(type):
         for source in entry.sources:
@@ -118,6 +123,14 @@ def test_what_ships_with_the_project_needs_no_hub():
     assert (tiny.hub, tiny.id, tiny.path) == ("package", "deployments", "rerank/ce-tiny")
 
 
+@pytest.mark.parametrize("name", ["colbertv2.0", "answerai-colbert-small-v1", "GTE-ModernColBERT-v1"])
+def test_what_embeds_and_ranks_is_a_model_of_two_types(name):
+    catalog = Catalog.builtin()
+    assert {catalog.find(name, type).family for type in ("embedding", "rerank")} == {"late-interaction"}
+    with pytest.raises(errors.UnknownModel, match="say which with model_type"):
+        catalog.find(name)
+
+
 def test_prompts_of_the_families_that_have_them():
     find = Catalog.builtin().find
     assert find("bge-base-en").facts["prompts"] == {
@@ -130,7 +143,7 @@ def test_prompts_of_the_families_that_have_them():
 
 def test_models_no_family_loads_say_what_they_need():
     find = Catalog.builtin().find
-    assert find("Qwen3-Reranker-0.6B").facts["needs"] == "a causal scorer"
+    assert "needs" not in find("Qwen3-Reranker-0.6B").facts
     assert "needs" in find("jina-embeddings-v4").facts and "needs" in find("bge-reranker-v2-gemma").facts
     assert "needs" not in find("bge-m3").facts
 
@@ -194,7 +207,7 @@ def test_name_of_another_type_says_so():
 
 
 def test_unknown_type_names_the_types():
-    with pytest.raises(errors.UnknownModel, match="No model type is called 'audio'; there are embedding, ") as error:
+    with pytest.raises(errors.UnknownModel, match="No model type is called 'audio'; there are classify, embedding, ") as error:
         Catalog.builtin().find("bge-m3", "audio")
     assert error.value.param == "model_type"
 
@@ -336,7 +349,7 @@ def test_toml_registration():
 
 
 def test_type_without_a_file_takes_the_family_it_is_given():
-    with pytest.raises(errors.BadRequest, match="No model type is called 'echo'; there are embedding, "):
+    with pytest.raises(errors.BadRequest, match="No model type is called 'echo'; there are classify, embedding, "):
         parse_registration("echo", json.dumps(CUSTOM))
     assert parse_registration("echo", json.dumps(CUSTOM), family="parrot").family == "parrot"
 

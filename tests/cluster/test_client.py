@@ -223,6 +223,57 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         ["a", "b"],
         ["a", "b"],
     ),
+    "embed_sparse": (
+        lambda c: handle(c, "embedding").embed_sparse("a"),
+        ("POST", "/v1/embeddings", {}, {"model": "m", "input": "a", "return_sparse": True}),
+        {"data": []},
+        {"data": []},
+    ),
+    "embed_tokens": (
+        lambda c: handle(c, "embedding").embed_tokens(["a"], dimensions=4),
+        ("POST", "/v1/embeddings", {}, {"model": "m", "input": ["a"], "return_multivector": True, "dimensions": 4}),
+        {"data": []},
+        {"data": []},
+    ),
+    "classify": (
+        lambda c: handle(c, "rerank").classify(["a"], raw_scores=True),
+        ("POST", "/classify", {}, {"model": "m", "input": ["a"], "raw_scores": True}),
+        {"data": []},
+        {"data": []},
+    ),
+    "score": (
+        lambda c: handle(c, "rerank").score("a", ["b", "c"]),
+        ("POST", "/v1/score", {}, {"model": "m", "text_1": "a", "text_2": ["b", "c"]}),
+        {"data": []},
+        {"data": []},
+    ),
+    "similarity": (
+        lambda c: handle(c, "embedding").similarity("a", ["b"], prompt_name="query"),
+        (
+            "POST",
+            "/similarity",
+            {},
+            {
+                "model": "m",
+                "inputs": {"source_sentence": "a", "sentences": ["b"]},
+                "parameters": {"prompt_name": "query"},
+            },
+        ),
+        [0.5],
+        [0.5],
+    ),
+    "tokenize": (
+        lambda c: handle(c, "embedding").tokenize("a", add_special_tokens=False),
+        ("POST", "/tokenize", {}, {"model": "m", "inputs": "a", "add_special_tokens": False}),
+        [[]],
+        [[]],
+    ),
+    "decode": (
+        lambda c: handle(c, "embedding").decode([1, 2]),
+        ("POST", "/decode", {}, {"model": "m", "ids": [1, 2]}),
+        ["a"],
+        ["a"],
+    ),
     "rerank": (
         lambda c: handle(c, "rerank").rerank(["a", "b"], "q", top_n=1, lane="bulk"),
         ("POST", "/v1/rerank", {}, {"model": "m", "query": "q", "documents": ["a", "b"], "top_n": 1, "lane": "bulk"}),

@@ -25,6 +25,13 @@ def test_every_error_comes_back_as_its_class(code: str) -> None:
     assert raised.value.log_tail == ("line",)
 
 
+def test_an_error_in_the_shape_of_text_embeddings_inference_comes_back_as_its_class() -> None:
+    body = {"error": "It is too long.", "error_type": "Validation", "code": "input_too_long", "param": "input"}
+    with pytest.raises(errors.InputTooLong) as raised:
+        parse(httpx.Response(422, json=body, request=REQUEST))
+    assert (raised.value.message, raised.value.param) == ("It is too long.", "input")
+
+
 FOREIGN = [
     (httpx.Response(404, json={"detail": "Not Found"}), errors.ClusterError, "answered 404: Not Found."),
     (httpx.Response(502, text="<html>Bad Gateway</html>"), errors.Unavailable, "<html>Bad Gateway</html>"),
@@ -33,6 +40,7 @@ FOREIGN = [
     (httpx.Response(500), errors.ClusterError, "Internal Server Error"),
     (httpx.Response(400, json={"error": "no", "detail": "Bad."}), errors.BadRequest, "Bad."),
     (httpx.Response(400, json=[]), errors.BadRequest, "answered 400"),
+    (httpx.Response(429, json={"error": "Busy", "error_type": "Overloaded"}), errors.Overloaded, "answered 429: Busy."),
 ]
 
 

@@ -288,13 +288,21 @@ def test_what_needs_no_model_does_not_wait_for_it(tmp_path: Path) -> None:
     play(scene())
 
 
-@pytest.mark.parametrize(("characters", "thread"), [(10, "MainThread"), (INLINE_CHARACTERS + 1, "prepare_0")])
-def test_long_inputs_are_encoded_off_the_event_loop(tmp_path: Path, characters: int, thread: str) -> None:
+@pytest.mark.parametrize(
+    ("item", "thread"),
+    [
+        pytest.param("x" * 10, "MainThread", id="a short text"),
+        pytest.param("x" * (INLINE_CHARACTERS + 1), "prepare_0", id="a long text"),
+        pytest.param({"text": "x" * (INLINE_CHARACTERS + 1)}, "prepare_0", id="a long text in an object"),
+        pytest.param({"image": b"x" * (INLINE_CHARACTERS + 1)}, "prepare_0", id="a picture"),
+    ],
+)
+def test_long_inputs_are_encoded_off_the_event_loop(tmp_path: Path, item: object, thread: str) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
         await loaded(worker)
         Held.seen.clear()
-        await ask(worker, call("x" * characters, **{"in": True}))
+        await ask(worker, call(item, **{"in": True}))
         assert Held.seen == [thread]
 
     play(scene())

@@ -143,6 +143,14 @@ def test_a_document_that_may_not_be_cut_is_refused_with_its_place_and_length(mod
     assert caught.value.message.startswith("Input 1 has 604 tokens, the model reads 512;")
 
 
+def test_a_document_read_in_parts_has_the_score_of_its_best(model: CrossEncoders) -> None:
+    long = "Bread needs salt. " * 200 + "The moon pulls the sea. " * 20
+    prepared = model.prepare("rerank", ["x", long], {"query": QUERY, "long_documents": "chunk"})
+    outputs = list(model.run(prepared.values))
+    assert len(outputs) > 2 and prepared.join is not None
+    assert model.pack(prepared.join(outputs), {"raw_scores": True})[1] == max(outputs[1:]).item()
+
+
 def test_fewer_tokens_are_read_when_that_was_asked_for() -> None:
     assert load(max_tokens=32).prepare("rerank", ["word " * 100], {"query": "one"}).tokens == [32]
 

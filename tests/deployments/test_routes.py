@@ -11,20 +11,38 @@ import httpx
 import pytest
 
 from cluster import Client, errors
+from deployments.ingress import tei
 from tests.live import ROOT, LiveCluster, until
 
+#: Tags of the routes that ask a model.
+SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "generic"}
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth"}
 
 #: A body that each inference route answers.
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "minilm", "input": "a"},
     "/embeddings": {"model": "minilm", "input": "a"},
+    "/embeddings_image": {"model": "letters", "input": "AAEC"},
+    "/embeddings_audio": {"model": "letters", "input": "AAEC"},
+    "/v1/embed": {"model": "minilm", "texts": ["a"]},
     "/v2/embed": {"model": "minilm", "texts": ["a"]},
     "/v1/convert_ids_to_tokens": {"model": "minilm", "input": [101]},
     "/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
     "/v1/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
     "/v2/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
     "/vllm/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/classify": {"model": "letters", "input": ["a"]},
+    "/v1/classify": {"model": "letters", "input": ["a"]},
+    "/score": {"model": "reranker", "text_1": "a", "text_2": ["a", "b"]},
+    "/v1/score": {"model": "minilm", "queries": ["a", "b"], "documents": ["a", "b"]},
+    "/pooling": {"model": "minilm", "input": "a"},
+    "/embed": {"model": "minilm", "inputs": "a"},
+    "/embed_all": {"model": "letters", "inputs": "a"},
+    "/embed_sparse": {"model": "letters", "inputs": "a"},
+    "/predict": {"model": "letters", "inputs": "a"},
+    "/similarity": {"model": "minilm", "inputs": {"source_sentence": "a", "sentences": ["a"]}},
+    "/tokenize": {"model": "letters", "inputs": "a"},
+    "/decode": {"model": "letters", "ids": [97]},
     "/v1/infer": {"model": "routes", "items": ["a"]},
 }
 ABORT = "/v1/models/{uid}/requests/{request_id}/abort"
@@ -32,11 +50,11 @@ ABORT = "/v1/models/{uid}/requests/{request_id}/abort"
 
 def unfit(path: str) -> int:
     """The status for a body that does not fit: OpenAI's where OpenAI's clients ask."""
-    return 400 if path.endswith("/embeddings") else 422
+    return 400 if "/embeddings" in path else 422
 
 
 @pytest.fixture(scope="module")
-def server(live: LiveCluster, embedder: str, reranker: str) -> Iterator[httpx.Client]:
+def server(live: LiveCluster, embedder: str, reranker: str, letters: str) -> Iterator[httpx.Client]:
     with live.client() as client:
         client.launch_model("echo", model_uid="routes")
         with httpx.Client(base_url=live.url, timeout=10) as http:
@@ -53,6 +71,10 @@ def assert_refused(answer: httpx.Response, status: int, param: str | None = None
     """Both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
     assert answer.status_code == status, answer.text[:300]
     body = answer.json()
+    if answer.url.path in tei.PATHS:
+        assert body.keys() == {"error", "error_type", "code", "param"}
+        told = {"message": body["error"], "type": "invalid_request_error", "param": body["param"], "code": body["code"]}
+        body = {"detail": body["error"], "error": told}
     assert isinstance(body["detail"], str) and body["detail"]
     assert body["error"].keys() == {"message", "type", "param", "code"}
     assert body["error"]["message"] == body["detail"]
@@ -72,8 +94,7 @@ def assert_serves(server: httpx.Client, path: str) -> None:
 
 
 def test_the_table_below_has_every_inference_route(described):
-    serving = {"embeddings", "rerank", "generic"}
-    found = {path for path, calls in described.items() if serving & set(calls.get("post", {}).get("tags", ()))}
+    found = {path for path, calls in described.items() if SERVING & set(calls.get("post", {}).get("tags", ()))}
     assert found - {ABORT} == GOOD.keys()
 
 
@@ -132,7 +153,16 @@ BAD_EMBEDDINGS = [
     ({**MINILM, "dimensions": NESTED}, "dimensions"),
     ({**MINILM, "encoding_format": "hex"}, "encoding_format"),
     ({**MINILM, "encoding_format": ["float"]}, "encoding_format"),
-    ({**MINILM, "modality": "image"}, "modality"),
+    ({**MINILM, "input": {"image": "AAEC"}}, "model"),
+    ({**MINILM, "input": {"text": "a", "image": "AAEC"}}, "input"),
+    ({**MINILM, "modality": "image"}, "model"),
+    ({**MINILM, "modality": "smell"}, "modality"),
+    ({**MINILM, "modality": 5}, "modality"),
+    ({**MINILM, "output_dtype": "int4"}, "output_dtype"),
+    ({**MINILM, "embedding_type": ["float", 5]}, "embedding_type"),
+    ({**MINILM, "return_sparse": 1}, "return_sparse"),
+    ({**MINILM, "late_chunking": "yes"}, "late_chunking"),
+    ({**MINILM, "truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
     ({**MINILM, "normalize": "yes"}, "normalize"),
     ({**MINILM, "prompt_name": 5}, "prompt_name"),
     ({**MINILM, "prompt_name": "no-such-prompt"}, "prompt_name"),
@@ -177,6 +207,10 @@ BAD_OTHERS = [
     ("/v1/rerank", {**RERANKER, "return_len": 1}, "return_len"),
     ("/v1/rerank", {**RERANKER, "raw_scores": 0}, "raw_scores"),
     ("/v1/rerank", {**RERANKER, "truncate": []}, "truncate"),
+    ("/v1/rerank", {**RERANKER, "truncate": "MAYBE"}, "truncate"),
+    ("/v1/rerank", {**RERANKER, "long_documents": "burn"}, "long_documents"),
+    ("/v1/rerank", {**RERANKER, "max_chunks_per_doc": 0}, "max_chunks_per_doc"),
+    ("/v1/rerank", {**RERANKER, "max_tokens_per_doc": "4096"}, "max_tokens_per_doc"),
     ("/v1/rerank", {**RERANKER, "kwargs": "{"}, "kwargs"),
     ("/v1/rerank", {**RERANKER, "kwargs": "5"}, "kwargs"),
     ("/v1/rerank", {**RERANKER, "kwargs": "[[1]]"}, "kwargs"),
@@ -196,6 +230,10 @@ BAD_OTHERS = [
     ("/v2/embed", {**COHERE, "embedding_types": 5}, "embedding_types"),
     ("/v2/embed", {**COHERE, "embedding_types": "float"}, "embedding_types"),
     ("/v2/embed", {**COHERE, "embedding_types": [5]}, "embedding_types"),
+    ("/v2/embed", {**COHERE, "embedding_types": ["int4"]}, "embedding_types"),
+    ("/v2/embed", {"model": "minilm", "images": [5]}, "images"),
+    ("/v2/embed", {"model": "minilm", "inputs": []}, "inputs"),
+    ("/v1/embed", {**COHERE, "truncate": "MIDDLE"}, "truncate"),
     ("/v2/embed", {**COHERE, "output_dimension": "x"}, "output_dimension"),
     ("/v1/convert_ids_to_tokens", {"model": "minilm"}, "input"),
     ("/v1/convert_ids_to_tokens", {**TOKENS, "input": 5}, "input"),
@@ -223,12 +261,13 @@ def test_a_body_that_does_not_fit_is_a_422(server, path, body, param):
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        ("/v1/rerank", {**RERANKER, "max_chunks_per_doc": 1}),
+        ("/v1/rerank", {**RERANKER, "rank_fields": ["title"]}),
         ("/v1/rerank", {**RERANKER, "kwargs": '{"mood": "good"}'}),
         ("/v1/rerank", {**RERANKER, "documents": ["a"] * 2049}),
         ("/v1/rerank", {**RERANKER, "model": "minilm"}),
         ("/v2/embed", {**COHERE, "output_dimension": 385}),
-        ("/v2/embed", {**COHERE, "embedding_types": ["int8"]}),
+        ("/v2/embed", {"model": "minilm", "images": ["AAEC"]}),
+        ("/v2/embed", {**COHERE, "max_tokens": 5}),
         ("/v1/convert_ids_to_tokens", {**TOKENS, "model": "reranker"}),
         ("/v1/infer", {"items": ["a"]}),
         ("/v1/infer", {**INFER, "ability": "embed"}),
@@ -239,6 +278,109 @@ def test_a_body_that_does_not_fit_is_a_422(server, path, body, param):
 def test_what_fits_but_cannot_be_done_is_a_400(server, path, body):
     assert_refused(server.post(path, json=body), 400)
     assert_serves(server, path)
+
+
+#: What each route knows, with a value that it takes; a wrong one of any of these is refused by its name.
+FIELDS: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {
+        "input": ["a"],
+        "model": "letters",
+        "dimensions": 4,
+        "encoding_format": "float",
+        "output_dtype": "int8",
+        "normalize": True,
+        "prompt_name": "query",
+        "truncate": True,
+        "truncation_direction": "Left",
+        "truncate_prompt_tokens": 512,
+        "return_sparse": False,
+        "return_multivector": False,
+        "late_chunking": False,
+        "endianness": "little",
+        "modality": "text",
+    },
+    "/v2/embed": {
+        "texts": ["a"],
+        "model": "letters",
+        "embedding_types": ["float"],
+        "output_dimension": 4,
+        "max_tokens": 512,
+        "truncate": "END",
+        "input_type": "search_query",
+    },
+    "/v1/rerank": {
+        "query": "a",
+        "documents": ["a"],
+        "model": "letters",
+        "top_n": 1,
+        "return_documents": True,
+        "return_len": True,
+        "raw_scores": True,
+        "truncate": True,
+        "max_tokens_per_doc": 16,
+        "max_chunks_per_doc": 2,
+        "long_documents": "truncate",
+        "kwargs": "{}",
+    },
+    "/classify": {"input": ["a"], "model": "letters", "raw_scores": True, "truncate": True},
+    "/v1/classify": {"input": ["a"], "model": "letters", "use_activation": True},
+    "/score": {"text_1": "a", "text_2": ["a"], "model": "letters", "use_activation": True, "truncate": True},
+    "/pooling": {
+        "input": ["a"],
+        "model": "letters",
+        "task": "embed",
+        "encoding_format": "float",
+        "embed_dtype": "float32",
+        "dimensions": 4,
+        "use_activation": True,
+    },
+    "/embed": {
+        "inputs": ["a"],
+        "model": "letters",
+        "normalize": True,
+        "dimensions": 4,
+        "prompt_name": "query",
+        "truncate": True,
+        "truncation_direction": "Right",
+    },
+    "/predict": {"inputs": "a", "model": "letters", "raw_scores": True, "truncate": True},
+    "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["a"]}, "model": "letters", "parameters": {}},
+    "/tokenize": {"inputs": "a", "model": "letters", "add_special_tokens": True, "prompt_name": "query"},
+    "/decode": {"ids": [97], "model": "letters", "skip_special_tokens": True},
+}
+ODD = (
+    -1,
+    2**70,
+    1.5,
+    True,
+    "odd",
+    "",
+    [],
+    {},
+    [None],
+    [5, "a"],
+    [[[]]],
+    {"text": 5},
+    {"odd": {}},
+    [{"image": 5}],
+    NESTED,
+)
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_any_field_may_hold_anything_and_is_taken_or_named(server, path):
+    whole = FIELDS[path]
+    assert server.post(path, json=whole).status_code == 200
+    for name in whole:
+        for value in ODD:
+            answer = server.post(path, json={**whole, name: value})
+            if answer.status_code != 200:
+                assert 400 <= answer.status_code < 500, (name, str(value)[:60], answer.text)
+                told = answer.json()
+                param = told["param"] if path in tei.PATHS else told["error"]["param"]
+                inside = {"inputs": ("source_sentence", "sentences"), "kwargs": ("text", "odd")}.get(name, ())
+                assert param in (name, *inside), (name, str(value)[:60], told)
+    assert server.post(path, json=whole).status_code == 200
 
 
 def test_whatever_else_an_object_holds_stays_at_the_door(server):
@@ -424,11 +566,10 @@ def test_a_key_in_the_address_or_under_another_scheme_does_not_count(ask, locked
 
 @pytest.mark.slow
 def test_a_key_does_what_its_scope_says_and_nothing_else(ask, admin, described):
-    serving = {"embeddings", "rerank", "generic"}
     infer = key_for(admin, "infer")["key"]
     for method, path in every_call(described):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
-        if path in PUBLIC or tags & serving:
+        if path in PUBLIC or tags & SERVING:
             continue
         answer = ask(method, path, infer)
         assert answer.status_code == 403, (method, path, answer.text)

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import psutil
@@ -56,6 +57,18 @@ def test_a_killed_worker_costs_no_request_and_comes_back(breakable: LiveCluster)
     assert len(after) == 2 and before[1] in after
 
 
+def test_a_worker_whose_socket_is_gone_is_reached_by_ray(breakable: LiveCluster) -> None:
+    launch(breakable, "far")
+    (pid,) = breakable.worker_pids("far")
+    (path,) = (breakable.home / "run" / "workers").glob(f"*-{pid}.sock")
+    path.unlink()
+    answer = breakable.post("/v1/infer", {"model": "far", "items": ["x"]})
+    assert answer.status_code == 200 and answer.json()["results"] == ["x"]
+    with traffic(breakable.url, "far", callers=8) as seen:
+        pass
+    assert seen.failures == []
+
+
 def test_the_only_worker_killed_holds_requests_until_it_is_back(breakable: LiveCluster) -> None:
     launch(breakable, "one")
     (pid,) = breakable.worker_pids("one")
@@ -78,6 +91,28 @@ def test_a_killed_supervisor_costs_no_request_and_adopts_the_workers(breakable: 
     assert seen.failures == []
     assert breakable.worker_pids("kept") == pids
     assert recovered < 10
+
+
+def test_a_killed_ingress_is_replaced_while_the_other_serves(tmp_path: Path) -> None:
+    cluster = LiveCluster(tmp_path, CLUSTER_INGRESS_REPLICAS="2")
+    cluster.up()
+    try:
+        launch(cluster, "asked")
+        before = {process.pid for process in cluster.named("ray::ServeReplica")}
+        body = {"model": "asked", "items": ["x"]}
+        killed = kill(min(before))
+        answers = []
+
+        def are_two_again() -> bool:
+            # Each on a connection of its own: those to the killed one are lost with it.
+            answers.append(cluster.post("/v1/infer", body).status_code)
+            return len({process.pid for process in cluster.named("ray::ServeReplica")} - {min(before)}) == 2
+
+        until(are_two_again, within=30)
+        print(f"\none of two ingresses killed: ok {len(answers)}, another after {time.monotonic() - killed:.1f} s")
+        assert set(answers) == {200}
+    finally:
+        cluster.down()
 
 
 def test_everything_killed_and_started_again_serves_what_was_wished(breakable: LiveCluster) -> None:
@@ -200,12 +235,13 @@ def test_a_cancelled_launch_says_so_to_whoever_waits(breakable: LiveCluster) -> 
             waiting.result(20)
 
 
-def test_a_client_that_goes_away_takes_its_waiting_work_with_it(breakable: LiveCluster) -> None:
+@pytest.mark.parametrize("characters", [1, 1_000_000])
+def test_a_client_that_goes_away_takes_its_waiting_work_with_it(breakable: LiveCluster, characters: int) -> None:
     launch(breakable, "left")
     slow = threading.Thread(target=breakable.post, args=("/v1/infer", {"model": "left", "items": [{"sleep": 6}]}))
     slow.start()
     until(lambda: in_hand(breakable, "left"), within=5)
-    body = {"model": "left", "items": ["x"]}
+    body = {"model": "left", "items": ["x" * characters]}
     with pytest.raises(httpx.ReadTimeout):
         breakable.post("/v1/infer", body, headers={"x-request-id": "gone"}, timeout=1)
     # Asking whether it waits would drop it, so it is asked once, after what a close takes to arrive.

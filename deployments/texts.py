@@ -1,4 +1,4 @@
-"""What every family of embedding models shares: options, prompts, and the way from a request to token ids."""
+"""What the families share that turn texts into vectors: options, prompts, and the way from a request to token ids."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.family import Example, Pace, Prepared, Setup
-from deployments.device import library_arguments, torch_for
+from deployments import loading
 from deployments.text import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 
+TEXTS = ("The weather is lovely today.", "It is raining.")
 
-class EmbeddingOptions(EncoderOptions):
-    normalize: bool | None = Field(default=None, description="Vectors of length 1; by default as the model has it.")
-    dimensions: int | None = Field(default=None, gt=0, description="Keep the first dimensions only (Matryoshka).")
+
+class TextOptions(EncoderOptions):
     prompt_name: str | None = Field(default=None, description="Prompt to use when a request names none.")
     token_ids: Literal["model", "cl100k"] = Field(
         default="model", description="What token ids in a request mean: the model's own, or OpenAI's cl100k."
     )
+
+
+class EmbeddingOptions(TextOptions):
+    normalize: bool | None = Field(default=None, description="Vectors of length 1; by default as the model has it.")
+    dimensions: int | None = Field(default=None, gt=0, description="Keep the first dimensions only (Matryoshka).")
 
 
 class Texts:
@@ -28,19 +33,15 @@ class Texts:
 
     engines: ClassVar[tuple[str, ...]] = ENGINES
     abilities: ClassVar[tuple[str, ...]] = ("embed", "tokenize", "decode", "tokens")
-    Options: ClassVar[type[BaseModel]] = EmbeddingOptions
-    example: ClassVar[Example] = Example(["The weather is lovely today.", "It is raining."], {}, "embed")
+    Options: ClassVar[type[BaseModel]] = TextOptions
+    example: ClassVar[Example] = Example(TEXTS, {}, "embed")
     #: A class of sentence-transformers, and where its models leave their answers.
     kind: ClassVar[str] = "SentenceTransformer"
     output: ClassVar[str] = "sentence_embedding"
     pace: Pace
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
-        torch_for(setup)
-        from deployments.encoders import engines
-
-        setup.report(0.3)
-        options: EmbeddingOptions = setup.options
+        options = setup.options
         self._options = options
         self._prompts: dict[str, str] = {}
 
@@ -51,31 +52,13 @@ class Texts:
             self._default_prompt = options.prompt_name or model.default_prompt_name
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
-        recipe = engines.Recipe(self.kind, library_arguments(setup), self.output)
-        self._pipeline, told = engines.start(
-            engines.Launch(
-                setup,
-                recipe,
-                encoder_for,
-                lambda encoder: encoder.encode(engines.TEXTS),
-                options.torch_dtype,
-                options.attn_implementation,
-                options.min_cosine,
-                options.min_rank,
-            )
+        self._pipeline, self.pace, about = loading.start(
+            setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
         )
-        setup.report(0.9)
         if self._default_prompt is not None and self._default_prompt not in self._prompts:
             raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), None, "prompt_name")
-        self._encoder = self._pipeline.encoder
-        self.pace = engines.pace_of(self._pipeline, setup)
-        return {
-            "max_tokens": self._encoder.max_tokens,
-            "dtype": str(self._pipeline.dtype).removeprefix("torch."),
-            "packed": self._pipeline.packs,
-            "prompts": sorted(self._prompts),
-            **told,
-        }
+        self._encoder: TextEncoder = self._pipeline.encoder
+        return {**about, "prompts": sorted(self._prompts)}
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if ability == "tokens":
@@ -84,7 +67,7 @@ class Texts:
             skips = bool(params.get("skip_special_tokens", True))
             return Prepared([], [0], answers=self._encoder.decode(items, skips))
         if ability == "tokenize":
-            texts = [self._prompt(params) + _text_of(item) for item in items]
+            texts = [self._prompt(params) + text_of(item) for item in items]
             found = self._encoder.describe(texts, bool(params.get("add_special_tokens", True)))
             return Prepared([], [sum(len(one["ids"]) for one in found)], answers=found)
         self._check(params)
@@ -96,21 +79,27 @@ class Texts:
     def set_threads(self, threads: int) -> None:
         self._pipeline.set_threads(threads)
 
+    def _complete(self, setup: Setup, model: Any) -> None:
+        """What a family does with the loaded model before anything runs."""
+
     def _check(self, params: Mapping[str, Any]) -> None:
         """What else a family allows in a request."""
 
-    def _encoded(self, items: Sequence[Any], params: Mapping[str, Any]) -> list[Encoded]:
+    def _encoded(
+        self, items: Sequence[Any], params: Mapping[str, Any], encoder: TextEncoder | None = None
+    ) -> list[Encoded]:
+        encoder = encoder or self._encoder
         truncate = truncation_of(params)
         prompt = self._prompt(params)
         encoded: list[Encoded | None] = [None] * len(items)
         texts: list[tuple[int, str]] = []
         for position, item in enumerate(items):
             if isinstance(item, list) and self._options.token_ids == "model":
-                encoded[position] = self._encoder.encode_ids(item, truncate, position)
+                encoded[position] = encoder.encode_ids(item, truncate, position)
             else:
-                texts.append((position, prompt + _text_of(item)))
+                texts.append((position, prompt + text_of(item)))
         places = [position for position, _ in texts]
-        found = self._encoder.encode([text for _, text in texts], truncate, places)
+        found = encoder.encode([text for _, text in texts], truncate, places)
         for position, one in zip(places, found, strict=True):
             encoded[position] = one
         return [one for one in encoded if one is not None]
@@ -150,7 +139,7 @@ def _no_prompt(name: str, prompts: Mapping[str, str]) -> str:
     return f"The model has no prompt {name!r}; it has {', '.join(sorted(prompts)) or 'none'}."
 
 
-def _text_of(item: Any) -> str:
+def text_of(item: Any) -> str:
     if isinstance(item, str):
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):

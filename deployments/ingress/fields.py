@@ -1,0 +1,106 @@
+"""The fields of JSON bodies: read under every name that clients have for one, refused under the name it came with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster import errors
+
+
+def model_of(body: Mapping[str, Any]) -> str | None:
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
+    # Infinity's own clients send this when they were not told a model.
+    return None if model in ("", "default/not-specified") else model
+
+
+def first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> Any:
+    """The first of these names that is given; each is one client's word for the same thing."""
+    name = name_of(body, *names)
+    if name is None:
+        return None
+    if not isinstance(body[name], kind):
+        raise errors.InvalidBody(f"{name} cannot be of the type {type(body[name]).__name__}.", None, name)
+    return body[name]
+
+
+def name_of(body: Mapping[str, Any], *names: str) -> str | None:
+    return next((name for name in names if body.get(name) is not None), None)
+
+
+def flag(value: Any, name: str) -> bool:
+    """A boolean, or null for false, as Xinference's client sends it."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise errors.InvalidBody(f"{name} takes true or false, not {value!r}.", None, name)
+
+
+def count(body: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these names that is given, as a number above 0."""
+    name = name_of(body, *names)
+    if name is None:
+        return None
+    value = body[name]
+    if not is_int(value) or value < 1:
+        raise errors.InvalidBody(f"{name} takes a whole number above 0, not {value!r}.", None, name)
+    return int(value)
+
+
+def is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def texts_of(given: Any, name: str) -> list[str]:
+    """One text or several, at least one."""
+    found = [given] if isinstance(given, str) else given
+    if not isinstance(found, list) or not found or set(map(type, found)) != {str}:
+        raise errors.InvalidBody(f"{name} must be a text or a list of at least one.", None, name)
+    return found
+
+
+def ids_of(given: Any, name: str) -> list[int]:
+    is_ids = isinstance(given, list) and set(map(type, given)) == {int}
+    if not is_ids or min(given) < 0 or max(given) >= 2**31:
+        raise errors.InvalidBody(f"{name} must be token ids, which are whole numbers from 0 on.", None, name)
+    return list(given)
+
+
+def truncation(body: Mapping[str, Any]) -> str | None:
+    """START, END or NONE, which is where a text that is too long is cut; None where the caller does not say."""
+    asked = first(body, (bool, str), "truncate", "truncation")
+    if isinstance(asked, str):
+        if asked.upper() not in ("START", "END", "NONE"):
+            name = name_of(body, "truncate", "truncation")
+            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {asked!r}.", None, name)
+        return asked.upper()
+    if asked is False:
+        return "NONE"
+    name = name_of(body, "truncation_direction", "truncation_side")
+    if name is None:
+        return "END" if asked else None
+    side = first(body, str, name)
+    if side.lower() not in ("left", "right"):
+        raise errors.InvalidBody(f"{name} takes left or right, not {side!r}.", None, name)
+    return "START" if side.lower() == "left" else "END"
+
+
+def most_tokens(body: Mapping[str, Any], name: str) -> int | None:
+    """How many tokens of a text may be read; -1 is as many as the model can, which is what happens anyway."""
+    return None if body.get(name) == -1 and is_int(body[name]) else count(body, name)
+
+
+def embedding_params(body: Mapping[str, Any], *, caches: bool = True) -> dict[str, Any]:
+    """What a model is told beside the inputs."""
+    # 0 is Infinity's word for all of them.
+    is_all = is_int(body.get("dimensions")) and body["dimensions"] == 0
+    params = {
+        "dimensions": None if is_all else count(body, "dimensions", "output_dimension", "truncate_dim"),
+        "normalize": first(body, bool, "normalize", "normalized", "normalize_embeddings"),
+        "prompt_name": first(body, str, "prompt_name", "task", "input_type"),
+        "prompt": first(body, str, "prompt"),
+        "truncate": truncation(body),
+        "cache": None if caches else False,
+    }
+    return {name: value for name, value in params.items() if value is not None}

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments.folders import Contents, family_in
+
+#: What tells -> the family of an embedding model.
+EMBEDDING: dict[str, tuple[Contents, str | None]] = {
+    "nothing": (Contents(), None),
+    "a plain encoder": (Contents(config={"architectures": ["BertModel"]}), None),
+    "a masked language model and no more": (Contents(config={"architectures": ["BertForMaskedLM"]}), None),
+    "what sentence-transformers says is sparse": (Contents(kind="SparseEncoder"), "sparse"),
+    "a sparse module": (Contents(modules=["Transformer", "SpladePooling"]), "sparse"),
+    "what sentence-transformers says has many vectors": (Contents(kind="MultiVectorEncoder"), "late-interaction"),
+    "what PyLate saved": (Contents(kind="ColBERT", modules=["Transformer", "Dense"]), "late-interaction"),
+    "Stanford's ColBERT": (Contents(config={"architectures": ["HF_ColBERT"]}), "late-interaction"),
+    "two small heads": (Contents(["sparse_linear.pt", "colbert_linear.safetensors", "modules.json"]), "bge-m3"),
+    "one small head": (Contents(["colbert_linear.pt"]), None),
+    "a table": (Contents(modules=["StaticEmbedding", "Normalize"]), "static"),
+    "CLIP": (Contents(config={"model_type": "clip"}), "clip"),
+    "CLIP of old sentence-transformers": (Contents(config={"model_type": "clip"}, modules=["CLIPModel"]), "clip"),
+    "CLIP that sentence-transformers loads": (Contents(config={"model_type": "clip"}, modules=["Transformer"]), None),
+    "SigLIP": (Contents(config={"model_type": "siglip2"}), "clip"),
+    "CLAP": (Contents(config={"model_type": "clap"}), "clap"),
+}
+RERANK: dict[str, tuple[Contents, str | None]] = {
+    "a head": (Contents(config={"architectures": ["BertForSequenceClassification"]}), None),
+    "a language model": (Contents(config={"architectures": ["Qwen3ForCausalLM"]}), "causal"),
+    "a language model that scores": (Contents(modules=["Transformer", "LogitScore"]), "causal"),
+    "many vectors": (Contents(kind="MultiVectorEncoder"), "late-interaction"),
+    "a config that is odd": (Contents(config={"architectures": None}), None),
+}
+
+
+@pytest.mark.parametrize(("contents", "family"), EMBEDDING.values(), ids=EMBEDDING)
+def test_the_files_of_an_embedding_model_tell_its_family(contents: Contents, family: str | None) -> None:
+    assert family_in("embedding", contents) == family
+
+
+@pytest.mark.parametrize(("contents", "family"), RERANK.values(), ids=RERANK)
+def test_the_files_of_a_reranker_tell_its_family(contents: Contents, family: str | None) -> None:
+    assert family_in("rerank", contents) == family
+
+
+def test_other_types_have_their_usual_family() -> None:
+    assert family_in("classify", Contents(kind="SparseEncoder")) is None
+
+
+def test_a_folder_is_read(tmp_path: Path) -> None:
+    files: dict[str, Any] = {
+        "config.json": {"architectures": ["BertModel"]},
+        "modules.json": [{"idx": 0, "type": "sentence_transformers.models.Transformer"}, {"type": "a.SpladePooling"}],
+        "config_sentence_transformers.json": {"model_type": "SparseEncoder"},
+    }
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    found = Contents.of(tmp_path)
+    assert found == Contents(set(files), files["config.json"], "SparseEncoder", ["Transformer", "SpladePooling"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", '"a"'])
+def test_files_that_are_broken_tell_nothing(tmp_path: Path, text: str) -> None:
+    for name in ("config.json", "config_sentence_transformers.json"):
+        (tmp_path / name).write_text(text)
+    assert family_in("embedding", Contents.of(tmp_path)) is None
+
+
+def test_a_folder_of_another_machine_tells_nothing(tmp_path: Path) -> None:
+    assert Contents.of(tmp_path / "not here") == Contents()

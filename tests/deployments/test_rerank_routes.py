@@ -1,0 +1,62 @@
+"""How the rerank routes treat documents that are longer than the model reads: as each client's words for it say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import LiveCluster
+
+#: The letters model reads 32 tokens; what answers the query stands behind that.
+LATE = "x" * 40 + "ab"
+SHORT = "ab"
+
+Ask = Callable[..., httpx.Response]
+
+
+@pytest.fixture(scope="module")
+def ask(live: LiveCluster, letters: str) -> Iterator[Ask]:
+    with httpx.Client(base_url=live.url, timeout=10) as http:
+
+        def ask(path: str = "/v1/rerank", **body: Any) -> httpx.Response:
+            whole = {"model": letters, "query": "ab", "documents": [SHORT, LATE], "raw_scores": True, **body}
+            return http.post(path, json=whole)
+
+        yield ask
+
+
+def scores(answer: httpx.Response) -> dict[int, float]:
+    assert answer.status_code == 200, answer.text
+    return {row["index"]: row["relevance_score"] for row in answer.json()["results"]}
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/vllm/rerank"])
+def test_a_long_document_is_cut_or_read_in_parts(ask: Ask, path: str) -> None:
+    assert scores(ask(path)) == {0: 4.0, 1: -4.0}
+    assert scores(ask(path, long_documents="truncate")) == {0: 4.0, 1: -4.0}
+    assert scores(ask(path, long_documents="chunk")) == {0: 4.0, 1: 4.0}
+    assert scores(ask(path, max_chunks_per_doc=10)) == {0: 4.0, 1: 4.0}
+    assert scores(ask(path, truncate="START")) == {0: 4.0, 1: 4.0}
+
+
+@pytest.mark.parametrize("words", [{"long_documents": "error"}, {"truncate": "NONE"}, {"truncation": False}])
+def test_a_long_document_that_may_not_be_cut_is_named_with_its_length(ask: Ask, words: dict[str, Any]) -> None:
+    refused = ask(**words)
+    assert refused.status_code == 400 and refused.json()["error"]["code"] == "input_too_long"
+    assert "Input 1 has 44 tokens" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["max_tokens_per_doc", "max_doc_length"])
+def test_less_of_a_document_is_read_when_that_is_asked_for(ask: Ask, name: str) -> None:
+    # Of "[CLS]ab" the first two tokens have one of the query's two letters.
+    assert scores(ask(**{name: 2}))[0] == 0.0
+    assert scores(ask("/v2/rerank", **{name: 4096}))[0] == 4.0
+
+
+def test_what_to_do_with_long_documents_can_be_said_in_kwargs_too(ask: Ask) -> None:
+    # Xinference's client repeats its keyword arguments there.
+    given = {"long_documents": "chunk", "kwargs": '{"long_documents": "chunk"}'}
+    assert scores(ask(**given)) == {0: 4.0, 1: 4.0}
