@@ -3,7 +3,9 @@
     python -m benchmarks.ingress [--seconds 4] [--rounds 3]
 
 One run, one machine, the variants interleaved round by round; the median round of each is printed. The model does
-nothing, so everything that is seen is HTTP, routing, the hop and the encoding of the answer.
+nothing, so everything that is seen is HTTP, routing, the hop and the encoding of the answer. All but (i) are replicas
+of Ray Serve with web servers of their own; what its proxies cost is in the log, and cannot be measured beside them: a
+cluster has them or not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from fastapi import FastAPI, Request, Response
 
 from benchmarks.load import Load, drive
 from tests.families import Vectors
-from tests.live import LiveCluster, free_port
+from tests.live import LiveCluster, free_port, until
 
 CONNECTIONS = (1, 32, 256)
 TEXT = "x" * 960
@@ -36,6 +38,10 @@ def plain() -> FastAPI:
     """(i): FastAPI and uvicorn alone, giving back bytes that were made before."""
     app = FastAPI()
     echo, floats = _answers()
+
+    @app.get("/health")
+    async def health() -> Response:
+        return Response(b'{"status":"ok"}', media_type="application/json")
 
     @app.post("/echo")
     async def answer_echo(request: Request) -> Response:
@@ -85,11 +91,15 @@ def main() -> None:
             with cluster.client() as client:
                 client.launch_model(model_name="echo", model_type="echo")
                 client.launch_model(model_name="vectors", model_type="echo")
+            own_port = free_port()
+            environment = {**_inside(cluster), "BENCH_PORT": str(own_port)}
             deploy = "from benchmarks.variants import deploy; deploy()"
-            subprocess.run([sys.executable, "-c", deploy], env=_inside(cluster), check=True, capture_output=True)
-            answer = httpx.post(f"{cluster.url}/variants/nohop/echo", content=ECHO)
+            subprocess.run([sys.executable, "-c", deploy], env=environment, check=True, capture_output=True)
+            variants = f"http://127.0.0.1:{own_port}"
+            until(lambda: httpx.get(f"{variants}/ready").json()["models"] == 2, within=10)
+            answer = httpx.post(f"{variants}/nohop/v1/infer", content=ECHO)
             assert answer.status_code == 200, answer.text
-            _compare(cluster.url, f"http://127.0.0.1:{port}", asked)
+            _compare(cluster.url, variants, f"http://127.0.0.1:{port}", asked)
         finally:
             if bare is not None:
                 bare.terminate()
@@ -107,23 +117,27 @@ def _inside(cluster: LiveCluster) -> dict[str, str]:
     return {**cluster.environment, **given, "BENCH_ADDRESS": state["address"]}
 
 
-def _compare(url: str, bare: str, asked: argparse.Namespace) -> None:
+def _compare(url: str, own: str, bare: str, asked: argparse.Namespace) -> None:
     variants = {
+        "/health": {
+            "(i) uvicorn alone": (f"{bare}/health", None),
+            "ours": (f"{url}/health", None),
+        },
         "1 KB JSON": {
             "(i) uvicorn alone": (f"{bare}/echo", ECHO),
-            "(ii) ingress, no hop": (f"{url}/variants/nohop/echo", ECHO),
-            "(iii) ingress, plain actor call": (f"{url}/variants/hop/echo", ECHO),
+            "(ii) ingress, no hop": (f"{own}/nohop/v1/infer", ECHO),
+            "(iii) ingress, plain actor call": (f"{own}/hop/v1/infer", ECHO),
             "ours": (f"{url}/v1/infer", ECHO),
         },
         "32 x 384 floats as JSON": {
             "(i) uvicorn alone": (f"{bare}/floats", EMBED),
-            "(ii) ingress, no hop": (f"{url}/variants/nohop/floats", EMBED),
-            "(iii) ingress, plain actor call": (f"{url}/variants/hop/floats", EMBED),
+            "(ii) ingress, no hop": (f"{own}/nohop/v1/embeddings", EMBED),
+            "(iii) ingress, plain actor call": (f"{own}/hop/v1/embeddings", EMBED),
             "ours": (f"{url}/v1/embeddings", EMBED),
         },
         "32 x 384 floats as base64": {
-            "(ii) ingress, no hop": (f"{url}/variants/nohop/floats", EMBED_64),
-            "(iii) ingress, plain actor call": (f"{url}/variants/hop/floats", EMBED_64),
+            "(ii) ingress, no hop": (f"{own}/nohop/v1/embeddings", EMBED_64),
+            "(iii) ingress, plain actor call": (f"{own}/hop/v1/embeddings", EMBED_64),
             "ours": (f"{url}/v1/embeddings", EMBED_64),
         },
     }
@@ -158,6 +172,8 @@ def _print(payload: str, connections: int, rows: dict[str, Load]) -> None:
         print(f"  {name:34}{load.requests_per_s:11.0f}{load.p50_ms:9.2f}{load.p99_ms:9.2f}{load.failed:8}")
         if load.first_failure:
             print(f"    {load.first_failure[:200]}")
+    if "(ii) ingress, no hop" not in rows:
+        return
     ours, nohop, plain_hop = rows["ours"], rows["(ii) ingress, no hop"], rows["(iii) ingress, plain actor call"]
     print(
         f"  ours / (ii) {ours.requests_per_s / nohop.requests_per_s:.2f}   "

@@ -1,8 +1,9 @@
-"""Our own ingress with routes that answer without a hop, or with one plain actor call: what ours is compared with."""
+"""Our own ingress, on a port of its own, with routes that answer without a hop or with one plain actor call."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -12,62 +13,67 @@ from ray import serve
 from cluster import actors
 from cluster.settings import Settings
 from cluster.spec import Answer, Call
+from deployments.ingress import embeddings, generic
 from deployments.ingress.app import build
-from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Json, guard, json_body
-from deployments.ingress.embeddings import openai_body
-from deployments.ingress.serving import Served
+from deployments.ingress.door import guard
+from deployments.ingress.paths import Whole
+from deployments.ingress.server import Server
+from deployments.ingress.serving import Served, Serving
 from tests.families import Vectors
 
 
-def router(dispatcher: Dispatcher) -> APIRouter:
-    routes = APIRouter()
+class NoHop(Serving):
+    """Answers here, with what the model would have said."""
 
-    async def hop(model: str, items: list[Any], ability: str) -> Answer:
-        worker = dispatcher.handle_of(dispatcher.table.find(model).workers[0].worker)
-        outcomes, _ = await actors.infer(worker, [Call("bench", items, {}, 60.0, ability)], 60.0)
+    async def ask(
+        self, request: Request, model: str | None, ability: str, items: Sequence[Any], params: Mapping[str, Any]
+    ) -> Served:
+        found = self.dispatcher.table.find(model, ability)
+        request.state.model = found.uid
+        return Served(found, Answer(Vectors.rows if ability == "embed" else list(items), 1), found.workers[0].worker)
+
+
+class Hop(Serving):
+    """Asks the worker by one call of Ray's per request."""
+
+    async def ask(
+        self, request: Request, model: str | None, ability: str, items: Sequence[Any], params: Mapping[str, Any]
+    ) -> Served:
+        found = self.dispatcher.table.find(model, ability)
+        request.state.model = found.uid
+        worker = found.workers[0].worker
+        calls = [Call("bench", list(items), dict(params), 60.0, ability)]
+        outcomes, _ = await actors.infer(self.dispatcher.handle_of(worker), calls, 60.0)
         assert isinstance(outcomes[0], Answer)
-        return outcomes[0]
-
-    def embeddings(body: dict[str, Any], answer: Answer) -> Json:
-        return Json(openai_body(body, Served(dispatcher.table.find("vectors"), answer, "worker:vectors:1:0-x")))
-
-    @routes.post("/nohop/echo")
-    async def nohop_echo(request: Request) -> Json:
-        body = await json_body(request)
-        return Json({"results": body["items"], "usage": {"total_tokens": 1}})
-
-    @routes.post("/nohop/floats")
-    async def nohop_floats(request: Request) -> Json:
-        return embeddings(await json_body(request), Answer(Vectors.rows, 1))
-
-    @routes.post("/hop/echo")
-    async def hop_echo(request: Request) -> Json:
-        body = await json_body(request)
-        answer = await hop("echo", body["items"], "infer")
-        return Json({"results": answer.outputs, "usage": {"total_tokens": 1}})
-
-    @routes.post("/hop/floats")
-    async def hop_floats(request: Request) -> Json:
-        body = await json_body(request)
-        return embeddings(body, await hop("vectors", ["hello"], "embed"))
-
-    return routes
+        return Served(found, outcomes[0], worker)
 
 
-@serve.deployment(max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
-@serve.ingress()
+def add(app: FastAPI, prefix: str, serving: Serving) -> None:
+    """The real routes behind the real guard, so that only the hop differs."""
+    same = Depends(guard("infer", serving.settings, lambda: serving.dispatcher.keys))
+    routers: list[APIRouter] = [generic.router(serving), embeddings.router(serving)]
+    for route in (route for routes in routers for route in routes.routes):
+        app.add_api_route(
+            prefix + route.path, route.endpoint, methods=route.methods, dependencies=[same], include_in_schema=False
+        )
+
+
+@serve.deployment(
+    ray_actor_options={
+        "num_cpus": 0,
+        "resources": {actors.HEAD_RESOURCE: 0.001},
+        "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
+    }
+)
 class Variants:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    async def __serve_build_asgi_app__(self) -> FastAPI:
-        app = build(self._settings)
+    async def __init__(self, settings: Settings) -> None:
+        app = build(settings)
         dispatcher = app.state.serving.dispatcher
-        # Behind the same guard, so that the same work is done before the handler.
-        same = Depends(guard("infer", self._settings, lambda: dispatcher.keys))
-        app.include_router(router(dispatcher), dependencies=[same])
-        return app
+        add(app, "/nohop", NoHop(dispatcher, settings))
+        add(app, "/hop", Hop(dispatcher, settings))
+        app.router.routes.insert(0, Whole(app.routes))
+        self._server = Server(app, settings)
+        await self._server.begin()
 
 
 def deploy() -> None:
@@ -75,7 +81,8 @@ def deploy() -> None:
     ray.init(
         address=os.environ["BENCH_ADDRESS"], namespace=settings.namespace, log_to_driver=False, logging_level="ERROR"
     )
-    serve.run(Variants.bind(settings), name="variants", route_prefix="/variants")
+    own = settings.model_copy(update={"port": int(os.environ["BENCH_PORT"])})
+    serve.run(Variants.bind(own), name="variants", route_prefix=None)
     ray.shutdown()
 
 

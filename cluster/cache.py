@@ -36,11 +36,22 @@ class Cache:
         size = size_of(key) + size_of(answer) + OVERHEAD_BYTES
         if size > self._most or key in self._entries:
             return
-        self._entries[key] = (answer, size)
+        self._entries[key] = (_owned(answer), size)
         self.bytes += size
         while self.bytes > self._most:
             _, (_, freed) = self._entries.popitem(last=False)
             self.bytes -= freed
+
+
+def _owned(value: Any) -> Any:
+    """The same with memory of its own: a row of a batch's array would keep the whole batch."""
+    if getattr(value, "base", None) is not None:
+        return value.copy()
+    if isinstance(value, tuple):
+        return tuple(map(_owned, value))
+    if isinstance(value, dict):
+        return {name: _owned(part) for name, part in value.items()}
+    return value
 
 
 def size_of(value: Any) -> int:

@@ -19,8 +19,8 @@ LAYERS = """
     cluster.errors
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
-        cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights cluster.download
-        cluster.hubs cluster.pipe
+        cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
+        cluster.download cluster.hubs cluster.pipe
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.client cluster
     cluster.supervisor
     cluster.actors

@@ -36,6 +36,7 @@ ALSO = {
 FIRST_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "embedding": ("/v1/embeddings", {"input": "hello"}),
     "rerank": ("/v1/rerank", {"query": "hello", "documents": ["good morning", "a lighthouse"]}),
+    "classify": ("/classify", {"input": ["hello"]}),
     "image": ("/v1/images/generations", {"prompt": "a lighthouse at dawn", "response_format": "b64_json"}),
     "llm": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hello"}]}),
 }

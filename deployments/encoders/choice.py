@@ -27,8 +27,8 @@ SHORT_COUNTS = 0.5
 @dataclass
 class Trial:
     engine: str
-    #: CPU time of one short text by itself, and what is done of many of all lengths in a second of CPU time: what others
-    #: do on the machine at the same time counts for nobody.
+    #: CPU time of one short text by itself, and what is done of many of all lengths in a second of CPU time: what
+    #: others do on the machine at the same time counts for nobody.
     short_ms: float = 0.0
     tokens_per_s: float = 0.0
     #: Nearness to fp32: mean cosine of the vectors, and how far they put things in the same order.

@@ -19,8 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from cluster import errors
 from cluster.settings import Settings
 
-#: How long a client may take for the head of a request, and how long it may be silent within a body.
+#: How long a client may take for the head of a request, and what it may send without coming to the head's end.
 HEAD_S = 30.0
+HEAD_BYTES = 65_536
+#: How long it may be silent within a body.
 BODY_PAUSE_S = 60.0
 #: How long a connection without a request is kept. Above a minute, after which most balancers drop theirs: of two
 #: ends with the same limit the one that is still sending loses.
@@ -32,9 +34,10 @@ TICKS_BETWEEN_LOOKS = 50
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which by itself waits for ever for the end of a head or of a body."""
+    """uvicorn's, which by itself waits for ever for the end of a head or of a body, and for any size of a head."""
 
     _head_since: float | None = None
+    _head_bytes = 0
     _heard = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,9 +49,14 @@ class Connection(HttpToolsProtocol):
         if self._head_since is None and (self.cycle is None or self.cycle.response_complete):
             self._head_since = self._heard
         super().data_received(data)
+        if self._head_since is not None and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The head of the request is too large.")
 
     def on_headers_complete(self) -> None:
         self._head_since = None
+        self._head_bytes = 0
         super().on_headers_complete()
 
     def is_late(self, now: float) -> bool:

@@ -88,3 +88,12 @@ def test_many_answers_never_exceed_the_limit() -> None:
 )
 def test_an_answer_counts_for_what_it_holds(answer: object, size: int) -> None:
     assert size_of(answer) == size
+
+
+def test_a_row_of_an_array_does_not_keep_the_array() -> None:
+    batch = np.zeros((1000, 100), np.float32)
+    cache = Cache(10_000)
+    cache.put("a", batch[0])
+    cache.put("b", (batch[1], {"c": batch[2]}))
+    one, (two, more) = cache.get("a"), cache.get("b")
+    assert [part.base for part in (one, two, more["c"])] == [None, None, None]

@@ -155,6 +155,20 @@ def test_a_head_that_never_ends_is_not_waited_for(sent: bytes) -> None:
 
 
 @in_a_loop
+async def test_a_head_without_end_is_refused() -> None:
+    async with serving(Held()) as (server, url):
+        reader, writer = await asyncio.open_connection(*server._address)
+        writer.write(b"GET /quick HTTP/1.1\r\n")
+        for number in range(200):
+            writer.write(b"x-%d: %s\r\n" % (number, b"y" * 1000))
+        assert (await asyncio.wait_for(reader.readline(), PATIENCE_S)).startswith(b"HTTP/1.1 400")
+        writer.close()
+        async with httpx.AsyncClient(base_url=url) as client:
+            long = {f"x-{number}": "y" * 1000 for number in range(30)}
+            assert (await client.get("/quick", headers=long)).json() == "quick"
+
+
+@in_a_loop
 async def test_a_head_that_drips_after_an_answer_is_not_waited_for_either() -> None:
     async with serving(Held()) as (server, _):
         reader, writer = await asyncio.open_connection(*server._address)
