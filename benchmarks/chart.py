@@ -46,7 +46,7 @@ def panel(axes: Any, rows: list[dict[str, Any]], workload: str, field: str, titl
     axes.invert_yaxis()
     axes.set_xlim(0, max(values) * 1.18)
     for place, value in zip(places, values, strict=True):
-        text = f"{value:,.0f}" if value >= 100 else f"{value:,.1f}" if value >= 1 else f"{value:.3f}"
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
         axes.text(value + max(values) * 0.012, place, text, va="center", fontsize=8, color=INK)
     axes.xaxis.set_visible(False)
     axes.tick_params(left=False)

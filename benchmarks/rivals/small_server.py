@@ -81,4 +81,6 @@ def application(library: str, kind: str, folder: str) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(application(*sys.argv[1:4]), host="127.0.0.1", port=int(sys.argv[4]), log_level="error")
+    app = application(*sys.argv[1:4])
+    # While a library computes, the event loop may not see for seconds that the next request is there.
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[4]), log_level="error", timeout_keep_alive=75)

@@ -38,6 +38,7 @@ class Connection(HttpToolsProtocol):
 
     _head_since: float | None = None
     _head_bytes = 0
+    _is_in_body = False
     _heard = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -46,7 +47,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self.loop.time()
-        if self._head_since is None and (self.cycle is None or self.cycle.response_complete):
+        # What comes behind a request that is being answered is the next one's, and waits for its turn.
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if self._head_since is None and is_idle and not self._is_in_body:
             self._head_since = self._heard
         super().data_received(data)
         if self._head_since is not None and not self.transport.is_closing():
@@ -57,14 +60,18 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_since = None
         self._head_bytes = 0
+        self._is_in_body = True
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._is_in_body = False
+        super().on_message_complete()
 
     def is_late(self, now: float) -> bool:
         if self._head_since is not None:
             return now - self._head_since > HEAD_S
         # A body that the app is not reading is not the client's delay.
-        waits = self.cycle is not None and self.cycle.more_body and not self.flow.read_paused
-        return waits and now - self._heard > BODY_PAUSE_S
+        return self._is_in_body and not self.flow.read_paused and now - self._heard > BODY_PAUSE_S
 
 
 class Server(uvicorn.Server):

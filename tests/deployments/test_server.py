@@ -169,6 +169,20 @@ async def test_a_head_without_end_is_refused() -> None:
 
 
 @in_a_loop
+async def test_a_body_that_goes_on_after_its_answer_is_no_head() -> None:
+    async with serving(Held()) as (server, _):
+        reader, writer = await asyncio.open_connection(*server._address)
+        writer.write(b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 500000\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).startswith(b"HTTP/1.1 404")
+        for _ in range(10):
+            writer.write(b"x" * 50_000)
+            await writer.drain()
+        writer.write(b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await asyncio.wait_for(reader.readuntil(b'"quick"'), PATIENCE_S)
+        writer.close()
+
+
+@in_a_loop
 async def test_a_head_that_drips_after_an_answer_is_not_waited_for_either() -> None:
     async with serving(Held()) as (server, _):
         reader, writer = await asyncio.open_connection(*server._address)
