@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -360,35 +361,36 @@ class Findings:
     absent: dict[str, str]
 
 
-def one_server(server: Server, asked: argparse.Namespace, round_: int, logs: Path, findings: Findings) -> None:
+def one_server(
+    server: Server, kind: str, asked: argparse.Namespace, round_: int, logs: Path, findings: Findings
+) -> None:
     seed = asked.seed + round_
     every = {workload.letter: workload for workload in workloads(seed)}
-    for kind in (EMBEDDING, RERANK):
-        chosen = [every[letter] for letter in asked.workloads if letter in every and every[letter].kind == kind]
-        with_overload = "g" in asked.workloads and kind == EMBEDDING and server.is_ours
-        if not chosen and not with_overload:
-            continue
-        began = time.monotonic()
-        with server.started(kind, asked.environments, logs / f"{server.name}.log") as running:
-            _say(f"{server.name}: {kind} model ready after {time.monotonic() - began:.1f} s {running.engine}")
-            if round_ == 0:
-                found = check(server, running, kind, asked.sample[kind], asked.expected[kind])
-                findings.checks.append(found)
-                word = "cosine" if kind == EMBEDDING else "rank correlation"
-                _say(f"{server.name}: {word} to sentence-transformers {found.agreement:.5f}, least {found.least:.5f}")
-            warm_up(running, [every[letter] for letter in ("ab" if kind == EMBEDDING else "e")])
-            for workload in chosen:
-                row = measure(server, running, workload, asked.seconds)
-                findings.rows.append(row)
-                _say(
-                    f"{server.name}: ({workload.letter}) {row.requests_per_s:.1f} requests/s, {row.docs_per_s:.0f} "
-                    f"docs/s, p50 {row.p50_ms:.1f} ms, p99 {row.p99_ms:.1f} ms, {row.peak_mb:.0f} MB, load generator "
-                    f"{row.generator_share:.0%} of a core" + (f", {row.failed} FAILED" if row.failed else "")
-                )
-                if row.first_failure:
-                    _say(f"    {row.first_failure[:200]!r}")
-            if with_overload and round_ == 0:
-                findings.overloads.append(overload(server, running, seed, asked.seconds))
+    chosen = [every[letter] for letter in asked.workloads if letter in every and every[letter].kind == kind]
+    with_overload = "g" in asked.workloads and kind == EMBEDDING and server.is_ours and round_ == 0
+    if not chosen and not with_overload:
+        return
+    began = time.monotonic()
+    with server.started(kind, asked.environments, logs / f"{server.name}.log") as running:
+        _say(f"{server.name}: {kind} model ready after {time.monotonic() - began:.1f} s {running.engine}")
+        if round_ == 0:
+            found = check(server, running, kind, asked.sample[kind], asked.expected[kind])
+            findings.checks.append(found)
+            word = "cosine" if kind == EMBEDDING else "rank correlation"
+            _say(f"{server.name}: {word} to sentence-transformers {found.agreement:.5f}, least {found.least:.5f}")
+        warm_up(running, [every[letter] for letter in ("ab" if kind == EMBEDDING else "e")])
+        for workload in chosen:
+            row = measure(server, running, workload, asked.seconds)
+            findings.rows.append(row)
+            _say(
+                f"{server.name}: ({workload.letter}) {row.requests_per_s:.1f} requests/s, {row.docs_per_s:.0f} "
+                f"docs/s, p50 {row.p50_ms:.1f} ms, p99 {row.p99_ms:.1f} ms, {row.peak_mb:.0f} MB, load generator "
+                f"{row.generator_share:.0%} of a core" + (f", {row.failed} FAILED" if row.failed else "")
+            )
+            if row.first_failure:
+                _say(f"    {row.first_failure[:200]!r}")
+        if with_overload:
+            findings.overloads.append(overload(server, running, seed, asked.seconds))
 
 
 def _say(line: str) -> None:
@@ -415,15 +417,15 @@ def main() -> None:
         except Exception as error:  # one that cannot be had must not cost the figures of the others
             findings.absent[server.name] = str(error)
             _say(f"{server.name}: cannot be installed: {error}")
-    for round_ in range(asked.rounds):
-        for server in servers:
-            if server.name in findings.absent:
-                continue
-            try:
-                one_server(server, asked, round_, logs, findings)
-            except Exception as error:  # nor one that falls over
-                findings.absent[server.name] = f"{type(error).__name__}: {error}"
-                _say(f"{server.name}: given up in round {round_ + 1}: {findings.absent[server.name]}")
+    for round_, server, kind in product(range(asked.rounds), servers, (EMBEDDING, RERANK)):
+        what = f"{server.name}, {kind}"
+        if server.name in findings.absent or what in findings.absent:
+            continue
+        try:
+            one_server(server, kind, asked, round_, logs, findings)
+        except Exception as error:  # nor one that falls over
+            findings.absent[what] = f"{type(error).__name__}: {error}"
+            _say(f"{what}: given up in round {round_ + 1}: {findings.absent[what]}")
     _report(asked, findings, logs)
 
 

@@ -23,7 +23,7 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 #: One batch in so many is led by the request that waits longest.
 OLDEST_EVERY = 4
 #: With fewer requests than this in the queue nobody is refused for the time he would wait: that is no overload.
-FEW = 128
+FEW = 64
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -34,6 +35,8 @@ log = logging.getLogger("cluster.worker")
 #: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
 INLINE_CHARACTERS = 4_000
 LOG_LINES = 400
+#: Of the threads that compute, and of those which a model library starts from them.
+MODEL_NICENESS = 5
 #: Share of the way to READY that a download, if there is one, takes up.
 DOWNLOAD_SHARE = 0.8
 
@@ -48,7 +51,7 @@ class Worker:
         self._settings = settings
         self._epoch = 0
         self._family: Family = load_family(wanted.family)()
-        self._model_threads = ThreadPoolExecutor(1, "model")
+        self._model_threads = ThreadPoolExecutor(1, "model", _give_way)
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
         self._batcher: Batcher | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -196,7 +199,7 @@ class Worker:
             settings = self._settings
             self._batcher = Batcher(
                 self._run,
-                self._model_threads if pace.parallel == 1 else ThreadPoolExecutor(pace.parallel, "model"),
+                self._model_threads if pace.parallel == 1 else ThreadPoolExecutor(pace.parallel, "model", _give_way),
                 batch_tokens=pace.batch_tokens or settings.batch_tokens,
                 queue_tokens=settings.queue_tokens,
                 max_wait_s=settings.max_wait_s,
@@ -318,6 +321,12 @@ class Worker:
         if epoch < self._epoch:
             raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
         self._epoch = epoch
+
+
+def _give_way() -> None:
+    """A model computes for seconds, whoever reads the next request for microseconds: that one goes first."""
+    if sys.platform == "linux":  # elsewhere it would be the priority of another process
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), MODEL_NICENESS)
 
 
 def _device(claim: Claim) -> str:

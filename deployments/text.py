@@ -41,7 +41,7 @@ class EncoderOptions(BaseModel):
         default=0.98, gt=0, le=1, description="model_engine=auto: mean cosine to fp32 that an engine must reach."
     )
     min_rank: float = Field(
-        default=0.98, gt=0, le=1, description="model_engine=auto: rank correlation with fp32 that it must reach."
+        default=0.985, gt=0, le=1, description="model_engine=auto: rank correlation with fp32 that it must reach."
     )
 
 

@@ -24,6 +24,8 @@ from deployments.text import Encoded
 CONVERSION_S = 1800
 #: OpenVINO prepares itself for every new shape, for some milliseconds: lengths are rounded up so that few are new.
 MULTIPLE = 8
+#: Larger models are held once only: with its share of the cores a batch that is alone takes longer.
+TWICE_BYTES = 200_000_000
 #: Lengths that are met sooner or later by single short texts; prepared before the first of them comes.
 SHORT_LENGTHS = range(MULTIPLE, 65, MULTIPLE)
 
@@ -32,8 +34,9 @@ class Compiled(Protocol):
     #: What lengths are rounded up to.
     multiple: int
 
-    def __call__(self, arrays: Mapping[str, Any]) -> Any:
-        """The body's output for one padded batch; any thread may call at any time."""
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        """The body's output for one padded batch; any thread may call at any time. One that is alone may have all
+        cores."""
 
     def set_threads(self, threads: int) -> None:
         """How many cores it may use; engines that settle it when they start take no notice."""
@@ -43,19 +46,25 @@ class OnnxRuntime:
     multiple = 1
 
     def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        self._narrow = self._session(model, max(1, threads // parallel))
+        self._wide = self._session(model, threads) if _may_be_twice(model, parallel) else self._narrow
+        self._names = [one.name for one in self._narrow.get_inputs()]
+
+    @staticmethod
+    def _session(model: Path, threads: int) -> Any:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = max(1, threads // parallel)
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Threads that spin while they wait take the cores from whoever reads the next request.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        self._names = [one.name for one in self._session.get_inputs()]
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, arrays: Mapping[str, Any]) -> Any:
-        return self._session.run(None, {name: arrays[name] for name in self._names})[0]
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        session = self._wide if is_alone else self._narrow
+        return session.run(None, {name: arrays[name] for name in self._names})[0]
 
     def set_threads(self, threads: int) -> None:
         return
@@ -65,28 +74,41 @@ class OpenVino:
     multiple = MULTIPLE
 
     def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        self._narrow = self._compiled(model, threads, parallel)
+        self._wide = self._compiled(model, threads, 1) if _may_be_twice(model, parallel) else self._narrow
+        self._names = [one.get_any_name() for one in self._narrow.inputs]
+        self._local = threading.local()
+        for length in SHORT_LENGTHS:
+            self({name: np.ones((1, length), dtype=np.int64) for name in self._names}, is_alone=True)
+
+    @staticmethod
+    def _compiled(model: Path, threads: int, streams: int) -> Any:
         import openvino
 
         settings = {
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": parallel,
+            "NUM_STREAMS": streams,
             "INFERENCE_PRECISION_HINT": "bf16",
         }
-        self._compiled = openvino.Core().compile_model(str(model), "CPU", settings)
-        self._names = [one.get_any_name() for one in self._compiled.inputs]
-        self._local = threading.local()
-        for length in SHORT_LENGTHS:
-            self({name: np.ones((1, length), dtype=np.int64) for name in self._names})
+        return openvino.Core().compile_model(str(model), "CPU", settings)
 
-    def __call__(self, arrays: Mapping[str, Any]) -> Any:
-        request = getattr(self._local, "request", None)
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        name = "wide" if is_alone else "narrow"
+        request = getattr(self._local, name, None)
         if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
+            request = (self._wide if is_alone else self._narrow).create_infer_request()
+            setattr(self._local, name, request)
         found = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
         return np.array(found[0], dtype=np.float32)
 
     def set_threads(self, threads: int) -> None:
         return
+
+
+def _may_be_twice(model: Path, parallel: int) -> bool:
+    """Whether there is a second copy of the model that uses all cores, for a batch that is alone."""
+    size = sum(file.stat().st_size for file in (model, model.with_suffix(".bin")) if file.exists())
+    return parallel > 1 and size <= TWICE_BYTES
 
 
 #: Engine -> the file it runs, and who runs it.

@@ -61,10 +61,14 @@ def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
 
 
 def quantize_weights(source: Path, target: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
+    model = onnx.load(source)
+    # The shapes that the exporter noted are those of its example, and the quantiser would take them for the only ones.
+    del model.graph.value_info[:]
     quantize_dynamic(
-        source, target, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
+        model, target, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ class Pipeline:
         self._threads = threads
         self.parallel = parallel
         self._local = threading.local()
+        self._counting = threading.Lock()
+        self._passes = 0
         self._compiled = compiled
         self.dtype = next(model.parameters()).dtype
         self._device = model.device
@@ -97,12 +100,11 @@ class Pipeline:
         """The features after the last module; row `i` is that of input `order[i]`, the shortest first.
 
         `amend` changes the padded arrays before they are read, for models that read more than the text."""
-        self._claim_cores()
         order = sorted(range(len(batch)), key=lambda place: len(batch[place]))
         texts = [batch[place] for place in order]
-        with torch.inference_mode():
+        with torch.inference_mode(), self._cores() as is_alone:
             if self._compiled is not None:
-                return self._compiled_pass(texts, constants, amend), order
+                return self._compiled_pass(texts, constants, amend, is_alone), order
             if amend is None and (self.packs if packs is None else packs):
                 return self._packed_pass(texts, constants), order
             arrays = self.encoder.features(texts)
@@ -117,11 +119,13 @@ class Pipeline:
         with packing.packed(segments):
             return self._through((self._body, *self._heads), features)
 
-    def _compiled_pass(self, texts: Sequence[Encoded], constants: dict[str, Any], amend: Amend | None) -> Any:
+    def _compiled_pass(
+        self, texts: Sequence[Encoded], constants: dict[str, Any], amend: Amend | None, is_alone: bool
+    ) -> Any:
         assert self._compiled is not None
         arrays = self.encoder.features(texts, self._compiled.multiple)
         arrays = arrays if amend is None else amend(arrays)
-        found = torch.from_numpy(self._compiled(arrays))
+        found = torch.from_numpy(self._compiled(arrays, is_alone))
         features = {**constants, **self._tensors(arrays), self._body.module_output_name: found}
         return self._through(self._heads, features)
 
@@ -140,12 +144,22 @@ class Pipeline:
             tensors = {name: one.pin_memory().to(self._device, non_blocking=True) for name, one in tensors.items()}
         return tensors
 
-    def _claim_cores(self) -> None:
-        """Torch counts its threads per calling thread; several batches at once share the cores."""
-        share = max(1, self._threads // self.parallel)
+    @contextmanager
+    def _cores(self) -> Iterator[bool]:
+        """All cores for a batch that has the model to itself, its share for one of several; True for the former."""
+        with self._counting:
+            self._passes += 1
+            is_alone = self._passes == 1
+        share = self._threads if is_alone else max(1, self._threads // self.parallel)
+        # Torch counts its threads per calling thread.
         if getattr(self._local, "threads", None) != share:
             torch.set_num_threads(share)
             self._local.threads = share
+        try:
+            yield is_alone
+        finally:
+            with self._counting:
+                self._passes -= 1
 
     def _can_pack(self) -> bool:
         config = getattr(self._body.model, "config", None)

@@ -26,6 +26,9 @@ log = logging.getLogger("cluster.ingress")
 WATCH_S = 30.0
 #: Requests in one call to a worker; more would make the first wait for the pickling of the last.
 GATHER_MOST = 256
+#: A worker that has refused a request for want of room is not asked again for this long: the answer would be the same,
+#: and later.
+FULL_S = 0.2
 #: How often a request is sent: a worker that drains or is full has not touched it, so a third try is like a first.
 ATTEMPTS = 3
 MOST_LOSSES = 2
@@ -37,6 +40,11 @@ ELSEWHERE = (
     errors.ModelLoading,
     errors.Overloaded,
 )
+
+
+def size_of(items: Sequence[Any]) -> int:
+    """How large a request is, before anybody has counted its tokens."""
+    return sum(len(item) for item in items if isinstance(item, (str, list)))
 
 
 class Gate:
@@ -56,6 +64,21 @@ class Gate:
         self._tasks: set[asyncio.Task[None]] = set()
         #: What the worker last said it had in hand.
         self.queued = 0
+        #: The size of the smallest request that it refused as one too many, and until when that holds.
+        self._full: tuple[int, float, errors.Overloaded] | None = None
+
+    def refuse(self, size: int) -> None:
+        """Raises what the worker would say: it has just refused one like this. What is smaller may still go first."""
+        if self._full is not None:
+            least, until, refusal = self._full
+            if asyncio.get_running_loop().time() >= until:
+                self._full = None
+            elif size >= least:
+                raise errors.Overloaded(*refusal.args)
+
+    def _remember(self, call: Call, refusal: errors.Overloaded) -> None:
+        least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
+        self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
 
     async def send(self, call: Call) -> Answer:
         loop = asyncio.get_running_loop()
@@ -117,7 +140,9 @@ class Gate:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._go()
-        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+        for (call, answer), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, errors.Overloaded):
+                self._remember(call, outcome)
             if answer.done():
                 continue
             if isinstance(outcome, Answer):
@@ -201,6 +226,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         tried: set[str] = set()
+        size = size_of(items)
         refusal: errors.ClusterError | None = None
         losses = 0
         for _ in range(ATTEMPTS):
@@ -213,6 +239,7 @@ class Dispatcher:
                 call = Call(call_id, list(items), dict(params), deadline - loop.time(), ability)
                 gate = self._gates[route.worker]
                 try:
+                    gate.refuse(size)
                     answer = await gate.send(call)
                     self.table.queued[route.worker] = gate.queued
                     return answer, route.worker
