@@ -25,3 +25,11 @@ def library_arguments(setup: Setup) -> dict[str, Any]:
         "trust_remote_code": setup.remote_code,
         "model_kwargs": {} if setup.allow_pickle else {"use_safetensors": True},
     }
+
+
+def dtype_for(name: str, setup: Setup) -> Any:
+    """`auto` is what computes exactly on CPU and fast on a GPU."""
+    torch = torch_for(setup)
+    if name == "auto":
+        return torch.float32 if setup.device == "cpu" else torch.bfloat16
+    return getattr(torch, name)

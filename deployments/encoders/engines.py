@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.family import Pace, Setup
+from deployments.device import dtype_for
 from deployments.encoders import choice, compiled
 from deployments.encoders.packing import ATTENTION
 from deployments.encoders.pipeline import Pipeline
@@ -133,13 +134,7 @@ class Launch:
             parallel //= 2
 
     def _torch_dtype(self, engine: str) -> Any:
-        import torch
-
-        if engine == "torch_bf16":
-            return torch.bfloat16
-        if self.dtype == "auto":
-            return torch.float32 if self.setup.device == "cpu" else torch.bfloat16
-        return getattr(torch, self.dtype)
+        return dtype_for("bfloat16" if engine == "torch_bf16" else self.dtype, self.setup)
 
 
 def _output_of(body: Any) -> str:
