@@ -22,8 +22,6 @@ Run = Callable[[Sequence[Any]], Sequence[Any]]
 
 #: One batch in so many is led by the request that waits longest.
 OLDEST_EVERY = 4
-#: With fewer requests than this in the queue nobody is refused for the time he would wait: that is no overload.
-FEW = 64
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
@@ -105,18 +103,21 @@ class Batcher:
         batch_items: int = 1024,
         queue_tokens: int = 2_000_000,
         max_wait_s: float | None = None,
+        max_wait_from: int = 0,
         parallel: int = 1,
         pads: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """`parallel`: batches that the model takes at once. `pads`: the model makes all inputs of a batch as long as
-        the longest, so that only inputs of like length share one."""
+        """`max_wait_s` holds from so many waiting requests on: fewer are no overload. `parallel`: batches that the model
+        takes at once. `pads`: the model makes all inputs of a batch as long as the longest, so that only inputs of like
+        length share one."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
         self._batch_items = batch_items
         self._queue_tokens = queue_tokens
         self._max_wait_s = max_wait_s
+        self._max_wait_from = max_wait_from
         self._parallel = parallel
         self._pads = pads
         self.cache = cache
@@ -130,7 +131,6 @@ class Batcher:
         self._filled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
-        self.few = FEW
         #: Tokens per second, while it computes; 0 until it has computed.
         self.speed = 0.0
         self.waiting = 0
@@ -217,7 +217,7 @@ class Batcher:
             raise errors.Overloaded(
                 f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
             )
-        if not self.speed or self._max_wait_s is None or len(self._lines) < self.few:
+        if not self.speed or self._max_wait_s is None or len(self._lines) < self._max_wait_from:
             return
         most = min(seconds_left, max(self._max_wait_s, WORTH_WAITING * tokens / self.speed))
         if self.waiting_tokens <= most * self.speed:

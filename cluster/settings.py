@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         gt=0,
         description="Longest a small request may wait for a worker; larger ones 8 times their own work.",
     )
+    max_wait_from: int = Field(
+        default=64, ge=0, description="Requests that may wait for a worker however long it takes; more obey max_wait_s."
+    )
     cache_bytes: int = Field(
         default=64_000_000,
         ge=0,

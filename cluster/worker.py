@@ -203,6 +203,7 @@ class Worker:
                 batch_tokens=pace.batch_tokens or settings.batch_tokens,
                 queue_tokens=settings.queue_tokens,
                 max_wait_s=settings.max_wait_s,
+                max_wait_from=settings.max_wait_from,
                 parallel=pace.parallel,
                 pads=pace.pads,
                 cache=Cache(settings.cache_bytes) if settings.cache_bytes else None,

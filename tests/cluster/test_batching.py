@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.batching import FEW, Batcher, Item, Ticket
+from cluster.batching import Batcher, Item, Ticket
 from cluster.cache import Cache
 
 #: Longer than any of this takes; what is still waiting then waits for ever.
@@ -407,7 +407,7 @@ def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
 def test_a_request_that_would_wait_too_long_is_refused_and_told_when_to_come_back() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
-        queue.batcher.speed, queue.batcher.few = 10.0, 0
+        queue.batcher.speed = 10.0
         for n in range(20):
             queue.submit(n)
         queue.submit(20)
@@ -422,7 +422,7 @@ def test_a_request_that_would_wait_too_long_is_refused_and_told_when_to_come_bac
 def test_a_short_request_waits_for_what_goes_before_it_and_for_no_more() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
-        queue.batcher.speed, queue.batcher.few = 10.0, 0
+        queue.batcher.speed = 10.0
         queue.submit(1, tokens=500)
         queue.submit(2, tokens=1)
 
@@ -433,19 +433,19 @@ def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
         queue.batcher.speed = 1.0
-        for n in range(FEW):
+        for n in range(20):
             queue.submit(n)
         with pytest.raises(errors.Overloaded):
-            queue.submit(FEW)
+            queue.submit(20)
         queue.batcher.speed = 1000.0
 
-    play(scene, max_wait_s=2.0)
+    play(scene, max_wait_s=2.0, max_wait_from=20)
 
 
 def test_a_large_request_may_wait_in_proportion() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
-        queue.batcher.speed, queue.batcher.few = 10.0, 0
+        queue.batcher.speed = 10.0
         queue.submit(1, tokens=100)
         queue.submit(2, tokens=100)
 
@@ -455,7 +455,7 @@ def test_a_large_request_may_wait_in_proportion() -> None:
 def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
-        queue.batcher.speed, queue.batcher.few = 10.0, 0
+        queue.batcher.speed = 10.0
         queue.submit(1, tokens=100)
         with pytest.raises(errors.Overloaded):
             queue.submit(2, tokens=100, seconds=5)
