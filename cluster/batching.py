@@ -108,7 +108,7 @@ class Batcher:
         pads: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """`max_wait_s` holds from so many waiting requests on: fewer are no overload. `parallel`: batches that the model
+        """`max_wait_s` holds from so many waiting requests on: fewer are no overload. `parallel`: batches the model
         takes at once. `pads`: the model makes all inputs of a batch as long as the longest, so that only inputs of like
         length share one."""
         self._run = run
