@@ -23,6 +23,7 @@ def start(
     how its queue forms batches; and what is told of it to whoever asks about the model."""
     torch_for(setup)
     from deployments.encoders import engines
+    from deployments.encoders import sample as texts
 
     setup.report(0.3)
     options: EncoderOptions = setup.options
@@ -31,7 +32,7 @@ def start(
             setup,
             engines.Recipe(kind, library_arguments(setup), output, complete),
             encoder_for,
-            sample or (lambda encoder: encoder.encode(engines.TEXTS)),
+            sample or (lambda encoder: encoder.encode(texts.TEXTS)),
             options.torch_dtype,
             options.attn_implementation,
             options.min_cosine,

@@ -38,9 +38,6 @@ class Compiled(Protocol):
         """The body's output for one padded batch; any thread may call at any time. One that is alone may have all
         cores."""
 
-    def set_threads(self, threads: int) -> None:
-        """How many cores it may use; engines that settle it when they start take no notice."""
-
 
 class OnnxRuntime:
     multiple = 1
@@ -65,9 +62,6 @@ class OnnxRuntime:
     def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
         session = self._wide if is_alone else self._narrow
         return session.run(None, {name: arrays[name] for name in self._names})[0]
-
-    def set_threads(self, threads: int) -> None:
-        return
 
 
 class OpenVino:
@@ -100,9 +94,6 @@ class OpenVino:
             setattr(self._local, name, request)
         found = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
         return np.array(found[0], dtype=np.float32)
-
-    def set_threads(self, threads: int) -> None:
-        return
 
 
 def _may_be_twice(model: Path, parallel: int) -> bool:

@@ -15,12 +15,9 @@ from deployments.device import dtype_for
 from deployments.encoders import choice, compiled
 from deployments.encoders.packing import ATTENTION
 from deployments.encoders.pipeline import Pipeline
-from deployments.encoders.sample import PASSAGES, QUESTIONS, TEXTS
 from deployments.text import Encoded, TextEncoder
 
 log = logging.getLogger("cluster.worker")
-
-__all__ = ["PASSAGES", "QUESTIONS", "TEXTS", "Launch", "Recipe", "pace_of", "start"]
 
 #: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
 TORCH_BATCH_TOKENS = 512
@@ -31,9 +28,8 @@ SHORT_MS = 20.0
 MOST_PARALLEL = 8
 #: On a card the next batch is put together, and carried there, while this one is computed.
 CARD_PARALLEL = 2
-#: What an exported body may be given, and what a head behind it needs.
+#: What an exported body may be given.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-BODY_OUTPUTS = {"token_embeddings": "last_hidden_state", "scores": "logits"}
 
 
 @dataclass(frozen=True)

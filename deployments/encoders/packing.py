@@ -95,7 +95,7 @@ def _on_cpu(
     window: int | None,
 ) -> torch.Tensor:
     """One call per distinct length: its texts lie together, so that nothing is gathered and nothing is padded."""
-    heads, tokens, size = query.shape[1:]
+    heads, tokens = query.shape[1:3]
     key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
     out = torch.empty((tokens, heads, value.shape[-1]), dtype=query.dtype)
     for start, texts, length in segments.groups:

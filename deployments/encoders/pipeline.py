@@ -67,9 +67,8 @@ class Pipeline:
         return not self.packs
 
     def set_threads(self, threads: int) -> None:
+        """For torch; other engines settle their cores when they start."""
         self._threads = threads
-        if self._compiled is not None:
-            self._compiled.set_threads(threads)
 
     def vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Any]:
         """One array per text, in the order of the batch."""
