@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,19 @@ def _spearman(a: Any, b: Any) -> float:
 
 def machine() -> dict[str, Any]:
     """What the choice depends on, beside the model."""
-    versions = {}
-    for name in ("torch", "transformers", "onnxruntime", "openvino"):
-        try:
-            versions[name] = str(__import__(name).__version__)
-        except ImportError:
-            versions[name] = ""
-    return {"cpu": _cpu(), "versions": versions}
+    return {"cpu": _cpu(), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of what converts and runs models; asked without importing any of it."""
+    return {name: _version(name) for name in ("torch", "transformers", "onnxruntime", "openvino", "nncf")}
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _cpu() -> str:

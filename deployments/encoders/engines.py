@@ -84,7 +84,11 @@ class Launch:
     @property
     def place(self) -> Path:
         """Where this machine keeps what it made of the model."""
-        return self.setup.home / "engines" / choice.fingerprint(self.setup.folder, self.recipe.kind, *INPUTS)
+        return (
+            self.setup.home
+            / "engines"
+            / choice.fingerprint(self.setup.folder, self.recipe.kind, *INPUTS, choice.versions())
+        )
 
     def pipeline(self, engine: str) -> Pipeline:
         if engine in compiled.ENGINES:
