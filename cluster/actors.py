@@ -33,7 +33,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import errors, pipe
 from cluster.placement import Placement
 from cluster.settings import Settings
-from cluster.spec import Call, Claim, Node, Wanted, WorkerName
+from cluster.spec import Call, Claim, Node, View, Wanted, WorkerName
 from cluster.store import Store
 from cluster.supervisor import Handle, Supervisor
 from cluster.worker import Outcome, Worker
@@ -119,11 +119,16 @@ class WorkerActor(Worker):
         atexit.register(path.unlink, missing_ok=True)
         return str(path)
 
-    async def _respond(self, kind: pipe.Kind, argument: Any) -> Any:
-        return await (super().infer(argument) if kind == "infer" else super().cancel(argument))
+    async def _respond(self, kind: pipe.Kind, arguments: tuple[Any, ...]) -> Any:
+        if kind == "infer":
+            return await super().infer(*arguments)
+        return await (super().watch(*arguments) if kind == "watch" else super().cancel(*arguments))
 
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
         return await self._there(super().infer(calls))
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return await self._there(super().watch(owner, seen, wait_s))
 
     async def probe(self) -> float:
         return await self._there(super().probe())
@@ -162,10 +167,10 @@ async def infer(worker: Any, calls: Sequence[Call], timeout_s: float) -> tuple[l
     return outcome
 
 
-async def cancel(worker: Any, owners: Sequence[str]) -> bool:
+async def cancel(worker: Any, owners: Sequence[str], block_s: float = 0.0) -> bool:
     """Tells a worker that nobody waits for these requests any more."""
     call = worker.cancel.options(concurrency_group="control")
-    return bool(await answer_of(call.remote(owners), CANCEL_S))
+    return bool(await answer_of(call.remote(owners, block_s), CANCEL_S))
 
 
 class Line:
@@ -183,9 +188,17 @@ class Line:
         near = await self._reached()
         return await (near.infer(calls, timeout_s) if near else infer(self.worker, calls, timeout_s))
 
-    async def cancel(self, owners: Sequence[str]) -> bool:
+    async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
         near = await self._reached()
-        return await (near.cancel(owners, CANCEL_S) if near else cancel(self.worker, owners))
+        return await (near.cancel(owners, block_s, CANCEL_S) if near else cancel(self.worker, owners, block_s))
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        """How far a request is, as soon as it is not what was seen."""
+        near = await self._reached()
+        if near:
+            return await near.watch(owner, seen, wait_s, wait_s + CANCEL_S)
+        view: View | None = await answer_of(self.worker.watch.remote(owner, seen, wait_s), wait_s + CANCEL_S)
+        return view
 
     async def _reached(self) -> pipe.Pipe | None:
         """The socket, connected; None when there is none or it does not connect: Ray then tells what is the matter."""

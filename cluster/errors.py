@@ -24,7 +24,8 @@ ClusterError                      500
 ├── WorkerDraining                503  the worker takes no more work
 ├── Unavailable                   503  the control plane does not answer
 ├── StaleEpoch                    503  a command of a supervisor that has been replaced
-└── DeadlineExceeded              504
+├── DeadlineExceeded              504
+└── OutOfMemory                   507  this one request needs more than there is; the model goes on
 
 Errors cross process borders by pickle, so they take positional arguments and hand all of them to
 `super().__init__`; keyword-only arguments would lose the type on the way.
@@ -170,6 +171,10 @@ class StaleEpoch(ClusterError):
 class DeadlineExceeded(ClusterError):
     status = 504
     exit_code = 8
+
+
+class OutOfMemory(ClusterError):
+    status = 507
 
 
 def every_error() -> dict[str, type[ClusterError]]:

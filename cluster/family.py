@@ -38,6 +38,8 @@ class Setup:
     home: Path = Path()
     allow_pickle: bool = False
     remote_code: bool = False
+    #: Finds or downloads further weights; returns their folder, or the file where the source names one.
+    fetch: Callable[[Source], Path] | None = None
     #: Tells how far loading is, 0 to 1, and at what.
     report: Callable[..., None] = lambda fraction, stage="loading": None
 
@@ -53,6 +55,8 @@ class Prepared:
     answers: Any = None
     #: Equal for values of equal answers, which are then computed once and may be kept; None when that is not known.
     identities: Sequence[Hashable] | None = None
+    #: Work in each value, in a unit of the family's own, where it is not its tokens.
+    costs: Sequence[float] | None = None
     #: Makes one answer per input of the caller's out of the values' outputs, where that is not one each.
     join: Callable[[list[Any]], list[Any]] | None = None
 
@@ -65,8 +69,10 @@ class Pace:
     batch_tokens: int | None = None
     #: True when all inputs of a batch are made as long as the longest.
     pads: bool = False
-    #: Batches that it takes at once, each in a thread of its own.
+    #: Batches, or streamed values, that it takes at once, each in a thread of its own.
     parallel: int = 1
+    #: Cost that a streaming model gets through in a second, as measured while it was loaded; None when unknown.
+    speed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,29 @@ class Family(Protocol):
 
     def set_threads(self, threads: int) -> None:
         """How many cores it may use from now on."""
+
+
+class Course(Protocol):
+    """One value under way, as the family that works on it sees it. Usable from any thread."""
+
+    def check(self) -> None:
+        """Raises once nobody waits for the answer any more; called at every step, so that work ends with the wish."""
+
+    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
+        """How far this value is."""
+
+    def show(self, preview: bytes) -> None:
+        """Something to look at before the answer is there."""
+
+
+class Streaming(Family, Protocol):
+    """A family that works on each value by itself for seconds, in a thread of its own, instead of on batches.
+
+    What several of them can share is its own affair: their threads may meet inside of it.
+    """
+
+    def stream(self, value: Any, course: Course) -> Any:
+        """The answer to one value."""
 
 
 def load_family(path: str) -> type[Family]:

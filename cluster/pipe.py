@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster import errors
-from cluster.spec import Answer, Call
+from cluster.spec import Answer, Call, View
 
 log = logging.getLogger("cluster.pipe")
 
 Outcomes = Sequence[Answer | errors.ClusterError]
-#: The two calls there are: requests to answer, and requests to forget.
-Kind = Literal["infer", "cancel"]
-#: Answers a call. For `infer` with the outcomes and what is in hand, for `cancel` with whether there was any.
-Respond = Callable[[Kind, Any], Awaitable[Any]]
+#: The calls there are: requests to answer, requests to forget, and how far a request is.
+Kind = Literal["infer", "cancel", "watch"]
+#: Answers a call with what the worker's method of that name returns.
+Respond = Callable[[Kind, tuple[Any, ...]], Awaitable[Any]]
 
 #: Size of the pickle that follows, and number of the call.
 HEAD = struct.Struct("<QQ")
@@ -209,18 +209,18 @@ class _Serving(_Frames):
 
     def frame(self, number: int, payload: memoryview) -> None:
         try:
-            kind, argument = pickle.loads(payload)
+            kind, arguments = pickle.loads(payload)
         # Whatever a pickle raises, and they raise anything, is the fault of this call alone.
         except Exception as error:
             self._answer(number, errors.InferenceFailed(f"The call cannot be read: {error}"))
             return
-        task = self._loop.create_task(self._serve(number, kind, argument))
+        task = self._loop.create_task(self._serve(number, kind, arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, number: int, kind: Kind, argument: Any) -> None:
+    async def _serve(self, number: int, kind: Kind, arguments: tuple[Any, ...]) -> None:
         try:
-            answer = await self._respond(kind, argument)
+            answer = await self._respond(kind, arguments)
         # An answer that never comes would be waited for until its time is up.
         except Exception as error:
             known = isinstance(error, errors.ClusterError)
@@ -286,14 +286,18 @@ class Pipe(_Frames):
         return self._transport is not None and not self._transport.is_closing()
 
     async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Answer | errors.ClusterError], int]:
-        outcomes: tuple[list[Answer | errors.ClusterError], int] = await self._call("infer", calls, timeout_s)
+        outcomes: tuple[list[Answer | errors.ClusterError], int] = await self._call("infer", (calls,), timeout_s)
         return outcomes
 
-    async def cancel(self, owners: Sequence[str], timeout_s: float) -> bool:
-        return bool(await self._call("cancel", owners, timeout_s))
+    async def cancel(self, owners: Sequence[str], block_s: float, timeout_s: float) -> bool:
+        return bool(await self._call("cancel", (owners, block_s), timeout_s))
 
-    async def _call(self, kind: Kind, argument: Any, timeout_s: float) -> Any:
-        payload = _pickled((kind, argument), self._most)
+    async def watch(self, owner: str, seen: int, wait_s: float, timeout_s: float) -> View | None:
+        view: View | None = await self._call("watch", (owner, seen, wait_s), timeout_s)
+        return view
+
+    async def _call(self, kind: Kind, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        payload = _pickled((kind, arguments), self._most)
         if not self.is_open:
             raise _gone()
         self._calls += 1

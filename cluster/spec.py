@@ -51,6 +51,8 @@ class Source(Value):
     revision: str | None = None
     #: Folder, or the one file, inside the repository or package.
     path: str = ""
+    #: Patterns of files that a launch has no use for, e.g. `text_encoder_3/*`.
+    exclude: tuple[str, ...] = ()
     format: str = "pytorch"
     quantizations: tuple[str, ...] = ("none",)
 
@@ -469,6 +471,22 @@ class Answer(NamedTuple):
     tokens: int
     queue_ms: float = 0.0
     run_ms: float = 0.0
+
+
+class View(NamedTuple):
+    """How far a request is that takes its time."""
+
+    version: int
+    state: Literal["waiting", "running", "done", "failed", "cancelled"]
+    #: Of the whole request, 0 to 1.
+    fraction: float = 0.0
+    stage: str = "waiting"
+    step: int = 0
+    steps: int = 0
+    #: None until it is known how fast the model is.
+    eta_s: float | None = None
+    #: What can be shown so far, the oldest first.
+    previews: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from typing import Any
 import psutil
 
 from cluster import errors, metrics
-from cluster.batching import Batcher, Item, Ticket
+from cluster.batching import Batcher, Item
 from cluster.board import Board
 from cluster.cache import Cache
-from cluster.family import Family, Pace, Prepared, Setup, load_family
+from cluster.family import Course, Family, Pace, Prepared, Setup, load_family
+from cluster.jobs import Jobs
 from cluster.settings import Settings
-from cluster.spec import Answer, Call, Claim, Progress, Report, Wanted
+from cluster.spec import Answer, Call, Claim, Progress, Report, Source, View, Wanted
 from cluster.weights import locate
 
 log = logging.getLogger("cluster.worker")
@@ -54,6 +56,7 @@ class Worker:
         self._model_threads = ThreadPoolExecutor(1, "model", _give_way)
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
         self._batcher: Batcher | None = None
+        self._jobs: Jobs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._working = 0
         self._last_batch = float("-inf")
@@ -101,16 +104,21 @@ class Worker:
         if self._board.value.phase not in ("draining", "drained"):
             self._post(phase="draining" if self._working else "drained")
 
-    async def cancel(self, owners: Sequence[str]) -> bool:
-        """Drops the waiting work of these requests; True when there was any."""
-        if self._loop is None or self._batcher is None:
-            return False
-        batcher = self._batcher
+    async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
+        """Drops the work of these requests; True when there was any. What streams takes none of that id for a while."""
 
         async def drop() -> bool:
-            return any([batcher.cancel(owner) for owner in owners])
+            if self._streams:
+                return any([self._stream_jobs().cancel(owner, block_s) for owner in owners])
+            return any([self._queue().cancel(owner) for owner in owners])
 
+        if self._loop is None:
+            return False
         return await asyncio.wait_for(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(drop(), self._loop)), 5)
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        """How far a request is, as soon as it is not what was seen; None when it is not known here."""
+        return await self._jobs.watch(owner, seen, wait_s) if self._jobs is not None else None
 
     async def logs(self, lines: int) -> list[str]:
         return list(self._lines)[-lines:]
@@ -134,6 +142,9 @@ class Worker:
         started = time.perf_counter()
         if started - self._last_batch < self._settings.probe_s:
             return 0.0  # it has just shown that it computes
+        if self._jobs is not None and self._jobs.running:
+            # What it works on may take minutes, and shows at each step that it goes on.
+            return self._sign_of_life()
         example = self._family.example
         call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
         outcome = await self._answer(call)
@@ -141,6 +152,12 @@ class Worker:
         if isinstance(outcome, errors.ClusterError) and not isinstance(outcome, errors.Overloaded):
             raise outcome
         return time.perf_counter() - started
+
+    def _sign_of_life(self) -> float:
+        assert self._jobs is not None
+        if not self._jobs.is_alive:
+            raise errors.Unavailable(f"{self.name} works on something and shows no progress.", 5.0)
+        return 0.0
 
     async def _answer(self, call: Call) -> Outcome:
         refusal = self._refusal()
@@ -151,6 +168,8 @@ class Worker:
             prepared = await self._prepare(call)
             if prepared.answers is not None:
                 return Answer(prepared.answers, sum(prepared.tokens))
+            if self._streams:
+                return await self._streamed(call, prepared)
             ticket = self._queue().submit(
                 prepared.values,
                 prepared.tokens,
@@ -162,7 +181,7 @@ class Worker:
             # The queue drops what is late; this bounds what is already running.
             async with asyncio.timeout(call.seconds_left + 1):
                 outputs = await ticket.done
-            return self._answered(call, prepared, ticket, outputs)
+            return self._answered(call, prepared, ticket.queued_at, ticket.started_at, outputs)
         except TimeoutError:
             return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
         except errors.ClusterError as error:
@@ -176,6 +195,13 @@ class Worker:
             if not self._working and self._board.value.phase == "draining":
                 self._post(phase="drained")
 
+    async def _streamed(self, call: Call, prepared: Prepared) -> Answer:
+        costs = prepared.tokens if prepared.costs is None else prepared.costs
+        job = self._stream_jobs().submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
+        outputs = await job.done
+        self._last_batch = time.perf_counter()
+        return self._answered(call, prepared, job.queued_at, job.started_at, outputs)
+
     def _refusal(self) -> errors.ClusterError | None:
         phase = self._board.value.phase
         if phase == "ready":
@@ -185,7 +211,7 @@ class Worker:
         return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", 30.0)
 
     async def _prepare(self, call: Call) -> Prepared:
-        if sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
+        if not self._streams and sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
             return self._family.prepare(call.ability, call.items, call.params)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
@@ -211,22 +237,34 @@ class Worker:
             self._batcher.on_batch = self._ran
         return self._batcher
 
-    def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        try:
-            return self._family.run(batch)
-        except Exception as error:
-            if type(error).__name__ == "AcceleratorError":
-                # A CUDA context does not come back from this: every later call would fail as well.
-                log.critical("the accelerator failed, this worker ends: %s", error)
-                os._exit(70)
-            raise
+    @property
+    def _streams(self) -> bool:
+        return hasattr(self._family, "stream")
 
-    def _answered(self, call: Call, prepared: Prepared, ticket: Ticket, outputs: list[Any]) -> Answer:
+    def _stream_jobs(self) -> Jobs:
+        if self._jobs is None:
+            self._loop = asyncio.get_running_loop()
+            pace = getattr(self._family, "pace", None) or Pace()
+            threads = ThreadPoolExecutor(pace.parallel, "model", _give_way)
+            self._jobs = Jobs(self._stream, threads, parallel=pace.parallel, speed=pace.speed)
+        return self._jobs
+
+    def _stream(self, value: Any, course: Course) -> Any:
+        with _or_end():
+            return self._family.stream(value, course)  # type: ignore[attr-defined]
+
+    def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        with _or_end():
+            return self._family.run(batch)
+
+    def _answered(
+        self, call: Call, prepared: Prepared, queued_at: float, started_at: float, outputs: list[Any]
+    ) -> Answer:
         now = time.perf_counter()
-        waited = max(ticket.started_at - ticket.queued_at, 0.0)
+        waited = max(started_at - queued_at, 0.0)
         tokens = sum(prepared.tokens)
-        self._metrics.answered(waited, now - ticket.queued_at, tokens)
-        ran = now - ticket.queued_at - waited
+        self._metrics.answered(waited, now - queued_at, tokens)
+        ran = now - queued_at - waited
         if prepared.join is not None:
             outputs = prepared.join(outputs)
         return Answer(self._family.pack(outputs, call.params), tokens, waited * 1000, ran * 1000)
@@ -244,7 +282,7 @@ class Worker:
     def _load(self) -> None:
         started = time.monotonic()
         try:
-            folder = self._find_weights()
+            folder = self._fetch(self._wanted.source)
             about = self._model_threads.submit(self._load_model, folder).result()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
@@ -263,10 +301,10 @@ class Worker:
                 error = errors.LoadFailed(f"{self._wanted.uid} could not be loaded: {type(error).__name__}: {error}")
             self._post(phase="failed", error=error, log_tail=tuple(self._lines)[-20:])
 
-    def _find_weights(self) -> Path:
+    def _fetch(self, source: Source) -> Path:
         settings = self._settings
         return locate(
-            self._wanted.source,
+            source,
             home=settings.home,
             offline=settings.offline,
             allow_pickle=self._may_unpickle(),
@@ -305,13 +343,19 @@ class Worker:
                 home=self._settings.home,
                 allow_pickle=self._may_unpickle(),
                 remote_code=self._wanted.entry.name in self._settings.remote_code,
+                fetch=self._fetch,
                 report=loading,
             )
         )
         self._family.set_threads(self._threads)
         self._post(progress=replace(self._board.value.progress, stage="launching", fraction=0.95))
         example = self._family.example
-        self._family.run(self._family.prepare(example.ability, example.items, example.params).values)
+        values = self._family.prepare(example.ability, example.items, example.params).values
+        if self._streams:
+            for value in values:
+                self._stream(value, _Unwatched())
+        else:
+            self._run(values)
         return about
 
     def _post(self, **changes: Any) -> None:
@@ -322,6 +366,31 @@ class Worker:
         if epoch < self._epoch:
             raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
         self._epoch = epoch
+
+
+class _Unwatched:
+    """The course of a value that nobody asked for."""
+
+    def check(self) -> None:
+        pass
+
+    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
+        pass
+
+    def show(self, preview: bytes) -> None:
+        pass
+
+
+@contextmanager
+def _or_end() -> Iterator[None]:
+    """Ends this process when the accelerator fails: its context does not come back, every later call would fail too."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "AcceleratorError":
+            log.critical("the accelerator failed, this worker ends: %s", error)
+            os._exit(70)
+        raise
 
 
 def _give_way() -> None:

@@ -17,7 +17,7 @@ from cluster.keys import Key
 from cluster.metrics import IngressMetrics
 from cluster.routing import RouteTable
 from cluster.settings import Settings
-from cluster.spec import Answer, Call, ModelRoutes
+from cluster.spec import Answer, Call, ModelRoutes, View
 from cluster.supervisor import Snapshot
 
 log = logging.getLogger("cluster.ingress")
@@ -80,11 +80,16 @@ class Gate:
         least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
         self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
 
-    async def send(self, call: Call) -> Answer:
+    async def send(self, call: Call, alone: bool = False) -> Answer:
+        """`alone`: it takes long, and what was gathered with it would have to wait for it."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((call, answer))
-        if self._timer is None:
+        if alone:
+            self._on_send(1)
+            self._spawn(self._carry([(call, answer)]))
+        else:
+            self._waiting.append((call, answer))
+        if self._timer is None and not alone:
             # Even an idle gate waits for the end of this turn of the loop: what was read together goes together.
             self._timer = loop.call_later(self._gather_s, self._go) if self._on_their_way else loop.call_soon(self._go)
         try:
@@ -111,11 +116,22 @@ class Gate:
         self._timer = None
         batch, self._waiting = self._waiting[:GATHER_MOST], self._waiting[GATHER_MOST:]
         if batch:
-            self._on_their_way += 1
             self._on_send(len(batch))
-            self._spawn(self._carry(batch))
+            self._spawn(self._carry_gathered(batch))
         if self._waiting:
             self._timer = asyncio.get_running_loop().call_soon(self._go)
+
+    async def _carry_gathered(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
+        """While it is on its way, others gather."""
+        self._on_their_way += 1
+        try:
+            await self._carry(batch)
+        finally:
+            self._on_their_way -= 1
+            if self._waiting and not self._on_their_way:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._go()
 
     async def _carry(self, batch: Sequence[tuple[Call, asyncio.Future[Answer]]]) -> None:
         longest = max(call.seconds_left for call, _ in batch)
@@ -134,12 +150,6 @@ class Gate:
                 if not answer.done():
                     answer.set_exception(known)
             return
-        finally:
-            self._on_their_way -= 1
-            if self._waiting and not self._on_their_way:
-                if self._timer is not None:
-                    self._timer.cancel()
-                self._go()
         for (call, answer), outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, errors.Overloaded):
                 self._remember(call, outcome)
@@ -221,6 +231,7 @@ class Dispatcher:
         params: Mapping[str, Any],
         request_id: str,
         timeout_s: float,
+        alone: bool = False,
     ) -> tuple[Answer, str]:
         """The answer and the worker that gave it. Sent again, elsewhere, only when nothing was computed."""
         loop = asyncio.get_running_loop()
@@ -240,7 +251,7 @@ class Dispatcher:
                 gate = self._gates[route.worker]
                 try:
                     gate.refuse(size)
-                    answer = await gate.send(call)
+                    answer = await gate.send(call, alone)
                     self.table.queued[route.worker] = gate.queued
                     return answer, route.worker
                 except ELSEWHERE as error:
@@ -257,11 +268,31 @@ class Dispatcher:
         assert refusal is not None
         raise refusal
 
-    async def abort(self, model: ModelRoutes, request_id: str) -> bool:
-        """Drops a request wherever it waits; any ingress may be asked, not only the one that holds it."""
-        lines = [self._gates[route.worker].line for route in model.workers if route.worker in self._gates]
-        found = await asyncio.gather(*(line.cancel([request_id]) for line in lines), return_exceptions=True)
+    async def abort(self, model: ModelRoutes, request_id: str, block_s: float = 0.0) -> bool:
+        """Drops a request wherever it is; any ingress may be asked, not only the one that holds it."""
+        asked = (line.cancel([request_id], block_s) for line in self._lines_of(model))
+        found = await asyncio.gather(*asked, return_exceptions=True)
         return any(answer is True for answer in found)
+
+    async def watch(self, model: ModelRoutes, request_id: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
+        """How far a request is, as soon as it is not what was seen; None when no worker of the model knows it."""
+        watched = [asyncio.ensure_future(line.watch(request_id, seen, wait_s)) for line in self._lines_of(model)]
+        try:
+            # Workers that do not know it say so at once.
+            for answer in asyncio.as_completed(watched):
+                try:
+                    view = await answer
+                except errors.ClusterError:
+                    continue
+                if view is not None:
+                    return view
+            return None
+        finally:
+            for unanswered in watched:
+                unanswered.cancel()
+
+    def _lines_of(self, model: ModelRoutes) -> list[actors.Line]:
+        return [self._gates[route.worker].line for route in model.workers if route.worker in self._gates]
 
     async def _usable(
         self, model: ModelRoutes, tried: set[str], deadline: float, refusal: errors.ClusterError | None

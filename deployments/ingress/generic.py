@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from cluster import errors
+from cluster import errors, keys
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.serving import Serving
 
@@ -18,6 +18,10 @@ class Infer(BaseModel):
     ability: str = ""
     items: list[Any]
     params: dict[str, Any] = Field(default_factory=dict)
+
+
+class Abort(BaseModel):
+    block_duration: float = Field(default=0.0, ge=0, le=3600)
 
 
 def router(serving: Serving) -> APIRouter:
@@ -35,11 +39,14 @@ def router(serving: Serving) -> APIRouter:
         return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
 
     @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
-    async def abort(uid: str, request_id: str) -> Json:
-        """For a request that was sent with this x-request-id."""
+    async def abort(uid: str, request_id: str, request: Request) -> Json:
+        """For a request that was sent with this x-request-id; none of that id is taken again for `block_duration`."""
+        asked: Abort = checked(Abort, await json_body(request) if await request.body() else {})
         model = serving.dispatcher.table.models.get(uid)
         if model is None:
             return Json({"msg": "NO_OP"})
-        return Json({"msg": "DONE" if await serving.dispatcher.abort(model, request_id) else "NOT_FOUND"})
+        keys.check_model(request.state.key, uid)
+        found = await serving.dispatcher.abort(model, request_id, asked.block_duration)
+        return Json({"msg": "DONE" if found else "NOT_FOUND"})
 
     return routes

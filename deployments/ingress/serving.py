@@ -80,8 +80,16 @@ class Serving:
         self._media = Media(settings)
 
     async def ask(
-        self, request: Request, model: str | None, ability: str, items: Sequence[Any], params: Mapping[str, Any]
+        self,
+        request: Request,
+        model: str | None,
+        ability: str,
+        items: Sequence[Any],
+        params: Mapping[str, Any],
+        *,
+        alone: bool = False,
     ) -> Served:
+        """`alone`: the request takes long, and shares no call to a worker."""
         self.refuse_many(items)
         found = self.dispatcher.table.find(model, ability)
         request.state.model = found.uid
@@ -92,7 +100,7 @@ class Serving:
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
                 return await self.dispatcher.ask(
-                    found, ability, items[first:last], params, request.state.request_id, timeout_s
+                    found, ability, items[first:last], params, request.state.request_id, timeout_s, alone
                 )
             except errors.BadRequest as error:
                 raise renumbered(error, first) from None

@@ -20,7 +20,7 @@ import pytest
 
 from cluster import errors, pipe
 from cluster.pipe import HEAD, Listener, Pipe, connect, own_path
-from cluster.spec import Answer, Call
+from cluster.spec import Answer, Call, View
 
 PATIENCE_S = 10.0
 ROOT = Path(__file__).parents[2]
@@ -33,10 +33,13 @@ class Worker:
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[None]] = {}
 
-    async def respond(self, kind: pipe.Kind, argument: Any) -> Any:
+    async def respond(self, kind: pipe.Kind, arguments: tuple[Any, ...]) -> Any:
+        if kind == "watch":
+            owner, seen, _ = arguments
+            return View(seen + 1, "running") if owner in self.waiting else None
         if kind == "cancel":
-            return any([self.drop(owner) for owner in argument])
-        return await asyncio.gather(*map(self.answer, argument)), len(self.waiting)
+            return any([self.drop(owner) for owner in arguments[0]])
+        return await asyncio.gather(*map(self.answer, arguments[0])), len(self.waiting)
 
     def drop(self, owner: str) -> bool:
         found = self.waiting.pop(owner, None)
@@ -127,8 +130,10 @@ def test_calls_overtake_each_other_and_each_gets_its_own_answer(tmp_path: Path) 
             many = await asyncio.gather(*(outcome(there, number) for number in range(500)))
             assert [answer.outputs for answer in many] == [[number] for number in range(500)]
             assert not slow.done()
-            assert await there.cancel(["slow"], PATIENCE_S) is True
-            assert await there.cancel(["slow"], PATIENCE_S) is False
+            assert await there.watch("slow", 3, 0.0, PATIENCE_S) == View(4, "running")
+            assert await there.cancel(["slow"], 0.0, PATIENCE_S) is True
+            assert await there.watch("slow", 3, 0.0, PATIENCE_S) is None
+            assert await there.cancel(["slow"], 0.0, PATIENCE_S) is False
             assert isinstance(await slow, errors.RequestCancelled)
 
     run(test())
@@ -159,7 +164,7 @@ def test_what_does_not_answer_in_time_is_unavailable_and_its_late_answer_is_nobo
         async with worker(tmp_path / "s") as (_, there):
             with pytest.raises(errors.Unavailable):
                 await outcome(there, "wait", id="slow", timeout_s=0.05)
-            assert await there.cancel(["slow"], PATIENCE_S)
+            assert await there.cancel(["slow"], 0.0, PATIENCE_S)
             assert (await outcome(there, "next")).outputs == ["next"]
 
     run(test())
@@ -215,7 +220,7 @@ def test_a_retired_pipe_answers_what_is_open_and_closes(tmp_path: Path) -> None:
             await outcome(there, "the other has arrived")
             there.retire()
             assert there.is_open
-            assert await there.cancel(["slow"], PATIENCE_S)
+            assert await there.cancel(["slow"], 0.0, PATIENCE_S)
             assert isinstance(await slow, errors.RequestCancelled)
             assert not there.is_open
 
