@@ -113,6 +113,8 @@ class Jobs:
         self._blocked: dict[str, float] = {}
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Cost that was got through lately, and the seconds it took.
+        self._done = (speed or 0.0, 1.0 if speed else 0.0)
         self._worked_s = 0.0
         self._since = 0.0
         self._last_sign = time.monotonic()
@@ -241,13 +243,14 @@ class Jobs:
             job.done.set_result(job.outputs)
 
     def _measure(self, cost: float) -> None:
-        """Cost per second of work, over what has been answered since the last answer."""
+        """Cost per second of work. Both are added up before they are divided: values that end together are half of a
+        second's work each, not all of it in a moment."""
         now = time.monotonic()
         seconds = self._worked_s + now - self._since
         self._worked_s, self._since = 0.0, now
-        if cost and seconds > 0:
-            measured = cost / seconds
-            self.speed = measured if not self.speed else (1 - NEWEST) * self.speed + NEWEST * measured
+        self._done = ((1 - NEWEST) * self._done[0] + cost, (1 - NEWEST) * self._done[1] + seconds)
+        if self._done[0] and self._done[1] > 0:
+            self.speed = self._done[0] / self._done[1]
 
     def _expire(self, job: Job, seconds: float) -> None:
         self._stop(job, errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))

@@ -189,3 +189,13 @@ def test_the_speed_is_measured_and_tells_when_a_request_will_end() -> None:
         await job.done
 
     with_jobs(test)
+
+
+def test_values_that_end_together_do_not_look_like_work_done_in_a_moment() -> None:
+    async def test(jobs: Jobs, easel: Easel) -> None:
+        started = time.monotonic()
+        await jobs.submit([("a", 30), ("b", 30)], [30, 30], owner="r", seconds_left=10).done
+        true = 60 / (time.monotonic() - started)
+        assert jobs.speed is not None and true / 2 < jobs.speed < true * 2
+
+    with_jobs(test, parallel=2)
