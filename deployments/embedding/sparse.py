@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from deployments.vectors import SparseRows, refused_unless_finite
 
 #: A row of the whole vocabulary is made for every token of a batch: on a card these are gigabytes soon.
 MOST_BATCH_TOKENS = 4096
+#: What the architectures call the part of a masked language model that gives a weight to every word.
+HEADS = ("cls", "lm_head", "vocab_projector", "decoder", "generator_lm_head")
 
 
 class SparseOptions(TextOptions):
@@ -47,6 +50,7 @@ class SparseEncoders(Texts):
         first = type(model[0]).__name__
         if not hasattr(model[0], "model"):
             raise errors.LoadFailed(f"{setup.entry.name} begins with a {first}, and only transformers can be run.")
+        _weigh_exactly(model[0].model)
         self._most = setup.options.max_active_dims or model.max_active_dims
 
     def _check(self, params: Mapping[str, Any]) -> None:
@@ -60,6 +64,18 @@ def weights_of(row: Any, most: int | None = None) -> tuple[Any, Any]:
     if most is not None and len(places) > most:
         places = np.sort(places[np.argpartition(-row[places], most - 1)[:most]])
     return places.astype(np.int32), row[places].astype(np.float32)
+
+
+def _weigh_exactly(model: Any) -> None:
+    """Keeps what turns a token into weights in full precision: their logarithm makes much of small differences."""
+    head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
+    if head is None or str(model.dtype) == "torch.float32":
+        return
+    # Its words are those of the body, which stay as they are.
+    name = next(name for name in HEADS if getattr(model, name, None) is head)
+    exact = copy.deepcopy(head).float()
+    exact.register_forward_pre_hook(lambda module, given: (given[0].float(), *given[1:]))
+    setattr(model, name, exact)
 
 
 def _refuse_untrained(setup: Setup) -> None:
