@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
+from cluster.images import ImageCalls, job_of
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, WorkerState
 from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options
 
@@ -21,6 +22,8 @@ M = TypeVar("M", bound=BaseModel)
 LONGEST_POLL_S = 30.0
 #: How long following a launch puts up with a control plane that does not answer.
 PATIENCE_S = 60.0
+#: A model that can one of these draws, whatever its type is called.
+DRAWS = {"text2image", "image2image", "inpainting"}
 
 
 class Launched(NamedTuple):
@@ -196,6 +199,24 @@ class _Calls:
         """Stops a request under way; its id is refused for `block_duration` seconds."""
         path = f"/v1/models/{_part(uid)}/requests/{_part(request_id)}/abort"
         return ask("POST", path, body={"block_duration": block_duration})
+
+    @call
+    def get_progress(self, request_id: str) -> Steps[dict[str, Any]]:
+        """How far a request is that takes its time: `progress` from 0 to 1, its stage and steps."""
+        return ask("GET", f"/v1/requests/{_part(request_id)}/progress")
+
+    # Pictures that are made in the background
+
+    @call
+    def list_image_jobs(self) -> Steps[list[dict[str, Any]]]:
+        answer = yield Request("GET", "/v1/images/jobs")
+        return list(answer["data"])
+
+    @call
+    def get_image_job(self, id: str) -> Steps[Any]:
+        """The handle of a job that an earlier run has begun: its `status`, `progress`, `cancel` and `result`."""
+        answer = yield Request("GET", f"/v1/images/jobs/{_part(id)}")
+        return job_of(self, answer["id"])
 
     # Models declared as a list
 
@@ -392,6 +413,10 @@ class RerankModel(_RerankCalls, Model):
     pass
 
 
+class ImageModel(ImageCalls, Model):
+    pass
+
+
 class AsyncModel(_ModelCalls, Async):
     """A launched model; shares its client's connections."""
 
@@ -409,6 +434,10 @@ class AsyncEmbeddingModel(_EmbeddingCalls, AsyncModel):
 
 
 class AsyncRerankModel(_RerankCalls, AsyncModel):
+    pass
+
+
+class AsyncImageModel(ImageCalls, AsyncModel):
     pass
 
 
@@ -432,8 +461,8 @@ class Client(_Calls, Sync):
         self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> Model:
-        kinds = {"embedding": EmbeddingModel, "rerank": RerankModel}
-        return kinds.get(description.get("model_type", ""), Model)(self, uid, description)
+        kinds = {"embedding": EmbeddingModel, "rerank": RerankModel, "image": ImageModel}
+        return kinds.get(_kind_of(description), Model)(self, uid, description)
 
     def close(self) -> None:
         self._http.close()
@@ -460,8 +489,8 @@ class AsyncClient(_Calls, Async):
         self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> AsyncModel:
-        kinds = {"embedding": AsyncEmbeddingModel, "rerank": AsyncRerankModel}
-        return kinds.get(description.get("model_type", ""), AsyncModel)(self, uid, description)
+        kinds = {"embedding": AsyncEmbeddingModel, "rerank": AsyncRerankModel, "image": AsyncImageModel}
+        return kinds.get(_kind_of(description), AsyncModel)(self, uid, description)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -473,6 +502,11 @@ class AsyncClient(_Calls, Async):
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _kind_of(description: Mapping[str, Any]) -> str:
+    draws = DRAWS.intersection(description.get("model_ability") or ())
+    return "image" if draws else str(description.get("model_type", ""))
 
 
 def spec_of(fields: Mapping[str, Any]) -> LaunchSpec:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
@@ -31,6 +31,8 @@ class Request:
     path: str
     params: Mapping[str, Any] = field(default_factory=dict)
     body: Any = None
+    #: Files by the names of their fields; with any, the body's fields travel beside them as a form.
+    files: Sequence[tuple[str, bytes]] = ()
     #: How long the server may hold the answer on purpose.
     held_s: float = 0.0
 
@@ -74,6 +76,18 @@ class Sync:
         with _translated(step, self._http.base_url):
             return parse(self._http.request(**_for_httpx(step, self._http.timeout)))
 
+    def _events(self, request: Request, read: Callable[[Any], T]) -> Generator[T, None, None]:
+        """What the server sends as it goes along; whoever stops reading leaves, and the server stops too."""
+        sent = _for_httpx(request, self._http.timeout)
+        with _translated(request, self._http.base_url), self._http.stream(**sent) as response:
+            if not response.is_success:
+                response.read()
+                parse(response)
+            events = Events(response)
+            for line in response.iter_lines():
+                if (event := events.take(line)) is not None:
+                    yield read(event)
+
 
 class Async:
     """Makes calls that are awaited."""
@@ -99,6 +113,19 @@ class Async:
             return await anyio.sleep(step.seconds)
         with _translated(step, self._http.base_url):
             return parse(await self._http.request(**_for_httpx(step, self._http.timeout)))
+
+    async def _events(self, request: Request, read: Callable[[Any], T]) -> AsyncGenerator[T, None]:
+        """What the server sends as it goes along; whoever stops reading leaves, and the server stops too."""
+        sent = _for_httpx(request, self._http.timeout)
+        with _translated(request, self._http.base_url):
+            async with self._http.stream(**sent) as response:
+                if not response.is_success:
+                    await response.aread()
+                    parse(response)
+                events = Events(response)
+                async for line in response.aiter_lines():
+                    if (event := events.take(line)) is not None:
+                        yield read(event)
 
 
 class call(Generic[P, T]):
@@ -140,6 +167,26 @@ def parse(response: httpx.Response) -> Any:
     if response.is_success:
         return body
     raise _error_of(response, body)
+
+
+class Events:
+    """Reads server-sent events line by line: comments keep the connection open, an error is raised as its class."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._data: list[str] = []
+
+    def take(self, line: str) -> Any:
+        """The event that this line ends, or None."""
+        if line.startswith("data:"):
+            self._data.append(line.removeprefix("data:").strip())
+        if line or not self._data:
+            return None
+        text, self._data = "\n".join(self._data), []
+        event = None if text == "[DONE]" else orjson.loads(text)
+        if isinstance(event, dict) and "error" in event:
+            raise _error_of(self._response, event)
+        return event
 
 
 #: For answers that carry no code of ours: a proxy on the way, another server on the port.
@@ -196,7 +243,10 @@ def _translated(request: Request, url: httpx.URL) -> Iterator[None]:
 
 def _for_httpx(request: Request, timeout: httpx.Timeout) -> dict[str, Any]:
     arguments: dict[str, Any] = {"method": request.method, "url": request.path, "params": given(request.params)}
-    if request.body is not None:
+    if request.files:
+        arguments["data"] = request.body
+        arguments["files"] = [(name, ("image", file, "application/octet-stream")) for name, file in request.files]
+    elif request.body is not None:
         arguments["content"] = orjson.dumps(request.body, option=orjson.OPT_SERIALIZE_NUMPY)
         arguments["headers"] = {"Content-Type": "application/json"}
     if request.held_s and timeout.read is not None:

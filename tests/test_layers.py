@@ -20,25 +20,40 @@ LAYERS = """
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
-        cluster.download cluster.hubs cluster.pipe
-    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.client cluster
+        cluster.download cluster.hubs cluster.pipe cluster.jobs
+    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.images
+        cluster.client cluster
     cluster.supervisor
     cluster.actors
     deployments deployments.text deployments.device deployments.vectors deployments.folders deployments.encoders
         deployments.loading deployments.texts deployments.late
-    deployments.embedding deployments.rerank deployments.classify
+    deployments.embedding deployments.rerank deployments.classify deployments.image
     deployments.ingress
     cluster.daemon
     cluster.cli
 """
 
-MODEL_TYPES = ("deployments.embedding", "deployments.rerank", "deployments.classify")
+MODEL_TYPES = ("deployments.embedding", "deployments.rerank", "deployments.classify", "deployments.image")
 #: What puts the parts together, and may know of all of them.
 COMMANDS = ("cluster.daemon", "cluster.cli")
 
 #: Where Ray may be imported.
 RAY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
-MODEL_LIBRARIES = ("torch", "transformers", "sentence_transformers", "tokenizers", "safetensors", "tiktoken", "vllm")
+MODEL_LIBRARIES = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "tokenizers",
+    "safetensors",
+    "tiktoken",
+    "vllm",
+    "diffusers",
+    "bitsandbytes",
+    "peft",
+    "accelerate",
+    "gguf",
+    "PIL",
+)
 #: Our own modules that bring in Ray, a web server or a model library.
 HEAVY = ("cluster.actors", "cluster.daemon", "deployments.ingress", "deployments.encoders")
 
@@ -230,6 +245,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         ("deployments.embedding", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.rerank", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.classify", "ray torch fastapi transformers sentence_transformers"),
+        ("deployments.image", "ray torch fastapi transformers diffusers PIL gguf"),
     ],
 )
 def test_importing_it_brings_in_nothing_heavy(module: str, heavy: str) -> None:

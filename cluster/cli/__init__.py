@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cluster import errors
-from cluster.cli import connection, daemon, declared, launch, models, registrations, shell
+from cluster.cli import connection, daemon, declared, generate, launch, models, registrations, shell
 
 
 class Commands(click.Group):
@@ -52,6 +52,7 @@ for command in (
     daemon.down,
     daemon.status,
     launch.launch,
+    generate.generate,
     models.list_models,
     models.describe,
     models.terminate,

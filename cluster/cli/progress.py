@@ -1,11 +1,12 @@
-"""Shows a launch under way: bars on a terminal, a line now and then elsewhere; always on standard error."""
+"""Shows what is under way: bars on a terminal, a line now and then elsewhere; always on standard error."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import click
 from rich.console import Console
@@ -14,8 +15,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgre
 from cluster.cli.output import size
 from cluster.client import Client
 from cluster.spec import ModelStatus, WorkerState
-
-Show = Callable[[ModelStatus], None]
 
 
 @dataclass(frozen=True)
@@ -50,45 +49,72 @@ def rows_of(status: ModelStatus) -> list[Row]:
 
 def follow(client: Client, uid: str, generation: int = 0, timeout: float | None = None) -> ModelStatus:
     """Waits until the model is READY and shows how far it is."""
-    with _bars() if sys.stderr.isatty() else _lines() as show:
-        return client.wait_until_ready(uid, generation, timeout, show)
+    with shown() as show:
+        return client.wait_until_ready(uid, generation, timeout, lambda status: show(rows_of(status)))
 
 
-@contextmanager
-def _bars() -> Iterator[Show]:
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.fields[label]}  {task.fields[doing]}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[size]}", markup=False),
-        TimeElapsedColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-
-        def show(status: ModelStatus) -> None:
-            rows = {row.label: row for row in rows_of(status)}
-            for label in tasks.keys() - rows.keys():
-                bars.remove_task(tasks.pop(label))
-            for label, row in rows.items():
-                if label not in tasks:
-                    tasks[label] = bars.add_task("", total=1.0, label=label, doing="", size="")
-                bars.update(tasks[label], completed=row.fraction, doing=row.doing, size=row.size)
-
-        yield show
+def shown() -> Bars | Lines:
+    return Bars() if sys.stderr.isatty() else Lines()
 
 
-@contextmanager
-def _lines() -> Iterator[Show]:
-    shown: dict[str, tuple[str, int]] = {}
+class Bars:
+    """A bar for each row; one that is not there the next time is taken away."""
 
-    def show(status: ModelStatus) -> None:
-        for row in rows_of(status):
+    def __init__(self) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.fields[label]}  {task.fields[doing]}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[size]}", markup=False),
+            TimeElapsedColumn(),
+        )
+        self._bars = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        for label in self._tasks.keys() - {row.label for row in rows}:
+            self._bars.remove_task(self._tasks.pop(label))
+        for row in rows:
+            if row.label not in self._tasks:
+                self._tasks[row.label] = self._bars.add_task("", total=1.0, label=row.label, doing="", size="")
+            self._bars.update(self._tasks[row.label], completed=row.fraction, doing=row.doing, size=row.size)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """For what else is to be written to the terminal."""
+        self._bars.stop()
+        yield
+        self._bars.start()
+
+
+class Lines:
+    """A line for each tenth of the way, and whenever something else is done."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        for row in rows:
             step = (row.doing, int(row.fraction * 10))
-            if shown.get(row.label) != step:
-                shown[row.label] = step
+            if self._said.get(row.label) != step:
+                self._said[row.label] = step
                 details = f"{row.fraction:.0%}" + (f", {row.size}" if row.size else "")
                 click.echo(f"{row.label}: {row.doing} ({details})", err=True)
 
-    yield show
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        yield

@@ -15,7 +15,17 @@ import pytest
 
 import cluster
 from cluster import AsyncClient, Client, LaunchSpec, errors
-from cluster.client import AsyncEmbeddingModel, AsyncRerankModel, EmbeddingModel, Model, RerankModel, body_of, spec_of
+from cluster.client import (
+    AsyncEmbeddingModel,
+    AsyncImageModel,
+    AsyncRerankModel,
+    EmbeddingModel,
+    ImageModel,
+    Model,
+    RerankModel,
+    body_of,
+    spec_of,
+)
 from cluster.wire import call
 from tests.cluster.fake_server import to_response
 from tests.cluster.statuses import make_status, make_worker
@@ -133,6 +143,18 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         ("POST", "/v1/models/m/requests/r%2F1/abort", {}, {"block_duration": 30}),
         {"msg": "DONE"},
         {"msg": "DONE"},
+    ),
+    "progress of a request": (
+        lambda c: c.get_progress("r/1"),
+        ("GET", "/v1/requests/r%2F1/progress", {}, None),
+        {"progress": 0.5},
+        {"progress": 0.5},
+    ),
+    "image jobs": (
+        lambda c: c.list_image_jobs(),
+        ("GET", "/v1/images/jobs", {}, None),
+        {"data": [{"id": "job-1"}]},
+        [{"id": "job-1"}],
     ),
     "apply": (
         lambda c: c.apply(
@@ -322,6 +344,7 @@ def test_every_call_is_in_the_table() -> None:
     described = {name for kind in (Client, EmbeddingModel, RerankModel) for name in dir(kind) if is_call(kind, name)}
     made = {name for make, *_ in CALLS.values() for name in described if name in make.__code__.co_names} | {
         "get_model",
+        "get_image_job",
         "wait_until_ready",
     }
     assert described == made
@@ -339,7 +362,8 @@ def test_signatures_and_docstrings_are_those_of_the_description() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "kind"), [("embedding", EmbeddingModel), ("rerank", RerankModel), ("image", Model)]
+    ("model_type", "kind"),
+    [("embedding", EmbeddingModel), ("rerank", RerankModel), ("image", ImageModel), ("llm", Model)],
 )
 def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> None:
     wire = Wire({"model_type": model_type, "replica": 1})
@@ -351,7 +375,10 @@ def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> Non
     assert len(wire.asked) == 1
 
 
-@pytest.mark.parametrize(("model_type", "kind"), [("embedding", AsyncEmbeddingModel), ("rerank", AsyncRerankModel)])
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [("embedding", AsyncEmbeddingModel), ("rerank", AsyncRerankModel), ("image", AsyncImageModel)],
+)
 def test_get_model_of_the_async_client_is_awaited_too(model_type: str, kind: type) -> None:
     assert type(asyncio.run(result_of_async(lambda c: c.get_model("m"), Wire({"model_type": model_type})))) is kind
 
