@@ -32,6 +32,8 @@ class Setup:
     #: What part of its card it may use.
     card_share: float = 1.0
     quantization: str | None = None
+    #: Names of the options that the launch gave; the others are the entry's or the family's defaults.
+    asked: frozenset[str] = frozenset()
     #: As the launch asked for it.
     engine: str | None = None
     #: Folder of the installation: what a machine made of a model's weights is kept there.

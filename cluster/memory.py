@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster import errors
 from cluster.weights import PICKLES, SHARD, names_in, weight_set
@@ -57,6 +58,49 @@ def parameters(folder: Path) -> int | None:
     if any(path.suffix == ".gguf" for path in files):
         return None
     return sum(_parameters_of(path) for path in files)
+
+
+class Tensor(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    #: As the file has it.
+    bytes: int
+    #: False for what is packed already, and keeps its size in whatever number format it is loaded.
+    is_plain: bool
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+
+def tensors(place: Path) -> Iterator[Tensor]:
+    """What a file or a folder's set of weights is made of; nothing of formats that cannot be read without running."""
+    for path in [place] if place.is_file() else _weight_files(place):
+        if path.suffix == ".safetensors":
+            for name, told in _header(path).items():
+                size = told["data_offsets"][1] - told["data_offsets"][0]
+                yield Tensor(name, tuple(told["shape"]), size, told["dtype"] in _CASTABLE)
+
+
+def gguf_architecture(path: Path) -> str:
+    """Which model the weights of a GGUF file belong to, as its header says."""
+    field = _gguf(path).get_field("general.architecture")
+    return str(field.contents()) if field is not None else ""
+
+
+def gguf_bytes(path: Path) -> int:
+    """Memory of a GGUF file's weights, which stay packed."""
+    return sum(int(tensor.n_bytes) for tensor in _gguf(path).tensors)
+
+
+def _gguf(path: Path) -> Any:
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(path)
+    # It reads a map of the file, and stumbles wherever the file ends or says nonsense.
+    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise errors.LoadFailed(f"{path} is not a whole GGUF file ({error}): fetch it again.") from error
 
 
 def _weight_files(folder: Path) -> list[Path]:

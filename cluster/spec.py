@@ -53,6 +53,8 @@ class Source(Value):
     path: str = ""
     #: Patterns of files that a launch has no use for, e.g. `text_encoder_3/*`.
     exclude: tuple[str, ...] = ()
+    #: Which of several precisions, e.g. fp16; where it is not there, the plain files.
+    variant: str = ""
     format: str = "pytorch"
     quantizations: tuple[str, ...] = ("none",)
 

@@ -31,9 +31,10 @@ def locate(
     patterns: Sequence[str] | None = None,
     report: Listener = lambda progress: None,
 ) -> Path:
-    """The folder to load from. `report` hears how far the download is, and stops it by raising.
+    """The folder to load from, or the file where the source names one.
 
-    `patterns` names the files to fetch; without it, all that one set of weights needs.
+    `report` hears how far the download is, and stops it by raising. `patterns` names the files to fetch;
+    without it, all that one set of weights needs.
     """
     if source.hub == "local":
         return _safe(_local_folder(source, roots), source, allow_pickle)
@@ -130,18 +131,29 @@ def _cached_folder(source: Source, home: Path, allow_pickle: bool, patterns: Seq
 
 
 def _wanted(source: Source, listing: Listing, allow_pickle: bool, patterns: Sequence[str] | None) -> list[RemoteFile]:
-    prefix = f"{source.path.strip('/')}/" if source.path else ""
+    path = source.path.strip("/")
+    alone = [file for file in listing.files if file.name == path]
+    if alone:
+        _safe_names(source, [path], allow_pickle)
+        return alone
+    prefix = f"{path}/" if path else ""
     inside = {file.name.removeprefix(prefix): file for file in listing.files if file.name.startswith(prefix)}
+    inside = {name: file for name, file in inside.items() if not _matches(name, source.exclude)}
     if not inside:
         raise errors.DownloadFailed(f"{name_of(source)} has no files{f' in {source.path}' if source.path else ''}.")
     names = choose(
         name_of(source),
         list(inside),
         gguf=source.format.startswith("gguf"),
+        variant=source.variant,
         allow_pickle=allow_pickle,
         patterns=patterns,
     )
     return [inside[name] for name in names]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _local_folder(source: Source, roots: Sequence[Path]) -> Path:
@@ -176,16 +188,20 @@ def _package_folder(source: Source) -> Path:
 
 def _inside(folder: Path, path: str) -> Path:
     inner = folder_under(folder, path) if path else folder
-    if not inner.is_dir():
-        raise errors.DownloadFailed(f"{folder} has no folder {path}: check the path of the source.")
+    if not inner.exists():
+        raise errors.DownloadFailed(f"{folder} has no folder {path} and no such file: check the path of the source.")
     return inner
 
 
-def _safe(folder: Path, source: Source, allow_pickle: bool) -> Path:
+def _safe(place: Path, source: Source, allow_pickle: bool) -> Path:
+    names = [place.name] if place.is_file() else names_in(place)
+    _safe_names(source, [name for name in names if not _matches(name, source.exclude)], allow_pickle)
+    return place
+
+
+def _safe_names(source: Source, names: Sequence[str], allow_pickle: bool) -> None:
     if not allow_pickle:
-        names = names_in(folder)
         _without_pickles(name_of(source), names, weight_set(names))
-    return folder
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -209,7 +225,7 @@ def names_in(folder: Path) -> list[str]:
     return [name for name in names if not _COPIES.search(name)]
 
 
-def weight_set(names: Iterable[str]) -> list[str]:
+def weight_set(names: Iterable[str], variant: str = "") -> list[str]:
     """One set of weights: of each folder the safest kind, in one precision, without copies of itself."""
     folders: dict[str, list[str]] = {}
     pipelines = set()
@@ -220,10 +236,10 @@ def weight_set(names: Iterable[str]) -> list[str]:
         elif name.endswith(_WEIGHTS):
             folders.setdefault(str(path.parent), []).append(name)
     # A pipeline is loaded from the folders of its components; weights beside them are the same in one file.
-    return [name for folder, group in folders.items() if folder not in pipelines for name in _one_set(group)]
+    return [name for folder, group in folders.items() if folder not in pipelines for name in _one_set(group, variant)]
 
 
-def _one_set(group: list[str]) -> list[str]:
+def _one_set(group: list[str], variant: str) -> list[str]:
     kind = next(kind for kind in _KINDS if any(name.endswith(kind) for name in group))
     models: dict[str, dict[str, list[str]]] = {}
     for name in (name for name in group if name.endswith(kind)):
@@ -234,7 +250,7 @@ def _one_set(group: list[str]) -> list[str]:
         models = {base: variants for base, variants in models.items() if base != "consolidated"}
     chosen = []
     for variants in models.values():
-        files = variants[min(variants)]
+        files = variants.get(f".{variant}") or variants[min(variants)]
         whole = [name for name in files if not SHARD.search(PurePosixPath(name).stem)]
         chosen += whole or files
     # Small parts are sometimes pickled beside the model: bge-m3's sparse_linear.pt.
@@ -253,6 +269,7 @@ def choose(
     names: Sequence[str],
     *,
     gguf: bool = False,
+    variant: str = "",
     allow_pickle: bool = False,
     patterns: Sequence[str] | None = None,
 ) -> list[str]:
@@ -260,12 +277,12 @@ def choose(
     if patterns is None:
         asked = [name for name in names if not _COPIES.search(name)]
     else:
-        asked = [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+        asked = [name for name in names if _matches(name, patterns)]
         if not asked:
             raise errors.DownloadFailed(f"{model} has no file that matches {', '.join(patterns)}.")
     if gguf:
         asked = [name for name in asked if not name.endswith((".safetensors", *PICKLES))]
-    weights = weight_set(asked)
+    weights = weight_set(asked, variant)
     ggufs = sorted({SHARD.sub("", PurePosixPath(name).stem) for name in weights if name.endswith(".gguf")})
     if patterns is None and len(ggufs) > 1:
         raise errors.DownloadFailed(f"{model} has {len(ggufs)} GGUF models ({', '.join(ggufs)}): ask for one of them.")

@@ -339,6 +339,7 @@ class Worker:
                 threads=self._threads,
                 card_share=min((share for _, share in self._claim.cards), default=1.0),
                 quantization=spec.quantization,
+                asked=frozenset(spec.options),
                 engine=spec.model_engine,
                 home=self._settings.home,
                 allow_pickle=self._may_unpickle(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,6 +30,26 @@ UNKNOWN_WEIGHT_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
+class Room:
+    """What a launch would have to itself: of a card, or of main memory."""
+
+    on_gpu: bool
+    #: None where nobody knows.
+    bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a launch takes."""
+
+    claim_bytes: int
+    #: The source less what the launch has no use for.
+    source: Source
+    #: For people: the parts, and whether they fit.
+    plan: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ModelType:
     name: str
     #: Family name, as catalogue entries give it -> class; the first is what a bare folder is loaded with that does not
@@ -37,6 +57,11 @@ class ModelType:
     families: Mapping[str, type[Family]]
     #: Models that ship with the installation of the type, when it has any.
     entries: tuple[Entry, ...] = field(default=())
+    #: Says what a launch takes, and refuses what cannot be loaded, where that is not the arithmetic of encoders.
+    needs: Callable[[LaunchSpec, Entry, Source, Settings, Room], Needs] | None = None
+
+    #: What an entry's models can be asked for, where that is less than all that their family can.
+    abilities: Callable[[Entry], tuple[str, ...]] | None = None
 
     def family_for(self, entry: Entry, engine: str | None) -> type[Family]:
         if engine is None:
@@ -100,7 +125,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     _refuse_unsupported(entry, spec, settings)
     options = check_options(family, {**entry.options, **spec.options})
     if spec.model_path is not None:
-        source = Source(hub="local", id=str(_allowed(Path(spec.model_path).expanduser(), settings)))
+        source = Source(hub="local", id=str(allowed(Path(spec.model_path).expanduser(), settings)))
     else:
         source = choose_source(
             entry,
@@ -117,15 +142,22 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             "model_uid",
         )
     given = {name: options[name] for name in options if name in spec.options}
+    claim_bytes, source = _claim(type, spec, entry, source, settings)
     return Wanted(
         uid=uid,
         spec=spec.model_copy(update={"model_uid": uid, "model_type": entry.type, "options": given}),
         entry=entry,
         source=source,
         family=path_of(family),
-        abilities=family.abilities,
-        claim_bytes=_claim(spec, entry, source, settings),
+        abilities=(type.abilities and type.abilities(entry)) or family.abilities,
+        claim_bytes=claim_bytes,
     )
+
+
+def plan_of(wanted: Wanted, settings: Settings, room: Room) -> dict[str, Any] | None:
+    """What a launch would take there, part by part, for model types that can say."""
+    needs = model_types(settings.plugins)[wanted.entry.type].needs
+    return needs(wanted.spec, wanted.entry, wanted.source, settings, room).plan if needs else None
 
 
 def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,7 +188,7 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
             raise
     type = types[spec.model_type.lower()]
     source = Source(hub="local", id=spec.model_path)
-    told = family_in(type.name, Contents.of(_allowed(Path(spec.model_path).expanduser(), settings)))
+    told = family_in(type.name, Contents.of(allowed(Path(spec.model_path).expanduser(), settings)))
     family = told if told is not None and told in type.families else next(iter(type.families))
     return Entry(name=spec.model_name, type=type.name, family=family, sources=(source,), builtin=False)
 
@@ -174,24 +206,32 @@ def _refuse_unsupported(entry: Entry, spec: LaunchSpec, settings: Settings) -> N
         )
 
 
-def _allowed(path: Path, settings: Settings) -> Path:
+def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
     path = path.absolute()
     roots = settings.model_roots
     if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
         raise errors.BadOption(
-            f"model_path {path} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
+            f"{option} {path} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
             None,
-            "model_path",
+            option,
         )
     return path
 
 
-def _claim(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> int:
+def _claim(type: ModelType, spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> tuple[int, Source]:
+    """Memory to claim per replica, and the source less what the launch has no use for."""
+    needs = None
+    if type.needs is not None:
+        # `auto` is a GPU wherever there is one.
+        needs = type.needs(spec, entry, source, settings, Room(on_gpu=spec.n_gpu is not None))
+        source = needs.source
     if spec.memory is not None:
-        return parse_bytes(spec.memory)
+        return parse_bytes(spec.memory), source
     if "claim_bytes" in entry.facts:
-        return int(entry.facts["claim_bytes"])
+        return int(entry.facts["claim_bytes"]), source
+    if needs is not None:
+        return needs.claim_bytes, source
     folder = is_cached(source, settings.home, allow_pickle=True, roots=settings.model_roots)
     # fp32 is what encoders compute in unless asked otherwise, whatever their files are stored in.
     weights = weight_bytes(folder, 4.0) if folder is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
-    return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto")
+    return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto"), source

@@ -13,7 +13,7 @@ import orjson
 from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.options import family_options, flags_of, nearest_flag, with_dashes
-from cluster.cli.output import json_option, print_json, size
+from cluster.cli.output import json_option, print_json, print_table, size
 from cluster.cli.progress import follow
 from cluster.client import Client, how_it_goes_on, spec_of
 from cluster.spec import LaunchSpec, ModelStatus
@@ -99,11 +99,24 @@ def _with_hint(error: errors.BadOption, options: dict[str, Any]) -> errors.BadOp
 def _print_fit(spec: LaunchSpec, fit: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(fit)
+    elif fit.get("plan"):
+        _print_plan(fit["plan"])
     name = spec.model_uid or spec.model_name
     if not fit["fits"]:
         raise errors.DoesNotFit(fit.get("reason") or f"{name} fits on no node.")
     if not as_json:
         click.echo(f"{name} fits and would claim {size(fit.get('claim_bytes')) or '0 B'} per replica.")
+
+
+def _print_plan(plan: dict[str, Any]) -> None:
+    """The parts of a pipeline, and what they come to."""
+    keys = ("component", "class", "dtype", "quantization", "bytes", "lives_on")
+    rows = [[size(row[key]) if key == "bytes" else row[key] for key in keys] for row in plan["components"]]
+    print_table(("COMPONENT", "CLASS", "DTYPE", "QUANTISATION", "SIZE", "LIVES ON"), rows)
+    picture, process = size(plan["activation_bytes"]), size(plan["fixed_bytes"])
+    click.echo(f"Peak {size(plan['peak_bytes'])}, of which {picture} for a picture and {process} for the process.")
+    if plan["advice"]:
+        click.echo(plan["advice"])
 
 
 def _offer_to_cancel(client: Client, uid: str) -> None:

@@ -18,7 +18,7 @@ from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, Wanted
 from cluster.weights import cached
-from deployments import catalog_with, model_types, resolve
+from deployments import Room, catalog_with, model_types, plan_of, resolve
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.listing import replica_row
 
@@ -101,7 +101,9 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         keys.check_model(request.state.key, wanted.uid)
         if dry_run:
             reason = await supervisor.call_patiently("could_launch", wanted)
-            return Json({"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes})
+            plan = await _plan(wanted, supervisor, settings)
+            fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
+            return Json({**fit, "plan": plan} if plan else fit)
         status = await supervisor.call_patiently("launch", wanted, spec.model_uid is not None)
         if wait_ready:
             status = await _until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
@@ -212,6 +214,16 @@ async def _resolved(spec: LaunchSpec, supervisor: actors.Control, settings: Sett
     catalog = await _catalog(supervisor, settings)
     # It looks into folders and files' headers.
     return await asyncio.to_thread(resolve, spec, catalog, settings)
+
+
+async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any] | None:
+    """What it would take of the roomiest card, or node, that it could have to itself."""
+    nodes = [node for node, _, _ in await supervisor.call_patiently("nodes")]
+    cards = [node.card_bytes or 0 for node in nodes if node.gpus]
+    on_gpu = wanted.spec.n_gpu is not None and (wanted.spec.n_gpu != "auto" or bool(cards))
+    sizes = cards if on_gpu else [node.memory_bytes for node in nodes]
+    room = Room(on_gpu, max(sizes, default=0) or None)
+    return await asyncio.to_thread(plan_of, wanted, settings, room)
 
 
 async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_s: float) -> ModelStatus:

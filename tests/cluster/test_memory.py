@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 from safetensors.numpy import save_file
 
 from cluster import errors
@@ -13,7 +16,10 @@ from cluster.memory import (
     PROCESS_BYTES,
     claim_for_encoder,
     component_bytes,
+    gguf_architecture,
+    gguf_bytes,
     parameters,
+    tensors,
     weight_bytes,
 )
 
@@ -98,6 +104,42 @@ def test_of_several_gguf_files_the_largest_counts(tmp_path: Path) -> None:
     (tmp_path / "m-Q8_0-00002-of-00002.gguf").write_bytes(bytes(50))
     assert weight_bytes(tmp_path, 2) == 200
     assert parameters(tmp_path) is None
+
+
+def test_tensors_are_told_by_name_shape_and_whether_they_are_packed(tmp_path: Path) -> None:
+    save_file({"packed": np.zeros(100, "uint8"), "plain": np.zeros((2, 5), "float32")}, tmp_path / "model.safetensors")
+    found = {tensor.name: (tensor.shape, tensor.numbers, tensor.bytes, tensor.is_plain) for tensor in tensors(tmp_path)}
+    assert found == {"packed": ((100,), 100, 100, False), "plain": ((2, 5), 10, 40, True)}
+
+
+def gguf_file(path: Path) -> Path:
+    writer = GGUFWriter(path, "flux")
+    writer.add_tensor(
+        "a", quantize(np.ones((4, 64), "float32"), GGMLQuantizationType.Q4_0), raw_dtype=GGMLQuantizationType.Q4_0
+    )
+    writer.add_tensor("b", np.ones(8, "float32"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_says_whose_weights_it_has_and_what_they_take(tmp_path: Path) -> None:
+    file = gguf_file(tmp_path / "m.gguf")
+    assert gguf_architecture(file) == "flux"
+    # 32 numbers to a block of 16 bytes and a scale of two.
+    assert gguf_bytes(file) == 4 * 64 // 32 * 18 + 8 * 4
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-40], lambda data: data[:20], lambda data: b"", lambda data: b"GGUF" * 9]
+)
+def test_what_is_not_a_whole_gguf_file_is_refused(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    file = gguf_file(tmp_path / "m.gguf")
+    file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(errors.LoadFailed, match="not a whole GGUF file"):
+        gguf_architecture(file)
 
 
 def test_a_pipeline_has_one_number_per_component(tmp_path: Path) -> None:

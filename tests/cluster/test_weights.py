@@ -129,6 +129,40 @@ def test_patterns_name_the_files(hub: Hub, source: Source, tmp_path: Path) -> No
         locate(quantised, home=tmp_path, patterns=("*Q2*",))
 
 
+PIPELINE = {
+    "model_index.json": b"[]",
+    "transformer/config.json": b"{}",
+    "transformer/model.safetensors": WEIGHTS,
+    "transformer/model.fp16.safetensors": WEIGHTS[:1000],
+    "text_encoder_3/config.json": b"{}",
+    "text_encoder_3/model.safetensors": WEIGHTS,
+    "other-Q4_0.gguf": b"GGUF",
+}
+
+
+def test_what_a_launch_has_no_use_for_is_left_out(hub: Hub, source: Source, tmp_path: Path) -> None:
+    hub.add("org/tiny", PIPELINE)
+    less = source.model_copy(update={"exclude": ("text_encoder_3/*", "transformer/*.safetensors")})
+    assert names_in(locate(less, home=tmp_path)) == ["model_index.json", "transformer/config.json"]
+    assert set(hub.served) == {"model_index.json", "transformer/config.json"}
+    assert is_cached(source, tmp_path) is None
+
+
+def test_a_variant_is_fetched_instead_of_the_plain_files(hub: Hub, source: Source, tmp_path: Path) -> None:
+    hub.add("org/tiny", PIPELINE)
+    locate(source.model_copy(update={"variant": "fp16"}), home=tmp_path)
+    assert "transformer/model.fp16.safetensors" in hub.served
+    assert "transformer/model.safetensors" not in hub.served
+    assert "text_encoder_3/model.safetensors" in hub.served
+
+
+def test_one_file_of_a_repository_is_fetched_alone(hub: Hub, source: Source, tmp_path: Path) -> None:
+    hub.add("org/tiny", PIPELINE)
+    one = source.model_copy(update={"path": "other-Q4_0.gguf", "format": "gguf"})
+    assert locate(one, home=tmp_path).read_bytes() == b"GGUF"
+    assert set(hub.served) == {"other-Q4_0.gguf"}
+
+
 def test_pickles_are_refused_before_they_are_fetched(hub: Hub, source: Source, tmp_path: Path) -> None:
     hub.add("org/tiny", {"config.json": b"{}", "pytorch_model.bin": b"\x80pickle"})
     with pytest.raises(errors.DownloadFailed, match=r"pytorch_model\.bin only as a pickle.*CLUSTER_ALLOW_PICKLE"):
@@ -257,6 +291,16 @@ def test_a_path_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     with pytest.raises(errors.BadRequest, match="leads outside"):
         locate(Source(hub="local", id=str(tmp_path / "m"), path=".."), home=tmp_path)
+
+
+def test_a_local_file_is_named_by_its_folder_and_path(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").touch()
+    (tmp_path / "m.ckpt").touch()
+    assert locate(Source(hub="local", id=str(tmp_path), path="m.gguf"), home=tmp_path) == tmp_path / "m.gguf"
+    with pytest.raises(errors.DownloadFailed, match="only as a pickle"):
+        locate(Source(hub="local", id=str(tmp_path), path="m.ckpt"), home=tmp_path)
+    with pytest.raises(errors.BadRequest, match="not inside of a folder"):
+        locate(Source(hub="local", id=str(tmp_path), path="m.gguf"), home=tmp_path, roots=[tmp_path / "models"])
 
 
 def test_local_pickles_are_refused_as_well(tmp_path: Path) -> None:

@@ -224,6 +224,27 @@ def test_a_dry_run_launches_nothing(cluster: Run, server: FakeServer) -> None:
     assert server.of("POST /v1/models")[0].query == {"dry_run": "true"}
 
 
+def test_a_dry_run_shows_the_parts_of_a_pipeline_and_what_would_make_them_fit(cluster: Run, server: FakeServer) -> None:
+    part = {"component": "transformer", "class": "FluxTransformer2DModel", "dtype": "bfloat16", "quantization": "nf4"}
+    plan = {
+        "components": [{**part, "bytes": 5 * 2**30, "lives_on": "card"}],
+        "activation_bytes": 3 * 2**30,
+        "fixed_bytes": 2**29,
+        "peak_bytes": 17 * 2**29,
+        "advice": "m needs 9.1 GB, and the card has 8.0 GB; with cpu_offload=model it needs 6.4 GB.",
+    }
+    server.on("POST /v1/models", {"fits": True, "reason": "", "claim_bytes": 9 * 2**30, "plan": plan})
+    done = cluster("launch", "-n", "m", "--dry-run")
+    assert done.stdout == (
+        "COMPONENT    CLASS                   DTYPE     QUANTISATION  SIZE     LIVES ON\n"
+        "transformer  FluxTransformer2DModel  bfloat16  nf4           5.0 GiB  card\n"
+        "Peak 8.5 GiB, of which 3.0 GiB for a picture and 512.0 MiB for the process.\n"
+        "m needs 9.1 GB, and the card has 8.0 GB; with cpu_offload=model it needs 6.4 GB.\n"
+        "m fits and would claim 9.0 GiB per replica.\n"
+    )
+    assert json.loads(cluster("launch", "-n", "m", "--dry-run", "--json").stdout)["plan"] == plan
+
+
 def test_a_dry_run_of_what_does_not_fit(cluster: Run, server: FakeServer) -> None:
     fit = {"fits": False, "reason": "m fits on no node (a: 0 of 1 GPUs free; b: draining).", "claim_bytes": 5}
     server.on("POST /v1/models", fit)

@@ -1,0 +1,71 @@
+"""What a folder of a diffusion pipeline holds, read from its index without any model library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster import errors
+from cluster.weights import PICKLES, names_in, weight_set
+
+INDEX = "model_index.json"
+DENOISERS = ("transformer", "unet", "prior")
+
+
+@dataclass(frozen=True)
+class Layout:
+    #: Class of the pipeline.
+    pipeline: str
+    #: Slot -> library and class of what is loaded into it.
+    parts: Mapping[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, folder: Path) -> Layout:
+        try:
+            index = json.loads((folder / INDEX).read_text())
+            parts = {name: (str(kind[0]), str(kind[1])) for name, kind in index.items() if _is_part(kind)}
+            return cls(str(index["_class_name"]), parts)
+        except FileNotFoundError:
+            raise errors.LoadFailed(f"{folder} has no {INDEX}: give the folder of a diffusers pipeline.") from None
+        except (ValueError, KeyError, AttributeError) as error:
+            raise errors.LoadFailed(f"{folder / INDEX} cannot be read ({error}): fetch it again.") from error
+
+    @property
+    def denoiser(self) -> str:
+        """The slot of what is run at every step."""
+        found = next((slot for slot in DENOISERS if slot in self.parts), None)
+        if found is None:
+            raise errors.LoadFailed(f"{self.pipeline} has no denoiser that is known here; it has {self._slots()}.")
+        return found
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.parts if slot.startswith("text_encoder"))
+
+    def refuse_unknown(self, option: str, slots: tuple[str, ...]) -> None:
+        unknown = next((slot for slot in slots if slot not in self.text_encoders), None)
+        if unknown is not None:
+            known = ", ".join(self.text_encoders) or "none"
+            raise errors.BadOption(
+                f"{self.pipeline} has no text encoder {unknown!r} for {option}; it has {known}.", None, option
+            )
+
+    def _slots(self) -> str:
+        return ", ".join(self.parts) or "nothing"
+
+
+def _is_part(kind: object) -> bool:
+    return isinstance(kind, list) and len(kind) == 2 and kind[0] is not None
+
+
+def pickled_parts(folder: Path, layout: Layout) -> list[str]:
+    """The parts whose weights are there only as pickles."""
+    found = {slot: weight_set(names_in(folder / slot)) for slot in layout.parts if (folder / slot).is_dir()}
+    return [slot for slot, names in found.items() if any(name.endswith(PICKLES) for name in names)]
+
+
+def has_variant(folder: Path, variant: str) -> bool:
+    """Whether any weights are there as that variant: `diffusion_pytorch_model.fp16.safetensors`."""
+    return any(path.is_file() for path in folder.glob(f"*/*.{variant}*.*"))

@@ -1,0 +1,158 @@
+"""What a launch of a diffusion model takes, looked up where it is asked for: options, files on this machine, bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.memory import gguf_bytes, parameters, tensors
+from cluster.settings import Settings
+from cluster.spec import Entry, LaunchSpec, Source
+from cluster.weights import is_cached
+from deployments import Needs, Room, allowed
+from deployments.image.layout import DENOISERS, INDEX, Layout
+from deployments.image.options import ImageOptions
+from deployments.image.plan import (
+    Case,
+    Plan,
+    Weights,
+    advice,
+    number_format,
+    plan,
+    sizes_on_disk,
+    sizes_told,
+    weights_on_disk,
+    weights_told,
+)
+from deployments.image.quantised import refuse_other_gguf
+from deployments.image.sources import controlnet_source, gguf_source, lightning_source, paths_in, without_unused
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What was asked for, and what of it is on this machine; the one that will load it may have more."""
+
+    spec: LaunchSpec
+    entry: Entry
+    source: Source
+    settings: Settings
+    options: ImageOptions
+    folder: Path | None
+    layout: Layout | None
+
+    @property
+    def denoiser(self) -> str:
+        if self.layout is not None:
+            return self.layout.denoiser
+        told = self.entry.facts.get("components") or {}
+        return next((slot for slot in DENOISERS if slot in told), DENOISERS[0])
+
+    def here(self, source: Source, allow_pickle: bool = False) -> Path | None:
+        roots = self.settings.model_roots
+        return is_cached(source, self.settings.home, allow_pickle=allow_pickle, roots=roots)
+
+
+def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, room: Room) -> Needs:
+    options = ImageOptions.model_validate({**entry.options, **spec.options})
+    if source.hub == "local" and source.id.endswith(".safetensors"):
+        source = source.model_copy(update={"id": str(Path(source.id).parent), "path": Path(source.id).name})
+    launch = Launch(spec, entry, source, settings, options, None, None)
+    folder = launch.here(source, allow_pickle=True)
+    if folder is not None:
+        layout = Layout.of(folder) if (folder / INDEX).is_file() else None
+        launch = replace(launch, folder=folder, layout=layout)
+    _refuse(launch)
+    case = _case(launch, room)
+    made = plan(case)
+    told = advice(case, made, room.bytes) if room.bytes else ""
+    return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, told))
+
+
+def _shown(made: Plan, told: str) -> dict[str, Any]:
+    return {
+        "components": [
+            {
+                "component": row.slot,
+                "class": row.kind,
+                "dtype": row.dtype,
+                "quantization": row.quantization,
+                "bytes": row.bytes,
+                "lives_on": row.lives_on,
+            }
+            for row in made.rows
+        ],
+        "activation_bytes": made.activation_bytes,
+        "fixed_bytes": made.fixed_bytes,
+        "peak_bytes": made.peak_bytes,
+        "advice": told,
+    }
+
+
+# ------------------------------------------------------------------------------------------ what cannot be loaded
+
+
+def _refuse(launch: Launch) -> None:
+    """While there is somebody to read it; the worker looks again, at its own disk."""
+    options, entry, hub = launch.options, launch.entry, launch.source.hub
+    for option, path in paths_in(options):
+        allowed(path, launch.settings, option)
+    lightning_source(entry, options, hub)
+    for name in options.controlnet:
+        controlnet_source(entry, name, hub)
+    layout = launch.layout
+    if layout is None and "text_encoders" in entry.facts:
+        layout = Layout(entry.name, {slot: ("", "") for slot in entry.facts["text_encoders"]})
+    if layout is not None:
+        layout.refuse_unknown("quantize_text_encoder", options.quantize_text_encoder)
+        for slot in options.dropped:
+            layout.refuse_unknown(slot, (slot,))
+
+
+# ------------------------------------------------------------------------------------------------ what it weighs
+
+
+def _case(launch: Launch, room: Room) -> Case:
+    entry, options = launch.entry, launch.options
+    weights = weights_told(entry.facts)
+    if launch.layout is not None and launch.folder is not None:
+        weights = weights_on_disk(launch.folder, launch.layout)
+    elif launch.folder is not None and not weights:
+        weights = {"checkpoint": Weights.of("", tensors(launch.folder), None)}
+    weights |= _gguf_weights(launch, weights)
+    weights |= _controlnet_weights(launch, weights)
+    sizes = sizes_told(entry.facts)
+    if launch.layout is not None and launch.folder is not None:
+        sizes = sizes_on_disk(launch.folder, launch.denoiser, entry.facts.get("resolution"))
+    return Case(
+        name=launch.spec.model_uid or entry.name,
+        options=options,
+        dtype=number_format(options, launch.spec.options, room.on_gpu),
+        on_gpu=room.on_gpu,
+        weights=weights,
+        sizes=sizes,
+        has_gguf=bool(entry.facts.get("gguf")),
+    )
+
+
+def _gguf_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weights]:
+    """Of the denoiser, when it comes from a GGUF file that is on this machine."""
+    source = gguf_source(launch.entry, launch.options, launch.source.hub)
+    file = launch.here(source) if source is not None else None
+    if file is None:
+        return {}
+    slot = launch.denoiser
+    kind = launch.layout.parts[slot][1] if launch.layout else ""
+    refuse_other_gguf(file, kind or launch.entry.name, (launch.entry.facts.get("gguf") or {}).get("architecture"))
+    return {slot: replace(weights.get(slot, Weights(kind, 0)), gguf_bytes=gguf_bytes(file))}
+
+
+def _controlnet_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weights]:
+    found = {}
+    for name in launch.options.controlnet:
+        folder = launch.here(controlnet_source(launch.entry, name, launch.source.hub))
+        denoiser = weights.get(launch.denoiser, Weights("", 0))
+        # Where nothing is known of it: a copy of the half of the denoiser that reads.
+        numbers = parameters(folder) if folder else (denoiser.packable + denoiser.others) // 2
+        found[f"controlnet {name}"] = Weights("ControlNet", 0, numbers or 0)
+    return found

@@ -1,0 +1,170 @@
+"""What a launch of a diffusion model can ask for, read kindly: people, clients and files write one thing variously.
+
+Knows nothing of what a pipeline has; whether an option means anything for one is said when its parts are known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+#: How weights are kept in fewer bits. `4-bit` is fp4; nf4 is nearer to the original at the same size.
+Bits = Literal["8-bit", "4-bit", "nf4"]
+Offload = Literal["model", "group", "sequential"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Cache = Literal["first-block-careful", "first-block", "first-block-fast", "taylorseer"]
+
+_NOTHING = ("none", "null", "false", "no", "off", "")
+_DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+_BITS = {"8bit": "8-bit", "int8": "8-bit", "8": "8-bit", "4bit": "4-bit", "fp4": "4-bit", "4": "4-bit"}
+
+
+def _said(value: Any) -> Any:
+    """`"None"`, `"False"` and False are all nothing; other words without what is around them."""
+    if value is False or (isinstance(value, str) and value.strip().lower() in _NOTHING):
+        return None
+    return value.strip() if isinstance(value, str) else value
+
+
+def _words(value: Any) -> Any:
+    """`a,b` and `["a", "b"]`; the pieces of a list are read like a word alone."""
+    value = _said(value)
+    if value is None:
+        return ()
+    if value is True:
+        raise ValueError("it takes names, separated by commas")
+    pieces = value.split(",") if isinstance(value, str) else value
+    return tuple(piece.strip() for piece in pieces) if isinstance(pieces, (list, tuple)) else pieces
+
+
+def _bits(value: Any) -> Any:
+    value = _said(value)
+    return _BITS.get(str(value).lower(), value) if value is not None else None
+
+
+def _dtype(value: Any) -> Any:
+    value = _said(value)
+    if not isinstance(value, str):
+        return "auto" if value is None else value
+    name = value.lower().removeprefix("torch.")
+    return _DTYPES.get(name, name)
+
+
+def _offload(value: Any) -> Any:
+    value = _said(value)
+    return "model" if value is True or str(value).lower() in ("true", "1") else value
+
+
+def _adapters(value: Any) -> Any:
+    """`{"name": "path"}`, or Xinference's list of `{"lora_name": …, "local_path": …}`."""
+    value = _said(value)
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(row, Mapping) for row in value):
+        raise ValueError("it takes names with paths, or a list of {name, path}")
+    rows = [(row.get("name", row.get("lora_name")), row.get("path", row.get("local_path"))) for row in value]
+    if any(name is None or path is None for name, path in rows) or len({name for name, _ in rows}) < len(rows):
+        raise ValueError("each of the list takes a name of its own and a path")
+    return dict(rows)
+
+
+Word = Annotated[str | None, BeforeValidator(_said)]
+Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words)]
+#: A part of the pipeline: loaded, or left out when null.
+Slot = Annotated[Literal["load"] | None, BeforeValidator(_said)]
+
+
+class ImageOptions(BaseModel):
+    """Launch options of every diffusion model."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    torch_dtype: Annotated[Dtype, BeforeValidator(_dtype)] = Field(
+        default="auto", description="Number format; auto is float32 on CPU and the model's own on a GPU."
+    )
+    variant: Word = Field(default=None, description="Which set of the weight files to load, e.g. fp16.")
+    device_map: Annotated[Literal["balanced", "cuda", "cpu"] | None, BeforeValidator(_said)] = Field(
+        default=None, description="Where the parts go; balanced spreads them over several cards, without cpu_offload."
+    )
+    cpu_offload: Annotated[Offload | None, BeforeValidator(_offload)] = Field(
+        default=None, description="Keep weights in main memory until needed: by model, by group of layers, by layer."
+    )
+    sequential_cpu_offload: bool = Field(default=False, description="The same as cpu_offload=sequential.")
+    quantize_text_encoder: Words = Field(
+        default=(), description="Text encoders to keep in fewer bits, e.g. text_encoder_2; false for none."
+    )
+    text_encoder_quantization: Annotated[Bits, BeforeValidator(_bits)] = Field(
+        default="8-bit", description="In how many bits they are kept."
+    )
+    text_encoder_quantize_method: Literal["bnb"] = Field(default="bnb", description="By which library.")
+    transformer_quantization: Annotated[Bits | Literal["fp8"] | None, BeforeValidator(_bits)] = Field(
+        default=None, description="Keep the denoiser in fewer bits; fp8 stores so and computes in the number format."
+    )
+    transformer_nf4: bool = Field(default=False, description="The same as transformer_quantization=nf4.")
+    quantize: bool | int | str | None = Field(
+        default=None, description="Accepted for MLX's sake and changes nothing here; the model's description says so."
+    )
+    gguf_quantization: Word = Field(
+        default=None, description="Take the denoiser from the model's GGUF files, e.g. Q4_K_S."
+    )
+    gguf_model_path: Word = Field(default=None, description="Take the denoiser from this GGUF file.")
+    text_encoder: Slot = Field(default="load", description="null leaves this part of the pipeline out.")
+    text_encoder_2: Slot = Field(default="load", description="null leaves this part of the pipeline out.")
+    text_encoder_3: Slot = Field(default="load", description="null leaves this part of the pipeline out.")
+    attention_backend: Word = Field(
+        default=None, description="Kernel for attention, e.g. flash, sage, _native_cudnn; native where it cannot run."
+    )
+    attention_slicing: bool = Field(default=False, description="Compute attention in slices: slower, less memory.")
+    vae_tiling: bool = Field(default=False, description="Decode large pictures in tiles.")
+    vae_slicing: bool = Field(default=False, description="Decode several pictures one after the other.")
+    compile: bool = Field(default=False, description="Compile the denoiser's blocks; the first pictures take longer.")
+    cache: Annotated[Cache | None, BeforeValidator(_said)] = Field(
+        default=None, description="What requests get that do not say how much may be reused between steps."
+    )
+    lora_modules: Annotated[dict[str, str], BeforeValidator(_adapters)] = Field(
+        default_factory=dict, description="LoRA adapters that requests may name: names with paths."
+    )
+    controlnet: Words = Field(default=(), description="ControlNets, by the model's own names or by path.")
+    scheduler: Word = Field(default=None, description="Class of the scheduler, e.g. EulerDiscreteScheduler.")
+    lightning_version: Word = Field(default=None, description="Distilled LoRA for few steps, as the model lists them.")
+    lightning_model_path: Word = Field(default=None, description="File of such a LoRA.")
+    max_pixels: int | None = Field(default=None, gt=0, description="Pixels that one picture may have.")
+    max_num_images: int = Field(default=16, gt=0, le=1024, description="Pictures that one request may ask for.")
+    allow_pickle: bool = Field(default=False, description="Load weights that are pickles, where the server allows it.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.device_map == "balanced" and self.offload is not None:
+            raise ValueError("device_map=balanced and cpu_offload both say where weights live: give one of them")
+        if self.lightning_version is not None and self.lightning_model_path is not None:
+            raise ValueError("lightning_version and lightning_model_path are two sources of one LoRA: give one of them")
+        for name in self.lora_modules:
+            # Adapters become attributes of modules, and such names have no dots.
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+                raise ValueError(f"lora_modules: {name!r} is no name of letters, digits, '_' and '-'")
+        return self
+
+    @property
+    def offload(self) -> Offload | None:
+        return self.cpu_offload or ("sequential" if self.sequential_cpu_offload else None)
+
+    @property
+    def takes_gguf(self) -> bool:
+        return self.gguf_quantization is not None or self.gguf_model_path is not None
+
+    @property
+    def denoiser_quantization(self) -> str | None:
+        """GGUF files come quantised: they go before what a model's defaults say."""
+        if self.takes_gguf:
+            return None
+        return "nf4" if self.transformer_nf4 else self.transformer_quantization
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        slots = ("text_encoder", "text_encoder_2", "text_encoder_3")
+        return tuple(slot for slot in slots if getattr(self, slot) is None)

@@ -1,0 +1,402 @@
+"""The memory of a launch before anything is loaded: bytes per part, where each lives, the peak, and what would make it
+fit.
+
+Weights are counted from the headers of files where these are on disk, else from what the catalogue says of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cluster.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
+from deployments.image.layout import DENOISERS, Layout
+from deployments.image.options import ImageOptions
+
+#: What a worker's process needs besides weights, on CPU. Measured as PSS with torch, diffusers and bitsandbytes after
+#: the first pictures of tiny pipelines: 510 MB.
+PROCESS_BYTES = 520_000_000
+
+#: What decoding takes per pixel and byte of the number format: 768 live at the peak of FLUX's and SDXL's decoders
+#: (1.5 GiB at 1024 x 1024 in 16 bits), and as much again is workspace of the convolutions.
+DECODER_BYTES_PER_PIXEL = 2 * 768
+#: The same for one pass of FLUX's transformer, 0.46 GiB.
+DENOISER_BYTES_PER_PIXEL = 240
+#: Side of a tile, where a decoder does not say: diffusers takes its sample size.
+TILE_SIDE = 512
+
+#: What is claimed above the estimate, which knows nothing of fragments and of adapters.
+MARGIN = 1.1
+
+#: Of T5-XXL, less its vocabulary and what must stay as it is; of other text encoders it is more.
+PACKABLE_OF_ENCODERS = 0.76
+#: What fp8 leaves as it is of FLUX.1 and Stable Diffusion 3.5, about.
+KEPT_OF_DENOISERS = 0.3
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+#: Bits per weight of GGUF files; those whose names end in _S, _M and _L differ by little.
+GGUF_BITS = {
+    "Q2_K": 2.63,
+    "Q3_K": 3.44,
+    "Q4_0": 4.5,
+    "Q4_K": 4.5,
+    "Q4_1": 5.0,
+    "Q5_0": 5.5,
+    "Q5_K": 5.5,
+    "Q5_1": 6.0,
+    "Q6_K": 6.56,
+    "Q8_0": 8.5,
+    "F16": 16.0,
+    "BF16": 16.0,
+}
+
+#: Two-dimensional, and no linear layers.
+_TABLES = re.compile(
+    r"(^|\.)(shared|lm_head|wte|relative_attention_bias|\w*embeddings?|embed_\w+|output_layer)\.weight$"
+)
+#: T5 loses too much when the last layer of its blocks is packed, and transformers leaves it as it is.
+_UNPACKED = re.compile(r"DenseReluDense\.wo\.weight$")
+#: Norms, and the linear layers that modulate them, are what small errors hurt most.
+_KEPT_BY_FP8 = re.compile(r"pos_embed|patch_embed|norm|^proj_(in|out)\.")
+_BLOCK = re.compile(r"^(.*?\.\d+)\.")
+
+
+# ------------------------------------------------------------------------------------------- weights of a part
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The numbers of one part, by what becomes of them."""
+
+    kind: str
+    #: Of linear layers, which can be packed.
+    packable: int
+    others: int = 0
+    #: Of either, those that fp8 leaves as they are.
+    kept: int = 0
+    #: Rows of the linear layers: in 8 bits each has a scale.
+    rows: int = 0
+    #: Bytes that are packed in the file already.
+    packed_bytes: int = 0
+    #: What part of it is there at once when its blocks come and go.
+    block_share: float = 0.1
+    #: As one GGUF file.
+    gguf_bytes: int | None = None
+
+    @classmethod
+    def of(cls, kind: str, found: Iterable[Tensor], tables: re.Pattern[str] | None) -> Weights:
+        """`tables` tells which matrices are looked up and not multiplied; denoisers have none."""
+        packable = others = kept = rows = packed_bytes = 0
+        blocks: dict[str, int] = defaultdict(int)
+        for tensor in found:
+            if not tensor.is_plain:
+                packed_bytes += tensor.bytes
+            elif _is_packable(tensor, tables):
+                packable += tensor.numbers
+                rows += tensor.shape[0]
+            else:
+                others += tensor.numbers
+            kept += tensor.numbers if tensor.is_plain and _KEPT_BY_FP8.search(tensor.name) else 0
+            match = _BLOCK.match(tensor.name)
+            blocks[match[1] if match else ""] += tensor.bytes
+        return cls(kind, packable, others, kept, rows, packed_bytes, _share_at_once(blocks))
+
+    def bytes(self, item_bytes: int, quantization: str) -> int:
+        rest = self.others * item_bytes + self.packed_bytes
+        match quantization:
+            case "8-bit":
+                return self.packable + 4 * self.rows + rest
+            case "4-bit" | "nf4":
+                # Two to a byte, and an fp32 scale for every 64.
+                return int(self.packable * (0.5 + 4 / 64)) + rest
+            case "fp8":
+                return self.packable + self.others + self.kept * (item_bytes - 1) + self.packed_bytes
+        if quantization.startswith("GGUF"):
+            return self._gguf(quantization.removeprefix("GGUF "), item_bytes)
+        return self.packable * item_bytes + rest
+
+    def _gguf(self, type: str, item_bytes: int) -> int:
+        if self.gguf_bytes is not None:
+            return self.gguf_bytes * item_bytes // 2 if type == "F16" else self.gguf_bytes
+        bits = 8.0 * item_bytes if type == "F16" else GGUF_BITS.get(re.sub(r"_[SML]$", "", type), 16.0)
+        return int((self.packable + self.others) * bits / 8)
+
+
+def _is_packable(tensor: Tensor, tables: re.Pattern[str] | None) -> bool:
+    is_matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
+    return is_matrix and (tables is None or not (tables.search(tensor.name) or _UNPACKED.search(tensor.name)))
+
+
+def _share_at_once(blocks: Mapping[str, int]) -> float:
+    """What lies outside of the blocks, the one that computes and the one that comes next."""
+    largest = max((size for name, size in blocks.items() if name), default=0)
+    return min(1.0, (blocks.get("", 0) + 2 * largest) / max(1, sum(blocks.values())))
+
+
+def weights_on_disk(folder: Path, layout: Layout) -> dict[str, Weights]:
+    """Of the parts that have any there."""
+    found = {}
+    for slot, (_, kind) in layout.parts.items():
+        if any((folder / slot).glob("*.safetensors")):
+            tables = None if slot in DENOISERS else _TABLES
+            found[slot] = Weights.of(kind, tensors(folder / slot), tables)
+    return found
+
+
+def weights_told(facts: Mapping[str, Any]) -> dict[str, Weights]:
+    """From a catalogue entry's billions of parameters."""
+    told: Mapping[str, float] = facts.get("components") or {}
+    found = {}
+    for slot, billions in told.items():
+        numbers = int(billions * 1e9)
+        packable = int(numbers * PACKABLE_OF_ENCODERS) if slot.startswith("text_encoder") else numbers
+        found[slot] = Weights("", packable, numbers - packable, kept=int(numbers * KEPT_OF_DENOISERS))
+    return found
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the models in a pipeline, what decides over the memory of a picture."""
+
+    #: Side of the picture that it was made for, and of a tile of it.
+    side: int = 1024
+    tile: int = TILE_SIDE
+    #: Width beside that of the decoder and the transformer that were measured.
+    decoder: float = 1.0
+    denoiser: float = 1.0
+
+
+def sizes_on_disk(folder: Path, denoiser: str, side: int | None) -> Sizes:
+    vae, part = _config(folder / "vae"), _config(folder / denoiser)
+    channels = vae.get("block_out_channels") or [vae.get("base_dim", 128)]
+    return Sizes(
+        side=side or _side(part, len(channels)),
+        tile=int(vae.get("sample_size") or TILE_SIDE),
+        decoder=channels[0] / 128,
+        denoiser=_width(part) / 3072,
+    )
+
+
+def sizes_told(facts: Mapping[str, Any]) -> Sizes:
+    side = int(facts.get("resolution") or 1024)
+    return Sizes(side, tile=side)
+
+
+def _width(transformer: Mapping[str, Any]) -> int:
+    """UNets, which have heads of their own at each level, are taken for as wide as what was measured."""
+    heads, each = transformer.get("num_attention_heads"), transformer.get("attention_head_dim")
+    return heads * each if isinstance(heads, int) and isinstance(each, int) else 3072
+
+
+def _side(denoiser: Mapping[str, Any], levels: int) -> int:
+    """Denoisers that say their size count in latents."""
+    latents = denoiser.get("sample_size")
+    return latents * 2 ** (levels - 1) if isinstance(latents, int) else 1024
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
+def number_format(options: ImageOptions, asked: Collection[str], on_gpu: bool) -> str:
+    """On CPU fp32, unless the launch asked for something else: what a model's own options say is meant for GPUs."""
+    if options.torch_dtype == "auto" or not (on_gpu or "torch_dtype" in asked):
+        return "bfloat16" if on_gpu else "float32"
+    return options.torch_dtype
+
+
+# --------------------------------------------------------------------------------------------------- the plan
+
+
+@dataclass(frozen=True)
+class Row:
+    slot: str
+    kind: str
+    dtype: str
+    quantization: str
+    bytes: int
+    lives_on: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything the arithmetic reads; the ladder changes the options and asks again."""
+
+    name: str
+    options: ImageOptions
+    dtype: str
+    on_gpu: bool
+    weights: Mapping[str, Weights]
+    sizes: Sizes = Sizes()
+    has_gguf: bool = False
+
+    @property
+    def denoiser(self) -> str:
+        return next((slot for slot in DENOISERS if slot in self.weights), "")
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return tuple(slot for slot in self.weights if slot.startswith("text_encoder"))
+
+    @property
+    def pixels(self) -> int:
+        """Of the largest picture, where the launch bounds it, else of a usual one."""
+        return self.options.max_pixels or self.sizes.side**2
+
+    @property
+    def item_bytes(self) -> int:
+        return ITEM_BYTES[self.dtype]
+
+    def with_options(self, **changes: Any) -> Case:
+        return replace(self, options=self.options.model_copy(update=changes))
+
+
+@dataclass(frozen=True)
+class Plan:
+    rows: tuple[Row, ...]
+    activation_bytes: int
+    fixed_bytes: int
+    #: Of the card, or of main memory where there is none.
+    peak_bytes: int
+
+    @property
+    def claim_bytes(self) -> int:
+        return int(self.peak_bytes * MARGIN)
+
+
+def plan(case: Case) -> Plan:
+    rows = tuple(_rows(case))
+    decoded = min(case.pixels, case.sizes.tile**2) if case.options.vae_tiling else case.pixels
+    decoding = int(DECODER_BYTES_PER_PIXEL * case.sizes.decoder * case.item_bytes * decoded)
+    denoising = int(DENOISER_BYTES_PER_PIXEL * case.sizes.denoiser * case.item_bytes * case.pixels)
+    fixed = CUDA_CONTEXT_BYTES if case.on_gpu else PROCESS_BYTES
+    if not case.on_gpu or case.options.offload is None:
+        peak = sum(row.bytes for row in rows) + max(decoding, denoising)
+    else:
+        peak = max(
+            size + (decoding if slot == "vae" else denoising if slot == case.denoiser else 0)
+            for slot, size in _at_once(case, rows)
+        )
+    return Plan(rows, max(decoding, denoising), fixed, peak + fixed)
+
+
+def _rows(case: Case) -> Iterator[Row]:
+    for slot, weights in case.weights.items():
+        if slot not in case.options.dropped:
+            quantization = quantization_of(case, slot)
+            size = weights.bytes(case.item_bytes, quantization)
+            yield Row(slot, weights.kind, case.dtype, quantization, size, _home_of(case, quantization))
+
+
+def quantization_of(case: Case, slot: str) -> str:
+    options = case.options
+    if slot == case.denoiser:
+        if options.takes_gguf:
+            return f"GGUF {_gguf_type(options)}".strip()
+        return options.denoiser_quantization or "none"
+    return options.text_encoder_quantization if slot in options.quantize_text_encoder else "none"
+
+
+def _gguf_type(options: ImageOptions) -> str:
+    if options.gguf_quantization is not None:
+        return options.gguf_quantization.upper()
+    named = re.findall(r"(?i)(?:BF16|F16|Q\d_(?:K(?:_[SML])?|\d))", Path(options.gguf_model_path or "").stem)
+    return str(named[-1]).upper() if named else ""
+
+
+def _home_of(case: Case, quantization: str) -> str:
+    if not case.on_gpu:
+        return "main memory"
+    match case.options.offload:
+        case "model":
+            return "main memory, on the card while it runs"
+        case "group" | "sequential" if quantization not in ("8-bit", "4-bit", "nf4"):
+            return "main memory, layers on the card while they run"
+    return "card"
+
+
+def _at_once(case: Case, rows: Iterable[Row]) -> Iterator[tuple[str, int]]:
+    """What is on the card together with the part that runs, for each that may run."""
+    rows = tuple(rows)
+    stays = sum(row.bytes for row in rows if row.lives_on == "card")
+    for row in rows:
+        if row.lives_on == "card":
+            yield row.slot, stays
+        elif case.options.offload == "model":
+            yield row.slot, stays + row.bytes
+        else:
+            yield row.slot, stays + int(row.bytes * case.weights[row.slot].block_share)
+
+
+# ------------------------------------------------------------------------------------------------- the ladder
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A change of options, and how a person writes it."""
+
+    told: str
+    changes: Mapping[str, Any]
+
+
+def rungs(case: Case) -> Iterator[Rung]:
+    """What would make it smaller, the least harmful first."""
+    options = case.options
+    encoders = [slot for slot in case.text_encoders if slot not in options.dropped]
+    if encoders and not options.quantize_text_encoder:
+        largest = max(encoders, key=lambda slot: case.weights[slot].bytes(case.item_bytes, "none"))
+        yield Rung(f"quantize_text_encoder={largest}", {"quantize_text_encoder": (largest,)})
+    if case.denoiser and not options.takes_gguf and options.denoiser_quantization is None:
+        if case.has_gguf:
+            yield Rung("gguf_quantization=Q4_0", {"gguf_quantization": "Q4_0"})
+        else:
+            yield Rung("transformer_quantization=nf4", {"transformer_quantization": "nf4"})
+    if case.pixels > case.sizes.tile**2 and not options.vae_tiling:
+        yield Rung("vae_tiling=true", {"vae_tiling": True})
+    if case.on_gpu and options.device_map is None:
+        if options.offload is None:
+            yield Rung("cpu_offload=model", {"cpu_offload": "model"})
+        if options.offload in (None, "model"):
+            yield Rung("cpu_offload=group", {"cpu_offload": "group"})
+            if options.quantize_text_encoder:
+                # Packed weights stay on the card, whatever comes and goes there.
+                told = "quantize_text_encoder=false, cpu_offload=group"
+                yield Rung(told, {"quantize_text_encoder": (), "cpu_offload": "group"})
+
+
+def fitting(case: Case, room_bytes: int) -> tuple[str, int] | None:
+    """The smallest change with which it fits, and the peak it then has: a rung alone, or with all that come before."""
+    steps = list(rungs(case))
+    for way in (way for place in range(len(steps)) for way in ([steps[place]], steps[: place + 1])):
+        changes = {key: value for step in way for key, value in step.changes.items()}
+        peak = plan(case.with_options(**changes)).peak_bytes
+        if peak <= room_bytes:
+            # A later rung may replace an earlier one.
+            told = {step.told.partition("=")[0]: step.told for step in way}
+            return ", ".join(told.values()), peak
+    return None
+
+
+def advice(case: Case, made: Plan, room_bytes: int) -> str:
+    """Whether it fits, in one sentence."""
+    where = "the card" if case.on_gpu else "main memory"
+    needs = f"{case.name} needs {gigabytes(made.peak_bytes)}"
+    if made.peak_bytes <= room_bytes:
+        return f"{needs}, and {where} has {gigabytes(room_bytes)}."
+    found = fitting(case, room_bytes)
+    if found is None:
+        return f"{needs}, {where} has {gigabytes(room_bytes)}, and no option makes it fit: take a smaller model."
+    return f"{needs}, and {where} has {gigabytes(room_bytes)}; with {found[0]} it needs {gigabytes(found[1])}."
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"

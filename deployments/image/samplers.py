@@ -1,0 +1,93 @@
+"""Samplers by the names that people know, as schedulers of the library; which a model can take is asked of it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cluster import errors
+
+
+class Sampler(NamedTuple):
+    scheduler: str
+    changes: Mapping[str, Any] = {}
+    #: For models that learnt a flow from noise to picture instead of taking noise away.
+    is_flow: bool = False
+
+
+_KARRAS = {"use_karras_sigmas": True}
+_EXPONENTIAL = {"use_exponential_sigmas": True}
+_BETA = {"use_beta_sigmas": True}
+
+#: What learns to take noise away. Names as in the web interfaces that made them known.
+DIFFUSION = {
+    "DPM++ 2M": Sampler("DPMSolverMultistepScheduler"),
+    "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _KARRAS),
+    "DPM++ 2M SDE": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "DPM++ 2M SDE Karras": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
+    "DPM++ SDE": Sampler("DPMSolverSinglestepScheduler"),
+    "DPM++ SDE Karras": Sampler("DPMSolverSinglestepScheduler", _KARRAS),
+    "DPM2": Sampler("KDPM2DiscreteScheduler"),
+    "DPM2 Karras": Sampler("KDPM2DiscreteScheduler", _KARRAS),
+    "DPM2 a": Sampler("KDPM2AncestralDiscreteScheduler"),
+    "DPM2 a Karras": Sampler("KDPM2AncestralDiscreteScheduler", _KARRAS),
+    "Euler": Sampler("EulerDiscreteScheduler"),
+    "Euler a": Sampler("EulerAncestralDiscreteScheduler"),
+    "Heun": Sampler("HeunDiscreteScheduler"),
+    "LMS": Sampler("LMSDiscreteScheduler"),
+    "LMS Karras": Sampler("LMSDiscreteScheduler", _KARRAS),
+    "DDIM": Sampler("DDIMScheduler"),
+    "DDPM": Sampler("DDPMScheduler"),
+    "DEIS": Sampler("DEISMultistepScheduler"),
+    "LCM": Sampler("LCMScheduler"),
+    "PNDM": Sampler("PNDMScheduler"),
+    "UniPC": Sampler("UniPCMultistepScheduler"),
+}
+FLOW = {
+    "Euler": Sampler("FlowMatchEulerDiscreteScheduler", {}, True),
+    "Euler Karras": Sampler("FlowMatchEulerDiscreteScheduler", _KARRAS, True),
+    "Euler Exponential": Sampler("FlowMatchEulerDiscreteScheduler", _EXPONENTIAL, True),
+    "Euler Beta": Sampler("FlowMatchEulerDiscreteScheduler", _BETA, True),
+}
+
+#: The model's own.
+DEFAULT = "default"
+NAMES = (DEFAULT, *dict.fromkeys((*DIFFUSION, *FLOW)))
+
+
+def samplers_for(scheduler: Any) -> dict[str, Sampler]:
+    """What can stand in for a model's own scheduler; nothing for models that were distilled for theirs."""
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        return FLOW
+    return DIFFUSION if "beta_schedule" in scheduler.config else {}
+
+
+def check_sampler(name: str | None, scheduler: Any) -> str | None:
+    """The sampler's own spelling, None for the model's own; raises for one that the model cannot use."""
+    if name is None or name.strip().lower() in (DEFAULT, "", "automatic"):
+        return None
+    known = samplers_for(scheduler)
+    folded = {_fold(one): one for one in known}
+    # Of several with the same scheduler, its name means the first, which changes nothing of it.
+    by_scheduler = {_fold(sampler.scheduler): one for one, sampler in reversed(known.items())}
+    found = folded.get(_fold(name)) or by_scheduler.get(_fold(name))
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(_fold(name), folded, 1, 0.5)
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(known) or 'only its own'}."
+    raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", None, "sampler_name")
+
+
+def scheduler_for(name: str | None, scheduler: Any) -> Any:
+    """One for a single request: schedulers keep state."""
+    import diffusers
+
+    if name is None:
+        return type(scheduler).from_config(scheduler.config)
+    sampler = samplers_for(scheduler)[name]
+    return getattr(diffusers, sampler.scheduler).from_config(scheduler.config, **sampler.changes)
+
+
+def _fold(name: str) -> str:
+    return "".join(name.lower().removeprefix("k_").replace("_", " ").split())

@@ -1,0 +1,123 @@
+"""Where the further weights of a launch come from: GGUF files, LoRAs, ControlNets, and what of a model they replace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster import errors
+from cluster.spec import Entry, Source
+from cluster.weights import PICKLES
+from deployments.image.options import ImageOptions
+
+
+def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
+    """Of the denoiser, where the launch wants it from a GGUF file."""
+    if options.gguf_model_path is not None:
+        return file_source(options.gguf_model_path, "gguf_model_path", (".gguf",))
+    if options.gguf_quantization is None:
+        return None
+    facts: Mapping[str, Any] = entry.facts.get("gguf") or {}
+    if not facts:
+        raise errors.BadOption(
+            f"{entry.name} has no GGUF files that are known here: give one as gguf_model_path.",
+            None,
+            "gguf_quantization",
+        )
+    known = {name.lower(): name for name in facts.get("quantizations", ())}
+    quantization = known.get(options.gguf_quantization.lower())
+    if quantization is None:
+        raise errors.BadOption(
+            f"{entry.name} has no GGUF file in {options.gguf_quantization!r}; there is {', '.join(known.values())}.",
+            None,
+            "gguf_quantization",
+        )
+    return _offered(facts, hub, "gguf", quantization=quantization)
+
+
+def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
+    """Of the LoRA that makes do with few steps."""
+    if options.lightning_model_path is not None:
+        return file_source(options.lightning_model_path, "lightning_model_path", (".safetensors",))
+    if options.lightning_version is None:
+        return None
+    facts: Mapping[str, Any] = entry.facts.get("lightning") or {}
+    versions = tuple(facts.get("versions", ()))
+    if options.lightning_version not in versions:
+        raise errors.BadOption(
+            f"{entry.name} has no Lightning LoRA {options.lightning_version!r}; there is "
+            f"{', '.join(versions) or 'none'}.",
+            None,
+            "lightning_version",
+        )
+    return _offered(facts, hub, "pytorch", version=options.lightning_version)
+
+
+def _offered(facts: Mapping[str, Any], hub: str, format: str, **words: str) -> Source:
+    """At the hub that the model itself comes from, or else at the one that has it."""
+    hub = hub if hub in facts else "huggingface"
+    place = facts[hub]
+    return Source(
+        hub=hub,  # type: ignore[arg-type]
+        id=place["id"],
+        revision=place.get("revision"),
+        path=place["file"].format(**words),
+        format=format,
+    )
+
+
+def controlnet_source(entry: Entry, name: str, hub: str) -> Source:
+    known: Mapping[str, Any] = entry.facts.get("controlnets") or {}
+    if name in known:
+        return Source(hub="huggingface", id=known[name]["id"], revision=known[name].get("revision"))
+    if not _is_path(name) and "/" not in name:
+        raise errors.BadOption(
+            f"{entry.name} has no ControlNet {name!r}; there is {', '.join(known) or 'none'}, or give a folder.",
+            None,
+            "controlnet",
+        )
+    return any_source(name, "controlnet", hub)
+
+
+def any_source(text: str, option: str, hub: str) -> Source:
+    """A file, a folder, or a repository of the hub."""
+    if not _is_path(text):
+        return Source(hub="modelscope" if hub == "modelscope" else "huggingface", id=text)
+    if Path(text).suffix.lower() in (".safetensors", *PICKLES):
+        return file_source(text, option, (".safetensors",))
+    return Source(hub="local", id=str(Path(text).expanduser().absolute()))
+
+
+def file_source(text: str, option: str, suffixes: tuple[str, ...]) -> Source:
+    path = Path(text).expanduser().absolute()
+    if path.suffix.lower() not in suffixes:
+        raise errors.BadOption(
+            f"{option} takes a file that ends in {' or '.join(suffixes)}, not {text!r}.", None, option
+        )
+    return Source(hub="local", id=str(path.parent), path=path.name, format=path.suffix[1:])
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", ".", "~")) or text.endswith(".safetensors")
+
+
+def paths_in(options: ImageOptions) -> list[tuple[str, Path]]:
+    """Every path of this machine that a launch names, with the option that does."""
+    named = [
+        ("gguf_model_path", options.gguf_model_path),
+        ("lightning_model_path", options.lightning_model_path),
+        *(("controlnet", name) for name in options.controlnet),
+        *(("lora_modules", path) for path in options.lora_modules.values()),
+    ]
+    return [(option, Path(text).expanduser()) for option, text in named if text is not None and _is_path(text)]
+
+
+def without_unused(source: Source, options: ImageOptions, denoiser: str = "transformer") -> Source:
+    """The same source less the weights that this launch replaces or leaves out, in the variant that it asks for."""
+    unused = [f"{slot}/*" for slot in options.dropped]
+    if options.takes_gguf:
+        # Its config.json says how the file is to be read.
+        unused += [f"{denoiser}/*.{suffix}" for suffix in ("safetensors", "bin", "index.json")]
+    changes = {"exclude": (*source.exclude, *unused), "variant": options.variant or source.variant}
+    return source.model_copy(update=changes)

@@ -1,0 +1,489 @@
+"""The denoiser of a model, shared by all requests under way: calls that fit together become one forward pass.
+
+Every request runs a pipeline of its own, untouched; only its call of the denoiser comes through here and waits until a
+pass has taken it along. So requests join at any step, with any number of steps, and each picture is the one it would
+have become alone. Whoever has least left goes first, every few passes whoever waits longest, as in the token queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from cluster import errors
+from cluster.family import Course
+from deployments.image.saturation import Saturation
+
+log = logging.getLogger("cluster.worker")
+
+#: Every so many passes are led by whoever waits longest.
+OLDEST_EVERY = 4
+#: How long a pass waits for requests that were with it at the last step: this share of a pass, and at least so much.
+WINDOW_SHARE = 0.25
+WINDOW_S = 0.002
+#: How often a call that waits for its pass looks whether anybody still waits for its picture.
+LOOK_S = 0.25
+#: Arguments that are the same for every sample of a call: positions, not content.
+SHARED = frozenset({"txt_ids", "img_ids", "image_rotary_emb", "freqs_cis", "control_ids"})
+
+#: Of words that come with a mask, so many lengths share a pass: the shorter ones are filled up, and masked.
+TEXT, TEXT_MASK = "encoder_hidden_states", "encoder_hidden_states_mask"
+TEXT_BUCKET = 64
+
+Adapters = tuple[tuple[str, float], ...]
+
+
+class Rider:
+    """One request, as the denoiser knows it."""
+
+    def __init__(self, course: Course, cost: float, steps: int, adapters: Adapters = ()) -> None:
+        self.course = course
+        self.adapters = adapters
+        self.calls = 0
+        self._cost = cost
+        self.steps = max(steps, 1)
+        self.step = 0
+        #: What its last call had to have in common with others; None while it is not between two calls.
+        self.key: Hashable = None
+
+    @property
+    def cost_left(self) -> float:
+        return self._cost * max(self.steps - self.step, 0) / self.steps
+
+    def leave(self) -> None:
+        """It will call no more: nobody waits for it."""
+        self.key = None
+
+
+class _Call:
+    __slots__ = ("answer", "args", "arrived", "context", "error", "kwargs", "key", "ready", "rider", "samples")
+
+    def __init__(self, rider: Rider, args: tuple[Any, ...], kwargs: dict[str, Any], samples: int, key: Hashable):
+        self.rider = rider
+        self.args = args
+        self.kwargs = kwargs
+        self.samples = samples
+        self.key = key
+        #: What a cache in the denoiser is told of the call.
+        self.context: tuple[str, Mapping[str, Any]] | None = None
+        self.arrived = time.monotonic()
+        self.ready = threading.Event()
+        self.answer: Any = None
+        self.error: Exception | None = None
+
+
+class Steps:
+    def __init__(
+        self,
+        module: Any,
+        saturation: Saturation,
+        *,
+        adapt: Callable[[Adapters], None] = lambda adapters: None,
+        most: int = 16,
+    ) -> None:
+        """`adapt` puts a set of adapters in force; `most` samples go into one pass at most."""
+        import torch
+
+        self._torch = torch
+        self._forward = _forward_of(module)
+        self._put_in_context = getattr(module, "cache_context", None)
+        self.saturation = saturation
+        self._adapt = adapt
+        self._most = most
+        self._fingerprints = _Fingerprints(torch.uint8)
+        self._here = threading.local()
+        self._changed = threading.Condition()
+        self._pending: list[_Call] = []
+        self._riders: set[Rider] = set()
+        self._only: Rider | None = None
+        self._is_busy = False
+        self._turn = 0
+        self._threads = 0
+        self._record: list[_Call] | None = None
+        #: How many passes there were, and how many samples they took along.
+        self.passes = 0
+        self.samples = 0
+        module.forward = self._call
+        if self._put_in_context is not None:
+            module.cache_context = self._context
+        self._thread = threading.Thread(target=self._run, name="denoiser", daemon=True)
+        self._thread.start()
+
+    # ------------------------------------------------------------------------------------------- measuring
+
+    @contextmanager
+    def recording(self) -> Iterator[list[_Call]]:
+        """All calls that are made meanwhile."""
+        self._record = []
+        try:
+            yield self._record
+        finally:
+            self._record = None
+
+    def measure(self, call: _Call, seconds: float) -> None:
+        """Fills the table with passes of several copies of one call, while each further one makes all cheaper."""
+        until = time.monotonic() + seconds
+        copies = 1
+        with self._torch.no_grad():
+            while copies * call.samples <= self._most:
+                cheapest = self.saturation.cap(_shape(call))
+                for _ in range(3):
+                    try:
+                        self._pass([call] * copies)
+                    except Exception as error:
+                        if not _is_out_of_memory(error):
+                            raise
+                        self.saturation.refuse(_shape(call), copies * call.samples)
+                        return
+                if time.monotonic() > until or (copies > 1 and self.saturation.cap(_shape(call)) < cheapest):
+                    return
+                copies *= 2
+
+    def shape_of(self, call: _Call) -> Hashable:
+        return _shape(call)
+
+    def set_threads(self, threads: int) -> None:
+        """Cores for a pass. The library counts them per thread, so the denoiser's own thread has to say it too."""
+        self._torch.set_num_threads(threads)
+        self._threads = threads
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way, and nothing of one is left."""
+        with self._changed:
+            return not (self._riders or self._pending or self._only or self._is_busy)
+
+    # ------------------------------------------------------------------------------ the threads of requests
+
+    @contextmanager
+    def riding(self, rider: Rider, *, alone: bool = False) -> Iterator[None]:
+        """All calls of this thread are that rider's. `alone`: nobody else is served meanwhile, for what keeps state
+        in the module itself."""
+        self._here.rider = rider
+        try:
+            with self._changed:
+                self._riders.add(rider)
+                if alone:
+                    self._wait_alone(rider)
+            yield
+        finally:
+            self._here.rider = None
+            with self._changed:
+                self._riders.discard(rider)
+                if self._only is rider:
+                    self._only = None
+                self._changed.notify_all()
+
+    def _wait_alone(self, rider: Rider) -> None:
+        """Until it has the denoiser for itself: calls that were there before are served before."""
+        since = time.monotonic()
+        while self._only is not None or any(call.arrived < since for call in self._pending):
+            self._changed.wait(LOOK_S)
+            rider.course.check()
+        self._only = rider
+        while self._is_busy:
+            self._changed.wait(LOOK_S)
+
+    @contextmanager
+    def _context(self, name: str, **told: Any) -> Iterator[None]:
+        """Pipelines say before each call which of a step's it is. It lies in the denoiser, where the saying of one
+        request would be that of all: so it is put there with the call, and only for a cache."""
+        self._here.context = name, told
+        try:
+            yield
+        finally:
+            self._here.context = None
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        rider: Rider | None = getattr(self._here, "rider", None)
+        if rider is None:
+            return self._forward(*args, **kwargs)
+        samples = _samples_in((*args, *kwargs.values()))
+        key = (rider.adapters, self._key_of(args, kwargs, samples))
+        call = _Call(rider, args, kwargs, samples, key)
+        call.context = getattr(self._here, "context", None)
+        if self._record is not None:
+            self._record.append(call)
+        rider.course.check()
+        rider.calls += 1
+        with self._changed:
+            rider.key = key
+            self._pending.append(call)
+            self._changed.notify_all()
+        while not call.ready.wait(LOOK_S):
+            with self._changed:
+                if call in self._pending and not self._is_wanted(call):
+                    self._pending.remove(call)
+        if call.error is not None:
+            raise call.error
+        return call.answer
+
+    # ------------------------------------------------------------------------------- the denoiser's thread
+
+    def _run(self) -> None:
+        with self._torch.no_grad():
+            threads = 0
+            while True:
+                calls = self._gather()
+                if threads != self._threads:
+                    threads = self._threads
+                    self._torch.set_num_threads(threads)
+                self._serve(calls)
+                # Kept until the next pass, they would keep the tensors of pictures that are long done.
+                del calls
+                with self._changed:
+                    self._is_busy = False
+                    self._changed.notify_all()
+
+    def _gather(self) -> list[_Call]:
+        """The next pass, as soon as there is something to do and whoever should be with it has had time to come."""
+        with self._changed:
+            while not (ready := self._ready()):
+                self._changed.wait()
+            self._turn += 1
+            lead = self._lead(ready)
+            room = self._room(lead)
+            until = time.monotonic() + max(WINDOW_S, WINDOW_SHARE * self.saturation.seconds(_shape(lead), 1))
+            while room > len(self._like(lead)) < self._expected(lead):
+                left = until - time.monotonic()
+                if left <= 0 or not self._changed.wait(left) and time.monotonic() >= until:
+                    break
+            taken = sorted(self._like(lead), key=lambda call: (call is not lead, call.rider.cost_left))[:room]
+            for call in taken:
+                self._pending.remove(call)
+            self._is_busy = True
+            return taken
+
+    def _ready(self) -> list[_Call]:
+        return [call for call in self._pending if self._only is None or call.rider is self._only]
+
+    def _lead(self, ready: Sequence[_Call]) -> _Call:
+        if self._turn % OLDEST_EVERY == 0:
+            return min(ready, key=lambda call: call.arrived)
+        return min(ready, key=lambda call: call.rider.cost_left)
+
+    def _like(self, lead: _Call) -> list[_Call]:
+        return [call for call in self._ready() if call.key == lead.key]
+
+    def _room(self, lead: _Call) -> int:
+        """Calls that one pass takes along."""
+        return max(1, min(self._most, self.saturation.cap(_shape(lead))) // lead.samples)
+
+    def _expected(self, lead: _Call) -> int:
+        return sum(rider.key == lead.key for rider in self._riders)
+
+    def _serve(self, calls: Sequence[_Call]) -> None:
+        wanted = [call for call in calls if self._is_wanted(call)]
+        if not wanted or (error := self._failure(wanted)) is None:
+            return
+        if _is_out_of_memory(error):
+            if self._torch.cuda.is_available():
+                self._torch.cuda.empty_cache()
+            self.saturation.refuse(_shape(wanted[0]), len(wanted) * wanted[0].samples)
+        if len(wanted) == 1:
+            wanted[0].error = as_request_error(error)
+            wanted[0].ready.set()
+            return
+        # What fails for several may be the fault of one, and each is told only of its own.
+        log.warning("a pass of %d requests failed, each is tried alone: %s", len(wanted), error)
+        for call in wanted:
+            self._serve([call])
+
+    def _failure(self, calls: Sequence[_Call]) -> Exception | None:
+        """Without its frames, which would hold on to all that the pass had made so far."""
+        try:
+            self._pass(calls)
+        # Whatever a model raises, the thread that runs it for everybody goes on.
+        except Exception as error:
+            is_odd = not _is_out_of_memory(error) and not isinstance(error, errors.ClusterError)
+            log.debug("a pass failed", exc_info=is_odd)
+            return error.with_traceback(None)
+        return None
+
+    def _is_wanted(self, call: _Call) -> bool:
+        try:
+            call.rider.course.check()
+        except errors.ClusterError as error:
+            call.error = error
+            call.ready.set()
+            return False
+        return True
+
+    def _pass(self, calls: Sequence[_Call]) -> None:
+        self._adapt(calls[0].rider.adapters)
+        counts = [call.samples for call in calls]
+        args = [_joined("", [call.args[i] for call in calls], counts) for i in range(len(calls[0].args))]
+        kwargs = {name: _joined(name, [call.kwargs[name] for call in calls], counts) for name in _names(calls)}
+        if len(calls) > 1 and _has_masked_text(calls[0].kwargs):
+            kwargs[TEXT], kwargs[TEXT_MASK] = _joined_text([call.kwargs for call in calls])
+        started = time.perf_counter()
+        with self._in_context(calls[0]):
+            found = self._forward(*args, **kwargs)
+        parts = [found] if len(calls) == 1 else _parts_of(found, counts)
+        if self._torch.cuda.is_available():
+            self._torch.cuda.current_stream().synchronize()
+        self.saturation.observe(_shape(calls[0]), sum(counts), time.perf_counter() - started)
+        self.passes += 1
+        self.samples += sum(counts)
+        for call, part in zip(calls, parts, strict=True):
+            call.answer = part
+            call.ready.set()
+
+    def _in_context(self, call: _Call) -> AbstractContextManager[None]:
+        """Of a call that came alone, which has a cache of its own."""
+        if self._only is None or call.context is None or self._put_in_context is None:
+            return nullcontext()
+        name, told = call.context
+        entered: AbstractContextManager[None] = self._put_in_context(name, **told)
+        return entered
+
+    def _key_of(self, args: Sequence[Any], kwargs: Mapping[str, Any], samples: int) -> Hashable:
+        named = [*((str(place), value) for place, value in enumerate(args)), *sorted(kwargs.items())]
+        if _has_masked_text(kwargs):
+            text = kwargs[TEXT]
+            words: Hashable = text.dtype, -(-text.shape[1] // TEXT_BUCKET), text.shape[2]
+            named = [(name, value) for name, value in named if name not in (TEXT, TEXT_MASK)]
+        else:
+            words = None
+        return samples, words, tuple((name, self._kind(name, value, samples)) for name, value in named)
+
+    def _kind(self, name: str, value: Any, samples: int) -> Hashable:
+        """What two values must have in common to go into one pass."""
+        if isinstance(value, self._torch.Tensor):
+            if not value.dim():
+                return value.dtype
+            if name not in SHARED and value.shape[0] == samples:
+                return value.dtype, tuple(value.shape[1:]), samples
+            return self._fingerprints.of(value)
+        if isinstance(value, Mapping):
+            return tuple((inner, self._kind(str(inner), value[inner], samples)) for inner in sorted(value))
+        if isinstance(value, (list, tuple)):
+            return type(value), tuple(self._kind(name, one, samples) for one in value)
+        return repr(value)
+
+
+class _Fingerprints:
+    """The content of tensors that a request gives again at every step, read once each."""
+
+    def __init__(self, byte: Any) -> None:
+        self._byte = byte
+        self._known: dict[int, Hashable] = {}
+
+    def of(self, tensor: Any) -> Hashable:
+        known = self._known.get(id(tensor))
+        if known is None:
+            content = tensor.detach().cpu().contiguous().flatten().view(self._byte).numpy().tobytes()
+            known = tensor.dtype, tuple(tensor.shape), hashlib.blake2b(content, digest_size=16).digest()
+            self._known[id(tensor)] = known
+            weakref.finalize(tensor, self._known.pop, id(tensor), None)
+        return known
+
+
+def _has_masked_text(kwargs: Mapping[str, Any]) -> bool:
+    """Whether words of several lengths can share a pass: only a mask tells them from what fills them up."""
+    return TEXT_MASK in kwargs and getattr(kwargs.get(TEXT), "ndim", 0) == 3
+
+
+def _names(calls: Sequence[_Call]) -> Iterator[str]:
+    """Of the arguments that are joined as they are."""
+    skips = len(calls) > 1 and _has_masked_text(calls[0].kwargs)
+    return (name for name in calls[0].kwargs if not (skips and name in (TEXT, TEXT_MASK)))
+
+
+def _joined_text(calls: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:
+    import torch
+
+    longest = max(kwargs[TEXT].shape[1] for kwargs in calls)
+    texts, masks = [], []
+    for kwargs in calls:
+        text, mask = kwargs[TEXT], kwargs[TEXT_MASK]
+        if mask is None:
+            mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        missing = longest - text.shape[1]
+        texts.append(torch.nn.functional.pad(text, (0, 0, 0, missing)))
+        masks.append(torch.nn.functional.pad(mask.bool(), (0, missing)))
+    joined = torch.cat(masks)
+    return torch.cat(texts), None if bool(joined.all()) else joined
+
+
+def _forward_of(module: Any) -> Callable[..., Any]:
+    """Compiled where the module is: compilation would otherwise reach around what stands in its place."""
+    compiled = getattr(module, "_compiled_call_impl", None)
+    if compiled is None:
+        return module.forward  # type: ignore[no-any-return]
+    import torch
+
+    module._compiled_call_impl = None
+    return torch.compile(module.forward, dynamic=True)
+
+
+def _shape(call: _Call) -> Hashable:
+    """What decides how long a pass takes: all but the adapters."""
+    return call.key[1] if isinstance(call.key, tuple) else call.key
+
+
+def _samples_in(values: Sequence[Any]) -> int:
+    """How many pictures a call is for: two where guidance compares with and without the prompt."""
+    for value in values:
+        if hasattr(value, "dim") and value.dim() > 1:
+            return int(value.shape[0])
+        if isinstance(value, list) and value and hasattr(value[0], "dim"):
+            return len(value)
+    return 1
+
+
+def _joined(name: str, values: Sequence[Any], counts: Sequence[int]) -> Any:
+    import torch
+
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if isinstance(first, torch.Tensor):
+        if not first.dim():
+            return torch.cat([value.expand(count) for value, count in zip(values, counts, strict=True)])
+        is_shared = name in SHARED or first.shape[0] != counts[0]
+        return first if is_shared else torch.cat(list(values))
+    if isinstance(first, Mapping):
+        return {inner: _joined(str(inner), [value[inner] for value in values], counts) for inner in first}
+    if isinstance(first, (list, tuple)) and any(isinstance(one, torch.Tensor) for one in first):
+        if isinstance(first, list) and first[0].dim() and first[0].shape[0] != counts[0]:
+            return [one for value in values for one in value]
+        return type(first)(_joined(name, [value[i] for value in values], counts) for i in range(len(first)))
+    if isinstance(first, list) and len(first) == counts[0]:
+        return [one for value in values for one in value]
+    return first
+
+
+def _parts_of(found: Any, counts: Sequence[int]) -> list[Any]:
+    """What a pass returned, cut into what each call would have got."""
+    import torch
+
+    if isinstance(found, torch.Tensor):
+        return list(found.split(list(counts)))
+    if isinstance(found, list):
+        ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+        return [found[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    if isinstance(found, Mapping):
+        parts = [_parts_of(value, counts) for value in found.values()]
+        return [type(found)(**dict(zip(found, part, strict=True))) for part in zip(*parts, strict=True)]
+    if isinstance(found, tuple):
+        return list(zip(*(_parts_of(one, counts) for one in found), strict=True))
+    return [found] * len(counts)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    told = str(error)
+    # On CPU it is an error like any other, in words that depend on the system.
+    return type(error).__name__ == "OutOfMemoryError" or ("Allocator" in told and "memory" in told)
+
+
+def as_request_error(error: Exception) -> Exception:
+    if _is_out_of_memory(error):
+        return errors.OutOfMemory("This request needs more memory than there is: ask for a smaller picture.")
+    return error

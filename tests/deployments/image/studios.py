@@ -1,0 +1,130 @@
+"""A studio as a worker has it, and pictures asked of it at random times."""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cluster import errors
+from cluster.family import Setup
+from deployments.image.diffusion import Diffusion
+from deployments.image.saturation import Saturation
+from deployments.image.sketch import Sketch
+from deployments.image.studio import Studio
+from tests.pipelines import setup_of
+
+SIDE = 64
+PROMPTS = ("a cat", "a dog on the beach", "a red car", "mountains at dawn with snow on every single summit")
+
+
+@dataclass
+class Watched:
+    """A course that writes down what it is told, and can be stopped."""
+
+    stopped: bool = False
+    told: list[tuple[float, str, int, int]] = field(default_factory=list)
+    shown: list[bytes] = field(default_factory=list)
+    #: Called with the step, whenever there is one to tell of.
+    on_step: Callable[[int], None] = lambda step: None
+
+    def check(self) -> None:
+        if self.stopped:
+            raise errors.RequestCancelled("Nobody waits for it.")
+
+    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
+        self.told.append((fraction, stage, step, steps))
+        self.on_step(step)
+
+    def show(self, preview: bytes) -> None:
+        self.shown.append(preview)
+
+
+class Generous(Saturation):
+    """Puts together whatever fits together, whether that is faster or not."""
+
+    def cap(self, shape: Hashable) -> int:
+        return self._bounds.get(shape, self._most)
+
+
+class Painter:
+    """A loaded model, and the way from a request to the numbers of its picture."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.family = Diffusion()
+        self.about = self.family.load(setup)
+        self.studio: Studio = self.family.studio
+
+    @classmethod
+    def of(cls, folder: Path, **launch: Any) -> Painter:
+        setup = setup_of(folder, **launch)
+        # Files that a launch names are where it says.
+        painter = cls(replace(setup, fetch=lambda source: Path(source.id)))
+        painter.studio.steps.saturation = Generous()
+        return painter
+
+    def sketches(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> list[Sketch]:
+        free = {} if task != "text2image" else {"width": SIDE, "height": SIDE}
+        given = {"images": (noise(),)} if task != "text2image" else {}
+        given |= {"mask": white_square()} if task == "inpainting" else {}
+        asked = {"seed": 0, "num_inference_steps": 4, **free, **given, **params}
+        return list(self.family.prepare(task, [prompt], asked).values)
+
+    def sketch(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> Sketch:
+        (one,) = self.sketches(task, prompt, **params)
+        return one
+
+    def paint(self, sketch: Sketch, course: Any = None) -> Any:
+        return self.studio.paint(sketch, course or Watched())
+
+    def at_random_times(self, sketches: Sequence[Sketch], seed: int, within_s: float = 0.1) -> list[Any]:
+        """Their pictures, each in a thread of its own; an exception where there is none."""
+        chance = random.Random(seed)
+        delays = [chance.uniform(0, within_s) for _ in sketches]
+
+        def later(sketch: Sketch, delay: float) -> Any:
+            time.sleep(delay)
+            try:
+                return self.paint(sketch)
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(len(sketches)) as threads:
+            return list(threads.map(later, sketches, delays))
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing is under way, and nothing is left of what was."""
+        return self.studio.steps.is_idle and not getattr(self.studio.denoiser, "is_cache_enabled", False)
+
+
+def away(one: Any, other: Any) -> float:
+    """How far two pictures are apart, in a number between 0 and 1."""
+    for found in (one, other):
+        if isinstance(found, Exception):
+            raise found
+    return float(np.abs(one - other).max())
+
+
+def noise(seed: int = 0, side: int = SIDE) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    return as_file(Image.fromarray(pixels))
+
+
+def white_square(side: int = SIDE) -> bytes:
+    mask = Image.new("L", (side, side), 0)
+    mask.paste(255, (side // 4, side // 4, side * 3 // 4, side * 3 // 4))
+    return as_file(mask)
+
+
+def as_file(image: Any, format: str = "PNG", **options: Any) -> bytes:
+    target = io.BytesIO()
+    image.save(target, format, **options)
+    return target.getvalue()

@@ -1,0 +1,331 @@
+"""What a launch is said to take, beside what it takes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cluster import errors
+from cluster.catalog import Catalog
+from cluster.memory import CUDA_CONTEXT_BYTES, Tensor
+from cluster.settings import Settings
+from cluster.spec import LaunchSpec, Wanted
+from deployments import Room, plan_of, resolve
+from deployments.image.options import ImageOptions
+from deployments.image.plan import PROCESS_BYTES, Case, Sizes, Weights, advice, fitting, plan, weights_told
+from tests import gguf_files
+from tests.live import LiveCluster
+from tests.pipelines import NINE, loaded
+
+FolderOf = Callable[[str], Path]
+
+#: Billions of parameters, as the catalogue has FLUX.1's.
+FLUX = {"transformer": 11.9, "text_encoder": 0.123, "text_encoder_2": 4.762, "vae": 0.084}
+
+
+def case(components: Mapping[str, float] = FLUX, on_gpu: bool = True, has_gguf: bool = True, **options: Any) -> Case:
+    return Case(
+        name="m",
+        options=ImageOptions.model_validate(options),
+        dtype="bfloat16" if on_gpu else "float32",
+        on_gpu=on_gpu,
+        weights=weights_told({"components": components}),
+        sizes=Sizes(side=1024, tile=512),
+        has_gguf=has_gguf,
+    )
+
+
+def sizes(asked: Case) -> dict[str, float]:
+    """Gigabytes by part."""
+    return {row.slot: round(row.bytes / 1e9, 1) for row in plan(asked).rows}
+
+
+def launched(folder: Path, *, roots: tuple[Path, ...] = (), **fields: Any) -> Wanted:
+    settings = Settings(home="/nowhere", model_roots=roots)
+    asked = {"model_name": "tiny", "model_type": "image", "model_path": str(folder), **fields}
+    return resolve(LaunchSpec.model_validate(asked), Catalog.builtin(), settings)
+
+
+def told(wanted: Wanted, room: Room) -> dict[str, Any]:
+    found = plan_of(wanted, Settings(home="/nowhere"), room)
+    assert found is not None
+    return found
+
+
+# ------------------------------------------------------------------------------------------- beside the real thing
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_the_parts_of_a_folder_weigh_what_they_weigh_once_loaded(name: str, folder_of: FolderOf) -> None:
+    planned = told(launched(folder_of(name), n_gpu=None), Room(on_gpu=False))
+    weighed = {slot: part["bytes"] for slot, part in loaded(folder_of(name)).about["components"].items()}
+    for row in planned["components"]:
+        # Tables of positions are made anew and lie in no file.
+        assert row["bytes"] == pytest.approx(weighed[row["component"]], rel=0.04, abs=4096)
+    assert {row["component"] for row in planned["components"]} == set(weighed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transformer_quantization": "8-bit", "quantize_text_encoder": "text_encoder_2"},
+        {"transformer_nf4": True, "quantize_text_encoder": "text_encoder_2", "text_encoder_quantization": "nf4"},
+        {"transformer_quantization": "4-bit", "quantize_text_encoder": "text_encoder,text_encoder_2"},
+        {"transformer_quantization": "fp8"},
+        {"torch_dtype": "bfloat16"},
+        {"torch_dtype": "bfloat16", "transformer_nf4": True},
+    ],
+)
+def test_packed_parts_weigh_what_they_weigh_once_loaded(options: dict, folder_of: FolderOf) -> None:
+    planned = told(launched(folder_of("flux_wide"), n_gpu=None, **options), Room(on_gpu=False))
+    weighed = loaded(folder_of("flux_wide"), **options).about["components"]
+    for row in planned["components"]:
+        part = weighed[row["component"]]
+        assert row["quantization"] == part["quantization"]
+        assert row["bytes"] == pytest.approx(part["bytes"], rel=0.06, abs=8192)
+
+
+@pytest.mark.parametrize("type", ["Q4_0", "Q6_K", "F16", "BF16"])
+def test_a_gguf_file_weighs_what_it_weighs_once_loaded(type: str, folder_of: FolderOf, tmp_path: Path) -> None:
+    weights = load_file(folder_of("flux_wide") / "transformer" / "diffusion_pytorch_model.safetensors")
+    file = gguf_files.write(tmp_path / f"flux-{type}.gguf", weights, type, "flux")
+    wanted = launched(folder_of("flux_wide"), n_gpu=None, gguf_model_path=str(file))
+    row = next(row for row in told(wanted, Room(on_gpu=False))["components"] if row["component"] == "transformer")
+    weighed = loaded(folder_of("flux_wide"), gguf_model_path=str(file)).about["components"]["transformer"]["bytes"]
+    assert row["quantization"] == f"GGUF {type}"
+    assert row["bytes"] == pytest.approx(weighed, rel=0.02)
+
+
+# ------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_parts_weigh_by_number_format_and_bits() -> None:
+    assert sizes(case()) == {"transformer": 23.8, "text_encoder": 0.2, "text_encoder_2": 9.5, "vae": 0.2}
+    assert sizes(case(on_gpu=False))["transformer"] == 47.6
+    assert sizes(case(transformer_quantization="8-bit"))["transformer"] == 11.9
+    assert sizes(case(transformer_nf4=True))["transformer"] == 6.7
+    assert sizes(case(transformer_quantization="fp8"))["transformer"] == 15.5
+    # What cannot be packed of T5 stays in 16 bits.
+    assert sizes(case(quantize_text_encoder="text_encoder_2"))["text_encoder_2"] == 5.9
+    assert sizes(case(text_encoder_2=None)) == {"transformer": 23.8, "text_encoder": 0.2, "vae": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("type", "gigabytes"), [("Q2_K", 3.9), ("Q4_K_S", 6.7), ("Q5_0", 8.2), ("Q6_K", 9.8), ("Q8_0", 12.6), ("F16", 23.8)]
+)
+def test_a_gguf_file_that_is_not_there_yet_weighs_what_such_files_do(type: str, gigabytes: float) -> None:
+    assert sizes(case(gguf_quantization=type))["transformer"] == gigabytes
+
+
+def test_the_peak_is_everything_and_the_largest_picture() -> None:
+    made = plan(case())
+    assert made.fixed_bytes == CUDA_CONTEXT_BYTES
+    assert made.peak_bytes == sum(row.bytes for row in made.rows) + made.activation_bytes + made.fixed_bytes
+    assert made.activation_bytes == 2 * 768 * 2 * 1024 * 1024
+    assert made.claim_bytes == int(1.1 * made.peak_bytes)
+    assert plan(case(on_gpu=False)).fixed_bytes == PROCESS_BYTES
+
+
+def test_offload_leaves_the_largest_part_on_the_card_or_only_its_layers() -> None:
+    whole, model, group = (plan(case(cpu_offload=offload)).peak_bytes for offload in (False, "model", "group"))
+    assert whole > 33.7e9
+    assert 23.8e9 < model < 25.5e9
+    assert group < 5e9
+
+
+def test_packed_parts_stay_on_the_card_when_layers_come_and_go() -> None:
+    made = plan(case(cpu_offload="group", quantize_text_encoder="text_encoder_2"))
+    homes = {row.slot: row.lives_on for row in made.rows}
+    assert homes["text_encoder_2"] == "card"
+    assert homes["transformer"] == "main memory, layers on the card while they run"
+    assert made.peak_bytes > 5.9e9
+
+
+def test_without_a_gpu_offload_saves_nothing_and_everything_is_in_main_memory() -> None:
+    assert plan(case(on_gpu=False, cpu_offload=True)).peak_bytes == plan(case(on_gpu=False)).peak_bytes
+    assert {row.lives_on for row in plan(case(on_gpu=False, cpu_offload=True)).rows} == {"main memory"}
+
+
+def test_tiles_bound_what_decoding_takes() -> None:
+    assert plan(case(vae_tiling=True)).activation_bytes == 2 * 768 * 2 * 512 * 512
+    assert plan(case(vae_tiling=True)).activation_bytes < plan(case()).activation_bytes
+
+
+# --------------------------------------------------------------------------------------------------- the ladder
+
+
+@pytest.mark.parametrize(
+    ("card_gb", "change"),
+    [
+        (34.5, "quantize_text_encoder=text_encoder_2"),
+        (24, "gguf_quantization=Q4_0"),
+        (18, "quantize_text_encoder=text_encoder_2, gguf_quantization=Q4_0"),
+        (12, "quantize_text_encoder=text_encoder_2, gguf_quantization=Q4_0, vae_tiling=true, cpu_offload=model"),
+        (4.5, "cpu_offload=group"),
+        (3, None),
+    ],
+)
+def test_the_smallest_change_that_makes_it_fit_is_told(card_gb: float, change: str | None) -> None:
+    asked = case()
+    assert plan(asked).peak_bytes > card_gb * 1e9
+    found = fitting(asked, int(card_gb * 1e9))
+    assert (found and found[0]) == change
+    if found:
+        assert found[1] <= card_gb * 1e9
+
+
+def test_every_rung_is_a_launch_that_needs_what_was_told() -> None:
+    asked = case(has_gguf=False)
+    for card_gb in (34.5, 20, 12, 8, 5):
+        found = fitting(asked, int(card_gb * 1e9))
+        assert found is not None
+        options = dict(change.split("=") for change in found[0].split(", "))
+        assert plan(case(has_gguf=False, **options)).peak_bytes == found[1] <= card_gb * 1e9
+
+
+def test_what_is_chosen_already_is_not_advised() -> None:
+    found = fitting(case(quantize_text_encoder="text_encoder_2", gguf_quantization="Q4_0"), int(10e9))
+    assert found is not None and found[0] == "cpu_offload=model"
+
+
+def test_tiles_are_advised_where_only_the_picture_is_too_large() -> None:
+    small = case(
+        {"unet": 0.86, "text_encoder": 0.12, "vae": 0.084}, quantize_text_encoder="text_encoder", transformer_nf4=True
+    )
+    found = fitting(small, int(2.5e9))
+    assert found is not None and found[0] == "vae_tiling=true"
+
+
+def test_advice_is_one_sentence() -> None:
+    asked = case()
+    assert advice(asked, plan(asked), int(80e9)) == "m needs 37.5 GB, and the card has 80.0 GB."
+    assert advice(asked, plan(asked), int(24e9)) == (
+        "m needs 37.5 GB, and the card has 24.0 GB; with gguf_quantization=Q4_0 it needs 20.4 GB."
+    )
+    assert "no option makes it fit" in advice(asked, plan(asked), int(2e9))
+
+
+def test_blocks_that_come_and_go_are_counted_from_their_names() -> None:
+    tensors = [Tensor(f"blocks.{place}.to_q.weight", (10, 10), 400, True) for place in range(18)]
+    tensors += [Tensor("proj.weight", (20, 10), 800, True)]
+    weights = Weights.of("T", tensors, None)
+    assert (weights.packable, weights.rows) == (2000, 200)
+    assert weights.block_share == pytest.approx((800 + 2 * 400) / 8000)
+
+
+# ------------------------------------------------------------------------------------------------- at the door
+
+
+def test_a_launch_claims_what_its_plan_says(folder_of: FolderOf) -> None:
+    wanted = launched(folder_of("flux"), n_gpu=None)
+    assert wanted.claim_bytes == int(1.1 * told(wanted, Room(on_gpu=False))["peak_bytes"])
+    assert launched(folder_of("flux"), n_gpu=None, memory="3GB").claim_bytes == 3 * 10**9
+
+
+def test_a_narrow_decoder_claims_little_more_than_its_process(folder_of: FolderOf) -> None:
+    for name in NINE:
+        assert PROCESS_BYTES < launched(folder_of(name), n_gpu=None).claim_bytes < 2 * 10**9
+
+
+def test_a_launch_that_allows_large_pictures_claims_memory_for_them(folder_of: FolderOf) -> None:
+    usual, large = (launched(folder_of("sd15"), max_pixels=pixels).claim_bytes for pixels in (64 * 64, 4096 * 4096))
+    assert large > usual + 10**9
+
+
+@pytest.mark.parametrize("name", ["FLUX.1-dev", "sd3.5-large", "Qwen-Image", "sdxl-turbo", "kolors"])
+def test_a_model_of_the_catalogue_is_planned_without_its_weights(name: str) -> None:
+    settings = Settings(home="/nowhere")
+    wanted = resolve(LaunchSpec(model_name=name, model_type="image"), Catalog.builtin(), settings)
+    planned = plan_of(wanted, settings, Room(True, 80 * 10**9))
+    assert planned is not None
+    assert [row["component"] for row in planned["components"]] == list(wanted.entry.facts["components"])
+    assert wanted.claim_bytes > sum(row["bytes"] for row in planned["components"])
+    assert wanted.entry.name in planned["advice"]
+
+
+def test_what_a_launch_replaces_or_leaves_out_is_not_downloaded() -> None:
+    settings = Settings(home="/nowhere")
+    asked = LaunchSpec.model_validate(
+        {
+            "model_name": "sd3.5-large",
+            "model_type": "image",
+            "gguf_quantization": "Q4_0",
+            "text_encoder_3": None,
+            "quantize_text_encoder": False,
+        }
+    )
+    source = resolve(asked, Catalog.builtin(), settings).source
+    assert source.exclude == (
+        "text_encoder_3/*",
+        "transformer/*.safetensors",
+        "transformer/*.bin",
+        "transformer/*.index.json",
+    )
+    plain = resolve(LaunchSpec(model_name="sd3.5-large", model_type="image"), Catalog.builtin(), settings)
+    assert plain.source.exclude == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"gguf_model_path": "/etc/model.gguf"}, "gguf_model_path /etc/model.gguf is outside of the folders"),
+        ({"lora_modules": {"ink": "/etc/ink.safetensors"}}, "lora_modules /etc/ink.safetensors is outside"),
+        ({"controlnet": "/etc"}, "controlnet /etc is outside"),
+        ({"quantize_text_encoder": "text_encoder_9"}, "no text encoder 'text_encoder_9'"),
+        ({"text_encoder_3": "None"}, "no text encoder 'text_encoder_3'"),
+        ({"gguf_quantization": "Q4_0"}, "has no GGUF files that are known here"),
+        ({"lightning_version": "4steps"}, "has no Lightning LoRA '4steps'"),
+        ({"controlnet": "canny"}, "has no ControlNet 'canny'"),
+        ({"gguf_model_path": "model.bin"}, "takes a file that ends in .gguf"),
+        ({"lora_modules": {"ink": "~/ink.ckpt"}}, "outside of the folders"),
+        ({"cpu_offloud": True}, "did you mean 'cpu_offload'"),
+    ],
+)
+def test_a_launch_that_cannot_load_is_refused_at_the_door(options: dict, refused: str, folder_of: FolderOf) -> None:
+    root = folder_of("flux").parent
+    if options == {"gguf_model_path": "model.bin"}:
+        options = {"gguf_model_path": str(root / "model.bin")}
+    with pytest.raises(errors.BadOption, match=refused):
+        launched(folder_of("flux"), roots=(root,), **options)
+
+
+def test_a_gguf_file_of_another_model_is_refused_at_the_door(folder_of: FolderOf, tmp_path: Path) -> None:
+    weights = load_file(folder_of("sd3") / "transformer" / "diffusion_pytorch_model.safetensors")
+    file = gguf_files.write(tmp_path / "sd3.gguf", weights, "Q8_0", "sd3")
+    with pytest.raises(errors.BadOption, match="architecture 'sd3', and FluxTransformer2DModel takes flux"):
+        launched(folder_of("flux"), gguf_model_path=str(file))
+
+
+def test_a_folder_whose_transformer_is_replaced_is_planned_without_one(folder_of: FolderOf, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder_of("flux"), tmp_path / "flux")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    file = gguf_files.write(tmp_path / "flux-Q8_0.gguf", load_file(weights), "Q8_0", "flux")
+    weights.unlink()
+    planned = told(launched(folder, n_gpu=None, gguf_model_path=str(file)), Room(on_gpu=False))
+    row = next(row for row in planned["components"] if row["component"] == "transformer")
+    assert row["bytes"] == pytest.approx(file.stat().st_size, rel=0.05)
+
+
+def test_one_file_is_launched_by_its_own_path_and_weighed(folder_of: FolderOf, tmp_path: Path) -> None:
+    file = Path(shutil.copy(folder_of("flux") / "transformer" / "diffusion_pytorch_model.safetensors", tmp_path))
+    wanted = launched(file, n_gpu=None)
+    assert (wanted.source.id, wanted.source.path) == (str(tmp_path), file.name)
+    rows = told(wanted, Room(on_gpu=False))["components"]
+    assert [row["component"] for row in rows] == ["checkpoint"]
+    assert rows[0]["bytes"] == pytest.approx(file.stat().st_size, rel=0.05)
+
+
+def test_a_dry_run_against_a_server_tells_the_parts_and_the_advice(live: LiveCluster, folder_of: FolderOf) -> None:
+    asked = {"model_name": "dry", "model_type": "image", "model_path": str(folder_of("sd15")), "model_uid": "dry"}
+    with live.client() as client:
+        fit = client.check(LaunchSpec.model_validate(asked))
+        assert "dry" not in client.list_models()
+    assert fit["fits"]
+    assert {row["component"] for row in fit["plan"]["components"]} == {"unet", "vae", "text_encoder"}
+    assert {row["lives_on"] for row in fit["plan"]["components"]} == {"main memory"}
+    assert "main memory has" in fit["plan"]["advice"]

@@ -1,0 +1,337 @@
+"""Pictures that share the denoiser: each is what it would have become alone, whoever else comes, goes or fails."""
+
+from __future__ import annotations
+
+import gc
+import io
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from cluster import errors
+from deployments.image.samplers import DIFFUSION, FLOW
+from tests.deployments.image.studios import PROMPTS, SIDE, Painter, Watched, away, noise
+from tests.pipelines import NINE, SMALL
+
+FolderOf = Callable[[str], Path]
+PainterOf = Callable[..., Painter]
+
+#: How far a picture may be from what it is alone, in numbers between 0 and 1: sums in another order.
+NEAR = 1e-4
+TASKS = [
+    *((name, "text2image") for name in NINE),
+    *((name, "image2image") for name in ("sd15", "sdxl", "sd3", "flux", "flux_kontext", "qwen_image", "kolors")),
+    *((name, "inpainting") for name in ("sd15", "sdxl", "sd3", "flux", "qwen_image")),
+]
+
+
+@pytest.fixture(scope="module")
+def painter_of(folder_of: FolderOf) -> PainterOf:
+    """Loaded once for all tests, which leave it as they found it."""
+    return cache(lambda name: Painter.of(folder_of(name)))
+
+
+@pytest.fixture(scope="module")
+def with_loras(folder_of: FolderOf, tmp_path_factory: pytest.TempPathFactory) -> PainterOf:
+    root = tmp_path_factory.mktemp("loras")
+
+    @cache
+    def made(name: str) -> Painter:
+        files = {lora: str(lora_for(folder_of(name), root / f"{name}-{lora}.safetensors", lora)) for lora in LORAS}
+        return Painter.of(folder_of(name), lora_modules=files)
+
+    return made
+
+
+#: Names and seeds.
+LORAS = {"ink": 1, "wash": 2}
+
+
+def lora_for(folder: Path, file: Path, name: str) -> Path:
+    """Of the denoiser and, where the pipeline takes one there, of its first text encoder."""
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    torch.manual_seed(LORAS[name])
+    slot = "unet" if "unet" in pipe.components else "transformer"
+    layers = {}
+    for part, targets in ((slot, ["to_q", "to_v"]), ("text_encoder", ["q_proj", "v_proj"])):
+        module = pipe.components[part]
+        module.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+        layers[f"{part}_lora_layers"] = get_peft_model_state_dict(module)
+    pipe.save_lora_weights(file.parent, **layers, weight_name=file.name)
+    return file
+
+
+def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
+    chance = random.Random(seed)
+    return [
+        painter.sketch(
+            task,
+            chance.choice(PROMPTS),
+            seed=chance.randrange(2**32),
+            num_inference_steps=chance.randint(2, 7),
+            guidance_scale=chance.choice([1.5, 3.0, 5.0]),
+            **more,
+        )
+        for _ in range(8)
+    ]
+
+
+# --------------------------------------------------------------------------------------- batched equals alone
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_eight_at_random_times_are_what_each_is_alone(painter_of: PainterOf, name: str, task: str) -> None:
+    painter = painter_of(name)
+    sketches = eight(painter, task, seed=1)
+    before = painter.studio.steps.passes
+    alone = [painter.paint(one) for one in sketches]
+    needed = painter.studio.steps.passes - before
+    together = painter.at_random_times(sketches, seed=2, within_s=0.02)
+    assert max(map(away, alone, together)) < NEAR
+    assert len({pixels.tobytes() for pixels in alone}) == 8
+    assert painter.studio.steps.passes - before - needed < needed, "nobody shared a pass"
+    assert painter.is_at_rest()
+
+
+@pytest.mark.parametrize("name", NINE)
+def test_a_picture_is_that_of_the_bare_pipeline(folder_of: FolderOf, painter_of: PainterOf, name: str) -> None:
+    pipe = DiffusionPipeline.from_pretrained(folder_of(name))
+    pipe.set_progress_bar_config(disable=True)
+    asked = {"num_inference_steps": 3, "width": SIDE, "height": SIDE, "output_type": "np", **SMALL.get(name, {})}
+    bare = pipe("a cat", generator=torch.Generator().manual_seed(7), **asked) if name != "flux_kontext" else None
+    if bare is None:
+        bare = pipe(prompt="a cat", generator=torch.Generator().manual_seed(7), **asked)
+    ours = painter_of(name).paint(painter_of(name).sketch(num_inference_steps=3, seed=7))
+    assert away(ours, bare.images[0]) < 1e-6
+
+
+def test_sizes_and_samplers_at_the_same_time(painter_of: PainterOf) -> None:
+    painter = painter_of("sd15")
+    sizes = [(64, 64), (96, 64), (64, 32)]
+    sketches = [
+        painter.sketch(width=width, height=height, seed=seed, num_inference_steps=3, sampler_name=name)
+        for seed, name in enumerate((None, "Euler a", "Heun"))
+        for width, height in sizes
+    ]
+    alone = [painter.paint(one) for one in sketches]
+    together = painter.at_random_times(sketches, seed=3, within_s=0.02)
+    assert max(map(away, alone, together)) < NEAR
+    assert {pixels.shape for pixels in together} == {(height, width, 3) for width, height in sizes}
+
+
+@pytest.mark.parametrize(("name", "known"), [("sd15", DIFFUSION), ("sdxl", DIFFUSION), ("sd3", FLOW), ("flux", FLOW)])
+def test_every_sampler_draws_and_batches(painter_of: PainterOf, name: str, known: Any) -> None:
+    painter = painter_of(name)
+    sketches = [painter.sketch(seed=5, num_inference_steps=3, sampler_name=one) for one in known]
+    alone = [painter.paint(one) for one in sketches]
+    together = painter.at_random_times(sketches, seed=4, within_s=0.02)
+    assert max(map(away, alone, together)) < NEAR
+    assert len({pixels.tobytes() for pixels in alone}) > len(sketches) * 0.6
+
+
+def test_several_pictures_of_a_request_are_those_of_their_seeds(painter_of: PainterOf) -> None:
+    painter = painter_of("flux")
+    several = painter.sketches(n=3, seed=[5, 2**63 - 1, 9])
+    counted = painter.sketches(n=3, seed=2**63 - 2)
+    assert [one.seed for one in several] == [5, 2**63 - 1, 9]
+    assert [one.seed for one in counted] == [2**63 - 2, 2**63 - 1, 0]
+    alone = [painter.paint(painter.sketch(seed=seed)) for seed in (5, 2**63 - 1, 9)]
+    assert max(map(away, painter.at_random_times(several, seed=1), alone)) < NEAR
+
+
+# ----------------------------------------------------------------------------------------------------- LoRAs
+
+SETS: list[dict[str, float]] = [{}, {"ink": 1.0}, {"ink": 0.4}, {"wash": 1.0}, {"ink": 0.5, "wash": 0.5}]
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_loras_of_one_request_are_in_no_other(painter_of: PainterOf, with_loras: PainterOf, name: str) -> None:
+    painter = with_loras(name)
+    sketches = [
+        painter.sketch(prompt=prompt, seed=3, loras=[{"name": lora, "scale": scale} for lora, scale in one.items()])
+        for prompt in PROMPTS[:2]
+        for one in SETS
+    ]
+    # In another order, each after another set; the words are encoded anew under each.
+    alone = {place: painter.paint(sketches[place]) for place in random.Random(1).sample(range(10), 10)}
+    for seed in (1, 2, 3):
+        together = painter.at_random_times(sketches, seed=seed, within_s=0.02)
+        assert max(away(alone[place], pixels) for place, pixels in enumerate(together)) < NEAR
+    apart = [away(alone[one], alone[other]) for one in range(5) for other in range(one)]
+    assert min(apart) > 10 * NEAR
+    assert away(alone[0], painter_of(name).paint(painter_of(name).sketch(seed=3))) < NEAR
+
+
+def test_loras_reach_the_words_as_well(with_loras: PainterOf) -> None:
+    painter = with_loras("sd15")
+    asked = [painter.sketch(loras=[{"name": "ink"}]), painter.sketch()]
+    for one in asked:
+        painter.paint(one)
+    embedded = [kept[0].abs().sum().item() for kept, _ in painter.studio.encodings._kept.values()]
+    assert len(set(embedded)) == len(embedded) >= 2
+
+
+# ---------------------------------------------------------------------------------------------------- caches
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux", "flux_kontext", "qwen_image", "cogview4"])
+def test_a_cache_is_of_its_request_and_gone_after_it(painter_of: PainterOf, name: str) -> None:
+    painter = painter_of(name)
+    more = {"true_cfg_scale": 3.0, "negative_prompt": "fog"} if name == "qwen_image" else {}
+    plain = [painter.sketch(seed=seed, num_inference_steps=8, **more) for seed in range(4)]
+    cached = [painter.sketch(seed=0, num_inference_steps=8, cache=one, **more) for one in painter.about["caches"]]
+    assert cached
+    plain_alone = [painter.paint(one) for one in plain]
+    cached_alone = [painter.paint(one) for one in cached]
+    assert max(away(pixels, plain_alone[0]) for pixels in cached_alone) > NEAR, "no preset changed anything"
+    assert away(painter.paint(plain[0]), plain_alone[0]) == 0
+    together = painter.at_random_times([*plain, *cached], seed=7, within_s=0.02)
+    assert max(map(away, together, [*plain_alone, *cached_alone])) < NEAR
+    assert painter.is_at_rest()
+
+
+def test_a_cache_of_an_aborted_picture_is_gone_too(painter_of: PainterOf) -> None:
+    painter = painter_of("flux")
+    before = painter.paint(painter.sketch())
+    course = Watched()
+    course.on_step = lambda step: setattr(course, "stopped", step == 3)
+    with pytest.raises(errors.RequestCancelled):
+        painter.paint(painter.sketch(num_inference_steps=9, cache="first-block-fast"), course)
+    assert painter.is_at_rest()
+    assert away(painter.paint(painter.sketch()), before) == 0
+
+
+# ---------------------------------------------------------------------------------------------------- aborts
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_after_an_abort_one_step_is_run_at_most(painter_of: PainterOf, name: str) -> None:
+    painter = painter_of(name)
+    chance = random.Random(name)
+    for _ in range(12):
+        course = Watched()
+        with ThreadPoolExecutor(1) as thread:
+            done = thread.submit(painter.paint, painter.sketch(num_inference_steps=200), course)
+            time.sleep(chance.uniform(0, 0.1))
+            course.stopped = True
+            at = painter.studio.steps.passes
+            assert isinstance(done.exception(10), errors.RequestCancelled)
+        assert painter.studio.steps.passes - at <= 1
+
+
+@pytest.mark.slow
+def test_two_hundred_aborts_leave_nothing_behind(painter_of: PainterOf) -> None:
+    painter = painter_of("sd15")
+    chance = random.Random(11)
+    known = [painter.sketch(seed=seed, num_inference_steps=2 + seed) for seed in range(4)]
+    alone = [painter.paint(one) for one in known]
+    started = len(threading.enumerate())
+    aborted = set(chance.sample(range(300), 200))
+
+    def asked(place: int) -> None:
+        course, which = Watched(), place % len(known)
+        stop = threading.Timer(chance.uniform(0, 0.15), setattr, (course, "stopped", True))
+        if place in aborted:
+            stop.start()
+        try:
+            assert away(painter.paint(known[which], course), alone[which]) < NEAR
+            assert not course.stopped or place in aborted
+        except errors.RequestCancelled:
+            assert place in aborted
+        finally:
+            stop.cancel()
+
+    def rss() -> int:
+        gc.collect()
+        return psutil.Process().memory_info().rss
+
+    sizes = []
+    for start in range(0, 300, 100):
+        with ThreadPoolExecutor(12) as threads:
+            list(threads.map(asked, range(start, start + 100)))
+        sizes.append(rss())
+    assert painter.is_at_rest()
+    assert sizes[2] - sizes[1] < 30 * 2**20
+    time.sleep(0.2)
+    assert len(threading.enumerate()) <= started
+
+
+# -------------------------------------------------------------------------------------------------- failures
+
+
+def test_numbers_that_overflow_fail_for_whoever_asked_for_them(folder_of: FolderOf, tmp_path: Path) -> None:
+    file = lora_for(folder_of("sd15"), tmp_path / "ink.safetensors", "ink")
+    endless = {name: torch.full_like(value, 1e30) for name, value in load_file(file).items()}
+    save_file(endless, tmp_path / "endless.safetensors")
+    painter = Painter.of(folder_of("sd15"), lora_modules={"endless": str(tmp_path / "endless.safetensors")})
+    good = [painter.sketch(seed=seed) for seed in range(4)]
+    alone = [painter.paint(one) for one in good]
+    bad = painter.sketch(loras=[{"name": "endless"}])
+    *found, failed = painter.at_random_times([*good, bad], seed=1, within_s=0.02)
+    assert isinstance(failed, errors.InferenceFailed)
+    assert "torch_dtype" in failed.message
+    assert max(map(away, found, alone)) < NEAR
+    assert painter.is_at_rest()
+
+
+def test_what_a_pipeline_refuses_is_a_bad_request(painter_of: PainterOf) -> None:
+    painter = painter_of("flux")
+    with pytest.raises(errors.BadRequest, match="FluxPipeline refuses this: `max_sequence_length`"):
+        painter.paint(painter.sketch(max_sequence_length=600))
+    assert painter.is_at_rest()
+
+
+@pytest.mark.parametrize(("name", "task"), [("sd15", "image2image"), ("sd15", "inpainting"), ("flux", "image2image")])
+def test_two_pictures_for_a_pipeline_of_one_are_refused(painter_of: PainterOf, name: str, task: str) -> None:
+    painter = painter_of(name)
+    with pytest.raises(errors.BadRequest, match="image"):
+        painter.paint(painter.sketch(task, images=(noise(1), noise(2))))
+    assert painter.is_at_rest()
+
+
+# ------------------------------------------------------------------------------------------ on the way there
+
+
+@pytest.mark.parametrize("sampler", [None, "Heun"])
+def test_progress_grows_up_to_the_last_step(painter_of: PainterOf, sampler: str | None) -> None:
+    painter, course = painter_of("sd15"), Watched()
+    picture = painter.studio.draw(painter.sketch(num_inference_steps=6, sampler_name=sampler, partial_images=2), course)
+    fractions = [fraction for fraction, *_ in course.told]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] < 1
+    assert len(set(fractions)) == len(fractions)
+    stages = [stage for _, stage, *_ in course.told]
+    assert stages == ["encoding", *["denoising"] * (len(stages) - 3), "decoding", "writing"]
+    step, steps = course.told[-2][2:]
+    assert step == steps >= 6
+    assert [Image.open(io.BytesIO(shown)).size for shown in course.shown] == [(64, 64)] * 2
+    assert picture.receipt["num_inference_steps"] == 6
+
+
+def test_a_receipt_makes_the_same_picture_again(painter_of: PainterOf) -> None:
+    painter = painter_of("sd15")
+    first = painter.studio.draw(
+        painter.sketch(prompt="tea", seed=8, guidance_scale=3.0, sampler_name="Euler a"), Watched()
+    )
+    told = first.receipt
+    asked = {name: told[name] for name in ("seed", "width", "height", "num_inference_steps", "guidance_scale")}
+    again = painter.sketch(prompt=told["prompt"], sampler_name=told["sampler_name"], **asked)
+    assert painter.studio.draw(again, Watched()).data == first.data
+    assert told["scheduler"] == "EulerAncestralDiscreteScheduler"
+    assert told["pipeline"] == "StableDiffusionPipeline"
+    assert told["quantization"] == {}
+    assert told["versions"]["diffusers"]
