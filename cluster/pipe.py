@@ -204,8 +204,10 @@ class _Serving(_Frames):
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        # What is being answered is answered to its end, unheard, as Ray would.
+        # Nobody is left to hear the answers: an ingress that was killed must not keep a model busy for minutes.
         self._connections.discard(self)
+        for task in self._tasks:
+            task.cancel()
 
     def frame(self, number: int, payload: memoryview) -> None:
         try:

@@ -55,7 +55,11 @@ class Worker:
                 raise ValueError("told to raise")
             case ["wait"]:
                 self.waiting[call.id] = asyncio.get_running_loop().create_future()
-                await self.waiting[call.id]
+                try:
+                    await self.waiting[call.id]
+                except asyncio.CancelledError:
+                    del self.waiting[call.id]
+                    raise
                 return errors.RequestCancelled("It has been cancelled.")
             case ["nothing that pickles"]:
                 return Answer(lambda: None, 1)
@@ -223,6 +227,22 @@ def test_a_retired_pipe_answers_what_is_open_and_closes(tmp_path: Path) -> None:
             assert await there.cancel(["slow"], 0.0, PATIENCE_S)
             assert isinstance(await slow, errors.RequestCancelled)
             assert not there.is_open
+
+    run(test())
+
+
+def test_what_was_asked_by_a_process_that_is_gone_is_dropped(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (_, there):
+            gone = await connect(str(tmp_path / "s"), MOST)
+            waiting = asyncio.create_task(outcome(gone, "wait", id="slow"))
+            while await there.watch("slow", 0, 0.0, PATIENCE_S) is None:
+                await asyncio.sleep(0.01)
+            gone._abort()
+            with pytest.raises(errors.WorkerLost):
+                await waiting
+            while await there.watch("slow", 0, 0.0, PATIENCE_S) is not None:
+                await asyncio.sleep(0.01)
 
     run(test())
 
