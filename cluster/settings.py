@@ -42,6 +42,13 @@ class Settings(BaseSettings):
         default=False, description="Fetch images and sounds that a request names by URL; never from private addresses."
     )
     media_bytes: int = Field(default=20_000_000, description="Largest image or sound of a request.")
+    max_image_pixels: int = Field(
+        default=100_000_000, ge=1, description="Most pixels that the images of one request have together."
+    )
+    max_pages: int = Field(default=1000, ge=1, description="Most pages that are read for one request.")
+    render_processes: int = Field(
+        default=2, ge=1, description="Processes of each ingress that draw the pages of documents."
+    )
     queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
     batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; fewer are best on a CPU.")
     max_wait_s: float = Field(
@@ -58,6 +65,15 @@ class Settings(BaseSettings):
         description="Answers that a worker keeps, so as not to compute them again; 0 keeps none.",
     )
     request_timeout_s: float = Field(default=300.0, description="Longest a request may take.")
+    job_timeout_s: float = Field(default=3600.0, gt=0, description="Longest a background job may take.")
+    jobs_keep_s: float = Field(default=3600.0, gt=0, description="How long the result of a background job is kept.")
+    files_keep_s: float = Field(
+        default=3600.0, gt=0, description="How long an image that was asked for as URL is kept."
+    )
+    files_bytes: int = Field(
+        default=1_000_000_000, ge=0, description="Most bytes of images kept for their URLs, and as many of job results."
+    )
+    keep_alive_s: float = Field(default=10.0, gt=0, description="Longest silence within a stream of events.")
     hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 

@@ -5,6 +5,7 @@ Loaded by `CLUSTER_PLUGINS=tests.families`; the worker, the queue, the routes an
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -14,12 +15,15 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
-from cluster.family import Example, Prepared, Setup
+from cluster.family import Course, Example, Pace, Prepared, Setup
 from cluster.spec import Entry, Source
 from deployments import ModelType
+from deployments.image import pictures
+from deployments.image.requests import Drawing, Picture
 from deployments.vectors import Rows, SparseRows, unit
 
 
@@ -234,6 +238,110 @@ class Letters:
         pass
 
 
+class PaintingOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    #: How many a picture takes, and how long each.
+    steps: int = 4
+    step_seconds: float = 0.0
+    #: Every step that is taken is a line in this file: the id of nobody, only what for and which.
+    journal: str | None = None
+    #: What this very model can, of what its family can.
+    able: tuple[str, ...] = ("text2image", "image2image", "inpainting")
+    #: The step at which it fails, for a prompt that says so.
+    fails_at: int = 2
+
+
+class Painting:
+    """Paints squares at once that a model would paint after minutes, and is in no hurry: a streaming family.
+
+    The colour is the prompt's, the place of a square in it the seed's. A given picture shows through for as much as
+    is not redrawn, and under a mask only what is white is painted.
+    """
+
+    engines: ClassVar[tuple[str, ...]] = ("painting",)
+    abilities: ClassVar[tuple[str, ...]] = ("text2image", "image2image", "inpainting")
+    Options: ClassVar[type[BaseModel]] = PaintingOptions
+    example: ClassVar[Example] = Example(["a square"], {"width": 16, "height": 16}, "text2image")
+    pace: ClassVar[Pace] = Pace(parallel=4)
+    MOST_PIXELS: ClassVar[int] = 2_000_000
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        self._options: PaintingOptions = setup.options
+        return {"steps": self._options.steps, "tasks": list(self._options.able), "loras": ["blue"]}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        drawing = Drawing.model_validate(dict(params))
+        if drawing.width and drawing.height and drawing.width * drawing.height > self.MOST_PIXELS:
+            raise errors.BadRequest(f"This model draws {self.MOST_PIXELS} pixels at most.", None, "size")
+        first = drawing.seed if isinstance(drawing.seed, list) else [drawing.seed if drawing.seed is not None else 7]
+        seeds = first if isinstance(drawing.seed, list) else [first[0] + place for place in range(drawing.n)]
+        given = [pictures.read_colours(data, self.MOST_PIXELS, "image") for data in drawing.images]
+        tokens = [1] * drawing.n
+        values = [(ability, drawing, seed, given) for seed in seeds]
+        return Prepared(values, tokens, costs=[float(self._steps(drawing))] * drawing.n)
+
+    def _steps(self, drawing: Drawing) -> int:
+        return drawing.num_inference_steps or self._options.steps
+
+    def stream(self, value: Any, course: Course) -> Picture:
+        ability, drawing, seed, given = value
+        final = self._painted(ability, drawing, seed, given)
+        steps, previews = self._steps(drawing), drawing.partial_images
+        shown = {steps * (place + 1) // (previews + 1) for place in range(previews)}
+        for step in range(1, steps + 1):
+            course.check()
+            time.sleep(self._options.step_seconds)
+            if drawing.prompt == "told to fail" and step == self._options.fails_at:
+                raise ValueError("told to fail")
+            self._note(drawing, step)
+            course.tell(step / steps, "denoising", step, steps)
+            if step in shown:
+                preview = Image.blend(Image.new("RGB", final.size), final, step / steps)
+                course.show(pictures.written(preview, "jpeg", 80, {}))
+        width, height = final.size
+        told = {"prompt": drawing.prompt, "seed": seed, "num_inference_steps": steps, "width": width, "height": height}
+        asked = drawing.model_dump(exclude_unset=True, exclude={"images", "mask", "control_image", "seed", "n"})
+        receipt = {**asked, **told, "task": ability, "model": "painting"}
+        data = pictures.written(final, drawing.output_format, drawing.output_compression, receipt)
+        return Picture(data, drawing.output_format, width, height, seed, receipt)
+
+    def _painted(self, ability: str, drawing: Drawing, seed: int, given: Sequence[Any]) -> Any:
+        own = given[0].size if given else (64, 64)
+        size = drawing.width or own[0], drawing.height or own[1]
+        image = Image.new("RGB", size, painted_colour(drawing.prompt))
+        place = seed % (size[0] - 8), seed % (size[1] - 8)
+        ImageDraw.Draw(image).rectangle((*place, place[0] + 7, place[1] + 7), "black")
+        if ability == "image2image":
+            strength = 0.5 if drawing.strength is None else drawing.strength
+            return Image.blend(given[0].resize(size), image, strength)
+        if ability == "inpainting":
+            assert drawing.mask is not None
+            mask = pictures.read(drawing.mask, self.MOST_PIXELS, "mask").convert("L").resize(size)
+            return Image.composite(image, given[0].resize(size), mask)
+        return image
+
+    def _note(self, drawing: Drawing, step: int) -> None:
+        if self._options.journal:
+            with open(self._options.journal, "a") as journal:
+                journal.write(f"{drawing.prompt} {step}\n")
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return outputs
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        raise NotImplementedError("it streams")
+
+    def set_threads(self, threads: int) -> None:
+        pass
+
+
+def painted_colour(prompt: str) -> tuple[int, int, int]:
+    """What `Painting` paints with for a prompt; never black."""
+    red, green, blue = hashlib.sha256(prompt.encode()).digest()[:3]
+    return red | 64, green | 64, blue | 64
+
+
 def _letter(id: int) -> str:
     return {1: "[CLS]", 2: "[SEP]"}.get(id, chr(id))
 
@@ -245,6 +353,6 @@ def _entry(name: str, family: str) -> Entry:
 
 TYPE = ModelType(
     name="echo",
-    families={"echo": Echo, "vectors": Vectors, "letters": Letters},
-    entries=(_entry("echo", "echo"), _entry("vectors", "vectors"), _entry("letters", "letters")),
+    families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting},
+    entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting")),
 )

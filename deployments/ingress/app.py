@@ -19,9 +19,23 @@ from cluster import actors, errors
 from cluster.keys import Key, Scope
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
-from deployments.ingress import classify, cohere, control, embeddings, generic, listing, rerank, tei, vllm
+from deployments.ingress import (
+    classify,
+    cohere,
+    control,
+    embeddings,
+    generic,
+    images,
+    jobs,
+    listing,
+    rerank,
+    sdapi,
+    tei,
+    vllm,
+)
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.door import Door, Json, Lines, as_cluster_error, error_response, guard
+from deployments.ingress.files import Files
 from deployments.ingress.paths import Whole, include
 from deployments.ingress.server import Server
 from deployments.ingress.serving import ONGOING, Serving
@@ -63,9 +77,16 @@ def build(settings: Settings) -> FastAPI:
     def behind(scope: Scope, routes: APIRouter) -> None:
         include(app, routes, [Depends(guard(scope, settings, known_keys))])
 
+    files = Files(settings)
+    background = jobs.BackgroundJobs(dispatcher, settings)
+    painting = images.Images(serving, files, background)
     include(app, _public(dispatcher, settings))
+    include(app, files.router())
     for dialect in (embeddings, cohere, rerank, classify, tei, vllm, generic):
         behind("infer", dialect.router(serving))
+    behind("infer", images.router(painting))
+    behind("infer", jobs.router(background, dispatcher))
+    behind("infer", sdapi.router(painting))
     if settings.metrics:
         behind("list", _metrics_page(supervisor, metrics))
     behind("launch", control.launching(supervisor, settings))

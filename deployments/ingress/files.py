@@ -1,0 +1,133 @@
+"""Files kept for a while: pictures under addresses that cannot be guessed, and what background jobs leave behind.
+
+Several ingresses share the folder. What is too old goes, and where there is too much, the oldest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+from starlette.exceptions import HTTPException
+
+from cluster import errors
+from cluster.settings import Settings
+
+#: 192 random bits: whoever knows the name may have the file.
+NAME_BYTES = 24
+TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+#: What a name looks like; nothing of this leads out of a folder.
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z]{3,5}")
+
+
+class Shelf:
+    """A folder of files with an age and a size that it does not pass. Its calls are for threads."""
+
+    def __init__(self, folder: Path, keep_s: float, most_bytes: int | None = None) -> None:
+        self.folder = folder
+        self.keep_s = keep_s
+        self._most_bytes = most_bytes
+
+    def put(self, name: str, data: bytes) -> None:
+        """Written as a whole or not at all, whoever reads meanwhile."""
+        if self._most_bytes is not None and len(data) > self._most_bytes:
+            raise errors.TooLarge(f"{len(data)} bytes are to be kept, and there is room for {self._most_bytes}.")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.sweep(len(data))
+        path = self._path(name)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            draft.write_bytes(data)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def get(self, name: str) -> bytes | None:
+        """None for what is not there, not there any more, or no name at all."""
+        age = self.age(name)
+        if age is None or age > self.keep_s:
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            return self._path(name).read_bytes()
+        return None
+
+    def age(self, name: str) -> float | None:
+        """Seconds since it was written; None when it is not there."""
+        if not NAME.fullmatch(name):
+            return None
+        try:
+            return max(0.0, time.time() - self._path(name).stat().st_mtime)
+        except FileNotFoundError:
+            return None
+
+    def drop(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def names(self) -> list[str]:
+        return sorted(name for name in os.listdir(self.folder) if NAME.fullmatch(name)) if self.folder.exists() else []
+
+    def sweep(self, coming: int = 0) -> None:
+        """Makes room for what comes."""
+        found = sorted(_seen(self.folder))
+        total = coming + sum(size for _, size, _ in found)
+        oldest = time.time() - self.keep_s
+        for written, size, path in found:
+            if written < oldest or (self._most_bytes is not None and total > self._most_bytes):
+                path.unlink(missing_ok=True)
+                total -= size
+
+    def _path(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise errors.BadRequest(f"{name!r:.100} is not the name of a file.")
+        return self.folder / name
+
+
+def _seen(folder: Path) -> list[tuple[float, int, Path]]:
+    """Others may take away what has just been listed."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                told = entry.stat(follow_symlinks=False)
+                if not entry.is_file(follow_symlinks=False):
+                    continue
+                found.append((told.st_mtime, told.st_size, Path(entry.path)))
+    return found
+
+
+class Files:
+    """Pictures that are answered as addresses."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._shelf = Shelf(settings.home / "files", settings.files_keep_s, settings.files_bytes)
+
+    def keep(self, data: bytes, format: str, base_url: str) -> str:
+        """The address under which it can be had for a while. For threads."""
+        name = f"{secrets.token_urlsafe(NAME_BYTES)}.{format}"
+        self._shelf.put(name, data)
+        return f"{base_url.rstrip('/')}/v1/files/{name}"
+
+    def router(self) -> APIRouter:
+        routes = APIRouter(tags=["files"])
+
+        @routes.get("/v1/files/{name}")
+        async def file(name: str) -> Response:
+            """Without a key: a browser sends none, and the name is known only to whoever was told."""
+            type = TYPES.get(name.rpartition(".")[2])
+            data = await asyncio.to_thread(self._shelf.get, name) if type else None
+            if data is None:
+                raise HTTPException(404, "There is no such file, or not any more.")
+            headers = {
+                "Cache-Control": f"private, max-age={self._shelf.keep_s:.0f}",
+                "X-Content-Type-Options": "nosniff",
+                "Content-Security-Policy": "default-src 'none'; sandbox",
+            }
+            return Response(data, media_type=type, headers=headers)
+
+        return routes
