@@ -6,15 +6,21 @@ import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.live import ROOT, LiveCluster
+from tests.pipelines import saved
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line]
+#: What needs weights from a hub, or a GPU.
+ELSEWHERE = [line[2:] for kind, text in BLOCKS if kind == "console" for line in text.splitlines() if line[:2] == "$ "]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
 
 @pytest.mark.ray
@@ -54,9 +60,35 @@ def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp
 def test_the_python_of_the_readme_runs(live: LiveCluster, capsys: pytest.CaptureFixture[str]) -> None:
     with live.client() as client:
         client.launch_model(model_name="ce-tiny", model_type="rerank")
-    (code,) = [text for kind, text in BLOCKS if kind == "python"]
-    exec(code.replace("http://127.0.0.1:9997", live.url), {})
+    exec(PYTHON[0].replace("http://127.0.0.1:9997", live.url), {})
     assert capsys.readouterr().out == "2 1\n"
+
+
+@pytest.fixture(scope="module")
+def flux(live: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tiny model of the kind and under the uid of the large one that the README speaks of."""
+    folder = saved("flux", tmp_path_factory.mktemp("models") / "flux")
+    with live.client() as client:
+        yield client.launch_model("tiny-flux", "image", model_uid="flux", model_path=str(folder))
+        client.terminate_model("flux")
+
+
+@pytest.mark.ray
+def test_pictures_are_drawn_as_the_readme_says(
+    live: LiveCluster, flux: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for line in ELSEWHERE:
+        words = shlex.split(line)
+        if words[1] == "launch" and "image" in words:
+            # What it asks for is there; whether it fits depends on the machine.
+            words = [*words, "--dry-run"]
+            assert live.command(*words[1:]).returncode in (0, 4), line
+        if words[1] == "generate":
+            done = live.command(*words[1:-1], str(tmp_path / words[-1]))
+            assert done.returncode == 0, done.stderr
+            assert Image.open(tmp_path / words[-1]).size == (512, 512)
+    exec(PYTHON[1].replace("http://127.0.0.1:9997", live.url), {})
+    assert capsys.readouterr().out == "iVBORw0K\n"
 
 
 def test_every_file_the_readme_names_is_there() -> None:
