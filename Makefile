@@ -30,6 +30,8 @@ format: .venv/tests-installed
 	@echo "Installing what is pinned in constraints.txt; the first time takes some minutes."
 	$(PIP) torch
 	$(PIP) --editable '.[cpu]'
+	# The weights of the OCR engine; what the package needs beside them would bring a second OpenCV.
+	$(PIP) --no-deps rapidocr
 	@touch $@
 
 .venv/tests-installed: .venv/installed

@@ -14,7 +14,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psutil
@@ -247,9 +247,10 @@ class RayPlatform:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
         unknown = [row["NodeID"] for row in rows if row["Resources"].get("GPU") and row["NodeID"] not in self._cards]
         await asyncio.gather(*(self._look_at_cards(node_id) for node_id in unknown))
-        return [self._node(row) for row in rows]
+        leaving = await asyncio.to_thread(_leaving_nodes)
+        return [self._node(row, row["NodeID"] in leaving) for row in rows]
 
-    def _node(self, row: Mapping[str, Any]) -> Node:
+    def _node(self, row: Mapping[str, Any], draining: bool) -> Node:
         resources = row["Resources"]
         return Node(
             id=row["NodeID"],
@@ -259,6 +260,7 @@ class RayPlatform:
             gpus=int(resources.get("GPU", 0)),
             card_bytes=self._cards.get(row["NodeID"], (None, ()))[0],
             is_head=HEAD_RESOURCE in resources,
+            draining=draining,
         )
 
     async def _look_at_cards(self, node_id: str) -> None:
@@ -303,6 +305,16 @@ class RayPlatform:
             await answer_of(_end_here.options(scheduling_strategy=where).remote(pid), 30.0)
         except errors.ClusterError as error:
             log.warning("process %d on node %s could not be ended: %s", pid, node_id, error)
+
+
+def _leaving_nodes() -> Collection[str]:
+    """Nodes that Ray has been told will go; nothing new is placed there."""
+    try:
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    # Ray tells it nowhere else, and promises nothing of this.
+    except Exception as error:
+        log.debug("Ray does not say which nodes leave: %s", error)
+        return frozenset()
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

@@ -16,8 +16,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,19 @@ import httpx
 import psutil
 
 from cluster import errors
+from cluster.keys import Key, new_key
 from cluster.settings import Settings
+from cluster.spec import ModelStatus
+from cluster.store import Store
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
+#: How long a balancer may go on sending to a node that is about to leave.
+BALANCER_S = 5.0
+#: How often Ray's autoscaler is told what the wishes need.
+GROWTH_S = 2.0
+#: The Ray resource of nodes that answer HTTP besides the head.
+INGRESS_RESOURCE = "ingress"
 #: Size at which the log of one process begins anew, and how many old ones are kept.
 LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
 
@@ -84,14 +95,11 @@ class Running:
             _stop_ray(self._place)
 
 
-def start(settings: Settings, address: str | None) -> Running:
+def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, admin_key: str | None = None) -> Running:
     """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
-    if _answers(settings):
-        raise errors.Conflict(
-            f"{settings.url} answers already; stop that cluster with `cluster down` or choose --port."
-        )
-    if not _is_free(settings.host, settings.port):
-        raise errors.Conflict(f"Port {settings.port} of {settings.host} is taken; choose another with --port.")
+    if address is None:
+        # A Ray that somebody else runs may have brought back the ingress of its last time by itself.
+        _refuse_another(settings)
     # The same for every process of this installation, Ray's included.
     os.environ.update(settings.as_environment())
     place = Place(settings)
@@ -102,12 +110,23 @@ def start(settings: Settings, address: str | None) -> Running:
             running.raylet, address = _start_ray(settings, place)
         else:
             os.environ.update(_ray_environment(place, ours=False))
-        running.new_key = _serve(settings, address)
+        if admin_key is not None:
+            _admit(settings, admin_key)
+        running.new_key = _serve(settings, address, place, ingress_nodes)
         _wait_for_health(settings, running)
     except BaseException:
         running.stop()
         raise
     return running
+
+
+def _refuse_another(settings: Settings) -> None:
+    if _answers(settings):
+        raise errors.Conflict(
+            f"{settings.url} answers already; stop that cluster with `cluster down` or choose --port."
+        )
+    if not _is_free(settings.host, settings.port):
+        raise errors.Conflict(f"Port {settings.port} of {settings.host} is taken; choose another with --port.")
 
 
 def stop(settings: Settings) -> None:
@@ -218,26 +237,33 @@ def _quietly(action: Callable[[], object]) -> None:
 # ------------------------------------------------------------------------------------------------ serving
 
 
-def _serve(settings: Settings, address: str) -> str | None:
-    """The supervisor and the ingress; returns a new admin key when one had to be made."""
+def _connect(settings: Settings, address: str) -> None:
     # Only now: Ray and Serve read their settings from the environment when they are imported.
     import ray
-    from ray import serve
-
-    from cluster import actors
-    from deployments.ingress.app import APP_NAME, deployed
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
             ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="ERROR")
-            break
+            return
         except ConnectionError as error:
             if time.monotonic() > deadline:
                 raise errors.Unavailable(f"Ray at {address} does not answer: {error}") from None
             time.sleep(0.2)
+
+
+def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int) -> str | None:
+    """The supervisor and the ingress; returns a new admin key when one had to be made."""
+    _connect(settings, address)
+    import ray
+    from ray import serve
+
+    from cluster import actors
+    from deployments.ingress.app import APP_NAME, deployed
+
     try:
+        is_current = _retire_outdated(settings, ingress_nodes, place)
         supervisor = actors.Control.start(settings)
         serve.start(proxy_location="Disabled")
         try:
@@ -246,6 +272,8 @@ def _serve(settings: Settings, address: str) -> str | None:
             told = [one.message for one in serve.status().applications[APP_NAME].deployments.values()] or [str(error)]
             # The message ends with the traceback, and that with the reason.
             raise errors.Unavailable(f"The ingress does not start: {told[0].strip().splitlines()[-1]}") from None
+        if ingress_nodes:
+            _serve_elsewhere(settings, ingress_nodes, is_current)
         if not settings.asks_for_keys:
             return None
         if asyncio.run(supervisor.call_patiently("all_keys")):
@@ -254,6 +282,193 @@ def _serve(settings: Settings, address: str) -> str | None:
         return str(text)
     finally:
         ray.shutdown()
+
+
+def _serve_elsewhere(settings: Settings, nodes: int, is_current: bool) -> None:
+    """One more ingress on each node that is there for it; the head's goes on. Nodes may come later."""
+    from ray import serve
+
+    from deployments.ingress.app import APP_NAME, END_S, Ingress
+
+    name = f"{APP_NAME}-nodes"
+    if is_current and name in serve.status().applications:
+        # They answered while the head was away; Ray Serve would replace them all.
+        return
+    deployment: Any = Ingress
+    options = {**deployment.ray_actor_options, "resources": {INGRESS_RESOURCE: 1}}
+    target = deployment.options(
+        num_replicas=nodes,
+        ray_actor_options=options,
+        graceful_shutdown_timeout_s=settings.drain_s + END_S,
+    )
+    app = serve.RunTarget(target=target.bind(settings), name=name, route_prefix=None)
+    serve.run_many([app], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _admit(settings: Settings, text: str) -> None:
+    """Writes down a key that was made elsewhere, always under the same id: another takes its place."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    key: Key = new_key("admin", ["admin"])[0].model_copy(update={"id": "given", "digest": digest})
+    store = Store(settings.home / "cluster.db")
+    try:
+        known = store.get("key", key.id)
+        if known is None or known["digest"] != digest:
+            store.put("key", key.id, key.model_dump(mode="json"))
+    finally:
+        store.close()
+
+
+def _retire_outdated(settings: Settings, ingress_nodes: int, place: Place) -> bool:
+    """Ray may have brought back the supervisor of its last time, with the settings and the keys of that time. Where the
+    settings differ it goes for good, and the ingresses with theirs are replaced; otherwise it reads the store anew.
+    Returns whether they are the same."""
+    import ray
+
+    from cluster import actors
+
+    digest = _digest(settings, ingress_nodes)
+    made_with = place.run / "supervisor.settings"
+    is_current = made_with.exists() and made_with.read_text() == digest
+    made_with.write_text(digest)
+    try:
+        found = ray.get_actor(actors.SUPERVISOR, settings.namespace)
+    except ValueError:
+        return is_current
+    ray.kill(found, no_restart=not is_current)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while not is_current and time.monotonic() < deadline:
+        try:
+            ray.get_actor(actors.SUPERVISOR, settings.namespace)
+        except ValueError:
+            break
+        time.sleep(0.1)
+    return is_current
+
+
+def _digest(settings: Settings, ingress_nodes: int) -> str:
+    """Of all that the supervisor and the ingresses are made with."""
+    told = f"{settings.model_dump_json()} {ingress_nodes} {metadata.version('model-cluster')}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------ one node of many
+
+
+def leave(settings: Settings, address: str, within_s: float) -> list[str]:
+    """For a node that is about to end: it gets nothing new, and this returns when it has finished what it has, or
+    when the time is up. Returns the names of the workers that were still busy then."""
+    os.environ.update(settings.as_environment())
+    deadline = time.monotonic() + within_s
+    time.sleep(min(BALANCER_S, within_s))
+    _connect(settings, address)
+    import ray
+
+    try:
+        node = ray.get_runtime_context().get_node_id()
+        if _is_head(node):
+            _end_ingress_here(within_s)
+            return []
+        _tell_ray(address, node, max(deadline - time.monotonic(), 0.0))
+        return asyncio.run(_drain_workers(settings, node, deadline))
+    finally:
+        ray.shutdown()
+
+
+def _is_head(node: str) -> bool:
+    import ray
+
+    from cluster import actors
+
+    return any(row["NodeID"] == node and actors.HEAD_RESOURCE in row["Resources"] for row in ray.nodes())
+
+
+def _end_ingress_here(within_s: float) -> None:
+    """Ray Serve lets it finish; the next `up` puts it back."""
+    from ray import serve
+
+    from deployments.ingress.app import APP_NAME
+
+    worker = threading.Thread(target=serve.delete, args=(APP_NAME,), daemon=True)
+    worker.start()
+    worker.join(within_s)
+
+
+def _tell_ray(address: str, node: str, seconds: float) -> None:
+    """Ray starts nothing here any more, and Ray Serve moves its ingress away."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={address}", f"--node-id={node}"]
+    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node leaves"]
+    command += [f"--deadline-remaining-seconds={max(1, int(seconds))}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise errors.Unavailable(f"Ray does not let node {node} go: {(done.stderr or done.stdout).strip()[-300:]}")
+
+
+async def _drain_workers(settings: Settings, node: str, deadline: float) -> list[str]:
+    """A worker that drains refuses what is sent to it, which an ingress then sends elsewhere."""
+    from cluster import actors
+
+    snapshot = await actors.Control.find(settings).call_patiently("watch", -1, 5.0)
+    here = {name: snapshot.handles[name] for name, (at, _) in snapshot.sockets.items() if at == node}
+    epoch = snapshot.version >> 32
+    busy = {name: actors.RayHandle(handle) for name, handle in here.items()}
+    for handle in busy.values():
+        await handle.control("drain", epoch, timeout_s=10.0)
+    while busy and time.monotonic() < deadline:
+        busy = {name: handle for name, handle in busy.items() if await _is_busy(handle)}
+        await asyncio.sleep(0.2)
+    return sorted(busy)
+
+
+async def _is_busy(handle: Any) -> bool:
+    try:
+        _, _, report = await handle.control("describe", timeout_s=5.0)
+    except errors.WorkerLost:
+        return False
+    except errors.ClusterError:
+        return True
+    return bool(report.phase != "drained")
+
+
+class Growth:
+    """Tells Ray's autoscaler how many GPUs the wishes need together; it adds nodes for them, and keeps those."""
+
+    def __init__(self, settings: Settings, address: str) -> None:
+        from cluster import actors
+
+        _connect(settings, address)
+        self._supervisor = actors.Control.find(settings)
+        self._told: list[dict[str, float]] = []
+        threading.Thread(target=self._go_on, name="growth", daemon=True).start()
+
+    def _go_on(self) -> None:
+        while True:
+            self._tell()
+            time.sleep(GROWTH_S)
+
+    def _tell(self) -> None:
+        from ray.autoscaler import sdk
+
+        try:
+            asked = room_for(asyncio.run(self._supervisor.call("all_statuses")))
+        except errors.Unavailable:
+            return
+        if asked != self._told:
+            sdk.request_resources(bundles=asked)
+            self._told = asked
+
+
+def room_for(statuses: Iterable[ModelStatus]) -> list[dict[str, float]]:
+    """The GPUs that each worker wished for needs, those that run included: it is all that the autoscaler keeps."""
+    found = []
+    for status in statuses:
+        lives_on_cpu = bool(status.workers) and not any(worker.cards for worker in status.workers)
+        for index in range(status.wanted.replica):
+            place = status.wanted.spec.place_of(index)
+            auto = 0.0 if lives_on_cpu else 1.0
+            gpus = float(len(place.gpu_idx)) if place.gpu_idx else auto if place.n_gpu == "auto" else place.n_gpu
+            if gpus:
+                found.append({"GPU": float(gpus)})
+    return found
 
 
 def _wait_for_health(settings: Settings, running: Running) -> None:

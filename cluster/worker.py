@@ -397,7 +397,9 @@ def _or_end() -> Iterator[None]:
 def _give_way() -> None:
     """A model computes for seconds, whoever reads the next request for microseconds: that one goes first."""
     if sys.platform == "linux":  # elsewhere it would be the priority of another process
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), MODEL_NICENESS)
+        thread = threading.get_native_id()
+        # Only root may go back to less than the process was started with.
+        os.setpriority(os.PRIO_PROCESS, thread, max(MODEL_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _device(claim: Claim) -> str:

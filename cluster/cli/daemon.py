@@ -34,18 +34,41 @@ from cluster.spec import ModelState
     type=click.File(encoding="utf-8"),
     help="models.yaml to apply once it serves.",
 )
-def up(address: str | None, detach: bool, models: IO[str] | None, **flags: Any) -> None:
+@click.option("--admin-key-file", type=click.File(encoding="utf-8"), help="Admin key to admit, instead of a new one.")
+@click.option(
+    "--ingress-nodes",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Nodes with the Ray resource `ingress`: each answers HTTP as well; with --address.",
+)
+@click.option("--autoscale", is_flag=True, help="Tell Ray's autoscaler what GPUs the models need; with --address.")
+def up(
+    address: str | None,
+    detach: bool,
+    models: IO[str] | None,
+    admin_key_file: IO[str] | None,
+    ingress_nodes: int,
+    autoscale: bool,
+    **flags: Any,
+) -> None:
     """Start the cluster. Every flag is also an environment variable, --log-level is CLUSTER_LOG_LEVEL."""
     settings = settings_from(**flags)
+    if address is None and (ingress_nodes or autoscale):
+        raise click.UsageError("--ingress-nodes and --autoscale are for a Ray of several machines: give its --address.")
     specs = read_models(models) if models is not None else []
+    admin_key = admin_key_file.read().strip() if admin_key_file is not None else None
     started = time.monotonic()
     # Until it serves, whoever asks to stop interrupts the start, and what was started is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Console(stderr=True).status(f"Starting a cluster at {settings.url} …"):
-        running = daemon.start(settings, address)
+        running = daemon.start(settings, address, ingress_nodes=ingress_nodes, admin_key=admin_key)
     stop_asked = _on_signals()
     try:
         click.echo(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.", err=True)
+        if autoscale and address is not None:
+            daemon.Growth(settings, address)
+        if admin_key is not None:
+            save_key(settings.url, admin_key)
         if running.new_key is not None:
             save_key(settings.url, running.new_key)
             click.echo(f"Admin key (shown this once, saved for this user's commands): {running.new_key}", err=True)
@@ -94,9 +117,19 @@ def _on_signals() -> threading.Event:
 
 @click.command()
 @flags_of(Settings, {"host": ("-H",), "port": ("-p",)}, only=("home", "host", "port", "namespace"))
-def down(**flags: Any) -> None:
+@click.option("--node", is_flag=True, help="Only take this node out of use, before something else ends it.")
+@click.option("--address", default="auto", show_default=True, help="Ray cluster the node is in, with --node.")
+@click.option("--within", type=float, default=60.0, show_default=True, help="Seconds its work may take, with --node.")
+def down(node: bool, address: str, within: float, **flags: Any) -> None:
     """Stop the cluster that `cluster up` started; what was launched comes back with the next `up`."""
-    daemon.stop(settings_from(**flags))
+    settings = settings_from(**flags)
+    if node:
+        busy = daemon.leave(settings, address, within)
+        click.echo(
+            f"Still at work after {within:.0f} s: {', '.join(busy)}." if busy else "Nothing is left to do.", err=True
+        )
+        return
+    daemon.stop(settings)
     click.echo("Stopped.", err=True)
 
 

@@ -1,0 +1,83 @@
+"""The chart as Helm renders it: Helm's own code, from a package, without a cluster."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.live import ROOT
+
+CHART = ROOT / "k8s" / "chart"
+NAMESPACE, RELEASE = "models", "demo"
+
+Document = dict[str, Any]
+
+
+@cache
+def _loaded() -> Any:
+    chart = pytest.importorskip("helm_python.chart", reason="helm-python-sdk has no build for this system")
+    return chart.Chart.load(CHART)
+
+
+def rendered(values: Document) -> list[Document]:
+    """Every document of the release."""
+    pages = _loaded().render(values, name=RELEASE, namespace=NAMESPACE)
+    found: list[Document] = []
+    for path, page in sorted(pages.items()):
+        if path.endswith(".yaml"):
+            found += filter(None, yaml.safe_load_all(page))
+    return found
+
+
+def notes(values: Document) -> str:
+    pages: dict[str, str] = _loaded().render(values, name=RELEASE, namespace=NAMESPACE)
+    return next(page for path, page in pages.items() if path.endswith("NOTES.txt"))
+
+
+def of_kind(documents: list[Document], kind: str) -> list[Document]:
+    return [document for document in documents if document["kind"] == kind]
+
+
+def only(documents: list[Document], kind: str) -> Document:
+    (found,) = of_kind(documents, kind)
+    return found
+
+
+def pod_templates(documents: list[Document]) -> dict[str, Document]:
+    """Every pod of the release, by a name for messages."""
+    found = {}
+    for document in documents:
+        if document["kind"] == "RayCluster":
+            spec = document["spec"]
+            found["head"] = spec["headGroupSpec"]["template"]
+            found |= {group["groupName"]: group["template"] for group in spec.get("workerGroupSpecs", ())}
+        elif document["kind"] == "Job":
+            found[document["metadata"]["name"]] = document["spec"]["template"]
+        elif document["kind"] == "Pod":
+            found[document["metadata"]["name"]] = document
+    return found
+
+
+def without_dependencies(folder: Path) -> Path:
+    """A copy for what insists on having the optional dependency, which only a network could bring."""
+    copied = Path(shutil.copytree(CHART, folder / "chart"))
+    description = yaml.safe_load((copied / "Chart.yaml").read_text())
+    del description["dependencies"]
+    (copied / "Chart.yaml").write_text(yaml.safe_dump(description))
+    return copied
+
+
+def merged(*values: Document) -> Document:
+    """Values over values, as several `-f` of Helm."""
+    result: Document = {}
+    for one in values:
+        for name, value in one.items():
+            is_deeper = isinstance(value, dict) and isinstance(result.get(name), dict)
+            result[name] = merged(result[name], value) if is_deeper else copy.deepcopy(value)
+    return result

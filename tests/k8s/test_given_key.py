@@ -1,0 +1,40 @@
+"""The admin key comes from a secret of Kubernetes: whoever changes that changes the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster import errors, keys
+from cluster.daemon import _admit
+from cluster.settings import Settings
+from cluster.store import Store
+
+
+def known(settings: Settings) -> list[keys.Key]:
+    store = Store(settings.home / "cluster.db")
+    try:
+        return [keys.Key.model_validate(value) for value in store.all("key").values()]
+    finally:
+        store.close()
+
+
+def test_a_given_key_is_admitted_and_another_takes_its_place(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    _admit(settings, "ck-first")
+    assert keys.check(known(settings), "ck-first", "launch").name == "admin"
+    _admit(settings, "ck-second")
+    assert keys.check(known(settings), "ck-second", "launch").name == "admin"
+    with pytest.raises(errors.NotAuthenticated, match="revoked"):
+        keys.check(known(settings), "ck-first", "list")
+
+
+def test_keys_that_people_made_stay(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    key, text = keys.new_key("app", ["infer"])
+    store = Store(settings.home / "cluster.db")
+    store.put("key", key.id, key.model_dump(mode="json"))
+    store.close()
+    _admit(settings, "ck-admin")
+    assert keys.check(known(settings), text, "infer").name == "app"
