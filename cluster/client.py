@@ -12,6 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
+from cluster.documents import OcrCalls
 from cluster.images import ImageCalls, job_of
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, WorkerState
 from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options
@@ -22,8 +23,9 @@ M = TypeVar("M", bound=BaseModel)
 LONGEST_POLL_S = 30.0
 #: How long following a launch puts up with a control plane that does not answer.
 PATIENCE_S = 60.0
-#: A model that can one of these draws, whatever its type is called.
+#: A model that can one of these draws, whatever its type is called; one that can the other reads.
 DRAWS = {"text2image", "image2image", "inpainting"}
+READS = "ocr"
 
 
 class Launched(NamedTuple):
@@ -417,6 +419,10 @@ class ImageModel(ImageCalls, Model):
     pass
 
 
+class OcrModel(OcrCalls, Model):
+    pass
+
+
 class AsyncModel(_ModelCalls, Async):
     """A launched model; shares its client's connections."""
 
@@ -441,6 +447,10 @@ class AsyncImageModel(ImageCalls, AsyncModel):
     pass
 
 
+class AsyncOcrModel(OcrCalls, AsyncModel):
+    pass
+
+
 class Client(_Calls, Sync):
     """Talks to a cluster.
 
@@ -461,7 +471,7 @@ class Client(_Calls, Sync):
         self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> Model:
-        kinds = {"embedding": EmbeddingModel, "rerank": RerankModel, "image": ImageModel}
+        kinds = {"embedding": EmbeddingModel, "rerank": RerankModel, "image": ImageModel, "ocr": OcrModel}
         return kinds.get(_kind_of(description), Model)(self, uid, description)
 
     def close(self) -> None:
@@ -489,7 +499,12 @@ class AsyncClient(_Calls, Async):
         self.has_key = bool(api_key)
 
     def _handle(self, uid: str, description: dict[str, Any]) -> AsyncModel:
-        kinds = {"embedding": AsyncEmbeddingModel, "rerank": AsyncRerankModel, "image": AsyncImageModel}
+        kinds = {
+            "embedding": AsyncEmbeddingModel,
+            "rerank": AsyncRerankModel,
+            "image": AsyncImageModel,
+            "ocr": AsyncOcrModel,
+        }
         return kinds.get(_kind_of(description), AsyncModel)(self, uid, description)
 
     async def close(self) -> None:
@@ -505,8 +520,10 @@ class AsyncClient(_Calls, Async):
 
 
 def _kind_of(description: Mapping[str, Any]) -> str:
-    draws = DRAWS.intersection(description.get("model_ability") or ())
-    return "image" if draws else str(description.get("model_type", ""))
+    """The kind of handle, which is that of what the model can, whatever its type is called."""
+    able = description.get("model_ability") or ()
+    kinds = {"ocr": READS in able, "image": bool(DRAWS.intersection(able))}
+    return next((kind for kind, can in kinds.items() if can), str(description.get("model_type", "")))
 
 
 def spec_of(fields: Mapping[str, Any]) -> LaunchSpec:

@@ -58,7 +58,7 @@ class LiveCluster:
             **inherited,
             "CLUSTER_HOME": str(home),
             "CLUSTER_PORT": str(self.port),
-            "CLUSTER_PLUGINS": "tests.families",
+            "CLUSTER_PLUGINS": "tests.families,tests.read_pages",
             "CLUSTER_ENDPOINT": self.url,
             "PYTHONPATH": str(ROOT),
             **variables,

@@ -21,19 +21,25 @@ LAYERS = """
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
         cluster.download cluster.hubs cluster.pipe cluster.jobs
-    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.images
+    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.images cluster.documents
         cluster.client cluster
     cluster.supervisor
     cluster.actors
     deployments deployments.text deployments.device deployments.vectors deployments.folders deployments.encoders
         deployments.loading deployments.texts deployments.late
-    deployments.embedding deployments.rerank deployments.classify deployments.image
+    deployments.embedding deployments.rerank deployments.classify deployments.image deployments.ocr
     deployments.ingress
     cluster.daemon
     cluster.cli
 """
 
-MODEL_TYPES = ("deployments.embedding", "deployments.rerank", "deployments.classify", "deployments.image")
+MODEL_TYPES = (
+    "deployments.embedding",
+    "deployments.rerank",
+    "deployments.classify",
+    "deployments.image",
+    "deployments.ocr",
+)
 #: What puts the parts together, and may know of all of them.
 COMMANDS = ("cluster.daemon", "cluster.cli")
 

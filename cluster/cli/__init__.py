@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cluster import errors
-from cluster.cli import connection, daemon, declared, generate, launch, models, registrations, shell
+from cluster.cli import connection, daemon, declared, generate, launch, models, ocr, registrations, shell
 
 
 class Commands(click.Group):
@@ -53,6 +53,7 @@ for command in (
     daemon.status,
     launch.launch,
     generate.generate,
+    ocr.ocr,
     models.list_models,
     models.describe,
     models.terminate,

@@ -20,6 +20,7 @@ from cluster.keys import Key, Scope
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
 from deployments.ingress import (
+    chat,
     classify,
     cohere,
     control,
@@ -28,6 +29,8 @@ from deployments.ingress import (
     images,
     jobs,
     listing,
+    mistral,
+    ocr,
     rerank,
     sdapi,
     tei,
@@ -37,6 +40,7 @@ from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.door import Door, Json, Lines, as_cluster_error, error_response, guard
 from deployments.ingress.files import Files
 from deployments.ingress.paths import Whole, include
+from deployments.ingress.reading import Overseer
 from deployments.ingress.server import Server
 from deployments.ingress.serving import ONGOING, Serving
 
@@ -52,7 +56,7 @@ def build(settings: Settings) -> FastAPI:
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
     supervisor = actors.Control.find(settings)
-    dispatcher = Dispatcher(supervisor, settings, metrics)
+    dispatcher = Overseer(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     # The description of the routes is for whoever may use them.
     openapi_url = None if settings.asks_for_keys else "/openapi.json"
@@ -80,6 +84,7 @@ def build(settings: Settings) -> FastAPI:
     files = Files(settings)
     background = jobs.BackgroundJobs(dispatcher, settings)
     painting = images.Images(serving, files, background)
+    reading = ocr.Ocr(serving, dispatcher, background)
     include(app, _public(dispatcher, settings))
     include(app, files.router())
     for dialect in (embeddings, cohere, rerank, classify, tei, vllm, generic):
@@ -87,6 +92,9 @@ def build(settings: Settings) -> FastAPI:
     behind("infer", images.router(painting))
     behind("infer", jobs.router(background, dispatcher))
     behind("infer", sdapi.router(painting))
+    behind("infer", ocr.router(reading))
+    behind("infer", mistral.router(reading))
+    behind("infer", chat.router(reading))
     if settings.metrics:
         behind("list", _metrics_page(supervisor, metrics))
     behind("launch", control.launching(supervisor, settings))

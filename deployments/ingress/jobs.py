@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, Literal
 
 import orjson
@@ -275,7 +275,7 @@ def router(jobs: BackgroundJobs, dispatcher: Dispatcher) -> APIRouter:
 
     @routes.get("/v1/requests/{request_id}/progress")
     async def progress(request_id: str, request: Request) -> Json:
-        """How far a request for pictures is that was sent with this id."""
+        """How far a request is that was sent with this id and takes its time."""
         found = await seen_of(dispatcher, request.state.key, request_id)
         if found is None:
             raise HTTPException(404, f"No request {request_id!r:.150} is known.")
@@ -293,16 +293,21 @@ def error_of(told: dict[str, Any]) -> errors.ClusterError:
 
 def painters(dispatcher: Dispatcher, key: keys.Key | None) -> list[ModelRoutes]:
     """The models that draw and that this key may use."""
+    return able(dispatcher, key, TASKS)
+
+
+def able(dispatcher: Dispatcher, key: keys.Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
+    """The models that can any of this and that this key may use."""
     allowed = None if key is None else key.models
     return [
         model
         for uid, model in sorted(dispatcher.table.models.items())
-        if any(task in model.abilities for task in TASKS) and (allowed is None or uid in allowed)
+        if any(ability in model.abilities for ability in abilities) and (allowed is None or uid in allowed)
     ]
 
 
 async def seen_of(dispatcher: Dispatcher, key: keys.Key | None, request_id: str) -> View | None:
     """How far a request is, whichever model works on it; one that is under way counts before one that ended."""
-    asked = [dispatcher.watch(model, request_id) for model in painters(dispatcher, key)]
+    asked = [dispatcher.watch(model, request_id) for model in able(dispatcher, key, (*TASKS, "ocr"))]
     found = [view for view in await asyncio.gather(*asked) if view is not None]
     return min(found, key=lambda view: view.state not in ("running", "waiting"), default=None)

@@ -1,0 +1,217 @@
+"""The program that looks into documents and draws their pages, in a process of its own: a file that ends or hangs the
+library that reads it takes nothing else with it.
+
+Reads one order per line of standard input as JSON; answers with a line of JSON, and after it as many bytes as that
+says. It is run as a file, so that it starts in no time, and therefore knows of no other module.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import orjson
+
+#: Address space: what a file makes of itself beyond this is an error, not the end of the machine.
+MOST_BYTES = 6 * 2**30
+#: How PDF files begin, if not at once.
+PDF_HEAD = 1024
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PICTURE_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+#: What every model reads as it is.
+SENT_AS_IS = ("PNG", "JPEG", "WEBP", "BMP")
+#: The tag of a photograph that says which side is up.
+ORIENTATION = 0x0112
+#: What files say of their resolution is believed within these.
+LEAST_DPI, MOST_DPI = 50, 1200
+POINTS = 72
+
+Answer = tuple[dict[str, Any], bytes]
+
+
+class Refused(Exception):
+    """What is wrong with a file, as a sentence that goes on after its name."""
+
+    def __init__(self, message: str, is_too_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_too_large = is_too_large
+
+
+def look(path: str, most_pixels: int, most_side: int) -> Answer:
+    """What is in the file; nothing is unpacked, and of a single picture the size is within bounds."""
+    with open(path, "rb") as file:
+        head = file.read(PDF_HEAD)
+    if not head:
+        raise Refused("is empty")
+    if b"%PDF-" in head:
+        return {"kind": "pdf", "pages": len(_pdf(path))}, b""
+    if head.startswith(TIFF_MAGIC):
+        return {"kind": "tiff", "pages": _opened(path).n_frames}, b""
+    if not head.startswith(PICTURE_MAGIC):
+        raise Refused("is neither a picture (PNG, JPEG, WebP, TIFF, BMP, GIF) nor a PDF")
+    image = _opened(path)
+    _refuse_large(image.width, image.height, most_pixels, most_side)
+    as_is = image.format in SENT_AS_IS and _is_upright(image) and not getattr(image, "is_animated", False)
+    found = {"kind": "picture", "pages": 1, "width": image.width, "height": image.height, "dpi": _dpi_of(image)}
+    return {**found, "as_is": as_is}, b""
+
+
+def draw(path: str, kind: str, index: int, dpi: int, most_pixels: int, most_side: int) -> Answer:
+    """One page as PNG."""
+    bounds = most_pixels, most_side
+    image, told = _page_of_pdf(path, index, dpi, *bounds) if kind == "pdf" else _frame(path, index, *bounds)
+    target = io.BytesIO()
+    _without_colour(image).save(target, "PNG", compress_level=1)
+    return {"width": image.width, "height": image.height, "dpi": told}, target.getvalue()
+
+
+# A process reads the pages of few documents at a time, and opening a large one takes long.
+@lru_cache(maxsize=2)
+def _pdf(path: str) -> Any:
+    import pypdfium2
+
+    try:
+        document = pypdfium2.PdfDocument(path)
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise Refused("is encrypted and cannot be read without its password") from None
+        raise Refused("is a PDF that is broken, or none") from None
+    document.init_forms()
+    return document
+
+
+def _page_of_pdf(path: str, index: int, dpi: int, most_pixels: int, most_side: int) -> tuple[Any, float]:
+    import pypdfium2
+
+    try:
+        page = _pdf(path)[index]
+        width, height = (max(1, round(points * dpi / POINTS)) for points in page.get_size())
+        _refuse_large(width, height, most_pixels, most_side, f" at {dpi} dpi")
+        image = page.render(scale=dpi / POINTS, rev_byteorder=True).to_pil()
+        page.close()
+    except pypdfium2.PdfiumError:
+        raise Refused("is broken and cannot be drawn") from None
+    return image, float(dpi)
+
+
+def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Any, float | None]:
+    """A picture within a file, the right side up."""
+    from PIL import ImageOps
+
+    image = _opened(path)
+    try:
+        image.seek(index)
+        _refuse_large(image.width, image.height, most_pixels, most_side)
+        dpi = _dpi_of(image)
+        return ImageOps.exif_transpose(image), dpi
+    except Refused:
+        raise
+    # Whatever a decoder raises about a caller's file, the file is what is wrong.
+    except Exception as error:
+        raise Refused(f"cannot be read: {error}") from None
+
+
+def _opened(path: str) -> Any:
+    from PIL import Image
+
+    # The bounds are the server's.
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        return Image.open(path, formats=FORMATS)
+    # What it says names our own copy of the file, and little else.
+    except Exception:
+        raise Refused("is no picture that can be read") from None
+
+
+def _is_upright(image: Any) -> bool:
+    # Asked for what it does not begin with, a PNG is unpacked to see whether it ends with it.
+    if image.format == "PNG" and "exif" not in image.info:
+        return True
+    return bool(image.getexif().get(ORIENTATION, 1) == 1)
+
+
+def _dpi_of(image: Any) -> float | None:
+    found = image.info.get("dpi")
+    dpi = float(found[0]) if found else 0.0
+    return round(dpi, 2) if LEAST_DPI <= dpi <= MOST_DPI else None
+
+
+def _refuse_large(width: int, height: int, most_pixels: int, most_side: int, at: str = "") -> None:
+    if width * height > most_pixels or max(width, height) > most_side:
+        raise Refused(
+            f"has {width} x {height} pixels{at}; {most_pixels / 1e6:g} million are allowed, and {most_side} on a side",
+            True,
+        )
+
+
+def _without_colour(image: Any) -> Any:
+    """Most pages have none, and are a third of the work without it."""
+    from PIL import ImageChops
+
+    if image.mode in ("1", "L"):
+        return image
+    if image.mode in ("I;16", "I;16B", "I", "F"):
+        return _scaled(image)
+    if image.mode in ("RGBA", "LA", "PA", "P"):
+        image = _on_white(image)
+    red, green, blue = image.convert("RGB").split()
+    is_grey = not ImageChops.difference(red, green).getbbox() and not ImageChops.difference(green, blue).getbbox()
+    return green if is_grey else image.convert("RGB")
+
+
+def _scaled(image: Any) -> Any:
+    """Of more than 8 bits, which PIL would cut off at 255."""
+    least, most = image.convert("F").getextrema()
+    factor = 255 / (most - least or 1)
+    return image.convert("F").point(lambda value: value * factor - least * factor).convert("L")
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image
+
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+ORDERS: dict[str, Callable[..., Answer]] = {"look": look, "draw": draw}
+
+
+def answered(line: bytes) -> Answer:
+    order = orjson.loads(line)
+    try:
+        return ORDERS[order.pop("do")](**order)
+    except Refused as refused:
+        return {"refused": str(refused), "is_too_large": refused.is_too_large}, b""
+    except MemoryError:
+        return {"refused": "needs more memory than there is for one page", "is_too_large": True}, b""
+    # The process serves on; whoever asked is told.
+    except Exception as error:
+        return {"refused": f"cannot be read: {type(error).__name__}: {error}", "is_too_large": False}, b""
+
+
+def serve(orders: BinaryIO, answers: BinaryIO) -> None:
+    """Until nobody orders any more."""
+    while line := orders.readline():
+        told, content = answered(line)
+        answers.write(orjson.dumps({**told, "bytes": len(content)}) + b"\n")
+        answers.write(content)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+    os.nice(5)
+    # What libraries print is no answer.
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    try:
+        serve(sys.stdin.buffer, channel)
+    except BrokenPipeError:
+        pass

@@ -1,0 +1,45 @@
+"""What a worker makes of a call: the page, and what to do with it, refused where the engine cannot."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from cluster import errors
+from deployments.ocr.pictures import Sheet, opened
+from deployments.ocr.requests import Reading
+
+#: A picture of nothing, 64 x 32.
+BLANK_PAGE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAgAQAAAACK5kMpAAAAEklEQVR42mP8zwABTAyjDCwMAEMQAT/KtkvBAAAAAElFTkSuQmCC"
+)
+
+
+def sheet_in(items: Sequence[Any], most_pixels: int) -> Sheet:
+    if len(items) != 1 or not isinstance(items[0], (bytes, bytearray)):
+        raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", None, "image")
+    return opened(bytes(items[0]), most_pixels)
+
+
+def reading_of(
+    params: Mapping[str, Any], *, tasks: Collection[str], languages: Collection[str] | None, generates: bool
+) -> Reading:
+    """`languages`: None for an engine that takes any."""
+    try:
+        reading = Reading.model_validate(dict(params))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise errors.InvalidBody(f"{where}: {problem['msg']}", None, where or None) from None
+    if reading.task not in tasks:
+        raise errors.BadRequest(f"This model does {', '.join(tasks)}, not {reading.task}.", None, "task")
+    if not generates and reading.prompt is not None:
+        raise errors.BadRequest("This model reads what stands there, and takes no prompt.", None, "prompt")
+    for code in reading.languages:
+        if languages is not None and code not in languages:
+            known = ", ".join(sorted(languages))
+            raise errors.BadRequest(f"This model does not read {code!r}; it reads {known}.", None, "languages")
+    return reading

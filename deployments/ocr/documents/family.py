@@ -1,0 +1,179 @@
+"""Document models of transformers as a family: one class for all of them, told apart by what their files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors
+from cluster.family import Course, Example, Pace, Prepared, Setup
+from deployments.device import dtype_for
+from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.documents.kinds import Kind, kind_in
+from deployments.ocr.documents.writing import Limits, Order, Writer, Written
+from deployments.ocr.page import Page, Usage, page_of
+from deployments.ocr.pictures import Sheet
+from deployments.ocr.requests import MOST_TOKENS, Reading
+from deployments.ocr.sharing import Sharing
+
+#: Pages written at once where the launch does not say: each further one costs memory, and on a card hardly any time.
+PAGES_ON_A_CARD, PAGES_ON_CPU = 16, 2
+#: What the example may cost.
+EXAMPLE_TOKENS = 8
+#: Tokens of a page of which nothing is known, for the line of those who wait.
+USUAL_TOKENS = 1000
+
+
+class DocumentOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    torch_dtype: str = Field(default="auto", pattern="^(auto|float32|float16|bfloat16)$")
+    max_pixels: int = Field(default=60_000_000, ge=10_000, le=300_000_000)
+    #: Pages that are written together.
+    batch_pages: int | None = Field(default=None, ge=1, le=256)
+    #: Most that any request may ask for.
+    max_new_tokens: int = Field(default=MOST_TOKENS, ge=1, le=MOST_TOKENS)
+
+
+class Documents:
+    engines: ClassVar[tuple[str, ...]] = ("transformers",)
+    abilities: ClassVar[tuple[str, ...]] = ("ocr",)
+    Options: ClassVar[type[BaseModel]] = DocumentOptions
+    example: ClassVar[Example] = Example([BLANK_PAGE], {"max_new_tokens": EXAMPLE_TOKENS}, "ocr")
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        self._options: DocumentOptions = setup.options
+        self._kind = kind_in(setup.folder)
+        setup.report(0.1)
+        processor = processor_in(setup, self._kind)
+        setup.report(0.2)
+        model = _model(setup, self._kind, self._options.torch_dtype)
+        setup.report(0.9)
+        self._start = _start_of(self._kind, model, processor)
+        pages = self._options.batch_pages or (PAGES_ON_CPU if setup.device == "cpu" else PAGES_ON_A_CARD)
+        self._sharing = Sharing(
+            "writing",
+            Writer(model, processor, self._kind).write,
+            threads=1,
+            room=lambda limits: pages,
+            kind=lambda order: order.limits,
+        )
+        self.pace = Pace(parallel=pages)
+        setup.report(1.0)
+        return {
+            "engine": "transformers",
+            "class": self._kind.model,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "tasks": list(self._kind.prompts),
+            "batch_pages": pages,
+        }
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        reading = reading_of(params, tasks=tuple(self._kind.prompts), languages=None, generates=True)
+        if reading.prompt is not None and self._kind.style == "made":
+            raise errors.BadRequest("This model takes no prompt of one's own, only a task.", None, "prompt")
+        most = reading.max_new_tokens
+        if most is not None and most > self._options.max_new_tokens:
+            raise errors.BadRequest(
+                f"max_new_tokens is {most}, {self._options.max_new_tokens} are allowed here.", None, "max_new_tokens"
+            )
+        sheet = sheet_in(items, self._options.max_pixels)
+        return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])
+
+    def stream(self, value: tuple[Sheet, Reading], course: Course) -> Page:
+        sheet, reading = value
+        course.check()
+        (written,) = self._sharing.answers([self._order(sheet, reading, course)], course)
+        return self._page(sheet, reading, written)
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        raise NotImplementedError("pages are streamed")
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return outputs
+
+    def set_threads(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+    def _order(self, sheet: Sheet, reading: Reading, course: Course) -> Order:
+        limits = Limits(
+            reading.task,
+            reading.max_new_tokens or min(self._kind.max_new_tokens, self._options.max_new_tokens),
+            reading.temperature or 0.0,
+            reading.no_repeat_ngram_size or 0,
+        )
+        prompt = reading.prompt or self._kind.prompts[reading.task] or self._start
+        return Order(sheet.image, prompt, limits, reading.max_length, course)
+
+    def _page(self, sheet: Sheet, reading: Reading, written: Written) -> Page:
+        width, height = sheet.size
+        blocks = self._kind.answer_to(reading.task)(written.text, width, height)
+        return page_of(
+            width,
+            height,
+            blocks,
+            dpi=sheet.dpi,
+            usage=Usage(1, written.prompt_tokens, written.output_tokens),
+            truncated=written.truncated,
+            repetition=written.repetition,
+        )
+
+
+def processor_in(setup: Setup, kind: Kind) -> Any:
+    from transformers import AutoProcessor
+    from transformers.utils import is_torchvision_available
+
+    try:
+        if kind.takes_videos and not is_torchvision_available():
+            return _for_pictures(setup.folder)
+        return AutoProcessor.from_pretrained(str(setup.folder), local_files_only=True)
+    except ImportError as error:
+        raise errors.LoadFailed(
+            f"The processor of {setup.entry.name} needs a library that is not installed: {error}. Install torchvision."
+        ) from error
+
+
+def _for_pictures(folder: Path) -> Any:
+    """GLM's processor less the part for videos."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Glm46VProcessor, ProcessorMixin
+
+    class ForPictures(Glm46VProcessor):  # type: ignore[misc]
+        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: Any = None) -> None:
+            self.image_token, self.video_token = "<|image|>", "<|video|>"
+            self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+            self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+            self.video_start_id = tokenizer.convert_tokens_to_ids("<|begin_of_video|>")
+            self.video_end_id = tokenizer.convert_tokens_to_ids("<|end_of_video|>")
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    images = AutoImageProcessor.from_pretrained(str(folder), local_files_only=True)
+    return ForPictures(images, tokenizer, tokenizer.chat_template)
+
+
+def _model(setup: Setup, kind: Kind, dtype: str) -> Any:
+    import transformers
+
+    cls = getattr(transformers, kind.model)
+    model = cls.from_pretrained(
+        str(setup.folder),
+        dtype=dtype_for(dtype, setup),
+        local_files_only=True,
+        use_safetensors=None if setup.allow_pickle else True,
+    )
+    return model.to(setup.device).eval()
+
+
+def _start_of(kind: Kind, model: Any, processor: Any) -> str:
+    """The words that an answer begins with, for models that are told their task in that way."""
+    if kind.style != "start":
+        return ""
+    start = model.generation_config.decoder_start_token_id
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
+    return str(processor.tokenizer.convert_ids_to_tokens(start)) if start is not None else ""

@@ -1,0 +1,71 @@
+"""The picture of a page as a file: read within bounds, before anything large is unpacked."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+from cluster import errors
+from deployments.ocr.requests import MOST_SIDE
+
+
+class Sheet(NamedTuple):
+    """A page to read."""
+
+    #: Rows of pixels in three colours, on white where it was transparent.
+    image: Any
+    dpi: float | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.image.size
+        return int(width), int(height)
+
+
+def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not data:
+        raise errors.BadRequest(f"{param} has no bytes.", None, param)
+    try:
+        image = Image.open(io.BytesIO(data))
+        _refuse_large(image.width, image.height, most_pixels, param)
+        image.load()
+        dpi = _dpi(image.info)
+        return Sheet(_on_white(ImageOps.exif_transpose(image)), dpi)
+    except Image.DecompressionBombError as error:
+        raise errors.BadRequest(
+            f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", None, param
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", None, param) from None
+
+
+def _refuse_large(width: int, height: int, most_pixels: int, param: str) -> None:
+    if width * height > most_pixels or max(width, height) > MOST_SIDE:
+        raise errors.BadRequest(
+            f"{param} has {width} x {height} pixels; {most_pixels / 1e6:.0f} million are allowed, and {MOST_SIDE} on a "
+            "side.",
+            None,
+            param,
+        )
+
+
+def _on_white(image: Any) -> Any:
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        # Pillow cuts 16 bits off at 255 instead of scaling them.
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _dpi(info: dict[str, Any]) -> float | None:
+    try:
+        dpi = float(info["dpi"][0])
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return round(dpi, 1) if 1 < dpi < 10_000 else None

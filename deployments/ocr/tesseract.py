@@ -1,0 +1,142 @@
+"""Tesseract, the program, as an engine of the same shape: where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors
+from cluster.family import Course, Example, Pace, Prepared, Setup
+from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.page import Block, Box, Line, Page, Word, bounds, page_of, rectangle
+from deployments.ocr.pictures import Sheet
+from deployments.ocr.requests import LANGUAGES, Reading
+
+PROGRAM = "tesseract"
+#: Reads whatever layout a page has; 1 also looks which way up it is, for which it needs data of its own.
+ANY_LAYOUT, ANY_DIRECTION = "3", "1"
+#: How often a page under way looks whether somebody still waits for it.
+LOOK_S = 0.1
+
+Cell = Mapping[str, str]
+
+
+class TesseractOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    max_pixels: int = Field(default=60_000_000, ge=10_000, le=300_000_000)
+
+
+class Tesseract:
+    engines: ClassVar[tuple[str, ...]] = ("tesseract",)
+    abilities: ClassVar[tuple[str, ...]] = ("ocr",)
+    Options: ClassVar[type[BaseModel]] = TesseractOptions
+    example: ClassVar[Example] = Example([BLANK_PAGE], {}, "ocr")
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        if shutil.which(PROGRAM) is None:
+            raise errors.LoadFailed("The program tesseract is not installed: apt-get install tesseract-ocr.")
+        options: TesseractOptions = setup.options
+        self._most_pixels = options.max_pixels
+        self._data = frozenset(_output(PROGRAM, "--list-langs").splitlines()[1:])
+        self._languages = frozenset(short for short, long in LANGUAGES.items() if long in self._data)
+        if not self._data - {"osd"}:
+            raise errors.LoadFailed("tesseract has no languages: apt-get install tesseract-ocr-eng.")
+        self.pace = Pace(parallel=max(1, setup.threads))
+        version = _output(PROGRAM, "--version").splitlines()[0]
+        return {"engine": version, "languages": sorted(self._languages), "max_pixels": self._most_pixels}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        reading = reading_of(params, tasks=("ocr", "layout"), languages=self._languages, generates=False)
+        sheet = sheet_in(items, self._most_pixels)
+        width, height = sheet.size
+        return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
+
+    def stream(self, value: tuple[Sheet, Reading], course: Course) -> Page:
+        sheet, reading = value
+        course.tell(0.1, "reading")
+        table = self._table(sheet, reading, course)
+        width, height = sheet.size
+        blocks = list(_blocks(table, reading))
+        return page_of(width, height, blocks, dpi=sheet.dpi)
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        raise NotImplementedError("pages are streamed")
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return outputs
+
+    def set_threads(self, threads: int) -> None:
+        """Each page has a program of its own, of one thread."""
+
+    def _table(self, sheet: Sheet, reading: Reading, course: Course) -> list[Cell]:
+        chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})
+        layout = ANY_DIRECTION if reading.turn and "osd" in self._data else ANY_LAYOUT
+        words = [PROGRAM, "-", "-", "-l", "+".join(dict.fromkeys(chosen)), "--psm", layout, "tsv"]
+        told = _watched(words, _as_png(sheet), course)
+        return list(csv.DictReader(io.StringIO(told), delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def _blocks(table: Iterable[Cell], reading: Reading) -> Iterable[Block]:
+    words = [row for row in table if row["level"] == "5" and row["text"].strip()]
+    for _, paragraph in groupby(words, key=lambda row: (row["block_num"], row["par_num"])):
+        lines = [_line(list(row), reading) for _, row in groupby(paragraph, key=lambda row: row["line_num"])]
+        least = reading.min_score or 0.0
+        lines = [line for line in lines if (line.score or 0.0) >= least]
+        if lines:
+            box = bounds(point for line in lines for point in line.polygon)
+            score = sum(line.score or 0.0 for line in lines) / len(lines)
+            text = "\n".join(line.text for line in lines)
+            yield Block("text", text, box, rectangle(box), score=score, lines=tuple(lines))
+
+
+def _line(row: Sequence[Cell], reading: Reading) -> Line:
+    words = tuple(Word(cell["text"], _box(cell), rectangle(_box(cell)), float(cell["conf"]) / 100) for cell in row)
+    box = bounds(point for word in words for point in word.polygon)
+    score = sum(word.score or 0.0 for word in words) / len(words)
+    text = " ".join(word.text for word in words)
+    return Line(text, box, rectangle(box), score, words if "words" in reading.features else ())
+
+
+def _box(cell: Cell) -> Box:
+    left, top, width, height = (float(cell[name]) for name in ("left", "top", "width", "height"))
+    return left, top, left + width, top + height
+
+
+def _as_png(sheet: Sheet) -> bytes:
+    target = io.BytesIO()
+    sheet.image.save(target, "PNG", compress_level=1, **({"dpi": (sheet.dpi, sheet.dpi)} if sheet.dpi else {}))
+    return target.getvalue()
+
+
+def _output(*words: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+
+
+def _watched(words: Sequence[str], given: bytes, course: Course) -> str:
+    """What the program says; it is ended as soon as nobody waits for it any more."""
+    waiting: bytes | None = given
+    pipe, environment = subprocess.PIPE, {**os.environ, "OMP_THREAD_LIMIT": "1"}
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+        try:
+            while True:
+                try:
+                    told, complaint = process.communicate(waiting, timeout=LOOK_S)
+                    break
+                except subprocess.TimeoutExpired:
+                    waiting = None
+                    course.check()
+        finally:
+            if process.poll() is None:
+                process.kill()
+    if process.returncode:
+        raise errors.InferenceFailed(f"tesseract failed: {complaint.decode(errors='replace').strip()[-300:]}")
+    return told.decode()
