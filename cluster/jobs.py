@@ -1,7 +1,7 @@
-"""Requests that a model works on for seconds each: which gets the next free thread, how far each is, when it will end.
+"""Requests that a model works on for seconds each: which gets the next free thread, how far each is, when it ends.
 
-Knows nothing of models: `stream` is a function of one value and its course, called in a thread of its own. Used from one
-event loop; threads speak to it through the boards of their jobs.
+Knows nothing of models: `stream` is a function of one value and its course, called in a thread of its own. Used from
+one event loop; threads speak to it through the boards of their jobs.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ class Jobs:
         return (left + sum(min(left, other.cost_left) for other in self._open if other is not job)) / self.speed
 
     def _next(self) -> Job | None:
-        """Whoever has least to do; every few turns whoever waits longest, so that a large one is not put off for ever."""
+        """Whoever has least to do; every few turns whoever waits longest, so that a large one is not put off."""
         waiting = [job for job in self._open if job.begun < len(job.values) and not job.done.done()]
         if not waiting:
             return None

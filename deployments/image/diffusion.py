@@ -29,6 +29,8 @@ log = logging.getLogger("cluster.worker")
 USUAL_PIXELS = 2 * 1024 * 1024
 #: Requests under way at once; the others wait in line.
 AT_ONCE = 16
+#: What one pass takes along at most: guidance makes two samples of a picture.
+SAMPLES_AT_ONCE = 2 * AT_ONCE
 #: What the example may cost on CPU, where a picture of full size would take minutes.
 EXAMPLE_SIDE = 256
 EXAMPLE_STEPS = 2
@@ -75,7 +77,7 @@ class Diffusion:
             about=_receipt(setup, about),
             always=always,
             caches={name: PRESETS[name]() for name in presets_for(denoiser_or_none(pipe))},
-            most=AT_ONCE,
+            most=SAMPLES_AT_ONCE,
         )
         self.set_threads(setup.threads)
         side = int(facts.get("resolution") or _own_side(pipe))
@@ -171,7 +173,8 @@ class Diffusion:
             raise errors.LoadFailed("The example picture never called the denoiser.")
         samples = sum(call.samples for call in calls) / sketch.run_steps
         last = calls[-1]
-        seen = Seen(sketch.width * sketch.height, last.args, last.kwargs, last.samples)
+        # The first call, as of the smaller ones: with and without the prompt may be calls of different lengths.
+        seen = Seen(sketch.width * sketch.height, calls[0].args, calls[0].kwargs, calls[0].samples)
         studio.cost = counted(studio.denoiser, [seen, *self._smaller_ones(sketch)], samples)
         if self.pace.parallel > 1:
             studio.steps.measure(last, MEASURE_S)

@@ -41,7 +41,8 @@ DIFFUSION = {
     "DDPM": Sampler("DDPMScheduler"),
     "DEIS": Sampler("DEISMultistepScheduler"),
     "LCM": Sampler("LCMScheduler"),
-    "PNDM": Sampler("PNDMScheduler"),
+    # Without the steps that warm it up, which few steps leave no room for.
+    "PNDM": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
     "UniPC": Sampler("UniPCMultistepScheduler"),
 }
 FLOW = {
@@ -51,6 +52,8 @@ FLOW = {
     "Euler Beta": Sampler("FlowMatchEulerDiscreteScheduler", _BETA, True),
 }
 
+#: What a model was trained with.
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 #: The model's own.
 DEFAULT = "default"
 NAMES = (DEFAULT, *dict.fromkeys((*DIFFUSION, *FLOW)))
@@ -86,7 +89,9 @@ def scheduler_for(name: str | None, scheduler: Any) -> Any:
     if name is None:
         return type(scheduler).from_config(scheduler.config)
     sampler = samplers_for(scheduler)[name]
-    return getattr(diffusers, sampler.scheduler).from_config(scheduler.config, **sampler.changes)
+    # Said in full: what a model leaves to the defaults of its own scheduler, another has other defaults for.
+    learnt = {noise: scheduler.config[noise] for noise in NOISE if noise in scheduler.config}
+    return getattr(diffusers, sampler.scheduler).from_config(scheduler.config, **learnt, **sampler.changes)
 
 
 def _fold(name: str) -> str:

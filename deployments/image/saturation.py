@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Hashable
+from statistics import median_low
 
 #: Another sample must make all of them this much cheaper, or the pass only keeps everybody waiting for longer.
 WORTH = 0.95
-#: How much the newest pass counts.
-NEWEST = 0.3
+#: Passes of a size that count, the one in their middle: some were disturbed, and a fastest of many would always beat
+#: a fastest of few.
+LAST = 16
 #: Unknown sizes are tried up to twice the largest known one.
 GROWTH = 2
 #: Every so many passes a size beyond the best is tried again: what was measured once may have been disturbed.
-DOUBT_EVERY = 24
+DOUBT_EVERY = 8
 
 
 class Saturation:
@@ -21,6 +24,7 @@ class Saturation:
     def __init__(self, most: int = 16) -> None:
         self._most = most
         self._seconds: dict[Hashable, dict[int, float]] = {}
+        self._last: dict[tuple[Hashable, int], deque[float]] = {}
         self._begun: set[tuple[Hashable, int]] = set()
         self._bounds: dict[Hashable, int] = {}
         self._asked: dict[Hashable, int] = {}
@@ -32,9 +36,9 @@ class Saturation:
                 # The first pass of a size also pays for what is prepared once.
                 self._begun.add((shape, samples))
                 return
-            known = self._seconds.setdefault(shape, {})
-            before = known.get(samples)
-            known[samples] = seconds if before is None or seconds < before else before + NEWEST * (seconds - before)
+            last = self._last.setdefault((shape, samples), deque(maxlen=LAST))
+            last.append(seconds)
+            self._seconds.setdefault(shape, {})[samples] = median_low(last)
 
     def refuse(self, shape: Hashable, samples: int) -> None:
         """A pass of so many did not fit into memory."""

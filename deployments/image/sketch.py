@@ -13,7 +13,7 @@ from deployments.image import pictures
 from deployments.image.requests import MOST_SEED, MOST_STEPS, Drawing, Task
 from deployments.image.samplers import check_sampler
 from deployments.image.steps import Adapters
-from deployments.image.tasks import call_arguments, class_for
+from deployments.image.tasks import BY_REFERENCE, call_arguments, class_for
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     pipeline = class_for(model.classes, task, model.name)
     takes = call_arguments(pipeline)
     drawing = drawing.model_copy(update={"prompt": prompt})
-    images, mask = _pictures(model, task, drawing)
+    images, mask = _pictures(model, pipeline, task, drawing)
     width, height = _size(model, takes, drawing, images)
     steps, run_steps = _steps(model, takes, drawing)
     sampler = check_sampler(drawing.sampler_name, model.scheduler)
@@ -100,13 +100,17 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     ]
 
 
-def _pictures(model: Model, task: str, drawing: Drawing) -> tuple[tuple[Any, ...], Any]:
+def _pictures(model: Model, pipeline: Any, task: str, drawing: Drawing) -> tuple[tuple[Any, ...], Any]:
     if task == "text2image":
         if drawing.images or drawing.mask is not None:
             raise errors.BadRequest("A picture was given where none is read: ask for image2image.", None, "image")
         return (), None
     if not drawing.images:
         raise errors.BadRequest(f"{task} needs a picture to start from.", None, "image")
+    if len(drawing.images) > 1 and pipeline.__name__ not in BY_REFERENCE:
+        raise errors.BadRequest(
+            f"{len(drawing.images)} pictures were given, and {model.name} starts from one.", None, "image"
+        )
     images = tuple(pictures.read_colours(data, model.max_pixels, "image") for data in drawing.images)
     if task != "inpainting":
         if drawing.mask is not None:

@@ -46,6 +46,8 @@ class Rider:
         self.course = course
         self.adapters = adapters
         self.calls = 0
+        #: Of them, those of the steps that are done.
+        self.calls_before = 0
         self._cost = cost
         self.steps = max(steps, 1)
         self.step = 0
@@ -55,6 +57,11 @@ class Rider:
     @property
     def cost_left(self) -> float:
         return self._cost * max(self.steps - self.step, 0) / self.steps
+
+    def reach(self, step: int) -> None:
+        """So many steps are done."""
+        self.step = step
+        self.calls_before = self.calls
 
     def leave(self) -> None:
         """It will call no more: nobody waits for it."""
@@ -68,10 +75,10 @@ class _Call:
         self.rider = rider
         self.args = args
         self.kwargs = kwargs
-        self.samples = samples
+        self.samples = max(samples, 1)
         self.key = key
         #: What a cache in the denoiser is told of the call.
-        self.context: tuple[str, Mapping[str, Any]] | None = None
+        self.context: tuple[str, Mapping[str, Any]] = "", {}
         self.arrived = time.monotonic()
         self.ready = threading.Event()
         self.answer: Any = None
@@ -207,7 +214,8 @@ class Steps:
         samples = _samples_in((*args, *kwargs.values()))
         key = (rider.adapters, self._key_of(args, kwargs, samples))
         call = _Call(rider, args, kwargs, samples, key)
-        call.context = getattr(self._here, "context", None)
+        # Where a pipeline does not say which of a step's calls it is, their order does.
+        call.context = getattr(self._here, "context", None) or (f"call {rider.calls - rider.calls_before}", {})
         if self._record is not None:
             self._record.append(call)
         rider.course.check()
@@ -230,7 +238,13 @@ class Steps:
         with self._torch.no_grad():
             threads = 0
             while True:
-                calls = self._gather()
+                try:
+                    calls = self._gather()
+                # One odd call must not be the end of all others that are to come.
+                except Exception as error:
+                    log.exception("calls of the denoiser cannot be told apart")
+                    self._fail_all(error)
+                    continue
                 if threads != self._threads:
                     threads = self._threads
                     self._torch.set_num_threads(threads)
@@ -259,6 +273,13 @@ class Steps:
                 self._pending.remove(call)
             self._is_busy = True
             return taken
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._changed:
+            for call in self._pending:
+                call.error = error
+                call.ready.set()
+            self._pending.clear()
 
     def _ready(self) -> list[_Call]:
         return [call for call in self._pending if self._only is None or call.rider is self._only]
@@ -337,7 +358,7 @@ class Steps:
 
     def _in_context(self, call: _Call) -> AbstractContextManager[None]:
         """Of a call that came alone, which has a cache of its own."""
-        if self._only is None or call.context is None or self._put_in_context is None:
+        if self._only is None or self._put_in_context is None:
             return nullcontext()
         name, told = call.context
         entered: AbstractContextManager[None] = self._put_in_context(name, **told)
@@ -357,7 +378,7 @@ class Steps:
         """What two values must have in common to go into one pass."""
         if isinstance(value, self._torch.Tensor):
             if not value.dim():
-                return value.dtype
+                return str(value.dtype)
             if name not in SHARED and value.shape[0] == samples:
                 return value.dtype, tuple(value.shape[1:]), samples
             return self._fingerprints.of(value)
@@ -414,13 +435,13 @@ def _joined_text(calls: Sequence[Mapping[str, Any]]) -> tuple[Any, Any]:
 
 def _forward_of(module: Any) -> Callable[..., Any]:
     """Compiled where the module is: compilation would otherwise reach around what stands in its place."""
-    compiled = getattr(module, "_compiled_call_impl", None)
-    if compiled is None:
-        return module.forward  # type: ignore[no-any-return]
     import torch
 
-    module._compiled_call_impl = None
-    return torch.compile(module.forward, dynamic=True)
+    forward: Callable[..., Any] = module.forward
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        module._compiled_call_impl = None
+        forward = torch.compile(forward, dynamic=True)
+    return forward
 
 
 def _shape(call: _Call) -> Hashable:

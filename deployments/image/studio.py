@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,9 @@ class Studio:
         self.cost = Cost(1, (0.0, 1.0))
         self._about = about
         self._caches = caches
+        self._device = pipe._execution_device
         self._decoding = threading.Lock()
+        self._schedulers: dict[str | None, Any] = {}
         if getattr(pipe, "vae", None) is not None:
             self._share(pipe.vae)
 
@@ -84,8 +87,8 @@ class Studio:
     def paint(self, sketch: Sketch, course: Course) -> Any:
         """Rows of pixels of numbers from 0 to 1."""
         course.check()
-        scheduler = scheduler_for(sketch.sampler, self.pipe.scheduler)
-        pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler)
+        scheduler = self._own_scheduler(sketch.sampler)
+        pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler, self._device)
         rider = Rider(course, self.cost_of(sketch), sketch.run_steps, sketch.adapters)
         if hasattr(pipeline, "encode_prompt"):
             context = (type(pipeline).__name__, sketch.adapters)
@@ -95,6 +98,12 @@ class Studio:
         course.tell(0.01, "encoding")
         with self.steps.riding(rider, alone=sketch.cache is not None), self._cached(sketch.cache):
             return self._run(pipeline, sketch, rider, course)
+
+    def _own_scheduler(self, sampler: str | None) -> Any:
+        """Of a kind that is made once and never run: a copy costs a fifth of making one."""
+        if sampler not in self._schedulers:
+            self._schedulers[sampler] = scheduler_for(sampler, self.pipe.scheduler)
+        return copy.deepcopy(self._schedulers[sampler])
 
     def cost_of(self, sketch: Sketch) -> float:
         return self.cost.of(sketch.width, sketch.height, sketch.run_steps)
@@ -171,7 +180,7 @@ class Studio:
             # Some samplers look twice at every step.
             count = rider.steps = getattr(pipeline, "num_timesteps", sketch.run_steps)
             due = {round(count * (place + 1) / (sketch.previews + 1)) for place in range(sketch.previews)}
-            rider.step = step + 1
+            rider.reach(step + 1)
             is_last = rider.step >= count
             if is_last:
                 rider.leave()

@@ -10,6 +10,15 @@ from typing import Any
 from cluster import errors
 
 TASKS = ("text2image", "image2image", "inpainting")
+#: What reads several pictures of a request as references for one; others take them for several requests.
+BY_REFERENCE = frozenset(
+    (
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "GlmImagePipeline",
+        "QwenImageEditPlusPipeline",
+    )
+)
 
 
 def classes_for(pipe: Any, named: Mapping[str, str]) -> dict[str, Any]:
@@ -74,7 +83,13 @@ def call_arguments(cls: Any) -> Mapping[str, Any]:
     return {name: one.default for name, one in parameters.items() if name != "self"}
 
 
-def own_pipeline(cls: Any, pipe: Any, scheduler: Any) -> Any:
+@cache
+def _settled(cls: Any, device: Any) -> Any:
+    """The same class with its device at hand: the library looks through all parts of a pipeline whenever it asks."""
+    return type(cls.__name__, (cls,), {"_execution_device": device, "__module__": cls.__module__})
+
+
+def own_pipeline(cls: Any, pipe: Any, scheduler: Any, device: Any) -> Any:
     """A pipeline for one request: the parts are the model's, its scheduler and all that a run writes down its own."""
     parts = {**pipe.components, "scheduler": scheduler}
     given = {}
@@ -83,7 +98,7 @@ def own_pipeline(cls: Any, pipe: Any, scheduler: Any) -> Any:
             given[name] = parts[name]
         elif name in pipe.config:
             given[name] = pipe.config[name]
-    made = cls(**given)
+    made = _settled(cls, device)(**given)
     made.set_progress_bar_config(disable=True)
     return made
 

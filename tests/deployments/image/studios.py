@@ -16,6 +16,7 @@ from PIL import Image
 
 from cluster import errors
 from cluster.family import Setup
+from cluster.weights import locate
 from deployments.image.diffusion import Diffusion
 from deployments.image.saturation import Saturation
 from deployments.image.sketch import Sketch
@@ -67,7 +68,7 @@ class Painter:
     def of(cls, folder: Path, **launch: Any) -> Painter:
         setup = setup_of(folder, **launch)
         # Files that a launch names are where it says.
-        painter = cls(replace(setup, fetch=lambda source: Path(source.id)))
+        painter = cls(replace(setup, fetch=lambda source: locate(source, home=folder, offline=True)))
         painter.studio.steps.saturation = Generous()
         return painter
 
@@ -101,7 +102,10 @@ class Painter:
             return list(threads.map(later, sketches, delays))
 
     def is_at_rest(self) -> bool:
-        """Whether nothing is under way, and nothing is left of what was."""
+        """Whether nothing is under way any more, and nothing is left of what was."""
+        deadline = time.monotonic() + 5
+        while not self.studio.steps.is_idle and time.monotonic() < deadline:
+            time.sleep(0.01)
         return self.studio.steps.is_idle and not getattr(self.studio.denoiser, "is_cache_enabled", False)
 
 

@@ -1,0 +1,456 @@
+"""Which calls share a pass of the denoiser, and what happens when a pass does not work."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from cluster import errors
+from deployments.image.saturation import Saturation
+from deployments.image.steps import Adapters, Rider, Steps, as_request_error
+from tests.deployments.image.studios import Watched
+
+#: What keeps the denoiser busy while others come; it is not written down.
+FIRST = [0.5]
+
+
+class Doubling(torch.nn.Module):
+    """Answers twice what it is asked, and keeps what came together."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__()
+        self.passes: list[list[float]] = []
+        self.kwargs: list[dict[str, Any]] = []
+        self.most = most
+        self.threads: set[int] = set()
+        #: Closed to hold the first pass back until more have come.
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def forward(self, sample: torch.Tensor, timestep: Any = 0, **kwargs: Any) -> tuple[torch.Tensor]:
+        self.entered.set()
+        assert self.gate.wait(10)
+        self.threads.add(threading.get_ident())
+        values = sample.flatten(1)[:, 0].tolist()
+        if values != FIRST:
+            self.passes.append(values)
+            self.kwargs.append({"timestep": timestep, **kwargs})
+        if values != FIRST and len(values) > self.most:
+            raise torch.OutOfMemoryError(f"{len(values)} samples are too many")
+        if any(value < 0 for value in values):
+            raise ZeroDivisionError("nothing less than zero is doubled")
+        return (2 * sample,)
+
+
+class Slow(Saturation):
+    """Every pass takes long enough for others to come, as far as is known."""
+
+    def cap(self, shape: Hashable) -> int:
+        return self._bounds.get(shape, self._most)
+
+    def seconds(self, shape: Hashable, samples: int) -> float:
+        return 1.0
+
+
+class Ring:
+    """Steps before a doubling denoiser, with riders that call at once."""
+
+    def __init__(self, most_samples: int = 100, **more: Any) -> None:
+        self.module = Doubling(most_samples)
+        self.adapted: list[Adapters] = []
+        self.steps = Steps(self.module, Slow(), adapt=self.adapted.append, **more)
+        self.threads = ThreadPoolExecutor(16)
+
+    def ask(self, value: float, rider: Rider | None = None, **kwargs: Any) -> Future[float]:
+        """One call of a request of its own."""
+        rider = rider or Rider(Watched(), 1.0, 1)
+        asked = {"sample": torch.full((1, 2, 2), value), **kwargs}
+
+        def call() -> float:
+            with self.steps.riding(rider):
+                return float(self.module(**asked)[0].flatten()[0])
+
+        return self.threads.submit(call)
+
+    def together(self, *calls: dict[str, Any]) -> list[float | BaseException | None]:
+        """Their answers, where all of them waited while the denoiser was busy with another."""
+        self.module.gate.clear()
+        self.module.entered.clear()
+        first = self.ask(*FIRST, sample=torch.full((1, 9), *FIRST))
+        assert self.module.entered.wait(10)
+        # One after the other, so that it is known who came first.
+        asked = []
+        for place, call in enumerate(calls):
+            asked.append(self.ask(**call))
+            until(lambda place=place: len(self.steps._pending) == place + 1)
+        self.module.passes.clear()
+        self.module.kwargs.clear()
+        self.module.gate.set()
+        first.result(10)
+        found = [one.exception(10) or one.result() for one in asked]
+        until(lambda: self.steps.is_idle)
+        return found
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def rider(cost: float = 1.0, adapters: Adapters = (), course: Watched | None = None) -> Rider:
+    return Rider(course or Watched(), cost, 1, adapters)
+
+
+# --------------------------------------------------------------------------------------------- what fits together
+
+
+def test_calls_that_fit_share_a_pass() -> None:
+    ring = Ring()
+    assert ring.together({"value": 1.0}, {"value": 2.0}, {"value": 3.0}) == [2.0, 4.0, 6.0]
+    assert ring.module.passes == [[1.0, 2.0, 3.0]]
+
+
+def test_all_passes_are_of_one_thread() -> None:
+    ring = Ring()
+    ring.together({"value": 1.0}, {"value": 2.0, "sample": torch.full((1, 5), 2.0)})
+    assert len(ring.module.threads) == 1
+    assert threading.get_ident() not in ring.module.threads
+
+
+def test_a_call_of_nobody_goes_straight_through() -> None:
+    ring = Ring()
+    assert ring.module(torch.ones(1, 2))[0].tolist() == [[2.0, 2.0]]
+    assert ring.module.threads == {threading.get_ident()}
+
+
+def test_sizes_kinds_and_adapters_do_not_mix() -> None:
+    ring = Ring()
+    calls = [
+        {"value": 1.0},
+        {"value": 2.0, "sample": torch.full((1, 3, 2), 2.0)},
+        {"value": 3.0, "sample": torch.full((1, 2, 2), 3.0, dtype=torch.float64)},
+        {"value": 4.0, "rider": rider(adapters=(("ink", 1.0),))},
+        {"value": 5.0, "return_dict": False},
+        {"value": 6.0},
+    ]
+    assert ring.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+    assert sorted(ring.module.passes) == [[1.0, 6.0], [2.0], [3.0], [4.0], [5.0]]
+    assert (("ink", 1.0),) in ring.adapted
+
+
+def test_steps_of_different_times_share_a_pass_each_with_its_own() -> None:
+    ring = Ring()
+    ring.together({"value": 1.0, "timestep": torch.tensor(9.0)}, {"value": 2.0, "timestep": torch.tensor(4.0)})
+    assert ring.module.passes == [[1.0, 2.0]]
+    assert ring.module.kwargs[-1]["timestep"].tolist() == [9.0, 4.0]
+
+
+def test_with_and_without_the_prompt_stay_together() -> None:
+    ring = Ring()
+    pairs = [torch.tensor([[value], [value + 0.25]]) for value in (1.0, 2.0)]
+    times = [{"value": 0, "sample": pair, "timestep": torch.tensor(float(at))} for at, pair in enumerate(pairs)]
+    assert ring.together(*times) == [2.0, 4.0]
+    assert ring.module.passes == [[1.0, 1.25, 2.0, 2.25]]
+    assert ring.module.kwargs[-1]["timestep"].tolist() == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_positions_are_shared_by_their_content() -> None:
+    ring = Ring()
+    here, there = torch.arange(6.0).view(3, 2), torch.ones(3, 2)
+    calls = [{"value": value, "img_ids": ids.clone()} for value, ids in ((1.0, here), (2.0, here), (3.0, there))]
+    ring.together(*calls)
+    assert sorted(ring.module.passes) == [[1.0, 2.0], [3.0]]
+    joined = next(told["img_ids"] for told in ring.module.kwargs if told["img_ids"].sum() == 15)
+    assert torch.equal(joined, here)
+
+
+def test_words_of_several_lengths_are_filled_up_and_masked() -> None:
+    ring = Ring()
+    short, long = torch.ones(1, 2, 4), torch.ones(1, 3, 4)
+    calls = [
+        {"value": 1.0, "encoder_hidden_states": short, "encoder_hidden_states_mask": None},
+        {"value": 2.0, "encoder_hidden_states": long, "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool)},
+    ]
+    ring.together(*calls)
+    told = ring.module.kwargs[-1]
+    assert ring.module.passes == [[1.0, 2.0]]
+    assert told["encoder_hidden_states"].sum(dim=(1, 2)).tolist() == [8.0, 12.0]
+    assert told["encoder_hidden_states_mask"].tolist() == [[True, True, False], [True, True, True]]
+
+
+def test_words_without_a_mask_share_a_pass_only_at_equal_length() -> None:
+    ring = Ring()
+    lengths = [(1.0, 2), (2.0, 3), (3.0, 2)]
+    ring.together(*({"value": value, "encoder_hidden_states": torch.ones(1, n, 4)} for value, n in lengths))
+    assert sorted(ring.module.passes) == [[1.0, 3.0], [2.0]]
+
+
+def test_nested_arguments_are_joined_as_they_nest() -> None:
+    ring = Ring()
+    calls = [
+        {
+            "value": value,
+            "added": {"sizes": torch.full((1, 2), value), "kind": "xl"},
+            "residuals": [torch.full((1, 3), value), torch.full((1, 5), value)],
+            "shapes": [(1, 4, 4)],
+        }
+        for value in (1.0, 2.0)
+    ]
+    ring.together(*calls)
+    told = ring.module.kwargs[-1]
+    assert told["added"]["sizes"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    assert [one.shape for one in told["residuals"]] == [(2, 3), (2, 5)]
+    assert told["shapes"] == [(1, 4, 4), (1, 4, 4)]
+
+
+# -------------------------------------------------------------------------------------------------- whose turn
+
+
+def test_whoever_has_least_left_goes_first_and_nobody_waits_for_ever() -> None:
+    ring = Ring(most=1)
+    calls = [{"value": value, "rider": rider(cost)} for value, cost in ((1.0, 50), (2.0, 9), (3.0, 7), (4.0, 8))]
+    ring.together(*calls)
+    order = [values[0] for values in ring.module.passes]
+    assert sorted(order) == [1.0, 2.0, 3.0, 4.0]
+    assert order.index(3.0) < order.index(4.0) < order.index(2.0)
+    # The fourth turn is of whoever came first.
+    assert order.index(1.0) < 3
+
+
+def test_a_pass_takes_no_more_than_fit() -> None:
+    ring = Ring(most=2)
+    ring.together(*({"value": float(value)} for value in range(1, 6)))
+    assert sorted(len(values) for values in ring.module.passes) == [1, 2, 2]
+
+
+def test_who_is_alone_shares_with_nobody_and_gives_way_afterwards() -> None:
+    ring = Ring()
+    order: list[str] = []
+    lone, is_in, may_end = rider(), threading.Event(), threading.Event()
+
+    def alone() -> None:
+        with ring.steps.riding(lone, alone=True):
+            is_in.set()
+            assert may_end.wait(10)
+            order.append(f"alone {float(ring.module(torch.ones(1, 2))[0][0, 0])}")
+
+    def another() -> None:
+        with ring.steps.riding(rider()):
+            order.append(f"another {float(ring.module(torch.ones(1, 2))[0][0, 0])}")
+
+    first = ring.threads.submit(alone)
+    assert is_in.wait(10)
+    second = ring.threads.submit(another)
+    until(lambda: len(ring.steps._pending) == 1)
+    third = ring.threads.submit(alone)
+    may_end.set()
+    for done in (first, second, third):
+        done.result(10)
+    assert order == ["alone 2.0", "another 2.0", "alone 2.0"]
+    until(lambda: ring.steps.is_idle)
+
+
+def test_alone_begins_only_when_the_pass_under_way_is_over() -> None:
+    ring = Ring()
+    ring.module.gate.clear()
+    other = ring.ask(1.0)
+    assert ring.module.entered.wait(10)
+    is_in = threading.Event()
+
+    def alone() -> None:
+        with ring.steps.riding(rider(), alone=True):
+            is_in.set()
+
+    lone = ring.threads.submit(alone)
+    assert not is_in.wait(0.1)
+    ring.module.gate.set()
+    lone.result(10)
+    assert other.result(10) == 2.0
+
+
+class Contextual(Doubling):
+    """Has a place for what a cache is told of a call, like the library's denoisers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context: str | None = None
+        self.seen: list[str | None] = []
+
+    @contextmanager
+    def cache_context(self, name: str, **told: Any) -> Any:
+        self.context = name
+        yield
+        self.context = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(self.context)
+        return super().forward(*args, **kwargs)
+
+
+def test_what_a_cache_is_told_of_a_call_is_not_what_others_say_meanwhile() -> None:
+    module = Contextual()
+    steps = Steps(module, Slow())
+    with ThreadPoolExecutor(2) as threads:
+        with steps.riding(rider(), alone=True), module.cache_context("cond"):
+
+            def other() -> None:
+                with steps.riding(rider()), module.cache_context("uncond"):
+                    pass
+
+            threads.submit(other).result(10)
+            module(torch.ones(1, 2))
+    assert module.seen == ["cond"]
+    assert module.context is None
+
+
+def test_calls_without_a_name_are_told_apart_by_their_place_in_the_step() -> None:
+    module, lone = Contextual(), rider()
+    steps = Steps(module, Slow())
+    with steps.riding(lone, alone=True):
+        for step in (1, 2):
+            module(torch.ones(1, 2))
+            module(torch.ones(1, 2))
+            lone.reach(step)
+    assert module.seen == ["call 0", "call 1"] * 2
+
+
+# ---------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_call_that_fails_fails_alone() -> None:
+    ring = Ring()
+    one, bad, three = ring.together({"value": 1.0}, {"value": -1.0}, {"value": 3.0})
+    assert (one, three) == (2.0, 6.0)
+    assert isinstance(bad, ZeroDivisionError)
+    assert ring.module.passes[0] == [1.0, -1.0, 3.0]
+    assert sorted(ring.module.passes[1:]) == [[-1.0], [1.0], [3.0]]
+
+
+def test_a_call_for_no_picture_at_all_is_not_the_end_of_the_others() -> None:
+    ring = Ring()
+    calls = [{"value": 0.0, "sample": torch.ones(0, 4)}, {"value": 1.0}]
+    nothing, something = ring.together(*calls)
+    assert isinstance(nothing, IndexError)
+    assert something == 2.0
+
+
+class Lost(Slow):
+    def cap(self, shape: Hashable) -> int:
+        raise KeyError("the table is lost")
+
+
+def test_when_nobody_can_be_served_all_are_told() -> None:
+    module = Doubling()
+    steps = Steps(module, Lost())
+    for _ in range(2):
+        with pytest.raises(KeyError, match="the table is lost"), steps.riding(rider()):
+            module(torch.ones(1, 2))
+    assert not steps._pending
+
+
+def test_too_many_for_the_memory_are_fewer_from_then_on() -> None:
+    ring = Ring(most_samples=2)
+    calls = [{"value": float(value)} for value in range(1, 6)]
+    assert ring.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0]
+    assert len(ring.module.passes[0]) == 5
+    ring.together(*calls)
+    assert max(map(len, ring.module.passes)) == 2
+
+
+def test_one_that_does_not_fit_by_itself_is_told_so() -> None:
+    ring = Ring(most_samples=0)
+    (found,) = ring.together({"value": 1.0})
+    assert isinstance(found, errors.OutOfMemory)
+    assert "smaller picture" in found.message
+
+
+def test_the_allocator_of_the_cpu_is_understood() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert isinstance(as_request_error(raised.value), errors.OutOfMemory)
+
+
+def test_what_a_failed_pass_made_is_let_go() -> None:
+    kept: list[Any] = []
+
+    class Wasteful(torch.nn.Module):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            import weakref
+
+            made = torch.zeros(1000)
+            is_retry = bool(kept)
+            if is_retry:
+                kept.append(kept[0]() is None)
+                return sample
+            kept.append(weakref.ref(made))
+            raise torch.OutOfMemoryError("too many")
+
+    ring = Ring()
+    ring.module.forward = Wasteful().forward  # type: ignore[method-assign]
+    steps = Steps(ring.module, Slow())
+    with ThreadPoolExecutor(2) as threads:
+
+        def call() -> Any:
+            with steps.riding(rider()):
+                return ring.module(torch.ones(1, 2))
+
+        both = [threads.submit(call), threads.submit(call)]
+        results = [one.exception(10) for one in both]
+    assert results.count(None) >= 1
+    assert kept[1] is True
+
+
+def test_an_aborted_call_is_dropped_before_its_pass() -> None:
+    ring, course = Ring(), Watched()
+    ring.module.gate.clear()
+    first = ring.ask(9.0)
+    assert ring.module.entered.wait(10)
+    waiting = ring.ask(1.0, rider(course=course))
+    until(lambda: len(ring.steps._pending) == 1)
+    course.stopped = True
+    # Long before the pass under way is over.
+    assert isinstance(waiting.exception(2), errors.RequestCancelled)
+    assert not ring.steps._pending
+    ring.module.gate.set()
+    assert first.result(10) == 18.0
+    assert ring.module.passes == [[9.0]]
+
+
+def test_a_failing_adaptation_is_told_to_its_request_only() -> None:
+    def adapt(adapters: Adapters) -> None:
+        if adapters:
+            raise KeyError("no such layer")
+
+    module = Doubling()
+    steps = Steps(module, Slow(), adapt=adapt)
+
+    def call(adapters: Adapters) -> Any:
+        with steps.riding(rider(adapters=adapters)):
+            return module(torch.ones(1, 2))[0].sum().item()
+
+    with ThreadPoolExecutor(2) as threads:
+        bad, good = threads.submit(call, (("ink", 1.0),)), threads.submit(call, ())
+        assert isinstance(bad.exception(10), KeyError)
+        assert good.result(10) == 4.0
+
+
+def test_a_compiled_denoiser_stays_compiled() -> None:
+    module = torch.nn.Linear(2, 2)
+    module.compile(backend="eager")
+    steps = Steps(module, Slow())
+    plain = module.weight @ torch.ones(2) + module.bias
+    with steps.riding(rider()):
+        found = module(torch.ones(1, 2))
+    assert torch.allclose(found[0], plain)
+    assert module._compiled_call_impl is None
+    assert hasattr(steps._forward, "_torchdynamo_orig_callable")
