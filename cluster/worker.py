@@ -241,6 +241,11 @@ class Worker:
     def _streams(self) -> bool:
         return hasattr(self._family, "stream")
 
+    def _let_loader_go(self) -> None:
+        """What streams computes in threads of its own; that of the loading would only keep cores awake."""
+        loader, self._model_threads = self._model_threads, ThreadPoolExecutor(1, "model", _give_way)
+        loader.shutdown(wait=False)
+
     def _stream_jobs(self) -> Jobs:
         if self._jobs is None:
             self._loop = asyncio.get_running_loop()
@@ -284,6 +289,8 @@ class Worker:
         try:
             folder = self._fetch(self._wanted.source)
             about = self._model_threads.submit(self._load_model, folder).result()
+            if self._streams:
+                self._let_loader_go()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
             log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)

@@ -14,10 +14,12 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from cluster import errors
 from cluster.family import Course
+from deployments.image.cores import Cores
 from deployments.image.saturation import Saturation
 
 log = logging.getLogger("cluster.worker")
@@ -90,6 +92,7 @@ class Steps:
         self,
         module: Any,
         saturation: Saturation,
+        cores: Cores | None = None,
         *,
         adapt: Callable[[Adapters], None] = lambda adapters: None,
         most: int = 16,
@@ -98,7 +101,10 @@ class Steps:
         import torch
 
         self._torch = torch
-        self._forward = _forward_of(module)
+        forward = _forward_of(module)
+        #: Where it is computed; by whoever calls it, when nobody says.
+        self._cores = cores
+        self._forward = forward if cores is None else partial(cores.run, forward)
         self._put_in_context = getattr(module, "cache_context", None)
         self.saturation = saturation
         self._adapt = adapt
@@ -111,7 +117,6 @@ class Steps:
         self._only: Rider | None = None
         self._is_busy = False
         self._turn = 0
-        self._threads = 0
         self._record: list[_Call] | None = None
         #: How many passes there were, and how many samples they took along.
         self.passes = 0
@@ -156,9 +161,8 @@ class Steps:
         return _shape(call)
 
     def set_threads(self, threads: int) -> None:
-        """Cores for a pass. The library counts them per thread, so the denoiser's own thread has to say it too."""
-        self._torch.set_num_threads(threads)
-        self._threads = threads
+        if self._cores is not None:
+            self._cores.set_threads(threads)
 
     @property
     def is_idle(self) -> bool:
@@ -236,7 +240,6 @@ class Steps:
 
     def _run(self) -> None:
         with self._torch.no_grad():
-            threads = 0
             while True:
                 try:
                     calls = self._gather()
@@ -245,9 +248,6 @@ class Steps:
                     log.exception("calls of the denoiser cannot be told apart")
                     self._fail_all(error)
                     continue
-                if threads != self._threads:
-                    threads = self._threads
-                    self._torch.set_num_threads(threads)
                 self._serve(calls)
                 # Kept until the next pass, they would keep the tensors of pictures that are long done.
                 del calls

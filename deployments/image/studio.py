@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from cluster import errors
 from cluster.family import Course
 from deployments.image import pictures
+from deployments.image.cores import Cores
 from deployments.image.cost import Cost, Seen
 from deployments.image.encodings import Encodings
 from deployments.image.loras import adapting
@@ -65,10 +67,11 @@ class Studio:
         # The denoiser and the encoders work at the same time, on different requests.
         runs = {slot for slot, part in pipe.components.items() if part is self.denoiser}
         adapt = adapting(pipe, runs, always)
-        self.steps = Steps(self.denoiser, Saturation(most), adapt=adapt, most=most)
+        self.cores = Cores(pipe._execution_device.type)
+        self.steps = Steps(self.denoiser, Saturation(most), self.cores, adapt=adapt, most=most)
         self._adapt_encoders = adapting(pipe, set(pipe.components) - runs, always)
         self.encodings = Encodings()
-        self.previews = Previews.of(pipe)
+        self.previews = self.cores.run(Previews.of, pipe)
         self.cost = Cost(1, (0.0, 1.0))
         self._about = about
         self._caches = caches
@@ -93,7 +96,9 @@ class Studio:
         if hasattr(pipeline, "encode_prompt"):
             context = (type(pipeline).__name__, sketch.adapters)
             pipeline.encode_prompt = self.encodings.wrap(
-                pipeline.encode_prompt, context, lambda: self._adapt_encoders(sketch.adapters)
+                partial(self.cores.run, pipeline.encode_prompt),
+                context,
+                lambda: self._adapt_encoders(sketch.adapters),
             )
         course.tell(0.01, "encoding")
         with self.steps.riding(rider, alone=sketch.cache is not None), self._cached(sketch.cache):
@@ -227,7 +232,7 @@ class Studio:
     def _one_at_a_time(self, work: Callable[..., Any], vae: Any) -> Callable[..., Any]:
         def alone(first: Any, *args: Any, **kwargs: Any) -> Any:
             with self._decoding:
-                return work(first.to(vae.dtype), *args, **kwargs)
+                return self.cores.run(work, first.to(vae.dtype), *args, **kwargs)
 
         return alone
 

@@ -106,7 +106,9 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("read", "body", "param"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value)[:40]))
+@pytest.mark.parametrize(
+    ("read", "body", "param"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_what_is_wrong_is_named(read: Any, body: dict[str, Any], param: str) -> None:
     with pytest.raises(errors.InvalidBody) as raised:
         read(body)
