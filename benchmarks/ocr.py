@@ -240,17 +240,14 @@ def measure(readers: Sequence[Reader], rounds: int, quick: bool) -> None:
     for number in range(DOCUMENT_PAGES):
         document.append(folder / f"document_{number}.png")
         document[-1].write_bytes(dense(1000 + number).png)
-    alone, together, whole = [
-        table_of(readers, rounds, *work) for work in ((files, 1), (files * 2, CALLERS), (document, DOCUMENT_PAGES))
-    ]
-    for title, table in (
-        ("one caller", alone),
-        (f"{CALLERS} callers", together),
-        (f"{DOCUMENT_PAGES} dense pages at once", whole),
+    for title, work, callers in (
+        ("one caller", files, 1),
+        (f"{CALLERS} callers", files * 2, CALLERS),
+        (f"{DOCUMENT_PAGES} dense pages at once", document, DOCUMENT_PAGES),
     ):
         print(f"\n{title}: pages a second, seconds to a page (median), CPU seconds to a page")
-        for label, (rate, median, cpu) in table.items():
-            print(f"  {label:32}  {rate:6.2f}  {median:6.2f}  {cpu:6.2f}")
+        for label, (rate, median, cpu) in table_of(readers, rounds, work, callers).items():
+            print(f"  {label:32}  {rate:6.2f}  {median:6.2f}  {cpu:6.2f}", flush=True)
     if not quick:
         flat = [readers[0](files * (MANY_PAGES // 10 // len(files) + 1), CALLERS)["rss"] / 1e6 for _ in range(10)]
         print(f"\nours, memory in MB each {MANY_PAGES // 10} pages:", *(f"{one:.0f}" for one in flat))

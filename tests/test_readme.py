@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.live import ROOT, LiveCluster
 from tests.pipelines import saved
@@ -71,6 +71,29 @@ def flux(live: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with live.client() as client:
         yield client.launch_model("tiny-flux", "image", model_uid="flux", model_path=str(folder))
         client.terminate_model("flux")
+
+
+@pytest.mark.ray
+def test_a_scan_is_read_as_the_readme_says(live: LiveCluster, tmp_path: Path) -> None:
+    page = Image.new("RGB", (800, 300), "white")
+    ImageDraw.Draw(page).text((40, 100), "The moon pulls the sea", fill="black", font_size=48)
+    page.save(tmp_path / "scan.pdf")
+    lines = [shlex.split(line) for line in ELSEWHERE if " ocr" in line]
+    assert [words[1] for words in lines] == ["launch", "ocr"]
+    for words in lines:
+        done = subprocess.run(
+            live.command_line(*words[1:]),
+            env=live.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+    with live.client() as client:
+        text = client.get_model("ppocr-v6").ocr(tmp_path / "scan.searchable.pdf")
+        client.terminate_model("ppocr-v6")
+    assert "moon pulls" in str(text)
 
 
 @pytest.mark.ray
