@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,8 @@ import kubernetes_validate
 import yaml
 
 KUBERNETES = "1.32"
-CRDS = Path("/work/shared/kuberay/crds")
+#: KubeRay's definitions, which are no part of the project: a folder with raycluster.yaml.
+CRDS = Path(os.environ.get("KUBERAY_CRDS", Path(__file__).parents[3] / "shared" / "kuberay" / "crds"))
 #: Of other operators, whose definitions are not at hand; only their outline is checked.
 OUTLINES = {
     "PodMonitor": {"required": ["selector", "podMetricsEndpoints"]},

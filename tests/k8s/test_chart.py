@@ -32,7 +32,7 @@ from tests.k8s.value_sets import EVERYTHING_ON, GPU_KINDS, MODELS, VALUE_SETS
 helm = pytest.importorskip("helm_python", reason="helm-python-sdk has no build for this system")
 
 needs_crds = pytest.mark.skipif(
-    not schemas.CRDS.exists(), reason=f"{schemas.CRDS} has KubeRay's definitions; absent here"
+    not schemas.CRDS.exists(), reason="KubeRay's raycluster.yaml is not here; name its folder in KUBERAY_CRDS"
 )
 
 
