@@ -128,6 +128,19 @@ class Course(Protocol):
         """Something to look at before the answer is there."""
 
 
+class Unwatched:
+    """The course of a value that nobody asked for, such as an example."""
+
+    def check(self) -> None:
+        pass
+
+    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
+        pass
+
+    def show(self, preview: bytes) -> None:
+        pass
+
+
 class Streaming(Family, Protocol):
     """A family that works on each value by itself for seconds, in a thread of its own, instead of on batches.
 

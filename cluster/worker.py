@@ -26,7 +26,7 @@ from cluster import errors, metrics
 from cluster.batching import Batcher, Item
 from cluster.board import Board
 from cluster.cache import Cache
-from cluster.family import Course, Family, Pace, Prepared, Setup, load_family
+from cluster.family import Course, Family, Pace, Prepared, Setup, Unwatched, load_family
 from cluster.jobs import Jobs
 from cluster.settings import Settings
 from cluster.spec import Answer, Call, Claim, Progress, Report, Source, View, Wanted
@@ -361,7 +361,7 @@ class Worker:
         values = self._family.prepare(example.ability, example.items, example.params).values
         if self._streams:
             for value in values:
-                self._stream(value, _Unwatched())
+                self._stream(value, Unwatched())
         else:
             self._run(values)
         return about
@@ -374,19 +374,6 @@ class Worker:
         if epoch < self._epoch:
             raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
         self._epoch = epoch
-
-
-class _Unwatched:
-    """The course of a value that nobody asked for."""
-
-    def check(self) -> None:
-        pass
-
-    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
-        pass
-
-    def show(self, preview: bytes) -> None:
-        pass
 
 
 @contextmanager

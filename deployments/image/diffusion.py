@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
-from cluster.family import Course, Example, Pace, Prepared, Setup
+from cluster.family import Course, Example, Pace, Prepared, Setup, Unwatched
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
 from deployments.image.cost import Seen, counted
@@ -38,19 +38,6 @@ EXAMPLE_STEPS = 2
 MEASURE_S = 15.0
 #: One such token is a square of so many pixels on a side, as services that count pictures in tokens have it.
 TOKEN_SIDE = 16
-
-
-class _Silent:
-    """The course of a picture that only warms up."""
-
-    def check(self) -> None:
-        pass
-
-    def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
-        pass
-
-    def show(self, preview: bytes) -> None:
-        pass
 
 
 class Diffusion:
@@ -168,7 +155,7 @@ class Diffusion:
         studio = self.studio
         sketch = self._sketch_of(self.example)
         with studio.steps.recording() as calls:
-            studio.draw(sketch, _Silent())
+            studio.draw(sketch, Unwatched())
         if not calls:
             raise errors.LoadFailed("The example picture never called the denoiser.")
         samples = sum(call.samples for call in calls) / sketch.run_steps
@@ -179,7 +166,7 @@ class Diffusion:
         if self.pace.parallel > 1:
             studio.steps.measure(last, MEASURE_S)
         started = time.perf_counter()
-        studio.draw(sketch, _Silent())
+        studio.draw(sketch, Unwatched())
         seconds = time.perf_counter() - started
         cost = studio.cost_of(sketch)
         # A short example spends most of its time beside the denoiser, which a picture of full length does not.
