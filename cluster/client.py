@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from cluster import errors
 from cluster.documents import OcrCalls
-from cluster.images import ImageCalls, job_of
+from cluster.images import ImageCalls
+from cluster.lasting import job_of
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, WorkerState
 from cluster.wire import Async, Pause, Request, Steps, Sync, ask, call, given, http_options
 

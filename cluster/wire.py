@@ -35,6 +35,8 @@ class Request:
     files: Sequence[tuple[str, bytes]] = ()
     #: How long the server may hold the answer on purpose.
     held_s: float = 0.0
+    #: Whether the answer comes as events.
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,9 @@ class Sync:
         with _translated(step, self._http.base_url):
             return parse(self._http.request(**_for_httpx(step, self._http.timeout)))
 
-    def _events(self, request: Request, read: Callable[[Any], T]) -> Generator[T, None, None]:
-        """What the server sends as it goes along; whoever stops reading leaves, and the server stops too."""
+    def _events(self, request: Request, read: Callable[[Any], T | None]) -> Generator[T, None, None]:
+        """What `read` makes of that which the server sends as it goes along, except None; whoever stops reading leaves,
+        and the server stops too."""
         sent = _for_httpx(request, self._http.timeout)
         with _translated(request, self._http.base_url), self._http.stream(**sent) as response:
             if not response.is_success:
@@ -85,8 +88,8 @@ class Sync:
                 parse(response)
             events = Events(response)
             for line in response.iter_lines():
-                if (event := events.take(line)) is not None:
-                    yield read(event)
+                if (event := events.take(line)) is not None and (told := read(event)) is not None:
+                    yield told
 
 
 class Async:
@@ -114,8 +117,8 @@ class Async:
         with _translated(step, self._http.base_url):
             return parse(await self._http.request(**_for_httpx(step, self._http.timeout)))
 
-    async def _events(self, request: Request, read: Callable[[Any], T]) -> AsyncGenerator[T, None]:
-        """What the server sends as it goes along; whoever stops reading leaves, and the server stops too."""
+    async def _events(self, request: Request, read: Callable[[Any], T | None]) -> AsyncGenerator[T, None]:
+        """As `Sync` does it."""
         sent = _for_httpx(request, self._http.timeout)
         with _translated(request, self._http.base_url):
             async with self._http.stream(**sent) as response:
@@ -124,8 +127,8 @@ class Async:
                     parse(response)
                 events = Events(response)
                 async for line in response.aiter_lines():
-                    if (event := events.take(line)) is not None:
-                        yield read(event)
+                    if (event := events.take(line)) is not None and (told := read(event)) is not None:
+                        yield told
 
 
 class call(Generic[P, T]):

@@ -21,8 +21,8 @@ LAYERS = """
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
         cluster.download cluster.hubs cluster.pipe cluster.jobs
-    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.images
-        cluster.documents cluster.client cluster
+    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers
+        cluster.lasting cluster.images cluster.documents cluster.client cluster
     cluster.supervisor
     cluster.actors
     deployments deployments.text deployments.device deployments.vectors deployments.folders deployments.encoders

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
+from cluster.answers import Picture
 from cluster.client import AsyncImageModel, ImageModel
-from cluster.images import ImageCalls, Picture, drawing
+from cluster.images import ImageCalls
+from cluster.lasting import lasting
 from tests.cluster.fake_server import Running
 from tests.cluster.image_server import ImageServer, Stream, answer_of, completed, partial, picture
 
@@ -108,7 +110,7 @@ def test_both_clients_ask_the_same_and_get_the_same_pictures(
 
 
 def test_every_call_is_in_the_table() -> None:
-    described = {name for name in dir(ImageCalls) if isinstance(getattr(ImageCalls, name), drawing)}
+    described = {name for name in dir(ImageCalls) if isinstance(getattr(ImageCalls, name), lasting)}
     assert described == {name for make, *_ in CALLS.values() for name in described if name in make.__code__.co_names}
     assert list(inspect.signature(ImageModel.inpainting.describe).parameters)[1:4] == ["image", "mask_image", "prompt"]
 

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
+from cluster.answers import Page
 from cluster.client import AsyncOcrModel, OcrModel
-from cluster.documents import AsyncReadingJob, Page, ReadingJob
+from cluster.lasting import AsyncJob, Job
 from tests.cluster.fake_server import Running
 from tests.cluster.image_server import ImageServer, Stream
 
@@ -144,7 +145,7 @@ def test_what_cannot_be_read_is_told_before_anything_is_asked(model, server, tmp
 def test_a_job_ends_in_what_would_have_been_answered(model, server):
     server.on(OCR, JOB)
     job = model.ocr(SCAN, background=True)
-    assert isinstance(job, ReadingJob) and job.id == "job-1"
+    assert isinstance(job, Job) and job.id == "job-1"
     working = {**JOB, "status": "in_progress", "progress": 0.5}
     server.on("GET /v1/images/jobs/job-1", working, {**JOB, "status": "completed", "result": "hello"})
     assert job.progress() == 0.5 and job.result() == "hello"
@@ -171,7 +172,7 @@ def test_all_of_it_can_be_awaited(server):
         return text, pages, job, await job.result()
 
     text, pages, job, result = asyncio.run(with_async(server, use))
-    assert text == result == "hello" and isinstance(job, AsyncReadingJob)
+    assert text == result == "hello" and isinstance(job, AsyncJob)
     assert [isinstance(page, Page) and page.text for page in pages] == ["one", "two"]
 
 
