@@ -16,9 +16,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,10 @@ import psutil
 from cluster import errors
 from cluster.keys import Key, new_key
 from cluster.settings import Settings
-from cluster.spec import ModelStatus
 from cluster.store import Store
 
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
-#: How long a balancer may go on sending to a node that is about to leave.
-BALANCER_S = 5.0
-#: How often Ray's autoscaler is told what the wishes need.
-GROWTH_S = 2.0
-#: The Ray resource of nodes that answer HTTP besides the head.
-INGRESS_RESOURCE = "ingress"
 #: Size at which the log of one process begins anew, and how many old ones are kept.
 LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
 
@@ -237,7 +229,7 @@ def _quietly(action: Callable[[], object]) -> None:
 # ------------------------------------------------------------------------------------------------ serving
 
 
-def _connect(settings: Settings, address: str) -> None:
+def connect(settings: Settings, address: str) -> None:
     # Only now: Ray and Serve read their settings from the environment when they are imported.
     import ray
 
@@ -255,7 +247,7 @@ def _connect(settings: Settings, address: str) -> None:
 
 def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int) -> str | None:
     """The supervisor and the ingress; returns a new admin key when one had to be made."""
-    _connect(settings, address)
+    connect(settings, address)
     import ray
     from ray import serve
 
@@ -288,20 +280,13 @@ def _serve_elsewhere(settings: Settings, nodes: int, is_current: bool) -> None:
     """One more ingress on each node that is there for it; the head's goes on. Nodes may come later."""
     from ray import serve
 
-    from deployments.ingress.app import APP_NAME, END_S, Ingress
+    from deployments.ingress.app import APP_NAME, deployed
 
     name = f"{APP_NAME}-nodes"
     if is_current and name in serve.status().applications:
         # They answered while the head was away; Ray Serve would replace them all.
         return
-    deployment: Any = Ingress
-    options = {**deployment.ray_actor_options, "resources": {INGRESS_RESOURCE: 1}}
-    target = deployment.options(
-        num_replicas=nodes,
-        ray_actor_options=options,
-        graceful_shutdown_timeout_s=settings.drain_s + END_S,
-    )
-    app = serve.RunTarget(target=target.bind(settings), name=name, route_prefix=None)
+    app = serve.RunTarget(target=deployed(settings, nodes), name=name, route_prefix=None)
     serve.run_many([app], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
@@ -349,126 +334,6 @@ def _digest(settings: Settings, ingress_nodes: int) -> str:
     """Of all that the supervisor and the ingresses are made with."""
     told = f"{settings.model_dump_json()} {ingress_nodes} {metadata.version('model-cluster')}"
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-# ------------------------------------------------------------------------------------------------ one node of many
-
-
-def leave(settings: Settings, address: str, within_s: float) -> list[str]:
-    """For a node that is about to end: it gets nothing new, and this returns when it has finished what it has, or
-    when the time is up. Returns the names of the workers that were still busy then."""
-    os.environ.update(settings.as_environment())
-    deadline = time.monotonic() + within_s
-    time.sleep(min(BALANCER_S, within_s))
-    _connect(settings, address)
-    import ray
-
-    try:
-        node = ray.get_runtime_context().get_node_id()
-        if _is_head(node):
-            _end_ingress_here(within_s)
-            return []
-        _tell_ray(address, node, max(deadline - time.monotonic(), 0.0))
-        return asyncio.run(_drain_workers(settings, node, deadline))
-    finally:
-        ray.shutdown()
-
-
-def _is_head(node: str) -> bool:
-    import ray
-
-    from cluster import actors
-
-    return any(row["NodeID"] == node and actors.HEAD_RESOURCE in row["Resources"] for row in ray.nodes())
-
-
-def _end_ingress_here(within_s: float) -> None:
-    """Ray Serve lets it finish; the next `up` puts it back."""
-    from ray import serve
-
-    from deployments.ingress.app import APP_NAME
-
-    worker = threading.Thread(target=serve.delete, args=(APP_NAME,), daemon=True)
-    worker.start()
-    worker.join(within_s)
-
-
-def _tell_ray(address: str, node: str, seconds: float) -> None:
-    """Ray starts nothing here any more, and Ray Serve moves its ingress away."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", f"--address={address}", f"--node-id={node}"]
-    command += ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=the node leaves"]
-    command += [f"--deadline-remaining-seconds={max(1, int(seconds))}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
-    if done.returncode:
-        raise errors.Unavailable(f"Ray does not let node {node} go: {(done.stderr or done.stdout).strip()[-300:]}")
-
-
-async def _drain_workers(settings: Settings, node: str, deadline: float) -> list[str]:
-    """A worker that drains refuses what is sent to it, which an ingress then sends elsewhere."""
-    from cluster import actors
-
-    snapshot = await actors.Control.find(settings).call_patiently("watch", -1, 5.0)
-    here = {name: snapshot.handles[name] for name, (at, _) in snapshot.sockets.items() if at == node}
-    epoch = snapshot.version >> 32
-    busy = {name: actors.RayHandle(handle) for name, handle in here.items()}
-    for handle in busy.values():
-        await handle.control("drain", epoch, timeout_s=10.0)
-    while busy and time.monotonic() < deadline:
-        busy = {name: handle for name, handle in busy.items() if await _is_busy(handle)}
-        await asyncio.sleep(0.2)
-    return sorted(busy)
-
-
-async def _is_busy(handle: Any) -> bool:
-    try:
-        _, _, report = await handle.control("describe", timeout_s=5.0)
-    except errors.WorkerLost:
-        return False
-    except errors.ClusterError:
-        return True
-    return bool(report.phase != "drained")
-
-
-class Growth:
-    """Tells Ray's autoscaler how many GPUs the wishes need together; it adds nodes for them, and keeps those."""
-
-    def __init__(self, settings: Settings, address: str) -> None:
-        from cluster import actors
-
-        _connect(settings, address)
-        self._supervisor = actors.Control.find(settings)
-        self._told: list[dict[str, float]] = []
-        threading.Thread(target=self._go_on, name="growth", daemon=True).start()
-
-    def _go_on(self) -> None:
-        while True:
-            self._tell()
-            time.sleep(GROWTH_S)
-
-    def _tell(self) -> None:
-        from ray.autoscaler import sdk
-
-        try:
-            asked = room_for(asyncio.run(self._supervisor.call("all_statuses")))
-        except errors.Unavailable:
-            return
-        if asked != self._told:
-            sdk.request_resources(bundles=asked)
-            self._told = asked
-
-
-def room_for(statuses: Iterable[ModelStatus]) -> list[dict[str, float]]:
-    """The GPUs that each worker wished for needs, those that run included: it is all that the autoscaler keeps."""
-    found = []
-    for status in statuses:
-        lives_on_cpu = bool(status.workers) and not any(worker.cards for worker in status.workers)
-        for index in range(status.wanted.replica):
-            place = status.wanted.spec.place_of(index)
-            auto = 0.0 if lives_on_cpu else 1.0
-            gpus = float(len(place.gpu_idx)) if place.gpu_idx else auto if place.n_gpu == "auto" else place.n_gpu
-            if gpus:
-                found.append({"GPU": float(gpus)})
-    return found
 
 
 def _wait_for_health(settings: Settings, running: Running) -> None:

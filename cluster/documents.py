@@ -29,8 +29,9 @@ class OcrCalls:
         """The text of a picture or a document: `ocr("scan.pdf", pages="1-3", output_format="markdown")`.
 
         `image` is a path, bytes, an open file or a PIL image, or a list of such; `options` are any other field of a
-        request, such as `task`, `prompt`, `languages`, `features` and `dpi`. Returned is the text, or what another format
-        holds, of a PDF its bytes; with `stream=True` an iterator of `Page`; with `background=True` a job.
+        request, such as `task`, `prompt`, `languages`, `features` and `dpi`. Returned is the text, or what
+        another format holds, of a PDF its bytes; with `stream=True` an iterator of `Page`; with `background=True` a
+        job.
         """
         fields = given({"output_format": output_format, "pages": pages, **options})
         if output_format == "pdf":

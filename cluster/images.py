@@ -16,9 +16,9 @@ from cluster.wire import Request, given
 class ImageCalls:
     """What image models take, as far as each can do it; `options` are any other field of a request.
 
-    A picture, also that of `control_image`, is given as a path, as bytes, as an open file, or as a PIL image. Returned are
-    `Pictures`; with `stream=True` or `partial_images` above 0 an iterator of `Picture`, those first that are not final;
-    with `background=True` a job.
+    A picture, also that of `control_image`, is given as a path, as bytes, as an open file, or as a PIL image.
+    Returned are `Pictures`; with `stream=True` or `partial_images` above 0 an iterator of `Picture`, those first that
+    are not final; with `background=True` a job.
     """
 
     uid: str

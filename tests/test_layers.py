@@ -30,6 +30,7 @@ LAYERS = """
     deployments.embedding deployments.rerank deployments.classify deployments.image deployments.ocr
     deployments.ingress
     cluster.daemon
+    cluster.nodes
     cluster.cli
 """
 
@@ -41,10 +42,10 @@ MODEL_TYPES = (
     "deployments.ocr",
 )
 #: What puts the parts together, and may know of all of them.
-COMMANDS = ("cluster.daemon", "cluster.cli")
+COMMANDS = ("cluster.daemon", "cluster.nodes", "cluster.cli")
 
 #: Where Ray may be imported.
-RAY = ("cluster.actors", "cluster.daemon", "deployments.ingress")
+RAY = ("cluster.actors", "cluster.daemon", "cluster.nodes", "deployments.ingress")
 MODEL_LIBRARIES = (
     "torch",
     "transformers",
@@ -61,7 +62,7 @@ MODEL_LIBRARIES = (
     "PIL",
 )
 #: Our own modules that bring in Ray, a web server or a model library.
-HEAVY = ("cluster.actors", "cluster.daemon", "deployments.ingress", "deployments.encoders")
+HEAVY = ("cluster.actors", "cluster.daemon", "cluster.nodes", "deployments.ingress", "deployments.encoders")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from cluster.cli.options import flags_of
 from cluster.cli.output import json_option, print_json, print_models, print_table, size
 from cluster.cli.progress import follow as follow_launch
 from cluster.client import Client
+from cluster.nodes import Growth, leave
 from cluster.settings import Settings
 from cluster.spec import ModelState
 
@@ -66,7 +67,7 @@ def up(
     try:
         click.echo(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.", err=True)
         if autoscale and address is not None:
-            daemon.Growth(settings, address)
+            Growth(settings, address)
         if admin_key is not None:
             save_key(settings.url, admin_key)
         if running.new_key is not None:
@@ -124,7 +125,7 @@ def down(node: bool, address: str, within: float, **flags: Any) -> None:
     """Stop the cluster that `cluster up` started; what was launched comes back with the next `up`."""
     settings = settings_from(**flags)
     if node:
-        busy = daemon.leave(settings, address, within)
+        busy = leave(settings, address, within)
         click.echo(
             f"Still at work after {within:.0f} s: {', '.join(busy)}." if busy else "Nothing is left to do.", err=True
         )

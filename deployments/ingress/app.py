@@ -45,6 +45,8 @@ from deployments.ingress.server import Server
 from deployments.ingress.serving import ONGOING, Serving
 
 APP_NAME = "cluster"
+#: The Ray resource of nodes that answer HTTP besides the head.
+INGRESS_RESOURCE = "ingress"
 #: How much longer than its draining a replica may take to end.
 END_S = 5.0
 
@@ -185,10 +187,12 @@ class Ingress:
         await self._server.end()
 
 
-def deployed(settings: Settings) -> Any:
-    """What `serve.run` takes."""
+def deployed(settings: Settings, nodes: int = 0) -> Any:
+    """What `serve.run` takes: the head's ingress, or one on each of so many nodes that are there for it."""
     deployment: Any = Ingress
-    patience_s = settings.drain_s + END_S
-    return deployment.options(num_replicas=settings.ingress_replicas, graceful_shutdown_timeout_s=patience_s).bind(
-        settings
-    )
+    actor = deployment.ray_actor_options
+    return deployment.options(
+        num_replicas=nodes or settings.ingress_replicas,
+        ray_actor_options={**actor, "resources": {INGRESS_RESOURCE: 1}} if nodes else actor,
+        graceful_shutdown_timeout_s=settings.drain_s + END_S,
+    ).bind(settings)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster import Client
-from cluster.daemon import room_for
+from cluster.nodes import room_for
 from cluster.spec import LaunchSpec, ModelStatus, WorkerState
 from tests.cluster.statuses import make_status, make_worker
 from tests.k8s.pods import Network, Release
