@@ -21,6 +21,8 @@ from cluster import errors
 #: The engine that the others are compared with.
 EXACT = "torch"
 CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
+#: Of the way models are exported: what another made is made anew.
+CONVERSION = "2"
 #: How much the time of one short text counts against that of many long ones, in a product.
 SHORT_COUNTS = 0.5
 
@@ -136,7 +138,8 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Of what converts and runs models; asked without importing any of it."""
-    return {name: _version(name) for name in ("torch", "transformers", "onnxruntime", "openvino", "nncf")}
+    libraries = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+    return {"conversion": CONVERSION, **{name: _version(name) for name in libraries}}
 
 
 def _version(name: str) -> str:

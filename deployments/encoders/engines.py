@@ -13,6 +13,7 @@ from typing import Any
 from cluster.family import Pace, Setup
 from deployments.device import dtype_for
 from deployments.encoders import choice, compiled
+from deployments.encoders.linear import arrange
 from deployments.encoders.packing import ATTENTION
 from deployments.encoders.pipeline import Pipeline
 from deployments.text import Encoded, TextEncoder
@@ -96,6 +97,7 @@ class Launch:
         model = self.recipe.load(self.setup.folder, self._torch_dtype(engine), self.attention)
         if self.setup.device != "cpu":
             return self._around(model, parallel=CARD_PARALLEL)
+        arrange(model[0])
         pipeline = self._around(model, parallel=self._most_parallel)
         while pipeline.parallel > 1 and _short_ms(pipeline) > SHORT_MS:
             pipeline.parallel //= 2

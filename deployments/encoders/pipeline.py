@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,6 +53,9 @@ class Pipeline:
         self._counting = threading.Lock()
         self._passes = 0
         self._compiled = compiled
+        # Passes that take all cores have one thread: of several teams of threads none would wait for its members awake.
+        several = compiled is None and parallel > 1 and model.device.type == "cpu"
+        self._wide = ThreadPoolExecutor(1, "wide") if several else None
         self.dtype = next(model.parameters()).dtype
         self._device = model.device
         self._first_position = packing.first_position(self._body)
@@ -101,14 +105,25 @@ class Pipeline:
         `amend` changes the padded arrays before they are read, for models that read more than the text."""
         order = sorted(range(len(batch)), key=lambda place: len(batch[place]))
         texts = [batch[place] for place in order]
-        with torch.inference_mode(), self._cores() as is_alone:
+        is_packed = amend is None and (self.packs if packs is None else packs)
+        with self._counted() as is_alone:
             if self._compiled is not None:
                 return self._compiled_pass(texts, constants, amend, is_alone), order
-            if amend is None and (self.packs if packs is None else packs):
-                return self._packed_pass(texts, constants), order
-            arrays = self.encoder.features(texts)
-            features = {**constants, **self._tensors(arrays if amend is None else amend(arrays))}
-            return self._through((self._body, *self._heads), features), order
+            if is_alone and self._wide is not None:
+                return self._wide.submit(self._pass, self._threads, texts, is_packed, amend, constants).result(), order
+            share = max(1, self._threads // self.parallel)
+            return self._pass(share, texts, is_packed, amend, constants), order
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _pass(
+        self, threads: int, texts: Sequence[Encoded], is_packed: bool, amend: Amend | None, constants: dict[str, Any]
+    ) -> Any:
+        self._take(threads)
+        if is_packed:
+            return self._packed_pass(texts, constants)
+        arrays = self.encoder.features(texts)
+        features = {**constants, **self._tensors(arrays if amend is None else amend(arrays))}
+        return self._through((self._body, *self._heads), features)
 
     def _packed_pass(self, texts: Sequence[Encoded], constants: dict[str, Any]) -> Any:
         lengths = [len(one) for one in texts]
@@ -118,10 +133,13 @@ class Pipeline:
         with packing.packed(segments):
             return self._through((self._body, *self._heads), features)
 
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _compiled_pass(
         self, texts: Sequence[Encoded], constants: dict[str, Any], amend: Amend | None, is_alone: bool
     ) -> Any:
         assert self._compiled is not None
+        # For the little that torch does behind it.
+        self._take(1)
         arrays = self.encoder.features(texts, self._compiled.multiple)
         arrays = arrays if amend is None else amend(arrays)
         found = torch.from_numpy(self._compiled(arrays, is_alone))
@@ -143,17 +161,18 @@ class Pipeline:
             tensors = {name: one.pin_memory().to(self._device, non_blocking=True) for name, one in tensors.items()}
         return tensors
 
+    def _take(self, threads: int) -> None:
+        """Torch counts them per calling thread."""
+        if getattr(self._local, "threads", None) != threads:
+            torch.set_num_threads(threads)
+            self._local.threads = threads
+
     @contextmanager
-    def _cores(self) -> Iterator[bool]:
-        """All cores for a batch that has the model to itself, its share for one of several; True for the former."""
+    def _counted(self) -> Iterator[bool]:
+        """True for a batch that has the model to itself, and gets all cores; others get their share."""
         with self._counting:
             self._passes += 1
             is_alone = self._passes == 1
-        share = self._threads if is_alone else max(1, self._threads // self.parallel)
-        # Torch counts its threads per calling thread.
-        if getattr(self._local, "threads", None) != share:
-            torch.set_num_threads(share)
-            self._local.threads = share
         try:
             yield is_alone
         finally:

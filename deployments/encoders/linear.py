@@ -1,0 +1,50 @@
+"""Linear layers on CPU whose weights lie as the arithmetic reads them.
+
+Torch arranges the weights anew for every pass, which for a short text takes as long as the pass itself: MiniLM with 11
+tokens on one core takes 6.1 ms for 11.2 in fp32 and 4.5 for 6.8 in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+#: Number formats for which the processor has arithmetic of its own.
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Arranged(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, layer: torch.nn.Linear) -> None:
+        super().__init__()
+        self._bias = layer.bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+        self._run = torch.ops.mkldnn._linear_pointwise.default
+
+    def forward(self, rows: torch.Tensor) -> Any:
+        return self._run(rows, self._weight, self._bias, "none", [], "")
+
+
+def arrange(model: torch.nn.Module) -> None:
+    """Puts such layers in the place of a model's own, which are freed."""
+    if not torch.backends.mkldnn.is_available():
+        return
+    shared = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    with torch.inference_mode():
+        for parent, name, layer in list(_layers(model)):
+            if id(layer.weight) not in shared:
+                setattr(parent, name, Arranged(layer))
+
+
+def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+    """Plain ones on CPU: what is quantised or adapted has a class of its own, and what has hooks is not only that. A
+    model's own code may read the weights of its layers; that of transformers does not."""
+    for parent in model.modules():
+        if not type(parent).__module__.startswith("transformers."):
+            continue
+        for name, layer in parent.named_children():
+            if type(layer) is not torch.nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
+                continue
+            if layer.weight.device.type == "cpu" and layer.weight.dtype in DTYPES:
+                yield parent, name, layer
