@@ -12,6 +12,7 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor
+from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
 from typing import Any
 
@@ -335,18 +336,25 @@ class Batcher:
         return used
 
     def _alike(self, leader: Ticket, others: Sequence[Ticket]) -> list[Item]:
-        """The leader's longest input, and what is nearly as long, from everybody."""
+        """The leader's longest input, and what comes nearest to its length, from everybody."""
         longest = leader.waiting[-1].tokens
         shortest = min(int(longest * ALIKE), longest - NEARLY_TOKENS)
         most = min(max(1, self._batch_tokens // max(longest, 1)), self._batch_items)
+        tickets = (leader, *others)
+        # The place of each one's longest that is not too long; of equals the leader's goes first.
+        places = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
+        nearest = [(-tickets[n].waiting[place].tokens, n) for n, place in enumerate(places) if place >= 0]
+        heapify(nearest)
         batch: list[Item] = []
-        for ticket in (leader, *others):
-            end = bisect_left(ticket.waiting, longest + 1, key=_tokens_of)
-            while end and len(batch) < most and ticket.waiting[end - 1].tokens >= shortest:
-                end -= 1
-                self._move(ticket, end, batch)
-            if len(batch) >= most:
-                break
+        while nearest and len(batch) < most and -nearest[0][0] >= shortest:
+            _, n = nearest[0]
+            waiting, place = tickets[n].waiting, places[n]
+            self._move(tickets[n], place, batch)
+            places[n] = place - 1
+            if place:
+                heapreplace(nearest, (-waiting[place - 1].tokens, n))
+            else:
+                heappop(nearest)
         return batch
 
     def _move(self, ticket: Ticket, place: int, batch: list[Item]) -> None:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deployments.encoders import choice, compiled
 from deployments.encoders.linear import arrange
 from deployments.encoders.packing import ATTENTION
 from deployments.encoders.pipeline import Pipeline
+from deployments.encoders.sample import PASSAGES
 from deployments.text import Encoded, TextEncoder
 
 log = logging.getLogger("cluster.worker")
@@ -23,6 +25,9 @@ log = logging.getLogger("cluster.worker")
 #: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
 TORCH_BATCH_TOKENS = 512
 COMPILED_BATCH_TOKENS = 256
+#: A batch that takes less than this may grow until it does, so many times at most: small layers cost more to begin than
+#: to compute.
+UNNOTICED_MS, MOST_TIMES = 30.0, 8
 #: On CPU each batch has cores of its own, and the fewer they are the less is lost where they wait for each other: one
 #: core to a batch if a short text is done in this time, more if not.
 SHORT_MS = 20.0
@@ -145,12 +150,15 @@ def _output_of(body: Any) -> str:
 
 
 def _short_ms(pipeline: Pipeline) -> float:
-    """The fastest of some runs: whatever else the machine does at the moment is not the model's time."""
-    (text,) = pipeline.encoder.encode(["how long does one short question take?"])
+    return _fastest_ms(pipeline, pipeline.encoder.encode(["how long does one short question take?"]))
+
+
+def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
+    """Of some runs: whatever else the machine does at the moment is not the model's time."""
     seconds = []
     for _ in range(4):
         started = time.perf_counter()
-        pipeline.vectors([text])
+        pipeline.vectors(batch)
         seconds.append(time.perf_counter() - started)
     return min(seconds) * 1000
 
@@ -205,5 +213,14 @@ def _spelled(engine: str) -> str:
 
 def pace_of(pipeline: Pipeline, setup: Setup) -> Pace:
     """How the queue before this pipeline forms its batches."""
-    tokens = (TORCH_BATCH_TOKENS if pipeline.packs else COMPILED_BATCH_TOKENS) if setup.device == "cpu" else None
+    tokens = _batch_tokens(pipeline) if setup.device == "cpu" else None
     return Pace(batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)
+
+
+def _batch_tokens(pipeline: Pipeline) -> int:
+    """On torch more for a model that is done with as many before the next request would notice."""
+    if not pipeline.packs:
+        return COMPILED_BATCH_TOKENS
+    passages = pipeline.encoder.encode(list(PASSAGES))
+    batch = list(islice(cycle(passages), TORCH_BATCH_TOKENS * len(passages) // sum(map(len, passages))))
+    return int(TORCH_BATCH_TOKENS * min(max(1.0, UNNOTICED_MS / _fastest_ms(pipeline, batch)), MOST_TIMES))
