@@ -26,6 +26,8 @@ log = logging.getLogger("cluster.ingress")
 WATCH_S = 30.0
 #: Requests in one call to a worker; more would make the first wait for the pickling of the last.
 GATHER_MOST = 256
+#: Characters from which on a request takes long beside a short question.
+LONG = 2000
 #: A worker that has refused a request for want of room is not asked again for this long: the answer would be the same,
 #: and later.
 FULL_S = 0.2
@@ -82,6 +84,7 @@ class Gate:
 
     async def send(self, call: Call, alone: bool = False) -> Answer:
         """`alone`: it takes long, and what was gathered with it would have to wait for it."""
+        alone = alone or size_of(call.items) > LONG
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         if alone:

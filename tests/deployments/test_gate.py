@@ -8,7 +8,7 @@ import pytest
 
 from cluster import errors
 from cluster.spec import Answer, Call
-from deployments.ingress.dispatch import FULL_S, Gate
+from deployments.ingress.dispatch import FULL_S, LONG, Gate
 
 
 class Worker:
@@ -85,3 +85,25 @@ def test_being_refused_here_does_not_make_the_worker_full_for_longer() -> None:
         assert worker.asked == [100, 100]
 
     play(10, scene)
+
+
+def test_a_short_question_is_not_answered_with_the_long_request_it_came_with() -> None:
+    async def scene() -> None:
+        long_is_done = asyncio.Event()
+
+        class Slow(Worker):
+            async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Any], int]:
+                if any(len(call.items[0]) > LONG for call in calls):
+                    await long_is_done.wait()
+                return await super().infer(calls, timeout_s)
+
+        gate = Gate(Slow(10**6), 0.001, lambda requests: None)
+        long = asyncio.ensure_future(send(gate, LONG + 1))
+        short = [asyncio.ensure_future(send(gate, size)) for size in (10, 11)]
+        async with asyncio.timeout(5):
+            assert [answer.outputs for answer in await asyncio.gather(*short)] == [[10], [11]]
+        assert not long.done()
+        long_is_done.set()
+        assert (await long).outputs == [LONG + 1]
+
+    asyncio.run(scene())
