@@ -109,9 +109,9 @@ class Batcher:
         pads: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """`max_wait_s` holds from so many waiting requests on: fewer are no overload. `parallel`: batches the model
-        takes at once. `pads`: the model makes all inputs of a batch as long as the longest, so that only inputs of like
-        length share one."""
+        """`max_wait_s` holds from `max_wait_from` waiting requests on, and then until none waits: a burst of fewer is
+        no overload. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long
+        as the longest, so that only inputs of like length share one."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
@@ -128,6 +128,8 @@ class Batcher:
         self._open: dict[Ticket, None] = {}
         self._flying: dict[Hashable, Item] = {}
         self._running = 0
+        #: Somebody was refused for the time he would have waited, and since then the queue was never empty.
+        self._is_overloaded = False
         self._turn = 0
         self._filled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -218,7 +220,8 @@ class Batcher:
             raise errors.Overloaded(
                 f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
             )
-        if not self.speed or self._max_wait_s is None or len(self._lines) < self._max_wait_from:
+        is_burst = len(self._lines) < self._max_wait_from and not self._is_overloaded
+        if not self.speed or self._max_wait_s is None or is_burst:
             return
         most = min(seconds_left, max(self._max_wait_s, WORTH_WAITING * tokens / self.speed))
         if self.waiting_tokens <= most * self.speed:
@@ -226,6 +229,7 @@ class Batcher:
         # Only what goes first is waited for.
         wait = sum(other.tokens for other in self._lines if other.tokens <= tokens) / self.speed
         if wait > most:
+            self._is_overloaded = True
             raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
 
     def cancel(self, owner: str) -> bool:
@@ -277,6 +281,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             while not self._lines:
+                self._is_overloaded = False
                 self._filled.clear()
                 await self._filled.wait()
             batch = self._next_batch(loop.time())

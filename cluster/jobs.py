@@ -58,8 +58,8 @@ class Job:
         return sum(cost * (1 - done) for cost, done in zip(self.costs, self.fractions, strict=True))
 
     def is_of(self, owner: str) -> bool:
-        """An owner is `<request>#<call>`; the request alone means all its calls."""
-        return owner in (self.owner, self.owner.partition("#")[0])
+        """An owner is `<request>#<call>`, or `<request>#<part>#<call>`; what it begins with means all its calls."""
+        return self.owner == owner or self.owner.startswith(f"{owner}#")
 
     def advance(self, index: int, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
         with self._lock:

@@ -52,12 +52,15 @@ class Settings(BaseSettings):
     queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
     batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; fewer are best on a CPU.")
     max_wait_s: float = Field(
-        default=2.0,
+        default=1.0,
         gt=0,
         description="Longest a small request may wait for a worker; larger ones 8 times their own work.",
     )
     max_wait_from: int = Field(
-        default=64, ge=0, description="Requests that may wait for a worker however long it takes; more obey max_wait_s."
+        default=64,
+        ge=0,
+        description="Requests that may wait for a worker however long it takes; once more are refused, all obey "
+        "max_wait_s until none waits.",
     )
     cache_bytes: int = Field(
         default=64_000_000,

@@ -18,7 +18,9 @@ class Cores:
         import torch
 
         self._torch = torch
-        self._executor = ThreadPoolExecutor(1, "cores", self._begin) if device == "cpu" else None
+        self._computes = device == "cpu"
+        #: One thread: for all arithmetic on CPU, for the passes of the denoiser elsewhere.
+        self.executor = ThreadPoolExecutor(1, "cores", self._begin)
         self._thread = 0
 
     def _begin(self) -> None:
@@ -27,9 +29,9 @@ class Cores:
         self._thread = threading.get_ident()
 
     def run(self, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if self._executor is None or threading.get_ident() == self._thread:
+        if not self._computes or threading.get_ident() == self._thread:
             return work(*args, **kwargs)
-        return self._executor.submit(work, *args, **kwargs).result()
+        return self.executor.submit(work, *args, **kwargs).result()
 
     def set_threads(self, threads: int) -> None:
         self.run(self._torch.set_num_threads, threads)

@@ -14,7 +14,6 @@ import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 from cluster import errors
@@ -102,9 +101,8 @@ class Steps:
 
         self._torch = torch
         forward = _forward_of(module)
-        #: Where it is computed; by whoever calls it, when nobody says.
-        self._cores = cores
-        self._forward = forward if cores is None else partial(cores.run, forward)
+        self._cores = cores or Cores("none")
+        self._forward = forward
         self._put_in_context = getattr(module, "cache_context", None)
         self.saturation = saturation
         self._adapt = adapt
@@ -116,6 +114,8 @@ class Steps:
         self._riders: set[Rider] = set()
         self._only: Rider | None = None
         self._is_busy = False
+        #: Whether there will be a pass that nobody has to ask for.
+        self._is_due = False
         self._turn = 0
         self._record: list[_Call] | None = None
         #: How many passes there were, and how many samples they took along.
@@ -124,8 +124,6 @@ class Steps:
         module.forward = self._call
         if self._put_in_context is not None:
             module.cache_context = self._context
-        self._thread = threading.Thread(target=self._run, name="denoiser", daemon=True)
-        self._thread.start()
 
     # ------------------------------------------------------------------------------------------- measuring
 
@@ -161,8 +159,7 @@ class Steps:
         return _shape(call)
 
     def set_threads(self, threads: int) -> None:
-        if self._cores is not None:
-            self._cores.set_threads(threads)
+        self._cores.set_threads(threads)
 
     @property
     def is_idle(self) -> bool:
@@ -190,6 +187,7 @@ class Steps:
                 if self._only is rider:
                     self._only = None
                 self._changed.notify_all()
+                self._see_to_it()
 
     def _wait_alone(self, rider: Rider) -> None:
         """Until it has the denoiser for itself: calls that were there before are served before."""
@@ -214,7 +212,7 @@ class Steps:
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         rider: Rider | None = getattr(self._here, "rider", None)
         if rider is None:
-            return self._forward(*args, **kwargs)
+            return self._cores.run(self._forward, *args, **kwargs)
         samples = _samples_in((*args, *kwargs.values()))
         key = (rider.adapters, self._key_of(args, kwargs, samples))
         call = _Call(rider, args, kwargs, samples, key)
@@ -228,6 +226,7 @@ class Steps:
             rider.key = key
             self._pending.append(call)
             self._changed.notify_all()
+            self._see_to_it()
         while not call.ready.wait(LOOK_S):
             with self._changed:
                 if call in self._pending and not self._is_wanted(call):
@@ -238,28 +237,31 @@ class Steps:
 
     # ------------------------------------------------------------------------------- the denoiser's thread
 
-    def _run(self) -> None:
-        with self._torch.no_grad():
-            while True:
-                try:
-                    calls = self._gather()
-                # One odd call must not be the end of all others that are to come.
-                except Exception as error:
-                    log.exception("calls of the denoiser cannot be told apart")
-                    self._fail_all(error)
-                    continue
-                self._serve(calls)
-                # Kept until the next pass, they would keep the tensors of pictures that are long done.
-                del calls
-                with self._changed:
-                    self._is_busy = False
-                    self._changed.notify_all()
+    def _see_to_it(self) -> None:
+        """That there will be a pass when there is something to do."""
+        if not self._is_due and self._ready():
+            self._is_due = True
+            self._cores.executor.submit(self._work)
+
+    def _work(self) -> None:
+        """One pass; the next waits its turn behind whatever else is to be computed."""
+        try:
+            with self._torch.no_grad():
+                self._serve(self._gather())
+        # One odd call must not be the end of all others that are to come.
+        except Exception as error:
+            log.exception("calls of the denoiser cannot be told apart")
+            self._fail_all(error)
+        with self._changed:
+            self._is_busy = self._is_due = False
+            self._changed.notify_all()
+            self._see_to_it()
 
     def _gather(self) -> list[_Call]:
-        """The next pass, as soon as there is something to do and whoever should be with it has had time to come."""
+        """The next pass, when whoever should be with it has had time to come."""
         with self._changed:
-            while not (ready := self._ready()):
-                self._changed.wait()
+            if not (ready := self._ready()):
+                return []
             self._turn += 1
             lead = self._lead(ready)
             room = self._room(lead)
@@ -345,7 +347,7 @@ class Steps:
             kwargs[TEXT], kwargs[TEXT_MASK] = _joined_text([call.kwargs for call in calls])
         started = time.perf_counter()
         with self._in_context(calls[0]):
-            found = self._forward(*args, **kwargs)
+            found = self._cores.run(self._forward, *args, **kwargs)
         parts = [found] if len(calls) == 1 else _parts_of(found, counts)
         if self._torch.cuda.is_available():
             self._torch.cuda.current_stream().synchronize()

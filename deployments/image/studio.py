@@ -196,13 +196,23 @@ class Studio:
                 rider.step,
                 count,
             )
-            if not is_last and rider.step in due and self.previews is not None:
-                preview = self.previews.jpeg(pipeline, kwargs["latents"], sketch.height, sketch.width)
-                if preview is not None:
-                    course.show(preview)
+            if not is_last and rider.step in due:
+                self._show(pipeline, kwargs["latents"], sketch, course)
             return {}
 
         return on_step
+
+    def _show(self, pipeline: Any, latents: Any, sketch: Sketch, course: Course) -> None:
+        """A picture is worth more than the look at it on the way: that may fail."""
+        if self.previews is None:
+            return
+        try:
+            preview = self.previews.jpeg(pipeline, latents, sketch.height, sketch.width)
+        except Exception as error:
+            log.warning("there is no preview: %s: %s", type(error).__name__, error)
+            return
+        if preview is not None:
+            course.show(preview)
 
     @contextmanager
     def _cached(self, name: str | None) -> Iterator[None]:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -173,7 +173,7 @@ class Ocr:
     # -------------------------------------------------------------------------------------------------- streams
 
     async def _events(self, order: Order, course: Course) -> AsyncGenerator[bytes]:
-        """Each page as soon as it and those before it are read; of a single one also what is written of it so far."""
+        """Each page as soon as it and those before it are read, and what is written of it so far."""
         has_begun = False
         found: list[Read] = []
         try:
@@ -195,7 +195,8 @@ class Ocr:
         while True:
             coming = asyncio.ensure_future(anext(pages, None))
             try:
-                async with contextlib.aclosing(self._meanwhile(order, course, coming)) as signs:
+                number = order.numbers[min(len(found), len(order.numbers) - 1)]
+                async with contextlib.aclosing(self._meanwhile(order, course.id_of(number), number, coming)) as signs:
                     async for sign in signs:
                         yield sign
                 read = await coming
@@ -209,28 +210,24 @@ class Ocr:
             yield await asyncio.to_thread(_page_event, order, read, len(found) + 1)
             found.append(read._replace(page=read.page._replace(blocks=()), sheet=None))
 
-    async def _meanwhile(self, order: Order, course: Course, coming: asyncio.Future[Any]) -> AsyncGenerator[bytes]:
+    async def _meanwhile(
+        self, order: Order, id: str, number: int, coming: asyncio.Future[Any]
+    ) -> AsyncGenerator[bytes]:
         """What can be told until the next page is read."""
         beat_s, shown = self.serving.settings.keep_alive_s, 0
-        watch = self._watching(order, course)
+
+        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
+            return self._overseer.watch(order.model, id, seen, wait_s)
+
         async with contextlib.aclosing(jobs.views(coming, watch, beat_s)) as seen:
             async for view in seen:
                 pieces = view.previews[shown:] if view is not None else ()
                 for piece in pieces:
-                    delta = {"page": order.numbers[0], "delta": piece.decode(errors="replace")}
+                    delta = {"page": number, "delta": piece.decode(errors="replace")}
                     yield event_of("ocr.delta", delta)
                 shown += len(pieces)
                 if view is None:
                     yield b": still at work\n\n"
-
-    def _watching(self, order: Order, course: Course) -> Callable[[int, float], Awaitable[View | None]]:
-        async def patiently(seen: int, wait_s: float) -> None:
-            await asyncio.sleep(wait_s)
-
-        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._overseer.watch(order.model, course.request_id, seen, wait_s)
-
-        return watch if len(order.numbers) == 1 else patiently
 
 
 def _page_event(order: Order, read: Read, done: int) -> bytes:

@@ -81,6 +81,10 @@ class Course:
         self._began = asyncio.get_running_loop().time()
         self._deadline = self._began + timeout_s
 
+    def id_of(self, number: int) -> str:
+        """By which the workers know what is asked for that page."""
+        return f"{self.request_id}#{number}"
+
     async def pages(self) -> AsyncGenerator[Read]:
         if len(self.numbers) == 1:
             # Of one page its worker knows more.
@@ -165,7 +169,7 @@ class Course:
                     "ocr",
                     [sheet.data],
                     self._params,
-                    self.request_id,
+                    self.id_of(number),
                     max(self._deadline - loop.time(), 0.001),
                     True,
                 )

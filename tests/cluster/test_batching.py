@@ -442,6 +442,29 @@ def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
     play(scene, max_wait_s=2.0, max_wait_from=20)
 
 
+def test_once_somebody_was_refused_the_time_counts_until_nobody_waits() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(20):
+            queue.submit(n, owner=f"r{n}")
+        with pytest.raises(errors.Overloaded):
+            queue.submit(20)
+        for n in range(10):
+            queue.batcher.cancel(f"r{n}")
+        with pytest.raises(errors.Overloaded):
+            queue.submit(21)
+        queue.batcher.speed = 1000.0
+        await queue.idle()
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(30, 50):
+            queue.submit(n)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=20)
+
+
 def test_a_large_request_may_wait_in_proportion() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()

@@ -254,6 +254,18 @@ def test_what_is_written_of_a_page_comes_as_it_is_written(server):
     assert found[-2]["type"] == "ocr.page" and found[-2]["page"]["text"] == "these are the words"
 
 
+def test_what_is_written_of_each_page_comes_before_it_and_after_the_one_before(server):
+    texts = ["these are the words ", "of the second page ", "and of the third "]
+    found = streamed(server, document(*(text.strip() for text in texts)), model="writer")
+    ends = [place for place, event in enumerate(found) if event["type"] == "ocr.page"]
+    starts = [0, *(end + 1 for end in ends)]
+    for number, (start, end, text) in enumerate(zip(starts, ends, texts, strict=False), 1):
+        deltas = [event for event in found[start:end] if event["type"] == "ocr.delta"]
+        assert all(delta["page"] == number for delta in deltas)
+        assert text.startswith("".join(delta["delta"] for delta in deltas))
+    assert len(ends) == 3 and any(event["type"] == "ocr.delta" for event in found[: ends[0]])
+
+
 def test_what_is_wrong_is_an_error_before_a_stream_begins(server):
     assert_refused(asked(server, b"", stream="true"), 422, "image")
     assert_refused(asked(server, picture("one"), stream="true", task="table"), 400, "task")
