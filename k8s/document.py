@@ -75,7 +75,7 @@ model, a group of pods per kind of machine, and a list of models.
 
 ```sh
 docker build -f k8s/Dockerfile -t registry.example/model-cluster:0.1.0 .
-helm install cluster ./k8s/chart --dependency-update -f my-values.yaml
+helm install cluster ./k8s/chart -f my-values.yaml
 helm test cluster
 ```
 
@@ -89,8 +89,8 @@ nodeGroups:
   - {name: l4, gpus: 1, min: 0, max: 4, cpus: "8", memory: 32Gi, nodeSelector: {gpu: l4}}
 ```
 
-KubeRay's operator must be there, 1.4 or newer, or comes along with `kuberay-operator.enabled=true`. Helm wants to have
-its chart in either case: `--dependency-update` fetches it, once.
+KubeRay's operator must be there, 1.4 or newer, or comes along with `kuberay-operator.enabled=true` once its chart was
+fetched: `helm dependency build k8s/chart/charts/kuberay-operator`.
 
 ## Decided
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,15 +60,6 @@ def pod_templates(documents: list[Document]) -> dict[str, Document]:
         elif document["kind"] == "Pod":
             found[document["metadata"]["name"]] = document
     return found
-
-
-def without_dependencies(folder: Path) -> Path:
-    """A copy for what insists on having the optional dependency, which only a network could bring."""
-    copied = Path(shutil.copytree(CHART, folder / "chart"))
-    description = yaml.safe_load((copied / "Chart.yaml").read_text())
-    del description["dependencies"]
-    (copied / "Chart.yaml").write_text(yaml.safe_dump(description))
-    return copied
 
 
 def merged(*values: Document) -> Document:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from tests.k8s.rendering import (
     only,
     pod_templates,
     rendered,
-    without_dependencies,
 )
 from tests.k8s.value_sets import EVERYTHING_ON, GPU_KINDS, MODELS, VALUE_SETS
 
@@ -81,10 +81,10 @@ def test_the_lint_for_rights_sees_what_is_wrong() -> None:
         assert text in told
 
 
-def test_helm_has_nothing_to_say_of_the_chart(tmp_path: Path) -> None:
+def test_helm_has_nothing_to_say_of_the_chart() -> None:
     from helm_python.chart import lint
 
-    report = lint(without_dependencies(tmp_path), EVERYTHING_ON, strict=True)
+    report = lint(CHART, EVERYTHING_ON, strict=True)
     assert report["errors"] == []
     assert [found["error"] for found in report["messages"]] == ["icon is recommended"]
 
@@ -246,12 +246,29 @@ def test_keys_are_made_once_and_come_from_a_file() -> None:
     assert "HF_TOKEN_PATH" in text and "name: HF_TOKEN\n" not in text
 
 
-def test_an_install_without_a_cluster_gives_notes_with_the_next_commands(tmp_path: Path) -> None:
+def installed(chart: Path, values: dict[str, Any]) -> Any:
+    """As `helm install` does it, up to where it would need a cluster."""
     from helm_python.config import Config
 
     with Config(namespace="models") as config:
-        release = config.install(without_dependencies(tmp_path), "demo", {}, dry_run="client")
-    told = release["notes"]
+        return config.install(chart, "demo", values, dry_run="client")
+
+
+def test_an_operator_comes_along_once_it_was_fetched(tmp_path: Path) -> None:
+    chart = Path(shutil.copytree(CHART, tmp_path / "chart"))
+    wanted = {"kuberay-operator": {"enabled": True}}
+    with pytest.raises(Exception, match="run `helm dependency build k8s/chart/charts/kuberay-operator` first"):
+        installed(chart, wanted)
+    fetched = chart / "charts" / "kuberay-operator" / "charts" / "kuberay-operator"
+    (fetched / "templates").mkdir(parents=True)
+    (fetched / "Chart.yaml").write_text("{apiVersion: v2, name: kuberay-operator, version: 1.7.0}")
+    (fetched / "templates" / "it.yaml").write_text("{apiVersion: v1, kind: ConfigMap, metadata: {name: the-operator}}")
+    assert "the-operator" in installed(chart, wanted)["manifest"]
+    assert "the-operator" not in installed(chart, {})["manifest"]
+
+
+def test_an_install_without_a_cluster_gives_notes_with_the_next_commands() -> None:
+    told = installed(CHART, {})["notes"]
     for command in ("kubectl -n models port-forward service/demo", "cluster login", "cluster launch", "helm test demo"):
         assert command in told
 
