@@ -8,25 +8,26 @@ from pathlib import Path
 import pytest
 
 from deployments.encoders import conversion
-from tests.deployments.encoders.test_packing import BODIES
+from tests.deployments.encoders.test_packing import BODIES, HEADS
 
 pytestmark = pytest.mark.slow
 
 LAYERS = 2
 #: Model -> how many of its layers are exported with attention as one operation.
-WHOLE = {"bert": LAYERS, "distilbert": LAYERS, "mpnet": 0, "qwen3-mean": 0}
+WHOLE = {"BertForSequenceClassification": LAYERS, "MPNetModel": 0}
 
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_attention_is_one_operation_where_it_can_be(name: str, tmp_path: Path) -> None:
     import onnx
 
-    case = next(case for case in BODIES if case.name == name)
+    case = next(case for case in (*BODIES, *HEADS) if case.model == name)
+    is_head = case in HEADS
     loader = {
-        "kind": "SentenceTransformer",
+        "kind": "CrossEncoder" if is_head else "SentenceTransformer",
         "arguments": {"device": "cpu", "local_files_only": True},
         "inputs": ["input_ids", "attention_mask", "token_type_ids"],
-        "output": "last_hidden_state",
+        "output": "logits" if is_head else "last_hidden_state",
         "max_tokens": 64,
     }
     folder, file = str(case.folder(tmp_path / "model")), tmp_path / "model.onnx"
