@@ -41,6 +41,18 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
         raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", None, param) from None
 
 
+def cut_out(sheet: Sheet, box: tuple[float, float, float, float]) -> bytes | None:
+    """That part of the page as PNG; None of one that has no extent."""
+    width, height = sheet.size
+    left, top, right, bottom = box
+    inside = max(round(left), 0), max(round(top), 0), min(round(right), width), min(round(bottom), height)
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        return None
+    target = io.BytesIO()
+    sheet.image.crop(inside).save(target, "PNG")
+    return target.getvalue()
+
+
 def _refuse_large(width: int, height: int, most_pixels: int, param: str) -> None:
     if width * height > most_pixels or max(width, height) > MOST_SIDE:
         raise errors.BadRequest(

@@ -14,8 +14,8 @@ from deployments.device import dtype_for
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.documents.kinds import Kind, kind_in
 from deployments.ocr.documents.writing import Limits, Order, Writer, Written
-from deployments.ocr.page import Page, Usage, page_of
-from deployments.ocr.pictures import Sheet
+from deployments.ocr.page import Block, Page, Usage, page_of
+from deployments.ocr.pictures import Sheet, cut_out
 from deployments.ocr.requests import MOST_TOKENS, Reading
 from deployments.ocr.sharing import Sharing
 
@@ -113,6 +113,8 @@ class Documents:
     def _page(self, sheet: Sheet, reading: Reading, written: Written) -> Page:
         width, height = sheet.size
         blocks = self._kind.answer_to(reading.task)(written.text, width, height)
+        if "figures" in reading.features:
+            blocks = [_with_picture(block, sheet) for block in blocks]
         return page_of(
             width,
             height,
@@ -122,6 +124,13 @@ class Documents:
             truncated=written.truncated,
             repetition=written.repetition,
         )
+
+
+def _with_picture(block: Block, sheet: Sheet) -> Block:
+    """Of what is drawn, and not written, also how it looks."""
+    if block.type not in ("figure", "chart") or block.bbox is None:
+        return block
+    return block._replace(picture=cut_out(sheet, block.bbox))
 
 
 def processor_in(setup: Setup, kind: Kind) -> Any:

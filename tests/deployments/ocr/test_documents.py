@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from cluster import errors
 from cluster.family import Setup
 from cluster.spec import Entry, Source
 from deployments.ocr.documents.family import DocumentOptions, Documents
-from deployments.ocr.documents.kinds import kind_in
+from deployments.ocr.documents.kinds import KINDS, kind_in
+from deployments.ocr.documents.writing import Written
 from deployments.ocr.page import Page
+from deployments.ocr.pictures import Sheet, cut_out
+from deployments.ocr.requests import Reading
 from tests.deployments.ocr.small_documents import BUILD, built
 from tests.pages import as_file
 
@@ -123,3 +127,28 @@ def test_a_folder_with_another_kind_of_model_is_refused_by_name(tmp_path: Path) 
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(errors.LoadFailed, match="the kind 'bert'; document models are .*paddleocr_vl"):
         kind_in(tmp_path)
+
+
+def test_figures_are_cut_out_when_they_are_asked_for() -> None:
+    family = Documents()
+    family._kind = KINDS["deepseek_ocr2"]
+    image = Image.new("RGB", (200, 100), "white")
+    image.paste("red", (20, 10, 60, 50))
+    drawn = "<|ref|>image<|/ref|><|det|>[[100, 100, 300, 500]]<|/det|>"
+    written = Written(f"{drawn}\n<|ref|>text<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\nhello", 1, 1, False, False)
+    for features, is_shown in ((("boxes", "figures"), True), (("boxes",), False)):
+        reading = Reading(task="layout", features=features)
+        page = family._page(Sheet(image, None), reading, written)
+        figure, text = page.to_dict(features)["blocks"]
+        assert figure["type"] == "figure" and ("image" in figure) == is_shown and "image" not in text
+    (figure, _) = family._page(Sheet(image, None), Reading(features=("figures",)), written).blocks
+    assert figure.picture is not None
+    cut = Image.open(io.BytesIO(figure.picture))
+    assert cut.size == (40, 40) and cut.getcolors() == [(1600, (255, 0, 0))]
+
+
+def test_a_figure_without_extent_is_not_cut_out() -> None:
+    sheet = Sheet(Image.new("RGB", (20, 10)), None)
+    assert cut_out(sheet, (5, 5, 5, 8)) is None and cut_out(sheet, (30, 0, 40, 5)) is None
+    cut = cut_out(sheet, (-5.0, 2.0, 100.0, 90.0))
+    assert cut is not None and Image.open(io.BytesIO(cut)).size == (20, 8)
