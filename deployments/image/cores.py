@@ -33,5 +33,10 @@ class Cores:
             return work(*args, **kwargs)
         return self.executor.submit(work, *args, **kwargs).result()
 
+    def spare(self) -> None:
+        """Called in a thread that computes little itself: that it does alone, and keeps no team."""
+        if self._computes and threading.get_ident() != self._thread and self._torch.get_num_threads() > 1:
+            self._torch.set_num_threads(1)
+
     def set_threads(self, threads: int) -> None:
         self.run(self._torch.set_num_threads, threads)

@@ -89,6 +89,7 @@ class Studio:
 
     def paint(self, sketch: Sketch, course: Course) -> Any:
         """Rows of pixels of numbers from 0 to 1."""
+        self.cores.spare()
         course.check()
         scheduler = self._own_scheduler(sketch.sampler)
         pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler, self._device)

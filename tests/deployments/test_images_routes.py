@@ -478,10 +478,9 @@ def test_what_fails_later_is_an_event(server):
     assert events[-1][1]["error"]["code"] == "inference_failed"
 
 
-@pytest.mark.slow
 def test_a_silent_stream_is_kept_alive(live, server):
     with (
-        painting(live, "d-silent", step_seconds=11.0, steps=1),
+        painting(live, "d-silent", step_seconds=4.0, steps=1),
         server.stream("POST", GENERATIONS, json={"model": "d-silent", "prompt": "a", "stream": True}) as response,
     ):
         assert response.read().startswith(b": still at work\n\nevent: image_generation.completed\n")
