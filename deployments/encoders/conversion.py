@@ -76,16 +76,16 @@ AttentionMaskInterface.register("whole", _padding)
 def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
     """The first module of a sentence-transformers model as ONNX, with free batch size and length."""
     try:
-        _write(_body(folder, loader, {"attn_implementation": "whole"}), loader, file)
-        if _agrees(_body(folder, loader, {}), loader, file):
+        _write(body_of(folder, loader, {"attn_implementation": "whole"}), loader, file)
+        if agrees(body_of(folder, loader, {}), loader, file):
             return
     # A model whose attention is its own, or is more than this: the exporter takes it apart.
     except Exception as error:
         log.info("attention is exported in parts: %s: %s", type(error).__name__, error)
-    _write(_body(folder, loader, {}), loader, file)
+    _write(body_of(folder, loader, {}), loader, file)
 
 
-def _body(folder: str, loader: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
+def body_of(folder: str, loader: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
     import sentence_transformers
 
     kind = getattr(sentence_transformers, loader["kind"])
@@ -119,7 +119,7 @@ def _write(body: Any, loader: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def _agrees(body: Any, loader: Mapping[str, Any], file: Path) -> bool:
+def agrees(body: Any, loader: Mapping[str, Any], file: Path) -> bool:
     """Whether the file computes what the model does, where nothing is padded."""
     import onnxruntime
 

@@ -24,7 +24,7 @@ class Cores:
         self._thread = 0
 
     def _begin(self) -> None:
-        # Both are counted per thread.
+        # Torch keeps it per thread.
         self._torch.set_grad_enabled(False)
         self._thread = threading.get_ident()
 

@@ -34,4 +34,4 @@ def test_attention_is_one_operation_where_it_can_be(name: str, tmp_path: Path) -
     conversion.export(folder, loader, file)
     kinds = Counter(node.op_type for node in onnx.load(file).graph.node)
     assert kinds["MultiHeadAttention"] == WHOLE[name]
-    assert conversion._agrees(conversion._body(folder, loader, {}), loader, file)
+    assert conversion.agrees(conversion.body_of(folder, loader, {}), loader, file)
