@@ -15,6 +15,7 @@ from cluster import errors
 from cluster.family import Course, Example, Pace, Prepared, Setup, Unwatched
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
+from deployments.image.cores import Cores
 from deployments.image.cost import Seen, counted
 from deployments.image.loras import names_in
 from deployments.image.options import ImageOptions
@@ -50,7 +51,9 @@ class Diffusion:
     def load(self, setup: Setup) -> Mapping[str, Any]:
         assert setup.fetch is not None
         setup.report(0.1)
-        pipe, about = loading.load(setup, setup.fetch)
+        # In the thread that will compute: what another computes leaves it with a team of threads for all cores.
+        cores = Cores(setup.device)
+        pipe, about = cores.run(loading.load, setup, setup.fetch)
         setup.report(0.7, "warming up")
         options: ImageOptions = setup.options
         facts = setup.entry.facts
@@ -65,6 +68,7 @@ class Diffusion:
             always=always,
             caches={name: PRESETS[name]() for name in presets_for(denoiser_or_none(pipe))},
             most=SAMPLES_AT_ONCE,
+            cores=cores,
         )
         self.set_threads(setup.threads)
         side = int(facts.get("resolution") or _own_side(pipe))
@@ -164,7 +168,7 @@ class Diffusion:
         seen = Seen(sketch.width * sketch.height, calls[0].args, calls[0].kwargs, calls[0].samples)
         studio.cost = counted(studio.denoiser, [seen, *self._smaller_ones(sketch)], samples)
         if self.pace.parallel > 1:
-            studio.steps.measure(last, MEASURE_S)
+            studio.cores.run(studio.steps.measure, last, MEASURE_S)
         started = time.perf_counter()
         studio.draw(sketch, Unwatched())
         seconds = time.perf_counter() - started

@@ -1,8 +1,9 @@
 """The denoiser of a model, shared by all requests under way: calls that fit together become one forward pass.
 
-Every request runs a pipeline of its own, untouched; only its call of the denoiser comes through here and waits until a
-pass has taken it along. So requests join at any step, with any number of steps, and each picture is the one it would
-have become alone. Whoever has least left goes first, every few passes whoever waits longest, as in the token queue.
+Every request runs a pipeline of its own, untouched, as a strand of the thread that computes; only its call of the
+denoiser comes through here and waits until a pass has taken it along. So requests join at any step, with any number of
+steps, and each picture is the one it would have become alone. A pass begins when every strand has come as far as it
+can without one. Whoever has least left goes first, every few passes whoever waits longest, as in the token queue.
 """
 
 from __future__ import annotations
@@ -13,22 +14,21 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from cluster import errors
 from cluster.family import Course
-from deployments.image.cores import Cores
+from deployments.image.cores import Cores, Strand, strand_here
 from deployments.image.saturation import Saturation
 
 log = logging.getLogger("cluster.worker")
 
 #: Every so many passes are led by whoever waits longest.
 OLDEST_EVERY = 4
-#: How long a pass waits for requests that were with it at the last step: this share of a pass, and at least so much.
-WINDOW_SHARE = 0.25
-WINDOW_S = 0.002
-#: How often a call that waits for its pass looks whether anybody still waits for its picture.
+#: How often a request whose call waits for its pass looks whether anybody still waits for its picture.
 LOOK_S = 0.25
 #: Arguments that are the same for every sample of a call: positions, not content.
 SHARED = frozenset({"txt_ids", "img_ids", "image_rotary_emb", "freqs_cis", "control_ids"})
@@ -52,8 +52,6 @@ class Rider:
         self._cost = cost
         self.steps = max(steps, 1)
         self.step = 0
-        #: What its last call had to have in common with others; None while it is not between two calls.
-        self.key: Hashable = None
 
     @property
     def cost_left(self) -> float:
@@ -64,16 +62,13 @@ class Rider:
         self.step = step
         self.calls_before = self.calls
 
-    def leave(self) -> None:
-        """It will call no more: nobody waits for it."""
-        self.key = None
-
 
 class _Call:
-    __slots__ = ("answer", "args", "arrived", "context", "error", "kwargs", "key", "ready", "rider", "samples")
+    __slots__ = ("answer", "args", "arrived", "context", "error", "kwargs", "key", "rider", "samples", "strand")
 
-    def __init__(self, rider: Rider, args: tuple[Any, ...], kwargs: dict[str, Any], samples: int, key: Hashable):
-        self.rider = rider
+    def __init__(self, strand: Strand, args: tuple[Any, ...], kwargs: dict[str, Any], samples: int, key: Hashable):
+        self.strand = strand
+        self.rider: Rider = strand.owner
         self.args = args
         self.kwargs = kwargs
         self.samples = max(samples, 1)
@@ -81,7 +76,6 @@ class _Call:
         #: What a cache in the denoiser is told of the call.
         self.context: tuple[str, Mapping[str, Any]] = "", {}
         self.arrived = time.monotonic()
-        self.ready = threading.Event()
         self.answer: Any = None
         self.error: Exception | None = None
 
@@ -108,7 +102,6 @@ class Steps:
         self._adapt = adapt
         self._most = most
         self._fingerprints = _Fingerprints(torch.uint8)
-        self._here = threading.local()
         self._changed = threading.Condition()
         self._pending: list[_Call] = []
         self._riders: set[Rider] = set()
@@ -170,18 +163,16 @@ class Steps:
     # ------------------------------------------------------------------------------ the threads of requests
 
     @contextmanager
-    def riding(self, rider: Rider, *, alone: bool = False) -> Iterator[None]:
-        """All calls of this thread are that rider's. `alone`: nobody else is served meanwhile, for what keeps state
-        in the module itself."""
-        self._here.rider = rider
+    def riding(self, rider: Rider, *, alone: bool = False) -> Iterator[Callable[..., Any]]:
+        """Gives what runs work whose calls are that rider's. `alone`: nobody else is served meanwhile, for what keeps
+        state in the module itself."""
         try:
             with self._changed:
                 self._riders.add(rider)
                 if alone:
                     self._wait_alone(rider)
-            yield
+            yield partial(self._ride, rider)
         finally:
-            self._here.rider = None
             with self._changed:
                 self._riders.discard(rider)
                 if self._only is rider:
@@ -199,38 +190,58 @@ class Steps:
         while self._is_busy:
             self._changed.wait(LOOK_S)
 
+    def _ride(self, rider: Rider, work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        done = self._cores.begin(partial(work, *args, **kwargs), rider)
+        while not wait((done,), LOOK_S).done:
+            self._look_after(rider, done)
+        return done.result()
+
+    def _look_after(self, rider: Rider, done: Future[Any]) -> None:
+        """Raises when nobody wants it any more, and it is not in the pass under way: that may take long."""
+        try:
+            rider.course.check()
+        except errors.ClusterError as error:
+            if done.cancel():
+                raise
+            with self._changed:
+                calls = [call for call in self._pending if call.rider is rider]
+                for call in calls:
+                    self._pending.remove(call)
+                    call.error = error
+                    self._cores.post(call.strand.switch)
+            if calls:
+                raise
+
+    # ---------------------------------------------------------------------------------- strands of requests
+
     @contextmanager
     def _context(self, name: str, **told: Any) -> Iterator[None]:
         """Pipelines say before each call which of a step's it is. It lies in the denoiser, where the saying of one
         request would be that of all: so it is put there with the call, and only for a cache."""
-        self._here.context = name, told
+        notes = strand.notes if (strand := strand_here()) else {}
+        notes["context"] = name, told
         try:
             yield
         finally:
-            self._here.context = None
+            del notes["context"]
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
-        rider: Rider | None = getattr(self._here, "rider", None)
-        if rider is None:
+        strand = strand_here()
+        if strand is None:
             return self._cores.run(self._forward, *args, **kwargs)
+        rider: Rider = strand.owner
         samples = _samples_in((*args, *kwargs.values()))
-        key = (rider.adapters, self._key_of(args, kwargs, samples))
-        call = _Call(rider, args, kwargs, samples, key)
+        call = _Call(strand, args, kwargs, samples, (rider.adapters, self._key_of(args, kwargs, samples)))
         # Where a pipeline does not say which of a step's calls it is, their order does.
-        call.context = getattr(self._here, "context", None) or (f"call {rider.calls - rider.calls_before}", {})
+        call.context = strand.notes.get("context") or (f"call {rider.calls - rider.calls_before}", {})
         if self._record is not None:
             self._record.append(call)
         rider.course.check()
         rider.calls += 1
         with self._changed:
-            rider.key = key
             self._pending.append(call)
-            self._changed.notify_all()
             self._see_to_it()
-        while not call.ready.wait(LOOK_S):
-            with self._changed:
-                if call in self._pending and not self._is_wanted(call):
-                    self._pending.remove(call)
+        strand.pause()
         if call.error is not None:
             raise call.error
         return call.answer
@@ -241,47 +252,44 @@ class Steps:
         """That there will be a pass when there is something to do."""
         if not self._is_due and self._ready():
             self._is_due = True
-            self._cores.executor.submit(self._work)
+            self._cores.post(self._work)
 
     def _work(self) -> None:
-        """One pass; the next waits its turn behind whatever else is to be computed."""
+        """One pass, and what comes of it; the next waits its turn behind whatever else is to be computed."""
+        calls: list[_Call] = []
         try:
-            with self._torch.no_grad():
-                self._serve(self._gather())
+            calls += self._gather()
+            self._serve(calls)
         # One odd call must not be the end of all others that are to come.
         except Exception as error:
             log.exception("calls of the denoiser cannot be told apart")
-            self._fail_all(error)
+            calls += self._take_all()
+            for call in calls:
+                call.error = error
         with self._changed:
             self._is_busy = self._is_due = False
             self._changed.notify_all()
             self._see_to_it()
+        for call in calls:
+            call.strand.switch()
 
     def _gather(self) -> list[_Call]:
-        """The next pass, when whoever should be with it has had time to come."""
         with self._changed:
             if not (ready := self._ready()):
                 return []
             self._turn += 1
             lead = self._lead(ready)
-            room = self._room(lead)
-            until = time.monotonic() + max(WINDOW_S, WINDOW_SHARE * self.saturation.seconds(_shape(lead), 1))
-            while room > len(self._like(lead)) < self._expected(lead):
-                left = until - time.monotonic()
-                if left <= 0 or not self._changed.wait(left) and time.monotonic() >= until:
-                    break
-            taken = sorted(self._like(lead), key=lambda call: (call is not lead, call.rider.cost_left))[:room]
+            like = [call for call in ready if call.key == lead.key]
+            taken = sorted(like, key=lambda call: (call is not lead, call.rider.cost_left))[: self._room(lead)]
             for call in taken:
                 self._pending.remove(call)
             self._is_busy = True
             return taken
 
-    def _fail_all(self, error: Exception) -> None:
+    def _take_all(self) -> list[_Call]:
         with self._changed:
-            for call in self._pending:
-                call.error = error
-                call.ready.set()
-            self._pending.clear()
+            calls, self._pending = self._pending, []
+            return calls
 
     def _ready(self) -> list[_Call]:
         return [call for call in self._pending if self._only is None or call.rider is self._only]
@@ -291,15 +299,9 @@ class Steps:
             return min(ready, key=lambda call: call.arrived)
         return min(ready, key=lambda call: call.rider.cost_left)
 
-    def _like(self, lead: _Call) -> list[_Call]:
-        return [call for call in self._ready() if call.key == lead.key]
-
     def _room(self, lead: _Call) -> int:
         """Calls that one pass takes along."""
         return max(1, min(self._most, self.saturation.cap(_shape(lead))) // lead.samples)
-
-    def _expected(self, lead: _Call) -> int:
-        return sum(rider.key == lead.key for rider in self._riders)
 
     def _serve(self, calls: Sequence[_Call]) -> None:
         wanted = [call for call in calls if self._is_wanted(call)]
@@ -311,7 +313,6 @@ class Steps:
             self.saturation.refuse(_shape(wanted[0]), len(wanted) * wanted[0].samples)
         if len(wanted) == 1:
             wanted[0].error = as_request_error(error)
-            wanted[0].ready.set()
             return
         # What fails for several may be the fault of one, and each is told only of its own.
         log.warning("a pass of %d requests failed, each is tried alone: %s", len(wanted), error)
@@ -334,7 +335,6 @@ class Steps:
             call.rider.course.check()
         except errors.ClusterError as error:
             call.error = error
-            call.ready.set()
             return False
         return True
 
@@ -356,7 +356,6 @@ class Steps:
         self.samples += sum(counts)
         for call, part in zip(calls, parts, strict=True):
             call.answer = part
-            call.ready.set()
 
     def _in_context(self, call: _Call) -> AbstractContextManager[None]:
         """Of a call that came alone, which has a cache of its own."""

@@ -59,6 +59,7 @@ class Studio:
         always: Sequence[str] = (),
         caches: Mapping[str, Any],
         most: int,
+        cores: Cores,
     ) -> None:
         """`about`: what every receipt says of the model. `always`: LoRAs that are part of it. `caches`: presets by
         name, for the denoiser."""
@@ -67,7 +68,7 @@ class Studio:
         # The denoiser and the encoders work at the same time, on different requests.
         runs = {slot for slot, part in pipe.components.items() if part is self.denoiser}
         adapt = adapting(pipe, runs, always)
-        self.cores = Cores(pipe._execution_device.type)
+        self.cores = cores
         self.steps = Steps(self.denoiser, Saturation(most), self.cores, adapt=adapt, most=most)
         self._adapt_encoders = adapting(pipe, set(pipe.components) - runs, always)
         self.encodings = Encodings()
@@ -89,27 +90,26 @@ class Studio:
 
     def paint(self, sketch: Sketch, course: Course) -> Any:
         """Rows of pixels of numbers from 0 to 1."""
-        self.cores.spare()
         course.check()
-        scheduler = self._own_scheduler(sketch.sampler)
-        pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler, self._device)
         rider = Rider(course, self.cost_of(sketch), sketch.run_steps, sketch.adapters)
-        if hasattr(pipeline, "encode_prompt"):
-            context = (type(pipeline).__name__, sketch.adapters)
-            pipeline.encode_prompt = self.encodings.wrap(
-                partial(self.cores.run, pipeline.encode_prompt),
-                context,
-                lambda: self._adapt_encoders(sketch.adapters),
-            )
+        arguments = self._arguments(sketch, rider, course)
         course.tell(0.01, "encoding")
-        with self.steps.riding(rider, alone=sketch.cache is not None), self._cached(sketch.cache):
-            return self._run(pipeline, sketch, rider, course)
+        with self.steps.riding(rider, alone=sketch.cache is not None) as ride, self._cached(sketch.cache):
+            pixels = ride(self._run, sketch, rider, arguments)
+        if not np.isfinite(pixels).all():
+            raise errors.InferenceFailed(
+                "The numbers overflowed on the way to the picture: launch with another torch_dtype."
+            )
+        return pixels
 
     def _own_scheduler(self, sampler: str | None) -> Any:
-        """Of a kind that is made once and never run: a copy costs a fifth of making one."""
+        return copy.deepcopy(self._scheduler(sampler))
+
+    def _scheduler(self, sampler: str | None) -> Any:
+        """Made once and never run: a copy costs a fifth of making one."""
         if sampler not in self._schedulers:
             self._schedulers[sampler] = scheduler_for(sampler, self.pipe.scheduler)
-        return copy.deepcopy(self._schedulers[sampler])
+        return self._schedulers[sampler]
 
     def cost_of(self, sketch: Sketch) -> float:
         return self.cost.of(sketch.width, sketch.height, sketch.run_steps)
@@ -122,13 +122,10 @@ class Studio:
 
     # ------------------------------------------------------------------------------------------------ stages
 
-    def _run(self, pipeline: Any, sketch: Sketch, rider: Rider, course: Course) -> Any:
-        import torch
-
-        arguments = self._arguments(sketch, rider, course)
+    def _run(self, sketch: Sketch, rider: Rider, arguments: Mapping[str, Any]) -> Any:
+        pipeline = self._own_pipeline(sketch)
         try:
-            with torch.no_grad():
-                found = pipeline(**arguments)
+            return pipeline(**arguments).images[0]
         except errors.ClusterError:
             raise
         except Exception as error:
@@ -137,11 +134,18 @@ class Studio:
             if isinstance(known, (ValueError, TypeError)) and not rider.calls:
                 raise errors.BadRequest(f"{type(pipeline).__name__} refuses this: {error}") from error
             raise known from error
-        if not np.isfinite(found.images[0]).all():
-            raise errors.InferenceFailed(
-                "The numbers overflowed on the way to the picture: launch with another torch_dtype."
+
+    def _own_pipeline(self, sketch: Sketch) -> Any:
+        scheduler = self._own_scheduler(sketch.sampler)
+        pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler, self._device)
+        if hasattr(pipeline, "encode_prompt"):
+            encode = self.encodings.wrap(
+                pipeline.encode_prompt,
+                (type(pipeline).__name__, sketch.adapters),
+                lambda: self._adapt_encoders(sketch.adapters),
             )
-        return found.images[0]
+            pipeline.encode_prompt = partial(self.cores.run, encode)
+        return pipeline
 
     def _arguments(self, sketch: Sketch, rider: Rider, course: Course) -> dict[str, Any]:
         import torch
@@ -188,8 +192,6 @@ class Studio:
             due = {round(count * (place + 1) / (sketch.previews + 1)) for place in range(sketch.previews)}
             rider.reach(step + 1)
             is_last = rider.step >= count
-            if is_last:
-                rider.leave()
             course.check()
             course.tell(
                 DENOISING + (DECODING - DENOISING) * rider.step / count,
@@ -243,9 +245,9 @@ class Studio:
     def _one_at_a_time(self, work: Callable[..., Any], vae: Any) -> Callable[..., Any]:
         def alone(first: Any, *args: Any, **kwargs: Any) -> Any:
             with self._decoding:
-                return self.cores.run(work, first.to(vae.dtype), *args, **kwargs)
+                return work(first.to(vae.dtype), *args, **kwargs)
 
-        return alone
+        return partial(self.cores.run, alone)
 
     def _written(self, pixels: Any, sketch: Sketch) -> Picture:
         drawing = sketch.drawing
@@ -254,7 +256,7 @@ class Studio:
             **self._about,
             "task": sketch.task,
             "pipeline": sketch.pipeline.__name__,
-            "scheduler": type(scheduler_for(sketch.sampler, self.pipe.scheduler)).__name__,
+            "scheduler": type(self._scheduler(sketch.sampler)).__name__,
             "sampler_name": sketch.sampler,
             "prompt": drawing.prompt,
             "seed": sketch.seed,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import random
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cluster import errors
@@ -115,6 +117,17 @@ def away(one: Any, other: Any) -> float:
         if isinstance(found, Exception):
             raise found
     return float(np.abs(one - other).max())
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """As a painter computes here: sums of several threads come in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def noise(seed: int = 0, side: int = SIDE) -> bytes:

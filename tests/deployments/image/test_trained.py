@@ -18,7 +18,7 @@ from PIL import Image
 
 from cluster import errors
 from tests import terrain
-from tests.deployments.image.studios import Painter, Watched, away
+from tests.deployments.image.studios import Painter, Watched, away, one_core
 from tests.live import LiveCluster
 
 Bare = Callable[[int, int], Any]
@@ -42,7 +42,8 @@ def bare(folder: Path) -> Bare:
 
     def draw(label: int, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
-        return pipe(class_labels=label, num_inference_steps=1, generator=generator, output_type="np").images[0]
+        with one_core():
+            return pipe(class_labels=label, num_inference_steps=1, generator=generator, output_type="np").images[0]
 
     return draw
 
