@@ -34,6 +34,9 @@ START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 #: Size at which the log of one process begins anew, and how many old ones are kept.
 LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
+#: Of Ray's processes those that nobody uses here, by a word of their command: remote drivers, which cost 50 MB and a
+#: port, and a dashboard that was told to show nothing, 77 MB.
+UNUSED = ("ray.util.client.server", "ray/dashboard/dashboard.py")
 
 
 class Place:
@@ -185,8 +188,7 @@ def _start_ray(settings: Settings, place: Place) -> tuple[psutil.Process, str]:
         raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
     place.state.write_text(json.dumps({"pid": raylet.pid, "address": address, "url": settings.url}))
     for process in ours:
-        # Nobody uses Ray's remote drivers here, and they would cost 50 MB and a port.
-        if "ray.util.client.server" in process.cmdline():
+        if any(word.endswith(UNUSED) for word in process.cmdline()):
             _quietly(process.kill)
     return raylet, address
 

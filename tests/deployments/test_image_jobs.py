@@ -165,14 +165,11 @@ def test_a_result_is_kept_for_as_long_as_it_says(live, server):
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., httpx.Response]]:
-    """A second cluster, which asks for keys: calls it by the name of a key."""
-    cluster = LiveCluster(tmp_path_factory.mktemp("locked"), CLUSTER_AUTH="on", CLUSTER_TICK_S="0.3")
-    cluster.up()
-    (kept,) = (cluster.home / "auth").iterdir()
-    with cluster.client(kept.read_text().strip()) as admin, httpx.Client(base_url=cluster.url, timeout=30) as http:
-        for uid in ("first", "second"):
-            admin.launch_model("painting", model_uid=uid, step_seconds=0.2)
+def ask(locked: LiveCluster) -> Iterator[Callable[..., httpx.Response]]:
+    """Calls the cluster that asks for keys by the name of a key."""
+    (kept,) = (locked.home / "auth").iterdir()
+    with locked.client(kept.read_text().strip()) as admin, httpx.Client(base_url=locked.url, timeout=30) as http:
+        uids = [admin.launch_model("painting", model_uid=uid, step_seconds=0.2) for uid in ("first", "second")]
         made = {name: admin.create_key(name, ["infer"], ["first"])["key"] for name in ("ann", "bob")}
 
         def ask(key: str | None, method: str, path: str, body: Any = None) -> httpx.Response:
@@ -180,11 +177,11 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., http
             return http.request(method, path, headers=headers, json=body)
 
         yield ask
-    cluster.down()
+        for uid in uids:
+            admin.terminate_model(uid)
 
 
 @pytest.mark.slow
-@pytest.mark.ray
 def test_a_job_is_its_makers_alone(ask):
     asked = {"prompt": "a", "steps": 3, "background": True}
     assert ask(None, "POST", "/v1/images/generations", asked).status_code == 401

@@ -482,23 +482,15 @@ def test_an_answer_says_its_id_once(server):
 
 
 @pytest.fixture(scope="module")
-def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    """A second cluster, which asks for keys; serves `first` and `second`."""
-    cluster = LiveCluster(tmp_path_factory.mktemp("locked"), CLUSTER_AUTH="on", CLUSTER_TICK_S="0.3")
-    cluster.up()
-    yield cluster
-    cluster.down()
-
-
-@pytest.fixture(scope="module")
 def admin(locked: LiveCluster) -> Iterator[Client]:
     """`cluster up` makes the first key and keeps it for the user's own commands."""
     (kept,) = (locked.home / "auth").iterdir()
     assert kept.stat().st_mode & 0o077 == 0
     with locked.client(kept.read_text().strip()) as client:
-        client.launch_model("echo", model_uid="first")
-        client.launch_model("echo", model_uid="second")
+        uids = [client.launch_model("echo", model_uid=uid) for uid in ("first", "second")]
         yield client
+        for uid in uids:
+            client.terminate_model(uid)
 
 
 def key_for(admin: Client, *scopes: str, models: list[str] | None = None) -> dict[str, Any]:
