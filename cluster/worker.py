@@ -7,6 +7,8 @@ control calls on whichever loop they come from; between them travels only what i
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 import logging
 import os
 import sys
@@ -15,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -291,6 +293,7 @@ class Worker:
             about = self._model_threads.submit(self._load_model, folder).result()
             if self._streams:
                 self._let_loader_go()
+            _give_back()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
             log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)
@@ -386,6 +389,14 @@ def _or_end() -> Iterator[None]:
             log.critical("the accelerator failed, this worker ends: %s", error)
             os._exit(70)
         raise
+
+
+def _give_back() -> None:
+    """What loading took for a while goes back to the system; the allocator would keep it for later."""
+    gc.collect()
+    # Only glibc has it, and only there is there anything to give.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _give_way() -> None:
