@@ -21,8 +21,10 @@ from cluster.cache import Cache
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
 
-#: One batch in so many is led by the request that waits longest.
+#: One batch in so many is led by the request that waits longest; and in so many while there is more than can be done,
+#: where some that are shorter would always come before it.
 OLDEST_EVERY = 4
+OLDEST_EVERY_OVERLOADED = 2
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
@@ -226,8 +228,9 @@ class Batcher:
         most = min(seconds_left, max(self._max_wait_s, WORTH_WAITING * tokens / self.speed))
         if self.waiting_tokens <= most * self.speed:
             return
-        # Only what goes first is waited for.
-        wait = sum(other.tokens for other in self._lines if other.tokens <= tokens) / self.speed
+        # Only what goes first is waited for, beside whoever waits longest.
+        speed = self.speed * (1 - 1 / OLDEST_EVERY_OVERLOADED if self._is_overloaded else 1)
+        wait = sum(other.tokens for other in self._lines if other.tokens <= tokens) / speed
         if wait > most:
             self._is_overloaded = True
             raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
@@ -307,7 +310,7 @@ class Batcher:
         if not self._lines:
             return []
         self._turn += 1
-        is_oldest = self._turn % OLDEST_EVERY == 0
+        is_oldest = self._turn % (OLDEST_EVERY_OVERLOADED if self._is_overloaded else OLDEST_EVERY) == 0
         leader = next(iter(self._lines)) if is_oldest else min(self._lines, key=_tokens_of)
         others = sorted((t for t in self._lines if t is not leader and t.key == leader.key), key=_tokens_of)
         batch = self._alike(leader, others) if self._pads else self._filling(leader, others, is_oldest)
@@ -320,7 +323,7 @@ class Batcher:
         """Without padding any inputs fit together. Who leads for his age alone leaves half to those who are shorter."""
         batch: list[Item] = []
         room = self._batch_tokens
-        share = room // 2 if is_oldest and others else room
+        share = room // 2 if is_oldest and others and not self._is_overloaded else room
         used = self._take(leader, share, batch, or_one=True)
         room -= used
         for ticket in others:
