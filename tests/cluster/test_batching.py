@@ -475,6 +475,24 @@ def test_a_large_request_may_wait_in_proportion() -> None:
     play(scene, max_wait_s=2.0)
 
 
+@pytest.mark.parametrize(("callers", "before"), [(19, 2), (20, 0)])
+def test_whoever_waits_longest_comes_sooner_where_somebody_was_refused(callers: int, before: int) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        longest = queue.submit("long", tokens=5)
+        for n in range(1, callers):
+            queue.submit(n)
+        if callers == 20:
+            with pytest.raises(errors.Overloaded):
+                queue.submit(20)
+        queue.batcher.speed = 1000.0
+        assert await queue.answer(longest) == ["longlong"]
+        assert queue.model.batches.index(["long"]) == before
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, batch_tokens=1)
+
+
 def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
