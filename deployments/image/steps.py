@@ -223,7 +223,7 @@ class Steps:
         try:
             yield
         finally:
-            del notes["context"]
+            notes.pop("context", None)
 
     def _call(self, *args: Any, **kwargs: Any) -> Any:
         strand = strand_here()

@@ -1,4 +1,4 @@
-"""A loaded diffusion model and the way one picture goes through it, in a thread of its own."""
+"""A loaded diffusion model and the way one picture goes through it, as a strand of the thread that computes."""
 
 from __future__ import annotations
 
