@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.live import LiveCluster, until
+
+
+def pytest_configure() -> None:
+    """Shells start what runs in the background with Ctrl-C ignored, and commands under test would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
