@@ -102,9 +102,6 @@ class Studio:
             )
         return pixels
 
-    def _own_scheduler(self, sampler: str | None) -> Any:
-        return copy.deepcopy(self._scheduler(sampler))
-
     def _scheduler(self, sampler: str | None) -> Any:
         """Made once and never run: a copy costs a fifth of making one."""
         if sampler not in self._schedulers:
@@ -136,7 +133,7 @@ class Studio:
             raise known from error
 
     def _own_pipeline(self, sketch: Sketch) -> Any:
-        scheduler = self._own_scheduler(sketch.sampler)
+        scheduler = copy.deepcopy(self._scheduler(sketch.sampler))
         pipeline = own_pipeline(sketch.pipeline, self.pipe, scheduler, self._device)
         if hasattr(pipeline, "encode_prompt"):
             encode = self.encodings.wrap(
