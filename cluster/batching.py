@@ -27,6 +27,8 @@ OLDEST_EVERY = 4
 OLDEST_EVERY_OVERLOADED = 2
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
+#: How much of `max_wait_s` is allowed while there is more than can be done: a longer queue would answer nobody sooner.
+OVERLOADED_WAIT = 0.25
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
 ALIKE = 0.8
 NEARLY_TOKENS = 8
@@ -111,8 +113,8 @@ class Batcher:
         pads: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """`max_wait_s` holds from `max_wait_from` waiting requests on, and then until none waits: a burst of fewer is
-        no overload. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long
+        """`max_wait_s` holds from `max_wait_from` waiting requests on: a burst of fewer is no overload. From the first
+        that it refuses until nobody waits, a part of it holds for all. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long
         as the longest, so that only inputs of like length share one."""
         self._run = run
         self._executor = executor
@@ -225,11 +227,15 @@ class Batcher:
         is_burst = len(self._lines) < self._max_wait_from and not self._is_overloaded
         if not self.speed or self._max_wait_s is None or is_burst:
             return
-        most = min(seconds_left, max(self._max_wait_s, WORTH_WAITING * tokens / self.speed))
-        if self.waiting_tokens <= most * self.speed:
+        allowed, speed = self._max_wait_s, self.speed
+        if self._is_overloaded:
+            allowed *= OVERLOADED_WAIT
+            # The rest is for whoever waits longest.
+            speed *= 1 - 1 / OLDEST_EVERY_OVERLOADED
+        most = min(seconds_left, max(allowed, WORTH_WAITING * tokens / self.speed))
+        if self.waiting_tokens <= most * speed:
             return
-        # Only what goes first is waited for, beside whoever waits longest.
-        speed = self.speed * (1 - 1 / OLDEST_EVERY_OVERLOADED if self._is_overloaded else 1)
+        # Only what goes first is waited for.
         wait = sum(other.tokens for other in self._lines if other.tokens <= tokens) / speed
         if wait > most:
             self._is_overloaded = True

@@ -465,6 +465,25 @@ def test_once_somebody_was_refused_the_time_counts_until_nobody_waits() -> None:
     play(scene, max_wait_s=2.0, max_wait_from=20)
 
 
+def test_once_somebody_was_refused_the_queue_is_kept_short_for_those_who_are_let_in() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(41):
+            queue.submit(n, owner=f"r{n}")
+        with pytest.raises(errors.Overloaded, match="4.0 s is allowed"):
+            queue.submit(41)
+        for n in range(35):
+            queue.batcher.cancel(f"r{n}")
+        with pytest.raises(errors.Overloaded, match="would wait 1.2 s, 1.0 s is allowed"):
+            queue.submit(42)
+        queue.batcher.cancel("r35")
+        queue.submit(43)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=4.0)
+
+
 def test_a_large_request_may_wait_in_proportion() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
