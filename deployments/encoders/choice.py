@@ -22,7 +22,7 @@ from cluster import errors
 EXACT = "torch"
 CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
 #: Of the way models are exported: what another made is made anew.
-CONVERSION = "2"
+CONVERSION = "3"
 #: How much the time of one short text counts against that of many long ones, in a product.
 SHORT_COUNTS = 0.5
 
