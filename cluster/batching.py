@@ -27,8 +27,14 @@ OLDEST_EVERY = 4
 OLDEST_EVERY_OVERLOADED = 2
 #: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
 WORTH_WAITING = 8
-#: How much of `max_wait_s` is allowed while there is more than can be done: a longer queue would answer nobody sooner.
+#: From the first who is refused for the time he would wait, for so long there is more to do than can be done. Not until
+#: nobody waits: those who were told to come back leave the queue empty for a moment, and come back.
+OVERLOADED_S = 30.0
+#: How much of `max_wait_s` is allowed meanwhile: a longer queue would answer nobody sooner.
 OVERLOADED_WAIT = 0.25
+#: Meanwhile requests up to this many times the size count as going first: those that are a little shorter come all the
+#: time, and each would go before who was let in on the word that he goes next.
+EQUALS = 4
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
 ALIKE = 0.8
 NEARLY_TOKENS = 8
@@ -113,9 +119,9 @@ class Batcher:
         pads: bool = False,
         cache: Cache | None = None,
     ) -> None:
-        """`max_wait_s` holds from `max_wait_from` waiting requests on: a burst of fewer is no overload. From the first
-        that it refuses until nobody waits, a part of it holds for all. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long
-        as the longest, so that only inputs of like length share one."""
+        """`max_wait_s` holds from `max_wait_from` waiting requests on: a burst of fewer is no overload. After the first
+        that it refuses, a part of it holds for all, for a while. `parallel`: batches the model takes at once. `pads`:
+        the model makes all inputs of a batch as long as the longest, so that only inputs of like length share one."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
@@ -132,8 +138,7 @@ class Batcher:
         self._open: dict[Ticket, None] = {}
         self._flying: dict[Hashable, Item] = {}
         self._running = 0
-        #: Somebody was refused for the time he would have waited, and since then the queue was never empty.
-        self._is_overloaded = False
+        self._overloaded_until = 0.0
         self._turn = 0
         self._filled = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,6 +151,10 @@ class Batcher:
         self.shared = 0
         #: Told of every batch that ran, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
+
+    @property
+    def _is_overloaded(self) -> bool:
+        return time.perf_counter() < self._overloaded_until
 
     @property
     def busy(self) -> bool:
@@ -224,21 +233,25 @@ class Batcher:
             raise errors.Overloaded(
                 f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
             )
-        is_burst = len(self._lines) < self._max_wait_from and not self._is_overloaded
+        is_overloaded = self._is_overloaded
+        is_burst = len(self._lines) < self._max_wait_from and not is_overloaded
         if not self.speed or self._max_wait_s is None or is_burst:
             return
-        allowed, speed = self._max_wait_s, self.speed
-        if self._is_overloaded:
+        allowed, speed, largest = self._max_wait_s, self.speed, tokens
+        if is_overloaded:
             allowed *= OVERLOADED_WAIT
             # The rest is for whoever waits longest.
             speed *= 1 - 1 / OLDEST_EVERY_OVERLOADED
-        most = min(seconds_left, max(allowed, WORTH_WAITING * tokens / self.speed))
+            largest *= EQUALS
+        worth = max(allowed, WORTH_WAITING * tokens / self.speed)
+        most = min(seconds_left, worth)
         if self.waiting_tokens <= most * speed:
             return
-        # Only what goes first is waited for.
-        wait = sum(other.tokens for other in self._lines if other.tokens <= tokens) / speed
+        wait = sum(other.tokens for other in self._lines if other.tokens <= largest) / speed
         if wait > most:
-            self._is_overloaded = True
+            # Who has no time to wait says nothing about how much there is to do.
+            if wait > worth and not is_overloaded:
+                self._overloaded_until = time.perf_counter() + OVERLOADED_S
             raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
 
     def cancel(self, owner: str) -> bool:
@@ -290,7 +303,6 @@ class Batcher:
         loop = asyncio.get_running_loop()
         while True:
             while not self._lines:
-                self._is_overloaded = False
                 self._filled.clear()
                 await self._filled.wait()
             batch = self._next_batch(loop.time())

@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         default=64,
         ge=0,
         description="Requests that may wait for a worker however long it takes; once more are refused, all obey "
-        "a quarter of max_wait_s until none waits.",
+        "a quarter of max_wait_s for half a minute.",
     )
     cache_bytes: int = Field(
         default=64_000_000,

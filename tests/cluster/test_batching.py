@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster import errors
+from cluster import batching, errors
 from cluster.batching import Batcher, Item, Ticket
 from cluster.cache import Cache
 
@@ -442,7 +442,9 @@ def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
     play(scene, max_wait_s=2.0, max_wait_from=20)
 
 
-def test_once_somebody_was_refused_the_time_counts_until_nobody_waits() -> None:
+def test_once_somebody_was_refused_the_time_counts_for_a_while_though_nobody_waits(monkeypatch: Any) -> None:
+    monkeypatch.setattr(batching, "OVERLOADED_S", 0.5)
+
     async def scene(queue: Queue) -> None:
         await queue.busy()
         queue.batcher.speed = 1.0
@@ -450,19 +452,32 @@ def test_once_somebody_was_refused_the_time_counts_until_nobody_waits() -> None:
             queue.submit(n, owner=f"r{n}")
         with pytest.raises(errors.Overloaded):
             queue.submit(20)
-        for n in range(10):
+        for n in range(20):
             queue.batcher.cancel(f"r{n}")
+        for n in range(5):
+            queue.submit(n, owner=f"s{n}")
         with pytest.raises(errors.Overloaded):
             queue.submit(21)
-        queue.batcher.speed = 1000.0
-        await queue.idle()
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        for n in range(30, 50):
+        await asyncio.sleep(0.6)
+        for n in range(30, 45):
             queue.submit(n)
         queue.batcher.speed = 1000.0
 
     play(scene, max_wait_s=2.0, max_wait_from=20)
+
+
+def test_whoever_has_no_time_to_wait_costs_the_others_nothing() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(15):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(15, seconds=0.5)
+        queue.submit(16)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0)
 
 
 def test_once_somebody_was_refused_the_queue_is_kept_short_for_those_who_are_let_in() -> None:
