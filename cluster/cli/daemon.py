@@ -18,6 +18,7 @@ from cluster.cli.launch import first_call
 from cluster.cli.options import flags_of
 from cluster.cli.output import json_option, print_json, print_models, print_table, size
 from cluster.cli.progress import follow as follow_launch
+from cluster.cli.progress import rows_of, shown
 from cluster.client import Client
 from cluster.nodes import Growth, leave
 from cluster.settings import Settings
@@ -89,17 +90,21 @@ def up(
 
 
 def _print_calls(client: Client, stop_asked: threading.Event) -> None:
-    """How to call each model, as soon as it is READY."""
+    """How far each model is, and how to call it as soon as it is READY."""
     waiting = {status.uid for status in client.statuses()}
-    while waiting and not stop_asked.wait(0.3):
-        for status in client.statuses():
-            if status.uid not in waiting or status.state not in (ModelState.READY, ModelState.FAILED):
-                continue
-            waiting.discard(status.uid)
-            if status.state is ModelState.FAILED:
-                click.echo(f"{status.uid} failed: {status.reason}", err=True)
-            elif call := first_call(client, status):
-                click.echo(call)
+    with shown() as show:
+        while waiting and not stop_asked.wait(0.3):
+            statuses = client.statuses()
+            for status in statuses:
+                if status.uid not in waiting or status.state not in (ModelState.READY, ModelState.FAILED):
+                    continue
+                waiting.discard(status.uid)
+                with show.hidden():
+                    if status.state is ModelState.FAILED:
+                        click.echo(f"{status.uid} failed: {status.reason}", err=True)
+                    elif call := first_call(client, status):
+                        click.echo(call)
+            show([row for status in statuses if status.uid in waiting for row in rows_of(status)])
 
 
 def _on_signals() -> threading.Event:
