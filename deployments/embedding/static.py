@@ -18,7 +18,7 @@ class StaticEmbeddings(SentenceTransformers):
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._torch = torch_for(setup)
-        import sentence_transformers
+        from deployments.encoders.library import sentence_transformers
 
         arguments = {**library_arguments(setup), "device": "cpu"}
         self._model = sentence_transformers.SentenceTransformer(str(setup.folder), **arguments).eval()

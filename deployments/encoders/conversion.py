@@ -19,6 +19,8 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from deployments.encoders.library import sentence_transformers
+
 log = logging.getLogger("cluster.worker")
 
 #: How much of what is hard to round in activations is moved into the weights before both are rounded. Less than NNCF's
@@ -90,8 +92,6 @@ def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
 
 
 def body_of(folder: str, loader: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
-    import sentence_transformers
-
     kind = getattr(sentence_transformers, loader["kind"])
     arguments = {**loader["arguments"], "device": "cpu"}
     arguments["model_kwargs"] = {**arguments.get("model_kwargs", {}), "dtype": torch.float32, **how}

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.family import Pace, Setup
 from deployments.device import dtype_for
 from deployments.encoders import choice, compiled
+from deployments.encoders.library import sentence_transformers
 from deployments.encoders.linear import arrange
 from deployments.encoders.packing import ATTENTION
 from deployments.encoders.pipeline import Pipeline
@@ -52,8 +53,6 @@ class Recipe:
     complete: Callable[[Any], None] = lambda model: None
 
     def load(self, folder: Path, dtype: Any, attention: str | None) -> Any:
-        import sentence_transformers
-
         kind = getattr(sentence_transformers, self.kind)
 
         def loaded(attention: str | None) -> Any:
