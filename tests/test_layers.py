@@ -253,6 +253,8 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
         ("deployments.rerank", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.classify", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.image", "ray torch fastapi transformers diffusers PIL gguf"),
+        # As every ingress does when it lists what there is.
+        ("deployments; deployments.model_types()", "ray torch fastapi transformers sentence_transformers diffusers"),
     ],
 )
 def test_importing_it_brings_in_nothing_heavy(module: str, heavy: str) -> None:

@@ -22,7 +22,7 @@ UNUSED = ("sklearn", "scipy", "peft")
 class _Absent(ModuleType):
     """Has whatever is looked for in it: classes, which can be named and compared with, but not made."""
 
-    __path__: Sequence[str] = ()
+    __path__ = []  # noqa: RUF012
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):

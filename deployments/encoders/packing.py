@@ -13,6 +13,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+
+# Before anything imports transformers.
+from deployments.encoders import library  # noqa: F401
+
+# isort: split
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask

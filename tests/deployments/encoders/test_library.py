@@ -30,7 +30,7 @@ def test_whoever_needs_it_gets_the_real_one(before: str, kept: str) -> None:
     program = f"""
         import deployments
         {before}
-        import deployments.encoders
+        import deployments.encoders.library
         import peft, scipy.sparse, sklearn.metrics
         from sentence_transformers.util import tensor
         print(scipy.sparse.coo_matrix.__module__, callable(sklearn.metrics.f1_score), peft.PeftModel.__module__)
