@@ -146,6 +146,8 @@ def _ray_environment(place: Place, *, ours: bool) -> dict[str, str]:
         "RAY_DEDUP_LOGS": "0",
         "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(OLD_LOGS),
+        # A process of Ray has dozens of threads, and a heap for each keeps what was freed: of a worker 40 MB.
+        "MALLOC_ARENA_MAX": "2",
         # One machine stops as a whole: nothing on it can take over what is drained.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
