@@ -98,7 +98,8 @@ class OpenVino:
 
 def _may_be_twice(model: Path, parallel: int) -> bool:
     """Whether there is a second copy of the model that uses all cores, for a batch that is alone."""
-    size = sum(file.stat().st_size for file in (model, model.with_suffix(".bin")) if file.exists())
+    parts = (model, model.with_suffix(".bin"), model.with_name(f"{model.name}.data"))
+    size = sum(file.stat().st_size for file in parts if file.exists())
     return parallel > 1 and size <= TWICE_BYTES
 
 

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
+
+# Before anything imports transformers.
+from deployments.encoders.library import sentence_transformers
+
+# isort: split
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
-
-from deployments.encoders.library import sentence_transformers
 
 log = logging.getLogger("cluster.worker")
 
@@ -118,7 +121,8 @@ def _write(body: Any, loader: Mapping[str, Any], file: Path) -> None:
             output_names=["output"],
             dynamo=True,
             dynamic_shapes=(tuple(free for _ in given),),
-            external_data=False,
+            # Beside the file: sessions then read one copy of it in the system's cache instead of having one each.
+            external_data=True,
             verbose=False,
         )
 
@@ -150,6 +154,7 @@ def quantize_weights(source: Path, target: Path) -> None:
         target,
         per_channel=True,
         op_types_to_quantize=["MatMul", "Gemm"],
+        use_external_data_format=True,
         weight_type=QuantType.QInt8,
         # Of what comes out of operations that ONNX does not describe.
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -196,14 +201,14 @@ def main() -> None:
         _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
 
 
-def _complete(file: Path, write: Any) -> None:
-    """Whoever finds the file finds it whole, whenever this process dies."""
-    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
-    write(unfinished)
-    weights = unfinished.with_suffix(".bin")
-    if weights.exists():
-        weights.replace(file.with_suffix(".bin"))
-    unfinished.replace(file)
+def _complete(file: Path, write: Callable[[Path], None]) -> None:
+    """Whoever finds the file finds it whole, with what lies beside it, whenever this process dies."""
+    with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
+        unfinished = Path(folder) / file.name
+        write(unfinished)
+        others = [one for one in Path(folder).iterdir() if one != unfinished]
+        for one in (*others, unfinished):
+            one.replace(file.parent / one.name)
 
 
 if __name__ == "__main__":
