@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster.family import Pace, Setup
+from cluster.family import Pace, Setup, path_of
 from deployments.device import library_arguments, torch_for
 from deployments.text import Encoded, EncoderOptions, TextEncoder
 
 
 def start(
+    family: type[Any],
     setup: Setup,
     kind: str,
     output: str,
@@ -29,6 +30,7 @@ def start(
     options: EncoderOptions = setup.options
     pipeline, told = engines.start(
         engines.Launch(
+            path_of(family),
             setup,
             engines.Recipe(kind, library_arguments(setup), output, complete),
             encoder_for,

@@ -53,7 +53,7 @@ class Texts:
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
         self._pipeline, self.pace, about = loading.start(
-            setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
+            type(self), setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
         )
         if self._default_prompt is not None and self._default_prompt not in self._prompts:
             raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), None, "prompt_name")

@@ -33,7 +33,7 @@ class SequenceClassifiers:
             limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
-        self._pipeline, self.pace, about = loading.start(setup, "CrossEncoder", "scores", encoder_for)
+        self._pipeline, self.pace, about = loading.start(type(self), setup, "CrossEncoder", "scores", encoder_for)
         self._encoder: TextEncoder = self._pipeline.encoder
         return {**about, "labels": self._labels, "exclusive": self._is_exclusive}
 

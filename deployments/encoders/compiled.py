@@ -113,9 +113,16 @@ ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
 
 
 def converted(
-    engine: str, folder: Path, loader: Mapping[str, Any], sample: Sequence[Encoded], place: Path, threads: int
+    engine: str,
+    folder: Path,
+    loader: Mapping[str, Any],
+    sample: Sequence[Encoded],
+    place: Path,
+    threads: int,
+    here: bool = False,
 ) -> Path:
-    """The file that this engine runs, made now if it is not there yet. `loader` says how the model is loaded."""
+    """The file that this engine runs, made now if it is not there yet. `loader` says how the model is loaded; `here`
+    that this process ends soon, and may convert by itself."""
     file = place / ENGINES[engine][0]
     if file.exists():
         return file
@@ -127,7 +134,29 @@ def converted(
         "sample": [[list(one.ids), list(one.type_ids)] for one in sample],
         "place": str(place),
     }
-    environment = {
+    if here:
+        from deployments.encoders import conversion
+
+        conversion.convert(job)
+        return file
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.encoders.conversion"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=CONVERSION_S,
+        env=environment_with(threads),
+        check=False,
+    )
+    if done.returncode or not file.exists():
+        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        raise errors.LoadFailed(f"The model could not be converted for {engine}: {last[:500]}")
+    return file
+
+
+def environment_with(threads: int) -> dict[str, str]:
+    """Of a process that converts."""
+    return {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
@@ -135,19 +164,6 @@ def converted(
         # Or it would report its use.
         "NNCF_CI": "1",
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "deployments.encoders.conversion"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=CONVERSION_S,
-        env=environment,
-        check=False,
-    )
-    if done.returncode or not file.exists():
-        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
-        raise errors.LoadFailed(f"The model could not be converted for {engine}: {last[:500]}")
-    return file
 
 
 def start(engine: str, file: Path, threads: int, parallel: int) -> Compiled:

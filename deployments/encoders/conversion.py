@@ -188,17 +188,21 @@ def calibrate(source: Path, target: Path, sample: Sequence[Any]) -> None:
 
 
 def main() -> None:
-    warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    job = json.load(sys.stdin)
+    convert(json.load(sys.stdin))
+
+
+def convert(job: Mapping[str, Any]) -> None:
     place = Path(job["place"])
     whole = place / "model.onnx"
-    if not whole.exists():
-        _complete(whole, lambda file: export(job["folder"], job["loader"], file))
-    if job["engine"] == "onnx_int8":
-        _complete(place / "model-int8.onnx", lambda file: quantize_weights(whole, file))
-    if job["engine"] == "openvino_int8":
-        _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")
+        if not whole.exists():
+            _complete(whole, lambda file: export(job["folder"], job["loader"], file))
+        if job["engine"] == "onnx_int8":
+            _complete(place / "model-int8.onnx", lambda file: quantize_weights(whole, file))
+        if job["engine"] == "openvino_int8":
+            _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
 
 
 def _complete(file: Path, write: Callable[[Path], None]) -> None:

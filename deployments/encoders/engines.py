@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.family import Pace, Setup
 from deployments.device import dtype_for
-from deployments.encoders import choice, compiled
+from deployments.encoders import choice, compiled, trials
 from deployments.encoders.library import sentence_transformers
 from deployments.encoders.linear import arrange
 from deployments.encoders.packing import ATTENTION
@@ -76,6 +76,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Launch:
+    #: As `load_family` finds it.
+    family: str
     setup: Setup
     recipe: Recipe
     encoder_for: Callable[[Any], TextEncoder]
@@ -129,7 +131,10 @@ class Launch:
             "max_tokens": encoder.max_tokens,
         }
         threads = self.setup.threads
-        file = compiled.converted(engine, self.setup.folder, loader, self.sample(encoder), self.place, threads)
+        is_trial = self.setup.engine == trials.TRY
+        file = compiled.converted(
+            engine, self.setup.folder, loader, self.sample(encoder), self.place, threads, here=is_trial
+        )
         parallel = self._most_parallel
         while True:
             pipeline = self._around(model, compiled=compiled.start(engine, file, threads, parallel), parallel=parallel)
@@ -165,6 +170,9 @@ def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
 def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline, and what is told of it to whoever asks about the model."""
     asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
+    if asked == trials.TRY:
+        choice.remember(launch.place, _conditions(launch), _try_all(launch))
+        raise trials.Tried
     if asked == "auto":
         return _best(launch) if launch.setup.device == "cpu" else (launch.pipeline("torch"), {"engine": "torch"})
     engine = asked if asked in choice.CANDIDATES else choice.EXACT
@@ -173,19 +181,29 @@ def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
 
 
 def _best(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
-    conditions = {**choice.machine(), "threads": launch.setup.threads, "asked": [launch.min_cosine, launch.min_rank]}
-    trials = choice.remembered(launch.place, conditions)
-    if trials is None:
-        trials = _try_all(launch)
-        choice.remember(launch.place, conditions, trials)
-    best = next(trial for trial in trials if trial.verdict == "chosen")
+    found = choice.remembered(launch.place, _conditions(launch))
+    if found is None:
+        reason = trials.elsewhere(launch.family, launch.setup)
+        found = choice.remembered(launch.place, _conditions(launch)) or _untried(reason)
+    best = next(trial for trial in found if trial.verdict == "chosen")
     log.info("%s runs on %s", launch.setup.entry.name, best.engine)
-    table = [{**asdict(trial), "engine": _spelled(trial.engine)} for trial in trials]
+    table = [{**asdict(trial), "engine": _spelled(trial.engine)} for trial in found]
     return launch.pipeline(best.engine), {"engine": _spelled(best.engine), "engines": table}
 
 
+def _conditions(launch: Launch) -> dict[str, Any]:
+    return {**choice.machine(), "threads": launch.setup.threads, "asked": [launch.min_cosine, launch.min_rank]}
+
+
+def _untried(reason: str) -> list[choice.Trial]:
+    """Where a candidate took the whole process with it: the next launch tries again."""
+    log.warning("engines could not be tried: %s", reason)
+    others = [choice.Trial(name, verdict=f"not tried: {reason}") for name in choice.CANDIDATES if name != choice.EXACT]
+    return [choice.Trial(choice.EXACT, verdict="chosen"), *others]
+
+
 def _try_all(launch: Launch) -> list[choice.Trial]:
-    trials: list[choice.Trial] = []
+    found: list[choice.Trial] = []
     exact = None
     for number, engine in enumerate(choice.CANDIDATES):
         launch.setup.report(0.3 + 0.6 * number / len(choice.CANDIDATES), f"trying {_spelled(engine)}")
@@ -196,14 +214,14 @@ def _try_all(launch: Launch) -> list[choice.Trial]:
         # A candidate that cannot run this model is only out of the race, whatever its library raises.
         except Exception as error:
             log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
-            trials.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
+            found.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
             continue
         exact = outputs if exact is None else exact
-        trials.append(trial)
+        found.append(trial)
         del pipeline
         gc.collect()
-    choice.choose(trials, launch.min_cosine, launch.min_rank)
-    return trials
+    choice.choose(found, launch.min_cosine, launch.min_rank)
+    return found
 
 
 def _spelled(engine: str) -> str:

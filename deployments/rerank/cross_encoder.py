@@ -40,7 +40,7 @@ class CrossEncoders:
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
         self._pipeline, self.pace, about = loading.start(
-            setup, "CrossEncoder", "scores", encoder_for, sample=self._sample
+            type(self), setup, "CrossEncoder", "scores", encoder_for, sample=self._sample
         )
         self._encoder: TextEncoder = self._pipeline.encoder
         return {**about, "type": setup.entry.facts.get("type", "normal")}
