@@ -237,7 +237,6 @@ def connect(settings: Settings, address: str) -> None:
     # Only now: Ray and Serve read their settings from the environment when they are imported.
     import ray
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -258,6 +257,8 @@ def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int) -
     from cluster import actors
     from deployments.ingress.app import APP_NAME, deployed
 
+    # Its import sets it to something more talkative.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         is_current = _retire_outdated(settings, ingress_nodes, place)
         supervisor = actors.Control.start(settings)
