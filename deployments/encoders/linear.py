@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-#: Programs that oneDNN keeps: it makes some for each number of tokens, and hardly any number comes twice while it is
-#: kept. 1,024 of them, which is its own limit, are 130 MB and make nothing faster.
-KEPT_PROGRAMS = 32
+#: Programs that oneDNN keeps: it makes some for each number of tokens. With 1,024 of them, which is its own limit, a
+#: worker grows by 130 MB under load, and is no faster.
+KEPT_PROGRAMS = 128
 #: Number formats for which the processor has arithmetic of its own.
 DTYPES = (torch.float32, torch.bfloat16)
 
