@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import secrets
 import shutil
 import socket
@@ -31,6 +32,7 @@ from cluster.settings import Settings
 from cluster.store import Store
 
 START_TIMEOUT_S = 90.0
+SERVE_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 #: Size at which the log of one process begins anew, and how many old ones are kept.
 LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
@@ -107,7 +109,7 @@ def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, ad
             os.environ.update(_ray_environment(place, ours=False))
         if admin_key is not None:
             _admit(settings, admin_key)
-        running.new_key = _serve(settings, address, place, ingress_nodes)
+        running.new_key = _serve_apart(settings, address, place, ingress_nodes)
         _wait_for_health(settings, running)
     except BaseException:
         running.stop()
@@ -248,6 +250,44 @@ def connect(settings: Settings, address: str) -> None:
             time.sleep(0.2)
 
 
+def _serve_apart(settings: Settings, address: str, place: Place, ingress_nodes: int) -> str | None:
+    """In a process of its own, with which Ray's libraries go: whoever waits for Ctrl-C has no use for 100 MB."""
+    try:
+        with place.log.open("ab") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", "cluster.daemon"],
+                input=pickle.dumps((settings, address, ingress_nodes)),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                timeout=SERVE_TIMEOUT_S,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        raise errors.Unavailable(f"Nothing is served after {SERVE_TIMEOUT_S:.0f} s; see {place.log}.") from None
+    if done.returncode:
+        tail = place.log.read_text(errors="replace").splitlines()[-1:]
+        raise errors.Unavailable(f"Nothing could be served; {place.log} ends with: {' '.join(tail)}")
+    told: str | errors.ClusterError | None = pickle.loads(done.stdout)
+    if isinstance(told, errors.ClusterError):
+        raise told
+    return told
+
+
+def _main() -> None:
+    """The other side of it. What libraries print on stdout is no answer."""
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    settings, address, ingress_nodes = pickle.load(sys.stdin.buffer)
+    told: str | errors.ClusterError | None
+    try:
+        told = _serve(settings, address, Place(settings), ingress_nodes)
+    except errors.ClusterError as error:
+        told = error
+    with answer:
+        pickle.dump(told, answer)
+
+
 def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int) -> str | None:
     """The supervisor and the ingress; returns a new admin key when one had to be made."""
     connect(settings, address)
@@ -384,3 +424,7 @@ def _own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
+
+
+if __name__ == "__main__":
+    _main()
