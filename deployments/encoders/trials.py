@@ -7,6 +7,7 @@ On stdout it says how far it is; the choice stays on disk.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -76,6 +77,9 @@ def main() -> None:
 
     trials._told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    logging.basicConfig()
+    # Why an engine is no candidate.
+    logging.getLogger("cluster.worker").setLevel(logging.INFO)
     family, setup = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_whoever_asked, daemon=True).start()
     try:
