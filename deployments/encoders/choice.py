@@ -21,10 +21,16 @@ from cluster import errors
 #: The engine that the others are compared with.
 EXACT = "torch"
 CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
+#: What a model is launched as where all of these are only to be tried.
+TRY = "try"
 #: Of the way models are exported: what another made is made anew.
 CONVERSION = "3"
 #: How much the time of one short text counts against that of many long ones, in a product.
 SHORT_COUNTS = 0.5
+
+
+class Tried(Exception):
+    """Ends such a launch."""
 
 
 @dataclass

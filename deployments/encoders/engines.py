@@ -131,7 +131,7 @@ class Launch:
             "max_tokens": encoder.max_tokens,
         }
         threads = self.setup.threads
-        is_trial = self.setup.engine == trials.TRY
+        is_trial = self.setup.engine == choice.TRY
         file = compiled.converted(
             engine, self.setup.folder, loader, self.sample(encoder), self.place, threads, here=is_trial
         )
@@ -170,9 +170,9 @@ def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
 def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
     """The pipeline, and what is told of it to whoever asks about the model."""
     asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
-    if asked == trials.TRY:
+    if asked == choice.TRY:
         choice.remember(launch.place, _conditions(launch), _try_all(launch))
-        raise trials.Tried
+        raise choice.Tried
     if asked == "auto":
         return _best(launch) if launch.setup.device == "cpu" else (launch.pipeline("torch"), {"engine": "torch"})
     engine = asked if asked in choice.CANDIDATES else choice.EXACT

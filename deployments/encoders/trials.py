@@ -14,25 +14,21 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import replace
-from typing import Any
 
 from cluster.family import Setup, load_family
+from deployments.encoders import choice
 from deployments.encoders.compiled import environment_with
 
 #: Longest that all of it may take, with a conversion for each engine.
 TRIALS_S = 7200
-#: As what a model is launched there, instead of `auto`.
-TRY = "try"
-
-
-class Tried(Exception):
-    """Ends the launch of a model that was only to be tried."""
+#: What of a setup is of use in its own process only.
+OWN = ("fetch", "report")
 
 
 def elsewhere(family: str, setup: Setup) -> str:
     """Tries all engines; returns why there is no choice on disk, or nothing."""
-    job = pickle.dumps((family, replace(setup, engine=TRY, fetch=None, report=_say)))
+    given = {name: value for name, value in vars(setup).items() if name not in OWN} | {"engine": choice.TRY}
+    job = pickle.dumps((family, given))
     command = [sys.executable, "-m", "deployments.encoders.trials"]
     environment = environment_with(setup.threads)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
@@ -56,14 +52,6 @@ def elsewhere(family: str, setup: Setup) -> str:
     return f"it ended with signal {-ended}" if ended < 0 else f"it ended with exit code {ended}"
 
 
-def _say(fraction: float, stage: str = "loading") -> None:
-    print(json.dumps([fraction, stage]), file=_told, flush=True)
-
-
-#: Where `_say` says it; libraries print what they like on stdout.
-_told: Any = sys.stdout
-
-
 def _end_with_whoever_asked() -> None:
     # Not by `sys.stdin`, whose lock an ending interpreter would wait for.
     while os.read(0, 1):
@@ -72,19 +60,21 @@ def _end_with_whoever_asked() -> None:
 
 
 def main() -> None:
-    # The module that `_say` was pickled from, which is not this one while it runs as a program.
-    from deployments.encoders import trials
-
-    trials._told = os.fdopen(os.dup(1), "w")
+    # Libraries print what they like on stdout.
+    told = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig()
     # Why an engine is no candidate.
     logging.getLogger("cluster.worker").setLevel(logging.INFO)
-    family, setup = pickle.load(sys.stdin.buffer)
+    family, given = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_whoever_asked, daemon=True).start()
+
+    def report(fraction: float, stage: str = "loading") -> None:
+        print(json.dumps([fraction, stage]), file=told, flush=True)
+
     try:
-        load_family(family)().load(setup)
-    except trials.Tried:
+        load_family(family)().load(Setup(**given, report=report))
+    except choice.Tried:
         return
     raise SystemExit(f"{family} loads without trying any engine.")
 

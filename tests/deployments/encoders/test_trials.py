@@ -13,7 +13,7 @@ import pytest
 
 from cluster.family import Setup
 from cluster.spec import Entry, Source
-from deployments.encoders import trials
+from deployments.encoders import choice, trials
 
 SOURCE = Source(hub="local", id="/nowhere")
 ENTRY = Entry(name="some", type="embedding", family="local", sources=(SOURCE,))
@@ -25,10 +25,10 @@ def setup_in(folder: Path, **more: Any) -> Setup:
 
 class Telling:
     def load(self, setup: Setup) -> None:
-        assert setup.engine == trials.TRY
+        assert setup.engine == choice.TRY
         print("what a library prints")
         setup.report(0.5, "trying something")
-        raise trials.Tried
+        raise choice.Tried
 
 
 class Crashing:
