@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
+    @field_validator("home", mode="before")
+    @classmethod
+    def _default(cls, value: object) -> object:
+        """A variable that is set to nothing would otherwise mean the folder that one happens to be in."""
+        return cls.model_fields["home"].default if value == "" else value
+
     @field_validator("home")
     @classmethod
     def _expand(cls, value: Path) -> Path:

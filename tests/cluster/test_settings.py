@@ -68,6 +68,11 @@ def test_every_setting_reaches_the_other_process() -> None:
     assert set(Settings().as_environment()) == {f"CLUSTER_{name.upper()}" for name in Settings.model_fields}
 
 
+def test_a_home_that_is_set_to_nothing_is_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLUSTER_HOME", "")
+    assert Settings().home == Path.home() / ".cluster"
+
+
 def test_home_is_a_whole_path() -> None:
     assert Settings(home="~/models").home == Path.home() / "models"
     assert Settings(home="here").home == Path.cwd() / "here"
