@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from cluster import errors
+from cluster.names import quoted
 
 UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -177,7 +178,7 @@ class LaunchSpec(Value):
                 del extra[key]
         options = known.get("options") or {}
         if not isinstance(options, dict):
-            raise ValueError(f"options takes a mapping, not {options!r}")
+            raise ValueError(f"options takes a mapping, not {quoted(options)}")
         known["options"] = {**options, **extra}
         if known.get("model_type") is None:
             known.pop("model_type", None)
@@ -265,12 +266,12 @@ def parse_bytes(text: str | int) -> int:
     """`2GiB`, `500 MB` and `1073741824` in bytes."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
     if not match:
-        raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {text!r}.", None, "memory")
+        raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {quoted(text)}.", None, "memory")
     number, unit, binary = match.groups()
     scale = _UNITS[unit] if not binary else 1024 ** ("bkmgt".index(unit or "b"))
     amount = int(float(number) * scale)
     if amount < 1:
-        raise errors.BadOption(f"memory must be more than nothing, not {text!r}.", None, "memory")
+        raise errors.BadOption(f"memory must be more than nothing, not {quoted(text)}.", None, "memory")
     return amount
 
 

@@ -5,7 +5,6 @@ A model type is a package here (or a plugin module) that ends in `TYPE = ModelTy
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from cluster import errors
 from cluster.catalog import Catalog, choose_source
 from cluster.family import Family, path_of
 from cluster.memory import claim_for_encoder, weight_bytes
+from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, parse_bytes
 from cluster.weights import is_cached
@@ -76,7 +76,7 @@ class ModelType:
                 return family
         known = sorted({engine for family in self.families.values() for engine in family.engines})
         raise errors.BadOption(
-            f"model_engine {engine!r} is not there for {self.name} models; there is {', '.join(known)}.",
+            f"model_engine {quoted(engine)} is not there for {self.name} models; there is {', '.join(known)}.",
             None,
             "model_engine",
         )
@@ -111,7 +111,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     types = model_types(settings.plugins)
     if spec.model_type and spec.model_type.lower() not in types:
         raise errors.BadOption(
-            f"model_type {spec.model_type!r} is not served here; there is {', '.join(sorted(types))}.",
+            f"model_type {quoted(spec.model_type)} is not served here; there is {', '.join(sorted(types))}.",
             None,
             "model_type",
         )
@@ -166,16 +166,16 @@ def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, A
     for name in given:
         if name not in known:
             everything = [*known, *LaunchSpec.model_fields]
-            near = difflib.get_close_matches(name, everything, 1, 0.6)
+            near = nearest(name, everything)
             hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(known)) or 'none'}."
-            raise errors.BadOption(f"There is no option {name!r}; {hint}", None, name)
+            raise errors.BadOption(f"There is no option {quoted(name)}; {hint}", None, cut(name))
     try:
         return family.Options.model_validate(dict(given)).model_dump()
     except ValidationError as error:
         problem = error.errors()[0]
-        name = ".".join(map(str, problem["loc"])) or "options"
+        name = cut(".".join(map(str, problem["loc"]))) or "options"
         raise errors.BadOption(
-            f"Option {name} does not take {problem['input']!r}: {problem['msg']}.", None, name
+            f"Option {name} does not take {quoted(problem['input'])}: {problem['msg']}.", None, name
         ) from None
 
 

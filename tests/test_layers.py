@@ -16,7 +16,7 @@ PACKAGES = ("cluster", "deployments")
 
 #: From the values that everything knows to the commands that know everything.
 LAYERS = """
-    cluster.errors
+    cluster.errors cluster.names
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights

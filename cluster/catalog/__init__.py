@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -15,6 +14,7 @@ from urllib.parse import quote, unquote
 from pydantic import ValidationError
 
 from cluster import errors
+from cluster.names import cut, nearest, quoted
 from cluster.spec import UID_PATTERN, Entry, Source
 
 
@@ -52,16 +52,17 @@ class Catalog:
 
     def find(self, name: str, type: str = "") -> Entry:
         """The entry of that name, alias or hub id; case does not matter, and '.', '_' and '-' are the same."""
-        type = type.lower()
+        # No entry has a name of a thousand characters.
+        type, folded = type.lower(), _fold(name[:1000])
         # A name wins over an alias and an alias over a hub id, so a custom model of a built-in's weights hides nothing.
         for names_of in (_name, _aliases, _hub_ids):
             found: dict[str, Entry] = {}
             for entry in self._entries:
-                if type in ("", entry.type) and _fold(name) in map(_fold, names_of(entry)):
+                if type in ("", entry.type) and folded in map(_fold, names_of(entry)):
                     found.setdefault(entry.type, entry)
             if len(found) > 1:
                 raise errors.UnknownModel(
-                    f"{name!r} is a model of several types ({', '.join(found)}); say which with model_type.",
+                    f"{quoted(name)} is a model of several types ({', '.join(found)}); say which with model_type.",
                     None,
                     "model_type",
                 )
@@ -76,10 +77,10 @@ class Catalog:
         return tuple(dict.fromkeys(entry.type for entry in self._entries))
 
     def _unknown(self, name: str, type: str) -> errors.UnknownModel:
-        name = name[:100]
+        name = cut(name)
         if type and type not in self.types():
             return errors.UnknownModel(
-                f"No model type is called {type[:100]!r}; there are {', '.join(self.types())}.", None, "model_type"
+                f"No model type is called {quoted(type)}; there are {', '.join(self.types())}.", None, "model_type"
             )
         asked = f"No {type} model" if type else "No model"
         for other in self._entries:
@@ -120,7 +121,7 @@ def _nearest(name: str, entries: Iterable[Entry]) -> dict[str, Entry]:
     """Entries whose name, alias or hub id looks most like it, by their own name."""
     known = {_fold(known): entry for entry in entries for known in (*_hub_ids(entry), *_names(entry))}
     name = _fold(name)
-    close = difflib.get_close_matches(name, known, n=6, cutoff=0.6) or [text for text in known if name and name in text]
+    close = nearest(name, known, 6) or [text for text in known if name and name in text]
     return {known[text].name: known[text] for text in close}
 
 
@@ -149,7 +150,7 @@ def choose_source(
                 f"{known.hub} {known.format} ({', '.join(known.quantizations)})" for known in entry.sources
             )
             raise errors.BadOption(
-                f"{entry.name} has no weights with {option} {asked!r}; there are {there}.", None, option
+                f"{entry.name} has no weights with {option} {quoted(asked)}; there are {there}.", None, option
             )
 
     hubs = ("package", "local", default_hub)
@@ -192,19 +193,21 @@ def _entry(type: str, row: dict[str, Any]) -> Entry:
     defaults = {key: value for key, value in _documents().get(type, {}).items() if key != "model"}
     facts = row.get("facts", {})
     if not isinstance(facts, dict):
-        raise errors.BadRequest(f"The {type} model {name!r}: facts takes a table, not {facts!r}.")
+        raise errors.BadRequest(f"The {type} model {quoted(name)}: facts takes a table, not {quoted(facts)}.")
     fields = {**defaults, **row, "type": type, "facts": {**defaults.get("facts", {}), **facts}}
     for key, value in (("max_tokens", fields.get("max_tokens")), ("dimensions", fields["facts"].get("dimensions"))):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise errors.BadRequest(f"The {type} model {name!r}: {key} takes a whole number above 0, not {value!r}.")
+            raise errors.BadRequest(
+                f"The {type} model {quoted(name)}: {key} takes a whole number above 0, not {quoted(value)}."
+            )
     try:
         entry = Entry.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise errors.BadRequest(f"The {type} model {name!r}: {where}: {first['msg']}.") from None
+        raise errors.BadRequest(f"The {type} model {quoted(name)}: {where}: {first['msg']}.") from None
     if not entry.sources or not all(source.quantizations for source in entry.sources):
-        raise errors.BadRequest(f"The {type} model {name!r}: it needs a source, and each source a quantization.")
+        raise errors.BadRequest(f"The {type} model {quoted(name)}: it needs a source, and each source a quantization.")
     return entry
 
 
@@ -236,7 +239,7 @@ def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
     type = type.lower()
     if type not in _documents() and not family:
         raise errors.BadRequest(
-            f"No model type is called {type!r}; there are {', '.join(_documents())}.", None, "model_type"
+            f"No model type is called {quoted(type)}; there are {', '.join(_documents())}.", None, "model_type"
         )
     row = _xinference_row(text) if text.lstrip().startswith("{") else _toml_row(text)
     if row.pop("type", type) != type:
@@ -247,7 +250,7 @@ def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
     for name in _names(entry):
         if not UID_PATTERN.fullmatch(name):
             raise errors.BadRequest(
-                f"A model cannot be called {name!r}: a name takes up to 100 letters, digits, '.', '_' and '-', "
+                f"A model cannot be called {quoted(name)}: a name takes up to 100 letters, digits, '.', '_' and '-', "
                 "beginning with a letter or digit."
             )
     return entry.model_copy(update={"sources": tuple(_checked_source(entry.name, source) for source in entry.sources)})
@@ -299,14 +302,14 @@ def _xinference_row(text: str) -> dict[str, Any]:
     if "model_name" not in document:
         raise errors.BadRequest("The registration has no model_name.")
     if document.get("version", 2) not in (1, 2):
-        raise errors.BadRequest(f"A registration of version {document['version']!r} is not known; 1 and 2 are.")
+        raise errors.BadRequest(f"A registration of version {quoted(document['version'])} is not known; 1 and 2 are.")
 
     read_here = ("model_name", "language", *_PLACE, *_BOOKKEEPING, *_SHARED)
     # What is left is for the model's own type to read.
     facts = {key: value for key, value in document.items() if key not in read_here}
     for key in facts.keys() - {"dimensions"}:
-        if near := difflib.get_close_matches(key, ("dimensions", *read_here), n=1, cutoff=0.85):
-            raise errors.BadRequest(f"The registration has {key!r}; did you mean {near[0]!r}?")
+        if near := nearest(key, ("dimensions", *read_here), cutoff=0.85):
+            raise errors.BadRequest(f"The registration has {quoted(key)}; did you mean {near[0]!r}?")
     language = document.get("language", ())
     return {
         **{key: document[key] for key in _SHARED if key in document},
@@ -339,7 +342,7 @@ def _xinference_source(place: dict[str, Any]) -> dict[str, Any]:
         raise errors.BadRequest("The registration does not say where the weights are; give a model_uri or a model_id.")
     if hub not in ("local", *_HUBS):
         raise errors.BadRequest(
-            f"Weights do not come from {hub!r}; model_hub takes {' or '.join(_HUBS)}.", None, "model_hub"
+            f"Weights do not come from {quoted(hub)}; model_hub takes {' or '.join(_HUBS)}.", None, "model_hub"
         )
     return {
         "hub": hub,
@@ -362,11 +365,11 @@ def _checked_source(name: str, source: Source) -> Source:
     if source.hub == "local":
         source = source.model_copy(update={"id": _folder(source.id)})
     elif not _HUB_ID.fullmatch(source.id) or ".." in source.id:
-        raise errors.BadRequest(f"{name!r}: {source.id!r} is not the id of a repository such as BAAI/bge-m3.")
+        raise errors.BadRequest(f"{name!r}: {quoted(source.id)} is not the id of a repository such as BAAI/bge-m3.")
     if source.revision is not None and (not _REVISION.fullmatch(source.revision) or ".." in source.revision):
-        raise errors.BadRequest(f"{name!r}: {source.revision!r} is not a revision; give a commit or a tag.")
+        raise errors.BadRequest(f"{name!r}: {quoted(source.revision)} is not a revision; give a commit or a tag.")
     if source.path.startswith("/") or ".." in source.path.split("/"):
-        raise errors.BadRequest(f"{name!r}: {source.path!r} leads outside of its repository.")
+        raise errors.BadRequest(f"{name!r}: {quoted(source.path)} leads outside of its repository.")
     return source
 
 
@@ -375,11 +378,11 @@ def _folder(uri: str) -> str:
     scheme, separator, path = uri.partition("://")
     if separator and scheme.lower() != "file":
         raise errors.BadRequest(
-            f"{uri!r} is not a folder; model_uri takes file:///folder or /folder.", None, "model_uri"
+            f"{quoted(uri)} is not a folder; model_uri takes file:///folder or /folder.", None, "model_uri"
         )
     path = unquote(path.removeprefix("localhost")) if separator else uri
     if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise errors.BadRequest(
-            f"{uri!r} is not an absolute path without '..'; give the whole path.", None, "model_uri"
+            f"{quoted(uri)} is not an absolute path without '..'; give the whole path.", None, "model_uri"
         )
     return path.rstrip("/") or "/"

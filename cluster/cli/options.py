@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,6 +12,8 @@ import click
 import orjson
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from cluster.names import nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -139,5 +140,5 @@ def parse_value(text: str) -> Any:
 
 def nearest_flag(key: str, model: type[BaseModel]) -> str | None:
     """The flag that was probably meant."""
-    close = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0.8)
+    close = nearest(key, model.model_fields, cutoff=0.8)
     return f"--{close[0].replace('_', '-')}" if close else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import errors
+from cluster.names import quoted
 from cluster.weights import PICKLES, names_in, weight_set
 
 INDEX = "model_index.json"
@@ -49,7 +50,7 @@ class Layout:
         if unknown is not None:
             known = ", ".join(self.text_encoders) or "none"
             raise errors.BadOption(
-                f"{self.pipeline} has no text encoder {unknown!r} for {option}; it has {known}.", None, option
+                f"{self.pipeline} has no text encoder {quoted(unknown)} for {option}; it has {known}.", None, option
             )
 
     def _slots(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cluster import errors
 from cluster.family import Setup
+from cluster.names import quoted
 from cluster.spec import Source
 from deployments.device import dtype_for
 from deployments.image import addons
@@ -98,7 +99,9 @@ def _refuse_impossible(launch: Launch) -> None:
         layout.refuse_unknown(slot, (slot,))
     if options.variant is not None and not has_variant(launch.folder, options.variant):
         raise errors.BadOption(
-            f"{launch.folder} has no weights of the variant {options.variant!r}: leave variant out.", None, "variant"
+            f"{launch.folder} has no weights of the variant {quoted(options.variant)}: leave variant out.",
+            None,
+            "variant",
         )
     if options.device_map == "cuda" and setup.device == "cpu":
         raise errors.BadOption(

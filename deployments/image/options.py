@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from cluster.names import quoted
+
 #: How weights are kept in fewer bits. `4-bit` is fp4; nf4 is nearer to the original at the same size.
 Bits = Literal["8-bit", "4-bit", "nf4"]
 Offload = Literal["model", "group", "sequential"]
@@ -146,7 +148,7 @@ class ImageOptions(BaseModel):
         for name in self.lora_modules:
             # Adapters become attributes of modules, and such names have no dots.
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-                raise ValueError(f"lora_modules: {name!r} is no name of letters, digits, '_' and '-'")
+                raise ValueError(f"lora_modules: {quoted(name)} is no name of letters, digits, '_' and '-'")
         return self
 
     @property

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cluster import errors
+from cluster.names import nearest
 
 
 class Sampler(NamedTuple):
@@ -77,7 +77,7 @@ def check_sampler(name: str | None, scheduler: Any) -> str | None:
     found = folded.get(_fold(name)) or by_scheduler.get(_fold(name))
     if found is not None:
         return found
-    near = difflib.get_close_matches(_fold(name), folded, 1, 0.5)
+    near = nearest(_fold(name), folded, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(known) or 'only its own'}."
     raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", None, "sampler_name")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import errors
+from cluster.names import quoted
 from deployments.image import pictures
 from deployments.image.requests import MOST_SEED, MOST_STEPS, Drawing, Task
 from deployments.image.samplers import check_sampler
@@ -76,7 +77,9 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     arguments = _arguments(model, takes, drawing)
     if drawing.cache is not None and drawing.cache not in model.caches:
         known = ", ".join(model.caches) or "none"
-        raise errors.BadRequest(f"There is no cache {drawing.cache!r} for this model; there is {known}.", None, "cache")
+        raise errors.BadRequest(
+            f"There is no cache {quoted(drawing.cache)} for this model; there is {known}.", None, "cache"
+        )
     return [
         Sketch(
             task=task,  # type: ignore[arg-type]
@@ -177,7 +180,7 @@ def _adapters(model: Model, drawing: Drawing) -> Adapters:
     for one in drawing.loras:
         if one.name not in model.adapters:
             known = ", ".join(sorted(model.adapters)) or "none: launch the model with lora_modules"
-            raise errors.BadRequest(f"There is no LoRA {one.name!r} here; there is {known}.", None, "loras")
+            raise errors.BadRequest(f"There is no LoRA {quoted(one.name)} here; there is {known}.", None, "loras")
     return tuple(sorted((one.name, one.scale) for one in drawing.loras if one.scale))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
+from cluster.names import quoted
 from cluster.spec import Entry, Source
 from cluster.weights import PICKLES
 from deployments.image.options import ImageOptions
@@ -29,7 +30,8 @@ def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
     quantization = known.get(options.gguf_quantization.lower())
     if quantization is None:
         raise errors.BadOption(
-            f"{entry.name} has no GGUF file in {options.gguf_quantization!r}; there is {', '.join(known.values())}.",
+            f"{entry.name} has no GGUF file in {quoted(options.gguf_quantization)}; "
+            f"there is {', '.join(known.values())}.",
             None,
             "gguf_quantization",
         )
@@ -46,7 +48,7 @@ def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | 
     versions = tuple(facts.get("versions", ()))
     if options.lightning_version not in versions:
         raise errors.BadOption(
-            f"{entry.name} has no Lightning LoRA {options.lightning_version!r}; there is "
+            f"{entry.name} has no Lightning LoRA {quoted(options.lightning_version)}; there is "
             f"{', '.join(versions) or 'none'}.",
             None,
             "lightning_version",
@@ -73,7 +75,7 @@ def controlnet_source(entry: Entry, name: str, hub: str) -> Source:
         return Source(hub="huggingface", id=known[name]["id"], revision=known[name].get("revision"))
     if not _is_path(name) and "/" not in name:
         raise errors.BadOption(
-            f"{entry.name} has no ControlNet {name!r}; there is {', '.join(known) or 'none'}, or give a folder.",
+            f"{entry.name} has no ControlNet {quoted(name)}; there is {', '.join(known) or 'none'}, or give a folder.",
             None,
             "controlnet",
         )
@@ -93,7 +95,7 @@ def file_source(text: str, option: str, suffixes: tuple[str, ...]) -> Source:
     path = Path(text).expanduser().absolute()
     if path.suffix.lower() not in suffixes:
         raise errors.BadOption(
-            f"{option} takes a file that ends in {' or '.join(suffixes)}, not {text!r}.", None, option
+            f"{option} takes a file that ends in {' or '.join(suffixes)}, not {quoted(text)}.", None, option
         )
     return Source(hub="local", id=str(path.parent), path=path.name, format=path.suffix[1:])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from typing import Any
 
 from cluster import errors
+from cluster.names import nearest, quoted
 from deployments.image.options import ImageOptions
 
 log = logging.getLogger("deployments.image")
@@ -36,10 +36,10 @@ def scheduler_like(current: Any, name: str) -> Any:
     """A scheduler of that class with the settings of the model's own."""
     known = scheduler_classes(current)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1, 0.5)
+        near = nearest(name, known, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
         raise errors.BadOption(
-            f"The model's {type(current).__name__} cannot be replaced by {name!r}; {hint}", None, "scheduler"
+            f"The model's {type(current).__name__} cannot be replaced by {quoted(name)}; {hint}", None, "scheduler"
         )
     return known[name].from_config(current.config)
 
@@ -79,7 +79,7 @@ def _refuse_unknown_backend(wanted: str) -> None:
     known = [backend.value for backend in AttentionBackendName]
     if wanted not in known:
         raise errors.BadOption(
-            f"attention_backend {wanted!r} is not known; there is {', '.join(known)}.", None, "attention_backend"
+            f"attention_backend {quoted(wanted)} is not known; there is {', '.join(known)}.", None, "attention_backend"
         )
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import actors, errors, keys
 from cluster.catalog import Catalog, parse_registration, to_registration
+from cluster.names import quoted
 from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import LaunchSpec, ModelState, ModelStatus, Wanted
@@ -190,7 +191,9 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         asked: Registration = checked(Registration, await json_body(request))
         types = model_types(settings.plugins)
         if type not in types:
-            raise errors.BadRequest(f"There are no models of the type {type!r}; there are {', '.join(sorted(types))}.")
+            raise errors.BadRequest(
+                f"There are no models of the type {quoted(type)}; there are {', '.join(sorted(types))}."
+            )
         entry = parse_registration(type, asked.model, family=next(iter(types[type].families)))
         try:
             orjson.dumps(entry.facts)

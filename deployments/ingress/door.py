@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors, keys
 from cluster.metrics import IngressMetrics
+from cluster.names import cut
 from cluster.settings import Settings
 
 log = logging.getLogger("cluster.access")
@@ -89,9 +90,9 @@ def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest]
         return schema.model_validate(data)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = cut(".".join(map(str, problem["loc"])))
         text = problem["msg"].removeprefix("Value error, ")
-        param = str(problem["loc"][0]) if problem["loc"] else None
+        param = cut(str(problem["loc"][0])) if problem["loc"] else None
         if isinstance(problem.get("ctx", {}).get("error"), errors.ClusterError):
             raise problem["ctx"]["error"] from None
         raise invalid(f"{where}: {text}" if where else text, None, param) from None

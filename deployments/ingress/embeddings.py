@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from cluster import errors
+from cluster.names import quoted
 from deployments.ingress.door import Json, json_body
 from deployments.ingress.encoding import Form
 from deployments.ingress.fields import embedding_params, first, flag, model_of, most_tokens, name_of
@@ -92,7 +93,7 @@ def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
             "input must be a text or a list of at least one, and is missing or empty.", None, "input"
         )
     if modality not in (None, "text", *MODALITIES):
-        raise errors.InvalidBody(f"modality takes text, image or audio, not {modality!r}.", None, "modality")
+        raise errors.InvalidBody(f"modality takes text, image or audio, not {quoted(modality)}.", None, "modality")
     types = set(map(type, given))
     if types == {str}:
         return given if modality in (None, "text") else [{modality: text} for text in given]

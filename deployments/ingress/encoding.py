@@ -12,6 +12,7 @@ import orjson
 from fastapi import Response
 
 from cluster import errors
+from cluster.names import quoted
 from deployments.ingress.fields import first, name_of
 from deployments.ingress.serving import Served
 from deployments.vectors import PRECISIONS, Rows, quantized
@@ -49,7 +50,7 @@ class Form:
         kinds = given if isinstance(given, list) else [given]
         for kind in kinds:
             if not isinstance(kind, str) or kind not in WORDS:
-                raise errors.InvalidBody(f"{name} takes {', '.join(WORDS)}, not {kind!r}.", None, name)
+                raise errors.InvalidBody(f"{name} takes {', '.join(WORDS)}, not {quoted(kind)}.", None, name)
         if not kinds or ("bytes" in encoding and len(set(kinds)) > 1):
             raise errors.InvalidBody(f"{name} takes one precision, and several where vectors are JSON.", None, name)
         return cls(tuple(dict.fromkeys(kinds)), encoding, isinstance(given, list))

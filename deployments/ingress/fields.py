@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster import errors
+from cluster.names import quoted
 
 
 def model_of(body: Mapping[str, Any]) -> str | None:
@@ -34,7 +35,7 @@ def flag(value: Any, name: str) -> bool:
     """A boolean, or null for false, as Xinference's client sends it."""
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise errors.InvalidBody(f"{name} takes true or false, not {value!r}.", None, name)
+    raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", None, name)
 
 
 def count(body: Mapping[str, Any], *names: str) -> int | None:
@@ -44,7 +45,7 @@ def count(body: Mapping[str, Any], *names: str) -> int | None:
         return None
     value = body[name]
     if not is_int(value) or value < 1:
-        raise errors.InvalidBody(f"{name} takes a whole number above 0, not {value!r}.", None, name)
+        raise errors.InvalidBody(f"{name} takes a whole number above 0, not {quoted(value)}.", None, name)
     return int(value)
 
 
@@ -73,7 +74,7 @@ def truncation(body: Mapping[str, Any]) -> str | None:
     if isinstance(asked, str):
         if asked.upper() not in ("START", "END", "NONE"):
             name = name_of(body, "truncate", "truncation")
-            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {asked!r}.", None, name)
+            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(asked)}.", None, name)
         return asked.upper()
     if asked is False:
         return "NONE"
@@ -82,7 +83,7 @@ def truncation(body: Mapping[str, Any]) -> str | None:
         return "END" if asked else None
     side = first(body, str, name)
     if side.lower() not in ("left", "right"):
-        raise errors.InvalidBody(f"{name} takes left or right, not {side!r}.", None, name)
+        raise errors.InvalidBody(f"{name} takes left or right, not {quoted(side)}.", None, name)
     return "START" if side.lower() == "left" else "END"
 
 

@@ -4,7 +4,6 @@ dialects that ask under OpenAI's and Xinference's names."""
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 
 from cluster import errors
+from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from deployments.image.requests import MOST_SEED, Drawing
 from deployments.ingress import pictures
@@ -122,9 +122,9 @@ async def read(request: Request, settings: Settings, media: Media) -> Brought:
 
 
 def unknown(name: str) -> errors.InvalidBody:
-    near = difflib.get_close_matches(name, KNOWN, 1, 0.6)
+    near = nearest(name, KNOWN)
     hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(KNOWN))}."
-    return errors.InvalidBody(f"There is no field {name!r}; {hint}", None, name[:100])
+    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", None, cut(name))
 
 
 def _pairs(body: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
 
 from cluster import errors
+from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from deployments.ingress.documents import Given
 from deployments.ingress.door import checked, json_body
@@ -161,6 +161,6 @@ def _plain(name: str) -> str:
 
 
 def _unknown(name: str) -> errors.InvalidBody:
-    near = difflib.get_close_matches(name, KNOWN, 1, 0.6)
+    near = nearest(name, KNOWN)
     hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(KNOWN))}."
-    return errors.InvalidBody(f"There is no field {name!r:.100}; {hint}", None, name[:100])
+    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", None, cut(name))

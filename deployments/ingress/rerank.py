@@ -19,6 +19,7 @@ import orjson
 from fastapi import APIRouter, Request
 
 from cluster import errors
+from cluster.names import quoted
 from deployments.ingress.door import Json, json_body
 from deployments.ingress.fields import count, first, flag, model_of, truncation
 from deployments.ingress.serving import Served, Serving
@@ -120,7 +121,7 @@ def _long_documents(body: Mapping[str, Any]) -> str | None:
     policy = first(body, str, "long_documents")
     if policy not in (None, *LONG_DOCUMENTS):
         raise errors.InvalidBody(
-            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {policy!r}.", None, "long_documents"
+            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {quoted(policy)}.", None, "long_documents"
         )
     # Whoever limits the chunks wants them.
     is_chunked = count(body, "max_chunks_per_doc") is not None

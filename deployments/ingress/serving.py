@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import Request
 
 from cluster import errors, keys
+from cluster.names import quoted
 from cluster.settings import Settings
 from cluster.spec import Answer, ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
@@ -188,9 +189,9 @@ class Serving:
         try:
             seconds = float(given)
         except ValueError:
-            raise errors.BadRequest(f"x-request-timeout takes seconds, not {given!r}.") from None
+            raise errors.BadRequest(f"x-request-timeout takes seconds, not {quoted(given)}.") from None
         if not seconds > 0:
-            raise errors.BadRequest(f"x-request-timeout must be above 0, not {given!r}.")
+            raise errors.BadRequest(f"x-request-timeout must be above 0, not {quoted(given)}.")
         return min(seconds, most)
 
 

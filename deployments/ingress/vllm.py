@@ -10,6 +10,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 
 from cluster import errors
+from cluster.names import quoted
 from deployments.ingress.classify import is_raw, scores_of
 from deployments.ingress.door import Json, json_body
 from deployments.ingress.embeddings import inputs
@@ -127,5 +128,5 @@ def _ability(serving: Serving, body: Mapping[str, Any]) -> str:
     if task is None:
         return serving.able(model_of(body), "embed", "embed_tokens", "classify")
     if task not in TASKS:
-        raise errors.InvalidBody(f"task takes embed, token_embed or classify, not {task!r}.", None, "task")
+        raise errors.InvalidBody(f"task takes embed, token_embed or classify, not {quoted(task)}.", None, "task")
     return TASKS[task]

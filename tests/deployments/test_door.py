@@ -12,10 +12,12 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from pydantic import BaseModel, ConfigDict
 
+from cluster import errors
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
-from deployments.ingress.door import WRITE_S, Door, Json, Lines, json_body
+from deployments.ingress.door import WRITE_S, Door, Json, Lines, checked, json_body
 from deployments.ingress.server import Server
 from tests.live import free_port
 
@@ -201,3 +203,14 @@ def test_a_request_is_one_line_and_one_count() -> None:
         assert 'cluster_http_seconds_count{ingress="here",route="unmatched"} 1.0' in counted
 
     run(test())
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def test_a_field_of_any_length_is_named_by_its_beginning() -> None:
+    with pytest.raises(errors.InvalidBody) as caught:
+        checked(Strict, {"x" * 10_000_000: 1})
+    assert len(caught.value.message) < 200
+    assert caught.value.param is not None and len(caught.value.param) < 200
