@@ -14,6 +14,7 @@ import pickle
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -50,15 +51,17 @@ class Place:
         self.log = settings.home / "logs" / "ray.log"
         self.token = self.run / "ray.token"
         # Ray's sockets live deep below it and their paths have 107 bytes at most; a home folder may be anywhere.
-        name = hashlib.sha256(str(settings.home).encode()).hexdigest()[:10]
+        name = hashlib.sha256(str(settings.home).encode()).hexdigest()[:8]
         root = Path("/tmp") if sys.platform == "linux" else Path(tempfile.gettempdir())
-        self.temp = root / f"cluster-{os.getuid()}-{name}"
+        self.private = root / f"cluster-{os.getuid()}-{name}"
+        # Ray opens the folder that it is given to everybody, so it gets one inside of ours.
+        self.temp = self.private / "r"
 
     def prepare(self) -> None:
-        for folder in (self.run, self.log.parent, self.temp):
+        for folder in (self.run, self.log.parent, self.private):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.temp.stat().st_uid != os.getuid():
-            raise errors.BadRequest(f"{self.temp} belongs to somebody else; remove it or set TMPDIR.")
+        _make_private(self.private)
+        self.temp.mkdir(exist_ok=True, mode=0o700)
         if not self.token.exists():
             descriptor = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
@@ -69,6 +72,14 @@ class Place:
             return dict(json.loads(self.state.read_text()))
         except (OSError, ValueError):
             return None
+
+
+def _make_private(folder: Path) -> None:
+    """Everybody may write to /tmp: the folder may have been put there by somebody else, or lead elsewhere."""
+    facts = folder.lstat()
+    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
+        raise errors.BadRequest(f"{folder} is not a folder of this user; remove it, then start again.")
+    folder.chmod(0o700)
 
 
 class Running:
@@ -150,11 +161,15 @@ def _ray_environment(place: Place, *, ours: bool) -> dict[str, str]:
         "RAY_ROTATION_BACKUP_COUNT": str(OLD_LOGS),
         # A process of Ray has dozens of threads, and a heap for each keeps what was freed: of a worker 40 MB.
         "MALLOC_ARENA_MAX": "2",
+        # Under memory pressure Ray would end the supervisor and the ingress first: `cluster.pressure` decides instead.
+        "RAY_memory_monitor_refresh_ms": "0",
         # One machine stops as a whole: nothing on it can take over what is drained.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     if ours:
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(place.token)}
+        # Its page of metrics is the one port that asks for no token, and nobody reads it: /metrics is our own.
+        environment["RAY_enable_metrics_collection"] = "0"
     return environment
 
 
@@ -165,6 +180,9 @@ def _start_ray(settings: Settings, place: Place) -> tuple[psutil.Process, str]:
         _stop_ray(place)
         place.prepare()
     os.environ.update(_ray_environment(place, ours=True))
+    if settings.is_loopback:
+        # Else Ray takes another address of this machine for 127.0.0.1, and all of its processes listen on every one.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     port, host = _free_port(), "127.0.0.1" if settings.is_loopback else _own_address()
     address = f"{host}:{port}"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--include-dashboard=false"]
@@ -210,7 +228,7 @@ def _stop_ray(place: Place) -> None:
             _quietly(process.kill)
         psutil.wait_procs(processes, timeout=5)
     place.state.unlink(missing_ok=True)
-    shutil.rmtree(place.temp, ignore_errors=True)
+    shutil.rmtree(place.private, ignore_errors=True)
 
 
 def processes_of(place: Place) -> list[psutil.Process]:

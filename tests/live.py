@@ -69,7 +69,9 @@ class LiveCluster:
     def ray_environment(self) -> dict[str, str]:
         """What `cluster up` told Ray, its token included: for processes that join."""
         given = self.named("gcs_server")[0].environ()
-        return {**self.environment, **{name: value for name, value in given.items() if name.startswith("RAY_")}}
+        inherited = {name: value for name, value in given.items() if name.startswith("RAY_")}
+        # A loopback install takes no further machines; those of the tests are this one under other addresses.
+        return {**self.environment, **inherited, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
     def add_node(self, *, gpus: int = 0, cpus: int = 4, memory_gib: float = 8, ip: str) -> subprocess.Popen[bytes]:
         """One more machine, on this one: its own raylet with resources that exist only on paper."""

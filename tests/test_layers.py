@@ -20,7 +20,7 @@ LAYERS = """
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
-        cluster.download cluster.hubs cluster.pipe cluster.jobs
+        cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers
         cluster.lasting cluster.images cluster.documents cluster.client cluster
     cluster.supervisor

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cluster import errors
-from cluster.cli import connection, daemon, declared, generate, launch, models, ocr, registrations, shell
+from cluster.cli import connection, daemon, declared, generate, launch, models, ocr, ports, registrations, shell
 
 
 class Commands(click.Group):
@@ -51,6 +51,7 @@ for command in (
     daemon.up,
     daemon.down,
     daemon.status,
+    ports.ports,
     launch.launch,
     generate.generate,
     ocr.ocr,

@@ -17,6 +17,7 @@ from cluster.cli.declared import print_changes, read_models
 from cluster.cli.launch import first_call
 from cluster.cli.options import flags_of
 from cluster.cli.output import json_option, print_json, print_models, print_table, size
+from cluster.cli.ports import warn_of_open_ports
 from cluster.cli.progress import follow as follow_launch
 from cluster.cli.progress import rows_of, shown
 from cluster.client import Client
@@ -67,6 +68,8 @@ def up(
     stop_asked = _on_signals()
     try:
         click.echo(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.", err=True)
+        if address is None:
+            warn_of_open_ports(settings)
         if autoscale and address is not None:
             Growth(settings, address)
         if admin_key is not None:

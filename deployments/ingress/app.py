@@ -175,6 +175,8 @@ class Ingress:
     """One replica: Ray Serve starts, checks and replaces it, requests come straight to its own web server."""
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
+        if settings.is_loopback:
+            _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
         self._server = Server(build(settings), settings)
         await self._server.begin()
@@ -185,6 +187,15 @@ class Ingress:
     async def __del__(self) -> None:
         """Ray Serve awaits it before the process ends."""
         await self._server.end()
+
+
+def _keep_ray_serve_on_loopback() -> None:
+    """Every replica also opens a port for calls of other deployments, on all addresses of the machine. There are no
+    other deployments, and no setting for it."""
+    from ray.serve._private import replica
+
+    add_port = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
 def deployed(settings: Settings, nodes: int = 0) -> Any:

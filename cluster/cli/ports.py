@@ -1,0 +1,58 @@
+"""`cluster ports`: what the processes of this machine's cluster listen on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from cluster import errors
+from cluster.cli.connection import settings_from
+from cluster.cli.options import flags_of
+from cluster.cli.output import json_option, print_json, print_table
+from cluster.daemon import Place, processes_of
+from cluster.listening import OpenPort, exposed, open_ports, sockets_of
+from cluster.settings import Settings
+
+
+@click.command()
+@flags_of(Settings, {"host": ("-H",), "port": ("-p",)}, only=("home", "host", "port", "auth"))
+@json_option
+def ports(as_json: bool, **flags: Any) -> None:
+    """Show what the cluster on this machine listens on; ends with 1 where others reach what they should not."""
+    settings = settings_from(**flags)
+    if Place(settings).read() is None:
+        raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
+    rows, too_open = _ports_of(settings)
+    if as_json:
+        print_json([{**asdict(row), "is_local": row.is_local, "is_exposed": row in too_open} for row in rows])
+    else:
+        print_table(
+            ("PROCESS", "PID", "ADDRESS", "PORT", "REACHED BY", "ASKS FOR"),
+            [
+                (row.process, row.pid, row.address, row.port, "this machine" if row.is_local else "others", row.asks)
+                for row in rows
+            ],
+        )
+    _warn(too_open)
+    if too_open:
+        raise click.exceptions.Exit(1)
+
+
+def warn_of_open_ports(settings: Settings) -> None:
+    """What a start says when it left more open than it should."""
+    _warn(_ports_of(settings)[1])
+
+
+def _ports_of(settings: Settings) -> tuple[list[OpenPort], list[OpenPort]]:
+    """All, and those of them that should not be."""
+    sockets = sockets_of(processes_of(Place(settings)))
+    rows = open_ports(sockets, port=settings.port, asks_for_keys=settings.asks_for_keys)
+    return rows, exposed(rows, is_loopback=settings.is_loopback)
+
+
+def _warn(rows: Iterable[OpenPort]) -> None:
+    for row in rows:
+        click.echo(f"Warning: {row}; other machines can reach it.", err=True)
