@@ -20,6 +20,11 @@ from cluster.daemon import Place, processes_of
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+#: `ray start` takes another address of this machine for 127.0.0.1, on which a loopback install does not listen.
+JOIN = (
+    "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
+    "from ray.scripts.scripts import main; main()"
+)
 T = TypeVar("T")
 
 
@@ -83,7 +88,7 @@ class LiveCluster:
         words += ["--max-worker-port=0", f"--dashboard-agent-listen-port={free_port()}"]
         words += [f"--metrics-export-port={free_port()}"]
         node = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", *words],
+            [sys.executable, "-c", JOIN, *words],
             env=self.ray_environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
