@@ -30,7 +30,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import errors, pipe
+from cluster import environment, errors, pipe
 from cluster.family import load_family
 from cluster.placement import Placement
 from cluster.settings import Settings
@@ -93,13 +93,14 @@ class WorkerActor(Worker):
     """A worker in its own process; its environment is set before any model library is imported."""
 
     def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str]) -> None:
-        os.environ.update(wanted.spec.envs or {})
+        # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        envs, ignored = environment.split(wanted.spec.envs, settings.allow_envs)
+        os.environ.update(envs)
         # Ray leaves every card visible to an actor that asked for none, and picks the card itself where one was asked;
         # placement has decided, here it is carried out. Ray's own number keeps its ledger equal to ours.
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
         os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
-        # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
-        os.environ.pop("OMP_NUM_THREADS", None)
         # Threads that wait for each other stay awake for 20 microseconds: to fall asleep between two layers takes
         # longer than many a layer does, and who stays awake for milliseconds takes the cores from the ingress.
         # What streams computes for seconds in one team of threads, with more to do in between: it keeps the usual 3 ms.
@@ -107,6 +108,8 @@ class WorkerActor(Worker):
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         super().__init__(name, wanted, claim, settings)
+        if ignored:
+            log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
         # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
         self._inference = uvloop.new_event_loop()
         threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()

@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         default=(), description="Model names whose repository code may run, separated by commas."
     )
     allow_pickle: bool = Field(default=False, description="Load weights that are pickles (.bin, .pt).")
+    allow_envs: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="Environment variables that launches may set beside the harmless ones, by commas."
+    )
 
     max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
     max_items: int = Field(default=2048, description="Most inputs in one request.")
@@ -100,7 +103,7 @@ class Settings(BaseSettings):
     metrics: bool = Field(default=True, description="Serve /metrics.")
     log_level: str = Field(default="INFO", description="Level of the logs.")
 
-    @field_validator("plugins", "model_roots", "remote_code", mode="before")
+    @field_validator("plugins", "model_roots", "remote_code", "allow_envs", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

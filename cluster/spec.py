@@ -162,7 +162,9 @@ class LaunchSpec(Value):
         default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default."
     )
     replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="One place per replica.")
-    envs: dict[str, str] | None = Field(default=None, description="Environment variables for the workers.")
+    envs: dict[str, str] | None = Field(
+        default=None, description="Environment variables for the workers: thread counts and the like."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the model's family.")
 
     @model_validator(mode="before")

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from cluster import errors, metrics
 from cluster.board import Board
 from cluster.declared import Change, asks_the_same, difference, differences
+from cluster.environment import split
 from cluster.fleet import Fleet
 from cluster.gauges import samples_of
 from cluster.keys import Key, new_key
@@ -246,8 +247,12 @@ class Supervisor:
             self._fleet.started(start.name, start.placement, self._clock())
             why = "" if start.why == "wanted" else f" ({start.why})"
             self._tell(start.name.uid, "INFO", f"Starting worker {start.name} on {node.ip}{why}")
+            wanted = self._fleet.wanted[start.name.uid]
+            ignored = split(wanted.spec.envs, self._settings.allow_envs)[1]
+            if ignored:
+                self._tell(start.name.uid, "WARNING", f"envs sets no {', '.join(ignored)}: CLUSTER_ALLOW_ENVS lacks it")
             try:
-                handle = await self._platform.start(start.name, self._fleet.wanted[start.name.uid], start.placement)
+                handle = await self._platform.start(start.name, wanted, start.placement)
             except Exception as error:
                 log.exception("%s could not be started", start.name)
                 self._see(str(start.name), E.DIED, f"could not be started: {error}")

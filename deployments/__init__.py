@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cluster import errors
+from cluster import environment, errors
 from cluster.catalog import Catalog, choose_source
 from cluster.family import Family, path_of
 from cluster.memory import claim_for_encoder, weight_bytes
@@ -123,6 +123,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     type = types[entry.type]
     family = type.family_for(entry, spec.model_engine)
     _refuse_unsupported(entry, spec, settings)
+    environment.refuse_others(spec.envs, settings.allow_envs)
     options = check_options(family, {**entry.options, **spec.options})
     if spec.model_path is not None:
         source = Source(hub="local", id=str(allowed(Path(spec.model_path).expanduser(), settings)))

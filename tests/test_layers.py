@@ -19,6 +19,7 @@ LAYERS = """
     cluster.errors cluster.names
     cluster.spec
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
+        cluster.environment
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
         cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers

@@ -7,9 +7,7 @@ stays on disk for the next launch.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cluster import errors
+from cluster import environment, errors
 from deployments.text import Encoded
 
 #: Longest that a conversion may take.
@@ -140,7 +138,7 @@ def converted(
         conversion.convert(job)
         return file
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.encoders.conversion"],
+        [*environment.ISOLATED, "-m", "deployments.encoders.conversion"],
         input=json.dumps(job),
         capture_output=True,
         text=True,
@@ -156,14 +154,14 @@ def converted(
 
 def environment_with(threads: int) -> dict[str, str]:
     """Of a process that converts."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
+    return environment.for_python(
+        OMP_NUM_THREADS=str(threads),
+        HF_HUB_OFFLINE="1",
+        CUDA_VISIBLE_DEVICES="",
+        DO_NOT_TRACK="1",
         # Or it would report its use.
-        "NNCF_CI": "1",
-    }
+        NNCF_CI="1",
+    )
 
 
 def start(engine: str, file: Path, threads: int, parallel: int) -> Compiled:

@@ -15,6 +15,7 @@ import sys
 import threading
 from contextlib import suppress
 
+from cluster.environment import ISOLATED
 from cluster.family import Setup, load_family
 from deployments.encoders import choice
 from deployments.encoders.compiled import environment_with
@@ -29,7 +30,7 @@ def elsewhere(family: str, setup: Setup) -> str:
     """Tries all engines; returns why there is no choice on disk, or nothing."""
     given = {name: value for name, value in vars(setup).items() if name not in OWN} | {"engine": choice.TRY}
     job = pickle.dumps((family, given))
-    command = [sys.executable, "-m", "deployments.encoders.trials"]
+    command = [*ISOLATED, "-m", "deployments.encoders.trials"]
     environment = environment_with(setup.threads)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdin is not None and process.stdout is not None

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from cluster import errors
+from cluster import environment, errors
 from cluster.settings import Settings
 from deployments.ingress import rendering
 from deployments.ocr.requests import MOST_SIDE
@@ -56,10 +54,10 @@ class _Child:
         self._patience_s = patience_s
         self._process = subprocess.Popen(
             # Without its folder in the path, where modules have names that others have too.
-            [sys.executable, "-P", rendering.__file__],
+            [*environment.ISOLATED, rendering.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env=environment.for_python(),
         )
 
     def ask(self, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster import errors
+from cluster import environment, errors
 from cluster.family import Course, Example, Pace, Prepared, Setup
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.page import Block, Box, Line, Page, Word, bounds, page_of, rectangle
@@ -122,13 +121,13 @@ def _as_png(sheet: Sheet) -> bytes:
 
 
 def _output(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(words, capture_output=True, text=True, check=True, env=environment.for_child()).stdout
 
 
 def _watched(words: Sequence[str], course: Course) -> str:
     """What the program says; it is ended as soon as nobody waits for it any more."""
-    pipe, environment = subprocess.PIPE, {**os.environ, "OMP_THREAD_LIMIT": "1"}
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment) as process:
+    pipe, variables = subprocess.PIPE, environment.for_child(OMP_THREAD_LIMIT="1")
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=variables) as process:
         try:
             while True:
                 try:

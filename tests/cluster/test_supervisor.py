@@ -372,6 +372,14 @@ def test_a_launch_is_started_loaded_and_routed() -> None:
     play(scene)
 
 
+def test_variables_that_a_stored_wish_may_not_set_are_told() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(envs={"OMP_NUM_THREADS": "1", "BROWSER": "x"}))
+        assert "envs sets no BROWSER: CLUSTER_ALLOW_ENVS lacks it" in await s.events()
+
+    play(scene)
+
+
 def test_a_launch_is_a_wish_that_outlives_whoever_made_it() -> None:
     async def scene(s: Scene) -> None:
         await s.launch(make_wanted())
