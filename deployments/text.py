@@ -6,7 +6,7 @@ Knows nothing of models beyond their tokenizer.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Literal
@@ -27,6 +27,17 @@ ENGINES = (
     "openvino_int8",
     "auto",
 )
+
+#: Characters that are read of a long text for each token that is wanted of it; where these hold too few tokens, four
+#: times as many, and so on up to the most. What a tokenizer makes of a text takes 65 times the text's memory.
+CHARACTERS_PER_TOKEN = 8
+MOST_CHARACTERS = 250_000
+#: Tokens that must lie between the last that is kept and the place of the cut, so that the cut does not show.
+MARGIN = 64
+#: Of one text that has to be read whole, and of all texts whose tokens are described in one request.
+MOST_WHOLE = 1_000_000
+#: Tokenised in one go, all cores together.
+GROUP_CHARACTERS = 500_000
 
 
 class EncoderOptions(BaseModel):
@@ -142,13 +153,14 @@ class TextEncoder:
     def encode(self, texts: Sequence[Any], truncate: str = "END", places: Sequence[int] | None = None) -> list[Encoded]:
         """Texts, or pairs of them. `truncate` is START, END, or NONE: then a text that is too long is an error, which
         names its place among the caller's inputs."""
-        if truncate == "NONE":
-            found = self._whole.encode_batch_fast(list(texts))
-            for place, one in zip(places or range(len(texts)), found, strict=True):
-                self.refuse_long(place, len(one.ids))
-        else:
-            found = self._cut["left" if truncate == "START" else "right"].encode_batch_fast(list(texts))
-        return [Encoded(one.ids, one.type_ids) for one in found]
+        items = self._within(texts, truncate == "START")
+        if truncate != "NONE":
+            side = "left" if truncate == "START" else "right"
+            return [Encoded(*one) for one in _encoded(self._cut[side], items)]
+        found = [Encoded(*one) for one in _encoded(self._whole, items)]
+        for index, place in enumerate(places or range(len(texts))):
+            self.refuse_long(place, len(found[index]), _size_of(items[index]) < _size_of(texts[index]))
+        return found
 
     def encode_pairs(
         self, first: str, seconds: Sequence[str], truncate: str = "END", most_of_second: int | None = None
@@ -156,18 +168,21 @@ class TextEncoder:
         """One text beside each of the others; the first is read once and not once per pair."""
         if self._frame is None:
             return self.encode([(first, second) for second in seconds], truncate)
-        head = self._whole.encode(first, add_special_tokens=False).ids
-        tails = [one.ids for one in self._whole.encode_batch_fast(list(seconds), add_special_tokens=False)]
+        is_start = truncate == "START"
+        (question,) = self.cut([first], self.max_tokens, is_start)
+        texts = self.cut(seconds, self.max_tokens, is_start and most_of_second is None)
+        head, *tails = self._plain([question, *texts])
         encoded = []
         for place, tail in enumerate(tails):
+            is_cut = question is not first or (most_of_second is None and texts[place] is not seconds[place])
             if most_of_second is not None:
                 tail = tail[:most_of_second]
             if truncate == "NONE":
-                self.refuse_long(place, len(head) + len(tail) + self._frame.size)
+                self.refuse_long(place, len(head) + len(tail) + self._frame.size, is_cut)
             kept = fitting(len(head), len(tail), self.max_tokens - self._frame.size)
             start, end = (
                 (_end_of(head, kept[0]), _end_of(tail, kept[1]))
-                if truncate == "START"
+                if is_start
                 else (
                     head[: kept[0]],
                     tail[: kept[1]],
@@ -184,21 +199,21 @@ class TextEncoder:
             return self.encode_pairs(first, seconds), [1] * len(seconds)
         room = self.max_tokens - self._frame.size
         # A question that leaves no room for an answer is cut to half.
-        head = self._whole.encode(first, add_special_tokens=False).ids[: max(1, room // 2)]
-        tails = self._whole.encode_batch_fast(list(seconds), add_special_tokens=False)
+        head = self._plain(self.cut([first], room))[0][: max(1, room // 2)]
         size = min(room - len(head), most_of_second or room)
         encoded: list[Encoded] = []
         counts = []
-        for tail in tails:
-            parts = [tail.ids[at : at + size] for at in range(0, max(1, len(tail.ids)), size)]
+        for tail in self.ids_of(seconds):
+            parts = [tail[at : at + size] for at in range(0, max(1, len(tail)), size)]
             encoded += [self._frame.around(head, part) for part in parts]
             counts.append(len(parts))
         return encoded, counts
 
-    def refuse_long(self, place: int, tokens: int) -> None:
-        if tokens > self.max_tokens:
+    def refuse_long(self, place: int, tokens: int, is_cut: bool = False) -> None:
+        """`is_cut`: not all of it was read, so it has more tokens than were counted."""
+        if tokens > self.max_tokens or is_cut:
             raise errors.InputTooLong(
-                f"Input {place} has {tokens} tokens, the model reads {self.max_tokens}; "
+                f"Input {place} has {tokens} tokens{' or more' if is_cut else ''}, the model reads {self.max_tokens}; "
                 "shorten it or allow truncation.",
                 None,
                 "input",
@@ -206,7 +221,36 @@ class TextEncoder:
 
     def ids_of(self, texts: Sequence[str]) -> list[Sequence[int]]:
         """Texts as they are, whole and with nothing around them."""
-        return [one.ids for one in self._whole.encode_batch_fast(list(texts), add_special_tokens=False)]
+        refuse_endless(texts)
+        return self._plain(texts)
+
+    def cut(self, texts: Sequence[str], most_tokens: int, from_end: bool = False) -> list[str]:
+        """Each text, of a long one as many characters as certainly hold the first, or the last, so many tokens.
+
+        A text of which hardly anything becomes a token, such as 250,000 spaces, is cut there all the same."""
+        pieces = list(texts)
+        size = most_tokens * CHARACTERS_PER_TOKEN + MARGIN * CHARACTERS_PER_TOKEN
+        most = max(MOST_CHARACTERS, size)
+        long = [place for place, text in enumerate(texts) if len(text) > size]
+        while long:
+            for place in long:
+                text = texts[place]
+                pieces[place] = text if len(text) <= size else text[-size:] if from_end else text[:size]
+            counts = map(len, self._plain([pieces[place] for place in long]))
+            needed = most_tokens + MARGIN
+            short = [place for place, count in zip(long, counts, strict=True) if count < needed]
+            long = [place for place in short if size < most and size < len(texts[place])]
+            size = min(4 * size, most)
+        return pieces
+
+    def _within(self, items: Sequence[Any], from_end: bool) -> list[Any]:
+        """Texts and pairs of them, cut."""
+        whole = iter(self.cut([text for item in items for text in _texts_of(item)], self.max_tokens, from_end))
+        found = [tuple(next(whole) for _ in _texts_of(item)) for item in items]
+        return [pieces[0] if isinstance(item, str) else pieces for item, pieces in zip(items, found, strict=True)]
+
+    def _plain(self, texts: Sequence[str]) -> list[Sequence[int]]:
+        return [ids for ids, _ in _encoded(self._whole, texts, add_special_tokens=False)]
 
     def encode_ids(self, ids: Sequence[int], truncate: str, place: int = 0) -> Encoded:
         """The model's own ids, used as they are."""
@@ -241,6 +285,12 @@ class TextEncoder:
 
     def describe(self, texts: Sequence[str], add_special_tokens: bool) -> list[dict[str, Any]]:
         """The tokens of texts, whole, with their places in the text."""
+        if (characters := sum(map(len, texts))) > MOST_WHOLE:
+            raise errors.InputTooLong(
+                f"The texts have {characters} characters; the tokens of {MOST_WHOLE} are told in one request.",
+                None,
+                "input",
+            )
         found = self._whole.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [
             {
@@ -278,6 +328,48 @@ class TextEncoder:
         if "token_type_ids" in self._names:
             arrays["token_type_ids"] = np.concatenate([np.asarray(one.type_ids, dtype=np.int64) for one in batch])
         return {name: values[None] for name, values in arrays.items()}
+
+
+def _encoded(
+    tokenizer: Any, items: Sequence[Any], add_special_tokens: bool = True
+) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Ids and type ids of texts or pairs; what else the tokenizer says of them is let go group by group."""
+    for group in groups_of(items):
+        for one in tokenizer.encode_batch_fast(group, add_special_tokens=add_special_tokens):
+            yield one.ids, one.type_ids
+
+
+def _texts_of(item: Any) -> Sequence[str]:
+    return (item,) if isinstance(item, str) else item
+
+
+def _size_of(item: Any) -> int:
+    return sum(map(len, _texts_of(item)))
+
+
+def refuse_endless(texts: Sequence[str]) -> None:
+    """For texts that are read whole, however long."""
+    for place, text in enumerate(texts):
+        if len(text) > MOST_WHOLE:
+            raise errors.InputTooLong(
+                f"Input {place} has {len(text)} characters, {MOST_WHOLE} of one text are read; send it in parts.",
+                None,
+                "input",
+            )
+
+
+def groups_of(items: Sequence[Any]) -> Iterator[list[Any]]:
+    """The same in groups that take little memory at a time."""
+    group: list[Any] = []
+    characters = 0
+    for item in items:
+        if group and characters + _size_of(item) > GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+        group.append(item)
+        characters += _size_of(item)
+    if group:
+        yield group
 
 
 def truncation_of(params: Mapping[str, Any]) -> str:

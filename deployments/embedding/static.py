@@ -9,6 +9,7 @@ from cluster import errors
 from cluster.family import Pace, Prepared, Setup
 from deployments.device import library_arguments, torch_for
 from deployments.embedding.sentence_transformers import SentenceTransformers
+from deployments.text import groups_of, refuse_endless
 from deployments.texts import text_of
 
 
@@ -40,11 +41,15 @@ class StaticEmbeddings(SentenceTransformers):
         texts = [prompt + text_of(item) for item in items]
         if not texts:
             return Prepared([], [0], answers=self.pack([], params))
-        features = self._model.preprocess(texts)
-        tokens = [len(features["input_ids"])]
+        refuse_endless(texts)
+        rows: list[Any] = []
+        tokens = 0
         with self._torch.inference_mode():
-            rows = self._model(features)["sentence_embedding"].float().numpy()
-        return Prepared([], tokens, answers=self.pack(list(rows), params))
+            for group in groups_of(texts):
+                features = self._model.preprocess(group)
+                tokens += len(features["input_ids"])
+                rows += list(self._model(features)["sentence_embedding"].float().numpy())
+        return Prepared([], [tokens], answers=self.pack(rows, params))
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
         return []

@@ -24,6 +24,9 @@ from deployments.ocr.requests import MOST_SIDE
 #: Longest that one file may be looked at, or one page be drawn.
 PATIENCE_S = 60.0
 
+#: Characters of a range of pages: the time to see that one is none grows with their square.
+MOST_RANGE = 40
+
 _RANGE = re.compile(r"(\d{1,9})?\s*(-)?\s*(\d{1,9})?")
 
 
@@ -202,33 +205,48 @@ class Documents:
 
     def choose(self, document: Document, pages: Any) -> list[int]:
         """The numbers of the pages that were asked for, all without a wish."""
-        chosen = numbers_of(pages, document.pages, document.name) if pages is not None else None
-        count = len(chosen) if chosen is not None else document.pages
-        if count > self._settings.max_pages:
-            raise errors.TooLarge(
-                f"{document.name} has {document.pages} pages, of which {count} are to be read; "
-                f"{self._settings.max_pages} are allowed in one request: pick some with pages, such as 1-100.",
-                None,
-                "pages",
-            )
-        return chosen if chosen is not None else list(range(1, count + 1))
+        if not document.pages:
+            raise errors.InvalidBody(f"{document.name} has no pages.", None, "image")
+        return numbers_of("1-" if pages is None else pages, document.pages, document.name, self._settings.max_pages)
 
 
-def numbers_of(pages: Any, count: int, name: str) -> list[int]:
-    """Numbers of pages, from 1, out of `3`, `"1-3,7"`, `"5-"` or a list of such."""
-    parts = [part for one in (pages if isinstance(pages, list) else [pages]) for part in str(one).split(",")]
-    found: dict[int, None] = {}
-    for part in parts:
+def numbers_of(pages: Any, count: int, name: str, most: int) -> list[int]:
+    """Numbers of pages, from 1, out of `3`, `"1-3,7"`, `"5-"` or a list of such; counted before any is written out."""
+    ranges: list[range] = []
+    asked = 0
+    for part in _parts_of(pages, most):
         first, last = _range_of(part.strip(), count)
         if not 1 <= first <= last <= count:
             has = f"{count} page{'s' if count > 1 else ''}"
             raise errors.InvalidBody(f"pages asks for {part.strip()}, and {name} has {has}.", None, "pages")
-        found.update(dict.fromkeys(range(first, last + 1)))
-    return list(found)
+        ranges.append(range(first, last + 1))
+        asked += len(ranges[-1])
+    if asked > most:
+        raise errors.TooLarge(
+            f"{name} has {count} pages, of which {asked} are to be read; {most} are allowed in one request: pick some "
+            "with pages, such as 1-100.",
+            None,
+            "pages",
+        )
+    return list(dict.fromkeys(number for span in ranges for number in span))
+
+
+def _parts_of(pages: Any, most: int) -> list[str]:
+    """What stands between commas, of no more than there may be pages."""
+    parts = 0
+    for one in pages if isinstance(pages, list) else [pages]:
+        parts += 1 + str(one).count(",")
+        if parts > most:
+            raise errors.TooLarge(
+                f"pages asks for more than {most} pages or ranges; {most} pages are allowed in one request.",
+                None,
+                "pages",
+            )
+    return [part for one in (pages if isinstance(pages, list) else [pages]) for part in str(one).split(",")]
 
 
 def _range_of(part: str, count: int) -> tuple[int, int]:
-    match = _RANGE.fullmatch(part)
+    match = _RANGE.fullmatch(part) if len(part) <= MOST_RANGE else None
     if not match or not (match[1] or match[3]):
         raise errors.InvalidBody(f"pages takes numbers and ranges such as 1-3,7, not {part!r:.50}.", None, "pages")
     if not match[2]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster import errors
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.ocr import Ocr
-from deployments.ingress.papers import Ask
+from deployments.ingress.papers import Ask, Pages
 from deployments.ingress.reading import every
 from deployments.ocr.page import Block, Page
 from deployments.ocr.requests import USUAL_FEATURES, Reading
@@ -31,7 +31,7 @@ class Body(BaseModel):
     id: str | None = None
     document: dict[str, Any]
     #: From 0.
-    pages: int | str | list[int | str] | None = None
+    pages: Pages | None = None
     include_image_base64: bool = False
     image_limit: int | None = Field(default=None, ge=0)
     #: Of the shorter side, in pixels.
@@ -68,9 +68,9 @@ def _from_one(pages: Any) -> Any:
     """Numbers from 0 as numbers from 1."""
     if isinstance(pages, list):
         return [_from_one(one) for one in pages]
-    return (
-        pages + 1 if isinstance(pages, int) else pages and re.sub(r"\d+", lambda found: str(int(found[0]) + 1), pages)
-    )
+    if isinstance(pages, str):
+        return re.sub(r"\d{1,18}", lambda digits: str(int(digits[0]) + 1), pages)
+    return pages if pages is None else pages + 1
 
 
 def _page(page: Page, body: Body) -> dict[str, Any]:

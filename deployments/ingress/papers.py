@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import Request
@@ -28,6 +28,12 @@ LISTS = ("languages", "features")
 NAMELESS = ("", "image", "file", "blob", "upload")
 MOST_FIELDS = 100
 
+#: `3`, `"1-3,7"`, or a list of such.
+Pages = (
+    int
+    | Annotated[str, Field(max_length=100_000)]
+    | Annotated[list[int | Annotated[str, Field(max_length=100)]], Field(max_length=10_000)]
+)
 Format = Literal["text", "json", "markdown", "html", "hocr", "tsv", "pdf"]
 
 
@@ -40,8 +46,8 @@ class Ask(BaseModel):
     output_format: Format = "text"
     #: For a PDF: the file itself, or within JSON.
     response_format: Literal["file", "b64_json"] = "file"
-    #: `3`, `"1-3,7"`, or a list of such, from 1 and through all files of the request.
-    pages: int | str | list[int | str] | None = None
+    #: From 1 and through all files of the request.
+    pages: Pages | None = None
     #: At which the pages of a PDF are drawn.
     dpi: int = Field(default=200, ge=72, le=600)
     stream: bool = False

@@ -58,12 +58,15 @@ class CausalScorers(CrossEncoders):
         most = min(room, params.get("max_tokens_per_doc") or room)
         values: list[Encoded] = []
         parts: list[int] = []
-        for place, ids in enumerate(self._encoder.ids_of([f" {document}" for document in documents])):
+        texts = [f" {document}" for document in documents]
+        read = texts if policy == "chunk" else self._encoder.cut(texts, self._encoder.max_tokens, truncate == "START")
+        for place, ids in enumerate(self._encoder.ids_of(read)):
             if policy == "chunk":
                 pieces = [ids[at : at + most] for at in range(0, max(1, len(ids)), most)]
             else:
                 if truncate == "NONE":
-                    self._encoder.refuse_long(place, len(head) + len(ids) + len(tail))
+                    is_cut = read[place] is not texts[place]
+                    self._encoder.refuse_long(place, len(head) + len(ids) + len(tail), is_cut)
                 pieces = [ids[-most:] if truncate == "START" else ids[:most]]
             whole = [[*head, *piece, *tail] for piece in pieces]
             values += [Encoded(one, [0] * len(one)) for one in whole]

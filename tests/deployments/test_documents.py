@@ -265,13 +265,13 @@ def test_more_pages_than_are_allowed_are_refused_unless_some_are_picked():
     ],
 )
 def test_pages_are_numbers_and_ranges(asked, numbers):
-    assert numbers_of(asked, 9, "a.pdf") == numbers
+    assert numbers_of(asked, 9, "a.pdf", 100) == numbers
 
 
 @pytest.mark.parametrize("asked", [0, 10, "3-2", "8-10", "a", "", "-", "1--2", [1, "x"], "1-999999999", True, 1.5])
 def test_pages_that_are_not_there_are_refused(asked):
     with pytest.raises(errors.InvalidBody) as raised:
-        numbers_of(asked, 9, "a.pdf")
+        numbers_of(asked, 9, "a.pdf", 100)
     assert raised.value.param == "pages"
 
 
