@@ -11,6 +11,7 @@ import atexit
 import logging
 import os
 import secrets
+import sqlite3
 import subprocess
 import threading
 import time
@@ -48,6 +49,8 @@ HEAD_RESOURCE = "node:__internal_head__"
 MANY = 10_000
 #: How long a worker may take to open its socket, and how long an ingress leaves one alone that it could not reach.
 SOCKET_S = 5.0
+#: Between two tries of a supervisor to open its store.
+STORE_RETRY_S = 1.0
 #: How long an ingress waits to hear that what it cancelled is dropped.
 CANCEL_S = 5.0
 
@@ -359,7 +362,7 @@ class SupervisorActor(Supervisor):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         super().__init__(
-            Store(settings.home / "cluster.db"),
+            _patiently_opened(settings),
             RayPlatform(settings),
             settings,
             new_suffix=lambda: secrets.token_hex(4),
@@ -368,6 +371,16 @@ class SupervisorActor(Supervisor):
 
     async def pid(self) -> int:
         return os.getpid()
+
+
+def _patiently_opened(settings: Settings) -> Store:
+    """Ray gives up for good on an actor whose constructor raises, and the disk may have room again in a minute."""
+    while True:
+        try:
+            return Store(settings.home / "cluster.db")
+        except (OSError, sqlite3.Error, errors.ClusterError) as error:
+            log.error("the store does not open, trying again: %s", error)
+            time.sleep(STORE_RETRY_S)
 
 
 _remote_supervisor = ray.remote(

@@ -167,8 +167,9 @@ class _Calls:
         return ask("POST", f"/v1/models/{_part(uid)}/scale", body={"replica": replica})
 
     @call
-    def events(self, uid: str) -> Steps[list[dict[str, Any]]]:
-        return ask("GET", f"/v1/models/{_part(uid)}/events")
+    def events(self, uid: str | None = None) -> Steps[list[dict[str, Any]]]:
+        """What happened to a model, or to the cluster itself."""
+        return ask("GET", f"/v1/models/{_part(uid)}/events" if uid is not None else "/v1/cluster/events")
 
     @call
     def logs(self, uid: str, lines: int = 200) -> Steps[list[str]]:

@@ -25,7 +25,8 @@ ClusterError                      500
 ├── Unavailable                   503  the control plane does not answer
 ├── StaleEpoch                    503  a command of a supervisor that has been replaced
 ├── DeadlineExceeded              504
-└── OutOfMemory                   507  this one request needs more than there is; the model goes on
+├── OutOfMemory                   507  this one request needs more than there is; the model goes on
+└── OutOfSpace                    507  a wish cannot be written down; nothing was changed
 
 Errors cross process borders by pickle, so they take positional arguments and hand all of them to
 `super().__init__`; keyword-only arguments would lose the type on the way.
@@ -174,6 +175,10 @@ class DeadlineExceeded(ClusterError):
 
 
 class OutOfMemory(ClusterError):
+    status = 507
+
+
+class OutOfSpace(ClusterError):
     status = 507
 
 

@@ -77,10 +77,9 @@ async def _drain_workers(settings: Settings, node: str, deadline: float) -> list
 
     snapshot = await actors.Control.find(settings).call_patiently("watch", -1, 5.0)
     here = {name: snapshot.handles[name] for name, (at, _) in snapshot.sockets.items() if at == node}
-    epoch = snapshot.version >> 32
     busy = {name: actors.RayHandle(handle) for name, handle in here.items()}
     for handle in busy.values():
-        await handle.control("drain", epoch, timeout_s=10.0)
+        await handle.control("drain", snapshot.epoch, timeout_s=10.0)
     while busy and time.monotonic() < deadline:
         busy = {name: handle for name, handle in busy.items() if await _is_busy(handle)}
         await asyncio.sleep(0.2)

@@ -38,7 +38,7 @@ from cluster.spec import (
     WorkerName,
     WorkerState,
 )
-from cluster.store import Store
+from cluster.store import ITSELF, Store
 
 log = logging.getLogger("cluster.supervisor")
 
@@ -50,6 +50,8 @@ V = TypeVar("V", bound=Value)
 REPORT_WAIT_S = 10.0
 #: A control call that takes longer than this was not answered.
 CONTROL_TIMEOUT_S = 10.0
+#: With less than this left on its disk the cluster warns, while there is still room for the warning.
+LOW_SPACE_BYTES = 500_000_000
 #: How long a supervisor that comes back waits for workers that do not answer, before it ends them.
 ADOPTION_S = 15.0
 
@@ -89,6 +91,8 @@ class Snapshot:
     keys: tuple[Key, ...]
     #: The node of each worker, and its socket there.
     sockets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    #: Of the supervisor that made it; workers obey whoever commands with it.
+    epoch: int = 0
 
 
 @dataclass
@@ -108,17 +112,23 @@ class Supervisor:
         *,
         new_suffix: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._platform = platform
         self._settings = settings
         self._clock = clock
-        self._epoch = store.next_number("epoch")
+        self._wall_clock = wall_clock
+        #: What the store should hold and could not be written yet, by kind and key.
+        self._unsaved: dict[tuple[str, str], Any] = {}
+        self._epoch = self._next_epoch()
         self._fleet = Fleet(settings, new_suffix)
         self._watched: dict[str, _Watched] = {}
         self._threads: dict[str, int] = {}
         self._keys = self._readable("key", Key)
-        self._snapshots = Board(Snapshot(self._epoch << 32, {}, {}, tuple(self._keys.values())), self._epoch << 32)
+        # Above every version of an earlier supervisor: none posts a million changes a second.
+        version = self._epoch << 20
+        self._snapshots = Board(Snapshot(version, {}, {}, tuple(self._keys.values()), epoch=self._epoch), version)
         self._statuses: Board[Mapping[str, ModelStatus]] = Board({})
         self._samples: dict[str, metrics.Samples] = {}
         #: Launches that were READY once; they cannot be cancelled any more.
@@ -126,8 +136,31 @@ class Supervisor:
         self._wake = asyncio.Event()
         self._recovered = asyncio.Event()
         self._started = clock()
+        self._space: asyncio.Task[None] | None = None
+        self._free_bytes: int | None = None
+        self._is_low_on_space = False
         self._task: asyncio.Task[None] | None = None
         self._others: set[asyncio.Task[None]] = set()
+
+    def _next_epoch(self) -> int:
+        """Above every earlier one; where it cannot be written down at once, by the clock alone."""
+        at_least = int(self._wall_clock())
+        try:
+            return self._store.next_number("epoch", at_least)
+        except errors.OutOfSpace as error:
+            log.error("going on without it: %s", error)
+            epoch = max(self._store.number("epoch") + 1, at_least)
+            self._unsaved["number", "epoch"] = epoch
+            return epoch
+
+    def _save(self) -> None:
+        """Writes down what nobody waits for; on a full disk it is tried again with the next tick."""
+        try:
+            for kind, key in list(self._unsaved):
+                self._store.put(kind, key, self._unsaved[kind, key])
+                del self._unsaved[kind, key]
+        except (errors.OutOfSpace, errors.Unavailable) as error:
+            log.debug("not written yet: %s", error)
 
     # ------------------------------------------------------------------------------------ the loop
 
@@ -139,9 +172,9 @@ class Supervisor:
     async def stop(self) -> None:
         """Ends the loop and leaves the workers to the next supervisor."""
         tasks = [task for watched in self._watched.values() for task in watched.tasks]
-        for task in filter(None, (self._task, *tasks)):
+        for task in filter(None, (self._task, self._space, *tasks)):
             task.cancel()
-        await asyncio.gather(*filter(None, (self._task, *tasks)), return_exceptions=True)
+        await asyncio.gather(*filter(None, (self._task, self._space, *tasks)), return_exceptions=True)
 
     async def _run(self) -> None:
         await self._recover()
@@ -226,7 +259,24 @@ class Supervisor:
         plan = self._fleet.plan(now)
         await self._act(plan)
         self._publish()
+        self._save()
         await self._share_cores()
+        if self._space is None or self._space.done():
+            # Beside the tick: a network's disk may not answer.
+            self._space = asyncio.ensure_future(self._look_at_space())
+
+    async def _look_at_space(self) -> None:
+        free = self._free_bytes = await asyncio.to_thread(self._store.free_bytes)
+        was_low, self._is_low_on_space = self._is_low_on_space, free is not None and free < LOW_SPACE_BYTES
+        if self._is_low_on_space and not was_low:
+            self._tell(
+                ITSELF,
+                "WARNING",
+                f"Only {(free or 0) / 1e6:,.0f} MB are free beside {self._store.path}: once it is full, what runs goes "
+                "on and is replaced when it dies, but nothing can be launched, scaled or terminated.",
+            )
+        elif was_low and not self._is_low_on_space:
+            self._tell(ITSELF, "INFO", f"There is room again beside {self._store.path}.")
 
     async def _act(self, plan: Plan) -> None:
         for worker in plan.drain:
@@ -390,7 +440,7 @@ class Supervisor:
 
     def _tell(self, uid: str, level: Literal["INFO", "WARNING", "ERROR"], text: str) -> None:
         log.log(getattr(logging, level), "%s: %s", uid, text)
-        self._store.add_event(Event(ts=time.time(), level=level, uid=uid, text=text))
+        self._store.add_event(Event(ts=self._wall_clock(), level=level, uid=uid, text=text))
 
     def _publish(self) -> None:
         """New routes and statuses to whoever waits for them, when they differ from the last."""
@@ -402,7 +452,8 @@ class Supervisor:
             handles = {name: w.handle.remote for name, w in self._watched.items() if name in routed}
             reports = {name: self._fleet.workers[name].report for name in handles}
             sockets = {name: (report.node_id, report.socket) for name, report in reports.items() if report.socket}
-            self._snapshots.post(Snapshot(self._snapshots.version + 1, models, handles, keys, sockets))
+            version = self._snapshots.version + 1
+            self._snapshots.post(Snapshot(version, models, handles, keys, sockets, self._epoch))
         before = self._statuses.value
         statuses = {}
         for uid, wish in self._fleet.wanted.items():
@@ -441,8 +492,9 @@ class Supervisor:
         return list(self._statuses.value.values())
 
     async def events(self, uid: str) -> list[Event]:
+        """What happened to a model, or with no uid to the cluster itself."""
         found = self._store.events(uid)
-        if not found and uid not in self._fleet.wanted:
+        if not found and uid != ITSELF and uid not in self._fleet.wanted:
             raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", None, "model_uid")
         return found
 
@@ -477,6 +529,10 @@ class Supervisor:
 
     async def uptime(self) -> float:
         return self._clock() - self._started
+
+    async def free_bytes(self) -> int | None:
+        """What is left on the disk that wishes and events are written to."""
+        return self._free_bytes
 
     # ------------------------------------------------------------------------------------ wishes
 
@@ -568,7 +624,7 @@ class Supervisor:
 
     def _numbered(self, asked: Wanted, uid: str) -> Wanted:
         generation = self._store.next_number("generation")
-        return asked.model_copy(update={"uid": uid, "generation": generation, "created": time.time()})
+        return asked.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
 
     def _wish(self, wanted: Wanted, text: str) -> None:
         self._store.put("wish", wanted.uid, wanted.model_dump(mode="json"))
@@ -621,7 +677,7 @@ class Supervisor:
         self._samples[ingress] = theirs
         await asyncio.gather(*(self._sample(name, w.handle) for name, w in list(self._watched.items())))
         return [family for families in self._samples.values() for family in families] + samples_of(
-            self._fleet, self._clock() - self._started
+            self._fleet, self._clock() - self._started, self._free_bytes
         )
 
     async def _sample(self, name: str, handle: Handle) -> None:

@@ -188,7 +188,7 @@ def _print_cluster(client: Client, as_json: bool) -> None:
         return print_json({"version": version, "nodes": nodes, "models": models})
     click.echo(f"{client.base_url} runs version {version}.\n")
     print_table(
-        ("NODE", "ADDRESS", "CPUS", "MEMORY", "CLAIMED", "GPUS", "GPU MEMORY"),
+        ("NODE", "ADDRESS", "CPUS", "MEMORY", "CLAIMED", "GPUS", "GPU MEMORY", "DISK FREE"),
         [
             (
                 node.get("node_type"),
@@ -198,6 +198,7 @@ def _print_cluster(client: Client, as_json: bool) -> None:
                 size(node.get("mem_claimed")),
                 node.get("gpu_count") or "",
                 size(node.get("gpu_vram_total")),
+                size(node.get("disk_free")),
             )
             for node in nodes
         ],

@@ -98,11 +98,11 @@ def _shown(value: Any) -> str:
 
 
 @click.command()
-@uid_argument
+@click.argument("uid", required=False, shell_complete=complete_uid)
 @json_option
 @talks
-def events(client: Client, uid: str, as_json: bool) -> None:
-    """Show what happened to a model, also after it was terminated."""
+def events(client: Client, uid: str | None, as_json: bool) -> None:
+    """Show what happened to a model, also after it was terminated; without a uid, to the cluster itself."""
     found = client.events(uid)
     if as_json:
         return print_json(found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
+import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -123,7 +126,8 @@ def _public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
         table = dispatcher.table
         lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
         is_ready = dispatcher.is_ready and not lacking
-        told = {"ready": is_ready, "models": len(table.models), "without_worker": lacking}
+        told: dict[str, Any] = {"ready": is_ready, "models": len(table.models), "without_worker": lacking}
+        told["disk_free_bytes"] = await asyncio.to_thread(_free_bytes, settings.home)
         return Json(told, 200 if is_ready else 503)
 
     @routes.get("/v1/address")
@@ -135,6 +139,14 @@ def _public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
         return Json({"auth": settings.asks_for_keys})
 
     return routes
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """A full disk stops no request, but nothing can be launched any more."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
 
 
 def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRouter:

@@ -17,7 +17,7 @@ from cluster.catalog import Catalog, parse_registration, to_registration
 from cluster.names import quoted
 from cluster.routing import RouteTable
 from cluster.settings import Settings
-from cluster.spec import LaunchSpec, ModelState, ModelStatus, Wanted
+from cluster.spec import Event, LaunchSpec, ModelState, ModelStatus, Wanted
 from cluster.weights import cached
 from deployments import Room, catalog_with, model_types, plan_of, resolve
 from deployments.ingress.door import Json, checked, json_body
@@ -309,8 +309,7 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
 
     @routes.get("/v1/models/{uid}/events")
     async def events(uid: str) -> Json:
-        found = await supervisor.call_patiently("events", uid)
-        return Json([{"event_type": e.level, "event_ts": int(e.ts), "event_content": e.text} for e in found])
+        return Json([_event(event) for event in await supervisor.call_patiently("events", uid)])
 
     @routes.get("/v1/models/{uid}/logs")
     async def logs(uid: str, lines: int = 200) -> Json:
@@ -351,7 +350,14 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
 
     @routes.get("/v1/cluster/info")
     async def info(detailed: bool = False) -> Json:
-        return Json([_node(*row) for row in await supervisor.call_patiently("nodes")])
+        free = await supervisor.call_patiently("free_bytes")
+        rows = [_node(*row) for row in await supervisor.call_patiently("nodes")]
+        return Json([{**row, "disk_free": free if row["node_type"] == "Supervisor" else None} for row in rows])
+
+    @routes.get("/v1/cluster/events")
+    async def cluster_events() -> Json:
+        """What happened to the cluster itself, and to no model of it."""
+        return Json([_event(event) for event in await supervisor.call_patiently("events", "")])
 
     @routes.get("/v1/cluster/version")
     async def cluster_version() -> Json:
@@ -383,6 +389,10 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json({"uptime": int(max(uptime, time.monotonic() - started)), "workers": told})
 
     return routes
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {"event_type": event.level, "event_ts": int(event.ts), "event_content": event.text}
 
 
 def _shown(status: ModelStatus) -> dict[str, Any]:

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cluster import errors
 from cluster.spec import Event, Wanted
 from cluster.store import EVENTS_KEPT, Store
+from tests.full_disk import SmallDisk, small_disk, unwritable
 from tests.make import make_wanted
 
 
@@ -152,3 +156,106 @@ def test_what_a_killed_process_had_written_is_there(tmp_path: Path, written: int
     assert len(wishes) <= last + 2
     assert store.next_number("generation") > last + 1
     store.put("wish", "after", {})
+
+
+# ------------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "small", "1m") as found:
+        yield found
+
+
+def test_what_cannot_be_written_is_refused_and_changes_nothing() -> None:
+    store = Store()
+    store.put("wish", "m", {"replica": 1})
+    with unwritable(store):
+        for write in (
+            lambda: store.put("wish", "m", {"replica": 2}),
+            lambda: store.delete("wish", "m"),
+            lambda: store.next_number("generation"),
+        ):
+            with pytest.raises(errors.OutOfSpace, match=r"make room there and try again\.$"):
+                write()
+        store.add_event(event("left out"))
+        assert store.all("wish") == {"m": {"replica": 1}}
+    store.put("wish", "m", {"replica": 2})
+    store.add_event(event("kept"))
+    assert store.get("wish", "m") == {"replica": 2}
+    assert store.next_number("generation") == 1
+    assert [found.text for found in store.events("m")] == ["kept"]
+
+
+def test_on_a_full_disk_it_opens_reads_and_refuses(disk: SmallDisk) -> None:
+    """As a process finds it that comes after one that was killed, whose files nobody tidied up."""
+    path = disk.root / "cluster.db"
+    with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline()
+        os.kill(writer.pid, signal.SIGKILL)
+    disk.fill()
+    store = Store(path)
+    assert store.get("wish", "m0") == {"number": 0}
+    assert store.free_bytes() == 0
+    with pytest.raises(errors.OutOfSpace, match=r"^The wish big cannot be written to .* 0 MB are free\)"):
+        store.put("wish", "big", {"text": "x" * 100_000})
+    for number in range(1000):
+        store.add_event(event(f"event {number} {'x' * 1000}"))
+    store.close()
+    disk.empty()
+    again = Store(path)
+    assert again.get("wish", "m0") == {"number": 0} and again.get("wish", "big") is None
+    again.put("wish", "big", {"text": "x" * 100_000})
+
+
+def test_a_new_store_on_a_full_disk_says_so(disk: SmallDisk) -> None:
+    disk.fill()
+    with pytest.raises(errors.OutOfSpace, match="The store cannot be written to"):
+        Store(disk.root / "cluster.db")
+    disk.empty()
+    Store(disk.root / "cluster.db").put("wish", "m", {})
+
+
+def test_the_file_alone_is_all_of_it_at_any_moment(tmp_path: Path) -> None:
+    store = Store(tmp_path / "cluster.db")
+    store.put("wish", "m", {"replica": 2})
+    (tmp_path / "copy.db").write_bytes((tmp_path / "cluster.db").read_bytes())
+    assert Store(tmp_path / "copy.db").all("wish") == {"m": {"replica": 2}}
+
+
+OLD_SCHEMA = """
+PRAGMA journal_mode=WAL;
+CREATE TABLE wishes (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key));
+CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL, level TEXT, uid TEXT, text TEXT);
+CREATE INDEX events_of ON events (uid, id);
+INSERT INTO wishes VALUES ('wish', 'm', '{"replica": 2}'), ('number', 'epoch', '7');
+INSERT INTO events (ts, level, uid, text) VALUES (1.0, 'INFO', 'm', 'Launch');
+"""
+
+
+def test_a_store_of_an_older_version_becomes_one_of_this(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(OLD_SCHEMA)
+    old.close()
+    for _ in range(2):
+        store = Store(path)
+        assert (store.all("wish"), store.number("epoch")) == ({"m": {"replica": 2}}, 7)
+        assert store.events("m") == [event("Launch")]
+        store.close()
+    assert not path.with_name("cluster.db-wal").exists()
+
+
+def test_events_that_cannot_be_had_are_no_reason_not_to_open(tmp_path: Path) -> None:
+    (tmp_path / "events.db").write_bytes(b"no database" * 1000)
+    store = Store(tmp_path / "cluster.db")
+    store.put("wish", "m", {"replica": 2})
+    store.add_event(event("in memory"))
+    assert [found.text for found in store.events("m")] == ["in memory"]
+
+
+def test_a_number_can_be_asked_to_be_above_another_one() -> None:
+    store = Store()
+    assert store.next_number("epoch", 100) == 100
+    assert store.next_number("epoch", 50) == 101
+    assert store.number("epoch") == 101
