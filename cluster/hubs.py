@@ -11,8 +11,9 @@ import hashlib
 import os
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -21,6 +22,8 @@ from huggingface_hub import get_token
 
 from cluster import errors
 from cluster.spec import Source
+
+HUGGING_FACE = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class HuggingFace:
     token_variable = "HF_TOKEN"
 
     def __init__(self) -> None:
-        self.endpoint = _endpoint(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-        token = get_token()
+        self.endpoint = _endpoint(os.environ.get("HF_ENDPOINT") or HUGGING_FACE)
+        token = _hugging_face_token(self.endpoint)
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     def page(self, id: str) -> str:
@@ -119,6 +122,18 @@ class ModelScope:
 
 
 HUBS: dict[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
+
+
+def _hugging_face_token(endpoint: str) -> str | None:
+    """One that the operator gave to this server goes to the endpoint that he gave it. What somebody saved on this
+    machine by logging in is for Hugging Face and for no mirror."""
+    named = (os.environ.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
+    if token := next(filter(None, named), None):
+        return token
+    if file := os.environ.get("HF_TOKEN_PATH"):
+        with suppress(OSError, UnicodeDecodeError):
+            return Path(file).expanduser().read_text().strip() or None
+    return get_token() if endpoint == HUGGING_FACE else None
 
 
 def _endpoint(text: str) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cluster.trust import TRUSTED
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLUSTER_", extra="ignore", protected_namespaces=())
@@ -32,7 +34,9 @@ class Settings(BaseSettings):
         default=(), description="Folders that --model-path may point into, separated by commas; any when empty."
     )
     remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Model names whose repository code may run, separated by commas."
+        default=(),
+        description="Whose repository code may run: names of the catalogue, which stand for the commits that it pins, "
+        "or hub:repository@commit; separated by commas.",
     )
     allow_pickle: bool = Field(default=False, description="Load weights that are pickles (.bin, .pt).")
     allow_envs: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -107,6 +111,14 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("remote_code")
+    @classmethod
+    def _names_or_commits(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not TRUSTED.fullmatch(text):
+                raise ValueError(f"remote_code takes names of the catalogue and hub:owner/name@commit, not {text!r}")
+        return value
 
     @field_validator("home", mode="before")
     @classmethod

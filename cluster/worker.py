@@ -32,6 +32,7 @@ from cluster.family import Course, Family, Pace, Prepared, Setup, Unwatched, loa
 from cluster.jobs import Jobs
 from cluster.settings import Settings
 from cluster.spec import Answer, Call, Claim, Progress, Report, Source, View, Wanted
+from cluster.trust import is_pinned_by_us, may_run_code
 from cluster.weights import locate
 
 log = logging.getLogger("cluster.worker")
@@ -317,16 +318,14 @@ class Worker:
             source,
             home=settings.home,
             offline=settings.offline,
-            allow_pickle=self._may_unpickle(),
+            allow_pickle=self._may_unpickle(source),
             roots=settings.model_roots,
             report=lambda progress: self._post(progress=replace(progress, fraction=progress.fraction * DOWNLOAD_SHARE)),
         )
 
-    def _may_unpickle(self) -> bool:
+    def _may_unpickle(self, source: Source) -> bool:
         """Pinned revisions of our own catalogue are trusted: many older repositories have nothing but pickles."""
-        wanted = self._wanted
-        is_pinned = wanted.entry.builtin and wanted.source.revision is not None and wanted.source.hub != "local"
-        return self._settings.allow_pickle or is_pinned
+        return self._settings.allow_pickle or is_pinned_by_us(self._wanted.entry, source)
 
     def _load_model(self, folder: Path) -> Any:
         """In the model's own thread: some libraries keep state per thread."""
@@ -352,8 +351,8 @@ class Worker:
                 asked=frozenset(spec.options),
                 engine=spec.model_engine,
                 home=self._settings.home,
-                allow_pickle=self._may_unpickle(),
-                remote_code=self._wanted.entry.name in self._settings.remote_code,
+                allow_pickle=self._may_unpickle(self._wanted.source),
+                remote_code=may_run_code(self._wanted.entry, self._wanted.source, self._settings.remote_code),
                 fetch=self._fetch,
                 report=loading,
             )

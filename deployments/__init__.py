@@ -22,6 +22,7 @@ from cluster.memory import claim_for_encoder, weight_bytes
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, parse_bytes
+from cluster.trust import how_to_trust, may_run_code, pinned
 from cluster.weights import is_cached
 from deployments.folders import Contents, family_in
 
@@ -122,7 +123,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
         )
     type = types[entry.type]
     family = type.family_for(entry, spec.model_engine)
-    _refuse_unsupported(entry, spec, settings)
+    _refuse_unsupported(entry)
     environment.refuse_others(spec.envs, settings.allow_envs)
     options = check_options(family, {**entry.options, **spec.options})
     if spec.model_path is not None:
@@ -135,6 +136,10 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             quantization=spec.quantization,
             default_hub=settings.model_hub,
         )
+    source = pinned(source, settings.remote_code)
+    if entry.remote_code and not may_run_code(entry, source, settings.remote_code):
+        told = f"{entry.name} runs code from its repository, {how_to_trust(entry, source)}."
+        raise errors.BadRequest(told, None, "model_path" if source.hub == "local" else "model_name")
     uid = spec.model_uid or entry.name
     if not is_uid(uid):
         raise errors.BadRequest(
@@ -194,17 +199,10 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
     return Entry(name=spec.model_name, type=type.name, family=family, sources=(source,), builtin=False)
 
 
-def _refuse_unsupported(entry: Entry, spec: LaunchSpec, settings: Settings) -> None:
+def _refuse_unsupported(entry: Entry) -> None:
     needs = entry.facts.get("needs")
     if needs:
         raise errors.BadRequest(f"{entry.name} needs {needs}, which is not there yet.", None, "model_name")
-    if entry.remote_code and entry.name not in settings.remote_code:
-        raise errors.BadRequest(
-            f"{entry.name} runs code from its repository, which is refused unless the server is started with "
-            f"CLUSTER_REMOTE_CODE={entry.name}.",
-            None,
-            "model_name",
-        )
 
 
 def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:

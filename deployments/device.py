@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from cluster import errors
 from cluster.family import Setup
+
+#: Files that name classes, and how they name one of another repository.
+_SAY_CODE = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "modules.json",
+)
+_CODE_ELSEWHERE = re.compile(r'"([\w.-]+/[\w.-]+)--[\w.]+"')
 
 
 def torch_for(setup: Setup) -> Any:
@@ -19,12 +31,26 @@ def torch_for(setup: Setup) -> Any:
 
 def library_arguments(setup: Setup) -> dict[str, Any]:
     """How sentence-transformers is told to load a folder, for every kind of model it knows; the number format apart."""
+    refuse_foreign_code(setup)
     return {
         "device": setup.device,
         "local_files_only": True,
         "trust_remote_code": setup.remote_code,
         "model_kwargs": {} if setup.allow_pickle else {"use_safetensors": True},
     }
+
+
+def refuse_foreign_code(setup: Setup) -> None:
+    """A config may say that its code is in another repository; transformers would take that at any commit it has."""
+    if not setup.remote_code:
+        return
+    for file in [*setup.folder.glob("*.json"), *setup.folder.glob("*/*.json")]:
+        foreign = _CODE_ELSEWHERE.search(file.read_text(errors="replace")) if file.name in _SAY_CODE else None
+        if foreign:
+            raise errors.LoadFailed(
+                f"{setup.entry.name} takes code from another repository, {foreign[1]}, of which no commit is trusted: "
+                "use a revision that has its code beside its weights."
+            )
 
 
 def dtype_for(name: str, setup: Setup) -> Any:

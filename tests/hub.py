@@ -44,10 +44,14 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
+        #: What each request carried to say who asks.
+        self.tokens: list[str] = []
         #: Bytes of bodies handed to the network, by file name.
         self.served: Counter[str] = Counter()
         #: Called with the file's name before each chunk of a body.
         self.before_chunk: Callable[[str], None] = lambda name: None
+        #: Where large files are, when that is not here.
+        self.elsewhere = ""
         self._damaged: Counter[str] = Counter()
         self._cut: dict[str, list[int]] = {}
         self._held: dict[str, Hold] = {}
@@ -63,7 +67,7 @@ class Hub:
     @property
     def storage(self) -> str:
         """Another host, as far as tokens are concerned."""
-        return f"http://localhost:{self._server.server_port}"
+        return self.elsewhere or f"http://localhost:{self._server.server_port}"
 
     def __enter__(self) -> Hub:
         self._thread.start()
@@ -123,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
+        self.hub.tokens += [self.headers[name] for name in ("Authorization", "Cookie") if name in self.headers]
         if self.hub._busy:
             return self._send(self.hub._busy.pop(0), b"")
         url = urlsplit(self.path)

@@ -18,6 +18,7 @@ PACKAGES = ("cluster", "deployments")
 LAYERS = """
     cluster.errors cluster.names
     cluster.spec
+    cluster.trust
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.environment
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights

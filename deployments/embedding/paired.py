@@ -12,7 +12,7 @@ import numpy as np
 
 from cluster import errors
 from cluster.family import Pace, Prepared, Setup
-from deployments.device import torch_for
+from deployments.device import refuse_foreign_code, torch_for
 from deployments.embedding.sentence_transformers import SentenceTransformers
 from deployments.text import TextEncoder
 from deployments.vectors import refused_unless_finite
@@ -42,6 +42,7 @@ class Paired(SentenceTransformers):
         self._options = options = setup.options
         dtype = "float32" if setup.device == "cpu" else "bfloat16"
         named = getattr(torch, dtype if options.torch_dtype == "auto" else options.torch_dtype)
+        refuse_foreign_code(setup)
         folder, common = _inner(setup.folder), {"local_files_only": True, "trust_remote_code": setup.remote_code}
         safe = {} if setup.allow_pickle else {"use_safetensors": True}
         attention = {"attn_implementation": options.attn_implementation} if options.attn_implementation else {}

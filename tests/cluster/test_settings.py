@@ -47,6 +47,15 @@ def test_lists_are_written_with_commas() -> None:
     assert settings.plugins == ()
 
 
+@pytest.mark.parametrize(
+    "text", ["org/mine", "huggingface:org/mine", "huggingface:org/mine@main", "local:/m@" + "a" * 40]
+)
+def test_trust_in_what_can_change_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match="hub:owner/name@commit"):
+        Settings(remote_code=text)
+    assert Settings(remote_code=f"huggingface:org/mine@{'a' * 40}").remote_code
+
+
 def test_another_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = Settings(
         home=tmp_path,

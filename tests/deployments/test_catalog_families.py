@@ -19,7 +19,8 @@ each_family = pytest.mark.parametrize(("type", "name", "family"), FAMILIES, ids=
 
 
 def launch(entry: Entry) -> Wanted:
-    settings = Settings(home="/nowhere", remote_code=entry.name)
+    commits = [f"{source.hub}:{source.id}@{'a' * 40}" for source in entry.sources if source.hub == "huggingface"]
+    settings = Settings(home="/nowhere", remote_code=(entry.name, *commits))
     return resolve(LaunchSpec(model_name=entry.name, model_type=entry.type), Catalog.builtin(), settings)
 
 

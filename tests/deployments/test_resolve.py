@@ -177,12 +177,22 @@ def test_what_no_family_can_load_yet_says_what_it_needs() -> None:
     assert found.message == "jina-embeddings-v4 needs a vision-language encoder, which is not there yet."
 
 
-def test_code_of_a_repository_runs_only_where_it_was_allowed_by_name() -> None:
-    entry = custom(remote_code=True)
+def test_code_of_a_repository_runs_only_at_the_commit_that_was_allowed() -> None:
+    entry, commit = custom(remote_code=True), "a" * 40
     found = refusal(errors.BadRequest, "mine", entry=entry)
-    assert "CLUSTER_REMOTE_CODE=mine" in found.message
-    refusal(errors.BadRequest, "mine", entry=entry, settings={"remote_code": "other"})
-    assert asked("mine", entry=entry, settings={"remote_code": "other,mine"}).uid == "mine"
+    assert "CLUSTER_REMOTE_CODE=huggingface:org/mine@COMMIT, with the whole commit" in found.message
+    refusal(errors.BadRequest, "mine", entry=entry, settings={"remote_code": f"huggingface:org/other@{commit}"})
+    allowed = asked("mine", entry=entry, settings={"remote_code": f"huggingface:org/mine@{commit}"})
+    assert allowed.source.revision == commit, "what is not pinned is taken at the commit that is trusted"
+
+
+def test_a_name_of_the_catalogue_stands_for_the_commits_that_it_pins() -> None:
+    found = refusal(errors.BadRequest, "jina-embeddings-v2-base-en")
+    assert found.message.endswith("CLUSTER_REMOTE_CODE=jina-embeddings-v2-base-en.")
+    settings = {"remote_code": "jina-embeddings-v2-base-en"}
+    assert asked("jina-embeddings-v2-base-en", settings=settings).source.revision == (
+        "7302ac470bed880590f9344bfeee32ff8722d0e5"
+    )
 
 
 def test_asking_for_remote_code_does_not_allow_it() -> None:
