@@ -67,7 +67,7 @@ def add(app: FastAPI, prefix: str, serving: Serving) -> None:
 )
 class Variants:
     async def __init__(self, settings: Settings) -> None:
-        app = build(settings)
+        app = build(settings, actors.Control.find(settings))
         dispatcher = app.state.serving.dispatcher
         add(app, "/nohop", NoHop(dispatcher, settings))
         add(app, "/hop", Hop(dispatcher, settings))

@@ -6,11 +6,15 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Iterable
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from typing import Literal, TypeVar, get_args
 
 from cluster import errors
+from cluster.names import cut
 from cluster.spec import Value
+
+T = TypeVar("T")
 
 Scope = Literal["list", "infer", "launch", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -63,9 +67,19 @@ def check(keys: Iterable[Key], presented: str | None, scope: Scope) -> Key:
     return found
 
 
+def sees(key: Key | None, uid: str) -> bool:
+    """Whether that model exists for whoever has the key. Without keys everything does."""
+    return key is None or key.models is None or uid in key.models
+
+
+def visible(key: Key | None, rows: Iterable[T], uid_of: Callable[[T], str] = attrgetter("uid")) -> list[T]:
+    """Of rows about models those that whoever has the key may know of: every list and every hint passes here."""
+    return [row for row in rows if sees(key, uid_of(row))]
+
+
 def check_model(key: Key | None, uid: str) -> None:
-    if key is not None and key.models is not None and uid not in key.models:
-        raise errors.NotPermitted(f"API key does not have access to model: {uid}")
+    if not sees(key, uid):
+        raise errors.NotPermitted(f"API key does not have access to model: {cut(uid)}")
 
 
 def _digest(text: str) -> str:

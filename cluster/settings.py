@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.trust import TRUSTED
@@ -21,6 +22,17 @@ class Settings(BaseSettings):
     port: int = Field(default=9997, ge=1, le=65535, description="Port to serve on.")
     auth: Literal["auto", "on", "off"] = Field(
         default="auto", description="Ask for API keys; auto: off on loopback only."
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Names of this server, separated by commas. Where no key is asked for, requests under other names "
+        "are refused, but for localhost, the host, and beyond loopback any address in numbers. Where keys are asked "
+        "for any name will do, and only these stand in links to pictures.",
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Web pages that may call this server besides its own, such as http://localhost:3000, separated by "
+        "commas. Where keys are asked for, * lets any page ask models with a key.",
     )
     ingress_replicas: int = Field(default=1, ge=1, description="How many ingress replicas answer HTTP.")
     namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
@@ -107,7 +119,9 @@ class Settings(BaseSettings):
     metrics: bool = Field(default=True, description="Serve /metrics.")
     log_level: str = Field(default="INFO", description="Level of the logs.")
 
-    @field_validator("plugins", "model_roots", "remote_code", "allow_envs", mode="before")
+    @field_validator(
+        *("plugins", "model_roots", "remote_code", "allow_envs", "allowed_hosts", "allowed_origins"), mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -120,6 +134,22 @@ class Settings(BaseSettings):
                 raise ValueError(f"remote_code takes names of the catalogue and hub:owner/name@commit, not {text!r}")
         return value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := next((host for host in hosts if not re.fullmatch(r"[\w.-]+|[\da-fA-F:.]+", host)), None):
+            raise ValueError(f"{wrong!r} is no name of a host; give it without scheme and port, as models.example.com")
+        return tuple(host.lower().removesuffix(".") for host in hosts)
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        """`null` is the origin of every page that hides its own."""
+        shapes = re.compile(r"\*|[a-z][a-z\d+.-]*://[^\s/?#@*]+", re.IGNORECASE)
+        if wrong := next((origin for origin in origins if not shapes.fullmatch(origin.rstrip("/"))), None):
+            raise ValueError(f"{wrong!r} is no origin; give scheme, host and port, as http://localhost:3000")
+        return tuple(origin.rstrip("/").lower() for origin in origins)
+
     @field_validator("home", mode="before")
     @classmethod
     def _default(cls, value: object) -> object:
@@ -130,6 +160,12 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @model_validator(mode="after")
+    def _lets_all_pages_in_only_with_keys(self) -> Self:
+        if "*" in self.allowed_origins and not self.asks_for_keys:
+            raise ValueError("allowed_origins takes * only where keys are asked for (auth=on): else any page drives it")
+        return self
 
     @property
     def is_loopback(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import re
 import secrets
 import shutil
 import sys
@@ -13,12 +15,13 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST
 from ray import serve
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import compile_path
 
-from cluster import actors, errors
+from cluster import actors, errors, keys
 from cluster.keys import Key, Scope
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
@@ -40,8 +43,9 @@ from deployments.ingress import (
     vllm,
 )
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Door, Json, Lines, as_cluster_error, error_response, guard
+from deployments.ingress.door import Door, Json, Lines, as_cluster_error, bearer, error_response, guard
 from deployments.ingress.files import Files
+from deployments.ingress.origins import OriginMiddleware, Origins
 from deployments.ingress.paths import Whole, include
 from deployments.ingress.reading import Overseer
 from deployments.ingress.server import Server
@@ -54,13 +58,12 @@ INGRESS_RESOURCE = "ingress"
 END_S = 5.0
 
 
-def build(settings: Settings) -> FastAPI:
+def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     """The app, on the running event loop of its replica."""
     # Ray Serve puts a logger of its own in place of sys.stderr, which walks the stack for every line.
     logs = sys.__stderr__ or sys.stderr
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
-    supervisor = actors.Control.find(settings)
     dispatcher = Overseer(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     # The description of the routes is for whoever may use them.
@@ -69,8 +72,10 @@ def build(settings: Settings) -> FastAPI:
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url, telemetry=unmeasured)
     app.state.serving = serving
+    infer_paths: list[re.Pattern[str]] = []
+    # The last one added is passed first.
+    app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
     app.add_middleware(Door, settings=settings, metrics=metrics, most=ONGOING, lines=Lines(logs))
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = as_cluster_error(error)
@@ -84,6 +89,8 @@ def build(settings: Settings) -> FastAPI:
         return dispatcher.keys
 
     def behind(scope: Scope, routes: APIRouter) -> None:
+        if scope == "infer":
+            infer_paths.extend(compile_path(route.path)[0] for route in routes.routes if isinstance(route, APIRoute))
         include(app, routes, [Depends(guard(scope, settings, known_keys))])
 
     files = Files(settings)
@@ -121,12 +128,16 @@ def _public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
         return Json({"status": "ok", "unix": time.time()})
 
     @routes.get("/ready")
-    async def ready() -> Json:
-        """True only when a request could be served: the table has been seen and no wished model is without a worker."""
+    async def ready(request: Request) -> Json:
+        """True only when a request could be served: the table has been seen and no wished model is without a worker.
+        Which models those are is for whoever may list them."""
         table = dispatcher.table
         lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
         is_ready = dispatcher.is_ready and not lacking
-        told: dict[str, Any] = {"ready": is_ready, "models": len(table.models), "without_worker": lacking}
+        told: dict[str, Any] = {"ready": is_ready, "models": len(table.models)}
+        with contextlib.suppress(errors.NotAuthenticated, errors.NotPermitted):
+            key = keys.check(dispatcher.keys, bearer(request.headers), "list") if settings.asks_for_keys else None
+            told["without_worker"] = keys.visible(key, lacking, str)
         told["disk_free_bytes"] = await asyncio.to_thread(_free_bytes, settings.home)
         return Json(told, 200 if is_ready else 503)
 
@@ -190,7 +201,7 @@ class Ingress:
         if settings.is_loopback:
             _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
-        self._server = Server(build(settings), settings)
+        self._server = Server(build(settings, actors.Control.find(settings)), settings)
         await self._server.begin()
 
     async def check_health(self) -> None:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors, keys
 from cluster.metrics import IngressMetrics
-from cluster.names import cut
+from cluster.names import cut, quoted
 from cluster.settings import Settings
 
 log = logging.getLogger("cluster.access")
@@ -99,6 +99,10 @@ def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest]
 
 
 async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.InvalidBody) -> dict[str, Any]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Any page may send other types anywhere without asking first, and pages say where they are from.
+    if "origin" in request.headers and kind != "application/json" and not kind.endswith("+json"):
+        raise invalid(f"A web page sends its body as Content-Type: application/json, not as {quoted(kind)}.")
     try:
         data = orjson.loads(await request.body())
     except orjson.JSONDecodeError as error:
@@ -143,6 +147,10 @@ class Door:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":
+            # The web server leaves out the body of what answers it.
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _ID.fullmatch(given) else f"{random.getrandbits(96):024x}"
@@ -183,17 +191,17 @@ class Door:
             path = getattr(route, "path", "unmatched")
             self._metrics.request(path, status, seconds)
             if self._lines is not None:
-                self._lines.write(_line(request_id, scope, path, status, seconds))
+                self._lines.write(_line(request_id, scope, method, path, status, seconds))
 
 
-def _line(request_id: str, scope: Scope, path: str, status: int, seconds: float) -> str:
+def _line(request_id: str, scope: Scope, method: str, path: str, status: int, seconds: float) -> str:
     """Never a word of what was asked: who, what route, how it ended."""
     now = time.time()
     model = scope["state"].get("model")
     named = "null" if model is None else orjson.dumps(model).decode()
     return (
         f'{_clock(int(now))},{int(now % 1 * 1000):03d} cluster.access {{"request_id":"{request_id}",'
-        f'"method":"{scope["method"]}","route":"{path}","status":{status},"ms":{seconds * 1000:.1f},"model":{named}}}\n'
+        f'"method":"{method}","route":"{path}","status":{status},"ms":{seconds * 1000:.1f},"model":{named}}}\n'
     )
 
 

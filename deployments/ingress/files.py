@@ -13,11 +13,12 @@ import secrets
 import time
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from cluster import errors
 from cluster.settings import Settings
+from deployments.ingress.origins import FILES, Origins, address_of
 
 #: 192 random bits: whoever knows the name may have the file.
 NAME_BYTES = 24
@@ -106,17 +107,22 @@ class Files:
 
     def __init__(self, settings: Settings) -> None:
         self._shelf = Shelf(settings.home / "files", settings.files_keep_s, settings.files_bytes)
+        self._origins = Origins.of(settings)
+
+    def address_for(self, request: Request) -> str:
+        """What addresses begin with that are answered to this request."""
+        return address_of(request, self._origins)
 
     def keep(self, data: bytes, format: str, base_url: str) -> str:
         """The address under which it can be had for a while. For threads."""
         name = f"{secrets.token_urlsafe(NAME_BYTES)}.{format}"
         self._shelf.put(name, data)
-        return f"{base_url.rstrip('/')}/v1/files/{name}"
+        return f"{base_url}{FILES}{name}"
 
     def router(self) -> APIRouter:
         routes = APIRouter(tags=["files"])
 
-        @routes.get("/v1/files/{name}")
+        @routes.get(FILES + "{name}")
         async def file(name: str) -> Response:
             """Without a key: a browser sends none, and the name is known only to whoever was told."""
             type = TYPES.get(name.rpartition(".")[2])

@@ -130,7 +130,7 @@ class Images:
             )
         pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
         await self._name(request, model, ask)
-        return Order(model, task, drawing, ask, subject, pixels, str(request.base_url))
+        return Order(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
 
     def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
         """The model of that name; without a name, the first that can."""

@@ -275,3 +275,21 @@ def test_an_install_without_a_cluster_gives_notes_with_the_next_commands() -> No
 
 def test_what_is_merged_overrides() -> None:
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+
+
+def test_the_names_of_the_service_are_names_of_the_server() -> None:
+    def hosts(values: Document) -> str:
+        settings = next(
+            d for d in of_kind(rendered(values), "ConfigMap") if d["metadata"]["name"].endswith("-settings")
+        )
+        return str(settings["data"]["CLUSTER_ALLOWED_HOSTS"])
+
+    (service,) = of_kind(rendered({}), "Service")
+    name, space = service["metadata"]["name"], service["metadata"]["namespace"]
+    assert Settings(allowed_hosts=hosts({})).allowed_hosts == (
+        name,
+        f"{name}.{space}",
+        f"{name}.{space}.svc",
+        f"{name}.{space}.svc.cluster.local",
+    )
+    assert hosts({"settings": {"allowed_hosts": ["models.example.com", "m"]}}) == "models.example.com,m"

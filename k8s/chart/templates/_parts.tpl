@@ -46,9 +46,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 http://{{ include "cluster.name" . }}.{{ .Release.Namespace }}.svc:{{ .Values.service.port }}
 {{- end -}}
 
+{{/* What other pods call the server by; the settings may say otherwise. */}}
+{{- define "cluster.hosts" -}}
+{{- $name := include "cluster.name" . -}}
+{{- $space := .Release.Namespace -}}
+{{ $name }},{{ $name }}.{{ $space }},{{ $name }}.{{ $space }}.svc,{{ $name }}.{{ $space }}.svc.cluster.local
+{{- end -}}
+
 {{/* The settings as environment: a list is written with commas, as the command line takes it. */}}
 {{- define "cluster.settings" -}}
-{{- range $name, $value := .Values.settings }}
+{{- range $name, $value := merge (dict) .Values.settings (dict "allowed_hosts" (include "cluster.hosts" .)) }}
 CLUSTER_{{ upper $name }}: {{ if kindIs "slice" $value }}{{ join "," $value | quote }}{{ else if kindIs "float64" $value }}{{ $value | toJson | quote }}{{ else }}{{ $value | toString | quote }}{{ end }}
 {{- end }}
 {{- end -}}

@@ -1,0 +1,150 @@
+"""The real app over HTTP, with somebody in place of the supervisor who remembers what he was told to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import httpx
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from cluster import errors
+from cluster.actors import Control
+from cluster.keys import Key
+from cluster.settings import Settings
+from cluster.spec import Entry, ModelRoutes, ModelState, ModelStatus, Node, Route, Wanted
+from cluster.supervisor import Snapshot
+from deployments.ingress.app import build
+from deployments.ingress.server import Server
+from tests.cluster.statuses import make_status, make_worker
+from tests.make import make_node
+
+PATIENCE_S = 20.0
+
+
+class StandIn:
+    """Instead of the supervisor."""
+
+    def __init__(self, workers: dict[str, Any] | None = None, keys: Iterable[Key] = ()) -> None:
+        #: By uid, what stands in for the one worker of each model; None for a model without.
+        self.workers = workers or {}
+        self.keys = tuple(keys)
+        self.launched: list[Wanted] = []
+        self.told: list[str] = []
+
+    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
+        self.told.append(method)
+        return await getattr(self, method)(*args)
+
+    async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:
+        return await self.call(method, *args)
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        if version >= 1:
+            await asyncio.sleep(wait_s)
+        models = {
+            uid: ModelRoutes(
+                uid,
+                ("infer", "text2image"),
+                (Route(f"worker:{uid}:1:0-x"),) if worker else (),
+                ModelState.READY,
+                description={"model_name": uid, "secret": f"spec of {uid}"},
+            )
+            for uid, worker in self.workers.items()
+        }
+        handles = {f"worker:{uid}:1:0-x": worker for uid, worker in self.workers.items() if worker}
+        return Snapshot(1, models, handles, self.keys)
+
+    def _statuses(self) -> list[ModelStatus]:
+        return [make_status(uid, "READY", workers=(make_worker(node="n0"),)) for uid in self.workers]
+
+    async def all_statuses(self) -> list[ModelStatus]:
+        return self._statuses()
+
+    async def status(self, uid: str, *_: Any) -> ModelStatus:
+        found = next((status for status in self._statuses() if status.uid == uid), None)
+        if found is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        return found
+
+    async def nodes(self) -> list[tuple[Node, Any, int]]:
+        return [(make_node(), make_node(), 1)]
+
+    async def registered(self) -> list[Entry]:
+        return []
+
+    async def launch(self, wanted: Wanted, by_name: bool) -> ModelStatus:
+        self.launched.append(wanted)
+        return make_status(wanted.uid, "READY")
+
+
+class Call:
+    """A method of an actor."""
+
+    def __init__(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> None:
+        self.remote = method
+
+    def options(self, **_: Any) -> Call:
+        return self
+
+
+def settings(home: Any, **fields: Any) -> Settings:
+    return Settings(home=home, plugins="tests.families", **fields)
+
+
+@asynccontextmanager
+async def opened(place: Settings, supervisor: StandIn) -> AsyncIterator[FastAPI]:
+    app = build(place, cast(Control, supervisor))
+    dispatcher = app.state.serving.dispatcher
+    async with asyncio.timeout(PATIENCE_S):
+        while not dispatcher.is_ready:
+            await asyncio.sleep(0.001)
+    try:
+        yield app
+    finally:
+        dispatcher._watcher.cancel()
+
+
+@asynccontextmanager
+async def asked(place: Settings, supervisor: StandIn) -> AsyncIterator[httpx.AsyncClient]:
+    """Without a socket."""
+    async with opened(place, supervisor) as app:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=place.url) as client:
+            yield client
+
+
+@asynccontextmanager
+async def served(place: Settings, supervisor: StandIn) -> AsyncIterator[str]:
+    """On a real port."""
+    async with opened(place, supervisor) as app:
+        server = Server(app, place)
+        await server.begin()
+        try:
+            yield place.url
+        finally:
+            await server.end()
+
+
+def run(test: Awaitable[None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(3 * PATIENCE_S):
+            await test
+
+    asyncio.run(limited())
+
+
+def every_call(app: FastAPI) -> list[tuple[str, str]]:
+    """Method and path of each route there is, with something for its parameters."""
+    calls = []
+    for route in app.routes:
+        path = getattr(route, "path", None)
+        if path is None:
+            continue
+        methods = route.methods if isinstance(route, APIRoute) else ("GET",)
+        names = dict.fromkeys(getattr(route, "param_convertors", ()), "x")
+        calls += [(method, path.format(**names)) for method in sorted(methods or ())]
+    return calls
