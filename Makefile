@@ -40,6 +40,9 @@ format: .venv/tests-installed
 	$(PIP) --editable '.[test]'
 	# Weights to test with; what the packages need beside them would take the place of what is installed.
 	$(PIP) --no-deps adaptive-terrain-diffusion
+	# A browser, to try what web pages can do. It is fetched for root only; for others those tests are left out and say so.
+	@{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome || { test "$$(id -u)" = 0 && \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell; }; } >/dev/null 2>&1 || true
 	@touch $@
 
 clean:
