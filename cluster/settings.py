@@ -68,6 +68,11 @@ class Settings(BaseSettings):
     render_processes: int = Field(
         default=2, ge=1, description="Processes of each ingress that draw the pages of documents."
     )
+    render_bytes: int = Field(
+        default=1_000_000_000,
+        ge=200_000_000,
+        description="Memory that each of these may have; a page that needs more is refused.",
+    )
     queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
     batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; fewer are best on a CPU.")
     max_wait_s: float = Field(

@@ -102,7 +102,7 @@ def router(ocr: Ocr) -> APIRouter:
         prompt, files = await _last_of(ocr, body.messages)
         model = ocr.choose(request, body.model)
         reading = body.reading(prompt)
-        order = ocr.ordered(model, Ask(), reading, await ocr.open(files))
+        order = ocr.ordered(model, Ask(), reading, await ocr.open(request, files))
         course = ocr.course(order, request.state.request_id, ocr.timeout_of(request))
         answer = Chat(order, course, bool((body.stream_options or {}).get("include_usage")))
         return await Events.of(answer.events()) if body.stream else await answer.whole()

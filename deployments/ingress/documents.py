@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
-
-from cluster import environment, errors
+from cluster import errors
 from cluster.settings import Settings
-from deployments.ingress import rendering
+from deployments.ingress.renderers import HURRY_S, PATIENCE_S, Renderers
 from deployments.ocr.requests import MOST_SIDE
-
-#: Longest that one file may be looked at, or one page be drawn.
-PATIENCE_S = 60.0
 
 #: Characters of a range of pages: the time to see that one is none grows with their square.
 MOST_RANGE = 40
@@ -46,79 +37,6 @@ class Sheet(NamedTuple):
     dpi: float | None
 
 
-class _Lost(Exception):
-    """The process ended, or was ended, before it answered."""
-
-
-class _Child:
-    """One process that draws. What it says is data and never a program, for it has read what strangers sent."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._process = subprocess.Popen(
-            # Without its folder in the path, where modules have names that others have too.
-            [*environment.ISOLATED, rendering.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment.for_python(),
-        )
-
-    def ask(self, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        impatience = threading.Timer(self._patience_s, self._process.kill)
-        impatience.start()
-        try:
-            return self._ask(order)
-        except (OSError, orjson.JSONDecodeError):
-            self.end()
-            raise _Lost from None
-        finally:
-            impatience.cancel()
-
-    def _ask(self, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(orjson.dumps(order) + b"\n")
-        self._process.stdin.flush()
-        told: dict[str, Any] = orjson.loads(self._process.stdout.readline())
-        content = self._process.stdout.read(told.pop("bytes"))
-        return told, content
-
-    def end(self) -> None:
-        self._process.kill()
-        with contextlib.suppress(OSError):
-            self._process.communicate()
-
-
-class Renderers:
-    """As many processes as there are threads, each started when it is first needed and again when it was lost."""
-
-    def __init__(self, processes: int, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._threads = ThreadPoolExecutor(processes, "renderer")
-        self._own = threading.local()
-
-    async def order(self, name: str, **order: Any) -> tuple[dict[str, Any], bytes]:
-        """What is answered to that, or an error that begins with the name of the file."""
-        try:
-            told, content = await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, order)
-        except _Lost:
-            raise errors.InvalidBody(
-                f"{name} cannot be read: what reads it ended, or took longer than {self._patience_s:g} s.",
-                None,
-                "image",
-            ) from None
-        if "refused" in told:
-            kind = errors.TooLarge if told["is_too_large"] else errors.InvalidBody
-            raise kind(f"{name} {told['refused'].rstrip('.')}.", None, "image")
-        return told, content
-
-    def _ask(self, order: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        child = getattr(self._own, "child", None) or _Child(self._patience_s)
-        self._own.child = None
-        answer: tuple[dict[str, Any], bytes] = child.ask(order)
-        self._own.child = child
-        return answer
-
-
 @dataclass(frozen=True)
 class _File:
     name: str
@@ -132,10 +50,14 @@ class _File:
 class Document:
     """The files of one request, their pages counted through, on disk for as long as this is kept."""
 
-    def __init__(self, renderers: Renderers, folder: tempfile.TemporaryDirectory[str], most_pixels: int) -> None:
+    def __init__(
+        self, renderers: Renderers, folder: tempfile.TemporaryDirectory[str], settings: Settings, caller: str
+    ) -> None:
         self._renderers = renderers
         self._folder = folder
-        self._bounds = {"most_pixels": most_pixels, "most_side": MOST_SIDE}
+        self._bounds = {"most_pixels": settings.max_image_pixels, "most_side": MOST_SIDE}
+        self._most_pages = settings.max_pages
+        self._caller = caller
         self._files: list[_File] = []
 
     @property
@@ -159,7 +81,8 @@ class Document:
     async def add(self, given: Given) -> None:
         path = Path(self._folder.name) / str(len(self._files))
         await asyncio.to_thread(path.write_bytes, given.data)
-        told, _ = await self._renderers.order(given.name, do="look", path=str(path), **self._bounds)
+        bounds = {**self._bounds, "most_frames": self._most_pages}
+        told, _ = await self._renderers.order(given.name, self._caller, do="look", path=str(path), **bounds)
         sheet = None
         if told["kind"] == "picture":
             sheet = Sheet(given.data, told["width"], told["height"], told["dpi"]) if told["as_is"] else None
@@ -171,7 +94,8 @@ class Document:
         if file.sheet is not None:
             return file.sheet
         where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi}
-        told, data = await self._renderers.order(self.title_of(number), do="draw", **where, **self._bounds)
+        title = self.title_of(number)
+        told, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
         return Sheet(data, told["width"], told["height"], told["dpi"])
 
     def close(self) -> None:
@@ -187,14 +111,14 @@ class Document:
 
 
 class Documents:
-    def __init__(self, settings: Settings, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, settings: Settings, patience_s: float = PATIENCE_S, hurry_s: float = HURRY_S) -> None:
         self._settings = settings
-        self._renderers = Renderers(settings.render_processes, patience_s)
+        self._renderers = Renderers(settings.render_processes, settings.render_bytes, patience_s, hurry_s)
 
-    async def open(self, files: Sequence[Given]) -> Document:
-        """To be closed by whoever reads it."""
+    async def open(self, files: Sequence[Given], caller: str = "") -> Document:
+        """To be closed by whoever reads it. Pages of several callers are drawn in turns."""
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="cluster-pages-")
-        document = Document(self._renderers, folder, self._settings.max_image_pixels)
+        document = Document(self._renderers, folder, self._settings, caller)
         try:
             for file in files:
                 await document.add(file)

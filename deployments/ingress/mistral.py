@@ -52,7 +52,7 @@ def router(ocr: Ocr) -> APIRouter:
         file = await ocr.papers.given(body.document, "document")
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
         model = ocr.choose(request, body.model)
-        document = await ocr.open([file])
+        document = await ocr.open(request, [file])
         ask = Ask(model=body.model, pages=_from_one(body.pages))
         order = ocr.ordered(model, ask, Reading(features=features), document)
         with contextlib.closing(document):

@@ -78,10 +78,10 @@ class Ocr:
         ask, reading, files = await self.papers.read(request)
         model = self.choose(request, ask.model)
         await self._name(request, model, ask)
-        return self.ordered(model, ask, reading, await self.open(files))
+        return self.ordered(model, ask, reading, await self.open(request, files))
 
-    async def open(self, files: Sequence[Given]) -> Document:
-        return await self._documents.open(files)
+    async def open(self, request: Request, files: Sequence[Given]) -> Document:
+        return await self._documents.open(files, caller_of(request))
 
     def timeout_of(self, request: Request) -> float:
         return self.serving._timeout(request)
@@ -245,6 +245,14 @@ def _summary(order: Order, found: Sequence[Read]) -> dict[str, Any]:
     unread = [read.page.number for read in found if read.error is not None]
     usage = formats.usage([read.page for read in found])
     return {"model": order.model.uid, "pages": len(found), "unread": unread, "usage": usage}
+
+
+def caller_of(request: Request) -> str:
+    """Whose turn it is by: the key, or without one the address."""
+    key = request.state.key
+    if key is not None:
+        return str(key.id)
+    return request.client.host if request.client else ""
 
 
 def event_of(name: str, content: Mapping[str, Any]) -> bytes:

@@ -17,8 +17,6 @@ from typing import Any, BinaryIO
 
 import orjson
 
-#: Address space: what a file makes of itself beyond this is an error, not the end of the machine.
-MOST_BYTES = 6 * 2**30
 #: How PDF files begin, if not at once.
 PDF_HEAD = 1024
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -43,7 +41,7 @@ class Refused(Exception):
         self.is_too_large = is_too_large
 
 
-def look(path: str, most_pixels: int, most_side: int) -> Answer:
+def look(path: str, most_pixels: int, most_side: int, most_frames: int) -> Answer:
     """What is in the file; nothing is unpacked, and of a single picture the size is within bounds."""
     with open(path, "rb") as file:
         head = file.read(PDF_HEAD)
@@ -52,7 +50,7 @@ def look(path: str, most_pixels: int, most_side: int) -> Answer:
     if b"%PDF-" in head:
         return {"kind": "pdf", "pages": len(_pdf(path))}, b""
     if head.startswith(TIFF_MAGIC):
-        return {"kind": "tiff", "pages": _opened(path).n_frames}, b""
+        return {"kind": "tiff", "pages": _frames_of(_opened(path), most_frames)}, b""
     if not head.startswith(PICTURE_MAGIC):
         raise Refused("is neither a picture (PNG, JPEG, WebP, TIFF, BMP, GIF) nor a PDF")
     image = _opened(path)
@@ -100,6 +98,23 @@ def _page_of_pdf(path: str, index: int, dpi: int, most_pixels: int, most_side: i
     return image, float(dpi)
 
 
+def _frames_of(image: Any, most: int) -> int:
+    """Each frame is found by way of the one before it: a file of a hundred thousand would take minutes."""
+    count = 1
+    try:
+        while count <= most:
+            image.seek(count)
+            count += 1
+    except EOFError:
+        return count
+    except MemoryError:
+        raise
+    # Whatever a decoder raises about a caller's file, the file is what is wrong.
+    except Exception as error:
+        raise Refused(f"cannot be read: {error}") from None
+    raise Refused(f"has more than {most} pages, which are allowed", True)
+
+
 def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Any, float | None]:
     """A picture within a file, the right side up."""
     from PIL import ImageOps
@@ -110,7 +125,7 @@ def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Any
         _refuse_large(image.width, image.height, most_pixels, most_side)
         dpi = _dpi_of(image)
         return ImageOps.exif_transpose(image), dpi
-    except Refused:
+    except (Refused, MemoryError):
         raise
     # Whatever a decoder raises about a caller's file, the file is what is wrong.
     except Exception as error:
@@ -124,6 +139,8 @@ def _opened(path: str) -> Any:
     Image.MAX_IMAGE_PIXELS = None
     try:
         return Image.open(path, formats=FORMATS)
+    except MemoryError:
+        raise
     # What it says names our own copy of the file, and little else.
     except Exception:
         raise Refused("is no picture that can be read") from None
@@ -160,9 +177,11 @@ def _without_colour(image: Any) -> Any:
         return _scaled(image)
     if image.mode in ("RGBA", "LA", "PA", "P"):
         image = _on_white(image)
-    red, green, blue = image.convert("RGB").split()
+    # To convert what is so already would be a copy of a hundred million pixels.
+    colours = image if image.mode == "RGB" else image.convert("RGB")
+    red, green, blue = colours.split()
     is_grey = not ImageChops.difference(red, green).getbbox() and not ImageChops.difference(green, blue).getbbox()
-    return green if is_grey else image.convert("RGB")
+    return green if is_grey else colours
 
 
 def _scaled(image: Any) -> Any:
@@ -175,8 +194,10 @@ def _scaled(image: Any) -> Any:
 def _on_white(image: Any) -> Any:
     from PIL import Image
 
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    layer = image if image.mode == "RGBA" else image.convert("RGBA")
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer.getchannel("A"))
+    return page
 
 
 ORDERS: dict[str, Callable[..., Answer]] = {"look": look, "draw": draw}
@@ -206,7 +227,9 @@ def serve(orders: BinaryIO, answers: BinaryIO) -> None:
 
 if __name__ == "__main__":
     if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+        # What a file makes of itself beyond this is an error, not the end of the machine.
+        most_bytes = int(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
     os.nice(5)
     # What libraries print is no answer.
     channel = os.fdopen(os.dup(1), "wb")
