@@ -31,11 +31,11 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import environment, errors, pipe
+from cluster import environment, errors, node_memory, pipe, pressure
 from cluster.family import load_family
 from cluster.placement import Placement
 from cluster.settings import Settings
-from cluster.spec import Call, Claim, Node, View, Wanted, WorkerName
+from cluster.spec import Call, Claim, Memory, Node, View, Wanted, WorkerName
 from cluster.store import Store
 from cluster.supervisor import Handle, Supervisor
 from cluster.worker import Outcome, Worker
@@ -47,6 +47,8 @@ SUPERVISOR = "supervisor"
 HEAD_RESOURCE = "node:__internal_head__"
 #: Calls of one actor that Ray lets in at once; our own queues refuse long before.
 MANY = 10_000
+#: Added to a worker's size where the kernel chooses whom it ends: before the supervisor, the ingress and Ray itself.
+OOM_SCORE = 500
 #: How long a worker may take to open its socket, and how long an ingress leaves one alone that it could not reach.
 SOCKET_S = 5.0
 #: Between two tries of a supervisor to open its store.
@@ -110,6 +112,7 @@ class WorkerActor(Worker):
         if not hasattr(load_family(wanted.family), "stream"):
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        node_memory.go_first(OOM_SCORE)
         super().__init__(name, wanted, claim, settings)
         if ignored:
             log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
@@ -117,6 +120,18 @@ class WorkerActor(Worker):
         self._inference = uvloop.new_event_loop()
         threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()
         self._post(socket=self._listen(settings))
+        threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
+
+    def _watch_memory(self) -> None:
+        """Tells of this process's memory and of what the node has left, the more often the less that is."""
+        asked = self._settings.memory_floor_bytes
+        meter = node_memory.Meter(self._settings.home, asked)
+        while True:
+            memory = meter.read()
+            floor = pressure.floor_of(memory.total_bytes, asked)
+            if pressure.is_news(self._board.value.memory, memory, floor):
+                self._post(memory=memory)
+            time.sleep(pressure.pause_s(memory, floor))
 
     def _listen(self, settings: Settings) -> str:
         """The path of its socket, or nothing where there cannot be one: then Ray carries every call."""
@@ -253,6 +268,7 @@ class RayPlatform:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cards: dict[str, tuple[int | None, tuple[str, ...]]] = {}
+        self._meter = node_memory.Meter(settings.home, settings.memory_floor_bytes)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
@@ -310,7 +326,13 @@ class RayPlatform:
             found[name] = RayHandle(actor)
         return found
 
+    def memory(self) -> tuple[str, Memory]:
+        return ray.get_runtime_context().get_node_id(), self._meter.read()
+
     async def end_process(self, node_id: str, pid: int) -> None:
+        if node_id == ray.get_runtime_context().get_node_id():
+            # At once, and without a new process, for which there may be no memory.
+            return _end_worker(pid)
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
             await answer_of(_end_here.options(scheduling_strategy=where).remote(pid), 30.0)
@@ -330,6 +352,10 @@ def _leaving_nodes() -> Collection[str]:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _end_here(pid: int) -> None:
+    _end_worker(pid)
+
+
+def _end_worker(pid: int) -> None:
     """Kills a worker's process; the number may have been given to somebody else's meanwhile."""
     try:
         process = psutil.Process(pid)

@@ -163,6 +163,8 @@ def _ray_environment(place: Place, *, ours: bool) -> dict[str, str]:
         "MALLOC_ARENA_MAX": "2",
         # Under memory pressure Ray would end the supervisor and the ingress first: `cluster.pressure` decides instead.
         "RAY_memory_monitor_refresh_ms": "0",
+        # Ray would make all its workers the kernel's first choice, the supervisor too; models do it by themselves.
+        "RAY_worker_oom_score_adjustment": "0",
         # One machine stops as a whole: nothing on it can take over what is drained.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }

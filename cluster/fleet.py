@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from cluster import pressure
 from cluster.errors import ClusterError, DownloadFailed
 from cluster.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
 from cluster.placement import NoRoom, Placement, Taken, demand_of, place
@@ -16,6 +17,7 @@ from cluster.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, Waiting, reconcil
 from cluster.settings import Settings
 from cluster.spec import (
     Claim,
+    Memory,
     ModelRoutes,
     ModelState,
     ModelStatus,
@@ -57,6 +59,8 @@ class Fleet:
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
     hold_until: float = 0.0
+    #: By node, as far as somebody there has told.
+    memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------- facts in
 
@@ -65,6 +69,7 @@ class Fleet:
         before = set(self.nodes)
         self.nodes = {node.id: node for node in nodes}
         gone = before - set(self.nodes)
+        self.memory = {node: memory for node, memory in self.memory.items() if node in self.nodes}
         if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
             self.hold_until = now + self.settings.storm_hold_s
             return [
@@ -94,6 +99,49 @@ class Fleet:
         self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
         reason = str(report.error) if report.error else ""
         return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
+
+    def see_memory(self, node: str, memory: Memory, now: float) -> tuple[Worker, str] | None:
+        """A reading of a node's memory; the worker that gives way to it, if any, and what there is to tell."""
+        if not memory.total_bytes:
+            return None
+        floor = self._floor(memory)
+        tenants = self._tenants(node)
+        known = pressure.seen(self.memory.get(node, pressure.NodeMemory()), memory, floor, now)
+        tenant = pressure.who_gives_way(known, tenants, floor, now)
+        self.memory[node] = known if tenant is None else pressure.gave_way(known, tenant, now)
+        if tenant is None:
+            return None
+        return self.workers[tenant.name], pressure.told(known, tenant, self._ip_of(node), floor)
+
+    def why_died(self, worker: Worker, reason: str, now: float) -> str:
+        """The reason, and that memory is the likely cause where it is."""
+        known = self.memory.get(worker.node)
+        if known is None or not pressure.was_killed_for_memory(known, self._floor(known.memory), now):
+            return reason
+        return pressure.told_of_kernel(known, self._ip_of(worker.node))
+
+    def _floor(self, memory: Memory) -> int:
+        return pressure.floor_of(memory.total_bytes, self.settings.memory_floor_bytes)
+
+    def _tenants(self, node: str) -> list[pressure.Tenant]:
+        return [
+            pressure.Tenant(name, worker.report.memory.own_bytes, worker.claim.memory_bytes)
+            for name, worker in self.workers.items()
+            if worker.node == node and worker.state in HOLDS_CLAIM
+        ]
+
+    def _ip_of(self, node: str) -> str:
+        return self.nodes[node].ip if node in self.nodes else node
+
+    def _open_nodes(self) -> tuple[Node, ...]:
+        """With what is left for models where memory has run out."""
+        rows = []
+        for node in self.nodes.values():
+            known = self.memory.get(node.id, pressure.NodeMemory())
+            room = pressure.room_bytes(known, self._floor(known.memory))
+            reason = "" if room is None else pressure.others(known.memory)
+            rows.append(replace(node, room_bytes=room, room_reason=reason))
+        return tuple(rows)
 
     def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> Worker:
         worker = self.workers[name]
@@ -141,11 +189,12 @@ class Fleet:
         return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
 
     def plan(self, now: float) -> Plan:
+        self.memory = {node: pressure.without_old(known, now) for node, known in self.memory.items()}
         hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
         plan = reconcile(
             self.wanted,
             tuple(self.workers.values()),
-            tuple(self.nodes.values()),
+            self._open_nodes(),
             now=now,
             new_suffix=self.new_suffix,
             losses=self.losses,
@@ -165,7 +214,7 @@ class Fleet:
         # Wishes that are still to be started count as well, or fifty launches at once would all fit.
         settled = HOLDS_CLAIM | {S.FAILED}
         running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in settled}
-        nodes = tuple(self.nodes.values())
+        nodes = self._open_nodes()
         fraction = self.settings.memory_fraction
         for other in self.wanted.values():
             for index in range(other.replica):

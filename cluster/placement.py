@@ -102,6 +102,10 @@ def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
 def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
     if node.draining:
         return "draining"
+    asked_bytes = 0 if wants_gpu else demand.memory_bytes
+    if node.room_bytes is not None and asked_bytes > node.room_bytes:
+        left, asked = _gib(max(node.room_bytes, 0)), _gib(asked_bytes)
+        return f"its memory ran out, {left} left for models, {asked} asked; {node.room_reason}"
     if node.cpus <= 0:
         return "holds no models (0 cores)"
     wanted_ip = demand.place.worker_ip

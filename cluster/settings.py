@@ -118,6 +118,12 @@ class Settings(BaseSettings):
     memory_fraction: float = Field(
         default=0.9, gt=0, le=1, description="Share of a node's memory that models may claim."
     )
+    memory_floor_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What has to stay available of a node's memory, or the worker that took most gives way; "
+        "0: 5 % of it, at least 500 MB.",
+    )
     object_store_bytes: int = Field(
         default=200_000_000, description="Ray's object store on a node this command starts."
     )

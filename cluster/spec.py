@@ -316,6 +316,9 @@ class Node:
     card_bytes: int | None = None
     is_head: bool = False
     draining: bool = False
+    #: After its memory ran out: what is left for models now, and who holds the rest.
+    room_bytes: int | None = None
+    room_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -387,6 +390,20 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Of a node, or of the container that it is, as one of its processes sees it."""
+
+    total_bytes: int = 0
+    available_bytes: int = 0
+    #: What that process and its children hold.
+    own_bytes: int = 0
+    #: Processes that the kernel ended for want of memory, ever.
+    oom_kills: int = 0
+    #: Name, pid and bytes of the largest process of others; looked for when memory is short.
+    largest: tuple[str, int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What a worker says of itself."""
 
@@ -401,6 +418,7 @@ class Report:
     socket: str = ""
     cards: tuple[int, ...] = ()
     memory_bytes: int = 0
+    memory: Memory = Memory()
     load_seconds: float = 0.0
     about: dict[str, Any] = field(default_factory=dict)
 

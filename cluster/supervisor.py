@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
 from cluster import errors, metrics
@@ -28,6 +28,7 @@ from cluster.spec import (
     Claim,
     Entry,
     Event,
+    Memory,
     ModelRoutes,
     ModelState,
     ModelStatus,
@@ -79,6 +80,9 @@ class Platform(Protocol):
 
     async def end_process(self, node_id: str, pid: int) -> None:
         """Ends a worker's process that does not even hear that it is to end."""
+
+    def memory(self) -> tuple[str, Memory] | None:
+        """The supervisor's own node and its memory, where that can be read."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,7 @@ class Supervisor:
         now = self._clock()
         for warning in self._fleet.see_nodes(await self._platform.nodes(), now):
             log.warning(warning)
+        self._see_own_memory()
         for worker in self._fleet.orphaned():
             self._see(str(worker), E.DIED, "its node is gone")
         for worker in self._fleet.expired(now):
@@ -359,7 +364,7 @@ class Supervisor:
             self._see_report(name, handle, report)
 
     def _see_report(self, name: str, handle: Handle, report: Report) -> None:
-        before = self._fleet.workers[name].state
+        before, before_report = self._fleet.workers[name].state, self._fleet.workers[name].report
         after = self._fleet.see_report(name, report, self._clock())
         uid = after.name.uid
         if after.state == S.READY and before != S.READY:
@@ -368,12 +373,39 @@ class Supervisor:
             self._tell(uid, "ERROR", f"Worker {name} failed: {after.reason}")
             # Its claim is given back with its state; the process may not outlive that.
             handle.kill()
-        self._wake.set()
+        # A poll that ended without news brings what was told long ago.
+        if report.memory != before_report.memory:
+            self._see_memory(after.node, report.memory)
+        if replace(report, memory=before_report.memory) != before_report:
+            self._wake.set()
+
+    def _see_own_memory(self) -> None:
+        """Workers tell of their nodes; this node's memory is known without any."""
+        reading = self._platform.memory()
+        if reading is not None:
+            self._see_memory(*reading)
+
+    def _see_memory(self, node: str, memory: Memory) -> None:
+        """Ends the worker that gives way, if any: not politely, memory does not wait."""
+        decision = self._fleet.see_memory(node, memory, self._clock())
+        if decision is None:
+            return
+        worker, reason = decision
+        self._background(self._platform.end_process(worker.node, worker.report.pid))
+        watched = self._watched.get(str(worker))
+        if watched is not None:
+            watched.handle.kill()
+        self._see(str(worker), E.DIED, reason)
 
     def _hear(self, name: str, event: WorkerEvent, reason: str) -> None:
         """What came back from a call; the worker may have been dropped while it was under way."""
-        if name in self._fleet.workers:
-            self._see(name, event, reason)
+        worker = self._fleet.workers.get(name)
+        if worker is None:
+            return
+        if event == E.DIED and worker.state != S.LOST:
+            self._see_own_memory()
+            reason = self._fleet.why_died(worker, reason, self._clock())
+        self._see(name, event, reason)
 
     def _see(self, name: str, event: WorkerEvent, reason: str) -> Worker:
         before = self._fleet.workers[name]

@@ -64,6 +64,9 @@ class Echo:
         pause = self._options.run_seconds + max((item["sleep"] for item in batch if _orders(item, "sleep")), default=0)
         if pause:
             time.sleep(pause)
+        for item in batch:
+            if _orders(item, "hold"):
+                self._held = b"x" * item["hold"]
         if any(_orders(item, "crash") for item in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         if any(_orders(item, "raise") for item in batch):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -302,3 +303,10 @@ def test_whole_cards_are_refused_only_when_no_node_has_them(seed: int) -> None:
         ]
         found = place(demand(n_gpu=count), nodes, taken)
         assert isinstance(found, Placement) == bool(free_sets), str(found)
+
+
+def test_a_node_whose_memory_ran_out_takes_what_fits_into_the_rest() -> None:
+    short = replace(make_node("n0"), room_bytes=2 * GIB, room_reason="hog (pid 7) holds most, 9.0 GB")
+    assert isinstance(place(demand(gib=2), [short], []), Placement)
+    refused = place(demand(gib=3), [short], [])
+    assert "its memory ran out, 2.0 GiB left for models, 3.0 GiB asked; hog (pid 7)" in str(refused)

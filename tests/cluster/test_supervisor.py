@@ -21,6 +21,7 @@ from cluster.settings import Settings
 from cluster.spec import (
     Claim,
     Entry,
+    Memory,
     ModelState,
     ModelStatus,
     Node,
@@ -179,6 +180,8 @@ class World:
         self.gate.set()
         self.supervisor: Supervisor | None = None
         self.clock_ahead = self.wall_clock_ahead = 0.0
+        #: What the supervisor can see of its own node's memory.
+        self.reading: tuple[str, Memory] | None = None
 
     def clock(self) -> float:
         return time.monotonic() + self.clock_ahead
@@ -199,6 +202,9 @@ class World:
         if self.find_errors:
             raise self.find_errors.pop()
         return {name: process for name, process in self.processes.items() if process.alive}
+
+    def memory(self) -> tuple[str, Memory] | None:
+        return self.reading
 
     async def end_process(self, node_id: str, pid: int) -> None:
         self.ended_by_pid.append((node_id, pid))
@@ -1619,3 +1625,62 @@ def test_a_real_worker_that_cannot_load_is_told_with_its_log(tmp_path: Path, roo
             assert "ValueError: no such layer" in status.log_tail
 
     asyncio.run(whole())
+
+
+# --------------------------------------------------------------------------------------------- memory runs out
+
+GB = 10**9
+PLENTY, LITTLE = Memory(24 * GB, 12 * GB), Memory(24 * GB, 1 * GB, largest=("hog", 7, 9 * GB))
+
+
+def test_when_memory_runs_out_one_worker_goes_says_why_and_comes_back_when_there_is_room() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("small"), make_wanted("grown"))
+        for uid, held in (("small", 1 * GB), ("grown", 5 * GB)):
+            s.world.the(uid).tell(memory=replace(PLENTY, own_bytes=held))
+        await s.ticks()
+        (small, grown) = s.world.the("small"), s.world.the("grown")
+        small.tell(memory=replace(LITTLE, own_bytes=1 * GB))
+        await s.until(lambda: not grown.alive)
+        assert s.world.ended_by_pid == [(grown.board.value.node_id, grown.pid)]
+        s.world.clock_ahead += 30  # all pauses after a loss are over
+        await s.ticks()
+        (waiting,) = [status for status in await s.supervisor.all_statuses() if status.uid == "grown"]
+        assert (
+            waiting.state == M.WAITING
+            and "0.0 GiB left for models, 1.0 GiB asked; of other processes hog (pid 7)" in waiting.reason
+        )
+        assert small.alive and s.world.alive("grown") == []
+        (text,) = [text for text in await s.events("grown") if "HOST_OOM" in text]
+        assert "1.0 GB of 24.0 GB memory were left on" in text and "held 5.0 GB" in text
+        assert "hog (pid 7) holds most, 9.0 GB: end it" in text
+        small.tell(memory=replace(PLENTY, own_bytes=1 * GB))
+        await s.state(M.READY, uid="grown")
+
+    play(scene, make_node("n0"))
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_as_such() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=3))
+        await s.ready()
+        await s.ticks()
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=4))
+        s.world.the().kill()
+        await s.until(lambda: len(s.world.started) == 2)
+        (text,) = [text for text in await s.events() if "is LOST" in text]
+        assert "HOST_OOM: its process was killed" in text
+
+    play(scene, make_node("n0"))
+
+
+def test_a_worker_that_dies_with_memory_to_spare_did_not_die_of_it() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=3))
+        await s.ready()
+        await s.ticks()
+        s.world.the().kill()
+        await s.until(lambda: len(s.world.started) == 2)
+        assert not [text for text in await s.events() if "HOST_OOM" in text]
+
+    play(scene, make_node("n0"))
