@@ -403,7 +403,7 @@ def _patiently_opened(settings: Settings) -> Store:
     """Ray gives up for good on an actor whose constructor raises, and the disk may have room again in a minute."""
     while True:
         try:
-            return Store(settings.home / "cluster.db")
+            return Store(settings.store)
         except (OSError, sqlite3.Error, errors.ClusterError) as error:
             log.error("the store does not open, trying again: %s", error)
             time.sleep(STORE_RETRY_S)

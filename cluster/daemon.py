@@ -31,6 +31,9 @@ from cluster import errors
 from cluster.keys import Key, new_key
 from cluster.settings import Settings
 from cluster.store import Store
+from cluster.store_file import check_store, settle
+
+log = logging.getLogger("cluster.daemon")
 
 START_TIMEOUT_S = 90.0
 SERVE_TIMEOUT_S = 300.0
@@ -46,6 +49,7 @@ class Place:
     """Where the processes of one installation keep their files: short paths, readable by their owner only."""
 
     def __init__(self, settings: Settings) -> None:
+        self.store = settings.store
         self.run = settings.home / "run"
         self.state = self.run / "cluster.json"
         self.log = settings.home / "logs" / "ray.log"
@@ -101,6 +105,7 @@ class Running:
         """Ends what was started here; a cluster that was only joined goes on."""
         if self._is_ours:
             _stop_ray(self._place)
+            settle(self._place.store)
 
 
 def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, admin_key: str | None = None) -> Running:
@@ -112,6 +117,8 @@ def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, ad
     os.environ.update(settings.as_environment())
     place = Place(settings)
     place.prepare()
+    if told := check_store(settings.store):
+        log.warning(told)
     running = Running(place, is_ours=address is None)
     try:
         if address is None:
@@ -143,6 +150,13 @@ def stop(settings: Settings) -> None:
     if place.read() is None:
         raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
     _stop_ray(place)
+    settle(place.store)
+
+
+def refuse_living(settings: Settings) -> None:
+    """For what may only be done to the files of a cluster that does not run."""
+    if processes_of(Place(settings)) or _answers(settings):
+        raise errors.Conflict(f"The cluster of {settings.home} runs; stop it with `cluster down` first.")
 
 
 # ------------------------------------------------------------------------------------------------- Ray
@@ -359,7 +373,7 @@ def _admit(settings: Settings, text: str) -> None:
     """Writes down a key that was made elsewhere, always under the same id: another takes its place."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     key: Key = new_key("admin", ["admin"])[0].model_copy(update={"id": "given", "digest": digest})
-    store = Store(settings.home / "cluster.db")
+    store = Store(settings.store)
     try:
         known = store.get("key", key.id)
         if known is None or known["digest"] != digest:

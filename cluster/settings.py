@@ -179,6 +179,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def store(self) -> Path:
+        """The file that wishes, keys and registrations are in."""
+        return self.home / "cluster.db"
+
+    @property
     def is_loopback(self) -> bool:
         try:
             return ipaddress.ip_address(self.host).is_loopback

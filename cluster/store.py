@@ -28,7 +28,7 @@ ITSELF = ""
 EVENTS_KEPT = 100
 ALL_EVENTS_KEPT = 50_000
 
-_SCHEMA = "CREATE TABLE IF NOT EXISTS wishes (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key))"
+SCHEMA = "CREATE TABLE IF NOT EXISTS wishes (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key))"
 _EVENTS_SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
     id INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL, level TEXT, uid TEXT, text TEXT);
@@ -59,7 +59,7 @@ class Store:
                 # All is in one file at any moment, and it opens on a full disk; with a write-ahead log neither holds.
                 self._db.execute("PRAGMA journal_mode=PERSIST")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(_SCHEMA)
+            self._db.execute(SCHEMA)
         self._past = self._opened_events()
         self._take_over_old_events()
 
@@ -92,9 +92,9 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            if _code_of(error) in _BUSY:
+            if code_of(error) in _BUSY:
                 raise errors.Unavailable(f"{what} cannot be written now: {error}. Try again.", 1.0) from error
-            if _code_of(error) in _UNWRITABLE:
+            if code_of(error) in _UNWRITABLE:
                 free = self.free_bytes()
                 room = "" if free is None else f", {free / 1e6:,.0f} MB are free"
                 raise errors.OutOfSpace(
@@ -112,7 +112,9 @@ class Store:
 
     def put(self, kind: str, key: str, value: Any) -> None:
         with self._lock, self._writing(f"The {kind} {key}"):
-            self._db.execute("INSERT OR REPLACE INTO wishes VALUES (?, ?, ?)", (kind, key, json.dumps(value)))
+            self._db.execute(
+                "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES (?, ?, ?)", (kind, key, json.dumps(value))
+            )
 
     def get(self, kind: str, key: str) -> dict[str, Any] | None:
         with self._lock:
@@ -154,7 +156,9 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             with self._db:
                 number = max(self._number(of) + 1, at_least)
-                self._db.execute("INSERT OR REPLACE INTO wishes VALUES ('number', ?, ?)", (of, json.dumps(number)))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES ('number', ?, ?)", (of, json.dumps(number))
+                )
         return number
 
     def add_event(self, event: Event) -> None:
@@ -200,10 +204,18 @@ def _connected(path: Path | None) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Made before SQLite opens it, so that the files it puts beside it are for the owner only as well.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    return sqlite3.connect(str(path or ":memory:"), check_same_thread=False, isolation_level=None, timeout=10)
+    return with_text(
+        sqlite3.connect(str(path or ":memory:"), check_same_thread=False, isolation_level=None, timeout=10)
+    )
 
 
-def _code_of(error: Exception) -> int | None:
+def with_text(db: sqlite3.Connection) -> sqlite3.Connection:
+    """A row whose text is damaged is read all the same, and then is no JSON or no wish."""
+    db.text_factory = lambda raw: raw.decode(errors="replace")
+    return db
+
+
+def code_of(error: Exception) -> int | None:
     """SQLite's word for it; for what the system said already, the one SQLite would have found."""
     if isinstance(error, OSError):
         return sqlite3.SQLITE_FULL if error.errno in _NO_SPACE else None

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cluster import errors
-from cluster.cli import connection, daemon, declared, generate, launch, models, ocr, ports, registrations, shell
+from cluster.cli import backup, connection, daemon, declared, generate, launch, models, ocr, ports, registrations, shell
 
 
 class Commands(click.Group):
@@ -69,6 +69,8 @@ for command in (
     declared.apply,
     declared.diff,
     declared.export,
+    backup.backup,
+    backup.restore,
     connection.login,
     connection.keys,
     shell.completion,
