@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from cluster import errors
-from cluster.weights import PICKLES, SHARD, names_in, weight_set
+from cluster.headers import MOST_TENSORS
+from cluster.inventory import Inventory
+from cluster.weights import PICKLES, SHARD, weight_set, without_copies
 
 #: What a worker's process needs besides weights, on CPU. Measured as PSS of a Ray actor with torch, transformers and
 #: sentence-transformers after its first forward pass, less the weights: 425 MiB.
@@ -24,10 +25,8 @@ CUDA_CONTEXT_BYTES = 2**29
 ENCODER_ACTIVATION_BYTES = 430_000_000
 ENCODER_ACTIVATION_SHARE = 0.3
 
-#: Larger headers are refused by the format's own reader as well.
-MAX_HEADER_BYTES = 100_000_000
+PIPELINE = "model_index.json"
 
-_CASTABLE = ("F64", "F32", "F16", "BF16")
 _BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -37,27 +36,31 @@ def claim_for_encoder(weight_bytes: int, *, on_gpu: bool) -> int:
     return weight_bytes + activations + (CUDA_CONTEXT_BYTES if on_gpu else PROCESS_BYTES)
 
 
-def weight_bytes(folder: Path, bytes_per_parameter: float | None = None) -> int:
+def weight_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> int:
     """Memory of the weights, as stored or at so many bytes per parameter; quantised tensors stay as they are."""
-    if (folder / "model_index.json").is_file():
-        return sum(component_bytes(folder, bytes_per_parameter).values())
-    return sum(_bytes_of(path, bytes_per_parameter) for path in _weight_files(folder))
+    if PIPELINE in inventory.files:
+        return sum(component_bytes(inventory, bytes_per_parameter).values())
+    return sum(_bytes_of(inventory, name, bytes_per_parameter) for name in _weights_in(inventory))
 
 
-def component_bytes(folder: Path, bytes_per_parameter: float | None = None) -> dict[str, int]:
+def component_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> dict[str, int]:
     """The same for each part of a pipeline that has weights."""
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[:1] != [None]]
-    parts = [name for name in parts if weight_set(names_in(folder / name))]
-    return {name: weight_bytes(folder / name, bytes_per_parameter) for name in parts}
+    inventory.refuse_wrong(PIPELINE)
+    kinds = inventory.config(PIPELINE).items()
+    parts = {name: inventory.under(name) for name, kind in kinds if isinstance(kind, list) and kind[:1] != [None]}
+    return {
+        name: weight_bytes(part, bytes_per_parameter)
+        for name, part in parts.items()
+        if weight_set(without_copies(part.files))
+    }
 
 
-def parameters(folder: Path) -> int | None:
+def parameters(inventory: Inventory) -> int | None:
     """How many numbers the weights are; None for GGUF, which packs them in blocks."""
-    files = _weight_files(folder)
-    if any(path.suffix == ".gguf" for path in files):
+    names = _weights_in(inventory)
+    if any(name.endswith(".gguf") for name in names):
         return None
-    return sum(_parameters_of(path) for path in files)
+    return sum(_parameters_of(inventory, name) for name in names)
 
 
 class Tensor(NamedTuple):
@@ -73,106 +76,93 @@ class Tensor(NamedTuple):
         return math.prod(self.shape)
 
 
-def tensors(place: Path) -> Iterator[Tensor]:
+def tensors(inventory: Inventory) -> Iterator[Tensor]:
     """What a file or a folder's set of weights is made of; nothing of formats that cannot be read without running."""
-    for path in [place] if place.is_file() else _weight_files(place):
-        if path.suffix == ".safetensors":
-            for name, told in _header(path).items():
-                size = told["data_offsets"][1] - told["data_offsets"][0]
-                yield Tensor(name, tuple(told["shape"]), size, told["dtype"] in _CASTABLE)
+    for name in _weights_in(inventory):
+        if name.endswith(".safetensors"):
+            rows = _header(inventory, name).get("tensors")
+            if rows is None:
+                raise errors.LoadFailed(f"{inventory.place} has more than {MOST_TENSORS} tensors, and cannot be read.")
+            for tensor, shape, size, is_plain in rows:
+                yield Tensor(tensor, tuple(shape), size, is_plain)
 
 
-def gguf_architecture(path: Path) -> str:
+def gguf_architecture(inventory: Inventory) -> str:
     """Which model the weights of a GGUF file belong to, as its header says."""
-    field = _gguf(path).get_field("general.architecture")
-    return str(field.contents()) if field is not None else ""
+    return str(_gguf(inventory)["architecture"])
 
 
-def gguf_bytes(path: Path) -> int:
+def gguf_bytes(inventory: Inventory) -> int:
     """Memory of a GGUF file's weights, which stay packed."""
-    return sum(int(tensor.n_bytes) for tensor in _gguf(path).tensors)
+    return int(_gguf(inventory)["bytes"])
 
 
-def _gguf(path: Path) -> Any:
-    from gguf import GGUFReader
-
-    try:
-        return GGUFReader(path)
-    # It reads a map of the file, and stumbles wherever the file ends or says nonsense.
-    except (ValueError, IndexError, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise errors.LoadFailed(f"{path} is not a whole GGUF file ({error}): fetch it again.") from error
+def _gguf(inventory: Inventory) -> Mapping[str, Any]:
+    (name,) = inventory.files
+    return _header(inventory, name)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    files = [folder / name for name in weight_set(names_in(folder))]
-    if not files:
-        raise errors.LoadFailed(f"{folder} has no weights: it needs safetensors, GGUF or PyTorch files.")
-    ggufs = [path for path in files if path.suffix == ".gguf"]
+def _header(inventory: Inventory, name: str) -> Mapping[str, Any]:
+    inventory.refuse_wrong(name)
+    return inventory.weights[name]
+
+
+def _weights_in(inventory: Inventory) -> list[str]:
+    names = weight_set(without_copies(inventory.files))
+    if not names:
+        raise errors.LoadFailed(f"{inventory.place} has no weights: it needs safetensors, GGUF or PyTorch files.")
+    ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         # Several quantisations may lie side by side; one of them is loaded.
         sizes: Counter[str] = Counter()
-        for path in ggufs:
-            sizes[SHARD.sub("", path.stem)] += path.stat().st_size
+        for name in ggufs:
+            sizes[_model_of(name)] += inventory.files[name]
         largest = sizes.most_common(1)[0][0]
-        return [path for path in ggufs if SHARD.sub("", path.stem) == largest]
-    return _as_indexed(files)
+        return [name for name in ggufs if _model_of(name) == largest]
+    return _as_indexed(inventory, names)
 
 
-def _as_indexed(files: list[Path]) -> list[Path]:
+def _model_of(name: str) -> str:
+    return SHARD.sub("", PurePosixPath(name).stem)
+
+
+def _as_indexed(inventory: Inventory, names: list[str]) -> list[str]:
     """Without parts that their index does not know: leftovers of another split."""
-    parts = [path for path in files if SHARD.search(path.stem)]
-    for index in filter(Path.is_file, {_index_of(path) for path in parts}):
-        named = {index.with_name(name) for name in json.loads(index.read_text())["weight_map"].values()}
-        missing = ", ".join(sorted(path.name for path in named.difference(parts)))
+    parts = [name for name in names if SHARD.search(PurePosixPath(name).stem)]
+    for index in {_index_of(name) for name in parts}:
+        inventory.refuse_wrong(index)
+        if index not in inventory.parts:
+            continue
+        named = {str(PurePosixPath(index).with_name(part)) for part in inventory.parts[index]}
+        missing = ", ".join(sorted(PurePosixPath(name).name for name in named.difference(parts)))
         if missing:
-            raise errors.LoadFailed(f"{index.parent} lacks {missing}, which {index.name} names: fetch it again.")
-        files = [path for path in files if path in named or path not in parts or _index_of(path) != index]
-    return files
+            where = inventory.path_of(index)
+            raise errors.LoadFailed(f"{where.parent} lacks {missing[:300]}, which {where.name} names: fetch it again.")
+        names = [name for name in names if name in named or name not in parts or _index_of(name) != index]
+    return names
 
 
-def _index_of(part: Path) -> Path:
-    return part.with_name(f"{SHARD.sub('', part.stem)}{part.suffix}.index.json")
+def _index_of(part: str) -> str:
+    path = PurePosixPath(part)
+    return str(path.with_name(f"{SHARD.sub('', path.stem)}{path.suffix}.index.json"))
 
 
-def _bytes_of(path: Path, bytes_per_parameter: float | None) -> int:
-    if path.suffix == ".safetensors":
-        return sum(_tensor_bytes(tensor, bytes_per_parameter) for tensor in _header(path).values())
-    size = path.stat().st_size
-    if bytes_per_parameter is None or path.suffix not in PICKLES:
-        return size
-    return int(_parameters_of(path) * bytes_per_parameter)
+def _bytes_of(inventory: Inventory, name: str, bytes_per_parameter: float | None) -> int:
+    if name.endswith(".safetensors"):
+        header = _header(inventory, name)
+        if bytes_per_parameter is None:
+            return int(header["bytes"])
+        packed_bytes = int(header["bytes"] - header["plain_bytes"])
+        return packed_bytes + int(header["plain_numbers"] * bytes_per_parameter)
+    if bytes_per_parameter is None or not name.endswith(PICKLES):
+        return inventory.files[name]
+    return int(_parameters_of(inventory, name) * bytes_per_parameter)
 
 
-def _tensor_bytes(tensor: dict[str, Any], bytes_per_parameter: float | None) -> int:
-    if bytes_per_parameter is not None and tensor["dtype"] in _CASTABLE:
-        return int(math.prod(tensor["shape"]) * bytes_per_parameter)
-    start, end = tensor["data_offsets"]
-    return int(end - start)
-
-
-def _parameters_of(path: Path) -> int:
-    if path.suffix == ".safetensors":
-        return sum(math.prod(tensor["shape"]) for tensor in _header(path).values())
+def _parameters_of(inventory: Inventory, name: str) -> int:
+    if name.endswith(".safetensors"):
+        return int(_header(inventory, name)["numbers"])
     # Opening a pickle to count would run it.
-    config = path.with_name("config.json")
-    known = json.loads(config.read_text()) if config.is_file() else {}
-    dtype = known.get("dtype") or known.get("torch_dtype") or "float32"
-    return path.stat().st_size // _BYTES_OF_DTYPE.get(dtype, 4)
-
-
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    """Name -> dtype, shape and place of every tensor of a safetensors file."""
-    size = path.stat().st_size
-    with path.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise errors.LoadFailed(f"{path} is not a safetensors file: fetch it again.")
-        try:
-            header: dict[str, dict[str, Any]] = json.loads(content.read(length))
-        except ValueError as error:
-            raise errors.LoadFailed(f"{path} has an unreadable header ({error}): fetch it again.") from error
-    header.pop("__metadata__", None)
-    end = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
-    if end != size:
-        raise errors.LoadFailed(f"{path} has {size} bytes where its header speaks of {end}: fetch it again.")
-    return header
+    config = inventory.config(str(PurePosixPath(name).with_name("config.json")))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return inventory.files[name] // _BYTES_OF_DTYPE.get(str(dtype), 4)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from cluster import errors
+from cluster import errors, headers
 from cluster.download import Cache, Download, Listener
 from cluster.hubs import HUBS, Listing, RemoteFile, client_of, listing_of, name_of
 from cluster.spec import Source, folder_under
@@ -37,7 +37,7 @@ def locate(
     without it, all that one set of weights needs.
     """
     if source.hub == "local":
-        return _safe(_local_folder(source, roots), source, allow_pickle)
+        return _safe(_local_folder(source, roots), source, allow_pickle, roots)
     if source.hub == "package":
         return _safe(_package_folder(source), source, allow_pickle)
     found = _cached_folder(source, home, allow_pickle, patterns)
@@ -193,8 +193,8 @@ def _inside(folder: Path, path: str) -> Path:
     return inner
 
 
-def _safe(place: Path, source: Source, allow_pickle: bool) -> Path:
-    names = [place.name] if place.is_file() else names_in(place)
+def _safe(place: Path, source: Source, allow_pickle: bool, roots: Sequence[Path] = ()) -> Path:
+    names = [place.name] if place.is_file() else names_in(place, roots)
     _safe_names(source, [name for name in names if not _matches(name, source.exclude)], allow_pickle)
     return place
 
@@ -219,10 +219,16 @@ SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _VARIANT = re.compile(r"(\.(fp16|bf16|fp32|fp8|non_ema|ema))+$")
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder: Path, roots: Sequence[Path] = ()) -> list[str]:
     """The files of a folder that a model is loaded from."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [name for name in names if not _COPIES.search(name)]
+    try:
+        return without_copies(headers.files_in(str(folder), tuple(str(root.expanduser()) for root in roots)))
+    except headers.Unreadable as reason:
+        raise errors.LoadFailed(f"{folder} {reason}.") from None
+
+
+def without_copies(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if not _COPIES.search(name))
 
 
 def weight_set(names: Iterable[str], variant: str = "") -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from cluster import environment, errors
 from cluster.catalog import Catalog, choose_source
 from cluster.family import Family, path_of
+from cluster.inventory import Inventory, inspected
 from cluster.memory import claim_for_encoder, weight_bytes
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
@@ -194,9 +195,15 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
             raise
     type = types[spec.model_type.lower()]
     source = Source(hub="local", id=spec.model_path)
-    told = family_in(type.name, Contents.of(allowed(Path(spec.model_path).expanduser(), settings)))
+    folder = allowed(Path(spec.model_path).expanduser(), settings)
+    # It may be on another machine, and then tells nothing.
+    told = family_in(type.name, _contents_of(folder, settings))
     family = told if told is not None and told in type.families else next(iter(type.families))
     return Entry(name=spec.model_name, type=type.name, family=family, sources=(source,), builtin=False)
+
+
+def _contents_of(folder: Path, settings: Settings) -> Contents:
+    return Contents.of(inspected(folder, settings.model_roots)) if folder.is_dir() else Contents()
 
 
 def _refuse_unsupported(entry: Entry) -> None:
@@ -217,6 +224,13 @@ def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
     return path
 
 
+def inventory_of(source: Source, settings: Settings, allow_pickle: bool = False) -> Inventory | None:
+    """What is told of weights that are on this machine."""
+    place = is_cached(source, settings.home, allow_pickle=allow_pickle, roots=settings.model_roots)
+    # The cache of a hub is all links, and ours.
+    return inspected(place, settings.model_roots if source.hub == "local" else ()) if place is not None else None
+
+
 def _claim(type: ModelType, spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> tuple[int, Source]:
     """Memory to claim per replica, and the source less what the launch has no use for."""
     needs = None
@@ -230,7 +244,7 @@ def _claim(type: ModelType, spec: LaunchSpec, entry: Entry, source: Source, sett
         return int(entry.facts["claim_bytes"]), source
     if needs is not None:
         return needs.claim_bytes, source
-    folder = is_cached(source, settings.home, allow_pickle=True, roots=settings.model_roots)
+    inventory = inventory_of(source, settings, allow_pickle=True)
     # fp32 is what encoders compute in unless asked otherwise, whatever their files are stored in.
-    weights = weight_bytes(folder, 4.0) if folder is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+    weights = weight_bytes(inventory, 4.0) if inventory is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
     return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto"), source

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from cluster.inventory import Inventory
 
 
 @dataclass(frozen=True)
@@ -20,25 +20,21 @@ class Contents:
     modules: Collection[str] = ()
 
     @classmethod
-    def of(cls, folder: Path) -> Contents:
-        """What can be read of it: nothing at all when it is on another machine."""
-        try:
-            files = {path.name for path in folder.iterdir()}
-        except OSError:
-            return cls()
-        own, modules = _json(folder / "config_sentence_transformers.json"), _json(folder / "modules.json")
-        inner = _json(folder / "config.json") or _json(folder / "0_CLIPModel" / "config.json")
+    def of(cls, inventory: Inventory) -> Contents:
+        modules = inventory.configs.get("modules.json")
+        rows = modules if isinstance(modules, list) else []
         return cls(
-            files,
-            inner if isinstance(inner, dict) else {},
-            str(own.get("model_type") or "") if isinstance(own, dict) else "",
-            [str(row.get("type", "")).rpartition(".")[2] for row in modules if isinstance(row, dict)],
+            {name for name in inventory.files if "/" not in name},
+            inventory.config() or inventory.config("0_CLIPModel/config.json"),
+            str(inventory.config("config_sentence_transformers.json").get("model_type") or ""),
+            [str(row.get("type", "")).rpartition(".")[2] for row in rows if isinstance(row, dict)],
         )
 
 
 def family_in(type: str, contents: Contents) -> str | None:
     """A name among the type's families, or None where nothing says that it is not of the usual one."""
-    architectures = [str(name) for name in contents.config.get("architectures") or ()]
+    named = contents.config.get("architectures")
+    architectures = [str(name) for name in named] if isinstance(named, list) else []
     is_late = (
         contents.kind in ("MultiVectorEncoder", "ColBERT")
         or "MultiVectorMask" in contents.modules
@@ -63,10 +59,3 @@ def family_in(type: str, contents: Contents) -> str | None:
     if model_type in ("clip", "siglip", "siglip2", "chinese_clip") and not {"Transformer"} & set(contents.modules):
         return "clip"
     return "clap" if model_type == "clap" else None
-
-
-def _json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}

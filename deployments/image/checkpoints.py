@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
+from cluster.inventory import read
 from cluster.memory import tensors
 from cluster.spec import Entry, Source
 from deployments.image.layout import INDEX
@@ -29,7 +30,7 @@ def checkpoint_in(place: Path) -> Path | None:
 
 def is_whole(file: Path) -> bool:
     """Whether it is a pipeline, and not only its denoiser."""
-    return any(tensor.name.startswith(_ENCODERS) for tensor in tensors(file))
+    return any(tensor.name.startswith(_ENCODERS) for tensor in tensors(read(file)))
 
 
 def rest_of(file: Path, entry: Entry, own: Source) -> Source:
@@ -45,7 +46,7 @@ def _repository_of(file: Path) -> str:
     import torch
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
-    outline = {tensor.name: torch.empty(tensor.shape, device="meta") for tensor in tensors(file)}
+    outline = {tensor.name: torch.empty(tensor.shape, device="meta") for tensor in tensors(read(file))}
     return str(fetch_diffusers_config(outline)["pretrained_model_name_or_path"])
 
 

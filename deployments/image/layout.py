@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import errors
+from cluster.inventory import Inventory, read
 from cluster.names import quoted
 from cluster.weights import PICKLES, names_in, weight_set
 
@@ -24,14 +24,18 @@ class Layout:
 
     @classmethod
     def of(cls, folder: Path) -> Layout:
-        try:
-            index = json.loads((folder / INDEX).read_text())
-            parts = {name: (str(kind[0]), str(kind[1])) for name, kind in index.items() if _is_part(kind)}
-            return cls(str(index["_class_name"]), parts)
-        except FileNotFoundError:
-            raise errors.LoadFailed(f"{folder} has no {INDEX}: give the folder of a diffusers pipeline.") from None
-        except (ValueError, KeyError, AttributeError) as error:
-            raise errors.LoadFailed(f"{folder / INDEX} cannot be read ({error}): fetch it again.") from error
+        return cls.told_by(read(folder))
+
+    @classmethod
+    def told_by(cls, inventory: Inventory) -> Layout:
+        if INDEX not in inventory.files:
+            raise errors.LoadFailed(f"{inventory.place} has no {INDEX}: give the folder of a diffusers pipeline.")
+        inventory.refuse_wrong(INDEX)
+        index = inventory.config(INDEX)
+        if "_class_name" not in index:
+            raise errors.LoadFailed(f"{inventory.path_of(INDEX)} cannot be read (it names no pipeline): fetch it again.")
+        parts = {name: (str(kind[0]), str(kind[1])) for name, kind in index.items() if _is_part(kind)}
+        return cls(str(index["_class_name"]), parts)
 
     @property
     def denoiser(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cluster import errors
 from cluster.family import Setup
+from cluster.inventory import read
 from cluster.names import quoted
 from cluster.spec import Source
 from deployments.device import dtype_for
@@ -185,7 +186,7 @@ def _denoiser_file(launch: Launch) -> Path | None:
         return None if launch.checkpoint is None or is_whole(launch.checkpoint) else launch.checkpoint
     file = launch.fetch(gguf)
     expected = None if launch.options.gguf_model_path else launch.setup.entry.facts["gguf"].get("architecture")
-    refuse_other_gguf(file, launch.layout.parts[launch.layout.denoiser][1], expected)
+    refuse_other_gguf(read(file), launch.layout.parts[launch.layout.denoiser][1], expected)
     return file
 
 

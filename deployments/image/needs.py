@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.inventory import Inventory
 from cluster.memory import gguf_bytes, parameters, tensors
 from cluster.settings import Settings
 from cluster.spec import Entry, LaunchSpec, Source
-from cluster.weights import is_cached
-from deployments import Needs, Room, allowed
+from deployments import Needs, Room, allowed, inventory_of
 from deployments.image.layout import DENOISERS, INDEX, Layout
 from deployments.image.options import ImageOptions
 from deployments.image.plan import (
@@ -38,7 +38,8 @@ class Launch:
     source: Source
     settings: Settings
     options: ImageOptions
-    folder: Path | None
+    #: What is told of the weights, where they are here.
+    inventory: Inventory | None
     layout: Layout | None
 
     @property
@@ -48,9 +49,8 @@ class Launch:
         told = self.entry.facts.get("components") or {}
         return next((slot for slot in DENOISERS if slot in told), DENOISERS[0])
 
-    def here(self, source: Source, allow_pickle: bool = False) -> Path | None:
-        roots = self.settings.model_roots
-        return is_cached(source, self.settings.home, allow_pickle=allow_pickle, roots=roots)
+    def here(self, source: Source, allow_pickle: bool = False) -> Inventory | None:
+        return inventory_of(source, self.settings, allow_pickle)
 
 
 def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, room: Room) -> Needs:
@@ -58,10 +58,10 @@ def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, ro
     if source.hub == "local" and source.id.endswith(".safetensors"):
         source = source.model_copy(update={"id": str(Path(source.id).parent), "path": Path(source.id).name})
     launch = Launch(spec, entry, source, settings, options, None, None)
-    folder = launch.here(source, allow_pickle=True)
-    if folder is not None:
-        layout = Layout.of(folder) if (folder / INDEX).is_file() else None
-        launch = replace(launch, folder=folder, layout=layout)
+    inventory = launch.here(source, allow_pickle=True)
+    if inventory is not None:
+        layout = Layout.told_by(inventory) if INDEX in inventory.files else None
+        launch = replace(launch, inventory=inventory, layout=layout)
     _refuse(launch)
     case = _case(launch, room)
     made = plan(case)
@@ -115,15 +115,15 @@ def _refuse(launch: Launch) -> None:
 def _case(launch: Launch, room: Room) -> Case:
     entry, options = launch.entry, launch.options
     weights = weights_told(entry.facts)
-    if launch.layout is not None and launch.folder is not None:
-        weights = weights_on_disk(launch.folder, launch.layout)
-    elif launch.folder is not None and not weights:
-        weights = {"checkpoint": Weights.of("", tensors(launch.folder), None)}
+    if launch.layout is not None and launch.inventory is not None:
+        weights = weights_on_disk(launch.inventory, launch.layout)
+    elif launch.inventory is not None and not weights:
+        weights = {"checkpoint": Weights.of("", tensors(launch.inventory), None)}
     weights |= _gguf_weights(launch, weights)
     weights |= _controlnet_weights(launch, weights)
     sizes = sizes_told(entry.facts)
-    if launch.layout is not None and launch.folder is not None:
-        sizes = sizes_on_disk(launch.folder, launch.denoiser, entry.facts.get("resolution"))
+    if launch.layout is not None and launch.inventory is not None:
+        sizes = sizes_on_disk(launch.inventory, launch.denoiser, entry.facts.get("resolution"))
     return Case(
         name=launch.spec.model_uid or entry.name,
         options=options,
@@ -150,9 +150,9 @@ def _gguf_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weig
 def _controlnet_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weights]:
     found = {}
     for name in launch.options.controlnet:
-        folder = launch.here(controlnet_source(launch.entry, name, launch.source.hub))
+        inventory = launch.here(controlnet_source(launch.entry, name, launch.source.hub))
         denoiser = weights.get(launch.denoiser, Weights("", 0))
         # Where nothing is known of it: a copy of the half of the denoiser that reads.
-        numbers = parameters(folder) if folder else (denoiser.packable + denoiser.others) // 2
+        numbers = parameters(inventory) if inventory else (denoiser.packable + denoiser.others) // 2
         found[f"controlnet {name}"] = Weights("ControlNet", 0, numbers or 0)
     return found

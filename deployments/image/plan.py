@@ -6,14 +6,14 @@ Weights are counted from the headers of files where these are on disk, else from
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from cluster.inventory import Inventory
 from cluster.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
 from deployments.image.layout import DENOISERS, Layout
 from deployments.image.options import ImageOptions
@@ -138,13 +138,14 @@ def _share_at_once(blocks: Mapping[str, int]) -> float:
     return min(1.0, (blocks.get("", 0) + 2 * largest) / max(1, sum(blocks.values())))
 
 
-def weights_on_disk(folder: Path, layout: Layout) -> dict[str, Weights]:
+def weights_on_disk(inventory: Inventory, layout: Layout) -> dict[str, Weights]:
     """Of the parts that have any there."""
     found = {}
     for slot, (_, kind) in layout.parts.items():
-        if any((folder / slot).glob("*.safetensors")):
+        part = inventory.under(slot)
+        if any(name.endswith(".safetensors") and "/" not in name for name in part.files):
             tables = None if slot in DENOISERS else _TABLES
-            found[slot] = Weights.of(kind, tensors(folder / slot), tables)
+            found[slot] = Weights.of(kind, tensors(part), tables)
     return found
 
 
@@ -171,15 +172,23 @@ class Sizes:
     denoiser: float = 1.0
 
 
-def sizes_on_disk(folder: Path, denoiser: str, side: int | None) -> Sizes:
-    vae, part = _config(folder / "vae"), _config(folder / denoiser)
+def sizes_on_disk(inventory: Inventory, denoiser: str, side: int | None) -> Sizes:
+    vae, part = inventory.under("vae").config(), inventory.under(denoiser).config()
     channels = vae.get("block_out_channels") or [vae.get("base_dim", 128)]
+    if not isinstance(channels, list) or not all(_is_size(channel) for channel in channels):
+        channels = [128]
+    tile = vae.get("sample_size")
     return Sizes(
         side=side or _side(part, len(channels)),
-        tile=int(vae.get("sample_size") or TILE_SIDE),
+        tile=tile if _is_size(tile) else TILE_SIDE,
         decoder=channels[0] / 128,
         denoiser=_width(part) / 3072,
     )
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    """Whether a config may be believed: what it says becomes memory to claim."""
+    return type(value) is int and 0 < value < 100_000
 
 
 def sizes_told(facts: Mapping[str, Any]) -> Sizes:
@@ -190,21 +199,13 @@ def sizes_told(facts: Mapping[str, Any]) -> Sizes:
 def _width(transformer: Mapping[str, Any]) -> int:
     """UNets, which have heads of their own at each level, are taken for as wide as what was measured."""
     heads, each = transformer.get("num_attention_heads"), transformer.get("attention_head_dim")
-    return heads * each if isinstance(heads, int) and isinstance(each, int) else 3072
+    return heads * each if _is_size(heads) and _is_size(each) else 3072
 
 
 def _side(denoiser: Mapping[str, Any], levels: int) -> int:
     """Denoisers that say their size count in latents."""
     latents = denoiser.get("sample_size")
-    return latents * 2 ** (levels - 1) if isinstance(latents, int) else 1024
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = json.loads((folder / "config.json").read_text())
-        return found
-    except (OSError, ValueError):
-        return {}
+    return latents * 2 ** (min(levels, 8) - 1) if _is_size(latents) else 1024
 
 
 def number_format(options: ImageOptions, asked: Collection[str], on_gpu: bool) -> str:

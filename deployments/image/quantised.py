@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
+from cluster.inventory import Inventory
 from cluster.memory import gguf_architecture
 from deployments.image.addons import first_line
 
@@ -74,13 +75,13 @@ def _on_cpu(kind: Any) -> Any:
     )
 
 
-def refuse_other_gguf(file: Path, kind: str, expected: str | None = None) -> None:
+def refuse_other_gguf(file: Inventory, kind: str, expected: str | None = None) -> None:
     """Before anything is read: the header says which model a file belongs to."""
     found = gguf_architecture(file)
     takes = (*([expected] if expected else []), *ARCHITECTURES.get(kind, ()))
     if takes and found not in takes:
         raise errors.BadOption(
-            f"{file.name} holds a model of the architecture {found!r}, and {kind} takes {' or '.join(takes)}: "
+            f"{file.place.name} holds a model of the architecture {found!r}, and {kind} takes {' or '.join(takes)}: "
             "give a file that was made from this model.",
             None,
             "gguf_model_path",

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import actors, errors, keys
 from cluster.catalog import Catalog, parse_registration, to_registration
+from cluster.inventory import asking_once
 from cluster.names import quoted
 from cluster.routing import RouteTable
 from cluster.settings import Settings
@@ -98,13 +99,11 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         if not body.get("model_name"):
             raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", None, "model_name")
         spec: LaunchSpec = checked(LaunchSpec, body, errors.BadOption)
-        wanted = await _resolved(spec, supervisor, settings)
-        keys.check_model(request.state.key, wanted.uid)
-        if dry_run:
-            reason = await supervisor.call_patiently("could_launch", wanted)
-            plan = await _plan(wanted, supervisor, settings)
-            fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
-            return Json({**fit, "plan": plan} if plan else fit)
+        with asking_once():
+            wanted = await _resolved(spec, supervisor, settings)
+            keys.check_model(request.state.key, wanted.uid)
+            if dry_run:
+                return Json(await _fit(wanted, supervisor, settings))
         status = await supervisor.call_patiently("launch", wanted, spec.model_uid is not None)
         if wait_ready:
             status = await _until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
@@ -161,7 +160,7 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         _refuse_limited(request)
         asked: Declared = checked(Declared, await json_body(request))
         catalog = await _catalog(supervisor, settings)
-        declared = [resolve(spec, catalog, settings) for spec in asked.models]
+        declared = [await asyncio.to_thread(resolve, spec, catalog, settings) for spec in asked.models]
         names = [wanted.uid for wanted in declared]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -215,8 +214,16 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
 
 async def _resolved(spec: LaunchSpec, supervisor: actors.Control, settings: Settings) -> Wanted:
     catalog = await _catalog(supervisor, settings)
-    # It looks into folders and files' headers.
+    # It has folders and files' headers looked at.
     return await asyncio.to_thread(resolve, spec, catalog, settings)
+
+
+async def _fit(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any]:
+    """What a dry run answers."""
+    reason = await supervisor.call_patiently("could_launch", wanted)
+    plan = await _plan(wanted, supervisor, settings)
+    fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
+    return {**fit, "plan": plan} if plan else fit
 
 
 async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cluster.inventory import read
 from deployments.folders import Contents, family_in
 
 #: What tells -> the family of an embedding model.
@@ -58,7 +59,7 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     }
     for name, values in files.items():
         (tmp_path / name).write_text(json.dumps(values))
-    found = Contents.of(tmp_path)
+    found = Contents.of(read(tmp_path))
     assert found == Contents(set(files), files["config.json"], "SparseEncoder", ["Transformer", "SpladePooling"])
 
 
@@ -66,8 +67,4 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 def test_files_that_are_broken_tell_nothing(tmp_path: Path, text: str) -> None:
     for name in ("config.json", "config_sentence_transformers.json"):
         (tmp_path / name).write_text(text)
-    assert family_in("embedding", Contents.of(tmp_path)) is None
-
-
-def test_a_folder_of_another_machine_tells_nothing(tmp_path: Path) -> None:
-    assert Contents.of(tmp_path / "not here") == Contents()
+    assert family_in("embedding", Contents.of(read(tmp_path))) is None

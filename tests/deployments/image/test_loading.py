@@ -20,6 +20,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from cluster import errors
+from cluster.inventory import read
 from cluster.memory import component_bytes
 from cluster.spec import Entry, Source
 from deployments.image.caches import presets_for
@@ -62,7 +63,7 @@ def test_a_folder_draws_what_the_bare_pipeline_draws(name: str, folder_of: Folde
     found = loaded(folder_of(name))
     assert np.array_equal(drawn(found.pipe, name), plain(name))
     told = {slot: part["bytes"] for slot, part in found.about["components"].items()}
-    stored = component_bytes(folder_of(name))
+    stored = component_bytes(read(folder_of(name)))
     # Tables of positions are made anew and lie in no file.
     assert told == {slot: pytest.approx(size, rel=0.04, abs=4096) for slot, size in stored.items()}
     assert {part["lives_on"] for part in found.about["components"].values()} == {"cpu"}
@@ -98,7 +99,7 @@ def test_a_transformer_in_fewer_bits_is_smaller_and_draws_nearly_the_same(
     told = found.about["components"]["transformer"]
     assert isinstance(found.pipe.transformer.transformer_blocks[0].attn.to_q, module)
     assert told["quantization"] == bits
-    assert told["bytes"] < share * component_bytes(folder_of("flux"))["transformer"]
+    assert told["bytes"] < share * component_bytes(read(folder_of("flux")))["transformer"]
     assert 0 < away(drawn(found.pipe, "flux"), plain("flux")) < 0.2
 
 
@@ -131,7 +132,7 @@ def test_the_named_text_encoders_are_in_fewer_bits_and_no_others(name: str, slot
     packed = [slot for slot, part in found.pipe.components.items() if "Linear8bitLt" in _kinds_of(part)]
     assert sorted(packed) == sorted(slots.split(","))
     for slot in packed:
-        assert found.about["components"][slot]["bytes"] < 0.85 * component_bytes(folder_of(name))[slot]
+        assert found.about["components"][slot]["bytes"] < 0.85 * component_bytes(read(folder_of(name)))[slot]
     assert drawn(found.pipe, name).shape == (64, 64, 3)
 
 
@@ -146,7 +147,7 @@ def test_a_text_encoder_in_nf4_is_smaller_than_in_int8(folder_of: FolderOf) -> N
         ]["text_encoder_2"]["bytes"]
         for bits in ("8-bit", "nf4")
     }
-    assert sizes["nf4"] < sizes["8-bit"] < component_bytes(folder_of("flux"))["text_encoder_2"]
+    assert sizes["nf4"] < sizes["8-bit"] < component_bytes(read(folder_of("flux")))["text_encoder_2"]
 
 
 def test_false_switches_off_what_the_entry_quantises(folder_of: FolderOf) -> None:
@@ -204,7 +205,7 @@ def test_a_gguf_file_of_every_type_draws_nearly_the_same(
     packed = [module for module in found.pipe.transformer.modules() if isinstance(module, GGUFLinear)]
     size = found.about["components"]["transformer"]["bytes"]
     if type == "F16":  # the only one that is unpacked when it is read
-        assert (len(packed), size) == (0, component_bytes(folder_of("flux_wide"))["transformer"])
+        assert (len(packed), size) == (0, component_bytes(read(folder_of("flux_wide")))["transformer"])
     else:
         assert len(packed) > 20
         assert size == pytest.approx(file.stat().st_size, rel=0.02)
