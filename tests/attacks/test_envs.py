@@ -14,7 +14,7 @@ from cluster.settings import Settings
 from cluster.spec import LaunchSpec
 from deployments import resolve
 from deployments.encoders.compiled import environment_with
-from deployments.ingress import documents
+from deployments.ingress import renderers
 
 #: Variable -> what it does where it is let in.
 WEAPONS = {
@@ -81,9 +81,9 @@ def test_engines_are_tried_without_what_the_worker_was_given(trapped: Path) -> N
 
 
 def test_pages_are_drawn_without_what_the_ingress_was_given(trapped: Path) -> None:
-    child = documents._Child(30.0)
+    child = renderers._Child(10**9, 10**9)
     try:
-        variables = Path(f"/proc/{child._process.pid}/environ").read_bytes()
+        variables = Path(f"/proc/{child._started().pid}/environ").read_bytes()
         assert b"hf_secret" not in variables and b"PYTHONWARNINGS" not in variables
     finally:
         child.end()
