@@ -56,6 +56,10 @@ class Fleet:
     restarts: dict[str, int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    #: Losses of workers of a generation that is wanted no more, but goes on until the present one is READY.
+    old_losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
+    #: The wish of each model as it last was READY.
+    last_ready: dict[str, Wanted] = field(default_factory=dict)
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
     hold_until: float = 0.0
@@ -148,10 +152,16 @@ class Fleet:
         after = step(worker, event, now, reason)
         self.workers[name] = after
         key = (worker.name.uid, worker.name.index)
+        wish = self.wanted.get(worker.name.uid)
+        is_old = wish is not None and wish.generation != worker.name.generation
+        if is_old and after.state == S.FAILED and worker.state != S.FAILED:
+            # It could be loaded once, so it is tried again.
+            self.old_losses[key] = self.old_losses.get(key, NO_LOSS).again(now, self.settings.backoff_max_s)
         if after.state == S.LOST and worker.state != S.LOST:
             good_run = worker.ready_since is not None and now - worker.ready_since >= GOOD_RUN_S
-            loss = NO_LOSS if good_run else self.losses.get(key, NO_LOSS)
-            self.losses[key] = loss.again(now, self.settings.backoff_max_s)
+            losses = self.old_losses if is_old else self.losses
+            loss = NO_LOSS if good_run else losses.get(key, NO_LOSS)
+            losses[key] = loss.again(now, self.settings.backoff_max_s)
             self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
         if after.state == S.READY and worker.name.uid in self.wanted:
             self.served.add(worker.name.uid)
@@ -160,11 +170,16 @@ class Fleet:
     def want(self, wanted: Wanted) -> None:
         self.wanted[wanted.uid] = wanted
         # A new wish is a new chance.
-        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != wanted.uid}
+        self._forget_losses(wanted.uid)
+
+    def _forget_losses(self, uid: str) -> None:
+        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
+        self.old_losses = {key: loss for key, loss in self.old_losses.items() if key[0] != uid}
 
     def unwant(self, uid: str) -> None:
         self.wanted.pop(uid, None)
-        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
+        self.last_ready.pop(uid, None)
+        self._forget_losses(uid)
         self.served.discard(uid)
         self.restarts.pop(uid, None)
         self.waiting.pop(uid, None)
@@ -200,9 +215,32 @@ class Fleet:
             losses=self.losses,
             hold=hold,
             memory_fraction=self.settings.memory_fraction,
+            last_ready=self.last_ready,
+            old_losses=self.old_losses,
         )
         self.waiting = plan.waiting
         return plan
+
+    def newly_ready(self) -> list[Wanted]:
+        """Wishes that became READY since this was last asked: each is now the one to go back to. The first of a model
+        counts from its first worker on."""
+        found = []
+        for uid, wish in self.wanted.items():
+            last = self.last_ready.get(uid)
+            if last is not None and (last.generation, last.replica) == (wish.generation, wish.replica):
+                continue
+            ready = [w for w in self.of(uid) if w.state == S.READY and w.name.generation == wish.generation]
+            if len(ready) >= (1 if last is None else wish.replica):
+                found.append(wish)
+        self.remember(found)
+        return found
+
+    def remember(self, ready: Iterable[Wanted]) -> None:
+        """Models that were READY: their requests wait for their next worker."""
+        for wish in ready:
+            if wish.uid in self.wanted:
+                self.last_ready[wish.uid] = wish
+                self.served.add(wish.uid)
 
     def could_place(self, wanted: Wanted) -> NoRoom | None:
         """Whether all replicas of a wish would fit now; workers of the same uid make room for it."""

@@ -19,11 +19,14 @@ S = WorkerState
 
 #: A worker that served this long has paid for its past losses.
 GOOD_RUN_S = 300.0
+#: Without room for both, an old worker gives way to a new one that was lost fewer times than this.
+LOSSES_TO_GIVE_WAY = 3
 
 
 @dataclass(frozen=True)
 class Start:
     name: WorkerName
+    wanted: Wanted
     placement: Placement
     why: str
 
@@ -72,10 +75,14 @@ def reconcile(
     losses: Mapping[tuple[str, int], Loss] | None = None,
     hold: str = "",
     memory_fraction: float = 1.0,
+    last_ready: Mapping[str, Wanted] | None = None,
+    old_losses: Mapping[tuple[str, int], Loss] | None = None,
 ) -> Plan:
-    """The difference between what is wanted and what runs. `hold` says why nothing may be started now."""
+    """The difference between what is wanted and what runs. `hold` says why nothing may be started now. `last_ready` are
+    the wishes as they last were READY: until the present ones are, so many of their workers are kept running as the
+    present ones lack; `old_losses` are theirs."""
     plan = Plan()
-    losses = losses or {}
+    losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
 
     for worker in workers:
@@ -112,18 +119,31 @@ def reconcile(
                     plan.waiting[uid] = Waiting(str(found), DoesNotFit.code())
                     continue
                 name = WorkerName(uid, wish.generation, index, new_suffix())
-                plan.start.append(Start(name, found, "lost" if loss.count else "wanted"))
+                plan.start.append(Start(name, wish, found, "lost" if loss.count else "wanted"))
                 taken.append(Taken(uid, found.node, found.claim))
 
         ready = sum(w.state == S.READY for w in kept)
         # Of the old ones, as many stay as the new ones do not replace yet.
-        spare_old = len(old) - max(wish.replica - ready, 0)
-        for worker in _oldest_last(old)[: max(spare_old, 0)]:
+        lacking = max(wish.replica - ready, 0)
+        last = last_ready.get(uid, wish)
+        for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
             plan.drain.append(worker)
             old.remove(worker)
-        if refused is not None and old and not any(w.state == S.DRAINING for w in mine):
+        if last.generation != wish.generation and not hold:
+            for index in _to_go_on(last, lacking, old):
+                if old_losses.get((uid, index), NO_LOSS).not_before > now:
+                    continue
+                found = place(demand_of(last, index), nodes, taken, memory_fraction=memory_fraction)
+                if isinstance(found, NoRoom):
+                    break
+                name = WorkerName(uid, last.generation, index, new_suffix())
+                plan.start.append(Start(name, last, found, "until the new version is READY"))
+                taken.append(Taken(uid, found.node, found.claim))
+        tried = 0 if refused is None else losses.get((uid, refused[0]), NO_LOSS).count
+        is_draining = any(w.state == S.DRAINING for w in mine)
+        if refused is not None and old and not is_draining and tried < LOSSES_TO_GIVE_WAY:
             index, _ = refused
-            giving_way = _oldest_last(old)[0]
+            giving_way = _oldest_last(old, last.generation)[0]
             without = [
                 t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)
             ]
@@ -154,9 +174,17 @@ def _rank(worker: Worker) -> tuple[int, float]:
     return _RANK.get(worker.state, 9), worker.since
 
 
-def _oldest_last(workers: Sequence[Worker]) -> list[Worker]:
-    """Those that serve go last."""
-    return sorted(workers, key=lambda w: (w.state == S.READY, -w.name.index))
+def _oldest_last(workers: Sequence[Worker], proven: int) -> list[Worker]:
+    """Those that serve go last, and of the others those of the generation that is known to work."""
+    return sorted(workers, key=lambda w: (w.state == S.READY, w.name.generation == proven, -w.name.index))
+
+
+def _to_go_on(last: Wanted, lacking: int, old: Sequence[Worker]) -> list[int]:
+    """Which indices of the last version that was READY are missing for it to serve what the present one does not."""
+    mine = {w.name.index for w in old if w.name.generation == last.generation}
+    others = sum(w.name.generation != last.generation and w.state in (S.READY, S.SUSPECT) for w in old)
+    missing = [index for index in range(last.replica) if index not in mine]
+    return missing[: max(min(lacking, last.replica) - len(mine) - others, 0)]
 
 
 def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[Worker]) -> bool:

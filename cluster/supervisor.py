@@ -201,6 +201,7 @@ class Supervisor:
         """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
         for wish in self._readable("wish", Wanted).values():
             self._fleet.want(wish)
+        self._fleet.remember(self._readable("ready", Wanted).values())
         found: Mapping[WorkerName, Handle] = {}
         while True:
             try:
@@ -302,12 +303,11 @@ class Supervisor:
             self._fleet.started(start.name, start.placement, self._clock())
             why = "" if start.why == "wanted" else f" ({start.why})"
             self._tell(start.name.uid, "INFO", f"Starting worker {start.name} on {node.ip}{why}")
-            wanted = self._fleet.wanted[start.name.uid]
-            ignored = split(wanted.spec.envs, self._settings.allow_envs)[1]
+            ignored = split(start.wanted.spec.envs, self._settings.allow_envs)[1]
             if ignored:
                 self._tell(start.name.uid, "WARNING", f"envs sets no {', '.join(ignored)}: CLUSTER_ALLOW_ENVS lacks it")
             try:
-                handle = await self._platform.start(start.name, wanted, start.placement)
+                handle = await self._platform.start(start.name, start.wanted, start.placement)
             except Exception as error:
                 log.exception("%s could not be started", start.name)
                 self._see(str(start.name), E.DIED, f"could not be started: {error}")
@@ -499,6 +499,8 @@ class Supervisor:
                 self._launched.add((uid, status.generation))
         if statuses != before:
             self._statuses.post(statuses)
+        for wish in self._fleet.newly_ready():
+            self._unsaved["ready", wish.uid] = wish.model_dump(mode="json")
 
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         """The routing table as soon as it is not that version."""
@@ -666,7 +668,8 @@ class Supervisor:
         self._wake.set()
 
     def _unwish(self, uid: str, text: str) -> None:
-        self._store.delete("wish", uid)
+        self._store.delete("wish", uid, "ready")
+        self._unsaved.pop(("ready", uid), None)
         self._fleet.unwant(uid)
         self._tell(uid, "INFO", text)
         self._wake.set()

@@ -460,6 +460,79 @@ def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
     assert found.routes()["m"].recovering
 
 
+# ------------------------------------------------------------------------------------------------ was it READY
+
+
+def test_a_version_is_the_one_to_go_back_to_once_it_is_ready() -> None:
+    found, wanted = fleet(), make_wanted(replica=2)
+    found.want(wanted)
+    first, second = carry_out(found, 0.0)
+    assert found.newly_ready() == []
+    found.see_report(first, ready(), 1.0)
+    assert found.newly_ready() == [wanted]
+    found.see_report(second, ready(), 2.0)
+    assert found.newly_ready() == []
+    assert found.last_ready == {"m": wanted}
+
+
+def test_a_newer_version_has_to_be_ready_as_a_whole() -> None:
+    found, updated = serving(make_wanted(replica=2)), make_wanted(replica=2, generation=2)
+    found.newly_ready()
+    found.want(updated)
+    third, fourth = carry_out(found, 1.0)
+    found.see_report(third, ready(), 2.0)
+    assert found.newly_ready() == []
+    found.see_report(fourth, ready(), 3.0)
+    assert found.newly_ready() == [updated]
+
+
+def test_how_many_there_were_is_remembered_as_well() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    scaled = make_wanted(replica=2)
+    found.want(scaled)
+    (second,) = carry_out(found, 1.0)
+    assert found.newly_ready() == []
+    found.see_report(second, ready(), 2.0)
+    assert found.newly_ready() == [scaled]
+
+
+def test_what_was_ready_before_a_restart_is_recovering_after_it() -> None:
+    found = fleet(make_wanted(), make_wanted("new"))
+    found.remember([make_wanted(), make_wanted("terminated")])
+    assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
+    found.unwant("m")
+    assert found.last_ready == {} and found.served == set()
+
+
+def test_old_losses_do_not_hold_back_the_new_version() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    found.want(make_wanted(generation=2))
+    found.see(the(found), E.DIED, 1.0)
+    assert {name.split(":")[2] for name in carry_out(found, 1.0)} == {"2"}
+    assert (found.losses, found.old_losses["m", 0].count) == ({}, 1)
+    assert {name.split(":")[2] for name in carry_out(found, 2.0)} == {"1"}
+
+
+def test_an_old_version_that_fails_now_is_tried_again_with_pauses() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    found.want(make_wanted(generation=2))
+    (new,) = carry_out(found, 0.0)
+    found.see_report(new, Report(phase="failed", error=errors.LoadFailed("no")), 0.0)
+    for old in [name for name in found.workers if name != new]:
+        found.see(old, E.DIED, 0.0)
+    now, pauses = 0.0, []
+    for _ in range(4):
+        carry_out(found, now)
+        now = found.old_losses["m", 0].not_before
+        (again,) = carry_out(found, now)
+        found.see_report(again, Report(phase="failed", error=errors.LoadFailed("no")), now)
+        pauses.append(found.old_losses["m", 0].not_before - now)
+    assert pauses == [2, 4, 8, 16]
+
+
 # ---------------------------------------------------------------------------------------------------- status
 
 

@@ -30,6 +30,8 @@ def plan_for(
     nodes: list[Node] | None = None,
     losses: Mapping[tuple[str, int], Loss] | None = None,
     hold: str = "",
+    last_ready: Wanted | None = None,
+    old_losses: Mapping[tuple[str, int], Loss] | None = None,
 ) -> Plan:
     wishes = [wanted] if isinstance(wanted, Wanted) else wanted or []
     suffixes = map("new{}".format, itertools.count())
@@ -41,6 +43,8 @@ def plan_for(
         new_suffix=lambda: next(suffixes),
         losses=losses,
         hold=hold,
+        last_ready={last_ready.uid: last_ready} if last_ready else None,
+        old_losses=old_losses,
     )
 
 
@@ -56,6 +60,19 @@ class Case:
     nodes: list[Node] | None = None
     waiting: Mapping[str, str] = field(default_factory=dict)
     hold: str = ""
+    last_ready: Wanted | None = None
+    old_losses: Mapping[tuple[str, int], Loss] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        return plan_for(
+            self.wanted,
+            self.workers,
+            nodes=self.nodes,
+            losses=self.losses,
+            hold=self.hold,
+            last_ready=self.last_ready,
+            old_losses=self.old_losses,
+        )
 
 
 def wish(replica: int = 1, **fields) -> Wanted:
@@ -163,6 +180,75 @@ CASES = {
         waiting={"m": "m fits on no node (n0: 0.0 GiB of 1.0 GiB memory free, 2.0 GiB asked)."},
     ),
     "a bad update leaves the old serving": Case(UPDATED, [worker(), worker(generation=2, state=S.FAILED)]),
+    # --- going on with the last version that was READY
+    "a bad update and the death of the last old one": Case(
+        UPDATED, [worker(generation=2, state=S.FAILED)], start=[("m", 1, 0)], last_ready=wish()
+    ),
+    "of two old ones one died": Case(
+        wish(2, generation=2),
+        [worker(1), worker(0, S.FAILED, generation=2), worker(1, S.FAILED, generation=2)],
+        start=[("m", 1, 0)],
+        last_ready=wish(2),
+    ),
+    "the old one died while the new one loads": Case(
+        UPDATED, [worker(generation=2, state=S.LOADING)], start=[("m", 1, 0)], last_ready=wish()
+    ),
+    "where there is room for one only it is the new one's": Case(
+        UPDATED, [worker(generation=2, state=S.LOADING)], nodes=SMALL, last_ready=wish()
+    ),
+    "as many as the new one lacks": Case(
+        wish(3, generation=2),
+        [worker(0, generation=2), worker(1, S.FAILED, generation=2), worker(2, S.FAILED, generation=2)],
+        start=[("m", 1, 0), ("m", 1, 1)],
+        last_ready=wish(3),
+    ),
+    "no more than it had": Case(
+        wish(3, generation=2),
+        [worker(index, S.FAILED, generation=2) for index in range(3)],
+        start=[("m", 1, 0)],
+        last_ready=wish(1),
+    ),
+    "one that is on its way again is enough": Case(
+        UPDATED, [worker(generation=2, state=S.FAILED), worker(state=S.STARTING)], last_ready=wish()
+    ),
+    "one of yet another version serves": Case(
+        wish(generation=3), [worker(generation=3, state=S.FAILED), worker(generation=2)], last_ready=wish()
+    ),
+    "of those that only load the one that is known to work stays": Case(
+        wish(generation=3),
+        [worker(generation=3, state=S.FAILED), worker(generation=2, state=S.LOADING), worker(state=S.STARTING)],
+        drain=[worker(generation=2, state=S.LOADING)],
+        last_ready=wish(),
+    ),
+    "its losses have pauses of their own": Case(
+        UPDATED,
+        [worker(generation=2, state=S.FAILED)],
+        losses={("m", 0): Loss(9, NOW + 60)},
+        old_losses={("m", 0): Loss(1, NOW + 1)},
+        last_ready=wish(),
+    ),
+    "the new one crashes at every start": Case(
+        UPDATED,
+        [],
+        start=[("m", 1, 0)],
+        losses={("m", 0): Loss(5, NOW + 30)},
+        last_ready=wish(),
+        waiting={"m": "lost 5 times, started again in 30 s"},
+    ),
+    "what serves does not give way for ever to one that crashes": Case(
+        UPDATED,
+        [worker()],
+        losses={("m", 0): Loss(3, NOW)},
+        nodes=SMALL,
+        last_ready=wish(),
+        waiting={"m": NO_ROOM},
+    ),
+    "once the new one was READY the old one is history": Case(
+        UPDATED, [worker(generation=2, state=S.FAILED)], last_ready=UPDATED
+    ),
+    "nothing old is started while held": Case(
+        UPDATED, [worker(generation=2, state=S.FAILED)], hold="storm", last_ready=wish()
+    ),
     "an update of one that failed and one that serves": Case(
         wish(2, generation=2),
         [worker(0), worker(1, S.FAILED)],
@@ -174,7 +260,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_plan(case: Case) -> None:
-    plan = plan_for(case.wanted, case.workers, nodes=case.nodes, losses=case.losses, hold=case.hold)
+    plan = case.plan()
     assert [(s.name.uid, s.name.generation, s.name.index) for s in plan.start] == case.start
     assert sorted(map(str, plan.drain)) == sorted(map(str, case.drain))
     assert sorted(map(str, plan.forget)) == sorted(map(str, case.forget))
@@ -184,7 +270,7 @@ def test_plan(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_worker_is_drained_or_forgotten_once(case: Case) -> None:
-    plan = plan_for(case.wanted, case.workers, nodes=case.nodes, losses=case.losses, hold=case.hold)
+    plan = case.plan()
     touched = [str(worker) for worker in (*plan.drain, *plan.forget)]
     assert len(touched) == len(set(touched))
 

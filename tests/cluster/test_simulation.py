@@ -34,6 +34,8 @@ class World:
         self.processes: dict[str, dict] = {}
         self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)
         self.store: dict[str, Wanted] = {}
+        self.last_ready: dict[str, Wanted] = {}
+        self.started = 0
         self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(4)}
         self.away: dict[str, float] = {}
 
@@ -54,13 +56,14 @@ class World:
         plan = fleet.plan(self.now)
         for start in plan.start:
             fleet.started(start.name, start.placement, self.now)
+            self.started += 1
             if self.dice.random() < 0.95 or not self.chaos:
-                bad = self.store.get(start.name.uid) and "bad" in self.store[start.name.uid].spec.options
+                bad = "bad" in start.wanted.spec.options
                 self.processes[str(start.name)] = {
                     "node": start.placement.node,
                     "phase": "created",
                     "speed": self.dice.uniform(0.2, 1.0),
-                    "bad": bool(bad),
+                    "bad": bad,
                     "work": 0.0,
                     "mute": False,
                 }
@@ -71,6 +74,7 @@ class World:
         for worker in plan.forget:
             self.processes.pop(str(worker), None)
             del fleet.workers[str(worker)]
+        self.last_ready |= {wish.uid: wish for wish in fleet.newly_ready()}
         self.check()
 
     def deliver(self) -> None:
@@ -128,6 +132,7 @@ class World:
             self.fleet.want(wish)
         elif happening < 0.55 and uid in self.store:
             del self.store[uid]
+            self.last_ready.pop(uid, None)
             self.fleet.unwant(uid)
         elif happening < 0.65:
             gone = self.dice.sample(list(self.nodes), self.dice.randint(1, 3))
@@ -146,6 +151,7 @@ class World:
         self.fleet = Fleet(self.fleet.settings, new_suffix=self.suffix)
         for wish in self.store.values():
             self.fleet.want(wish)
+        self.fleet.remember(self.last_ready.values())
         self.fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
         claims = getattr(self, "claims", {})
         for name, process in self.processes.items():
@@ -195,3 +201,34 @@ def test_whatever_breaks_it_ends_at_what_is_wanted(seed: int) -> None:
             break
     assert is_settled(world.store, list(world.fleet.workers.values())), world.fleet.waiting
     assert set(world.processes) == set(world.fleet.workers)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_breaks_a_bad_update_ends_with_the_last_version_that_was_ready(seed: int) -> None:
+    world = World(seed)
+    for _ in range(60):
+        world.disturb()
+        world.tick()
+    world.calm()
+    for _ in range(200):
+        world.tick()
+    for uid, wish in world.store.items():
+        world.store[uid] = make_wanted(
+            uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1, options={"bad": True}
+        )
+        world.fleet.want(world.store[uid])
+    for _ in range(60):
+        if world.processes:
+            del world.processes[world.dice.choice(list(world.processes))]
+        if world.dice.random() < 0.2:
+            world.restart_supervisor()
+        world.tick()
+    for _ in range(100):
+        world.tick()
+    started = world.started
+    for _ in range(100):
+        world.tick()
+    assert world.started == started, "it does not come to rest"
+    for uid, wish in world.store.items():
+        ready = [w.name.generation for w in world.fleet.of(uid) if w.state == S.READY]
+        assert ready == [wish.generation - 1] * wish.replica

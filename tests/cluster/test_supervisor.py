@@ -17,6 +17,7 @@ from cluster import errors
 from cluster.board import Board
 from cluster.metrics import WorkerMetrics, page
 from cluster.placement import Placement
+from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import (
     Claim,
@@ -848,6 +849,70 @@ def test_a_bad_update_leaves_the_old_serving() -> None:
         status = await s.state(M.DEGRADED)
         assert status.reason == "m could not be loaded: bad weights"
         assert s.world.routed() == {str(old.name)}
+
+    play(scene)
+
+
+def test_after_a_bad_update_the_last_old_worker_is_replaced_when_it_dies() -> None:
+    """Also by a supervisor that came later, which knows it from the store."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        await s.supervisor.apply([make_wanted(options={"weights": "bad"})], prune=False, dry_run=False)
+        for _ in range(2):
+            await s.supervisor.status("m")
+            await s.until(lambda: "could not be loaded" in s.supervisor._statuses.value["m"].reason)
+            s.world.the().kill()
+            await s.until(lambda: not s.world.alive())
+            assert (await s.supervisor.watch(-1, 0)).models["m"].recovering
+            s.world.clock_ahead += 400
+            again = await s.until(lambda: [p for p in s.world.alive() if str(p.name) in s.world.routed()])
+            assert [(p.name.generation, p.wanted.spec) for p in again] == [(1, old.wanted.spec)]
+            status = await s.state(M.DEGRADED)
+            assert (status.generation, status.reason) == (2, "m could not be loaded: bad weights")
+            await s.ticks()
+            await s.replace_supervisor()
+        assert [text for text in await s.events() if text.endswith("(until the new version is READY)")]
+        await s.supervisor.apply([make_wanted(options={"weights": "good"})], prune=False, dry_run=False)
+        await s.state(M.READY)
+        await s.until(lambda: [p.name.generation for p in s.world.alive()] == [3])
+        s.world.the().kill()
+        s.world.clock_ahead += 400
+        await s.until(lambda: [p.name.generation for p in s.world.alive()] == [3])
+
+    play(scene)
+
+
+def test_after_everything_died_what_was_ready_is_recovering_and_what_never_was_is_loading() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.launch(make_wanted("bad", options={"weights": "bad"}))
+        await s.state(M.FAILED, "bad")
+        await s.stop()
+        for process in s.world.alive("m"):
+            process.kill()
+        s.world.loads = False
+        await s.replace_supervisor()
+        models = (await s.supervisor.watch(-1, 0)).models
+        assert {uid: model.recovering for uid, model in models.items()} == {"m": True, "bad": False}
+        with pytest.raises(errors.WorkerLost):
+            raise RouteTable.why_not(models["m"])
+
+    play(scene)
+
+
+def test_terminate_forgets_what_was_ready() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.until(lambda: s.store.get("ready", "m"))
+        await s.supervisor.terminate("m")
+        assert s.store.all("ready") == {}
+        await s.nothing_left()
+        s.world.loads = False
+        await s.launch(make_wanted())
+        await s.replace_supervisor()
+        assert not (await s.supervisor.watch(-1, 0)).models["m"].recovering
 
     play(scene)
 
