@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.cache import Cache
+from cluster.keys import request_of
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
 
@@ -257,7 +258,7 @@ class Batcher:
     def cancel(self, owner: str) -> bool:
         """Drops what that caller still has waiting; what runs already runs to its end, unheard.
 
-        An owner is `<request>#<call>`; the request alone means all its calls.
+        An owner is `<request>@<key>#<call>`; without the call it means all of them.
         """
         tickets = [
             ticket
@@ -265,7 +266,7 @@ class Batcher:
             if owner in (ticket.owner, ticket.owner.partition("#")[0]) and not ticket.done.done()
         ]
         for ticket in tickets:
-            ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {owner.partition('#')[0]}"))
+            ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
             self._leave(ticket)
         return bool(tickets)
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from cluster import errors
 from cluster.board import Board
 from cluster.family import Course
+from cluster.keys import request_of
 from cluster.spec import View
 
 Stream = Callable[[Any, Course], Any]
@@ -142,7 +143,7 @@ class Jobs:
             self._blocked[owner] = time.monotonic() + block_s
         found = [job for job in self._open if job.is_of(owner) and not job.done.done()]
         for job in found:
-            self._stop(job, errors.RequestCancelled(f"The request has been cancelled: {owner.partition('#')[0]}"))
+            self._stop(job, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
         return bool(found)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
@@ -171,7 +172,7 @@ class Jobs:
         if request in self._blocked:
             left = self._blocked[request] - now
             raise errors.RequestCancelled(
-                f"The request {request} was aborted; its id is refused for {left:.0f} s more."
+                f"The request {request_of(owner)} was aborted; its id is refused for {left:.0f} s more."
             )
 
     def _refuse_late(self, job: Job, seconds_left: float) -> None:

@@ -77,6 +77,17 @@ def visible(key: Key | None, rows: Iterable[T], uid_of: Callable[[T], str] = att
     return [row for row in rows if sees(key, uid_of(row))]
 
 
+def owner_of(request_id: str, key_id: str | None) -> str:
+    """By which workers know a request: whoever has another key may use the same id, and means another request. No id
+    holds an `@`."""
+    return request_id if key_id is None else f"{request_id}@{key_id}"
+
+
+def request_of(owner: str) -> str:
+    """The id as the caller gave it."""
+    return owner.partition("#")[0].partition("@")[0]
+
+
 def check_model(key: Key | None, uid: str) -> None:
     if not sees(key, uid):
         raise errors.NotPermitted(f"API key does not have access to model: {cut(uid)}")

@@ -6,7 +6,7 @@ nothing has to be added up here: Prometheus does that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
@@ -149,8 +149,8 @@ def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], floa
     return family
 
 
-def page(samples: Iterable[Metric]) -> bytes:
-    """The text page of families from any number of processes."""
+def page(samples: Iterable[Metric], sees: Callable[[str], bool] = lambda uid: True) -> bytes:
+    """The text page of families from any number of processes, for somebody who may see these models."""
 
     class Merged:
         def collect(self) -> Iterator[Metric]:
@@ -159,7 +159,9 @@ def page(samples: Iterable[Metric]) -> bytes:
                 known = merged.get(family.name)
                 if known is None:
                     known = merged[family.name] = Metric(family.name, family.documentation, family.type)
-                known.samples += family.samples
+                known.samples += [
+                    one for one in family.samples if "model" not in one.labels or sees(one.labels["model"])
+                ]
             yield from merged.values()
 
     return bytes(generate_latest(Merged()))

@@ -5,15 +5,19 @@ Knows nothing of actors; whoever sends the calls takes a worker with `choose` an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster import errors
+from cluster.keys import Key
+from cluster.names import cut, nearest
 from cluster.spec import ModelRoutes, ModelState, Route
 
 LOADING_RETRY_S = 30.0
 FULL_RETRY_S = 1.0
+#: Models that a message names.
+NAMED = 5
 
 
 @dataclass
@@ -37,20 +41,24 @@ class RouteTable:
         self.queued = {worker: n for worker, n in self.queued.items() if worker in listed}
         return True
 
-    def find(self, model: str | None, ability: str = "") -> ModelRoutes:
-        """The model of that uid, name or hub id; without a name, the only one that can do what is asked."""
+    def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
+        """The models that exist for that key."""
+        if key is None or key.models is None:
+            return self.models
+        return {uid: self.models[uid] for uid in key.models if uid in self.models}
+
+    def find(self, model: str | None, ability: str = "", key: Key | None = None) -> ModelRoutes:
+        """The model of that uid, name or hub id; without a name, the only one that can do what is asked. Of models
+        that the key is not for nothing is told, not even whether they exist."""
+        models = self.visible(key)
         if model:
-            found = self.models.get(model) or self._by_alias(model, ability)
+            found = models.get(model) or _by_alias(models, model, ability)
             if found is None:
-                raise errors.ModelNotFound(
-                    f"Model not found in the model list, uid: {model}. Available model uids: {sorted(self.models)}",
-                    None,
-                    "model",
-                )
+                raise _unknown(model, sorted(models), is_limited=models is not self.models)
         else:
-            able = [m for m in self.models.values() if not ability or ability in m.abilities]
+            able = [m for m in models.values() if not ability or ability in m.abilities]
             if len(able) != 1:
-                names = sorted(m.uid for m in able)
+                names = _few(sorted(m.uid for m in able))
                 raise errors.BadRequest(
                     f"The request names no model and {len(able)} running models can {ability or 'serve it'}: {names}.",
                     None,
@@ -62,12 +70,6 @@ class RouteTable:
                 f"Model {found.uid} cannot {ability}; it can {', '.join(found.abilities)}.", None, "model"
             )
         return found
-
-    def _by_alias(self, name: str, ability: str) -> ModelRoutes | None:
-        wanted = name.lower()
-        matches = [m for m in self.models.values() if wanted in m.aliases or m.uid.lower() == wanted]
-        able = [m for m in matches if not ability or ability in m.abilities]
-        return min(able or matches, key=lambda m: m.uid, default=None)
 
     def is_usable(self, model: ModelRoutes, avoiding: Collection[str] = ()) -> bool:
         return any(r.worker not in avoiding and r.worker not in self.avoided for r in model.workers)
@@ -111,3 +113,25 @@ class RouteTable:
                 f"Model {model.uid} has no worker at the moment and is being restarted{reason}", 5.0
             )
         return errors.ModelLoading(f"Model is loading, please retry later: {model.uid}{reason}", LOADING_RETRY_S)
+
+
+def _by_alias(models: Mapping[str, ModelRoutes], name: str, ability: str) -> ModelRoutes | None:
+    wanted = name.lower()
+    matches = [m for m in models.values() if wanted in m.aliases or m.uid.lower() == wanted]
+    able = [m for m in matches if not ability or ability in m.abilities]
+    return min(able or matches, key=lambda m: m.uid, default=None)
+
+
+def _unknown(name: str, uids: Sequence[str], *, is_limited: bool) -> errors.ClusterError:
+    if is_limited:
+        text = f"API key does not have access to model: {cut(name)}. It is for models such as {_few(uids)}"
+        return errors.NotPermitted(text, None, "model")
+    text = f"Model not found in the model list, uid: {cut(name)}."
+    if len(uids) > NAMED:
+        near = nearest(name, uids, NAMED, 0.5) or uids[:NAMED]
+        return errors.ModelNotFound(f"{text} The nearest of {len(uids)} model uids: {near}", None, "model")
+    return errors.ModelNotFound(f"{text} Available model uids: {uids}", None, "model")
+
+
+def _few(uids: Sequence[str]) -> str:
+    return f"{list(uids)}" if len(uids) <= NAMED else f"{list(uids[:NAMED])} and {len(uids) - NAMED} more"

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,14 +165,15 @@ def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRou
     routes = APIRouter(tags=["metrics"])
 
     @routes.get("/metrics")
-    async def everything() -> Response:
+    async def everything(request: Request) -> Response:
         """What every process counted; without the supervisor at least what this one did."""
         own = metrics.collect()
         try:
             samples = await supervisor.call("samples", metrics.ingress, own, timeout_s=5.0)
         except errors.ClusterError:
             samples = own
-        return Response(page(samples), media_type=CONTENT_TYPE_LATEST)
+        sees = partial(keys.sees, request.state.key)
+        return Response(page(samples, sees), media_type=CONTENT_TYPE_LATEST)
 
     return routes
 

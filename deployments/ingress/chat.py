@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster import errors
 from deployments.ingress import jobs
 from deployments.ingress.documents import Given
-from deployments.ingress.door import Json, as_cluster_error, checked, json_body
+from deployments.ingress.door import Json, as_cluster_error, checked, json_body, owner_of
 from deployments.ingress.images import Events
 from deployments.ingress.ocr import Ocr, Order
 from deployments.ingress.papers import Ask
@@ -52,11 +52,11 @@ class Body(BaseModel):
 class Chat:
     """One answer, whole or in pieces."""
 
-    def __init__(self, order: Order, course: Course, tells_usage: bool) -> None:
+    def __init__(self, order: Order, course: Course, request_id: str, tells_usage: bool) -> None:
         self._order = order
         self._course = course
         self._tells_usage = tells_usage
-        self._told = {"id": f"chatcmpl-{course.request_id}", "created": int(time.time()), "model": order.model.uid}
+        self._told = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": order.model.uid}
 
     async def whole(self) -> Json:
         with contextlib.closing(self._order.document):
@@ -103,8 +103,8 @@ def router(ocr: Ocr) -> APIRouter:
         model = ocr.choose(request, body.model)
         reading = body.reading(prompt)
         order = ocr.ordered(model, Ask(), reading, await ocr.open(request, files))
-        course = ocr.course(order, request.state.request_id, ocr.timeout_of(request))
-        answer = Chat(order, course, bool((body.stream_options or {}).get("include_usage")))
+        course = ocr.course(order, owner_of(request), ocr.timeout_of(request))
+        answer = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
         return await Events.of(answer.events()) if body.stream else await answer.whole()
 
     return routes

@@ -26,7 +26,9 @@ def router(serving: Serving) -> APIRouter:
         is_image = body.get("input_type") == "image"
         params = embedding_params({**body, "input_type": None} if is_image else body, caches=caches)
         model = model_of(body)
-        serving.refuse_cap(model, serving.able(model, "embed"), most_tokens(body, "max_tokens"), "max_tokens")
+        serving.refuse_cap(
+            request, model, serving.able(request, model, "embed"), most_tokens(body, "max_tokens"), "max_tokens"
+        )
         served = await serving.embed(request, model, items, params, param=name)
         texts = [item for item in items if isinstance(item, str)]
         units = {"input_tokens": served.answer.tokens}

@@ -299,8 +299,9 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
     started = time.monotonic()
 
     @routes.get("/v1/statuses")
-    async def statuses() -> Json:
-        return Json([_shown(status) for status in await supervisor.call_patiently("all_statuses")])
+    async def statuses(request: Request) -> Json:
+        found = keys.visible(request.state.key, await supervisor.call_patiently("all_statuses"))
+        return Json([_shown(status) for status in found])
 
     @routes.get("/v1/models/{uid}/status")
     async def status(uid: str, request: Request, version: int | None = None, wait: Seconds = 0.0) -> Json:
@@ -375,8 +376,8 @@ def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         return Json(max((node.gpus for node, _, _ in await supervisor.call_patiently("nodes")), default=0))
 
     @routes.get("/v1/workers")
-    async def workers() -> Json:
-        statuses = await supervisor.call_patiently("all_statuses")
+    async def workers(request: Request) -> Json:
+        statuses = keys.visible(request.state.key, await supervisor.call_patiently("all_statuses"))
         nodes = [node.ip for node, _, _ in await supervisor.call_patiently("nodes")]
         at = [(worker.node, status) for status in statuses for worker in status.workers]
         return Json(
@@ -503,7 +504,8 @@ def _load(node: Any, claim: Any) -> dict[str, Any]:
 
 
 def administration(supervisor: actors.Control, settings: Settings) -> APIRouter:
-    routes = APIRouter(tags=["administration"])
+    # A key for some models that made others would be a key for all.
+    routes = APIRouter(tags=["administration"], dependencies=[Depends(_refuse_limited)])
 
     @routes.post("/v1/keys")
     async def create_key(request: Request) -> Json:

@@ -232,7 +232,7 @@ class Dispatcher:
         ability: str,
         items: Sequence[Any],
         params: Mapping[str, Any],
-        request_id: str,
+        owner: str,
         timeout_s: float,
         alone: bool = False,
     ) -> tuple[Answer, str]:
@@ -249,7 +249,7 @@ class Dispatcher:
             with self.table.choose(model, avoiding) as route:
                 # Request ids are the caller's and may be used twice; a call's own id is not.
                 self._calls += 1
-                call_id = f"{request_id}#{self._metrics.ingress}{self._calls}"
+                call_id = f"{owner}#{self._metrics.ingress}{self._calls}"
                 call = Call(call_id, list(items), dict(params), deadline - loop.time(), ability)
                 gate = self._gates[route.worker]
                 try:
@@ -267,19 +267,19 @@ class Dispatcher:
                 # It may be this very request that ends workers; it does not get the next one.
                 break
             self._metrics.retry(model.uid)
-            log.info("request %s goes elsewhere: %s", request_id, refusal)
+            log.info("request %s goes elsewhere: %s", owner, refusal)
         assert refusal is not None
         raise refusal
 
-    async def abort(self, model: ModelRoutes, request_id: str, block_s: float = 0.0) -> bool:
+    async def abort(self, model: ModelRoutes, owner: str, block_s: float = 0.0) -> bool:
         """Drops a request wherever it is; any ingress may be asked, not only the one that holds it."""
-        asked = (line.cancel([request_id], block_s) for line in self._lines_of(model))
+        asked = (line.cancel([owner], block_s) for line in self._lines_of(model))
         found = await asyncio.gather(*asked, return_exceptions=True)
         return any(answer is True for answer in found)
 
-    async def watch(self, model: ModelRoutes, request_id: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
+    async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
         """How far a request is, as soon as it is not what was seen; None when no worker of the model knows it."""
-        watched = [asyncio.ensure_future(line.watch(request_id, seen, wait_s)) for line in self._lines_of(model)]
+        watched = [asyncio.ensure_future(line.watch(owner, seen, wait_s)) for line in self._lines_of(model)]
         try:
             # Workers that do not know it say so at once.
             for answer in asyncio.as_completed(watched):

@@ -288,6 +288,12 @@ def guard(
     return check
 
 
+def owner_of(request: Request) -> str:
+    """By which workers know this request."""
+    key: keys.Key | None = request.state.key
+    return keys.owner_of(request.state.request_id, key.id if key else None)
+
+
 def bearer(headers: Mapping[str, str]) -> str | None:
     kind, _, text = headers.get("authorization", "").partition(" ")
     return text.strip() or None if kind.lower() == "bearer" else None

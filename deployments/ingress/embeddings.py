@@ -69,13 +69,13 @@ async def _answer(serving: Serving, request: Request, body: dict[str, Any], moda
     params = embedding_params(body, caches="no-store" not in request.headers.get("cache-control", ""))
     if kinds == ["dense"]:
         # A model with vectors for each token alone, a ColBERT, answers with those, as Infinity's does.
-        ability = serving.able(model, "embed", "embed_tokens")
+        ability = serving.able(request, model, "embed", "embed_tokens")
     else:
         _refuse_forms(form, kinds)
         ability = ABILITIES[kinds[0]] if len(kinds) == 1 else "embed_all"
         params |= {"kinds": kinds} if len(kinds) > 1 else {}
     _refuse_unserved(body)
-    serving.refuse_cap(model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
+    serving.refuse_cap(request, model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
     served = await serving.embed(request, model, items, params, ability)
     if form.is_bytes:
         return form.response(served.answer.outputs, served)

@@ -40,13 +40,16 @@ def router(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
     async def abort(uid: str, request_id: str, request: Request) -> Json:
-        """For a request that was sent with this x-request-id; none of that id is taken again for `block_duration`."""
+        """For a request that was sent with this x-request-id and the same key; none of that id is taken again for
+        `block_duration`."""
         asked: Abort = checked(Abort, await json_body(request) if await request.body() else {})
+        key = request.state.key
+        keys.check_model(key, uid)
         model = serving.dispatcher.table.models.get(uid)
         if model is None:
             return Json({"msg": "NO_OP"})
-        keys.check_model(request.state.key, uid)
-        found = await serving.dispatcher.abort(model, request_id, asked.block_duration)
+        owner = keys.owner_of(request_id, key.id if key else None)
+        found = await serving.dispatcher.abort(model, owner, asked.block_duration)
         return Json({"msg": "DONE" if found else "NOT_FOUND"})
 
     return routes

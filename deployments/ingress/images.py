@@ -19,7 +19,7 @@ from cluster.spec import ModelRoutes, View
 from deployments.image.requests import Drawing, Picture, Task
 from deployments.image.tasks import TASKS
 from deployments.ingress import forms, jobs, pictures
-from deployments.ingress.door import Json, as_cluster_error
+from deployments.ingress.door import Json, as_cluster_error, owner_of
 from deployments.ingress.files import Files
 from deployments.ingress.forms import Ask, Brought
 from deployments.ingress.jobs import BackgroundJobs
@@ -135,12 +135,11 @@ class Images:
     def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
         """The model of that name; without a name, the first that can."""
         if name is not None:
-            found = self.serving.dispatcher.table.find(name)
+            found = self.serving.dispatcher.table.find(name, "", key)
             # A name may stand for several, of which another one can.
             if not can(found, task):
                 with contextlib.suppress(errors.BadRequest):
-                    found = self.serving.dispatcher.table.find(name, task)
-            keys.check_model(key, found.uid)
+                    found = self.serving.dispatcher.table.find(name, task, key)
             _refuse_unable(found, task)
             return found
         able = [model for model in jobs.painters(self.serving.dispatcher, key) if can(model, task)]
@@ -156,7 +155,7 @@ class Images:
         if ask.request_id is None and not (ask.stream and "x-request-id" in request.headers):
             return
         id = request.state.request_id
-        view = await self.serving.dispatcher.watch(model, id)
+        view = await self.serving.dispatcher.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
             raise errors.Conflict(f"Duplicate request id: {id}", None, "request_id")
 
@@ -182,10 +181,10 @@ class Images:
     async def _later(self, request: Request, order: Order) -> Response:
         request.state.model = order.model.uid
 
-        async def work(id: str) -> dict[str, Any]:
+        async def work(owner: str) -> dict[str, Any]:
             drawing, timeout_s = order.drawing, self.serving.settings.job_timeout_s
             answer, _ = await self.serving.dispatcher.ask(
-                order.model, order.task, [drawing.prompt], drawing.params(), id, timeout_s, True
+                order.model, order.task, [drawing.prompt], drawing.params(), owner, timeout_s, True
             )
             return await asyncio.to_thread(self._body, order, answer.outputs)
 
@@ -214,7 +213,7 @@ class Images:
         has_begun = False
 
         def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self.serving.dispatcher.watch(order.model, request.state.request_id, seen, wait_s)
+            return self.serving.dispatcher.watch(order.model, owner_of(request), seen, wait_s)
 
         try:
             async with contextlib.aclosing(jobs.views(asking, watch, beat_s)) as seen:

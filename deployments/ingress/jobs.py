@@ -60,6 +60,11 @@ class Record(BaseModel):
     expires_at: int | None = None
 
     @property
+    def call_owner(self) -> str:
+        """By which workers know its calls."""
+        return keys.owner_of(self.id, self.owner)
+
+    @property
     def is_over(self) -> bool:
         return self.status in ("completed", "failed", "cancelled")
 
@@ -120,13 +125,13 @@ class BackgroundJobs:
     async def begin(
         self, key: keys.Key | None, model: ModelRoutes, work: Callable[[str], Coroutine[Any, Any, dict[str, Any]]]
     ) -> Record:
-        """Starts what answers under the id of the job."""
+        """Starts what answers under the owner that the job gets."""
         if len(self._tasks) >= AT_ONCE:
             raise errors.Overloaded(f"This ingress works on {AT_ONCE} background jobs already.", 5.0)
         id = f"job-{secrets.token_hex(16)}"
         record = Record(id=id, owner=key.id if key else None, model=model.uid, created_at=int(time.time()))
         await self._write(record)
-        task = asyncio.get_running_loop().create_task(self._run(record, model, work(id)), name=id)
+        task = asyncio.get_running_loop().create_task(self._run(record, model, work(record.call_owner)), name=id)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return record
@@ -154,7 +159,7 @@ class BackgroundJobs:
         written = time.monotonic()
 
         def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._dispatcher.watch(model, record.id, seen, wait_s)
+            return self._dispatcher.watch(model, record.call_owner, seen, wait_s)
 
         async with contextlib.aclosing(views(asking, watch, BEAT_S)) as seen:
             async for view in seen:
@@ -191,7 +196,8 @@ class BackgroundJobs:
         if found is None or not _is_of(found, key):
             raise HTTPException(404, f"There is no job {id!r:.100}, or not any more.")
         model = self._dispatcher.table.models.get(found.model)
-        view = await self._dispatcher.watch(model, id) if model is not None and not found.is_over else None
+        is_open = model is not None and not found.is_over
+        view = await self._dispatcher.watch(model, found.call_owner) if model and is_open else None
         return found.seen(view) if view is not None and view.state in ("waiting", "running") else found
 
     async def all_of(self, key: keys.Key | None) -> list[Record]:
@@ -214,7 +220,7 @@ class BackgroundJobs:
         await asyncio.to_thread(self._records.put, f"{record.id}.stop", b"")
         model = self._dispatcher.table.models.get(record.model)
         if model is not None:
-            await self._dispatcher.abort(model, record.id, BLOCK_S)
+            await self._dispatcher.abort(model, record.call_owner, BLOCK_S)
         for _ in range(20):
             found = await asyncio.to_thread(self._read, record.id)
             if found is None or found.is_over:
@@ -298,16 +304,17 @@ def painters(dispatcher: Dispatcher, key: keys.Key | None) -> list[ModelRoutes]:
 
 def able(dispatcher: Dispatcher, key: keys.Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
     """The models that can any of this and that this key may use."""
-    allowed = None if key is None else key.models
     return [
         model
-        for uid, model in sorted(dispatcher.table.models.items())
-        if any(ability in model.abilities for ability in abilities) and (allowed is None or uid in allowed)
+        for _, model in sorted(dispatcher.table.visible(key).items())
+        if any(ability in model.abilities for ability in abilities)
     ]
 
 
 async def seen_of(dispatcher: Dispatcher, key: keys.Key | None, request_id: str) -> View | None:
-    """How far a request is, whichever model works on it; one that is under way counts before one that ended."""
-    asked = [dispatcher.watch(model, request_id) for model in able(dispatcher, key, (*TASKS, "ocr"))]
+    """How far a request of this key is, whichever model works on it; one that is under way counts before one that
+    ended."""
+    owner = keys.owner_of(request_id, key.id if key else None)
+    asked = [dispatcher.watch(model, owner) for model in able(dispatcher, key, (*TASKS, "ocr"))]
     found = [view for view in await asyncio.gather(*asked) if view is not None]
     return min(found, key=lambda view: view.state not in ("running", "waiting"), default=None)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from cluster import actors, errors
+from cluster import actors, errors, keys
+from cluster.names import cut
 from cluster.routing import RouteTable
 from cluster.settings import Settings
 from cluster.spec import ModelRoutes
@@ -30,30 +31,32 @@ CAPABILITIES = {
 def router(dispatcher: Dispatcher, supervisor: actors.Control, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["models"])
 
-    def serving() -> list[ModelRoutes]:
-        return [model for model in dispatcher.table.models.values() if model.workers]
+    def serving(request: Request) -> list[ModelRoutes]:
+        return [model for model in dispatcher.table.visible(request.state.key).values() if model.workers]
 
     @routes.get("/v1/models")
-    async def list_models() -> Json:
-        rows = [{**model.description, **_openai(model, OWNER)} for model in serving()]
+    async def list_models(request: Request) -> Json:
+        rows = [{**model.description, **_openai(model, OWNER)} for model in serving(request)]
         return Json({"object": "list", "data": rows})
 
     @routes.get("/models")
-    async def list_for_infinity() -> Json:
-        rows = [_infinity(model, dispatcher.table, settings) for model in serving()]
+    async def list_for_infinity(request: Request) -> Json:
+        rows = [_infinity(model, dispatcher.table, settings) for model in serving(request)]
         return Json({"object": "list", "data": rows})
 
     @routes.get("/v1/models/instances")
-    async def instances(model_name: str | None = None, model_uid: str | None = None) -> Json:
-        rows = [_instance(status) for status in await supervisor.call_patiently("all_statuses")]
+    async def instances(request: Request, model_name: str | None = None, model_uid: str | None = None) -> Json:
+        statuses = keys.visible(request.state.key, await supervisor.call_patiently("all_statuses"))
+        rows = [_instance(status) for status in statuses]
         by_name = [row for row in rows if model_name in (None, "", row["model_name"])]
         return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])
 
     @routes.get("/v1/models/{uid}")
-    async def describe(uid: str) -> Json:
+    async def describe(uid: str, request: Request) -> Json:
+        keys.check_model(request.state.key, uid)
         model = dispatcher.table.models.get(uid)
         if model is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", None, "model_uid")
         return Json(model.description)
 
     return routes

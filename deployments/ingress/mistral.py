@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
-from deployments.ingress.door import Json, checked, json_body
+from deployments.ingress.door import Json, checked, json_body, owner_of
 from deployments.ingress.ocr import Ocr
 from deployments.ingress.papers import Ask, Pages
 from deployments.ingress.reading import every
@@ -56,7 +56,7 @@ def router(ocr: Ocr) -> APIRouter:
         ask = Ask(model=body.model, pages=_from_one(body.pages))
         order = ocr.ordered(model, ask, Reading(features=features), document)
         with contextlib.closing(document):
-            found = await every(ocr.course(order, request.state.request_id, ocr.timeout_of(request)))
+            found = await every(ocr.course(order, owner_of(request), ocr.timeout_of(request)))
         pages = await asyncio.to_thread(lambda: [_page(read.page, body) for read in found])
         usage = {"pages_processed": len(pages), "doc_size_bytes": len(file.data)}
         return Json({"pages": pages, "model": model.uid, "document_annotation": None, "usage_info": usage})

@@ -14,11 +14,11 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from cluster import errors, keys
+from cluster import errors
 from cluster.spec import ModelRoutes, View
 from deployments.ingress import jobs
 from deployments.ingress.documents import Document, Documents, Given
-from deployments.ingress.door import Json, as_cluster_error
+from deployments.ingress.door import Json, as_cluster_error, owner_of
 from deployments.ingress.images import Events
 from deployments.ingress.jobs import BackgroundJobs
 from deployments.ingress.papers import Ask, Papers
@@ -94,8 +94,7 @@ class Ocr:
             raise
 
     def choose(self, request: Request, name: str | None) -> ModelRoutes:
-        found = self.serving.dispatcher.table.find(name, "ocr")
-        keys.check_model(request.state.key, found.uid)
+        found = self.serving.find(request, name, "ocr")
         request.state.model = found.uid
         return found
 
@@ -103,14 +102,14 @@ class Ocr:
         """The id that the caller wants it to have, which no other request may have at the time."""
         if ask.request_id is None:
             return
-        view = await self._overseer.watch(model, ask.request_id)
+        request.state.request_id = ask.request_id
+        view = await self._overseer.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
             raise errors.Conflict(f"Duplicate request id: {ask.request_id}", None, "request_id")
-        request.state.request_id = ask.request_id
 
-    def course(self, order: Order, request_id: str, timeout_s: float) -> Course:
+    def course(self, order: Order, owner: str, timeout_s: float) -> Course:
         return Course(
-            self._overseer, order.model, order.document, order.numbers, order.reading, order.ask.dpi, request_id,
+            self._overseer, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
             timeout_s,
         )  # fmt: skip
 
@@ -120,7 +119,7 @@ class Ocr:
         order = await self.order(request)
         if order.ask.background:
             return await self._later(request, order)
-        course = self.course(order, request.state.request_id, self.timeout_of(request))
+        course = self.course(order, owner_of(request), self.timeout_of(request))
         if order.ask.stream:
             return await Events.of(self._events(order, course))
         with contextlib.closing(order.document):
@@ -158,9 +157,9 @@ class Ocr:
         return file
 
     async def _later(self, request: Request, order: Order) -> Response:
-        async def work(id: str) -> Any:
+        async def work(owner: str) -> Any:
             with contextlib.closing(order.document):
-                course = self.course(order, id, self.serving.settings.job_timeout_s)
+                course = self.course(order, owner, self.serving.settings.job_timeout_s)
                 if order.ask.output_format != "pdf":
                     found = await every(course)
                     return await asyncio.to_thread(order.written, [read.page for read in found])

@@ -38,21 +38,21 @@ class Overseer(Dispatcher):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        #: By the model's uid and the request's id: who may not use the one learns nothing of the other.
+        #: By the model's uid and the request's owner.
         self._boards: dict[tuple[str, str], Board[View]] = {}
 
     @contextlib.contextmanager
-    def overseeing(self, uid: str, request_id: str, steps: int) -> Iterator[Board[View]]:
-        board = self._boards[uid, request_id] = Board(View(0, "running", stage="reading", steps=steps))
+    def overseeing(self, uid: str, owner: str, steps: int) -> Iterator[Board[View]]:
+        board = self._boards[uid, owner] = Board(View(0, "running", stage="reading", steps=steps))
         try:
             yield board
         finally:
-            self._boards.pop((uid, request_id), None)
+            self._boards.pop((uid, owner), None)
 
-    async def watch(self, model: ModelRoutes, request_id: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
-        board = self._boards.get((model.uid, request_id))
+    async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
+        board = self._boards.get((model.uid, owner))
         if board is None:
-            return await super().watch(model, request_id, seen, wait_s)
+            return await super().watch(model, owner, seen, wait_s)
         _, view = await board.newer(seen, wait_s)
         return view
 
@@ -68,13 +68,13 @@ class Course:
         numbers: Sequence[int],
         reading: Reading,
         dpi: int,
-        request_id: str,
+        owner: str,
         timeout_s: float,
     ) -> None:
         self.model = model
         self.document = document
         self.numbers = numbers
-        self.request_id = request_id
+        self._owner = owner
         self._dispatcher = dispatcher
         self._params = reading.params()
         self._dpi = dpi
@@ -83,14 +83,14 @@ class Course:
 
     def id_of(self, number: int) -> str:
         """By which the workers know what is asked for that page."""
-        return f"{self.request_id}#{number}"
+        return f"{self._owner}#{number}"
 
     async def pages(self) -> AsyncGenerator[Read]:
         if len(self.numbers) == 1:
             # Of one page its worker knows more.
             yield await self._one(self.numbers[0])
             return
-        with self._dispatcher.overseeing(self.model.uid, self.request_id, len(self.numbers)) as board:
+        with self._dispatcher.overseeing(self.model.uid, self._owner, len(self.numbers)) as board:
             async with contextlib.aclosing(self._in_order(board)) as pages:
                 async for read in pages:
                     yield read
@@ -120,7 +120,7 @@ class Course:
         known = self._dispatcher.table.models.get(self.model.uid, self.model)
         most = PER_WORKER * max(1, len(known.workers)) + MORE
         while len(under_way) < most and (number := next(coming, None)) is not None:
-            task = asyncio.create_task(self._one(number), name=f"{self.request_id} page {number}")
+            task = asyncio.create_task(self._one(number), name=f"{self._owner} page {number}")
             task.add_done_callback(lambda _: board.amend(self._advanced))
             under_way.append(task)
 

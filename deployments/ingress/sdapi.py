@@ -201,8 +201,8 @@ class WebUi:
         return await jobs.seen_of(self._dispatcher, key, request_id_of(key))
 
     async def interrupt(self, key: keys.Key | None) -> None:
-        id = request_id_of(key)
-        await asyncio.gather(*(self._dispatcher.abort(model, id) for model in self.models(key)))
+        owner = keys.owner_of(request_id_of(key), key.id if key else None)
+        await asyncio.gather(*(self._dispatcher.abort(model, owner) for model in self.models(key)))
 
     async def texts_in(self, text: str) -> dict[str, str]:
         (found,) = await self._media.read([{"image": text}], "image")

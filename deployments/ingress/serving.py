@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 
-from cluster import errors, keys
+from cluster import errors
 from cluster.names import quoted
 from cluster.settings import Settings
 from cluster.spec import Answer, ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.door import owner_of
 from deployments.ingress.media import Media
 from deployments.vectors import Rows, joined
 
@@ -92,16 +93,15 @@ class Serving:
     ) -> Served:
         """`alone`: the request takes long, and shares no call to a worker."""
         self.refuse_many(items)
-        found = self.dispatcher.table.find(model, ability)
+        found = self.find(request, model, ability)
         request.state.model = found.uid
-        keys.check_model(request.state.key, found.uid)
         started = time.perf_counter()
         timeout_s = self._timeout(request)
 
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
                 return await self.dispatcher.ask(
-                    found, ability, items[first:last], params, request.state.request_id, timeout_s, alone
+                    found, ability, items[first:last], params, owner_of(request), timeout_s, alone
                 )
             except errors.BadRequest as error:
                 raise renumbered(error, first) from None
@@ -129,7 +129,7 @@ class Serving:
         for position, kind in enumerate(media):
             places.setdefault(f"embed_{kind}" if kind else ability, []).append(position)
         for needed in places:
-            keys.check_model(request.state.key, self.dispatcher.table.find(model, needed).uid)
+            self.find(request, model, needed)
         items = await self._media.read(items, param)
         parts = await self.ask_all(
             request, model, [(needed, [items[i] for i in at], params) for needed, at in places.items()]
@@ -148,16 +148,20 @@ class Serving:
             [self.ask(request, model, ability, items, params) for ability, items, params in questions]
         )
 
-    def able(self, model: str | None, *abilities: str) -> str:
+    def find(self, request: Request, model: str | None, ability: str = "") -> ModelRoutes:
+        """The model of that name, as far as the caller's key may know of it."""
+        return self.dispatcher.table.find(model, ability, request.state.key)
+
+    def able(self, request: Request, model: str | None, *abilities: str) -> str:
         """The first of these that the model can; without a model, that any can. The first of all where none can."""
-        table = self.dispatcher.table
         for ability in abilities:
             if model is None:
-                if any(ability in other.abilities for other in table.models.values()):
+                visible = self.dispatcher.table.visible(request.state.key).values()
+                if any(ability in other.abilities for other in visible):
                     return ability
             else:
                 try:
-                    table.find(model, ability)
+                    self.find(request, model, ability)
                 except errors.BadRequest:
                     continue
                 return ability
@@ -167,11 +171,11 @@ class Serving:
         if len(items) > self.settings.max_items:
             raise errors.BadRequest(f"The request has {len(items)} inputs, {self.settings.max_items} are allowed.")
 
-    def refuse_cap(self, model: str | None, ability: str, most: int | None, name: str) -> None:
+    def refuse_cap(self, request: Request, model: str | None, ability: str, most: int | None, name: str) -> None:
         """How much of a text is read is decided at the launch; only a cap that changes nothing can be met."""
         if most is None:
             return
-        reads = self.dispatcher.table.find(model, ability).description.get("max_tokens")
+        reads = self.find(request, model, ability).description.get("max_tokens")
         if not isinstance(reads, int) or most < reads:
             raise errors.BadRequest(
                 f"{name} cannot be {most}: the model reads up to {reads} tokens of a text; launch it with "

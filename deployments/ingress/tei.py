@@ -113,9 +113,9 @@ def router(serving: Serving) -> APIRouter:
         return Json(served.answer.outputs, headers=served.timings(lists))
 
     @routes.get("/info")
-    async def info(model: str | None = None) -> Json:
+    async def info(request: Request, model: str | None = None) -> Json:
         """What serves, of the model that is named, or of the only one there is."""
-        return Json(_info(serving, serving.dispatcher.table.find(model)))
+        return Json(_info(serving, serving.find(request, model)))
 
     return routes
 

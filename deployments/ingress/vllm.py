@@ -41,7 +41,7 @@ def router(serving: Serving) -> APIRouter:
         left, right = _sides(body)
         serving.refuse_many(right)
         model = model_of(body)
-        if serving.able(model, "rerank", "embed") == "rerank":
+        if serving.able(request, model, "rerank", "embed") == "rerank":
             scores, tokens, uid = await _reranked(serving, request, body, left, right)
         else:
             places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
@@ -66,9 +66,11 @@ def router(serving: Serving) -> APIRouter:
         body = await json_body(request)
         items, model = inputs(body), model_of(body)
         form = Form.asked(body, request.headers.get("accept", ""))
-        ability = _ability(serving, body)
+        ability = _ability(serving, request, body)
         params = {**embedding_params({**body, "task": None}), "raw_scores": is_raw(body)}
-        serving.refuse_cap(model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
+        serving.refuse_cap(
+            request, model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens"
+        )
         served = await serving.embed(request, model, items, params, ability)
         outputs = served.answer.outputs
         vectors = scores_of(outputs)[0] if ability == "classify" else outputs
@@ -123,10 +125,10 @@ async def _reranked(
     return scores, sum(served.answer.tokens for served in answers), answers[0].model.uid
 
 
-def _ability(serving: Serving, body: Mapping[str, Any]) -> str:
+def _ability(serving: Serving, request: Request, body: Mapping[str, Any]) -> str:
     task = first(body, str, "task")
     if task is None:
-        return serving.able(model_of(body), "embed", "embed_tokens", "classify")
+        return serving.able(request, model_of(body), "embed", "embed_tokens", "classify")
     if task not in TASKS:
         raise errors.InvalidBody(f"task takes embed, token_embed or classify, not {quoted(task)}.", None, "task")
     return TASKS[task]

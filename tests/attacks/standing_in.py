@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -11,9 +13,12 @@ import httpx
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from cluster import errors
+from cluster import errors, spec
 from cluster.actors import Control
+from cluster.family import Course
+from cluster.jobs import Jobs
 from cluster.keys import Key
+from cluster.metrics import Samples, gauge_family
 from cluster.settings import Settings
 from cluster.spec import Entry, ModelRoutes, ModelState, ModelStatus, Node, Route, Wanted
 from cluster.supervisor import Snapshot
@@ -70,6 +75,22 @@ class StandIn:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
         return found
 
+    async def events(self, uid: str) -> list[Any]:
+        return []
+
+    async def logs(self, uid: str, lines: int) -> list[str]:
+        return [f"log of {uid}"]
+
+    async def free_bytes(self) -> int:
+        return 1
+
+    async def uptime(self) -> float:
+        return 1.0
+
+    async def samples(self, ingress: str, own: Samples) -> Samples:
+        rows = [({"model": uid, "state": "READY"}, 1.0) for uid in self.workers]
+        return [*own, gauge_family("cluster_model_state", "Models by state.", rows)]
+
     async def nodes(self) -> list[tuple[Node, Any, int]]:
         return [(make_node(), make_node(), 1)]
 
@@ -79,6 +100,37 @@ class StandIn:
     async def launch(self, wanted: Wanted, by_name: bool) -> ModelStatus:
         self.launched.append(wanted)
         return make_status(wanted.uid, "READY")
+
+
+class Slow:
+    """Instead of a worker: works on each item until it is let, and knows requests by their owners, as workers do."""
+
+    def __init__(self) -> None:
+        self.let = threading.Event()
+        self._jobs = Jobs(self._stream, ThreadPoolExecutor(8), parallel=8)
+        self.infer, self.watch, self.cancel = Call(self._infer), Call(self._jobs.watch), Call(self._cancel)
+        self.cancelled: list[str] = []
+
+    def _stream(self, item: Any, course: Course) -> Any:
+        course.tell(0.5, "at work")
+        while not self.let.wait(0.01):
+            course.check()
+        return item
+
+    async def _infer(self, calls: Sequence[spec.Call]) -> tuple[list[Any], int]:
+        return [await self._answer(call) for call in calls], 0
+
+    async def _answer(self, call: spec.Call) -> spec.Answer | errors.ClusterError:
+        costs = [1.0] * len(call.items)
+        job = self._jobs.submit(call.items, costs, owner=call.id, seconds_left=call.seconds_left)
+        try:
+            return spec.Answer(await job.done, 1, 0.0, 0.0)
+        except errors.ClusterError as error:
+            return error
+
+    async def _cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
+        self.cancelled += owners
+        return any([self._jobs.cancel(owner, block_s) for owner in owners])
 
 
 class Call:
@@ -137,7 +189,7 @@ def run(test: Awaitable[None]) -> None:
     asyncio.run(limited())
 
 
-def every_call(app: FastAPI) -> list[tuple[str, str]]:
+def every_call(app: FastAPI, **values: str) -> list[tuple[str, str]]:
     """Method and path of each route there is, with something for its parameters."""
     calls = []
     for route in app.routes:
@@ -145,6 +197,6 @@ def every_call(app: FastAPI) -> list[tuple[str, str]]:
         if path is None:
             continue
         methods = route.methods if isinstance(route, APIRoute) else ("GET",)
-        names = dict.fromkeys(getattr(route, "param_convertors", ()), "x")
+        names = {**dict.fromkeys(getattr(route, "param_convertors", ()), "x"), **values}
         calls += [(method, path.format(**names)) for method in sorted(methods or ())]
     return calls
