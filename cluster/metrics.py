@@ -114,6 +114,20 @@ class IngressMetrics:
             buckets=SIZES,
             registry=self._registry,
         ).labels(ingress)
+        self._stalls = Histogram(
+            "cluster_loop_stall_seconds",
+            "How late a timer of the ingress came: it answered nobody meanwhile.",
+            ("ingress",),
+            buckets=SECONDS,
+            registry=self._registry,
+        ).labels(ingress)
+        self._longest_stall = Gauge(
+            "cluster_loop_longest_stall_seconds",
+            "The longest of these since it was last asked.",
+            ("ingress",),
+            registry=self._registry,
+        ).labels(ingress)
+        self._longest = 0.0
         #: Looking one up by its labels costs more than counting.
         self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
@@ -137,7 +151,13 @@ class IngressMetrics:
     def gathered(self, requests: int) -> None:
         self._gathered.observe(requests)
 
+    def stalled(self, seconds: float) -> None:
+        self._stalls.observe(seconds)
+        self._longest = max(self._longest, seconds)
+
     def collect(self) -> Samples:
+        self._longest_stall.set(self._longest)
+        self._longest = 0.0
         return list(self._registry.collect())
 
 

@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
+    max_text_bytes: int = Field(
+        default=32_000_000,
+        description="Largest body of a route that takes texts alone, and most characters of a request.",
+    )
+    bodies_bytes: int = Field(
+        default=512_000_000,
+        description="Bytes of bodies that one ingress holds at once; the slowest make way for others.",
+    )
     max_items: int = Field(default=2048, description="Most inputs in one request.")
     fetch_urls: bool = Field(
         default=False, description="Fetch images and sounds that a request names by URL; never from private addresses."

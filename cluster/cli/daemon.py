@@ -22,6 +22,7 @@ from cluster.cli.progress import follow as follow_launch
 from cluster.cli.progress import rows_of, shown
 from cluster.client import Client
 from cluster.nodes import Growth, leave
+from cluster.open_files import raise_limit, warning_of
 from cluster.settings import Settings
 from cluster.spec import ModelState
 
@@ -60,6 +61,8 @@ def up(
         raise click.UsageError("--ingress-nodes and --autoscale are for a Ray of several machines: give its --address.")
     specs = read_models(models) if models is not None else []
     admin_key = admin_key_file.read().strip() if admin_key_file is not None else None
+    if (warning := warning_of(raise_limit())) is not None:
+        click.echo(warning, err=True)
     started = time.monotonic()
     # Until it serves, whoever asks to stop interrupts the start, and what was started is ended.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -43,9 +43,11 @@ from deployments.ingress import (
     tei,
     vllm,
 )
+from deployments.ingress.bodies import CONTROL_BYTES, Bodies, Limits
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.door import Door, Json, Lines, as_cluster_error, bearer, error_response, guard
 from deployments.ingress.files import Files
+from deployments.ingress.lag import LagWatch
 from deployments.ingress.origins import OriginMiddleware, Origins
 from deployments.ingress.paths import Whole, include
 from deployments.ingress.reading import Overseer
@@ -65,6 +67,7 @@ def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     logs = sys.__stderr__ or sys.stderr
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
+    LagWatch(metrics.stalled)
     dispatcher = Overseer(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     # The description of the routes is for whoever may use them.
@@ -74,9 +77,10 @@ def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url, telemetry=unmeasured)
     app.state.serving = serving
     infer_paths: list[re.Pattern[str]] = []
+    limits, bodies = Limits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
     # The last one added is passed first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
-    app.add_middleware(Door, settings=settings, metrics=metrics, most=ONGOING, lines=Lines(logs))
+    app.add_middleware(Door, metrics=metrics, most=ONGOING, lines=Lines(logs), limits=limits, bodies=bodies)
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = as_cluster_error(error)
@@ -89,7 +93,10 @@ def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     def known_keys() -> tuple[Key, ...]:
         return dispatcher.keys
 
-    def behind(scope: Scope, routes: APIRouter) -> None:
+    def behind(scope: Scope, routes: APIRouter, most_bytes: int = CONTROL_BYTES) -> None:
+        for route in routes.routes:
+            if isinstance(route, APIRoute):
+                limits.set(route.path, min(most_bytes, settings.max_body_bytes))
         if scope == "infer":
             infer_paths.extend(compile_path(route.path)[0] for route in routes.routes if isinstance(route, APIRoute))
         include(app, routes, [Depends(guard(scope, settings, known_keys))])
@@ -100,14 +107,16 @@ def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     reading = ocr.Ocr(serving, dispatcher, background)
     include(app, _public(dispatcher, settings))
     include(app, files.router())
-    for dialect in (embeddings, cohere, rerank, classify, tei, vllm, generic):
-        behind("infer", dialect.router(serving))
-    behind("infer", images.router(painting))
+    for dialect in (rerank, classify, tei, vllm):
+        behind("infer", dialect.router(serving), settings.max_text_bytes)
+    # These take files, some of them within their JSON.
+    for dialect in (embeddings, cohere, generic):
+        behind("infer", dialect.router(serving), settings.max_body_bytes)
+    for pictures in (images, sdapi):
+        behind("infer", pictures.router(painting), settings.max_body_bytes)
+    for documents in (ocr, mistral, chat):
+        behind("infer", documents.router(reading), settings.max_body_bytes)
     behind("infer", jobs.router(background, dispatcher))
-    behind("infer", sdapi.router(painting))
-    behind("infer", ocr.router(reading))
-    behind("infer", mistral.router(reading))
-    behind("infer", chat.router(reading))
     if settings.metrics:
         behind("list", _metrics_page(supervisor, metrics))
     behind("launch", control.launching(supervisor, settings))

@@ -23,14 +23,13 @@ from cluster import errors, keys
 from cluster.metrics import IngressMetrics
 from cluster.names import cut, quoted
 from cluster.settings import Settings
+from deployments.ingress.bodies import Bodies, Body, Limits, refuse_costly
 
 log = logging.getLogger("cluster.access")
 
 #: Routes that answer without a key: they say whether a key is needed and whether the server lives, nothing else.
 PUBLIC = frozenset({"/health", "/ready", "/v1/address", "/v1/cluster/auth", "/ping"})
 
-#: A client that leaves is noticed from this age of its request on.
-YOUNG_S = 0.05
 #: How a request ends in the log when nobody waits for its answer any more; the status that other servers log as well.
 CLIENT_LEFT = 499
 #: How long a line of the log may wait for others.
@@ -103,8 +102,10 @@ async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.
     # Any page may send other types anywhere without asking first, and pages say where they are from.
     if "origin" in request.headers and kind != "application/json" and not kind.endswith("+json"):
         raise invalid(f"A web page sends its body as Content-Type: application/json, not as {quoted(kind)}.")
+    body = await request.body()
+    await refuse_costly(body)
     try:
-        data = orjson.loads(await request.body())
+        data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise invalid(f"The body is not JSON: {error}.") from None
     if not isinstance(data, dict):
@@ -134,11 +135,14 @@ class Door:
     """Middleware around all routes: a request id in and out, limits, one log line, one count, and work that nobody
     waits for any more is dropped."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: IngressMetrics, most: int, lines: Lines) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: IngressMetrics, most: int, lines: Lines, limits: Limits, bodies: Bodies
+    ) -> None:
         self._app = app
-        self._settings = settings
         self._metrics = metrics
         self._most = most
+        self._limits = limits
+        self._bodies = bodies
         self._ongoing = 0
         self._lines = lines if log.isEnabledFor(logging.INFO) else None
 
@@ -161,21 +165,33 @@ class Door:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # What still comes of the body is thrown away as it comes.
+                self._bodies.is_whole(body)
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if body.refusal is not None:
+                    # What is left of the body is not worth reading.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         self._ongoing += 1
-        client = _Client(receive, self._settings.max_body_bytes, headers)
+        client = scope["client"]
+        body = Body(receive, self._limits.of(scope["path"]), headers, self._bodies, client[0] if client else "")
         try:
-            if self._ongoing > self._most and scope["path"] not in PUBLIC:
+            # Whoever has not sent all of his request keeps nobody out.
+            if self._ongoing - len(self._bodies.unfinished) > self._most and scope["path"] not in PUBLIC:
                 raise errors.Unavailable(f"This ingress answers {self._most} requests already.", 1.0)
-            client.announce(headers.get(b"content-length", b"0"))
-            await self._app(scope, client.receive, tell)
+            body.begin()
+            await self._app(scope, body.receive, tell)
         except asyncio.CancelledError:
-            if not client.has_left:
+            if body.refusal is not None:
+                body.task.uncancel()
+                self._metrics.error(body.refusal.code())
+                await error_response(body.refusal)(scope, receive, tell)
+            elif body.has_left:
+                body.task.uncancel()
+                status = CLIENT_LEFT
+            else:
                 raise
-            client.task.uncancel()
-            status = CLIENT_LEFT
         except ClientDisconnect:
             status = CLIENT_LEFT
         # The last place where an error can still become an answer.
@@ -184,7 +200,7 @@ class Door:
             self._metrics.error(known.code())
             await error_response(known)(scope, receive, tell)
         finally:
-            client.forget()
+            body.end()
             self._ongoing -= 1
             seconds = time.perf_counter() - started
             route = scope.get("route")
@@ -208,69 +224,6 @@ def _line(request_id: str, scope: Scope, method: str, path: str, status: int, se
 @lru_cache(maxsize=1)
 def _clock(second: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
-
-
-class _Client:
-    """What one client sends: a body within the limit, and after it perhaps that he has left.
-
-    Nobody listens for that while a request is young: it would cost every request a task, and few take so long.
-    """
-
-    def __init__(self, receive: Receive, most: int, headers: Mapping[bytes, bytes]) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self.has_left = False
-        self._receive = receive
-        self._most = most
-        self._seen = 0
-        self._watch: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._has_no_body = b"content-length" not in headers and b"transfer-encoding" not in headers
-        if self._has_no_body:
-            self._expect_leaving()
-
-    def announce(self, length: bytes) -> None:
-        if length.isdigit() and int(length) > self._most:
-            raise errors.TooLarge(_too_large(int(length), self._most))
-
-    async def receive(self) -> Message:
-        """A body is also counted while it comes: it need not say its length."""
-        if self._has_no_body:
-            # The watch may have taken the message that says so.
-            self._has_no_body = False
-            return {"type": "http.request", "body": b"", "more_body": False}
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._seen += len(message.get("body", b""))
-            if self._seen > self._most:
-                raise errors.TooLarge(_too_large(self._seen, self._most))
-            if not message.get("more_body"):
-                self._expect_leaving()
-        return message
-
-    def _expect_leaving(self) -> None:
-        if self._timer is None:
-            self._timer = self.task.get_loop().call_later(YOUNG_S, self._begin_watching)
-
-    def _begin_watching(self) -> None:
-        self._watch = self.task.get_loop().create_task(self._until_it_leaves())
-
-    async def _until_it_leaves(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.has_left = True
-        self.task.cancel()
-
-    def forget(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-
-
-def _too_large(size: int, most: int) -> str:
-    return f"The body has {size} bytes or more, {most} are allowed."
 
 
 def guard(

@@ -20,6 +20,7 @@ from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from deployments.image.requests import MOST_SEED, Drawing
 from deployments.ingress import pictures
+from deployments.ingress.bodies import form_of
 from deployments.ingress.door import checked, json_body
 from deployments.ingress.media import Media
 
@@ -140,7 +141,7 @@ def _pairs(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
 async def _form(request: Request, settings: Settings) -> list[tuple[str, Any]]:
     # A picture may also be a text of base64.
     most = settings.media_bytes * 4 // 3 + 1000
-    async with request.form(max_files=MOST_FILES, max_fields=MOST_FIELDS, max_part_size=most) as form:
+    async with form_of(request, MOST_FILES, MOST_FIELDS, most) as form:
         given = [(name, await _content(name, value, settings)) for name, value in form.multi_items()]
     # Clients send what was left empty.
     return [(name, _from_text(name, value)) for name, value in given if value not in ("", "null")]

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from cluster import errors
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
+from deployments.ingress.bodies import form_of
 from deployments.ingress.documents import Given
 from deployments.ingress.door import checked, json_body
 from deployments.ingress.media import Fetcher, Media, decoded
@@ -78,8 +79,8 @@ class Papers:
         fields: dict[str, Any] = {}
         files: list[Given] = []
         # A file may also be a text of base64.
-        most = {"max_files": self._settings.max_pages, "max_fields": MOST_FIELDS}
-        async with request.form(**most, max_part_size=self._settings.max_body_bytes * 4 // 3) as form:
+        most = self._settings.max_body_bytes * 4 // 3
+        async with form_of(request, self._settings.max_pages, MOST_FIELDS, most) as form:
             for name, value in form.multi_items():
                 if _plain(name) in FILES:
                     files.append(await self._uploaded(value, _plain(name), len(files)))

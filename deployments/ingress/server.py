@@ -7,28 +7,39 @@ once when its process ends.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from cluster import errors
+from cluster.open_files import raise_limit, warning_of
 from cluster.settings import Settings
+
+log = logging.getLogger("cluster.ingress")
 
 #: How long a client may take for the head of a request, and what it may send without coming to the head's end.
 HEAD_S = 30.0
 HEAD_BYTES = 65_536
-#: How long it may be silent within a body.
+#: How long it may be silent within a body, or leave an answer unread; and what it must send all the same.
 BODY_PAUSE_S = 60.0
+BODY_BYTES_PER_S = 1000
 #: How long a connection without a request is kept. Above a minute, after which most balancers drop theirs: of two
 #: ends with the same limit the one that is still sending loses.
 KEEP_ALIVE_S = 65
 #: Connections that the kernel holds while the loop is busy.
 BACKLOG = 2048
+#: Open files that are not for clients: sockets of workers, documents, what Ray opens.
+NOT_FOR_CLIENTS = 1024
+#: Of connections without a request, the part that is closed where there are too many: looking for them takes a while.
+CLOSED_AT_ONCE = 20
 #: uvicorn ticks every tenth of a second.
 TICKS_BETWEEN_LOOKS = 50
 
@@ -38,19 +49,38 @@ class Connection(HttpToolsProtocol):
 
     _head_since: float | None = None
     _head_bytes = 0
+    _body_since = 0.0
+    _body_bytes = 0
     _is_in_body = False
-    _heard = 0.0
+    heard = 0.0
+    #: Bytes of an answer that wait to be read, and since when it is as many.
+    _unread: tuple[int, float] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_since = self.loop.time()
+        self._head_since = self.heard = self.loop.time()
+        assert isinstance(self.server_state, State)
+        for connection in superfluous(self.connections, self.server_state.most_connections):
+            connection.transport.close()
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_idle(self) -> bool:
+        """No request, or only the beginning of one's head."""
+        has_none = self.cycle is None or self.cycle.response_complete
+        return has_none and not self._is_in_body and not self.transport.is_closing()
 
     def data_received(self, data: bytes) -> None:
-        self._heard = self.loop.time()
+        self.heard = self.loop.time()
         # What comes behind a request that is being answered is the next one's, and waits for its turn.
-        is_idle = self.cycle is None or self.cycle.response_complete
-        if self._head_since is None and is_idle and not self._is_in_body:
-            self._head_since = self._heard
+        has_none = self.cycle is None or self.cycle.response_complete
+        if self._is_in_body:
+            self._body_bytes += len(data)
+        elif self._head_since is None and has_none:
+            self._head_since = self.heard
         super().data_received(data)
         if self._head_since is not None and not self.transport.is_closing():
             self._head_bytes += len(data)
@@ -61,6 +91,7 @@ class Connection(HttpToolsProtocol):
         self._head_since = None
         self._head_bytes = 0
         self._is_in_body = True
+        self._body_since, self._body_bytes = self.heard, 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -71,7 +102,35 @@ class Connection(HttpToolsProtocol):
         if self._head_since is not None:
             return now - self._head_since > HEAD_S
         # A body that the app is not reading is not the client's delay.
-        return self._is_in_body and not self.flow.read_paused and now - self._heard > BODY_PAUSE_S
+        if not self._is_in_body or self.flow.read_paused:
+            return False
+        expected_by = self._body_since + BODY_PAUSE_S + self._body_bytes / BODY_BYTES_PER_S
+        return now > expected_by or now - self.heard > BODY_PAUSE_S
+
+    def is_unread(self, now: float) -> bool:
+        """Whether nothing of an answer has been read for too long, as far as these looks at it tell."""
+        if not self.flow.write_paused:
+            self._unread = None
+            return False
+        size = self.transport.get_write_buffer_size()
+        if self._unread is None or self._unread[0] != size:
+            self._unread = size, now
+        return now - self._unread[1] > BODY_PAUSE_S
+
+
+class State(ServerState):
+    most_connections = 0
+
+
+def superfluous(connections: Collection[Any], most: int) -> list[Any]:
+    """What is closed for a new one where there are too many: of those without a request the ones that were silent the
+    longest, first those of the address with the most."""
+    if len(connections) <= most:
+        return []
+    counts = Counter(connection.address for connection in connections)
+    idle = [connection for connection in connections if connection.is_idle]
+    idle.sort(key=lambda connection: (-counts[connection.address], connection.heard))
+    return idle[: max(1, most // CLOSED_AT_ONCE)]
 
 
 class Server(uvicorn.Server):
@@ -92,6 +151,11 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(settings.drain_s)),
             )
         )
+        open_files = raise_limit()
+        if (warning := warning_of(open_files)) is not None:
+            log.warning(warning)
+        self.server_state: State = State()
+        self.server_state.most_connections = max(open_files - NOT_FOR_CLIENTS, open_files // 2)
         self._address = settings.host, settings.port
         self._accepting = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -121,7 +185,12 @@ class Server(uvicorn.Server):
 
     def close_late(self, now: float) -> None:
         for connection in tuple(self.server_state.connections):
-            if isinstance(connection, Connection) and connection.is_late(now):
+            if not isinstance(connection, Connection):
+                continue
+            if connection.is_unread(now):
+                # To close it would wait for what is not read.
+                connection.transport.abort()
+            elif connection.is_late(now):
                 connection.transport.close()
 
     def check(self) -> None:

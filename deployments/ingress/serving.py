@@ -170,6 +170,11 @@ class Serving:
     def refuse_many(self, items: Sequence[Any]) -> None:
         if len(items) > self.settings.max_items:
             raise errors.BadRequest(f"The request has {len(items)} inputs, {self.settings.max_items} are allowed.")
+        characters = sum(len(item) for item in items if isinstance(item, str))
+        if characters > self.settings.max_text_bytes:
+            raise errors.TooLarge(
+                f"The inputs have {characters} characters, {self.settings.max_text_bytes} are allowed in one request."
+            )
 
     def refuse_cap(self, request: Request, model: str | None, ability: str, most: int | None, name: str) -> None:
         """How much of a text is read is decided at the launch; only a cap that changes nothing can be met."""

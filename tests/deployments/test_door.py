@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster import errors
 from cluster.metrics import IngressMetrics, page
 from cluster.settings import Settings
+from deployments.ingress.bodies import Bodies, Limits
 from deployments.ingress.door import WRITE_S, Door, Json, Lines, checked, json_body
 from deployments.ingress.server import Server
 from tests.live import free_port
@@ -27,15 +28,20 @@ PATIENCE_S = 5.0
 class House:
     """A door with an application behind it whose `/work` takes for ever, and that tells when work was dropped."""
 
-    def __init__(self, most: int = 10) -> None:
+    def __init__(self, most: int = 10, **settings: int) -> None:
         self.entered = asyncio.Event()
         self.dropped = asyncio.Event()
         self.log = io.StringIO()
         self.metrics = IngressMetrics("here")
-        self.settings = Settings(port=free_port(), max_body_bytes=300_000)
+        self.settings = Settings(**{"port": free_port(), "max_body_bytes": 300_000, **settings})
         app = FastAPI(openapi_url=None)
         logging.getLogger("cluster.access").setLevel(logging.INFO)
-        app.add_middleware(Door, settings=self.settings, metrics=self.metrics, most=most, lines=Lines(self.log))
+        self.limits, self.bodies = Limits(), Bodies(self.settings.bodies_bytes)
+        for path in ("/work", "/late"):
+            self.limits.set(path, self.settings.max_body_bytes)
+        app.add_middleware(
+            Door, metrics=self.metrics, most=most, lines=Lines(self.log), limits=self.limits, bodies=self.bodies
+        )
         self.app = app
 
         async def work() -> Json:
@@ -68,7 +74,7 @@ class House:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[httpx.AsyncClient]:
-        server = Server(self.app, self.settings)
+        self.server = server = Server(self.app, self.settings)
         await server.begin()
         try:
             async with httpx.AsyncClient(base_url=self.settings.url, timeout=PATIENCE_S) as client:

@@ -118,7 +118,7 @@ def test_what_is_no_json_object_is_refused(server, path):
         b'{"model": 1e999}',
         b'{"model": "\xff"}',
         b'{"model": "\\ud800"}',
-        b"[" * 100_000,
+        b"[" * 50_000,
         b'{"model":' * 2000 + b"1" + b"}" * 2000,
         b"model=minilm&input=a",
     ):

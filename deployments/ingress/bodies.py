@@ -1,0 +1,277 @@
+"""The bodies that one ingress is being sent: how large each may be, what all of them hold together, which of them goes
+when there is no room, and what one may cost to be read as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+from fastapi import Request
+from starlette.datastructures import FormData
+from starlette.types import Message, Receive
+
+from cluster import errors
+
+#: Of routes that take neither texts nor files, and of those that said nothing.
+CONTROL_BYTES = 1_000_000
+#: Bodies up to this size pass when there is no room: all of them together are little, and most callers send no more.
+SMALL = 65_536
+#: Bodies under way at once. Half-sent ones are closed for more, so that they keep out nobody.
+MOST_UNFINISHED = 1000
+#: A younger body has had no time to be slow.
+GRACE_S = 0.25
+#: A client that leaves is noticed from this age of its request on.
+YOUNG_S = 0.05
+RETRY_S = 1.0
+
+# ---------------------------------------------------------------------------------------------------- what they hold
+
+
+class Limits:
+    """How large a body may be, by the path of its route."""
+
+    def __init__(self) -> None:
+        self._most: dict[str, int] = {}
+
+    def set(self, path: str, most: int) -> None:
+        self._most[path] = most
+
+    def of(self, path: str) -> int:
+        return self._most.get(path, CONTROL_BYTES)
+
+
+class Bodies:
+    """All of one ingress."""
+
+    def __init__(self, most_bytes: int, most_unfinished: int = MOST_UNFINISHED) -> None:
+        self._most_bytes = most_bytes
+        self._most_unfinished = most_unfinished
+        self.bytes = 0
+        self.unfinished: set[Body] = set()
+
+    def begin(self, body: Body, announced: int) -> None:
+        """Refuses what certainly has no room; what others still send may make way for it."""
+        if announced > SMALL and self.bytes + announced > self._most_bytes:
+            held = self.bytes - sum(other.size for other in self.unfinished)
+            if held + announced > self._most_bytes:
+                raise self._no_room()
+        if len(self.unfinished) >= self._most_unfinished:
+            victim = slowest(self.unfinished, Counter(other.address for other in self.unfinished))
+            if victim is not None:
+                self._close(victim, "too many others had begun")
+            elif len(self.unfinished) >= 2 * self._most_unfinished:
+                raise errors.Unavailable(f"This ingress is being sent {len(self.unfinished)} bodies already.", RETRY_S)
+        self.unfinished.add(body)
+
+    def grew(self, body: Body, by: int) -> None:
+        self.bytes += by
+        while self.bytes > self._most_bytes and body.size > SMALL:
+            held: Counter[str] = Counter()
+            for other in self.unfinished:
+                held[other.address] += other.size
+            victim = slowest([other for other in self.unfinished if other.size > SMALL], held)
+            if victim is None or victim is body:
+                raise self._no_room()
+            self._close(victim, "there was no room left for others")
+
+    def is_whole(self, body: Body) -> None:
+        self.unfinished.discard(body)
+
+    def end(self, body: Body) -> None:
+        self.unfinished.discard(body)
+        self.bytes -= body.size
+
+    def _close(self, victim: Body, why: str) -> None:
+        self.end(victim)
+        victim.size = 0
+        victim.close(errors.Unavailable(f"The body came too slowly while {why}; send it again.", RETRY_S))
+
+    def _no_room(self) -> errors.Unavailable:
+        return errors.Unavailable(
+            f"This ingress holds bodies of {self.bytes} bytes already; {self._most_bytes} are allowed.", RETRY_S
+        )
+
+
+def slowest(bodies: Collection[Body], weights: Mapping[str, int]) -> Body | None:
+    """Of the address that weighs most the one that came the slowest; None where all have only just begun."""
+    now = asyncio.get_running_loop().time()
+    old = [body for body in bodies if now - body.since >= GRACE_S]
+    return max(old, key=lambda body: (weights[body.address], -body.size / (now - body.since)), default=None)
+
+
+class Body:
+    """What one client sends: a body within the limits, and after it perhaps that he has left.
+
+    Nobody listens for that while a request is young: it would cost every request a task, and few take so long.
+    """
+
+    def __init__(
+        self, receive: Receive, most: int, headers: Mapping[bytes, bytes], bodies: Bodies, address: str
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.address = address
+        self.has_left = False
+        #: Why it was closed before it was whole.
+        self.refusal: errors.ClusterError | None = None
+        #: Bytes that have come.
+        self.size = 0
+        self._receive = receive
+        self._most = most
+        self._bodies = bodies
+        self._watch: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._has_none = b"content-length" not in headers and b"transfer-encoding" not in headers
+        if self._has_none:
+            self._expect_leaving()
+            return
+        self.since = task.get_loop().time()
+        self._length = headers.get(b"content-length", b"0")
+
+    def begin(self) -> None:
+        """Refuses by what is announced; a body need not say its length."""
+        if self._has_none:
+            return
+        announced = int(self._length) if self._length.isdigit() else 0
+        self._refuse_large(announced)
+        self._bodies.begin(self, announced)
+
+    async def receive(self) -> Message:
+        """A body is also counted while it comes."""
+        if self._has_none:
+            # The watch may have taken the message that says so.
+            self._has_none = False
+            return {"type": "http.request", "body": b"", "more_body": False}
+        message = await self._receive()
+        if message["type"] == "http.request":
+            size = len(message.get("body", b""))
+            self.size += size
+            self._bodies.grew(self, size)
+            self._refuse_large(self.size)
+            if not message.get("more_body"):
+                self._bodies.is_whole(self)
+                self._expect_leaving()
+        return message
+
+    def close(self, refusal: errors.ClusterError) -> None:
+        self.refusal = refusal
+        self.task.cancel()
+
+    def _refuse_large(self, size: int) -> None:
+        if size > self._most:
+            raise errors.TooLarge(f"The body has {size} bytes or more, {self._most} are allowed.")
+
+    def _expect_leaving(self) -> None:
+        if self._timer is None:
+            self._timer = self.task.get_loop().call_later(YOUNG_S, self._begin_watching)
+
+    def _begin_watching(self) -> None:
+        self._watch = self.task.get_loop().create_task(self._until_it_leaves())
+
+    async def _until_it_leaves(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.has_left = True
+        self.task.cancel()
+
+    def end(self) -> None:
+        self._bodies.end(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+
+
+# ---------------------------------------------------------------------------------------------------- what they cost
+
+#: Fields of a form in an address's manner; to undo its escapes takes a fifth of a second for a million.
+ESCAPED_BYTES = 500_000
+CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1"})
+_CHARSET = re.compile(r"charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
+
+
+def form_of(
+    request: Request, max_files: int, max_fields: int, max_part_size: int
+) -> AbstractAsyncContextManager[FormData]:
+    """The form that the body is; escaped ones are small."""
+    kind = request.headers.get("content-type", "")
+    charset = _CHARSET.search(kind)
+    # Some that Python knows take a time that grows with the square of the text.
+    if charset is not None and charset[1].lower() not in CHARSETS:
+        raise errors.InvalidBody(f"A form is read as UTF-8, not as {charset[1]:.50}.")
+    if not kind.lower().startswith("multipart/"):
+        max_part_size = min(max_part_size, ESCAPED_BYTES)
+    return request.form(max_files=max_files, max_fields=max_fields, max_part_size=max_part_size)
+
+
+#: JSON is read in one go, in which nothing else runs, and its time is that of its values and not of its bytes: 100 MB
+#: of text take 0.1 s, as many bytes of empty lists 23 s. These together take less than 0.2 s.
+MOST_VALUES = 2_000_000
+MOST_NAMES = 100_000
+MOST_CONTAINERS = 50_000
+#: Looked at in one go.
+PIECE = 1_000_000
+EXACT_PIECE = 100_000
+
+
+class Signs(NamedTuple):
+    """What stands in JSON for values, names and containers."""
+
+    commas: int = 0
+    colons: int = 0
+    brackets: int = 0
+
+    def plus(self, text: bytes) -> Signs:
+        return Signs(
+            self.commas + text.count(b","),
+            self.colons + text.count(b":"),
+            self.brackets + text.count(b"[") + text.count(b"{"),
+        )
+
+    @property
+    def excess(self) -> str:
+        if self.brackets > MOST_CONTAINERS:
+            return f"{MOST_CONTAINERS} lists and objects"
+        if self.colons > MOST_NAMES:
+            return f"{MOST_NAMES} fields"
+        return f"{MOST_VALUES} values" if self.commas > MOST_VALUES else ""
+
+
+async def refuse_costly(body: bytes) -> None:
+    """Raises for JSON of more values than can be read without keeping all others waiting."""
+    if len(body) <= SMALL:
+        return
+    signs = Signs()
+    for start in range(0, len(body), PIECE):
+        if start:
+            await asyncio.sleep(0)
+        signs = signs.plus(body[start : start + PIECE])
+    if not signs.excess:
+        return
+    # Most of these stand in texts, perhaps.
+    excess = (await asyncio.to_thread(signs_outside_texts, body)).excess
+    if excess:
+        raise errors.TooLarge(f"The body has more than {excess}, which are allowed in one request.")
+
+
+def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:
+    """Until there are too many. In pieces, between which other threads run."""
+    signs = Signs()
+    is_text = False
+    kept = b""
+    for start in range(0, len(body), piece_bytes):
+        piece = kept + body[start : start + piece_bytes]
+        # From the left two backslashes are always one; of what is left, each belongs to what follows it.
+        piece = piece.replace(b"\\\\", b"")
+        kept = b"\\" if piece.endswith(b"\\") else b""
+        parts = piece.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')
+        signs = signs.plus(b"".join(parts[is_text::2]))
+        is_text ^= len(parts) % 2 == 0
+        if signs.excess:
+            break
+    return signs
