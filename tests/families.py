@@ -44,6 +44,7 @@ class Echo:
     abilities: ClassVar[tuple[str, ...]] = ("infer",)
     Options: ClassVar[type[BaseModel]] = EchoOptions
     example: ClassVar[Example] = Example(["hello"], {}, "infer")
+    _breaks = False
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._options: EchoOptions = setup.options
@@ -67,6 +68,9 @@ class Echo:
         for item in batch:
             if _orders(item, "hold"):
                 self._held = b"x" * item["hold"]
+        self._breaks = self._breaks or any(_orders(item, "break") for item in batch)
+        if self._breaks:
+            raise ValueError("told to fail from here on")
         if any(_orders(item, "crash") for item in batch):
             os.kill(os.getpid(), signal.SIGKILL)
         if any(_orders(item, "raise") for item in batch):

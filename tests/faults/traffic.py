@@ -8,8 +8,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import httpx
+
+#: An answer that took longer waited for something to come back.
+HELD_S = 1.0
+
+
+class Echo:
+    """What is asked of the model, and which answer is the right one."""
+
+    path = "/v1/infer"
+
+    def body(self, model: str, text: str) -> dict[str, Any]:
+        return {"model": model, "items": [text, {"sleep": 0.01}]}
+
+    def is_right(self, answer: Any, text: str) -> bool:
+        return bool(answer["results"][0] == text)
 
 
 @dataclass
@@ -17,10 +33,13 @@ class Traffic:
     ok: int = 0
     failures: list[str] = field(default_factory=list)
     longest_s: float = 0.0
+    #: Answered, after a wait that callers notice.
+    held: int = 0
+    ask: Echo = field(default_factory=Echo)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __str__(self) -> str:
-        return f"ok {self.ok}, failed {len(self.failures)}, longest {self.longest_s:.2f} s"
+        return f"ok {self.ok}, failed {len(self.failures)}, held {self.held}, longest {self.longest_s:.2f} s"
 
     async def _caller(self, client: httpx.AsyncClient, url: str, model: str, caller: int) -> None:
         count = 0
@@ -29,9 +48,10 @@ class Traffic:
             text = f"{caller}-{count}"
             started = time.monotonic()
             try:
-                answer = await client.post(url, json={"model": model, "items": [text, {"sleep": 0.01}]})
-                if answer.status_code == 200 and answer.json()["results"][0] == text:
+                answer = await client.post(url, json=self.ask.body(model, text))
+                if answer.status_code == 200 and self.ask.is_right(answer.json(), text):
                     self.ok += 1
+                    self.held += time.monotonic() - started > HELD_S
                 else:
                     self.failures.append(f"{answer.status_code} {answer.text[:200]}")
             except httpx.HTTPError as error:
@@ -44,10 +64,10 @@ class Traffic:
 
 
 @contextmanager
-def traffic(url: str, model: str, callers: int = 32) -> Iterator[Traffic]:
+def traffic(url: str, model: str, callers: int = 32, ask: Echo | None = None) -> Iterator[Traffic]:
     """Callers that each ask again as soon as they were answered, until the block ends."""
-    seen = Traffic()
-    thread = threading.Thread(target=lambda: asyncio.run(seen._callers(f"{url}/v1/infer", model, callers)))
+    seen = Traffic(ask=ask or Echo())
+    thread = threading.Thread(target=lambda: asyncio.run(seen._callers(url + seen.ask.path, model, callers)))
     thread.start()
     try:
         deadline = time.monotonic() + 20
