@@ -205,7 +205,7 @@ class Settings(BaseSettings):
     @property
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
-        return f"http://{host}:{self.port}"
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def as_environment(self) -> dict[str, str]:
         """The same settings for another process."""

@@ -33,7 +33,9 @@ class Layout:
         inventory.refuse_wrong(INDEX)
         index = inventory.config(INDEX)
         if "_class_name" not in index:
-            raise errors.LoadFailed(f"{inventory.path_of(INDEX)} cannot be read (it names no pipeline): fetch it again.")
+            raise errors.LoadFailed(
+                f"{inventory.path_of(INDEX)} cannot be read (it names no pipeline): fetch it again."
+            )
         parts = {name: (str(kind[0]), str(kind[1])) for name, kind in index.items() if _is_part(kind)}
         return cls(str(index["_class_name"]), parts)
 

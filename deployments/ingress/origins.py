@@ -89,7 +89,7 @@ class Origins:
     @staticmethod
     def is_own(origin: str, host: str) -> bool:
         """TLS ends before this server, so a page of its own may have come by either scheme."""
-        return origin in (f"http://{host}", f"https://{host}")
+        return bool(host) and origin in (f"http://{host}", f"https://{host}")
 
 
 def refused(origin: str) -> errors.NotPermitted:

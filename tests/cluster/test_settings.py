@@ -88,7 +88,8 @@ def test_home_is_a_whole_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "url"), [("127.0.0.1", "http://127.0.0.1:9997"), ("0.0.0.0", "http://127.0.0.1:9997")]
+    ("host", "url"),
+    [("127.0.0.1", "http://127.0.0.1:9997"), ("0.0.0.0", "http://127.0.0.1:9997"), ("::1", "http://[::1]:9997")],
 )
 def test_the_url_is_one_that_can_be_called(host: str, url: str) -> None:
     assert Settings(host=host).url == url
