@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
 import logging
 import os
 import secrets
@@ -16,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psutil
 import ray
@@ -31,13 +32,14 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import environment, errors, node_memory, pipe, pressure
+from cluster import accelerators, environment, errors, node_memory, pipe, pressure
 from cluster.family import load_family
 from cluster.placement import Placement
 from cluster.settings import Settings
-from cluster.spec import Call, Claim, Memory, Node, View, Wanted, WorkerName
+from cluster.spec import Call, Claim, Memory, Node, Source, View, Wanted, WorkerName
 from cluster.store import Store
 from cluster.supervisor import Handle, Supervisor
+from cluster.weights import locate
 from cluster.worker import Outcome, Worker
 
 log = logging.getLogger("cluster.actors")
@@ -53,6 +55,8 @@ OOM_SCORE = 500
 SOCKET_S = 5.0
 #: Between two tries of a supervisor to open its store.
 STORE_RETRY_S = 1.0
+#: Longest that a dry run waits for a node to look for a folder.
+LOOK_S = 10.0
 #: How long an ingress waits to hear that what it cancelled is dropped.
 CANCEL_S = 5.0
 
@@ -97,7 +101,9 @@ async def answer_of(ref: Any, timeout_s: float) -> Any:
 class WorkerActor(Worker):
     """A worker in its own process; its environment is set before any model library is imported."""
 
-    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str], device: str
+    ) -> None:
         # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
         os.environ.pop("OMP_NUM_THREADS", None)
         envs, ignored = environment.split(wanted.spec.envs, settings.allow_envs)
@@ -105,6 +111,8 @@ class WorkerActor(Worker):
         # Ray leaves every card visible to an actor that asked for none, and picks the card itself where one was asked;
         # placement has decided, here it is carried out. Ray's own number keeps its ledger equal to ours.
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
+        if device == "xpu":
+            os.environ["ZE_AFFINITY_MASK"] = ",".join(cards)
         os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
         # Threads that wait for each other stay awake for 20 microseconds: to fall asleep between two layers takes
         # longer than many a layer does, and who stays awake for milliseconds takes the cores from the ingress.
@@ -113,7 +121,7 @@ class WorkerActor(Worker):
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         node_memory.go_first(OOM_SCORE)
-        super().__init__(name, wanted, claim, settings)
+        super().__init__(name, wanted, claim, settings, device)
         if ignored:
             log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
         # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
@@ -262,18 +270,56 @@ class Line:
 # ------------------------------------------------------------------------------------------------ platform
 
 
+class Cards(NamedTuple):
+    """Of one node."""
+
+    #: Memory of the smallest that can be used.
+    bytes: int | None
+    #: How they are told apart in CUDA_VISIBLE_DEVICES, where the node itself may use only some of the machine's.
+    names: tuple[str, ...]
+    #: Torch's word for their kind.
+    device: str
+    #: How many torch can use; None where nobody knows.
+    usable: int | None
+
+
+NO_CARDS = Cards(None, (), "cpu", 0)
+#: As Ray counts them.
+UNKNOWN_CARDS = Cards(None, (), "cuda", None)
+#: Longest that torch may take to be imported and to try every card.
+CARDS_S = 60.0
+CARD_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "ONEAPI_DEVICE_SELECTOR",
+)
+
+
 class RayPlatform:
     """Ray as the supervisor's hands and eyes."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._cards: dict[str, tuple[int | None, tuple[str, ...]]] = {}
+        self._cards: dict[str, Cards] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
         self._meter = node_memory.Meter(settings.home, settings.memory_floor_bytes)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
-        unknown = [row["NodeID"] for row in rows if row["Resources"].get("GPU") and row["NodeID"] not in self._cards]
-        await asyncio.gather(*(self._look_at_cards(node_id) for node_id in unknown))
+        is_first = not self._cards
+        for row in rows:
+            node_id = row["NodeID"]
+            if not row["Resources"].get("GPU"):
+                self._cards[node_id] = NO_CARDS
+            elif node_id not in self._cards and node_id not in self._looking:
+                self._looking[node_id] = asyncio.ensure_future(self._look_at_cards(node_id))
+        if is_first:
+            # A supervisor that comes back must see the nodes of the workers that run.
+            await asyncio.gather(*self._looking.values())
+        # Later ones are there once their cards are known, and nobody waits for that.
+        rows = [row for row in rows if row["NodeID"] in self._cards]
         leaving = await asyncio.to_thread(_leaving_nodes)
         return [self._node(row, row["NodeID"] in leaving) for row in rows]
 
@@ -285,7 +331,8 @@ class RayPlatform:
             cpus=resources.get("CPU", 0.0),
             memory_bytes=int(resources.get("memory", 0)),
             gpus=int(resources.get("GPU", 0)),
-            card_bytes=self._cards.get(row["NodeID"], (None, ()))[0],
+            card_bytes=self._cards[row["NodeID"]].bytes,
+            usable_gpus=self._cards[row["NodeID"]].usable,
             is_head=HEAD_RESOURCE in resources,
             draining=draining,
         )
@@ -293,15 +340,19 @@ class RayPlatform:
     async def _look_at_cards(self, node_id: str) -> None:
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
-            self._cards[node_id] = await answer_of(_cards_here.options(scheduling_strategy=where).remote(), 30.0)
+            cards: Cards = await answer_of(_cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
         except errors.ClusterError as error:
             log.warning("the cards of node %s cannot be asked: %s", node_id, error)
-            self._cards[node_id] = (None, ())
+            cards = UNKNOWN_CARDS
+        self._cards[node_id] = cards
+        self._looking.pop(node_id, None)
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
         claim = placement.claim
-        visible = self._cards.get(placement.node, (None, ()))[1]
-        cards = [visible[card] if card < len(visible) else str(card) for card, _ in claim.cards]
+        there = self._cards.get(placement.node, UNKNOWN_CARDS)
+        cards = [there.names[card] if card < len(there.names) else str(card) for card, _ in claim.cards]
+        # Should torch have no use for the card that was asked for by number, it says so when the model is loaded.
+        device = "cuda" if there.usable == 0 else there.device
         options: dict[str, Any] = {
             "name": str(name),
             "namespace": self._settings.namespace,
@@ -312,7 +363,7 @@ class RayPlatform:
         if claim.cards:
             options["num_gpus"] = round(claim.gpus, 4)
         make = _remote_worker.options(**options).remote
-        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards))
+        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device))
 
     async def find(self) -> dict[WorkerName, RayHandle]:
         rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
@@ -328,6 +379,16 @@ class RayPlatform:
 
     def memory(self) -> tuple[str, Memory]:
         return ray.get_runtime_context().get_node_id(), self._meter.read()
+
+    async def look_for(self, node_id: str, source: Source) -> None:
+        try:
+            if node_id == ray.get_runtime_context().get_node_id():
+                async with asyncio.timeout(LOOK_S):
+                    return await asyncio.to_thread(_look_for, source, self._settings)
+            where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+            await answer_of(_look_there.options(scheduling_strategy=where).remote(source, self._settings), LOOK_S)
+        except (errors.Unavailable, errors.WorkerLost, TimeoutError) as error:
+            log.warning("node %s could not look for %s: %s", node_id, source.id, error)
 
     async def end_process(self, node_id: str, pid: int) -> None:
         if node_id == ray.get_runtime_context().get_node_id():
@@ -350,6 +411,16 @@ def _leaving_nodes() -> Collection[str]:
         return frozenset()
 
 
+def _look_for(source: Source, settings: Settings) -> None:
+    """Raises what a worker would that loads from there."""
+    locate(source, home=settings.home, allow_pickle=settings.allow_pickle, roots=settings.model_roots)
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _look_there(source: Source, settings: Settings) -> None:
+    _look_for(source, settings)
+
+
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _end_here(pid: int) -> None:
     _end_worker(pid)
@@ -366,16 +437,27 @@ def _end_worker(pid: int) -> None:
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
-def _cards_here() -> tuple[int | None, tuple[str, ...]]:
-    """Memory of the smallest card of this node, and the ids under which its cards are visible."""
-    visible = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def _cards_here() -> Cards:
+    """Asks torch in a process of its own, which gives back what torch takes of each card."""
+    names = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
+    chosen = {name: os.environ[name] for name in CARD_VARIABLES if os.environ.get(name)}
+    command = [*environment.ISOLATED, accelerators.__file__]
+    built = environment.for_python(**chosen)
     try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None, visible
-    sizes = [int(line) * 2**20 for line in told.split() if line.strip().isdigit()]
-    return (min(sizes) if sizes else None), visible
+        done = subprocess.run(command, capture_output=True, text=True, timeout=CARDS_S, check=True, env=built)
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        log.warning("torch does not say which cards it can use: %s", error)
+        return UNKNOWN_CARDS._replace(names=names)
+    usable = {int(number): size for number, size in answer["sizes"].items()}
+    return Cards(min(usable.values(), default=None), usable_first(names, usable), answer["device"], len(usable))
+
+
+def usable_first(names: tuple[str, ...], usable: Collection[int]) -> tuple[str, ...]:
+    """Cards are counted from the first, so that a broken one must be the last."""
+    every = names or tuple(map(str, range(max(usable, default=-1) + 1)))
+    working = [name for number, name in enumerate(every) if number in usable]
+    return (*working, *(name for name in every if name not in working))
 
 
 # ---------------------------------------------------------------------------------------------- supervisor

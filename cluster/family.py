@@ -26,7 +26,7 @@ class Setup:
     #: Validated `Options` of the family.
     options: Any
     folder: Path
-    #: `cpu`, `cuda`, `mps`.
+    #: `cuda`, `xpu` or `mps`, as torch calls it; `cpu` without a card.
     device: str
     threads: int
     #: What part of its card it may use.

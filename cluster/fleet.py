@@ -243,7 +243,12 @@ class Fleet:
                 self.served.add(wish.uid)
 
     def could_place(self, wanted: Wanted) -> NoRoom | None:
-        """Whether all replicas of a wish would fit now; workers of the same uid make room for it."""
+        """Whether all replicas of a wish would fit now."""
+        placements = self.placements(wanted)
+        return placements if isinstance(placements, NoRoom) else None
+
+    def placements(self, wanted: Wanted) -> list[Placement] | NoRoom:
+        """Where the replicas of a wish would be now; workers of the same uid make room for it."""
         taken = [
             Taken(w.name.uid, w.node, w.claim)
             for w in self.workers.values()
@@ -260,12 +265,14 @@ class Fleet:
                     found = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
                     if isinstance(found, Placement):
                         taken.append(Taken(other.uid, found.node, found.claim))
+        placements: list[Placement] = []
         for index in range(wanted.replica):
             found = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
             if isinstance(found, NoRoom):
                 return found
+            placements.append(found)
             taken.append(Taken(wanted.uid, found.node, found.claim))
-        return None
+        return placements
 
     # ------------------------------------------------------------------------------------------- views
 

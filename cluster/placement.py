@@ -93,10 +93,11 @@ def place(
 
 
 def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
-    """`auto` means a GPU wherever the cluster has any; it never falls back to CPU in silence because cards are full."""
+    """`auto` means a GPU wherever the cluster has any that can be used; it never falls back to CPU in silence because
+    cards are full."""
     if demand.place.n_gpu is None:
         return False
-    return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.gpus for node in nodes)
+    return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.auto_gpus for node in nodes)
 
 
 def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
@@ -128,6 +129,10 @@ def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, m
 def _cards(demand: Demand, node: Node, here: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
     if not node.gpus:
         return "has no GPU"
+    is_free_choice = demand.place.n_gpu == "auto" and demand.place.gpu_idx is None
+    count_here = node.auto_gpus if is_free_choice else node.gpus
+    if not count_here:
+        return "has no GPU that torch can use"
     share, count = _share(demand, node)
     if share > 1:
         return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.memory_bytes)} asked"
@@ -141,14 +146,14 @@ def _cards(demand: Demand, node: Node, here: Sequence[Taken]) -> tuple[tuple[int
             return f"{_free_share(short[0], here):g} of GPU {short[0]} free, {share:g} asked"
         return tuple((card, share) for card in wanted)
     fitting = sorted(
-        (card for card in range(node.gpus) if _free_share(card, here) + 1e-9 >= share),
+        (card for card in range(count_here) if _free_share(card, here) + 1e-9 >= share),
         key=lambda card: (_free_share(card, here), card),
     )
     if len(fitting) < count:
         if share < 1:
-            most = max(_free_share(card, here) for card in range(node.gpus))
+            most = max(_free_share(card, here) for card in range(count_here))
             return f"{most:g} of a GPU free, {share:g} asked"
-        return f"{len(fitting)} of {node.gpus} GPUs free, {count} asked"
+        return f"{len(fitting)} of {count_here} GPUs free, {count} asked"
     return tuple((card, share) for card in fitting[:count])
 
 

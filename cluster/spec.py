@@ -316,6 +316,13 @@ class Node:
     card_bytes: int | None = None
     is_head: bool = False
     draining: bool = False
+    #: Cards that torch can use; None for all. Only these count where a launch does not ask for a GPU by number.
+    usable_gpus: int | None = None
+
+    @property
+    def auto_gpus(self) -> int:
+        return self.gpus if self.usable_gpus is None else min(self.gpus, self.usable_gpus)
+
     #: After its memory ran out: what is left for models now, and who holds the rest.
     room_bytes: int | None = None
     room_reason: str = ""

@@ -21,7 +21,7 @@ from cluster.fleet import Fleet
 from cluster.gauges import samples_of
 from cluster.keys import Key, new_key
 from cluster.lifecycle import Worker, WorkerEvent
-from cluster.placement import Placement
+from cluster.placement import NoRoom, Placement
 from cluster.reconcile import Plan
 from cluster.settings import Settings
 from cluster.spec import (
@@ -34,6 +34,7 @@ from cluster.spec import (
     ModelStatus,
     Node,
     Report,
+    Source,
     Value,
     Wanted,
     WorkerName,
@@ -57,6 +58,10 @@ LOW_SPACE_BYTES = 500_000_000
 ADOPTION_S = 15.0
 
 
+#: Nodes on which a dry run looks for a folder.
+MOST_LOOKS = 8
+
+
 class Handle(Protocol):
     """A worker somewhere. Raises WorkerLost when its process is gone, Unavailable when it does not answer."""
 
@@ -77,6 +82,9 @@ class Platform(Protocol):
 
     async def find(self) -> Mapping[WorkerName, Handle]:
         """Workers that may be running, by what their names say."""
+
+    async def look_for(self, node_id: str, source: Source) -> None:
+        """Raises where a folder cannot be loaded from on that node."""
 
     async def end_process(self, node_id: str, pid: int) -> None:
         """Ends a worker's process that does not even hear that it is to end."""
@@ -595,10 +603,15 @@ class Supervisor:
         return self._fresh_status(uid)
 
     async def could_launch(self, asked: Wanted) -> str:
-        """Why it would not fit now, or an empty string."""
+        """Why it would not fit now, or an empty string; raises what a launch would end with that finds no weights."""
         await self._recovered.wait()
-        no_room = self._fleet.could_place(asked)
-        return str(no_room) if no_room else ""
+        placements = self._fleet.placements(asked)
+        if isinstance(placements, NoRoom):
+            return str(placements)
+        if asked.source.hub == "local":
+            nodes = list(dict.fromkeys(placement.node for placement in placements))[:MOST_LOOKS]
+            await asyncio.gather(*(self._platform.look_for(node, asked.source) for node in nodes))
+        return ""
 
     async def terminate(self, uid: str) -> None:
         await self._recovered.wait()

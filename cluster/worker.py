@@ -49,8 +49,10 @@ Outcome = Answer | errors.ClusterError
 
 
 class Worker:
-    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings) -> None:
+    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, card_device: str = "cuda") -> None:
         self.name = name
+        #: What torch calls the kind of card that it was given, should it have been given one.
+        self._card_device = card_device
         self._wanted = wanted
         self._claim = claim
         self._settings = settings
@@ -344,7 +346,7 @@ class Worker:
                 source=self._wanted.source,
                 options=options,
                 folder=folder,
-                device=_device(self._claim),
+                device=self._card_device if self._claim.cards else "cpu",
                 threads=self._threads,
                 card_share=min((share for _, share in self._claim.cards), default=1.0),
                 quantization=spec.quantization,
@@ -404,10 +406,6 @@ def _give_way() -> None:
         thread = threading.get_native_id()
         # Only root may go back to less than the process was started with.
         os.setpriority(os.PRIO_PROCESS, thread, max(MODEL_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
-
-
-def _device(claim: Claim) -> str:
-    return "cuda" if claim.cards else "cpu"
 
 
 def _size_of(item: Any) -> int:

@@ -24,8 +24,16 @@ def torch_for(setup: Setup) -> Any:
     import torch
 
     torch.set_num_threads(setup.threads)
-    if setup.device == "cuda" and setup.card_share < 1:
-        torch.cuda.set_per_process_memory_fraction(setup.card_share)
+    if setup.device != "cpu":
+        card = torch.backends.mps if setup.device == "mps" else getattr(torch, setup.device, None)
+        if card is None or not card.is_available():
+            raise errors.LoadFailed(
+                f"{setup.entry.name} was given a GPU, and torch {torch.__version__} of this node can use none: "
+                "launch it with n_gpu none, or install the torch that is made for this card."
+            )
+        limit = getattr(getattr(torch, setup.device), "set_per_process_memory_fraction", None)
+        if setup.card_share < 1 and limit is not None:
+            limit(setup.card_share)
     return torch
 
 
@@ -54,8 +62,11 @@ def refuse_foreign_code(setup: Setup) -> None:
 
 
 def dtype_for(name: str, setup: Setup) -> Any:
+    return getattr(torch_for(setup), dtype_name(name, setup.device))
+
+
+def dtype_name(name: str, device: str) -> str:
     """`auto` is what computes exactly on CPU and fast on a GPU."""
-    torch = torch_for(setup)
-    if name == "auto":
-        return torch.float32 if setup.device == "cpu" else torch.bfloat16
-    return getattr(torch, name)
+    if name != "auto":
+        return name
+    return "float32" if device == "cpu" else "bfloat16"

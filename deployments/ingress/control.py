@@ -229,8 +229,9 @@ async def _fit(wanted: Wanted, supervisor: actors.Control, settings: Settings) -
 async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any] | None:
     """What it would take of the roomiest card, or node, that it could have to itself."""
     nodes = [node for node, _, _ in await supervisor.call_patiently("nodes")]
-    cards = [node.card_bytes or 0 for node in nodes if node.gpus]
-    on_gpu = wanted.spec.n_gpu is not None and (wanted.spec.n_gpu != "auto" or bool(cards))
+    is_auto = wanted.spec.n_gpu == "auto"
+    cards = [node.card_bytes or 0 for node in nodes if (node.auto_gpus if is_auto else node.gpus)]
+    on_gpu = wanted.spec.n_gpu is not None and (not is_auto or bool(cards))
     sizes = cards if on_gpu else [node.memory_bytes for node in nodes]
     room = Room(on_gpu, max(sizes, default=0) or None)
     return await asyncio.to_thread(plan_of, wanted, settings, room)

@@ -112,6 +112,22 @@ def test_auto_is_cpu_in_a_cluster_without_gpus() -> None:
     assert place(demand(n_gpu="auto"), [make_node("a")], []) == Placement("a", Claim(GIB))
 
 
+def test_auto_counts_only_cards_that_can_be_used() -> None:
+    """Ray counts cards that torch cannot compute on: Apple's, Intel's, or any with a torch for CPUs."""
+    paper = replace(make_node("paper", gpus=2), usable_gpus=0)
+    assert place(demand(n_gpu="auto"), [paper], []) == Placement("paper", Claim(GIB))
+    assert cards(place(demand(n_gpu=1), [paper], [])) == ((0, 1.0),), "who asks by number knows why"
+    assert cards(place(demand(n_gpu="auto", gpu_idx=(1,)), [paper], [])) == ((1, 1.0),)
+    real = make_node("real", gpus=1)
+    assert place(demand(n_gpu="auto"), [paper, real], []) == Placement("real", Claim(0, ((0, 1.0),)))
+    taken = [Taken("other", "real", Claim(0, ((0, 1.0),)))]
+    told = str(place(demand(n_gpu="auto"), [paper, real], taken))
+    assert "paper: has no GPU that torch can use" in told and "real: 0 of 1 GPUs free" in told
+    half = replace(make_node("half", gpus=2), usable_gpus=1)
+    assert cards(place(demand(n_gpu="auto"), [half], [])) == ((0, 1.0),)
+    assert "0 of 1 GPUs free" in str(place(demand(n_gpu="auto"), [half], [Taken("o", "half", Claim(0, ((0, 1.0),)))]))
+
+
 def test_auto_does_not_fall_back_to_cpu_because_cards_are_full() -> None:
     nodes = [make_node("cpu"), make_node("gpu", gpus=1)]
     found = place(demand(n_gpu="auto"), nodes, [on_cards("gpu", (0, 1.0))])

@@ -183,6 +183,8 @@ class World:
         self.clock_ahead = self.wall_clock_ahead = 0.0
         #: What the supervisor can see of its own node's memory.
         self.reading: tuple[str, Memory] | None = None
+        self.folders = {make_wanted().source.id}
+        self.looks: list[tuple[str, str]] = []
 
     def clock(self) -> float:
         return time.monotonic() + self.clock_ahead
@@ -206,6 +208,11 @@ class World:
 
     def memory(self) -> tuple[str, Memory] | None:
         return self.reading
+
+    async def look_for(self, node_id: str, source: Source) -> None:
+        self.looks.append((node_id, source.id))
+        if source.id not in self.folders:
+            raise errors.DownloadFailed(f"{source.id} does not exist on {node_id}.")
 
     async def end_process(self, node_id: str, pid: int) -> None:
         self.ended_by_pid.append((node_id, pid))
@@ -454,6 +461,21 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing() -> None:
         assert await s.supervisor.could_launch(make_wanted(claim_gib=99)) == caught.value.message
         assert await s.supervisor.could_launch(make_wanted()) == ""
         await s.nothing_left()
+
+    play(scene)
+
+
+def test_a_dry_run_looks_for_the_folder_where_the_launch_would() -> None:
+    async def scene(s: Scene) -> None:
+        wanted = make_wanted(worker_ip="n1").model_copy(update={"source": Source(hub="local", id="/models/m")})
+        with pytest.raises(errors.DownloadFailed, match="/models/m does not exist on n1"):
+            await s.supervisor.could_launch(wanted)
+        s.world.folders.add("/models/m")
+        assert await s.supervisor.could_launch(wanted) == ""
+        assert s.world.looks == [("n1", "/models/m")] * 2
+        assert await s.supervisor.could_launch(make_wanted()) == ""
+        on_a_hub = wanted.model_copy(update={"source": Source(hub="huggingface", id="org/m")})
+        assert await s.supervisor.could_launch(on_a_hub) == "" and len(s.world.looks) == 3
 
     play(scene)
 

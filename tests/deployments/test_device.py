@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cluster import errors
 from cluster.family import Setup
 from cluster.spec import Entry, Source
-from deployments.device import dtype_for, torch_for
+from deployments.device import dtype_for, dtype_name, torch_for
 
 SOURCE = Source(hub="local", id="/m")
 ENTRY = Entry(name="m", type="embedding", family="f", sources=(SOURCE,))
@@ -20,14 +21,27 @@ def setup(device: str = "cpu", threads: int = 1) -> Setup:
 @pytest.mark.parametrize(
     ("name", "device", "means"),
     [
-        ("auto", "cpu", torch.float32),
-        ("auto", "cuda", torch.bfloat16),
-        ("float16", "cpu", torch.float16),
-        ("float32", "cuda", torch.float32),
+        ("auto", "cpu", "float32"),
+        ("auto", "cuda", "bfloat16"),
+        ("auto", "mps", "bfloat16"),
+        ("float16", "cpu", "float16"),
+        ("float32", "cuda", "float32"),
     ],
 )
-def test_computing_is_exact_on_cpu_and_fast_on_a_gpu(name: str, device: str, means: torch.dtype) -> None:
-    assert dtype_for(name, setup(device)) is means
+def test_computing_is_exact_on_cpu_and_fast_on_a_gpu(name: str, device: str, means: str) -> None:
+    assert dtype_name(name, device) == means
+    assert dtype_for(name, setup()) is getattr(torch, dtype_name(name, "cpu"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps", "xpu"])
+def test_a_card_that_torch_cannot_use_is_told_with_what_to_do(device: str) -> None:
+    found = torch.backends.mps if device == "mps" else getattr(torch, device)
+    if found.is_available():
+        pytest.skip("it can be used here")
+    with pytest.raises(
+        errors.LoadFailed, match="m was given a GPU, and torch .* can use none: launch it with n_gpu none"
+    ):
+        torch_for(setup(device=device))
 
 
 def test_torch_computes_on_the_cores_it_was_given() -> None:

@@ -57,6 +57,14 @@ def test_placement_keeps_to_what_was_asked(nodes: LiveCluster) -> None:
         launch(nodes, "nowhere", worker_ip="10.9.9.9")
 
 
+def test_cards_that_torch_cannot_use_do_not_keep_the_default_launch_from_the_cpu(nodes: LiveCluster) -> None:
+    by_default = launch(nodes, "by-default")
+    assert [worker.cards for worker in by_default.workers] == [()] and by_default.state == ModelState.READY
+    refused = pytest.raises(errors.LoadFailed, match=r"was given a GPU, and torch .* of this node can use none")
+    with refused, nodes.client() as client:
+        client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="by-number", n_gpu=1)
+
+
 def test_replicas_spread_and_take_their_own_cards(nodes: LiveCluster) -> None:
     spread = launch(nodes, "spread", replica=3, n_gpu=1)
     assert places(spread) == [(TWO_CARDS, (0,)), (TWO_CARDS, (1,)), (ONE_CARD, (0,))]
