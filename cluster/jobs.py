@@ -24,7 +24,7 @@ Stream = Callable[[Any, Course], Any]
 
 #: Every so many starts are for whoever waits longest, whatever it costs.
 OLDEST_EVERY = 4
-#: Ends of requests that can still be asked for.
+#: Ends of requests that can still be asked for, and ids that are refused for a while.
 REMEMBERED = 1000
 #: How much the newest answer counts in the measured speed.
 NEWEST = 0.3
@@ -141,6 +141,8 @@ class Jobs:
         """Drops that request, waiting or running; for `block_s` none of that id is taken."""
         if block_s > 0:
             self._blocked[owner] = time.monotonic() + block_s
+            while len(self._blocked) > REMEMBERED:
+                del self._blocked[next(iter(self._blocked))]
         found = [job for job in self._open if job.is_of(owner) and not job.done.done()]
         for job in found:
             self._stop(job, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))

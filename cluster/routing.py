@@ -58,16 +58,16 @@ class RouteTable:
         else:
             able = [m for m in models.values() if not ability or ability in m.abilities]
             if len(able) != 1:
-                names = _few(sorted(m.uid for m in able))
+                can, names = f"can {cut(ability) or 'serve it'}", _few(sorted(m.uid for m in able))
                 raise errors.BadRequest(
-                    f"The request names no model and {len(able)} running models can {ability or 'serve it'}: {names}.",
+                    f"The request names no model and {len(able)} running models {can}: {names}.",
                     None,
                     "model",
                 )
             found = able[0]
         if ability and ability not in found.abilities:
             raise errors.BadRequest(
-                f"Model {found.uid} cannot {ability}; it can {', '.join(found.abilities)}.", None, "model"
+                f"Model {found.uid} cannot {cut(ability)}; it can {', '.join(found.abilities)}.", None, "model"
             )
         return found
 

@@ -17,6 +17,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors, keys
+from cluster.names import cut
 from cluster.spec import ModelRoutes, View
 from deployments.image.pictures import parameters_of
 from deployments.image.requests import MOST_PREVIEWS, Picture
@@ -125,7 +126,7 @@ class WebUi:
 
     async def choose(self, key: keys.Key | None, uid: str) -> None:
         if uid not in [model.uid for model in self.models(key)]:
-            raise errors.BadRequest(f"Unknown model: {uid}", None, "sd_model_checkpoint")
+            raise errors.BadRequest(f"Unknown model: {cut(uid)}", None, "sd_model_checkpoint")
         await asyncio.to_thread(self._chosen.put, _file_of(key), orjson.dumps({"sd_model_checkpoint": uid}))
 
     # ------------------------------------------------------------------------------------------------ pictures
@@ -336,7 +337,9 @@ def loras_in(prompt: str) -> tuple[str, list[dict[str, Any]]]:
         try:
             found.append({"name": name, "scale": float(scale or 1)})
         except ValueError:
-            raise errors.InvalidBody(f"<lora:{name}:{scale}> has no number for its scale.", None, "prompt") from None
+            raise errors.InvalidBody(
+                f"<lora:{cut(name)}:{cut(scale)}> has no number for its scale.", None, "prompt"
+            ) from None
     return _LORA.sub("", prompt).strip(), found
 
 

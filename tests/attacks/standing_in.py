@@ -42,6 +42,8 @@ class StandIn:
 
     async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
         self.told.append(method)
+        if not hasattr(self, method):
+            raise errors.BadRequest("Whoever stands in does not do that.")
         return await getattr(self, method)(*args)
 
     async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster import errors
 from cluster.family import Course
-from cluster.jobs import Jobs
+from cluster.jobs import REMEMBERED, Jobs
 
 
 class Easel:
@@ -126,6 +126,17 @@ def test_an_aborted_id_is_refused_for_a_while() -> None:
             jobs.submit([("a", 1)], [1], owner="r#1", seconds_left=10)
         await asyncio.sleep(0.06)
         assert await jobs.submit([("a", 1)], [1], owner="r#2", seconds_left=10).done == ["a painted"]
+
+    with_jobs(test)
+
+
+def test_ids_that_are_refused_are_not_kept_without_end() -> None:
+    async def test(jobs: Jobs, easel: Easel) -> None:
+        for number in range(3 * REMEMBERED):
+            jobs.cancel(f"r{number}", block_s=3600)
+        assert await jobs.submit([("a", 1)], [1], owner="r0#1", seconds_left=10).done == ["a painted"]
+        with pytest.raises(errors.RequestCancelled, match="refused"):
+            jobs.submit([("a", 1)], [1], owner=f"r{3 * REMEMBERED - 1}#1", seconds_left=10)
 
     with_jobs(test)
 

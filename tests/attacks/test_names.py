@@ -1,0 +1,61 @@
+"""A name of any length is refused at once, in a short sentence."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.spec import LaunchSpec
+from deployments.image.options import ImageOptions
+from deployments.ingress import forms, papers
+from tests.attacks.standing_in import StandIn, every_call, opened, run, settings
+
+LONG = "x" * 50_000
+#: What other routes read; those of launches, pictures and pages are told by their own modules.
+FIELDS = (
+    *("input", "inputs", "texts", "query", "documents", "items", "ability", "params", "messages", "document"),
+    *("encoding_format", "truncate", "modality", "task", "prompt_name", "input_type", "embedding_types", "kwargs"),
+    *("long_documents", "truncation_direction", "output_dtype", "text_1", "text_2", "ids", "name", "scopes", "models"),
+    *("replica", "block_duration", "sampler_name", "override_settings", "script_name", "init_images", "id", "pages"),
+    *("sd_model_checkpoint", "alwayson_scripts", "endianness", "embed_dtype", "return_text", "normalize", "raw_scores"),
+)
+#: Longest answer; a refusal says itself twice, and may say what there is instead.
+MOST_BYTES = 8000
+
+
+def test_no_field_comes_back_whole_and_none_takes_long(tmp_path: Path) -> None:
+    more = {
+        "/v1/models": (*LaunchSpec.model_fields, *ImageOptions.model_fields),
+        "/v1/images/generations": forms.KNOWN,
+        "/v1/images/edits": forms.KNOWN,
+        "/v1/images/ocr": papers.KNOWN,
+    }
+    plain: dict[str, Any] = {"input": "a", "inputs": "a", "query": "a", "documents": ["a"], "items": ["a"]}
+    plain |= {"model": "m", "prompt": "a", "model_name": "echo", "model_uid": "m"}
+
+    async def test() -> None:
+        place = settings(tmp_path)
+        long, slow, tried = [], [], 0
+        async with opened(place, StandIn({"m": None})) as app:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url=place.url) as client:
+                for method, path in every_call(app, uid="m", type="embedding"):
+                    if method != "POST":
+                        continue
+                    for name in ("model", *FIELDS, *more.get(path, ()), LONG):
+                        began = time.perf_counter()
+                        answer = await client.post(path, json={**plain, name: LONG})
+                        seconds = time.perf_counter() - began
+                        tried += 1
+                        if len(answer.content) > MOST_BYTES:
+                            long.append((path, name[:50], answer.text[:200]))
+                        if seconds > 1.0:
+                            slow.append((path, name[:50], round(seconds, 1)))
+                        assert answer.status_code != 500, (path, name[:50], answer.text[:300])
+        assert tried > 1000
+        assert not long and not slow, (long, slow)
+
+    run(test())
