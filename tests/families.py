@@ -226,7 +226,7 @@ class Letters:
         return np.float32(logit if params.get("raw_scores") else 1 / (1 + np.exp(-logit)))
 
     def _classes(self, ids: Sequence[int], params: Mapping[str, Any]) -> list[float]:
-        kinds = ["vowel" if id in b"aeiou" else "consonant" if id in range(97, 123) else "other" for id in ids]
+        kinds = ["vowel" if id in set(b"aeiou") else "consonant" if id in range(97, 123) else "other" for id in ids]
         scores = np.array([kinds.count(label) for label in self.LABELS], np.float32)
         return list(scores if params.get("raw_scores") else np.exp(scores) / np.exp(scores).sum())
 

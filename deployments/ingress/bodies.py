@@ -4,10 +4,11 @@ when there is no room, and what one may cost to be read as JSON."""
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import NamedTuple
 
 from fastapi import Request
@@ -27,6 +28,9 @@ GRACE_S = 0.25
 #: A client that leaves is noticed from this age of its request on.
 YOUNG_S = 0.05
 RETRY_S = 1.0
+#: After so many bytes of bodies their memory is given back to the system, which the allocator would keep for later.
+GIVEN_BACK_BYTES = 100_000_000
+GIVE_BACK_AFTER_S = 1.0
 
 # ---------------------------------------------------------------------------------------------------- what they hold
 
@@ -50,6 +54,7 @@ class Bodies:
     def __init__(self, most_bytes: int, most_unfinished: int = MOST_UNFINISHED) -> None:
         self._most_bytes = most_bytes
         self._most_unfinished = most_unfinished
+        self._ended_bytes = 0
         self.bytes = 0
         self.unfinished: set[Body] = set()
 
@@ -84,6 +89,12 @@ class Bodies:
     def end(self, body: Body) -> None:
         self.unfinished.discard(body)
         self.bytes -= body.size
+        self._ended_bytes += body.size
+        if self._ended_bytes > GIVEN_BACK_BYTES:
+            self._ended_bytes = 0
+            loop = asyncio.get_running_loop()
+            # By then nobody holds them any more.
+            loop.call_later(GIVE_BACK_AFTER_S, loop.run_in_executor, None, _give_back)
 
     def _close(self, victim: Body, why: str) -> None:
         self.end(victim)
@@ -94,6 +105,12 @@ class Bodies:
         return errors.Unavailable(
             f"This ingress holds bodies of {self.bytes} bytes already; {self._most_bytes} are allowed.", RETRY_S
         )
+
+
+def _give_back() -> None:
+    # Only glibc has it, and only there is there anything to give.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def slowest(bodies: Collection[Body], weights: Mapping[str, int]) -> Body | None:

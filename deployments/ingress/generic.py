@@ -36,7 +36,12 @@ def router(serving: Serving) -> APIRouter:
             raise errors.InvalidBody(f"items cannot be sent on: {error}.", None, "items") from None
         served = await serving.ask(request, asked.model, asked.ability, asked.items, asked.params)
         answer = served.answer
-        return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
+        try:
+            return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
+        except TypeError as error:
+            raise errors.BadRequest(
+                f"{served.model.uid} answers with what JSON cannot hold ({error}); ask it by the routes of its type."
+            ) from None
 
     @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
     async def abort(uid: str, request_id: str, request: Request) -> Json:

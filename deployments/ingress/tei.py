@@ -6,6 +6,7 @@ the address (`/embed?model=…`) by clients that let nobody add to the body. Its
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.vectors import unit
 
 PATHS = frozenset(("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info"))
+
+#: More are written down by a thread, between whose steps the loop answers others.
+FEW_TOKENS = 5000
 
 
 def router(serving: Serving) -> APIRouter:
@@ -95,7 +99,9 @@ def router(serving: Serving) -> APIRouter:
         if (name := first(body, str, "prompt_name")) is not None:
             params["prompt_name"] = name
         served = await ask(request, body, "tokenize", items, params)
-        return Json([_tokens(one) for one in served.answer.outputs], headers=served.timings(items))
+        if served.answer.tokens < FEW_TOKENS:
+            return _told_tokens(served, items)
+        return await asyncio.to_thread(_told_tokens, served, items)
 
     @routes.post("/decode")
     async def decode(request: Request) -> Json:
@@ -152,6 +158,10 @@ def _sequences(given: Any) -> tuple[list[Any], bool]:
                 "inputs must be a text, a pair of texts, or a list of lists of one text or a pair.", None, "inputs"
             )
     return [one[0] if len(one) == 1 else one for one in found], is_batch
+
+
+def _told_tokens(served: Served, items: Sequence[Any]) -> Json:
+    return Json([_tokens(one) for one in served.answer.outputs], headers=served.timings(items))
 
 
 def _tokens(one: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

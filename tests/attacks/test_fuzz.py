@@ -1,0 +1,146 @@
+"""Bodies that nobody means, to every route there is: no 500, and the loop answers others meanwhile.
+
+`python -m benchmarks.fuzz` does the same for minutes, to a cluster with real models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster import errors
+from cluster.family import Family
+from cluster.settings import Settings
+from cluster.spec import Claim, ModelRoutes, ModelState, ModelStatus, Wanted
+from cluster.supervisor import Snapshot
+from cluster.worker import Worker
+from deployments.ingress.lag import LagWatch
+from deployments.ingress.server import Server
+from tests.attacks.standing_in import Call, StandIn, opened
+from tests.deployments.test_routes import GOOD
+from tests.families import Letters, Painting
+from tests.fuzzing import Fuzzer, Target, answer_to, targets_of
+from tests.live import free_port
+from tests.make import GIB, make_wanted
+from tests.read_pages import Reader
+
+SECONDS = 6.0
+SEED = 7
+AT_ONCE = 8
+#: An answer that takes longer is one that is meant to: an event stream, a wait for news.
+PATIENCE_S = 2.0
+#: By the uid under which it is served.
+FAMILIES: dict[str, type[Family]] = {"letters": Letters, "painting": Painting, "reader": Reader}
+
+
+class Handle:
+    """A worker of this very process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.infer, self.cancel, self.watch = map(Call, (worker.infer, worker.cancel, worker.watch))
+
+
+class Supervisor(StandIn):
+    """Launches nothing, and of what it is asked beside knows nothing."""
+
+    def __init__(self, workers: dict[str, Worker]) -> None:
+        super().__init__({uid: Handle(worker) for uid, worker in workers.items()})
+
+    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
+        if not hasattr(self, method):
+            raise errors.Unavailable(f"Nobody knows of {method} here.", 1.0)
+        return await getattr(self, method)(*args)
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        snapshot = await super().watch(version, wait_s)
+        models = {
+            uid: ModelRoutes(uid, FAMILIES[uid].abilities, model.workers, ModelState.READY)
+            for uid, model in snapshot.models.items()
+        }
+        return Snapshot(1, models, snapshot.handles, ())
+
+    async def launch(self, wanted: Wanted, by_name: bool) -> ModelStatus:
+        raise errors.DoesNotFit(f"{wanted.uid} fits on no node.")
+
+
+async def loaded(uid: str, folder: Path) -> Worker:
+    wanted = make_wanted(uid)
+    source = wanted.source.model_copy(update={"id": str(folder)})
+    family = FAMILIES[uid]
+    wanted = wanted.model_copy(update={"source": source, "family": f"{family.__module__}:{family.__qualname__}"})
+    worker = Worker(f"worker:{uid}:1:0-x", wanted, Claim(GIB), Settings(home=folder))
+    await worker.start(1, ("n0", "127.0.0.1"), 1)
+    seen, phase = -1, ""
+    while phase not in ("ready", "failed"):
+        seen, report = await worker.report(1, seen, 10)
+        phase = report.phase
+    assert phase == "ready", report.error
+    return worker
+
+
+@contextmanager
+def serving(folder: Path, stalls: list[float]) -> Iterator[tuple[str, list[Target]]]:
+    """The address, and what is there; served by a thread, so that its loop is busy with nothing but requests."""
+    place = Settings(home=folder, port=free_port(), plugins="tests.families,tests.read_pages", log_level="WARNING")
+    is_up, targets = threading.Event(), []
+
+    async def serve() -> None:
+        workers = {uid: await loaded(uid, folder) for uid in FAMILIES}
+        async with opened(place, Supervisor(workers)) as app:
+            server = Server(app, place)
+            await server.begin()
+            targets.extend(targets_of(app))
+            LagWatch(stalls.append)
+            is_up.set()
+            await ended.wait()
+            await server.end()
+
+    loop, ended = asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread.start()
+    assert is_up.wait(30)
+    try:
+        yield place.url, targets
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(30)
+
+
+def test_no_body_is_a_500_or_stops_the_loop(tmp_path: Path) -> None:
+    stalls: list[float] = []
+    statuses: Counter[int | str] = Counter()
+    broken: list[str] = []
+
+    with serving(tmp_path, stalls) as (url, targets):
+        sent = iter(Fuzzer(targets, SEED, tuple(FAMILIES), GOOD, most_bytes=30_000))
+        turn, deadline = threading.Lock(), time.monotonic() + SECONDS
+
+        def send() -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", int(url.rpartition(":")[2]), timeout=PATIENCE_S)
+            while time.monotonic() < deadline:
+                with turn:
+                    request = next(sent)
+                status, told = answer_to(connection, request)
+                statuses[status] += 1
+                if status in (500, 501, 502):
+                    broken.append(f"{status} {told!r} for {request}")
+            connection.close()
+
+        threads = [threading.Thread(target=send) for _ in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert httpx.get(url + "/health", timeout=PATIENCE_S).status_code == 200
+    print(f"{statuses.total()} requests to {len(targets)} routes, longest stall {max(stalls):.3f} s: {dict(statuses)}")
+    assert not broken, "\n".join(broken[:10])
+    assert max(stalls) < 1.0
