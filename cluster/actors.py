@@ -154,12 +154,26 @@ class WorkerActor(Worker):
         return str(path)
 
     async def _respond(self, kind: pipe.Kind, arguments: tuple[Any, ...]) -> Any:
-        if kind == "infer":
-            return await super().infer(*arguments)
-        return await (super().watch(*arguments) if kind == "watch" else super().cancel(*arguments))
+        match kind:
+            case "infer":
+                return await super().infer(*arguments)
+            case "collect":
+                return await super().collect(*arguments)
+            case "reserve":
+                return await super().reserve(*arguments)
+            case "watch":
+                return await super().watch(*arguments)
+            case "cancel":
+                return await super().cancel(*arguments)
 
-    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
         return await self._there(super().infer(calls))
+
+    async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
+        return await self._there(super().collect(ids))
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        await self._there(super().reserve(owner, wait_s))
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         return await self._there(super().watch(owner, seen, wait_s))
@@ -195,9 +209,9 @@ class RayHandle(Handle):
         ray.kill(self.remote, no_restart=True)
 
 
-async def infer(worker: Any, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome], int]:
+async def infer(worker: Any, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome | None], int]:
     """One actor call for any number of requests."""
-    outcome: tuple[list[Outcome], int] = await answer_of(worker.infer.remote(calls), timeout_s)
+    outcome: tuple[list[Outcome | None], int] = await answer_of(worker.infer.remote(calls), timeout_s)
     return outcome
 
 
@@ -217,10 +231,33 @@ class Line:
         self._connecting: asyncio.Task[pipe.Pipe] | None = None
         self._not_before = 0.0
 
-    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome], int]:
-        """One call for any number of requests."""
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome | None], int]:
+        """One call for any number of requests; what the worker still computes when it refuses others is None."""
         near = await self._reached()
         return await (near.infer(calls, timeout_s) if near else infer(self.worker, calls, timeout_s))
+
+    async def collect(self, ids: Sequence[str], timeout_s: float) -> tuple[list[Outcome | None], int]:
+        """The answers that `infer` left open."""
+        near = await self._reached()
+        if near:
+            return await near.collect(ids, timeout_s)
+        outcome: tuple[list[Outcome | None], int] = await answer_of(self.worker.collect.remote(ids), timeout_s)
+        return outcome
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        """Returns when the worker does nothing any more and takes no other call."""
+        near = await self._reached()
+        if near:
+            return await near.reserve(owner, wait_s, wait_s + CANCEL_S)
+        await answer_of(self.worker.reserve.remote(owner, wait_s), wait_s + CANCEL_S)
+
+    async def ping(self, timeout_s: float) -> None:
+        """Raises Unavailable when the worker's loop does not turn; a model that computes does not stop it."""
+        near = await self._reached()
+        # How far nobody's request is: every worker answers that at once.
+        await (
+            near.watch("", -1, 0.0, timeout_s) if near else answer_of(self.worker.watch.remote("", -1, 0.0), timeout_s)
+        )
 
     async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
         near = await self._reached()
@@ -390,15 +427,16 @@ class RayPlatform:
         except (errors.Unavailable, errors.WorkerLost, TimeoutError) as error:
             log.warning("node %s could not look for %s: %s", node_id, source.id, error)
 
-    async def end_process(self, node_id: str, pid: int) -> None:
+    async def end_process(self, node_id: str, pid: int) -> bool:
         if node_id == ray.get_runtime_context().get_node_id():
             # At once, and without a new process, for which there may be no memory.
             return _end_worker(pid)
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
-            await answer_of(_end_here.options(scheduling_strategy=where).remote(pid), 30.0)
+            return bool(await answer_of(_end_there.options(scheduling_strategy=where).remote(pid), 30.0))
         except errors.ClusterError as error:
             log.warning("process %d on node %s could not be ended: %s", pid, node_id, error)
+            return False
 
 
 def _leaving_nodes() -> Collection[str]:
@@ -421,19 +459,18 @@ def _look_there(source: Source, settings: Settings) -> None:
     _look_for(source, settings)
 
 
-@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
-def _end_here(pid: int) -> None:
-    _end_worker(pid)
-
-
-def _end_worker(pid: int) -> None:
+def _end_worker(pid: int) -> bool:
     """Kills a worker's process; the number may have been given to somebody else's meanwhile."""
     try:
         process = psutil.Process(pid)
         if any("WorkerActor" in word for word in process.cmdline()):
             process.kill()
     except psutil.NoSuchProcess:
-        return
+        pass
+    return True
+
+
+_end_there = ray.remote(num_cpus=0, max_retries=0)(_end_worker)
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]

@@ -41,6 +41,10 @@ ALIKE = 0.8
 NEARLY_TOKENS = 8
 #: How much the newest batch counts in the measured speed.
 NEWEST = 0.2
+#: A batch that runs so many times as long as its tokens take otherwise hangs; and one of a model whose speed is not yet
+#: known, after so long.
+HUNG_TIMES = 20
+HUNG_UNMEASURED_S = 120.0
 
 _tokens_of = attrgetter("tokens")
 
@@ -119,10 +123,12 @@ class Batcher:
         parallel: int = 1,
         pads: bool = False,
         cache: Cache | None = None,
+        hung_s: float | None = None,
     ) -> None:
         """`max_wait_s` holds from `max_wait_from` waiting requests on: a burst of fewer is no overload. After the first
         that it refuses, a part of it holds for all, for a while. `parallel`: batches the model takes at once. `pads`:
-        the model makes all inputs of a batch as long as the longest, so that only inputs of like length share one."""
+        the model makes all inputs of a batch as long as the longest, so that only inputs of like length share one.
+        `hung_s`: no batch that runs for less is called hung."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
@@ -133,6 +139,7 @@ class Batcher:
         self._parallel = parallel
         self._pads = pads
         self.cache = cache
+        self._hung_s = hung_s
         #: Requests with inputs in the queue, the oldest first.
         self._lines: dict[Ticket, None] = {}
         #: Requests that have not been answered.
@@ -152,6 +159,8 @@ class Batcher:
         self.shared = 0
         #: Told of every batch that ran, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
+        #: Told of a batch that does not end, with the seconds it has run.
+        self.on_hung: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
 
     @property
     def _is_overloaded(self) -> bool:
@@ -310,6 +319,8 @@ class Batcher:
             if not batch:
                 continue
             self._running += 1
+            patience = self._patience(batch)
+            timer = loop.call_later(patience, self.on_hung, batch, patience) if patience else None
             try:
                 await self._run_batch(batch)
             # The one thing this loop may never do is end: every waiter after it would wait for ever.
@@ -318,9 +329,21 @@ class Batcher:
                     item.fail(error)
             finally:
                 self._running -= 1
+                if timer is not None:
+                    timer.cancel()
                 for item in batch:
                     if self._flying.get(item.identity) is item:
                         del self._flying[item.identity]
+
+    def _patience(self, batch: Sequence[Item]) -> float:
+        """Seconds after which this batch hangs; 0 where nobody asks."""
+        if self._hung_s is None:
+            return 0.0
+        if not self.speed:
+            return max(self._hung_s, HUNG_UNMEASURED_S)
+        # Batches at once share the speed.
+        expected = sum(item.tokens for item in batch) * self._parallel / self.speed
+        return max(self._hung_s, HUNG_TIMES * expected)
 
     def _next_batch(self, now: float) -> list[Item]:
         for ticket in [ticket for ticket in self._lines if ticket.deadline <= now or ticket.done.done()]:

@@ -6,7 +6,8 @@ ClusterError                      500
 │   ├── UnknownModel              400  no catalogue entry of that name
 │   ├── UnknownUid                400  control calls on a model that is not launched
 │   ├── InputTooLong              400  one input is longer than the model reads
-│   └── InvalidBody               422  the body does not fit its schema
+│   ├── InvalidBody               422  the body does not fit its schema
+│   └── PoisonRequest             422  workers end when they compute it; refused for a while
 ├── NotAuthenticated              401
 ├── NotPermitted                  403
 ├── ModelNotFound                 404  inference on a model that is not launched
@@ -22,6 +23,7 @@ ClusterError                      500
 ├── ModelLoading                  503  launched, not READY yet
 ├── WorkerLost                    503  the process went away
 ├── WorkerDraining                503  the worker takes no more work
+├── WorkerReserved                503  the worker tries a suspected request alone, and takes others in a moment
 ├── Unavailable                   503  the control plane does not answer
 ├── StaleEpoch                    503  a command of a supervisor that has been replaced
 ├── DeadlineExceeded              504
@@ -84,6 +86,10 @@ class InputTooLong(BadRequest):
 
 
 class InvalidBody(BadRequest):
+    status = 422
+
+
+class PoisonRequest(BadRequest):
     status = 422
 
 
@@ -155,6 +161,11 @@ class WorkerLost(ClusterError):
 
 
 class WorkerDraining(ClusterError):
+    status = 503
+    retryable = True
+
+
+class WorkerReserved(ClusterError):
     status = 503
     retryable = True
 

@@ -62,6 +62,8 @@ class Fleet:
     last_ready: dict[str, Wanted] = field(default_factory=dict)
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
+    #: Workers that ended for a reason that is known and does not come again.
+    excused: set[str] = field(default_factory=set)
     hold_until: float = 0.0
     #: By node, as far as somebody there has told.
     memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
@@ -161,11 +163,23 @@ class Fleet:
             good_run = worker.ready_since is not None and now - worker.ready_since >= GOOD_RUN_S
             losses = self.old_losses if is_old else self.losses
             loss = NO_LOSS if good_run else losses.get(key, NO_LOSS)
-            losses[key] = loss.again(now, self.settings.backoff_max_s)
+            if name in self.excused:
+                self.excused.discard(name)
+            else:
+                losses[key] = loss.again(now, self.settings.backoff_max_s)
             self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
         if after.state == S.READY and worker.name.uid in self.wanted:
             self.served.add(worker.name.uid)
         return after
+
+    def excuse(self, names: Iterable[str]) -> None:
+        """The next start need not wait: what ended these workers is known and refused from now on."""
+        for name in names:
+            parsed, worker = WorkerName.parse(name), self.workers.get(name)
+            if worker is not None and worker.state in HOLDS_CLAIM:
+                self.excused.add(name)
+            elif parsed is not None and (loss := self.losses.get((parsed.uid, parsed.index))) is not None:
+                self.losses[parsed.uid, parsed.index] = replace(loss, not_before=float("-inf"))
 
     def want(self, wanted: Wanted) -> None:
         self.wanted[wanted.uid] = wanted

@@ -30,6 +30,8 @@ REMEMBERED = 1000
 NEWEST = 0.3
 #: Silence that is taken for a model at work, in the longest that it has been silent so far.
 PATIENCE = 10.0
+#: Silence that is nothing unusual before anything is known: a large picture is decoded in one go.
+SILENT_S = 120.0
 
 
 class Job:
@@ -163,7 +165,7 @@ class Jobs:
     @property
     def is_alive(self) -> bool:
         """Whether values under way show that they are, by what such a model has been seen to need between two signs."""
-        return time.monotonic() - self._last_sign < max(60.0, PATIENCE * self._longest_silence)
+        return time.monotonic() - self._last_sign < max(SILENT_S, PATIENCE * self._longest_silence)
 
     # ------------------------------------------------------------------------------------------- decisions
 

@@ -26,9 +26,10 @@ from cluster.spec import Answer, Call, View
 
 log = logging.getLogger("cluster.pipe")
 
-Outcomes = Sequence[Answer | errors.ClusterError]
-#: The calls there are: requests to answer, requests to forget, and how far a request is.
-Kind = Literal["infer", "cancel", "watch"]
+Outcomes = list[Answer | errors.ClusterError | None]
+#: The calls there are: requests to answer, answers that were left open, a call to keep the worker free for, requests to
+#: forget, and how far a request is.
+Kind = Literal["infer", "collect", "reserve", "cancel", "watch"]
 #: Answers a call with what the worker's method of that name returns.
 Respond = Callable[[Kind, tuple[Any, ...]], Awaitable[Any]]
 
@@ -253,7 +254,7 @@ def _sendable(answer: Any, why: Exception, most: int) -> Any:
         return errors.InferenceFailed(f"The answer cannot be sent: {why}")
     outcomes, working = answer
     left = most // 2
-    sent: list[Answer | errors.ClusterError] = []
+    sent: Outcomes = []
     for outcome in outcomes:
         try:
             left -= len(_pickled(outcome, left))
@@ -287,9 +288,16 @@ class Pipe(_Frames):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Answer | errors.ClusterError], int]:
-        outcomes: tuple[list[Answer | errors.ClusterError], int] = await self._call("infer", (calls,), timeout_s)
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[Outcomes, int]:
+        outcomes: tuple[Outcomes, int] = await self._call("infer", (calls,), timeout_s)
         return outcomes
+
+    async def collect(self, ids: Sequence[str], timeout_s: float) -> tuple[Outcomes, int]:
+        outcomes: tuple[Outcomes, int] = await self._call("collect", (ids,), timeout_s)
+        return outcomes
+
+    async def reserve(self, owner: str, wait_s: float, timeout_s: float) -> None:
+        await self._call("reserve", (owner, wait_s), timeout_s)
 
     async def cancel(self, owners: Sequence[str], block_s: float, timeout_s: float) -> bool:
         return bool(await self._call("cancel", (owners, block_s), timeout_s))

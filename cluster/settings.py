@@ -113,8 +113,11 @@ class Settings(BaseSettings):
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 
     tick_s: float = Field(default=1.0, description="How often the supervisor compares wishes with what runs.")
-    probe_s: float = Field(default=15.0, description="How often a worker is asked for a real forward pass.")
-    probe_timeout_s: float = Field(default=60.0, description="How long a probe may take before the worker is replaced.")
+    probe_s: float = Field(default=10.0, description="How often an idle worker is asked for a real forward pass.")
+    probe_timeout_s: float = Field(
+        default=20.0,
+        description="How long a probe, or a batch that should be short, may take before the worker is replaced.",
+    )
     start_timeout_s: float = Field(default=180.0, description="How long a worker process may take to start.")
     load_stall_s: float = Field(default=1800.0, description="How long a load may show no progress.")
     drain_s: float = Field(default=30.0, description="How long a worker may finish its work before it is stopped.")

@@ -41,6 +41,7 @@ from cluster.spec import (
     WorkerState,
 )
 from cluster.store import ITSELF, Store
+from cluster.suspicion import MOST_POISON, POISON_S
 
 log = logging.getLogger("cluster.supervisor")
 
@@ -56,8 +57,10 @@ CONTROL_TIMEOUT_S = 10.0
 LOW_SPACE_BYTES = 500_000_000
 #: How long a supervisor that comes back waits for workers that do not answer, before it ends them.
 ADOPTION_S = 15.0
-
-
+#: A suspect whose control thread says nothing for so long hangs as a whole, and one question to it.
+HUNG_S = 4.0
+HEAR_S = 2.0
+POISON_TOLD_LESS_S = 10.0
 #: Nodes on which a dry run looks for a folder.
 MOST_LOOKS = 8
 
@@ -86,8 +89,8 @@ class Platform(Protocol):
     async def look_for(self, node_id: str, source: Source) -> None:
         """Raises where a folder cannot be loaded from on that node."""
 
-    async def end_process(self, node_id: str, pid: int) -> None:
-        """Ends a worker's process that does not even hear that it is to end."""
+    async def end_process(self, node_id: str, pid: int) -> bool:
+        """Ends a worker's process that does not even hear that it is to end; False where that cannot be done now."""
 
     def memory(self) -> tuple[str, Memory] | None:
         """The supervisor's own node and its memory, where that can be read."""
@@ -105,6 +108,8 @@ class Snapshot:
     sockets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Of the supervisor that made it; workers obey whoever commands with it.
     epoch: int = 0
+    #: Calls that end workers, by the model's uid and their fingerprint; every ingress refuses them.
+    poison: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass
@@ -143,6 +148,8 @@ class Supervisor:
         self._snapshots = Board(Snapshot(version, {}, {}, tuple(self._keys.values()), epoch=self._epoch), version)
         self._statuses: Board[Mapping[str, ModelStatus]] = Board({})
         self._samples: dict[str, metrics.Samples] = {}
+        #: Until when each is told to the ingresses.
+        self._poison: dict[tuple[str, str], float] = {}
         #: Launches that were READY once; they cannot be cancelled any more.
         self._launched: set[tuple[str, int]] = set()
         self._wake = asyncio.Event()
@@ -270,6 +277,7 @@ class Supervisor:
             if after.report.pid and after.state == S.LOST:
                 # Whoever did not answer a probe may not answer a kill, and would keep its memory.
                 self._background(self._platform.end_process(after.node, after.report.pid))
+        self._poison = {poison: until for poison, until in self._poison.items() if until > now}
         plan = self._fleet.plan(now)
         await self._act(plan)
         self._publish()
@@ -422,7 +430,36 @@ class Supervisor:
             self._wake.set()
             if after.state in (S.LOST, S.SUSPECT):
                 self._tell(after.name.uid, "WARNING", f"Worker {name} is {after.state}: {reason}")
+            if after.state == S.SUSPECT:
+                self._background(self._end_if_hung(name))
         return after
+
+    async def suspect(self, name: str) -> None:
+        """An ingress hears nothing from this worker, which has work."""
+        if name in self._fleet.workers and self._fleet.workers[name].state == S.READY:
+            self._see(name, E.SILENT, "an ingress hears nothing from it")
+
+    async def _end_if_hung(self, name: str) -> None:
+        """Ends a suspect whose control thread is silent as well: a process that only computes would answer. Where even
+        its machine does not answer nothing is known, and the deadline of its state decides."""
+        deadline = self._clock() + HUNG_S
+        while self._clock() < deadline:
+            worker, watched = self._fleet.workers.get(name), self._watched.get(name)
+            if worker is None or watched is None or worker.state != S.SUSPECT:
+                return
+            try:
+                await watched.handle.control("report", self._epoch, -1, 0.0, timeout_s=HEAR_S)
+                await self._probe_once(name, watched.handle)
+                return
+            except errors.Unavailable:
+                await asyncio.sleep(0.1)
+            except errors.ClusterError:
+                return
+        worker = self._fleet.workers.get(name)
+        if worker is None or worker.state != S.SUSPECT or not worker.report.pid:
+            return
+        if await self._platform.end_process(worker.node, worker.report.pid):
+            self._hear(name, E.DIED, f"answered nothing for {HUNG_S:.0f} s and was ended")
 
     async def _probe(self, name: str, handle: Handle) -> None:
         """A real forward pass now and then; it finds the worker that answers but does not compute."""
@@ -432,16 +469,18 @@ class Supervisor:
             worker = self._fleet.workers.get(name)
             if worker is None or worker.state not in (S.READY, S.SUSPECT):
                 continue
-            try:
-                await handle.probe(self._settings.probe_timeout_s)
-                self._hear(name, E.ANSWERED, "")
-            except (errors.WorkerDraining, errors.ModelLoading):
-                continue
-            except errors.WorkerLost as lost:
-                self._hear(name, E.DIED, str(lost))
-                return
-            except errors.ClusterError as error:
-                self._hear(name, E.SILENT, f"probe: {error}")
+            await self._probe_once(name, handle)
+
+    async def _probe_once(self, name: str, handle: Handle) -> None:
+        try:
+            await handle.probe(self._settings.probe_timeout_s)
+            self._hear(name, E.ANSWERED, "")
+        except (errors.WorkerDraining, errors.ModelLoading):
+            return
+        except errors.WorkerLost as lost:
+            self._hear(name, E.DIED, str(lost))
+        except errors.ClusterError as error:
+            self._hear(name, E.SILENT, f"probe: {error}")
 
     async def _order(self, name: str, method: str, *args: Any) -> None:
         """A command whose failure needs no answer here: `_follow` hears of a death, a deadline of silence."""
@@ -453,7 +492,7 @@ class Supervisor:
         except errors.ClusterError as error:
             log.warning("%s %s: %s", name, method, error)
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
         """Work that belongs to no living worker; a failure is logged and forgotten."""
         task = asyncio.ensure_future(work)
         self._others.add(task)
@@ -486,14 +525,14 @@ class Supervisor:
         """New routes and statuses to whoever waits for them, when they differ from the last."""
         models = self._fleet.routes()
         routed = {route.worker for model in models.values() for route in model.workers}
-        keys = tuple(self._keys.values())
+        keys, poison = tuple(self._keys.values()), tuple(self._poison)
         last = self._snapshots.value
-        if models != last.models or keys != last.keys:
+        if models != last.models or keys != last.keys or poison != last.poison:
             handles = {name: w.handle.remote for name, w in self._watched.items() if name in routed}
             reports = {name: self._fleet.workers[name].report for name in handles}
             sockets = {name: (report.node_id, report.socket) for name, report in reports.items() if report.socket}
             version = self._snapshots.version + 1
-            self._snapshots.post(Snapshot(version, models, handles, keys, sockets, self._epoch))
+            self._snapshots.post(Snapshot(version, models, handles, keys, sockets, self._epoch, poison))
         before = self._statuses.value
         statuses = {}
         for uid, wish in self._fleet.wanted.items():
@@ -514,6 +553,18 @@ class Supervisor:
         """The routing table as soon as it is not that version."""
         await self._recovered.wait()
         return (await self._snapshots.newer(version, timeout_s))[1]
+
+    async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
+        """An ingress knows which call ended these workers: all ingresses refuse it, and others are started at once."""
+        self._fleet.excuse(workers)
+        # Told for a little less than it is remembered there, or it would be remembered again.
+        self._poison[uid, fingerprint] = self._clock() + POISON_S - POISON_TOLD_LESS_S
+        while len(self._poison) > MOST_POISON:
+            del self._poison[next(iter(self._poison))]
+        text = f"A request ended {len(workers)} workers and is refused for {POISON_S:.0f} s (fingerprint {fingerprint})"
+        self._tell(uid, "ERROR", text)
+        self._publish()
+        self._wake.set()
 
     async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
         """What can be told of a model; with a version, as soon as it is not that one."""

@@ -44,6 +44,11 @@ LOG_LINES = 400
 MODEL_NICENESS = 5
 #: Share of the way to READY that a download, if there is one, takes up.
 DOWNLOAD_SHARE = 0.8
+#: How long a worker is kept free for a call that does not come, and the least pause before it is reserved again.
+RESERVED_S = 5.0
+PAUSE_S = 0.02
+#: How long an answer waits for the ingress to collect it.
+COLLECT_S = 30.0
 
 Outcome = Answer | errors.ClusterError
 
@@ -64,6 +69,13 @@ class Worker:
         self._jobs: Jobs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._working = 0
+        #: Calls that were taken while others of the same message were refused; their answers are collected later.
+        self._taken: dict[str, asyncio.Task[Outcome]] = {}
+        #: The call that is tried alone, if there is one.
+        self._reserved_for: str | None = None
+        self._reserved_at = 0.0
+        self._may_reserve = asyncio.Lock()
+        self._idle = asyncio.Event()
         self._last_batch = float("-inf")
         self._metrics = metrics.WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
@@ -113,6 +125,8 @@ class Worker:
         """Drops the work of these requests; True when there was any. What streams takes none of that id for a while."""
 
         async def drop() -> bool:
+            for owner in owners:
+                self._open_again(owner)
             if self._streams:
                 return any([self._stream_jobs().cancel(owner, block_s) for owner in owners])
             return any([self._queue().cancel(owner) for owner in owners])
@@ -136,17 +150,94 @@ class Worker:
 
     # ------------------------------------------------------------------------------------ inference
 
-    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome], int]:
-        """Answers or errors, one per call, and how many requests this worker has in hand."""
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
+        """Answers or errors, one per call, and how many requests this worker has in hand.
+
+        As soon as one of several is refused all there is so far is told, so that nobody waits for a refusal. What is
+        still computed is None, and its answer is to be collected.
+        """
         if len(calls) == 1:
             return [await self._answer(calls[0])], self._working
-        return list(await asyncio.gather(*map(self._answer, calls))), self._working
+        return await self._told([(call.id, asyncio.ensure_future(self._answer(call))) for call in calls])
+
+    async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
+        """The answers to calls that `infer` left open, in the same way."""
+        return await self._told([(id, self._taken.pop(id)) for id in ids])
+
+    async def _told(self, answering: Sequence[tuple[str, asyncio.Task[Outcome]]]) -> tuple[list[Outcome | None], int]:
+        left, is_enough = len(answering), asyncio.Event()
+
+        def look(task: asyncio.Task[Outcome]) -> None:
+            nonlocal left
+            left -= 1
+            if not left or (not task.cancelled() and isinstance(task.result(), errors.Overloaded)):
+                is_enough.set()
+
+        for _, task in answering:
+            task.add_done_callback(look)
+        try:
+            await is_enough.wait()
+            # Other refusals are decided in the same turn of the loop.
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            for _, task in answering:
+                task.cancel()
+            raise
+        loop = asyncio.get_running_loop()
+        outcomes: list[Outcome | None] = []
+        for id, task in answering:
+            outcomes.append(task.result() if task.done() else None)
+            if not task.done():
+                self._taken[id] = task
+                # Nobody collects for an ingress that has died.
+                loop.call_later(COLLECT_S, self._drop_uncollected, id, task)
+        return outcomes, self._working
+
+    def _drop_uncollected(self, id: str, task: asyncio.Task[Outcome]) -> None:
+        if self._taken.get(id) is task:
+            self._taken.pop(id).cancel()
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        """Empties this worker for one call: others are refused until it is answered. If this process ends while it is
+        computed, nothing else can be to blame."""
+        refusal = self._refusal()
+        if refusal is not None and not isinstance(refusal, errors.WorkerReserved):
+            raise refusal
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._may_reserve.acquire()
+                self._reserved_for, self._reserved_at = owner, time.perf_counter()
+                while self._working:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            self._open_again(owner)
+            raise errors.WorkerReserved(f"{self.name} had no time for one call alone within {wait_s:.0f} s.") from None
+        except asyncio.CancelledError:
+            self._open_again(owner)
+            raise
+        self._loop.call_later(RESERVED_S, self._open_unused, owner)
+
+    def _open_unused(self, owner: str) -> None:
+        if not self._working:
+            self._open_again(owner)
+
+    def _open_again(self, owner: str) -> None:
+        if self._reserved_for != owner:
+            return
+        self._reserved_for = None
+        # Others get as much of the worker as those who are tried alone.
+        pause = max(PAUSE_S, time.perf_counter() - self._reserved_at)
+        asyncio.get_running_loop().call_later(pause, self._may_reserve.release)
 
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
         started = time.perf_counter()
-        if started - self._last_batch < self._settings.probe_s:
-            return 0.0  # it has just shown that it computes
+        if started - self._last_batch < self._settings.probe_s or self._reserved_for is not None:
+            return 0.0  # it has just shown that it computes, or does so for one call only
+        if self._batcher is not None and self._batcher.busy:
+            return 0.0  # it has work, and a batch that hangs ends the process
         if self._jobs is not None and self._jobs.running:
             # What it works on may take minutes, and shows at each step that it goes on.
             return self._sign_of_life()
@@ -165,7 +256,7 @@ class Worker:
         return 0.0
 
     async def _answer(self, call: Call) -> Outcome:
-        refusal = self._refusal()
+        refusal = self._refusal(call.id)
         if refusal is not None:
             return refusal
         self._working += 1
@@ -197,8 +288,11 @@ class Worker:
             return self._failed(errors.InferenceFailed(f"{type(error).__name__}: {error}"))
         finally:
             self._working -= 1
-            if not self._working and self._board.value.phase == "draining":
-                self._post(phase="drained")
+            self._open_again(call.id)
+            if not self._working:
+                self._idle.set()
+                if self._board.value.phase == "draining":
+                    self._post(phase="drained")
 
     async def _streamed(self, call: Call, prepared: Prepared) -> Answer:
         costs = prepared.tokens if prepared.costs is None else prepared.costs
@@ -207,10 +301,12 @@ class Worker:
         self._last_batch = time.perf_counter()
         return self._answered(call, prepared, job.queued_at, job.started_at, outputs)
 
-    def _refusal(self) -> errors.ClusterError | None:
+    def _refusal(self, call_id: str = "") -> errors.ClusterError | None:
         phase = self._board.value.phase
         if phase == "ready":
-            return None
+            if self._reserved_for in (None, call_id):
+                return None
+            return errors.WorkerReserved(f"{self.name} tries one call alone.", 1.0)
         if phase in ("draining", "drained"):
             return errors.WorkerDraining(f"{self.name} takes no more work.", 1.0)
         return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", 30.0)
@@ -238,8 +334,10 @@ class Worker:
                 parallel=pace.parallel,
                 pads=pace.pads,
                 cache=Cache(settings.cache_bytes) if settings.cache_bytes else None,
+                hung_s=settings.probe_timeout_s,
             )
             self._batcher.on_batch = self._ran
+            self._batcher.on_hung = self._end_hung
         return self._batcher
 
     @property
@@ -282,6 +380,11 @@ class Worker:
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         self._metrics.failed(error.code())
         return error
+
+    def _end_hung(self, batch: Sequence[Item], seconds: float) -> None:
+        """A thread cannot be stopped from outside; only a new process computes again."""
+        log.critical("%s: a batch of %d inputs has run for %.0f s, this worker ends", self.name, len(batch), seconds)
+        os._exit(70)
 
     def _ran(self, batch: Sequence[Item], seconds: float) -> None:
         self._last_batch = time.perf_counter()

@@ -23,7 +23,7 @@ LAYERS = """
         cluster.environment cluster.store_file cluster.headers cluster.inventory cluster.accelerators
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
         cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening
-        cluster.pressure cluster.node_memory cluster.open_files
+        cluster.pressure cluster.node_memory cluster.open_files cluster.suspicion
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers
         cluster.lasting cluster.images cluster.documents cluster.client cluster
     cluster.supervisor

@@ -60,7 +60,7 @@ def test_the_code_is_the_name_in_snake_case(error: type[errors.ClusterError], co
 
 def test_only_errors_that_another_try_can_cure_are_retryable() -> None:
     assert {error.__name__ for error in EVERY if error.retryable} == {
-        *("Overloaded", "DoesNotFit", "ModelLoading", "WorkerLost", "WorkerDraining", "Unavailable")
+        *("Overloaded", "DoesNotFit", "ModelLoading", "WorkerLost", "WorkerDraining", "WorkerReserved", "Unavailable")
     }
 
 

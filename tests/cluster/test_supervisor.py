@@ -214,8 +214,9 @@ class World:
         if source.id not in self.folders:
             raise errors.DownloadFailed(f"{source.id} does not exist on {node_id}.")
 
-    async def end_process(self, node_id: str, pid: int) -> None:
+    async def end_process(self, node_id: str, pid: int) -> bool:
         self.ended_by_pid.append((node_id, pid))
+        return True
 
     def alive(self, uid: str = "m") -> list[Process]:
         return [p for p in self.processes.values() if p.alive and p.name.uid == uid]

@@ -137,15 +137,6 @@ def test_a_hung_worker_is_found_and_replaced(breakable: LiveCluster) -> None:
     until(lambda: not alive(before[0]), within=10, why="the hung process keeps its memory")
 
 
-def test_a_request_that_kills_workers_is_tried_twice_at_most(breakable: LiveCluster) -> None:
-    launch(breakable, "poisoned", replica=3)
-    before = breakable.worker_pids("poisoned")
-    answer = breakable.post("/v1/infer", {"model": "poisoned", "items": [{"crash": True}]})
-    assert answer.status_code == 503 and answer.json()["error"]["code"] == "worker_lost"
-    assert any(map(alive, before))
-    until(lambda: len(breakable.worker_pids("poisoned")) == 3, within=30)
-
-
 def test_a_model_that_raises_fails_one_caller_only(breakable: LiveCluster) -> None:
     launch(breakable, "raises")
     with traffic(breakable.url, "raises", callers=16) as seen:
