@@ -756,3 +756,37 @@ def test_closing_what_never_ran_is_nothing() -> None:
         queue.batcher.close()
 
     play(scene, Model())
+
+
+# ---------------------------------------------------------------------------------------------- what never ends
+
+
+def test_a_batch_that_runs_far_beyond_its_forecast_is_told() -> None:
+    async def scene(queue: Queue) -> None:
+        told: list[tuple[list[Any], float]] = []
+        queue.batcher.on_hung = lambda batch, seconds: told.append(([item.value for item in batch], seconds))
+        await queue.busy()
+        await asyncio.sleep(0.05)
+        assert told == []
+        await queue.idle()
+        queue.batcher.speed = 1e6
+        hung = await queue.busy()
+        async with asyncio.timeout(PATIENCE_S):
+            while not told:
+                await asyncio.sleep(0.005)
+        assert told == [([0], 0.02)]
+        await queue.answer(hung)
+
+    play(scene, hung_s=0.02)
+
+
+def test_a_batch_may_run_many_times_as_long_as_its_tokens_usually_take() -> None:
+    async def scene(queue: Queue) -> None:
+        told: list[float] = []
+        queue.batcher.on_hung = lambda batch, seconds: told.append(seconds)
+        queue.batcher.speed = 100.0
+        await queue.busy()
+        await asyncio.sleep(0.1)
+        assert told == []
+
+    play(scene, hung_s=0.02)

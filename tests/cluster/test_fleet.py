@@ -570,3 +570,26 @@ def test_the_status_says_where_each_worker_is() -> None:
     (told,) = status.workers
     assert (told.node, told.address, told.pid, told.claim_bytes) == ("n0", "10.0.0.1:42", 42, GIB)
     assert status.about == {"dimensions": 384}
+
+
+# -------------------------------------------------------------------------------------- losses of a known cause
+
+
+@pytest.mark.parametrize("is_lost_already", [True, False], ids=["told after the loss", "told before the loss"])
+def test_a_loss_whose_cause_is_known_needs_no_pause(is_lost_already: bool) -> None:
+    found = serving(make_wanted())
+    name = the(found)
+    if not is_lost_already:
+        found.excuse([name])
+    found.see(name, E.DIED, 10.0)
+    if is_lost_already:
+        found.excuse([name])
+    assert len(carry_out(found, 10.0)) == 1
+    assert found.restarts == {"m": 1} and not found.excused
+
+
+def test_a_loss_of_another_worker_is_not_excused() -> None:
+    found = serving(make_wanted())
+    found.excuse(["worker:other:1:0-s1", "no worker at all"])
+    lose(found, the(found), 10.0)
+    assert carry_out(found, 10.0) == []

@@ -1772,3 +1772,46 @@ def test_a_worker_that_dies_with_memory_to_spare_did_not_die_of_it() -> None:
         assert not [text for text in await s.events() if "HOST_OOM" in text]
 
     play(scene, make_node("n0"))
+
+
+# ------------------------------------------------------------------------------------------- what ingresses tell
+
+
+def test_poison_is_told_to_every_ingress_and_the_next_worker_starts_at_once() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        before = s.world.the()
+        before.kill()
+        await s.supervisor.poisoned("m", "f1", [str(before.name)])
+        assert s.supervisor._snapshots.value.poison == (("m", "f1"),)
+        await s.state(M.READY)
+        assert s.supervisor._fleet.losses == {}
+        assert any("A request ended 1 workers" in event.text for event in await s.supervisor.events("m"))
+
+    play(scene)
+
+
+def test_a_worker_that_answers_nothing_at_all_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.supervisor.HUNG_S", 0.05)
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        hung = s.world.alive()[0]
+        hung.answers = False
+        await s.supervisor.suspect(str(hung.name))
+        await s.until(lambda: s.world.ended_by_pid)
+        assert s.world.ended_by_pid == [(hung.board.value.node_id, hung.pid)]
+        hung.kill()
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_suspect_that_answers_is_ready_again_without_waiting_for_its_next_probe() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.suspect(str(s.world.the().name))
+        await s.until(lambda: [w for w in s.supervisor._fleet.workers.values() if w.state == S.READY])
+        assert s.world.ended_by_pid == []
+
+    play(scene, probe_s=60)

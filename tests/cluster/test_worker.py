@@ -704,3 +704,108 @@ def test_a_worker_that_is_let_go_leaves_no_thread(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, left
         gc.collect()
         left.pop().join(0.05)
+
+
+# ------------------------------------------------------------------------------------------------ one call alone
+
+
+def test_a_reserved_worker_computes_one_call_and_refuses_the_others(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        before = await busy(worker)
+        reserving = asyncio.create_task(worker.reserve("suspect", PATIENCE_S))
+        await asyncio.sleep(0)
+        (refused,) = await ask(worker, call("x", id="other"))
+        assert isinstance(refused, errors.WorkerReserved) and not reserving.done()
+        Held.gate.set()
+        assert await before == [["busy"]]
+        await reserving
+        assert isinstance((await ask(worker, call("x", id="other")))[0], errors.WorkerReserved)
+        assert await worker.probe() == 0.0
+        assert await ask(worker, call("s", id="suspect")) == [["s"]]
+        assert await ask(worker, call("x", id="other")) == [["x"]]
+
+    play(scene())
+
+
+def test_calls_are_tried_alone_one_after_another_and_others_come_between(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await worker.reserve("first", PATIENCE_S)
+        second = asyncio.create_task(worker.reserve("second", PATIENCE_S))
+        await ask(worker, call("a", id="first"))
+        assert await ask(worker, call("x", id="other")) == [["x"]]
+        await second
+        assert await ask(worker, call("b", id="second")) == [["b"]]
+
+    play(scene())
+
+
+def test_a_reservation_that_nobody_uses_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.worker.RESERVED_S", 0.01)
+
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await worker.reserve("never sent", PATIENCE_S)
+        await asyncio.sleep(0.05)
+        assert await ask(worker, call("x", id="other")) == [["x"]]
+        await worker.reserve("cancelled", PATIENCE_S)
+        await worker.cancel(["cancelled"])
+        assert await ask(worker, call("x", id="another")) == [["x"]]
+
+    play(scene())
+
+
+def test_a_reservation_waits_no_longer_than_its_call(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        before = await busy(worker)
+        with pytest.raises(errors.WorkerReserved):
+            await worker.reserve("suspect", 0.01)
+        Held.gate.set()
+        await before
+        assert await ask(worker, call("x", id="other")) == [["x"]]
+
+    play(scene())
+
+
+# ------------------------------------------------------------------------------------------- refused beside others
+
+
+def test_a_refusal_does_not_wait_for_those_that_came_with_it(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path, settings={"queue_tokens": 2})
+        await loaded(worker)
+        before = await busy(worker)
+        calls = [call(str(n), id=f"c{n}") for n in range(4)]
+        outcomes, _ = await worker.infer(calls)
+        assert outcomes[:2] == [None, None]
+        assert all(isinstance(outcome, errors.Overloaded) for outcome in outcomes[2:])
+        collecting = asyncio.create_task(worker.collect(["c0", "c1"]))
+        Held.gate.set()
+        answers, _ = await collecting
+        assert [answer.outputs for answer in answers if isinstance(answer, Answer)] == [["0"], ["1"]]
+        await before
+
+    play(scene())
+
+
+def test_what_nobody_collects_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.worker.COLLECT_S", 0.01)
+
+    async def scene() -> None:
+        worker = make_worker(tmp_path, settings={"queue_tokens": 1})
+        await loaded(worker)
+        before = await busy(worker)
+        await worker.infer([call(str(n), id=f"c{n}") for n in range(3)])
+        assert list(worker._taken) == ["c0"]
+        await asyncio.sleep(0.05)
+        assert not worker._taken
+        Held.gate.set()
+        await before
+
+    play(scene())

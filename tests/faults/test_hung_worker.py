@@ -23,7 +23,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     cluster.down()
 
 
-@pytest.mark.parametrize(("replica", "longest_s"), [(2, 5.5), (1, 20.0)])
+@pytest.mark.parametrize(("replica", "longest_s"), [(2, 8.0), (1, 20.0)])
 def test_a_worker_that_is_stopped_is_replaced_and_costs_nobody_his_answer(
     usual: LiveCluster, replica: int, longest_s: float
 ) -> None:
