@@ -108,7 +108,7 @@ def main() -> None:
 
 def _inside(cluster: LiveCluster) -> dict[str, str]:
     """The environment that `cluster up` gave to Ray, token included."""
-    from cluster.daemon import Place
+    from cluster.place import Place
 
     head = cluster.named("gcs_server")[0]
     given = {name: value for name, value in head.environ().items() if name.startswith("RAY_")}

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -32,8 +33,10 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import accelerators, environment, errors, node_memory, pipe, pressure
+from cluster import accelerators, environment, errors, heartbeat, node_memory, pipe, pressure
 from cluster.family import load_family
+from cluster.heartbeat import Heart
+from cluster.place import Place
 from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.spec import Call, Claim, Memory, Node, Source, View, Wanted, WorkerName
@@ -513,9 +516,22 @@ class SupervisorActor(Supervisor):
             new_suffix=lambda: secrets.token_hex(4),
         )
         self.begin()
+        self._life = asyncio.get_running_loop().create_task(self._show_life(), name="life")
 
     async def pid(self) -> int:
         return os.getpid()
+
+    async def home(self) -> tuple[str, str, str]:
+        """Whose cluster this is: the id of its home, where that is, and the URL it serves at."""
+        settings = self._settings
+        return Place(settings).id, f"{settings.home} on {socket.gethostname()}", settings.url
+
+    async def _show_life(self) -> None:
+        """On the loop that everything else runs on: when that hangs, it is missed."""
+        heart = Heart(Place(self._settings).beats, "supervisor")
+        while True:
+            heart.beat()
+            await asyncio.sleep(heartbeat.EVERY_S)
 
 
 def _patiently_opened(settings: Settings) -> Store:

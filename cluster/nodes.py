@@ -8,11 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cluster import errors
-from cluster.daemon import START_TIMEOUT_S, connect
+from cluster.deploying import connect
+from cluster.ray_head import START_TIMEOUT_S
 from cluster.settings import Settings
 from cluster.spec import ModelStatus
 
@@ -22,18 +23,24 @@ BALANCER_S = 5.0
 GROWTH_S = 2.0
 
 
-def leave(settings: Settings, address: str, within_s: float) -> list[str]:
+def leave(settings: Settings, address: str, within_s: float, may_end_head: Callable[[], bool]) -> list[str]:
     """For a node that is about to end: it gets nothing new, and this returns when it has finished what it has, or
     when the time is up. Returns the names of the workers that were still busy then."""
     os.environ.update(settings.as_environment())
     deadline = time.monotonic() + within_s
-    time.sleep(min(BALANCER_S, within_s))
     connect(settings, address)
     import ray
 
     try:
         node = ray.get_runtime_context().get_node_id()
-        if _is_head(node):
+        is_head = _is_head(node)
+        if is_head and not may_end_head():
+            raise errors.Conflict(
+                "This node is the head: without its ingress nobody is answered. Stop everything with `cluster down`, "
+                "or say --yes where something brings the head back."
+            )
+        time.sleep(min(BALANCER_S, within_s))
+        if is_head:
             _end_ingress_here(within_s)
             return []
         _tell_ray(address, node, max(deadline - time.monotonic(), 0.0))

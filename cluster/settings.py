@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         description="Web pages that may call this server besides its own, such as http://localhost:3000, separated by "
         "commas. Where keys are asked for, * lets any page ask models with a key.",
     )
-    ingress_replicas: int = Field(default=1, ge=1, description="How many ingress replicas answer HTTP.")
+    ingress_replicas: int = Field(default=2, ge=1, description="How many ingress replicas answer HTTP.")
     namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
     plugins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Modules with further model types, separated by commas."

@@ -16,7 +16,8 @@ import httpx
 import psutil
 
 from cluster import Client
-from cluster.daemon import Place, processes_of
+from cluster.place import Place
+from cluster.ray_head import processes_of
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -22,8 +22,9 @@ LAYERS = """
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
         cluster.environment cluster.store_file cluster.headers cluster.inventory cluster.accelerators
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
-        cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening
-        cluster.pressure cluster.node_memory cluster.open_files cluster.suspicion
+        cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening cluster.place cluster.heartbeat
+        cluster.handover cluster.pressure cluster.node_memory cluster.open_files cluster.suspicion
+    cluster.ray_head
     cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers
         cluster.lasting cluster.images cluster.documents cluster.client cluster
     cluster.supervisor
@@ -32,6 +33,8 @@ LAYERS = """
         deployments.loading deployments.texts deployments.late
     deployments.embedding deployments.rerank deployments.classify deployments.image deployments.ocr
     deployments.ingress
+    cluster.deploying
+    cluster.watchdog
     cluster.daemon
     cluster.nodes
     cluster.cli
@@ -45,10 +48,10 @@ MODEL_TYPES = (
     "deployments.ocr",
 )
 #: What puts the parts together, and may know of all of them.
-COMMANDS = ("cluster.daemon", "cluster.nodes", "cluster.cli")
+COMMANDS = ("cluster.deploying", "cluster.watchdog", "cluster.daemon", "cluster.nodes", "cluster.cli")
 
 #: Where Ray may be imported.
-RAY = ("cluster.actors", "cluster.daemon", "cluster.nodes", "deployments.ingress")
+RAY = ("cluster.actors", "cluster.deploying", "cluster.nodes", "deployments.ingress")
 MODEL_LIBRARIES = (
     "torch",
     "transformers",

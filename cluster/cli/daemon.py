@@ -65,21 +65,28 @@ def up(
         click.echo(warning, err=True)
     started = time.monotonic()
     # Until it serves, whoever asks to stop interrupts the start, and what was started is ended.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     with Console(stderr=True).status(f"Starting a cluster at {settings.url} …"):
         running = daemon.start(settings, address, ingress_nodes=ingress_nodes, admin_key=admin_key)
     stop_asked = _on_signals()
     try:
-        click.echo(f"Serving at {settings.url} after {time.monotonic() - started:.1f} s.", err=True)
+        after = f"after {time.monotonic() - started:.1f} s"
+        adopted = "; it ran already, and is watched again" if running.serving.is_adopted else ""
+        click.echo(f"Serving at {settings.url} {after}{adopted}.", err=True)
+        if running.serving.notice:
+            click.echo(f"Warning: {running.serving.notice}", err=True)
         if address is None:
             warn_of_open_ports(settings)
         if autoscale and address is not None:
             Growth(settings, address)
         if admin_key is not None:
             save_key(settings.url, admin_key)
-        if running.new_key is not None:
-            save_key(settings.url, running.new_key)
-            click.echo(f"Admin key (shown this once, saved for this user's commands): {running.new_key}", err=True)
+        if running.serving.new_key is not None:
+            save_key(settings.url, running.serving.new_key)
+            click.echo(
+                f"Admin key (shown this once, saved for this user's commands): {running.serving.new_key}", err=True
+            )
         if models is not None:
             with Client(settings.url, saved_key(settings.url)) as client:
                 print_changes(client.apply(specs), err=True)
@@ -114,7 +121,7 @@ def _print_calls(client: Client, stop_asked: threading.Event) -> None:
 
 
 def _on_signals() -> threading.Event:
-    """Set by Ctrl-C or SIGTERM; a second one interrupts at once."""
+    """Set by Ctrl-C, SIGTERM, or a terminal that is closed; a second one interrupts at once."""
     asked = threading.Event()
 
     def ask(number: int, frame: object) -> None:
@@ -122,8 +129,8 @@ def _on_signals() -> threading.Event:
             raise KeyboardInterrupt
         asked.set()
 
-    signal.signal(signal.SIGINT, ask)
-    signal.signal(signal.SIGTERM, ask)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask)
     return asked
 
 
@@ -132,17 +139,23 @@ def _on_signals() -> threading.Event:
 @click.option("--node", is_flag=True, help="Only take this node out of use, before something else ends it.")
 @click.option("--address", default="auto", show_default=True, help="Ray cluster the node is in, with --node.")
 @click.option("--within", type=float, default=60.0, show_default=True, help="Seconds its work may take, with --node.")
-def down(node: bool, address: str, within: float, **flags: Any) -> None:
+@click.option("-y", "--yes", is_flag=True, help="Also where the node is the head, which answers for all, with --node.")
+def down(node: bool, address: str, within: float, yes: bool, **flags: Any) -> None:
     """Stop the cluster that `cluster up` started; what was launched comes back with the next `up`."""
     settings = settings_from(**flags)
     if node:
-        busy = leave(settings, address, within)
+        busy = leave(settings, address, within, lambda: yes or _may_end_head())
         click.echo(
             f"Still at work after {within:.0f} s: {', '.join(busy)}." if busy else "Nothing is left to do.", err=True
         )
         return
     daemon.stop(settings)
     click.echo("Stopped.", err=True)
+
+
+def _may_end_head() -> bool:
+    question = "This node is the head: without its ingress nobody is answered. Go on?"
+    return sys.stdin.isatty() and click.confirm(question, err=True)
 
 
 @click.command()

@@ -202,7 +202,7 @@ def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRou
     },
     # A replica that was killed is missed at the next check.
     health_check_period_s=1,
-    health_check_timeout_s=30,
+    health_check_timeout_s=5,
     graceful_shutdown_wait_loop_s=0.1,
 )
 class Ingress:

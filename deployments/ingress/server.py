@@ -1,7 +1,7 @@
 """The web server of one ingress replica: its sockets, its patience with slow clients, and its end.
 
-Each replica of a machine listens on the same port; the kernel shares the connections out, and forgets a replica at
-once when its process ends.
+The replicas of a machine accept connections from the same sockets, which are held elsewhere where somebody watches over
+the cluster; one that hangs accepts none, and when all of them end, callers wait for the next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,7 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from cluster import errors
+from cluster.handover import BACKLOG, sockets_for
+from cluster.heartbeat import Heart
 from cluster.open_files import raise_limit, warning_of
+from cluster.place import Place
 from cluster.settings import Settings
 
 log = logging.getLogger("cluster.ingress")
@@ -34,8 +36,6 @@ BODY_BYTES_PER_S = 1000
 #: How long a connection without a request is kept. Above a minute, after which most balancers drop theirs: of two
 #: ends with the same limit the one that is still sending loses.
 KEEP_ALIVE_S = 65
-#: Connections that the kernel holds while the loop is busy.
-BACKLOG = 2048
 #: Open files that are not for clients: sockets of workers, documents, what Ray opens.
 NOT_FOR_CLIENTS = 1024
 #: Of connections without a request, the part that is closed where there are too many: looking for them takes a while.
@@ -157,12 +157,14 @@ class Server(uvicorn.Server):
         self.server_state: State = State()
         self.server_state.most_connections = max(open_files - NOT_FOR_CLIENTS, open_files // 2)
         self._address = settings.host, settings.port
+        self._place = Place(settings)
+        self._heart = Heart(self._place.beats, "ingress")
         self._accepting = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Returns when it accepts connections; raises when the port cannot be had."""
-        listeners = listen(*self._address)
+        listeners = sockets_for(*self._address, self._place.listeners)
         self._task = asyncio.get_running_loop().create_task(self.serve(listeners), name="http")
         accepting = asyncio.ensure_future(self._accepting.wait())
         await asyncio.wait((accepting, self._task), return_when=asyncio.FIRST_COMPLETED)
@@ -179,6 +181,7 @@ class Server(uvicorn.Server):
         self._accepting.set()
 
     async def on_tick(self, counter: int) -> bool:
+        self._heart.beat()
         if counter % TICKS_BETWEEN_LOOKS == 0:
             self.close_late(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
@@ -205,16 +208,3 @@ class Server(uvicorn.Server):
         self.should_exit = True
         if self._task is not None:
             await asyncio.wait((self._task,))
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for every address that the name stands for."""
-    try:
-        found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        places = dict.fromkeys((family, address) for family, _, _, _, address in found)
-        return [
-            socket.create_server(address, family=family, backlog=BACKLOG, reuse_port=True) for family, address in places
-        ]
-    except OSError as error:
-        reason = str(error.strerror or error).partition(" (")[0]
-        raise errors.Conflict(f"Port {port} of {host} cannot be served on: {reason}.") from None

@@ -11,8 +11,9 @@ import pytest
 from fastapi import FastAPI, Request
 
 from cluster import errors
+from cluster.handover import listen
 from cluster.settings import Settings
-from deployments.ingress.server import BODY_PAUSE_S, HEAD_S, Server, listen
+from deployments.ingress.server import BODY_PAUSE_S, HEAD_S, Server
 from tests.live import free_port
 
 PATIENCE_S = 5.0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import errors, keys
-from cluster.daemon import _admit
+from cluster.deploying import admit
 from cluster.settings import Settings
 from cluster.store import Store
 
@@ -22,9 +22,9 @@ def known(settings: Settings) -> list[keys.Key]:
 
 def test_a_given_key_is_admitted_and_another_takes_its_place(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
-    _admit(settings, "ck-first")
+    admit(settings, "ck-first")
     assert keys.check(known(settings), "ck-first", "launch").name == "admin"
-    _admit(settings, "ck-second")
+    admit(settings, "ck-second")
     assert keys.check(known(settings), "ck-second", "launch").name == "admin"
     with pytest.raises(errors.NotAuthenticated, match="revoked"):
         keys.check(known(settings), "ck-first", "list")
@@ -36,5 +36,5 @@ def test_keys_that_people_made_stay(tmp_path: Path) -> None:
     store = Store(settings.home / "cluster.db")
     store.put("key", key.id, key.model_dump(mode="json"))
     store.close()
-    _admit(settings, "ck-admin")
+    admit(settings, "ck-admin")
     assert keys.check(known(settings), text, "infer").name == "app"

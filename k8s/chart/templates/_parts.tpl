@@ -281,5 +281,5 @@ failureThreshold: {{ .failures }}
 {{- define "cluster.leaves" -}}
 preStop:
   exec:
-    command: [/bin/bash, -c, 'exec cluster down --node --address="{{ .address }}:6379" --within={{ int .Values.settings.drain_s }}']
+    command: [/bin/bash, -c, 'exec cluster down --node --yes --address="{{ .address }}:6379" --within={{ int .Values.settings.drain_s }}']
 {{- end -}}

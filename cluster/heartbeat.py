@@ -1,0 +1,59 @@
+"""Signs of life by files: a process that stops touching its own is hung, however alive the kernel says it is.
+
+The time in a file is the machine's monotonic clock, which nobody sets and which stands still while a laptop sleeps.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: How often a process shows that it lives.
+EVERY_S = 1.0
+
+
+class Heart:
+    """One process's file; `beat` belongs onto the event loop that must not hang."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self._path = folder / f"{kind}-{os.getpid()}"
+        self._next = 0.0
+
+    def beat(self) -> None:
+        now = time.monotonic_ns()
+        if now < self._next:
+            return
+        self._next = now + EVERY_S * 1e9
+        try:
+            try:
+                os.utime(self._path, ns=(now, now))
+            except FileNotFoundError:
+                self._path.touch(mode=0o600)
+                os.utime(self._path, ns=(now, now))
+        except OSError:
+            # Without a file nobody is missed; a full disk is no reason to end.
+            return
+
+
+@dataclass(frozen=True)
+class Beat:
+    kind: str
+    pid: int
+    age_s: float
+
+
+def beats(folder: Path) -> Iterator[Beat]:
+    """Every process that has shown itself, and how long ago; files of those that ended are removed."""
+    now = time.monotonic_ns()
+    for path in folder.glob("*-*"):
+        kind, _, pid = path.name.rpartition("-")
+        try:
+            os.kill(int(pid), 0)
+            yield Beat(kind, int(pid), (now - path.stat().st_mtime_ns) / 1e9)
+        except (ValueError, ProcessLookupError):
+            path.unlink(missing_ok=True)
+        except OSError:
+            continue
