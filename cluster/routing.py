@@ -50,6 +50,8 @@ class RouteTable:
     def find(self, model: str | None, ability: str = "", key: Key | None = None) -> ModelRoutes:
         """The model of that uid, name or hub id; without a name, the only one that can do what is asked. Of models
         that the key is not for nothing is told, not even whether they exist."""
+        if self.version < 0:
+            raise errors.Unavailable("This ingress was just started and does not know the models yet; try again.", 1.0)
         models = self.visible(key)
         if model:
             found = models.get(model) or _by_alias(models, model, ability)

@@ -57,6 +57,8 @@ from deployments.ingress.serving import ONGOING, Serving
 APP_NAME = "cluster"
 #: The Ray resource of nodes that answer HTTP besides the head.
 INGRESS_RESOURCE = "ingress"
+#: How long an ingress waits for the supervisor before it answers without having heard from it.
+FIRST_TABLE_S = 10.0
 #: How much longer than its draining a replica may take to end.
 END_S = 5.0
 
@@ -212,7 +214,10 @@ class Ingress:
         if settings.is_loopback:
             _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
-        self._server = Server(build(settings, actors.Control.find(settings)), settings)
+        app = build(settings, actors.Control.find(settings))
+        # Callers who came while there was no ingress wait a little longer, and are not told that no model is known.
+        await app.state.serving.dispatcher.first_table(FIRST_TABLE_S)
+        self._server = Server(app, settings)
         await self._server.begin()
 
     async def check_health(self) -> None:

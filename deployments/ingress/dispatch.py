@@ -365,6 +365,15 @@ class Dispatcher:
         """True once there is a table: before, every model would look unknown."""
         return self.table.version >= 0
 
+    async def first_table(self, within_s: float) -> None:
+        """Returns when there is one, or when the time is up."""
+        try:
+            async with asyncio.timeout(within_s):
+                while not self.is_ready:
+                    await self._changed.wait()
+        except TimeoutError:
+            log.warning("the supervisor has not been heard of for %.0f s", within_s)
+
     def handle_of(self, worker: str) -> Any:
         """The actor behind the name of a worker."""
         return self._gates[worker].line.worker
