@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
 from collections.abc import Collection, Mapping
 
 from cluster import errors
+from cluster.names import cut, nearest
 
 #: What a launch may set: how much a library computes at once, and how it keeps memory. None of these names a file, a
 #: program, an address or a plugin, so the worst that a value can do is to make the caller's own model slow.
@@ -55,14 +55,14 @@ def split(envs: Mapping[str, str] | None, allowed: Collection[str]) -> tuple[dic
 def refuse_others(envs: Mapping[str, str] | None, allowed: Collection[str]) -> None:
     """Raises for the first variable that a launch may not set."""
     for name in split(envs, allowed)[1]:
-        shown = name[:100]
+        shown = cut(name)
         if _OPERATORS.fullmatch(name):
             raise errors.BadOption(
                 f"envs cannot set {shown}: it is for whoever runs the server to set, in the server's own environment.",
                 None,
                 "envs",
             )
-        near = difflib.get_close_matches(shown.upper(), SETTABLE | set(allowed), 1, 0.8)
+        near = nearest(name.upper(), SETTABLE | set(allowed), cutoff=0.8)
         hint = f"did you mean {near[0]}? Otherwise s" if near else "s"
         raise errors.BadOption(
             f"envs cannot set {shown}; {hint}tart the server with CLUSTER_ALLOW_ENVS={shown} if launches may.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -133,4 +134,4 @@ def _asked(place: Path, roots: Sequence[Path]) -> dict[str, Any]:
 
 
 def _as_inventory(place: Path, answer: dict[str, Any]) -> Inventory:
-    return Inventory(place, **answer, is_file=place.is_file())
+    return Inventory(place, **answer, is_file=os.path.isfile(place))

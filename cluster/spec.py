@@ -7,6 +7,7 @@ A `LaunchSpec` is what a person asked for, an `Entry` is a catalogue row, a `Wan
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from cluster import errors
-from cluster.names import quoted
+from cluster.names import cut, quoted
 
 UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -206,7 +207,8 @@ class LaunchSpec(Value):
     def _real_path(cls, value: str | None) -> str | None:
         if value is not None and "\0" in value:
             raise ValueError("model_path holds a NUL character")
-        return value
+        # An empty one would be the folder that the server was started in.
+        return value or None
 
     @field_validator("replica_config", mode="before")
     @classmethod
@@ -545,7 +547,26 @@ class ModelRoutes:
 
 def folder_under(root: Path, name: str) -> Path:
     """`root/name`, or an error when `name` points outside of `root`."""
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
+    path = real_path(root / name)
+    if not path.is_relative_to(real_path(root)):
         raise errors.BadRequest(f"{name!r} leads outside of {root}.")
     return path
+
+
+def local_path(text: str, option: str = "model_path") -> Path:
+    """What a caller wrote, as a whole path; an error where no file can have that name."""
+    try:
+        text.encode()
+        path = Path(text).expanduser().absolute()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # it may be on another machine
+    except (OSError, RuntimeError, ValueError) as error:
+        told = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", None, option) from None
+    return path
+
+
+def real_path(path: Path) -> Path:
+    """Where links lead; `Path.resolve` raises for those that lead in a circle."""
+    return Path(os.path.realpath(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ import httpx
 from cluster import errors, headers
 from cluster.download import Cache, Download, Listener
 from cluster.hubs import HUBS, Listing, RemoteFile, client_of, listing_of, name_of
-from cluster.spec import Source, folder_under
+from cluster.spec import Source, folder_under, local_path, real_path
 
 log = logging.getLogger("cluster.weights")
 
@@ -157,12 +158,12 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _local_folder(source: Source, roots: Sequence[Path]) -> Path:
-    folder = Path(source.id).expanduser().resolve()
-    if roots and not any(folder.is_relative_to(root.expanduser().resolve()) for root in roots):
+    folder = real_path(local_path(source.id))
+    if roots and not any(folder.is_relative_to(real_path(root.expanduser())) for root in roots):
         allowed = ", ".join(map(str, roots))
         raise errors.BadRequest(f"{source.id} is not inside of a folder that models may be loaded from ({allowed}).")
-    if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        found = "is no folder" if os.path.exists(folder) else "does not exist"
         raise errors.DownloadFailed(
             f"{folder} {found} on {socket.gethostname()}: give a folder that holds the weights."
         )
@@ -188,7 +189,7 @@ def _package_folder(source: Source) -> Path:
 
 def _inside(folder: Path, path: str) -> Path:
     inner = folder_under(folder, path) if path else folder
-    if not inner.exists():
+    if not os.path.exists(inner):
         raise errors.DownloadFailed(f"{folder} has no folder {path} and no such file: check the path of the source.")
     return inner
 

@@ -6,6 +6,7 @@ A model type is a package here (or a plugin module) that ends in `TYPE = ModelTy
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from cluster.inventory import Inventory, inspected
 from cluster.memory import claim_for_encoder, weight_bytes
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
-from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, parse_bytes
+from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, local_path, parse_bytes, real_path
 from cluster.trust import how_to_trust, may_run_code, pinned
 from cluster.weights import is_cached
 from deployments.folders import Contents, family_in
@@ -128,7 +129,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     environment.refuse_others(spec.envs, settings.allow_envs)
     options = check_options(family, {**entry.options, **spec.options})
     if spec.model_path is not None:
-        source = Source(hub="local", id=str(allowed(Path(spec.model_path).expanduser(), settings)))
+        source = Source(hub="local", id=str(allowed(local_path(spec.model_path), settings)))
     else:
         source = choose_source(
             entry,
@@ -195,7 +196,7 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
             raise
     type = types[spec.model_type.lower()]
     source = Source(hub="local", id=spec.model_path)
-    folder = allowed(Path(spec.model_path).expanduser(), settings)
+    folder = allowed(local_path(spec.model_path), settings)
     # It may be on another machine, and then tells nothing.
     told = family_in(type.name, _contents_of(folder, settings))
     family = told if told is not None and told in type.families else next(iter(type.families))
@@ -203,7 +204,7 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
 
 
 def _contents_of(folder: Path, settings: Settings) -> Contents:
-    return Contents.of(inspected(folder, settings.model_roots)) if folder.is_dir() else Contents()
+    return Contents.of(inspected(folder, settings.model_roots)) if os.path.isdir(folder) else Contents()
 
 
 def _refuse_unsupported(entry: Entry) -> None:
@@ -213,11 +214,10 @@ def _refuse_unsupported(entry: Entry) -> None:
 
 
 def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
-    path = path.absolute()
     roots = settings.model_roots
-    if roots and not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+    if roots and not any(real_path(path).is_relative_to(real_path(root)) for root in roots):
         raise errors.BadOption(
-            f"{option} {path} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
+            f"{option} {cut(str(path))} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
             None,
             option,
         )

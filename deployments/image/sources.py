@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.names import quoted
-from cluster.spec import Entry, Source
+from cluster.spec import Entry, Source, local_path
 from cluster.weights import PICKLES
 from deployments.image.options import ImageOptions
 
@@ -88,11 +88,11 @@ def any_source(text: str, option: str, hub: str) -> Source:
         return Source(hub="modelscope" if hub == "modelscope" else "huggingface", id=text)
     if Path(text).suffix.lower() in (".safetensors", *PICKLES):
         return file_source(text, option, (".safetensors",))
-    return Source(hub="local", id=str(Path(text).expanduser().absolute()))
+    return Source(hub="local", id=str(local_path(text, option)))
 
 
 def file_source(text: str, option: str, suffixes: tuple[str, ...]) -> Source:
-    path = Path(text).expanduser().absolute()
+    path = local_path(text, option)
     if path.suffix.lower() not in suffixes:
         raise errors.BadOption(
             f"{option} takes a file that ends in {' or '.join(suffixes)}, not {quoted(text)}.", None, option
@@ -112,7 +112,7 @@ def paths_in(options: ImageOptions) -> list[tuple[str, Path]]:
         *(("controlnet", name) for name in options.controlnet),
         *(("lora_modules", path) for path in options.lora_modules.values()),
     ]
-    return [(option, Path(text).expanduser()) for option, text in named if text is not None and _is_path(text)]
+    return [(option, local_path(text, option)) for option, text in named if text is not None and _is_path(text)]
 
 
 def without_unused(source: Source, options: ImageOptions, denoiser: str = "transformer") -> Source:

@@ -136,6 +136,45 @@ def test_a_real_file_is_read_as_the_formats_own_library_reads_it(tmp_path: Path)
 # -------------------------------------------------------------------------------------------------------- folders
 
 
+@pytest.mark.parametrize("roots", [(), ("/models",)], ids=["any", "roots"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/" + "a" * 5000,
+        "/a" * 5000,
+        "~nobody-there/m",
+        "loop",
+        "/tmp/\ud800",
+        "/etc/passwd",
+        "/dev/zero",
+        "/dev/null/m",
+    ],
+    ids=["long", "deep", "nobody's", "circle", "no text", "file", "device", "in a device"],
+)
+def test_a_path_that_cannot_be_is_the_callers_mistake(path: str, roots: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    path = str(tmp_path / path) if path == "loop" else path
+    settings = Settings(home=tmp_path, model_roots=roots)
+    for type, fields in (
+        ("embedding", {"model_path": path}),
+        ("image", {"model_path": path}),
+        ("image", {"options": {"gguf_model_path": f"{path}.gguf"}}),
+        ("image", {"options": {"lightning_model_path": f"{path}.safetensors"}}),
+        ("image", {"options": {"controlnet": path}}),
+        ("image", {"options": {"lora_modules": {"a": path}}}),
+    ):
+        name = "mine" if "model_path" in fields else "FLUX.1-dev"
+        spec = LaunchSpec.model_validate({"model_name": name, "model_type": type, **fields})
+        try:
+            resolve(spec, Catalog.builtin(), settings)  # it may be there on another machine
+        except errors.BadRequest as error:
+            assert len(error.message) < 6000
+
+
+def test_an_empty_path_is_none() -> None:
+    assert LaunchSpec(model_name="m", model_path="").model_path is None
+
+
 def test_pipes_and_devices_are_neither_waited_for_nor_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "config.json")
     os.mkfifo(tmp_path / "model.safetensors")

@@ -268,7 +268,7 @@ def test_a_local_folder_is_used_as_it_is(tmp_path: Path) -> None:
 
 def test_a_local_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, found in (("none", "does not exist"), ("file", "is a file")):
+    for name, found in (("none", "does not exist"), ("file", "is no folder")):
         source = Source(hub="local", id=str(tmp_path / name))
         with pytest.raises(errors.DownloadFailed, match=found):
             locate(source, home=tmp_path)
