@@ -29,6 +29,7 @@ from ray.exceptions import (
     ActorUnschedulableError,
     GetTimeoutError,
     RayError,
+    RaySystemError,
     RayTaskError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -79,6 +80,8 @@ def unwrap(error: BaseException) -> errors.ClusterError:
         return errors.WorkerLost(f"The process is gone: {_first_lines(error)}", 5.0)
     if isinstance(error, ActorUnschedulableError):
         return errors.WorkerLost(f"Ray cannot place it: {_first_lines(error)}", 5.0)
+    if isinstance(error, RaySystemError) and error.traceback_str:
+        return errors.InferenceFailed(f"The answer cannot be read: {_first_lines(error)}")
     if isinstance(error, (ActorUnavailableError, GetTimeoutError, TimeoutError)):
         return errors.Unavailable("It does not answer.", 5.0)
     return errors.Unavailable(f"{type(error).__name__}: {_first_lines(error)}", 5.0)
@@ -207,6 +210,13 @@ class RayHandle(Handle):
 
     async def probe(self, timeout_s: float) -> float:
         return float(await answer_of(self.remote.probe.remote(), timeout_s))
+
+    async def whereabouts(self) -> tuple[str, str, int]:
+        facts = await asyncio.to_thread(ray._private.state.actors, self.remote._actor_id.hex())
+        address = facts.get("Address") or {}
+        if facts.get("State") != "ALIVE" or not address.get("NodeID"):
+            raise errors.WorkerLost("Ray does not know where it is.")
+        return str(address["NodeID"]), str(address["IPAddress"]), int(facts.get("Pid") or 0)
 
     def kill(self) -> None:
         ray.kill(self.remote, no_restart=True)

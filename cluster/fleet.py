@@ -56,6 +56,8 @@ class Fleet:
     restarts: dict[str, int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    #: Wishes that can be shown but not acted on, with the reason: their workers are left as they are.
+    unreadable: dict[str, str] = field(default_factory=dict)
     #: Losses of workers of a generation that is wanted no more, but goes on until the present one is READY.
     old_losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
     #: The wish of each model as it last was READY.
@@ -181,8 +183,11 @@ class Fleet:
             elif parsed is not None and (loss := self.losses.get((parsed.uid, parsed.index))) is not None:
                 self.losses[parsed.uid, parsed.index] = replace(loss, not_before=float("-inf"))
 
-    def want(self, wanted: Wanted) -> None:
+    def want(self, wanted: Wanted, unreadable: str = "") -> None:
         self.wanted[wanted.uid] = wanted
+        self.unreadable.pop(wanted.uid, None)
+        if unreadable:
+            self.unreadable[wanted.uid] = unreadable
         # A new wish is a new chance.
         self._forget_losses(wanted.uid)
 
@@ -192,6 +197,7 @@ class Fleet:
 
     def unwant(self, uid: str) -> None:
         self.wanted.pop(uid, None)
+        self.unreadable.pop(uid, None)
         self.last_ready.pop(uid, None)
         self._forget_losses(uid)
         self.served.discard(uid)
@@ -211,7 +217,8 @@ class Fleet:
         # Weights that could not be had today may be had in a minute; anything else fails the same way again.
         ours = [w for w in self.workers.values() if isinstance(w.report.error, DownloadFailed)]
         again = [w for w in ours if w.state == S.FAILED and now - w.since > self.settings.backoff_max_s]
-        return again + [w for w in self.workers.values() if w.state in limits and now - w.since > limits[w.state]]
+        ours = [w for w in self.workers.values() if w.name.uid not in self.unreadable or w.state == S.DRAINING]
+        return again + [w for w in ours if w.state in limits and now - w.since > limits[w.state]]
 
     def orphaned(self) -> list[Worker]:
         """Workers whose node is not there any more."""
@@ -231,6 +238,7 @@ class Fleet:
             memory_fraction=self.settings.memory_fraction,
             last_ready=self.last_ready,
             old_losses=self.old_losses,
+            untouched=self.unreadable,
         )
         self.waiting = plan.waiting
         return plan
@@ -241,6 +249,8 @@ class Fleet:
         found = []
         for uid, wish in self.wanted.items():
             last = self.last_ready.get(uid)
+            if uid in self.unreadable:
+                continue
             if last is not None and (last.generation, last.replica) == (wish.generation, wish.replica):
                 continue
             ready = [w for w in self.of(uid) if w.state == S.READY and w.name.generation == wish.generation]
@@ -252,7 +262,7 @@ class Fleet:
     def remember(self, ready: Iterable[Wanted]) -> None:
         """Models that were READY: their requests wait for their next worker."""
         for wish in ready:
-            if wish.uid in self.wanted:
+            if wish.uid in self.wanted and wish.uid not in self.unreadable:
                 self.last_ready[wish.uid] = wish
                 self.served.add(wish.uid)
 
@@ -274,6 +284,8 @@ class Fleet:
         nodes = self._open_nodes()
         fraction = self.settings.memory_fraction
         for other in self.wanted.values():
+            if other.uid in self.unreadable:
+                continue
             for index in range(other.replica):
                 if other.uid != wanted.uid and (other.uid, index) not in running:
                     found = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
@@ -311,7 +323,7 @@ class Fleet:
                 aliases=tuple(
                     {wish.entry.name.lower(), wish.source.id.lower(), *(alias.lower() for alias in wish.entry.aliases)}
                 ),
-                recovering=uid in self.served,
+                recovering=uid in self.served and uid not in self.unreadable,
             )
         return table
 
@@ -319,6 +331,9 @@ class Fleet:
         workers = self.of(wish.uid)
         current = [w for w in workers if w.name.generation == wish.generation]
         ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
+        if wish.uid in self.unreadable:
+            serves = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+            return (ModelState.DEGRADED if serves else ModelState.WAITING), self.unreadable[wish.uid]
         failed = [w for w in current if w.state == S.FAILED]
         if ready >= wish.replica:
             return ModelState.READY, ""

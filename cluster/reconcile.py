@@ -6,7 +6,7 @@ where there is room, and takes its place one by one where there is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -77,10 +77,11 @@ def reconcile(
     memory_fraction: float = 1.0,
     last_ready: Mapping[str, Wanted] | None = None,
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
+    untouched: Collection[str] = (),
 ) -> Plan:
     """The difference between what is wanted and what runs. `hold` says why nothing may be started now. `last_ready` are
     the wishes as they last were READY: until the present ones are, so many of their workers are kept running as the
-    present ones lack; `old_losses` are theirs."""
+    present ones lack; `old_losses` are theirs. Workers of the models in `untouched` are left as they are."""
     plan = Plan()
     losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
@@ -90,10 +91,14 @@ def reconcile(
         is_current = wish is not None and worker.name.generation == wish.generation
         if worker.state in (S.GONE, S.LOST) or (worker.state == S.FAILED and not is_current):
             plan.forget.append(worker)
+        elif worker.name.uid in untouched:
+            continue
         elif wish is None and worker.state in ALIVE:
             plan.drain.append(worker)
 
     for uid, wish in wanted.items():
+        if uid in untouched:
+            continue
         mine = [w for w in workers if w.name.uid == uid]
         current = [w for w in mine if w.name.generation == wish.generation and w.state not in (S.GONE, S.LOST)]
         old = [w for w in mine if w.name.generation != wish.generation and w.state in ALIVE]

@@ -130,7 +130,8 @@ class Store:
                 self._db.executemany("DELETE FROM wishes WHERE kind=? AND key=?", ((other, key) for other in others))
             return deleted > 0
 
-    def all(self, kind: str) -> dict[str, dict[str, Any]]:
+    def all(self, kind: str) -> dict[str, Any]:
+        """What is stored of a kind by its key; a damaged row as the text that it holds."""
         with self._lock:
             rows = self._db.execute("SELECT key, value FROM wishes WHERE kind=? ORDER BY rowid", (kind,)).fetchall()
         found = {}
@@ -138,7 +139,8 @@ class Store:
             try:
                 found[key] = json.loads(value)
             except ValueError:
-                log.error("the %s %s in the store is damaged and is left out", kind, key)
+                log.error("the %s %s in the store is damaged", kind, key)
+                found[key] = value
         return found
 
     def number(self, of: str) -> int:

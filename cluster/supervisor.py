@@ -10,10 +10,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
-from cluster import errors, metrics
+from cluster import errors, metrics, newer
 from cluster.board import Board
 from cluster.declared import Change, asks_the_same, difference, differences
 from cluster.environment import split
@@ -74,6 +75,9 @@ class Handle(Protocol):
     async def control(self, method: str, *args: Any, timeout_s: float) -> Any: ...
 
     async def probe(self, timeout_s: float) -> float: ...
+
+    async def whereabouts(self) -> tuple[str, str, int]:
+        """Its node, the address of that, and its process, as the platform knows them without asking it."""
 
     def kill(self) -> None: ...
 
@@ -214,9 +218,13 @@ class Supervisor:
 
     async def _recover(self) -> None:
         """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
-        for wish in self._readable("wish", Wanted).values():
-            self._fleet.want(wish)
-        self._fleet.remember(self._readable("ready", Wanted).values())
+        for uid, stored in self._store.all("wish").items():
+            wish, unreadable = newer.read(uid, stored)
+            self._fleet.want(wish, unreadable)
+            if unreadable:
+                self._tell(uid, "WARNING", unreadable)
+        ready = [newer.read(uid, stored) for uid, stored in self._store.all("ready").items()]
+        self._fleet.remember(wish for wish, unreadable in ready if not unreadable)
         found: Mapping[WorkerName, Handle] = {}
         while True:
             try:
@@ -226,7 +234,11 @@ class Supervisor:
             except Exception:
                 log.exception("the platform does not answer; trying again")
                 await asyncio.sleep(self._settings.tick_s)
-        await asyncio.gather(*(self._adopt(name, handle) for name, handle in found.items()))
+        adopting = (self._adopt(name, handle) for name, handle in found.items())
+        for name, failure in zip(found, await asyncio.gather(*adopting, return_exceptions=True), strict=True):
+            if isinstance(failure, Exception):
+                # One worker that answers in a way nobody foresaw is no reason not to look after the others.
+                log.error("%s could not be adopted", name, exc_info=failure)
 
     def _readable(self, kind: str, schema: type[V]) -> dict[str, V]:
         """What is stored of a kind. A row of another version, or a damaged one, is told and left alone: it is never a
@@ -248,6 +260,8 @@ class Supervisor:
             except errors.WorkerLost:
                 return
             except errors.Unavailable:
+                if self._clock() > deadline and name.uid in self._fleet.unreadable:
+                    return await self._adopt_as_it_is(name, handle)
                 if self._clock() > deadline:
                     # Left running it might wake up beside its own replacement.
                     log.warning("%s does not answer and is ended", name)
@@ -255,15 +269,47 @@ class Supervisor:
                     return
                 await asyncio.sleep(self._settings.tick_s)
             except errors.ClusterError as error:
+                if name.uid in self._fleet.unreadable:
+                    return await self._adopt_as_it_is(name, handle)
                 log.warning("%s cannot be understood and is replaced: %s", name, error)
                 handle.kill()
                 return
         if report.phase == "failed":
             handle.kill()
             return
+        if name.uid in self._fleet.unreadable:
+            # Where the store is damaged, the worker still knows what it is.
+            with suppress(AttributeError, TypeError, ValueError):
+                wish = newer.read(name.uid, wanted.model_dump(mode="json"))[0]
+                self._fleet.want(wish, self._fleet.unreadable[name.uid])
         self._fleet.adopt(name, report, claim, self._clock())
         self._watch(name, handle)
         self._tell(name.uid, "INFO", f"Adopted worker {name} (pid {report.pid}) on {report.node_ip}")
+
+    async def _adopt_as_it_is(self, name: WorkerName, handle: Handle) -> None:
+        """A worker of a newer version, whose answers cannot be read: it is sent work, and watched for its death."""
+        try:
+            node_id, node_ip, pid = await handle.whereabouts()
+        except errors.ClusterError as error:
+            log.warning("%s is left alone: %s", name, error)
+            return
+        claim = Claim(self._fleet.wanted[name.uid].claim_bytes)
+        report = Report(phase="ready", pid=pid, node_id=node_id, node_ip=node_ip)
+        self._fleet.adopt(name, report, claim, self._clock())
+        self._watched[str(name)] = _Watched(handle)
+        self._spawn(str(name), self._await_death(str(name), handle))
+        self._tell(name.uid, "WARNING", f"Worker {name} (pid {pid}) on {node_ip} is left as it is")
+
+    async def _await_death(self, name: str, handle: Handle) -> None:
+        while name in self._fleet.workers:
+            try:
+                await handle.control("logs", 1, timeout_s=CONTROL_TIMEOUT_S)
+            except errors.WorkerLost as lost:
+                self._hear(name, E.DIED, str(lost))
+                return
+            except errors.ClusterError as error:
+                log.debug("%s: %s", name, error)
+            await asyncio.sleep(self._settings.tick_s)
 
     async def _tick(self) -> None:
         now = self._clock()
@@ -634,6 +680,7 @@ class Supervisor:
         await self._recovered.wait()
         uid = asked.uid
         known = self._fleet.wanted.get(uid)
+        self._refuse_unreadable(uid)
         if known is not None and asks_the_same(known, asked):
             if self._fleet.state_of(known)[0] != ModelState.FAILED:
                 return self._fresh_status(uid)
@@ -652,6 +699,10 @@ class Supervisor:
             raise no_room.error()
         self._wish(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
         return self._fresh_status(uid)
+
+    def _refuse_unreadable(self, uid: str) -> None:
+        if uid in self._fleet.unreadable:
+            raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", None, "model_uid")
 
     async def could_launch(self, asked: Wanted) -> str:
         """Why it would not fit now, or an empty string; raises what a launch would end with that finds no weights."""
@@ -684,6 +735,7 @@ class Supervisor:
         known = self._fleet.wanted.get(uid)
         if known is None:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+        self._refuse_unreadable(uid)
         if replica < 1:
             raise errors.BadOption(
                 f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", None, "replica"
@@ -709,8 +761,15 @@ class Supervisor:
 
     def _carry_out(self, change: Change) -> None:
         after = change.after
+        is_unreadable = change.uid in self._fleet.unreadable
         if change.change == "terminate":
             self._unwish(change.uid, "Terminate model: no longer declared")
+        elif is_unreadable and change.change == "same":
+            return
+        elif is_unreadable and after is not None:
+            # A version for which it is declared otherwise takes the place of what runs, once it is READY.
+            wanted = self._numbered(after, change.uid).model_copy(update={"declared": True})
+            self._wish(wanted, "Update model: declared")
         elif after is not None and change.change == "scale" and change.before is not None:
             self._wish(change.before.model_copy(update={"spec": after.spec, "declared": True}), "Scale: declared")
         elif change.change == "same" and change.before is not None:

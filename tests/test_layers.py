@@ -20,7 +20,7 @@ LAYERS = """
     cluster.spec
     cluster.trust
     cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
-        cluster.environment cluster.store_file cluster.headers cluster.inventory cluster.accelerators
+        cluster.environment cluster.store_file cluster.newer cluster.headers cluster.inventory cluster.accelerators
         cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
         cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening cluster.place cluster.heartbeat
         cluster.handover cluster.pressure cluster.node_memory cluster.open_files cluster.suspicion

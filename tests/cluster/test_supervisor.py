@@ -132,6 +132,9 @@ class Process:
     async def _samples(self) -> list[Any]:
         return WorkerMetrics(self.name.uid, str(self.name)).collect()
 
+    async def whereabouts(self) -> tuple[str, str, int]:
+        return "n0", "10.0.0.1", self.pid
+
     async def probe(self, timeout_s: float) -> float:
         await self._reach(self.answers and self.computes)
         await self._until_ended(0.005)
@@ -1401,21 +1404,115 @@ def test_a_disk_that_fills_up_is_told_once_while_there_is_room_for_it() -> None:
 # ----------------------------------------------------------------------------------------- what cannot be read
 
 
-def test_a_wish_that_cannot_be_read_is_left_out_and_told() -> None:
-    store = Store()
-    store.put("wish", "broken", {"uid": "broken", "colour": "red"})
-    store.put("wish", "m", make_wanted().model_dump(mode="json"))
+def of_a_newer_version(s: Scene, **changes: Any) -> None:
+    """What a later version would have stored, while its workers run."""
+    s.store.put("wish", "m", {**s.store.get("wish", "m"), **(changes or {"colour": "red"})})
 
+
+NEWER = "The wish is of a newer version, this one cannot read colour: its workers go on as they are"
+
+
+def test_a_wish_that_cannot_be_read_keeps_its_workers_and_its_route() -> None:
     async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        processes, routed = s.world.alive(), s.world.routed()
+        of_a_newer_version(s)
+        before = s.store.get("wish", "m")
+        await s.replace_supervisor()
+        status = await s.state(M.DEGRADED)
+        assert status.reason.startswith(NEWER) and (status.ready, status.replica) == (2, 2)
+        assert s.world.routed() == routed == {str(process.name) for process in processes}
+        await s.ticks()
+        for process in processes:
+            process.answers = False
+        s.world.clock_ahead += 1000
+        await s.ticks()
+        assert s.world.alive() == processes and len(s.world.started) == 2
+        assert not {"drain"} & {command for process in processes for command in process.commands}
+        for process in processes:
+            process.answers = True
+        processes[0].kill()
+        await s.until(lambda: s.world.routed() == {str(processes[1].name)})
+        s.world.clock_ahead += 1000
+        await s.ticks()
+        assert len(s.world.started) == 2 and s.store.get("wish", "m") == before
+        processes[1].kill()
+        status = await s.state(M.WAITING)
+        assert status.reason.startswith(NEWER)
+        assert not (await s.supervisor.watch(-1, 0)).models["m"].recovering
+
+    play(scene)
+
+
+@pytest.mark.parametrize("error", [errors.InferenceFailed("AttributeError: no such class"), errors.Unavailable("?")])
+def test_a_worker_whose_answers_cannot_be_read_is_left_as_it_is(error: errors.ClusterError) -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        processes, routed = s.world.alive(), s.world.routed()
+        of_a_newer_version(s)
+        for process in processes:
+            process.describe_error = error
+        await s.stop()
+        s.world.clock_ahead += 1
+        await s.replace_supervisor()
+        await s.until(lambda: all("describe" in process.commands for process in processes))
+        s.world.clock_ahead += 16
+        assert (await s.state(M.DEGRADED)).ready == 2
+        assert s.world.routed() == routed
+        await s.ticks()
+        assert [worker.pid for worker in (await s.supervisor.status("m")).workers] == [p.pid for p in processes]
+        assert s.world.alive() == processes
+        processes[0].kill()
+        await s.until(lambda: s.world.routed() == {str(processes[1].name)})
+        await s.supervisor.terminate("m")
+        await s.until(lambda: "drain" in processes[1].commands)
+        s.world.clock_ahead += 61
+        await s.nothing_left()
+
+    play(scene)
+
+
+def test_what_cannot_be_read_can_be_terminated_and_is_not_changed() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        of_a_newer_version(s)
+        await s.replace_supervisor()
+        await s.state(M.DEGRADED)
+        for change in (s.launch(make_wanted()), s.launch(make_wanted(), False), s.supervisor.scale("m", 2)):
+            with pytest.raises(errors.Conflict, match="m cannot be changed. The wish is of a newer version"):
+                await change
+        assert changes(await s.supervisor.apply([make_wanted()], prune=True, dry_run=False)) == {"m": "same"}
+        await s.ticks()
+        assert s.world.the().name.generation == 1 and s.store.get("wish", "m")["colour"] == "red"
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+        await s.ready()
+
+    play(scene)
+
+
+def test_what_cannot_be_read_is_replaced_without_a_gap_by_what_is_declared_in_its_place() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        of_a_newer_version(s)
+        await s.replace_supervisor()
+        await s.state(M.DEGRADED)
+        s.world.loads = False
+        found = await s.supervisor.apply([make_wanted(replica=2)], prune=False, dry_run=False)
+        assert changes(found) == {"m": "scale"}
+        new = await s.until(lambda: [p for p in s.world.alive() if p is not old][1:] and s.world.alive()[1:])
+        await s.ticks()
+        assert s.world.routed() == {str(old.name)}
+        for process in new:
+            process.load()
         await s.state(M.READY)
-        assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
-        (told,) = await s.events("broken")
-        assert told.startswith("The stored wish cannot be read and is left out:")
+        await s.until(lambda: not old.alive)
 
-    play(scene, store=store)
+    play(scene)
 
 
-def test_a_wish_that_is_not_even_json_is_left_out(tmp_path: Path) -> None:
+def test_a_wish_that_is_not_even_json_is_shown_as_damaged(tmp_path: Path) -> None:
     store = Store(tmp_path / "cluster.db")
     store.put("wish", "m", make_wanted().model_dump(mode="json"))
     with sqlite3.connect(tmp_path / "cluster.db") as db:
@@ -1425,8 +1522,25 @@ def test_a_wish_that_is_not_even_json_is_left_out(tmp_path: Path) -> None:
     async def scene(s: Scene) -> None:
         async with asyncio.timeout(1):
             await s.state(M.READY)
+        status = await s.state(M.WAITING, "broken")
+        assert status.reason == "The stored wish is damaged; terminate the model and launch it again."
+        await s.supervisor.terminate("broken")
+        assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
 
     play(scene, store=store)
+
+
+def test_a_damaged_wish_keeps_its_workers_which_know_what_they_are() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        before = (await s.supervisor.watch(-1, 0)).models["m"]
+        s.store._db.execute("UPDATE wishes SET value='{' WHERE kind='wish'")
+        await s.replace_supervisor()
+        await s.state(M.DEGRADED)
+        after = (await s.supervisor.watch(-1, 0)).models["m"]
+        assert (after.workers, after.abilities, after.aliases) == (before.workers, before.abilities, before.aliases)
+
+    play(scene)
 
 
 def test_a_key_that_cannot_be_read_is_left_out() -> None:
