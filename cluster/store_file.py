@@ -205,7 +205,7 @@ def _copy(source: Path, target: Path) -> None:
     """As SQLite reads it: with what is still in a log beside it, and consistent while somebody writes."""
     try:
         with closing(_opened(source, "ro")) as origin, closing(sqlite3.connect(target, isolation_level=None)) as copy:
-            origin.backup(copy)
+            origin.backup(copy, sleep=0.02)
             # One file: an older version's store has half of itself in a log.
             copy.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.DatabaseError as error:

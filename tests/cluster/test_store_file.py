@@ -240,7 +240,7 @@ for number in range(1_000_000):
     store.put("wish", "first", {"number": number})
     store.put("wish", "second", {"number": number})
     print(number, flush=True)
-    time.sleep(0.001)
+    time.sleep(0.005)
 """
 
 
