@@ -304,6 +304,7 @@ class Supervisor:
         while name in self._fleet.workers:
             try:
                 await handle.control("logs", 1, timeout_s=CONTROL_TIMEOUT_S)
+                self._hear(name, E.ANSWERED, "")
             except errors.WorkerLost as lost:
                 self._hear(name, E.DIED, str(lost))
                 return
@@ -476,7 +477,7 @@ class Supervisor:
             self._wake.set()
             if after.state in (S.LOST, S.SUSPECT):
                 self._tell(after.name.uid, "WARNING", f"Worker {name} is {after.state}: {reason}")
-            if after.state == S.SUSPECT:
+            if after.state == S.SUSPECT and after.name.uid not in self._fleet.unreadable:
                 self._background(self._end_if_hung(name))
         return after
 

@@ -219,7 +219,7 @@ class Watchdog:
                 store.add_event(Event(ts=time.time(), level=level, uid=ITSELF, text=text))
             finally:
                 store.close()
-        except (sqlite3.Error, OSError) as error:
+        except (errors.ClusterError, sqlite3.Error, OSError) as error:
             log.warning("no event was written: %s", error)
 
     def end(self) -> None:

@@ -1428,6 +1428,7 @@ def test_a_wish_that_cannot_be_read_keeps_its_workers_and_its_route() -> None:
         s.world.clock_ahead += 1000
         await s.ticks()
         assert s.world.alive() == processes and len(s.world.started) == 2
+        assert s.world.ended_by_pid == []
         assert not {"drain"} & {command for process in processes for command in process.commands}
         for process in processes:
             process.answers = True
