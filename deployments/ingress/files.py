@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -30,10 +31,24 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z]{3,5}")
 class Shelf:
     """A folder of files with an age and a size that it does not pass. Its calls are for threads."""
 
-    def __init__(self, folder: Path, keep_s: float, most_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep_s: float,
+        most_bytes: int | None = None,
+        *,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.folder = folder
         self.keep_s = keep_s
         self._most_bytes = most_bytes
+        self._wall = wall
+        self._clock = clock
+        #: How far the clock on the wall is ahead of the one that nobody sets, when this process began to look.
+        self._ahead = wall() - clock()
+        #: When each file was written by the clock that nobody sets, with the time that the file itself tells.
+        self._written: dict[str, tuple[float, float]] = {}
 
     def put(self, name: str, data: bytes) -> None:
         """Written as a whole or not at all, whoever reads meanwhile."""
@@ -63,9 +78,20 @@ class Shelf:
         if not NAME.fullmatch(name):
             return None
         try:
-            return max(0.0, time.time() - self._path(name).stat().st_mtime)
+            return self._age_of(name, self._path(name).stat().st_mtime)
         except FileNotFoundError:
             return None
+
+    def _age_of(self, name: str, told: float) -> float:
+        """The clock on the wall is only asked of a file that has not been seen yet: when it is set, nothing that is
+        kept grows older. A file from before that is taken to be younger than it is, never older."""
+        now = self._clock()
+        written, of = self._written.get(name, (0.0, None))
+        if of != told:
+            jumped = max(self._wall() - now - self._ahead, 0.0)
+            written = now - max(0.0, self._wall() - jumped - told)
+            self._written[name] = written, told
+        return now - written
 
     def drop(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
@@ -75,11 +101,12 @@ class Shelf:
 
     def sweep(self, coming: int = 0) -> None:
         """Makes room for what comes."""
-        found = sorted(_seen(self.folder))
-        total = coming + sum(size for _, size, _ in found)
-        oldest = time.time() - self.keep_s
-        for written, size, path in found:
-            if written < oldest or (self._most_bytes is not None and total > self._most_bytes):
+        files = [(self._age_of(path.name, told), size, path) for told, size, path in _seen(self.folder)]
+        names = {path.name for _, _, path in files}
+        self._written = {name: entry for name, entry in list(self._written.items()) if name in names}
+        total = coming + sum(size for _, size, _ in files)
+        for age, size, path in sorted(files, reverse=True):
+            if age > self.keep_s or (self._most_bytes is not None and total > self._most_bytes):
                 path.unlink(missing_ok=True)
                 total -= size
 

@@ -186,7 +186,8 @@ class BackgroundJobs:
         if not record.is_over and age > DEAD_S:
             lost = errors.Unavailable("The ingress that worked on the job ended; send it again.")
             return record.ended("failed", self._settings.jobs_keep_s - age, lost)
-        if record.expires_at is not None and time.time() > record.expires_at:
+        # Written for the last time when it ended; `expires_at` is for people, whose clock may be set.
+        if record.is_over and age > self._settings.jobs_keep_s:
             return None
         return record
 

@@ -41,6 +41,51 @@ def test_what_is_too_old_is_not_told_and_goes(tmp_path: Path) -> None:
     assert not (tmp_path / "old.png").exists() and shelf.get("new.png") == b"new"
 
 
+class Clocks:
+    """One on the wall that can be set, and one that nobody sets."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+        self.ahead = time.time()
+
+    def wall(self) -> float:
+        return self.ahead + self.passed
+
+    def clock(self) -> float:
+        return self.passed
+
+    def shelf(self, folder: Path, keep_s: float = 60) -> Shelf:
+        return Shelf(folder, keep_s, wall=self.wall, clock=self.clock)
+
+
+@pytest.mark.parametrize("hours", [5, -5])
+def test_nothing_is_lost_when_the_clock_is_set_and_all_goes_in_its_time(tmp_path: Path, hours: float) -> None:
+    clocks = Clocks()
+    shelf, other = clocks.shelf(tmp_path), clocks.shelf(tmp_path)
+    shelf.put("a.png", b"a")
+    clocks.passed += 30
+    assert shelf.get("a.png") == b"a"
+    clocks.ahead += hours * 3600
+    shelf.sweep()
+    other.sweep()
+    assert shelf.get("a.png") == b"a" and other.get("a.png") == b"a"
+    clocks.passed += 31
+    assert shelf.get("a.png") is None
+    clocks.passed += 61
+    shelf.sweep()
+    assert shelf.names() == []
+
+
+def test_a_file_that_is_written_again_is_as_young_as_that(tmp_path: Path) -> None:
+    clocks = Clocks()
+    shelf = clocks.shelf(tmp_path)
+    shelf.put("a.png", b"a")
+    aged(shelf, "a.png", 50)
+    assert shelf.age("a.png") == pytest.approx(50, abs=1)
+    shelf.put("a.png", b"b")
+    assert shelf.age("a.png") == pytest.approx(0, abs=1)
+
+
 def test_where_there_is_too_much_the_oldest_go_first(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, 600, 100)
     for name, age in (("b.png", 30), ("a.png", 20), ("c.png", 10)):
