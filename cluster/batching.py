@@ -13,6 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor
 from heapq import heapify, heappop, heapreplace
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -31,6 +32,8 @@ WORTH_WAITING = 8
 #: From the first who is refused for the time he would wait, for so long there is more to do than can be done. Not until
 #: nobody waits: those who were told to come back leave the queue empty for a moment, and come back.
 OVERLOADED_S = 30.0
+#: Requests of fewer tokens than this on average may be more than `max_wait_from`.
+BURST_TOKENS = 512
 #: How much of `max_wait_s` is allowed meanwhile: a longer queue would answer nobody sooner.
 OVERLOADED_WAIT = 0.25
 #: Meanwhile requests up to this many times the size count as going first: those that are a little shorter come all the
@@ -120,14 +123,16 @@ class Batcher:
         queue_tokens: int = 2_000_000,
         max_wait_s: float | None = None,
         max_wait_from: int = 0,
+        burst_tokens: int = BURST_TOKENS,
         parallel: int = 1,
         pads: bool = False,
         cache: Cache | None = None,
         hung_s: float | None = None,
     ) -> None:
-        """`max_wait_s` holds from `max_wait_from` waiting requests on: a burst of fewer is no overload. After the first
-        that it refuses, a part of it holds for all, for a while. `parallel`: batches the model takes at once. `pads`:
-        the model makes all inputs of a batch as long as the longest, so that only inputs of like length share one.
+        """`max_wait_s` holds from `max_wait_from` waiting requests on, or more if they have fewer than `burst_tokens`
+        on average: a burst of fewer is no overload. After the first that it refuses, a part of it holds for all, for a
+        while. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long as the
+        longest, so that only inputs of like length share one.
         `hung_s`: no batch that runs for less is called hung."""
         self._run = run
         self._executor = executor
@@ -136,6 +141,7 @@ class Batcher:
         self._queue_tokens = queue_tokens
         self._max_wait_s = max_wait_s
         self._max_wait_from = max_wait_from
+        self._burst_tokens = burst_tokens
         self._parallel = parallel
         self._pads = pads
         self.cache = cache
@@ -244,8 +250,7 @@ class Batcher:
                 f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
             )
         is_overloaded = self._is_overloaded
-        is_burst = len(self._lines) < self._max_wait_from and not is_overloaded
-        if not self.speed or self._max_wait_s is None or is_burst:
+        if not self.speed or self._max_wait_s is None:
             return
         allowed, speed, largest = self._max_wait_s, self.speed, tokens
         if is_overloaded:
@@ -253,7 +258,7 @@ class Batcher:
             # The rest is for whoever waits longest.
             speed *= 1 - 1 / OLDEST_EVERY_OVERLOADED
             largest *= EQUALS
-        worth = max(allowed, WORTH_WAITING * tokens / self.speed)
+        worth = inf if self._is_burst(tokens) else max(allowed, WORTH_WAITING * tokens / self.speed)
         most = min(seconds_left, worth)
         if self.waiting_tokens <= most * speed:
             return
@@ -263,6 +268,13 @@ class Batcher:
             if wait > worth and not is_overloaded:
                 self._overloaded_until = time.perf_counter() + OVERLOADED_S
             raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
+
+    def _is_burst(self, tokens: int) -> bool:
+        """Callers who send a few short texts each and wait for the answer are many, but have soon been served."""
+        few = len(self._lines) < self._max_wait_from
+        return not self._is_overloaded and (
+            few or self.waiting_tokens + tokens <= self._max_wait_from * self._burst_tokens
+        )
 
     def cancel(self, owner: str) -> bool:
         """Drops what that caller still has waiting; what runs already runs to its end, unheard.

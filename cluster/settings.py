@@ -91,8 +91,8 @@ class Settings(BaseSettings):
     max_wait_from: int = Field(
         default=64,
         ge=0,
-        description="Requests that may wait for a worker however long it takes; once more are refused, all obey "
-        "a quarter of max_wait_s for half a minute.",
+        description="Requests that may wait for a worker up to their own deadline, or more that have fewer than 512 "
+        "tokens on average; once more are refused, all obey a quarter of max_wait_s for half a minute.",
     )
     cache_bytes: int = Field(
         default=64_000_000,

@@ -45,6 +45,8 @@ PING_S = 1.5
 PING_PAUSE_S = 0.5
 #: How soon a worker is asked again that tried another call alone.
 RESERVED_PAUSE_S = 0.05
+#: Who is refused is told to come back after up to so many times the time that the work before him takes.
+MOST_LATER = 2.0
 #: What a worker may say that another worker may not: nothing was computed, so the request may go elsewhere.
 ELSEWHERE = (
     errors.WorkerLost,
@@ -59,6 +61,12 @@ ELSEWHERE = (
 def size_of(items: Sequence[Any]) -> int:
     """How large a request is, before anybody has counted its tokens."""
     return sum(len(item) for item in items if isinstance(item, (str, list)))
+
+
+def later(refusal: errors.Overloaded, times: float) -> errors.Overloaded:
+    """The same with more time to come back: those who are refused together must not come back together."""
+    after = refusal.retry_after_s
+    return errors.Overloaded(refusal.message, after and after * times, refusal.param)
 
 
 @dataclass
@@ -435,7 +443,10 @@ class Dispatcher:
         computed changes anything, so a second time does no harm."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         question = Question(model, ability, list(items), dict(params), owner, deadline, alone)
-        return await self._ask(question, set(), 0)
+        try:
+            return await self._ask(question, set(), 0)
+        except errors.Overloaded as refusal:
+            raise later(refusal, random.uniform(1, MOST_LATER)) from None
 
     async def _ask(self, question: Question, tried: set[str], losses: int) -> tuple[Answer, str]:
         loop = asyncio.get_running_loop()

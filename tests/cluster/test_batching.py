@@ -439,7 +439,34 @@ def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
             queue.submit(20)
         queue.batcher.speed = 1000.0
 
-    play(scene, max_wait_s=2.0, max_wait_from=20)
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
+
+
+def test_many_who_wait_with_little_each_are_no_overload() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(40):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(40)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=4, burst_tokens=10)
+
+
+def test_nobody_is_let_in_who_will_be_late_however_few_wait() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(5):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded, match="would wait 5.0 s, 3.0 s is allowed"):
+            queue.submit(5, seconds=3)
+        queue.submit(6)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
 
 
 def test_once_somebody_was_refused_the_time_counts_for_a_while_though_nobody_waits(monkeypatch: Any) -> None:
@@ -463,7 +490,7 @@ def test_once_somebody_was_refused_the_time_counts_for_a_while_though_nobody_wai
             queue.submit(n)
         queue.batcher.speed = 1000.0
 
-    play(scene, max_wait_s=2.0, max_wait_from=20)
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
 
 
 def test_whoever_has_no_time_to_wait_costs_the_others_nothing() -> None:
@@ -524,7 +551,7 @@ def test_whoever_waits_longest_comes_sooner_where_somebody_was_refused(callers: 
         assert await queue.answer(longest) == ["longlong"]
         assert queue.model.batches.index(["long"]) == before
 
-    play(scene, max_wait_s=2.0, max_wait_from=20, batch_tokens=1)
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0, batch_tokens=1)
 
 
 def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:

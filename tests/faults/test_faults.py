@@ -267,7 +267,7 @@ def test_a_full_model_says_when_to_come_back(breakable: LiveCluster) -> None:
         lambda: (a := breakable.post("/v1/infer", {"model": "full", "items": ["x"]})).status_code == 429 and a, within=5
     )
     slow.join()
-    assert "Rate limit reached" in answer.json()["detail"] and answer.headers["retry-after"] == "1"
+    assert "Rate limit reached" in answer.json()["detail"] and answer.headers["retry-after"] in "12"
     assert breakable.post("/v1/infer", {"model": "full", "items": ["x"]}).status_code == 200
 
 
