@@ -354,7 +354,6 @@ class RayPlatform:
         self._settings = settings
         self._cards: dict[str, Cards] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._meter = node_memory.Meter(settings.home, settings.memory_floor_bytes)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
@@ -428,7 +427,7 @@ class RayPlatform:
         return found
 
     def memory(self) -> tuple[str, Memory]:
-        return ray.get_runtime_context().get_node_id(), self._meter.read()
+        return ray.get_runtime_context().get_node_id(), node_memory.read()
 
     async def look_for(self, node_id: str, source: Source) -> None:
         try:

@@ -12,8 +12,8 @@ import psutil
 from cluster import pressure
 from cluster.spec import Memory
 
-#: How often the processes of others are looked through, which takes some milliseconds, and children counted.
-OTHERS_S, CHILDREN_S = 1.0, 5.0
+#: How often the processes of others are looked through, and children counted: each time every process is read.
+OTHERS_S, CHILDREN_S = 1.0, 30.0
 #: A limit above this is none.
 NO_LIMIT = 2**60
 #: Of Ray's processes.

@@ -61,18 +61,23 @@ def only_worker_in_flight(bench: Bench, outcome: Outcome) -> None:
 
 @row(3, "worker, kill -9 within a stream of events")
 def worker_mid_stream(bench: Bench, outcome: Outcome) -> None:
-    bench.launch("paints", model_name="painting", steps=200, step_seconds=0.1)
+    bench.launch("paints", model_name="painting", step_seconds=0.1)
     (pid,) = bench.cluster.worker_pids("paints")
     body = {"model": "paints", "prompt": "a", "stream": True, "partial_images": 2, "size": "64x64"}
+    body["num_inference_steps"] = 60
     text, killed = "", 0.0
     with httpx.stream("POST", f"{bench.cluster.url}/v1/images/generations", json=body, timeout=60) as answer:
         must(answer.status_code == 200, str(answer.status_code))
-        time.sleep(2)
+        time.sleep(3)
         killed = kill(pid)
         for part in answer.iter_text():
             text += part
     outcome.seconds = time.monotonic() - killed
-    must("error" in text, f"the stream ended as if all were well: {text[-200:]!r}")
+    if "completed" in text:
+        outcome.ok = outcome.held = 1
+        outcome.say("begun again on the next worker, and finished")
+        return
+    must("error" in text, f"the stream ended as if all were well: {text[-160:]!r}")
     must(outcome.seconds < 2, f"the stream ended after {outcome.seconds:.1f} s with {text[-160:]!r}")
 
 
@@ -102,11 +107,17 @@ def storm(bench: Bench, outcome: Outcome) -> None:
     cluster = bench.cluster
     nodes = [cluster.add_node(ip=f"127.0.0.{number}") for number in (5, 6, 7)]
     bench.launch("spread", replica=4)
-    with bench.traffic("spread", outcome):
+    with bench.traffic("spread", outcome), cluster.client() as client:
+        must(len({worker.node for worker in client.status("spread").workers}) == 4, "not one on each node")
         lost = time.monotonic()
         for node in nodes:
             cluster.lose_node(node)
-        bench.back(outcome, lambda: len(cluster.worker_pids("spread")) == 4, within=120, since=lost)
+
+        def is_whole() -> bool:
+            status = client.status("spread")
+            return status.state == READY and [worker.node for worker in status.workers] == ["127.0.0.1"] * 4
+
+        bench.back(outcome, is_whole, within=120, since=lost)
 
 
 @row(7, "a node stands still until it is given up, then goes on")

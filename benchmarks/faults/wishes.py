@@ -262,13 +262,13 @@ def update(bench: Bench, outcome: Outcome) -> None:
 @row(38, "update with room for one of both")
 def update_without_room(bench: Bench, outcome: Outcome) -> None:
     with bench.cluster.client() as client:
-        total = client.cluster_info(detailed=True)[0]["mem_total"]
-        most = f"{int(total * 0.6)}"
-        bench.launch("fills", memory=most)
+        room = int(client.cluster_info(detailed=True)[0]["mem_total"] * bench.cluster.settings.memory_fraction)
+        bench.launch("fills")
         with bench.traffic("fills", outcome, callers=8):
-            # What it measured replaces what it claimed: the next one asks for all that is left.
             asked = time.monotonic()
-            _update(bench, "fills", memory=f"{int(total * 0.88)}", steps=2)
+            # All but what a fourth of the running one holds: it fits only when that one has gone.
+            held = client.status("fills").workers[0].claim_bytes
+            _update(bench, "fills", memory=str(room - held // 4), steps=2)
             generation = client.status("fills").generation
             bench.back(
                 outcome,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from cluster import node_memory
@@ -87,3 +89,13 @@ def test_this_process_holds_something_and_the_largest_other_is_not_of_this_insta
     assert 10**6 < node_memory.held() < 10**11
     largest = node_memory.largest_of_others("/nowhere")
     assert largest is not None and largest[2] > 10**6 and os.path.exists(f"/proc/{largest[1]}")
+
+
+def test_what_children_hold_is_counted_to_the_last_generation(tmp_path: Path) -> None:
+    alone = node_memory.Meter(tmp_path, 0).read().own_bytes
+    hold = "held = b'x' * 50_000_000; print(1, flush=True); import sys; sys.stdin.read()"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    with subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert node_memory.Meter(tmp_path, 0).read().own_bytes > alone + 50_000_000
