@@ -30,6 +30,8 @@ ADOPTION_S = 30.0
 
 
 def connect(settings: Settings, address: str) -> None:
+    if address.startswith("127."):
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     # Only now: Ray and Serve read their settings from the environment when they are imported.
     import ray
 

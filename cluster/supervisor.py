@@ -54,6 +54,8 @@ V = TypeVar("V", bound=Value)
 REPORT_WAIT_S = 10.0
 #: A control call that takes longer than this was not answered.
 CONTROL_TIMEOUT_S = 10.0
+#: A tick that takes longer than this waits for something that does not come.
+TICK_TIMEOUT_S = 60.0
 #: With less than this left on its disk the cluster warns, while there is still room for the warning.
 LOW_SPACE_BYTES = 500_000_000
 #: How long a supervisor that comes back waits for workers that do not answer, before it ends them.
@@ -204,7 +206,9 @@ class Supervisor:
         while True:
             self._wake.clear()
             try:
-                await self._tick()
+                # Ray may keep a question for ever; the next tick asks anew.
+                async with asyncio.timeout(TICK_TIMEOUT_S):
+                    await self._tick()
             # One bad tick must not end all later ones; the next begins with observation.
             except Exception:
                 log.exception("a tick failed")

@@ -66,6 +66,8 @@ class LiveCluster:
             "CLUSTER_PORT": str(self.port),
             "CLUSTER_PLUGINS": "tests.families,tests.read_pages",
             "CLUSTER_ENDPOINT": self.url,
+            # A second one has nothing to do but to be there when the first is not.
+            "CLUSTER_INGRESS_REPLICAS": "1",
             "PYTHONPATH": str(ROOT),
             **variables,
         }

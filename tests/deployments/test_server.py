@@ -11,7 +11,6 @@ import pytest
 from fastapi import FastAPI, Request
 
 from cluster import errors
-from cluster.handover import listen
 from cluster.settings import Settings
 from deployments.ingress.server import BODY_PAUSE_S, HEAD_S, Server
 from tests.live import free_port
@@ -100,11 +99,6 @@ async def test_a_port_of_somebody_else_is_refused_by_its_name() -> None:
     with pytest.raises(errors.Conflict, match=f"Port {port} of 127.0.0.1 cannot be served on: Address already in use"):
         await Server(Held().app, Settings(port=port)).begin()
     taken.close()
-
-
-def test_a_host_that_is_not_there_is_refused_by_its_name() -> None:
-    with pytest.raises(errors.Conflict, match="of 203.0.113.7 cannot be served on"):
-        listen("203.0.113.7", free_port())
 
 
 @in_a_loop

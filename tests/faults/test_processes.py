@@ -1,0 +1,138 @@
+"""Each process that everything stands on, ended or stopped under traffic: Ray's own, the watchdog, an ingress, the
+supervisor. `pytest -s` shows ok / failed / held and the seconds to recover."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.traffic import Traffic, traffic
+from tests.live import LiveCluster, is_alive, until
+
+pytestmark = pytest.mark.ray
+
+CALLERS = 8
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    """As people start it, but for the models."""
+    cluster = LiveCluster(tmp_path_factory.mktemp("processes"), CLUSTER_INGRESS_REPLICAS="2")
+    cluster.up()
+    launch(cluster, "echo")
+    yield cluster
+    cluster.down()
+
+
+def launch(cluster: LiveCluster, uid: str) -> None:
+    with cluster.client() as client:
+        client.launch_model(model_name="echo", model_type="echo", model_uid=uid)
+        if uid != "echo":
+            client.terminate_model(uid)
+
+
+def the(cluster: LiveCluster, word: str) -> psutil.Process:
+    return cluster.named(word)[0]
+
+
+def events(cluster: LiveCluster) -> str:
+    path = next(path for path in sorted(cluster.home.glob("*.db")) if has_events(path))
+    with closing(sqlite3.connect(path)) as db:
+        return "\n".join(text for (text,) in db.execute("SELECT text FROM events WHERE uid='' ORDER BY id"))
+
+
+def has_events(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as db:
+        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name='events'").fetchone())
+
+
+def only_closed(seen: Traffic) -> bool:
+    """Nobody was answered wrongly, and of those who had sent their request each lost it once at most."""
+    closed = ("ReadError", "RemoteProtocolError", "WriteError")
+    return len(seen.failures) <= CALLERS and all(failure.startswith(closed) for failure in seen.failures)
+
+
+def test_rays_control_process_killed_costs_no_request_and_no_worker(cluster: LiveCluster) -> None:
+    (worker,) = cluster.worker_pids("echo")
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        the(cluster, "gcs_server").kill()
+        killed = time.monotonic()
+        launch(cluster, "after")
+        recovered = time.monotonic() - killed
+    print(f"\nGCS killed: {seen}, launches work again after {recovered:.1f} s")
+    assert seen.failures == [] and recovered < 30
+    assert cluster.worker_pids("echo") == [worker]
+    assert "Ray's control process ended and is replaced" in events(cluster)
+
+
+def test_rays_agent_killed_costs_no_request_and_no_node(cluster: LiveCluster) -> None:
+    raylet, agent = the(cluster, "raylet/raylet"), the(cluster, "ray::RuntimeEnvAgent")
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        agent.kill()
+        killed = time.monotonic()
+        launch(cluster, "after")
+        recovered = time.monotonic() - killed
+    print(f"\nagent killed: {seen}, launches work again after {recovered:.1f} s")
+    assert seen.failures == [] and recovered < 30
+    assert is_alive(raylet) and the(cluster, "ray::RuntimeEnvAgent").pid != agent.pid
+
+
+def test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced(cluster: LiveCluster) -> None:
+    hung = [the(cluster, "ray::ServeReplica"), the(cluster, "ray::SupervisorActor")]
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        for process in hung:
+            process.send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        until(lambda: not any(map(is_alive, hung)), within=60)
+        until(lambda: len(cluster.named("ray::ServeReplica")) == 2, within=30)
+        launch(cluster, "after")
+        recovered = time.monotonic() - stopped
+    print(f"\none of two ingresses and the supervisor hang: {seen}, both replaced after {recovered:.1f} s")
+    assert only_closed(seen), seen.failures
+    assert f"(pid {hung[0].pid}) has hung" in events(cluster) and f"(pid {hung[1].pid}) has hung" in events(cluster)
+
+
+def test_rays_node_process_killed_takes_all_with_it_and_callers_wait_for_what_is_started_again(
+    cluster: LiveCluster,
+) -> None:
+    (worker,) = cluster.worker_pids("echo")
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        the(cluster, "raylet/raylet").kill()
+        killed = time.monotonic()
+        until(lambda: "Serving again" in events(cluster), within=90)
+        answered = seen.ok
+        until(lambda: seen.ok > answered, within=30)
+        recovered = time.monotonic() - killed
+    print(f"\nraylet killed: {seen}, answers again after {recovered:.1f} s")
+    assert only_closed(seen), seen.failures
+    assert worker not in cluster.worker_pids("echo")
+    assert "Ray's node process ended; everything is started again." in events(cluster)
+
+
+def test_a_second_start_of_one_home_is_refused_and_harms_nothing(cluster: LiveCluster) -> None:
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        for words in ((), ("--port", "1")):
+            done = cluster.command("up", "--detach", *words)
+            assert done.returncode == 11 and f"runs already, at {cluster.url}" in done.stderr
+    assert seen.failures == []
+
+
+def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster: LiveCluster) -> None:
+    watchdog, gcs = the(cluster, "cluster.watchdog"), the(cluster, "gcs_server")
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        watchdog.kill()
+        watchdog.wait(10)
+        done = cluster.command("up", "--detach")
+        assert done.returncode == 0 and "it ran already, and is watched again" in done.stderr
+        gcs.kill()
+        until(lambda: the(cluster, "gcs_server").pid != gcs.pid, within=20)
+        launch(cluster, "after")
+    print(f"\nwatchdog killed, then the GCS: {seen}")
+    assert seen.failures == []

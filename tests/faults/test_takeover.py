@@ -1,0 +1,46 @@
+"""One cluster does not end another: not from another home, not by taking its head out of use."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.place import Place
+from tests.faults.traffic import traffic
+from tests.live import LiveCluster, free_port
+
+pytestmark = pytest.mark.ray
+
+
+def asked(cluster: LiveCluster, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command that is told which Ray to use, and has its token."""
+    state = Place(cluster.settings).read()
+    assert state is not None
+    return subprocess.run(
+        cluster.command_line(*words, f"--address={state['address']}"),
+        env={**cluster.ray_environment(), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_another_home_is_refused_and_the_models_go_on(breakable: LiveCluster, tmp_path: Path) -> None:
+    with breakable.client() as client:
+        client.launch_model(model_name="echo", model_type="echo", model_uid="kept")
+    (worker,) = breakable.worker_pids("kept")
+    with traffic(breakable.url, "kept", callers=8) as seen:
+        home = {"CLUSTER_HOME": str(tmp_path), "CLUSTER_PORT": str(free_port())}
+        done = asked(breakable, "up", "--detach", **home)
+        assert done.returncode == 11, done.stderr
+        assert f"This Ray runs the cluster of {breakable.home}" in done.stderr and breakable.url in done.stderr
+    print(f"\nstarted from another home: {seen}")
+    assert seen.failures == [] and breakable.worker_pids("kept") == [worker]
+
+
+def test_the_head_is_not_taken_out_of_use_unasked(breakable: LiveCluster) -> None:
+    done = asked(breakable, "down", "--node")
+    assert done.returncode == 11 and "This node is the head" in done.stderr, done.stderr
+    assert breakable.get("/health").status_code == 200
