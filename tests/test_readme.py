@@ -114,6 +114,35 @@ def test_pictures_are_drawn_as_the_readme_says(
     assert capsys.readouterr().out == "iVBORw0K\n"
 
 
+#: What breaks each row of the table of deaths; the k8s tests lose nodes and heads on top of it.
+DEATHS = {
+    "one of several workers, `kill -9`": "test_a_killed_worker_costs_no_request_and_comes_back",
+    "the only worker of a model": "test_the_only_worker_killed_holds_requests_until_it_is_back",
+    "a worker that hangs": "test_a_worker_that_is_stopped_is_replaced_and_costs_nobody_his_answer",
+    "workers, by one request that no worker survives": "test_poison_that_is_repeated_under_traffic_fails_nobody_else",
+    "the supervisor": "test_a_killed_supervisor_costs_no_request_and_adopts_the_workers",
+    "an ingress, of several": "test_a_killed_ingress_is_replaced_while_the_other_serves",
+    "an ingress or the supervisor that hangs": "test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced",
+    "Ray's control process, or its agent": "test_rays_control_process_killed_costs_no_request_and_no_worker",
+    "Ray's node process, and so all that runs on it": "test_rays_node_process_killed_takes_all_along_and_callers_wait",
+    "the watchdog that does all this": "test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on",
+    "memory, to another process": "test_the_model_above_its_claim_gives_way_and_nobody_else_notices",
+    "everything, the watchdog too": "test_everything_killed_and_started_again_serves_what_was_wished",
+    "a bad update": "test_a_bad_update_leaves_the_old_serving",
+    "a full disk": "test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included",
+    "a damaged store": "test_after_down_the_file_alone_is_whole_and_damaged_it_is_salvaged_by_up",
+    "a step back to an older version": "test_a_wish_that_cannot_be_read_keeps_its_workers_and_its_route",
+}
+
+
+def test_each_row_of_the_table_of_deaths_is_broken_by_a_test() -> None:
+    table = README.partition("## What happens when something dies")[2].partition("\n\n`python")[0]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert rows == list(DEATHS)
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__))
+    assert [name for name in DEATHS.values() if f"def {name}(" not in tests] == []
+
+
 def test_every_file_the_readme_names_is_there() -> None:
     for name in re.findall(r"`((?:cluster|deployments|benchmarks|tests)/[\w/.]+)`", README):
         assert (ROOT / name).exists(), name

@@ -99,7 +99,7 @@ def test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced(cluster:
     assert f"(pid {hung[0].pid}) has hung" in events(cluster) and f"(pid {hung[1].pid}) has hung" in events(cluster)
 
 
-def test_rays_node_process_killed_takes_all_with_it_and_callers_wait_for_what_is_started_again(
+def test_rays_node_process_killed_takes_all_along_and_callers_wait(
     cluster: LiveCluster,
 ) -> None:
     (worker,) = cluster.worker_pids("echo")
