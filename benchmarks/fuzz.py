@@ -96,7 +96,7 @@ class Run:
         self._turn = threading.Lock()
         uids = (EMBEDDER, RERANKER, READER, PAINTER)
         targets = [target for target in routes() if "events" not in target.path]
-        self._sent = iter(Fuzzer(targets, seed, uids, good(), path_uids=()))
+        self._sent = iter(Fuzzer(targets, seed, uids, good(), most_bytes=2_000_000, path_uids=()))
 
     @property
     def goes_on(self) -> bool:

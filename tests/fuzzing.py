@@ -171,6 +171,8 @@ class Fuzzer:
             if dice.random() < 0.8:
                 body["model"] = dice.choice(self._uids)
         if dice.random() < 0.03:
+            body[dice.choice((*body, dice.choice(target.words)))] = self._wide(target)
+        if dice.random() < 0.03:
             body = self._value(target, 3)
         text = json.dumps(body, ensure_ascii=dice.random() < 0.5).encode("utf-8", "surrogatepass")
         return self._spoiled(text) if dice.random() < 0.08 else text
@@ -203,6 +205,24 @@ class Fuzzer:
         for _ in range(dice.choice((3, 100, 300))):
             nested = [nested] if dice.random() < 0.7 else {dice.choice(target.words): nested}
         return nested
+
+    def _wide(self, target: Target) -> Any:
+        """Many values, in all the ways there are."""
+        dice, word = self._dice, self._dice.choice(target.words)
+        many = dice.choice((self._most_bytes, self._most_bytes // 10))
+        return dice.choice(
+            (
+                lambda: [1] * (many // 3),
+                lambda: [word] * (many // 9),
+                lambda: [[1, 2]] * (many // 9),
+                lambda: [{word: 1}] * (many // 15),
+                lambda: {f"{word}{number}": 1 for number in range(many // 20)},
+                lambda: ",".join([word] * (many // 9)),
+                lambda: "[" + "[]," * (many // 4) + "1]",
+                lambda: "9" * many,
+                lambda: "A" * many,
+            )
+        )()
 
     def _text(self) -> str:
         dice = self._dice

@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import orjson
 from fastapi import Request
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
@@ -231,6 +232,10 @@ def form_of(
 MOST_VALUES = 2_000_000
 MOST_NAMES = 100_000
 MOST_CONTAINERS = 50_000
+#: Values that are held against a schema: each that does not fit becomes an error of its own, and takes 30 times longer.
+MOST_CHECKED = 20_000
+#: Characters of a text that is JSON itself.
+INNER_CHARACTERS = 200_000
 #: Looked at in one go.
 PIECE = 1_000_000
 EXACT_PIECE = 100_000
@@ -274,6 +279,31 @@ async def refuse_costly(body: bytes) -> None:
     excess = (await asyncio.to_thread(signs_outside_texts, body)).excess
     if excess:
         raise errors.TooLarge(f"The body has more than {excess}, which are allowed in one request.")
+
+
+def refuse_wide(data: Any) -> None:
+    """For what is held against a schema, before it is."""
+    count = 0
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        count += len(value)
+        if count > MOST_CHECKED:
+            raise errors.TooLarge(f"The body has more than {MOST_CHECKED} values, which are allowed here.")
+        waiting += [inner for inner in (value.values() if isinstance(value, dict) else value) if type(inner) in _WIDE]
+
+
+_WIDE = frozenset({dict, list})
+
+
+def inner_json(text: str, name: str) -> Any:
+    """What a text within a body holds as JSON."""
+    if len(text) > INNER_CHARACTERS:
+        raise errors.TooLarge(f"{name} has {len(text)} characters, {INNER_CHARACTERS} are allowed.", None, name)
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise errors.InvalidBody(f"{name} must be JSON: {error}.", None, name) from None
 
 
 def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:

@@ -23,7 +23,7 @@ from cluster import errors, keys
 from cluster.metrics import IngressMetrics
 from cluster.names import cut, quoted
 from cluster.settings import Settings
-from deployments.ingress.bodies import Bodies, Body, Limits, refuse_costly
+from deployments.ingress.bodies import Bodies, Body, Limits, refuse_costly, refuse_wide
 
 log = logging.getLogger("cluster.access")
 
@@ -85,6 +85,8 @@ def as_cluster_error(error: Exception) -> errors.ClusterError:
 
 def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest] = errors.InvalidBody) -> Any:
     """The data as its schema reads it, or the first thing wrong with it."""
+    if isinstance(data, (dict, list)):
+        refuse_wide(data)
     try:
         return schema.model_validate(data)
     except ValidationError as error:

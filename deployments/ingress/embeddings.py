@@ -53,6 +53,8 @@ def router(serving: Serving) -> APIRouter:
         body = await json_body(request)
         given: Any = body.get("input")
         is_nested = isinstance(given, list) and bool(given) and all(isinstance(ids, list) for ids in given)
+        if isinstance(given, list):
+            serving.refuse_many([token for ids in given for token in ids] if is_nested else given)
         lists = [_token_ids(ids) for ids in given] if is_nested else [_token_ids(given)]
         served = await serving.ask(request, model_of(body), "tokens", [token for ids in lists for token in ids], {})
         tokens = iter(served.answer.outputs)
@@ -63,6 +65,8 @@ def router(serving: Serving) -> APIRouter:
 
 
 async def _answer(serving: Serving, request: Request, body: dict[str, Any], modality: str | None) -> Response:
+    if isinstance(given := body.get("input"), list) and given and not isinstance(given[0], int):
+        serving.refuse_many(given)
     items = inputs(body, modality or first(body, str, "modality"))
     model, kinds = model_of(body), _kinds(body)
     form = Form.asked(body, request.headers.get("accept", ""))

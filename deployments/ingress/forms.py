@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
@@ -20,7 +19,7 @@ from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from deployments.image.requests import MOST_SEED, Drawing
 from deployments.ingress import pictures
-from deployments.ingress.bodies import form_of
+from deployments.ingress.bodies import form_of, inner_json
 from deployments.ingress.door import checked, json_body
 from deployments.ingress.media import Media
 
@@ -52,6 +51,8 @@ STEPS_FOR = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
 #: Qualities of retired models, and what they are now.
 FORMER = {"auto": "medium", "standard": "medium", "hd": "high"}
 
+#: Characters of a size.
+MOST_SIZE = 40
 _SIZE = re.compile(r"(\d{1,5})\s*[^\d\s]\s*(\d{1,5})")
 
 
@@ -158,10 +159,7 @@ async def _content(name: str, value: UploadFile | str, settings: Settings) -> An
 def _from_text(name: str, value: Any) -> Any:
     if name not in AS_JSON or not isinstance(value, str):
         return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
-        raise errors.InvalidBody(f"{name} must be JSON.", None, name) from None
+    return inner_json(value, name)
 
 
 async def _decoded(value: Any, name: str, media: Media) -> bytes:
@@ -220,14 +218,14 @@ def drawing_of(options: Mapping[str, Any]) -> Drawing:
 
 def size_of(text: Any) -> tuple[int | None, int | None]:
     """`WxH` with anything between; None where the model, or the given picture, decides."""
-    if isinstance(text, str):
+    if isinstance(text, str) and len(text) <= MOST_SIZE:
         if text.strip().lower() in ("auto", "original", ""):
             return None, None
         found = _SIZE.fullmatch(text.strip())
         if found:
             return int(found[1]), int(found[2])
     raise errors.InvalidBody(
-        f"size takes auto or a width and a height such as 1024x1024, not {text!r:.50}.", None, "size"
+        f"size takes auto or a width and a height such as 1024x1024, not {quoted(text)}.", None, "size"
     )
 
 

@@ -16,7 +16,6 @@ from deployments.ingress.serving import Serving
 class Infer(BaseModel):
     model: str | None = None
     ability: str = ""
-    items: list[Any]
     params: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -29,12 +28,18 @@ def router(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/infer")
     async def infer(request: Request) -> Json:
-        asked: Infer = checked(Infer, await json_body(request))
+        body = await json_body(request)
+        # An item may be anything, and as long as it likes.
+        items = body.pop("items", None)
+        if not isinstance(items, list):
+            raise errors.InvalidBody("items must be a list.", None, "items")
+        serving.refuse_many(items)
+        asked: Infer = checked(Infer, body)
         try:
-            orjson.dumps([asked.items, asked.params])
+            orjson.dumps([items, asked.params])
         except orjson.JSONEncodeError as error:
             raise errors.InvalidBody(f"items cannot be sent on: {error}.", None, "items") from None
-        served = await serving.ask(request, asked.model, asked.ability, asked.items, asked.params)
+        served = await serving.ask(request, asked.model, asked.ability, items, asked.params)
         answer = served.answer
         try:
             return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)

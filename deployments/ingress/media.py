@@ -25,6 +25,8 @@ from cluster.settings import Settings
 
 FETCH_S = 10.0
 REDIRECTS = 3
+#: Characters of base64 that are read in one go; whole groups of four.
+PIECE = 2**20
 #: Fetches of one request under way at once.
 AT_ONCE = 8
 
@@ -172,7 +174,10 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
     if (size := len(text) * 3 // 4 - text[-2:].count("=")) > most_bytes:
         raise errors.TooLarge(f"{where} has {size} bytes, {most_bytes} are allowed.", None, param)
     try:
-        found = base64.b64decode(text, validate=True)
+        if "=" in text[:-2]:
+            raise ValueError("padding within")
+        # In pieces, between which other threads run.
+        found = b"".join(base64.b64decode(text[at : at + PIECE], validate=True) for at in range(0, len(text), PIECE))
     except (binascii.Error, ValueError):
         raise errors.InvalidBody(
             f"{where} must be a data URI such as data:{kind}/…;base64,… or base64.", None, param
@@ -180,6 +185,13 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
     if not found:
         raise errors.InvalidBody(f"{where} is empty.", None, param)
     return found
+
+
+async def decoded_aside(text: str, kind: str, most_bytes: int, where: str, param: str = "input") -> bytes:
+    """The same, of a long text in a thread."""
+    if len(text) < PIECE:
+        return decoded(text, kind, most_bytes, where, param)
+    return await asyncio.to_thread(decoded, text, kind, most_bytes, where, param)
 
 
 class Media:
@@ -199,9 +211,8 @@ class Media:
                 if text[:8].lower().startswith(("http://", "https://")):
                     waiting[position] = (kind, text)
                 else:
-                    found[position] = {
-                        kind: decoded(text, kind, self._settings.media_bytes, f"Input {position}", param)
-                    }
+                    most = self._settings.media_bytes
+                    found[position] = {kind: await decoded_aside(text, kind, most, f"Input {position}", param)}
         if waiting and not self._settings.fetch_urls:
             raise errors.BadRequest(
                 f"Input {min(waiting)} is a URL, and none is fetched unless the server is started with "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import orjson
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import UploadFile
@@ -13,10 +12,10 @@ from starlette.datastructures import UploadFile
 from cluster import errors
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
-from deployments.ingress.bodies import form_of
+from deployments.ingress.bodies import form_of, inner_json
 from deployments.ingress.documents import Given
 from deployments.ingress.door import checked, json_body
-from deployments.ingress.media import Fetcher, Media, decoded
+from deployments.ingress.media import Fetcher, Media, decoded_aside
 from deployments.ocr.requests import Reading
 
 #: Every name under which files come.
@@ -25,6 +24,7 @@ FILES = ("image", "images", "file", "files", "document", "documents")
 ALIASES = {"language": "languages", "lang": "languages"}
 #: Fields of several values, which a form and a command line hold as one text with commas.
 LISTS = ("languages", "features")
+MOST_LISTED = 10_000
 #: What a file is called whose sender did not say.
 NAMELESS = ("", "image", "file", "blob", "upload")
 MOST_FIELDS = 100
@@ -124,7 +124,7 @@ class Papers:
         if value[:8].lower().startswith(("http://", "https://")):
             (found,) = await self._media.read([{"image": value}], field)
             return Given(name, found["image"])
-        return Given(name, decoded(value, "image", self._settings.max_body_bytes, name, field))
+        return Given(name, await decoded_aside(value, "image", self._settings.max_body_bytes, name, field))
 
 
 def nameless(field: str, index: int) -> str:
@@ -142,6 +142,10 @@ def of_fields(fields: Mapping[str, Any]) -> tuple[Ask, Reading]:
     whole = {ALIASES.get(name, name): value for name, value in known.items()}
     for name in LISTS:
         if isinstance(whole.get(name), str):
+            if len(whole[name]) > MOST_LISTED:
+                raise errors.TooLarge(
+                    f"{name} has {len(whole[name])} characters, {MOST_LISTED} are allowed.", None, name
+                )
             whole[name] = [part.strip() for part in whole[name].split(",") if part.strip()]
     reading: Reading = checked(Reading, {name: whole[name] for name in whole if name in Reading.model_fields})
     ask: Ask = checked(Ask, {name: whole[name] for name in whole if name not in Reading.model_fields})
@@ -154,10 +158,7 @@ def of_fields(fields: Mapping[str, Any]) -> tuple[Ask, Reading]:
 
 def _nested(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        try:
-            value = orjson.loads(value) if value.strip() else {}
-        except orjson.JSONDecodeError:
-            raise errors.InvalidBody(f"{name} must be JSON.", None, name) from None
+        value = inner_json(value, name) if value.strip() else {}
     if not isinstance(value or {}, Mapping):
         raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", None, name)
     return {inner: given for inner, given in (value or {}).items() if given is not None}

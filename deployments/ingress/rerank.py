@@ -20,6 +20,7 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.names import quoted
+from deployments.ingress.bodies import inner_json
 from deployments.ingress.door import Json, json_body
 from deployments.ingress.fields import count, first, flag, model_of, truncation
 from deployments.ingress.serving import Served, Serving
@@ -145,10 +146,7 @@ def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
     given = body.get("kwargs")
     if given is None:
         return
-    try:
-        kwargs = orjson.loads(given) if isinstance(given, str) else given
-    except orjson.JSONDecodeError as error:
-        raise errors.InvalidBody(f"kwargs must be JSON: {error}.", None, "kwargs") from None
+    kwargs = inner_json(given, "kwargs") if isinstance(given, str) else given
     if kwargs is not None and not isinstance(kwargs, dict):
         raise errors.InvalidBody("kwargs must be an object or the JSON of one.", None, "kwargs")
     unknown = sorted(set(kwargs or {}) - KWARGS)

@@ -4,11 +4,12 @@ that half-sent ones take from others."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import httpx
@@ -18,7 +19,11 @@ from fastapi import Request, Response
 
 from cluster import errors
 from deployments.ingress.bodies import CONTROL_BYTES, Limits, Signs, form_of, refuse_costly, signs_outside_texts
-from deployments.ingress.door import Json, json_body
+from deployments.ingress.control import Declared
+from deployments.ingress.door import Json, checked, json_body
+from deployments.ingress.forms import size_of
+from deployments.ingress.media import PIECE, decoded
+from deployments.ingress.papers import Ask, of_fields
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
 from tests.deployments.test_door import House, run
 
@@ -328,3 +333,36 @@ def test_a_body_that_drips_is_not_waited_for() -> None:
             writer.transport.abort()
 
     run(test())
+
+
+# ---------------------------------------------------------------------------------------------- once they are parsed
+
+
+WIDE: dict[str, Callable[[], Any]] = {
+    "a list held against a schema": lambda: checked(Declared, {"models": [1] * 300_000}),
+    "objects held against a schema": lambda: checked(Declared, {"models": [{}] * 45_000}),
+    "unknown fields": lambda: checked(Ask, {f"x{number}": 1 for number in range(90_000)}),
+    "a text of many values": lambda: of_fields({"languages": "xx," * 1_000_000}),
+    "JSON within a text": lambda: of_fields({"kwargs": "[" + "[]," * 1_000_000 + "1]"}),
+    "a size that is none": lambda: size_of("1" * 20_000_000),
+}
+
+
+@pytest.mark.parametrize("call", WIDE.values(), ids=WIDE)
+def test_many_values_are_refused_before_each_becomes_an_error_of_its_own(call: Callable[[], Any]) -> None:
+    began = time.perf_counter()
+    with pytest.raises((errors.TooLarge, errors.BadRequest)) as raised:
+        call()
+    seconds = time.perf_counter() - began
+    print(f"{seconds * 1000:.0f} ms: {raised.value.message}")
+    assert seconds < 0.25 and len(raised.value.message) < 200
+
+
+def test_base64_is_read_in_pieces_as_it_is_in_one() -> None:
+    for size in (1, 2, 3, PIECE, 2 * PIECE + 1):
+        data = random.Random(size).randbytes(size)
+        assert decoded(base64.b64encode(data).decode(), "image", 10**8, "it") == data
+    joined = base64.b64encode(bytes(PIECE * 3 // 4 - 1)).decode() + "AAAA"
+    for wrong in ("A", "AA=A", "é" * 8, joined):
+        with pytest.raises(errors.InvalidBody, match="it must be a data URI"):
+            decoded(wrong, "image", 10**8, "it")
