@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import http.client
 import itertools
 import statistics
@@ -153,10 +154,10 @@ class Run:
             time.sleep(0.05)
 
     def scrape(self) -> None:
-        connection = self.connection(HONEST_S)
         while self.goes_on:
             time.sleep(2.0)
-            for line in _page(connection).splitlines():
+            # Of several ingresses each tells its own; a new connection may come to any.
+            for line in _page(self.connection(HONEST_S)).splitlines():
                 if line.startswith("cluster_loop_longest_stall_seconds{"):
                     self.stalls.append(float(line.split()[1]))
 
@@ -167,12 +168,10 @@ class Run:
 
 
 def _page(connection: http.client.HTTPConnection) -> str:
-    try:
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("GET", "/metrics")
         return connection.getresponse().read().decode()
-    except (OSError, http.client.HTTPException):
-        connection.close()
-        return ""
+    return ""
 
 
 def held_by(cluster: LiveCluster) -> dict[int, tuple[str, float]]:

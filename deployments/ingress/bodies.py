@@ -265,9 +265,7 @@ class Signs(NamedTuple):
 
 
 async def refuse_costly(body: bytes) -> None:
-    """Raises for JSON of more values than can be read without keeping all others waiting."""
-    if len(body) <= SMALL:
-        return
+    """Raises for JSON of more values than can be read without keeping all others waiting. Small bodies cannot be it."""
     signs = Signs()
     for start in range(0, len(body), PIECE):
         if start:

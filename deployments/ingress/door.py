@@ -23,7 +23,7 @@ from cluster import errors, keys
 from cluster.metrics import IngressMetrics
 from cluster.names import cut, quoted
 from cluster.settings import Settings
-from deployments.ingress.bodies import Bodies, Body, Limits, refuse_costly, refuse_wide
+from deployments.ingress.bodies import SMALL, Bodies, Body, Limits, refuse_costly, refuse_wide
 
 log = logging.getLogger("cluster.access")
 
@@ -105,7 +105,8 @@ async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.
     if "origin" in request.headers and kind != "application/json" and not kind.endswith("+json"):
         raise invalid(f"A web page sends its body as Content-Type: application/json, not as {quoted(kind)}.")
     body = await request.body()
-    await refuse_costly(body)
+    if len(body) > SMALL:
+        await refuse_costly(body)
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:

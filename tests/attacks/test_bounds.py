@@ -129,4 +129,4 @@ def test_page_numbers_are_counted_before_they_are_written_out(pages: Any) -> Non
         numbers_of(pages, 10_000, "a.pdf", 1000)
     seconds = time.perf_counter() - began
     print(f"{seconds * 1000:.0f} ms: {raised.value.message}")
-    assert seconds < 0.25 and raised.value.param == "pages" and len(raised.value.message) < 300
+    assert seconds < 1.0 and raised.value.param == "pages" and len(raised.value.message) < 300
