@@ -34,8 +34,10 @@ CHARACTERS_PER_TOKEN = 8
 MOST_CHARACTERS = 250_000
 #: Tokens that must lie between the last that is kept and the place of the cut, so that the cut does not show.
 MARGIN = 64
-#: Of one text that has to be read whole, and of all texts whose tokens are described in one request.
+#: Of one text that has to be read whole.
 MOST_WHOLE = 1_000_000
+#: Of all texts whose tokens are told in one request: each is a row of the answer.
+MOST_TOLD = 300_000
 #: Tokenised in one go, all cores together.
 GROUP_CHARACTERS = 500_000
 
@@ -285,9 +287,9 @@ class TextEncoder:
 
     def describe(self, texts: Sequence[str], add_special_tokens: bool) -> list[dict[str, Any]]:
         """The tokens of texts, whole, with their places in the text."""
-        if (characters := sum(map(len, texts))) > MOST_WHOLE:
+        if (characters := sum(map(len, texts))) > MOST_TOLD:
             raise errors.InputTooLong(
-                f"The texts have {characters} characters; the tokens of {MOST_WHOLE} are told in one request.",
+                f"The texts have {characters} characters; the tokens of {MOST_TOLD} are told in one request.",
                 None,
                 "input",
             )

@@ -297,10 +297,10 @@ def test_a_process_that_hangs_or_dies_is_told_and_replaced():
         assert text_of(opened(await found.sheet(2, 72))) == "two"
         return said
 
-    impatient = Documents(Settings(render_processes=1), 1.0)
+    impatient = Documents(Settings(render_processes=1), 2.0)
     said = with_document(("a.pdf", document("one", "two")), use=use, documents=impatient)
     assert said == [
-        "Page 2 of a.pdf cannot be read: what reads it took longer than 1 s.",
+        "Page 2 of a.pdf cannot be read: what reads it took longer than 2 s.",
         "Page 2 of a.pdf cannot be read: what reads it ended.",
     ]
 
