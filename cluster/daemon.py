@@ -29,14 +29,16 @@ class Running:
         self._watchdog = watchdog
         self.serving = serving
 
-    def check(self) -> None:
-        """Sees to it that somebody watches over what was started here."""
-        if self._watchdog is not None and self._watchdog.poll() is not None:
+    def goes_on(self) -> bool:
+        """False when somebody else stopped it. A watchdog that was killed is replaced; what it watched goes on."""
+        ended = self._watchdog.poll() if self._watchdog is not None else None
+        if ended:
             self._watchdog, _ = _start_watchdog(self._settings, None)
+        return ended != 0
 
     def stop(self) -> None:
         """Ends what was started here; a Ray of others goes on, and what is served on it."""
-        if self._watchdog is not None:
+        if self._watchdog is not None and self._watchdog.poll() is None:
             stop(self._settings)
             self._watchdog.wait()
 

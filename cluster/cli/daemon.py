@@ -95,7 +95,9 @@ def up(
             return
         click.echo("Press Ctrl-C to stop; what was launched comes back with the next `cluster up`.", err=True)
         while not stop_asked.wait(1.0):
-            running.check()
+            if not running.goes_on():
+                click.echo("Stopped by `cluster down`.", err=True)
+                return
         click.echo("Stopping …", err=True)
     finally:
         if not detach or sys.exc_info()[0] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from cluster.place import Place
 from tests.faults.traffic import traffic
-from tests.live import LiveCluster, free_port
+from tests.live import ROOT, LiveCluster, free_port, until
 
 pytestmark = pytest.mark.ray
 
@@ -44,3 +45,23 @@ def test_the_head_is_not_taken_out_of_use_unasked(breakable: LiveCluster) -> Non
     done = asked(breakable, "down", "--node")
     assert done.returncode == 11 and "This node is the head" in done.stderr, done.stderr
     assert breakable.get("/health").status_code == 200
+
+
+def test_in_the_foreground_it_goes_on_without_its_watchdog_and_ends_with_ctrl_c(tmp_path: Path) -> None:
+    cluster = LiveCluster(tmp_path)
+    command = subprocess.Popen(
+        cluster.command_line("up"), env=cluster.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stderr is not None
+    try:
+        assert any("Press Ctrl-C" in line for line in command.stderr)
+        (watchdog,) = cluster.named("cluster.watchdog")
+        watchdog.kill()
+        until(lambda: [p for p in cluster.named("cluster.watchdog") if p.pid != watchdog.pid], within=20)
+        # Its successor answers for Ray's processes by now.
+        until(lambda: Place(cluster.settings).holder() not in (None, watchdog.pid), within=20)
+        assert cluster.get("/health").status_code == 200
+    finally:
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) == 0
+    assert not cluster.processes()
