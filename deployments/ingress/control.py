@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,6 +27,8 @@ from deployments import Room, catalog_with, model_types, plan_of, resolve
 from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.listing import replica_row
 
+R = TypeVar("R")
+
 VERSION = version("model-cluster")
 #: One long poll on the supervisor; waiting longer is many of them.
 POLL_S = 25.0
@@ -31,6 +36,11 @@ POLL_S = 25.0
 LAUNCH_WAIT_S = 3600.0
 #: How long an answer waits for this ingress's own table to agree with it.
 ROUTED_S = 2.0
+
+#: Launches that are looked up at once, and those that wait for it.
+MOST_LOOKUPS = 32
+_lookups = ThreadPoolExecutor(4, "lookup")
+_places = threading.BoundedSemaphore(MOST_LOOKUPS)
 
 #: NaN passes every comparison and ends the event loop whose clock it reaches.
 Seconds = Annotated[float, Query(allow_inf_nan=False)]
@@ -160,7 +170,7 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
         _refuse_limited(request)
         asked: Declared = checked(Declared, await json_body(request))
         catalog = await _catalog(supervisor, settings)
-        declared = [await asyncio.to_thread(resolve, spec, catalog, settings) for spec in asked.models]
+        declared = [await _apart(resolve, spec, catalog, settings) for spec in asked.models]
         names = [wanted.uid for wanted in declared]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -215,7 +225,18 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
 async def _resolved(spec: LaunchSpec, supervisor: actors.Control, settings: Settings) -> Wanted:
     catalog = await _catalog(supervisor, settings)
     # It has folders and files' headers looked at.
-    return await asyncio.to_thread(resolve, spec, catalog, settings)
+    return await _apart(resolve, spec, catalog, settings)
+
+
+async def _apart(work: Callable[..., R], *arguments: Any) -> R:
+    """In one of a few threads of its own: a folder that answers late holds up nobody who wants a picture encoded."""
+    if not _places.acquire(blocking=False):
+        raise errors.Overloaded("Too many launches are looked up at once; ask again.", 5.0)
+    try:
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(_lookups, run, work, *arguments)
+    finally:
+        _places.release()
 
 
 async def _fit(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any]:
@@ -234,7 +255,7 @@ async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) 
     on_gpu = wanted.spec.n_gpu is not None and (not is_auto or bool(cards))
     sizes = cards if on_gpu else [node.memory_bytes for node in nodes]
     room = Room(on_gpu, max(sizes, default=0) or None)
-    return await asyncio.to_thread(plan_of, wanted, settings, room)
+    return await _apart(plan_of, wanted, settings, room)
 
 
 async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_s: float) -> ModelStatus:
