@@ -69,7 +69,10 @@ class Place:
 
     def take(self) -> IO[str]:
         """The lock, held until what is returned is closed or its process ends; refused while a cluster lives here."""
-        file = self.lock.open("a")
+        try:
+            file = self.lock.open("a")
+        except OSError as error:
+            raise cannot_write(self.lock, error) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

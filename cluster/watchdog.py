@@ -28,7 +28,7 @@ from cluster import errors, ray_head
 from cluster.deploying import admit, is_current, serve_apart
 from cluster.handover import Holder
 from cluster.heartbeat import Beat, beats
-from cluster.place import Place
+from cluster.place import Place, cannot_write
 from cluster.ray_head import RayHead, is_alive, is_of
 from cluster.settings import Settings
 from cluster.spec import Event
@@ -303,6 +303,9 @@ def main() -> None:
                 serving = watchdog.begin(order.admin_key)
             except errors.ClusterError as error:
                 _say(answer, error)
+                return
+            except OSError as error:
+                _say(answer, cannot_write(place.home, error))
                 return
             _say(answer, serving)
             watchdog.watch()
