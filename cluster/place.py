@@ -84,8 +84,8 @@ class Place:
             ) from None
         try:
             file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+            # Not by the file itself, which would try again when it is closed.
+            os.write(file.fileno(), str(os.getpid()).encode())
         except OSError as error:
             file.close()
             raise cannot_write(self.lock, error) from None
