@@ -42,6 +42,7 @@ from cluster.placement import Placement
 from cluster.settings import Settings
 from cluster.spec import Call, Claim, Memory, Node, Source, View, Wanted, WorkerName
 from cluster.store import Store
+from cluster.store_file import check_store
 from cluster.supervisor import Handle, Supervisor
 from cluster.weights import locate
 from cluster.worker import Outcome, Worker
@@ -518,11 +519,13 @@ class SupervisorActor(Supervisor):
     def __init__(self, settings: Settings) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        store, is_salvaged = _patiently_opened(settings)
         super().__init__(
-            _patiently_opened(settings),
+            store,
             RayPlatform(settings),
             settings,
             new_suffix=lambda: secrets.token_hex(4),
+            is_salvaged=is_salvaged,
         )
         self.begin()
         self._life = asyncio.get_running_loop().create_task(self._show_life(), name="life")
@@ -543,11 +546,15 @@ class SupervisorActor(Supervisor):
             await asyncio.sleep(heartbeat.EVERY_S)
 
 
-def _patiently_opened(settings: Settings) -> Store:
-    """Ray gives up for good on an actor whose constructor raises, and the disk may have room again in a minute."""
+def _patiently_opened(settings: Settings) -> tuple[Store, bool]:
+    """The store, and whether it had to be salvaged. Ray gives up for good on an actor whose constructor raises, and the
+    disk may have room again in a minute."""
     while True:
         try:
-            return Store(settings.store)
+            notice = check_store(settings.store)
+            if notice:
+                log.error(notice)
+            return Store(settings.store), bool(notice)
         except (OSError, sqlite3.Error, errors.ClusterError) as error:
             log.error("the store does not open, trying again: %s", error)
             time.sleep(STORE_RETRY_S)

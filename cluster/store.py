@@ -186,10 +186,13 @@ class Store:
             self._events_are_lost = False
 
     def events(self, uid: str) -> list[Event]:
-        with self._lock:
-            rows = self._past.execute(
-                "SELECT ts, level, uid, text FROM events WHERE uid=? ORDER BY id", (uid,)
-            ).fetchall()
+        try:
+            with self._lock:
+                rows = self._past.execute(
+                    "SELECT ts, level, uid, text FROM events WHERE uid=? ORDER BY id", (uid,)
+                ).fetchall()
+        except sqlite3.Error as error:
+            raise errors.Unavailable(f"The events cannot be read ({error}); the next start puts them aside.") from None
         return [Event(ts=ts, level=level, uid=uid, text=text) for ts, level, uid, text in rows]
 
     def close(self) -> None:

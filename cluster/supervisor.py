@@ -136,12 +136,15 @@ class Supervisor:
         new_suffix: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        is_salvaged: bool = False,
     ) -> None:
+        """`is_salvaged`: wishes are missing from the store that nobody took back."""
         self._store = store
         self._platform = platform
         self._settings = settings
         self._clock = clock
         self._wall_clock = wall_clock
+        self._is_salvaged = is_salvaged
         #: What the store should hold and could not be written yet, by kind and key.
         self._unsaved: dict[tuple[str, str], Any] = {}
         self._epoch = self._next_epoch()
@@ -281,6 +284,8 @@ class Supervisor:
         if report.phase == "failed":
             handle.kill()
             return
+        if self._is_salvaged:
+            self._take_back(name, wanted)
         if name.uid in self._fleet.unreadable:
             # Where the store is damaged, the worker still knows what it is.
             with suppress(AttributeError, TypeError, ValueError):
@@ -289,6 +294,24 @@ class Supervisor:
         self._fleet.adopt(name, report, claim, self._clock())
         self._watch(name, handle)
         self._tell(name.uid, "INFO", f"Adopted worker {name} (pid {report.pid}) on {report.node_ip}")
+
+    def _take_back(self, name: WorkerName, wanted: Wanted) -> None:
+        """A wish that the store lost, from a worker that was made for it: what runs is not ended for a damaged file."""
+        known = self._fleet.wanted.get(name.uid)
+        is_known = known is not None and ("wish", name.uid) not in self._unsaved
+        if is_known or (known is not None and known.generation > wanted.generation):
+            return
+        if wanted.spec.gpu_idx is None and wanted.spec.replica_config is None:
+            # It may have been scaled since: then its workers tell how many there are.
+            same = known is not None and known.generation == wanted.generation
+            replica = max(name.index + 1, known.replica if known is not None and same else 1)
+            wanted = wanted.model_copy(update={"spec": wanted.spec.model_copy(update={"replica": replica})})
+        self._fleet.want(wanted)
+        self._unsaved["wish", name.uid] = wanted.model_dump(mode="json")
+        self._unsaved["number", "generation"] = max(
+            wanted.generation, self._unsaved.get(("number", "generation"), self._store.number("generation"))
+        )
+        self._tell(name.uid, "WARNING", "The wish was lost with the store and is taken back from its worker.")
 
     async def _adopt_as_it_is(self, name: WorkerName, handle: Handle) -> None:
         """A worker of a newer version, whose answers cannot be read: it is sent work, and watched for its death."""
@@ -785,11 +808,13 @@ class Supervisor:
             self._wish(wanted, f"{change.change.capitalize()} model: declared")
 
     def _numbered(self, asked: Wanted, uid: str) -> Wanted:
-        generation = self._store.next_number("generation")
+        highest = max((wish.generation for wish in self._fleet.wanted.values()), default=0)
+        generation = self._store.next_number("generation", highest + 1)
         return asked.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
 
     def _wish(self, wanted: Wanted, text: str) -> None:
         self._store.put("wish", wanted.uid, wanted.model_dump(mode="json"))
+        self._unsaved.pop(("wish", wanted.uid), None)
         self._fleet.want(wanted)
         self._tell(wanted.uid, "INFO", text)
         self._publish()
@@ -797,7 +822,8 @@ class Supervisor:
 
     def _unwish(self, uid: str, text: str) -> None:
         self._store.delete("wish", uid, "ready")
-        self._unsaved.pop(("ready", uid), None)
+        for kind in ("wish", "ready"):
+            self._unsaved.pop((kind, uid), None)
         self._fleet.unwant(uid)
         self._tell(uid, "INFO", text)
         self._wake.set()

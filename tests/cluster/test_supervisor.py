@@ -255,7 +255,7 @@ class Scene:
         self.stray: list[Any] = []
         self.complaints = Complaints()
 
-    def _make(self) -> Supervisor:
+    def _make(self, **more: Any) -> Supervisor:
         found = Supervisor(
             self.store,
             self.world,
@@ -263,6 +263,7 @@ class Scene:
             new_suffix=lambda: next(self.suffixes),
             clock=self.world.clock,
             wall_clock=lambda: time.time() + self.world.wall_clock_ahead,
+            **more,
         )
         self.world.supervisor = found
         return found
@@ -297,10 +298,10 @@ class Scene:
             except TimeoutError:
                 continue
 
-    async def replace_supervisor(self) -> Supervisor:
+    async def replace_supervisor(self, **more: Any) -> Supervisor:
         """The old one is gone without a word; the new one has the same store and the same world."""
         await self.stop()
-        self.supervisor = self._make()
+        self.supervisor = self._make(**more)
         self.supervisor.begin()
         return self.supervisor
 
@@ -1529,6 +1530,29 @@ def test_a_wish_that_is_not_even_json_is_shown_as_damaged(tmp_path: Path) -> Non
         assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
 
     play(scene, store=store)
+
+
+def test_what_runs_is_not_ended_for_a_store_that_lost_its_wish() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("kept"), make_wanted("lost", replica=2, options={"steps": 3}))
+        await s.supervisor.scale("lost", 3)
+        await s.state(M.READY, "lost")
+        before, generation = s.world.alive("lost"), (await s.supervisor.status("lost")).generation
+        s.store._db.execute("DELETE FROM wishes WHERE key='lost' OR kind='number'")
+        await s.replace_supervisor(is_salvaged=True)
+        status = await s.state(M.READY, "lost")
+        assert (status.ready, status.replica, status.wanted.spec.options) == (3, 3, {"steps": 3})
+        await s.ticks()
+        assert s.world.alive("lost") == before
+        assert (await s.launch(make_wanted("new"))).generation > generation
+        await s.replace_supervisor()
+        assert (await s.state(M.READY, "lost")).replica == 3
+        await s.supervisor.terminate("lost")
+        await s.until(lambda: not s.world.alive("lost"))
+        await s.replace_supervisor(is_salvaged=True)
+        assert {status.uid for status in await s.supervisor.all_statuses()} == {"kept", "new"}
+
+    play(scene)
 
 
 def test_a_damaged_wish_keeps_its_workers_which_know_what_they_are() -> None:
