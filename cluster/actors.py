@@ -32,6 +32,7 @@ from ray.exceptions import (
     RaySystemError,
     RayTaskError,
 )
+from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import accelerators, environment, errors, heartbeat, node_memory, pipe, pressure
@@ -390,12 +391,16 @@ class RayPlatform:
     async def _look_at_cards(self, node_id: str) -> None:
         where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
-            cards: Cards = await answer_of(_cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
+            cards = await asyncio.to_thread(_kept_cards, node_id)
+            if cards is None:
+                cards = await answer_of(_cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
+                await asyncio.to_thread(_keep_cards, node_id, cards)
         except errors.ClusterError as error:
             log.warning("the cards of node %s cannot be asked: %s", node_id, error)
             cards = UNKNOWN_CARDS
+        finally:
+            self._looking.pop(node_id, None)
         self._cards[node_id] = cards
-        self._looking.pop(node_id, None)
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
         claim = placement.claim
@@ -501,6 +506,22 @@ def _cards_here() -> Cards:
         return UNKNOWN_CARDS._replace(names=names)
     usable = {int(number): size for number, size in answer["sizes"].items()}
     return Cards(min(usable.values(), default=None), usable_first(names, usable), answer["device"], len(usable))
+
+
+def _kept_cards(node_id: str) -> Cards | None:
+    """What an earlier supervisor learned, so that one that comes back waits for no torch. A node has the same id, and
+    the same cards, for as long as it lives."""
+    kept = internal_kv._internal_kv_get(f"cluster:cards:{node_id}")
+    try:
+        size, names, device, usable = json.loads(kept or "")
+    except ValueError:
+        return None
+    return Cards(size, tuple(names), device, usable)
+
+
+def _keep_cards(node_id: str, cards: Cards) -> None:
+    if cards.usable is not None:
+        internal_kv._internal_kv_put(f"cluster:cards:{node_id}", json.dumps(cards))
 
 
 def usable_first(names: tuple[str, ...], usable: Collection[int]) -> tuple[str, ...]:

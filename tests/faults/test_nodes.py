@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cluster import errors
+from cluster import Client, errors
 from cluster.spec import ModelState, ModelStatus
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until
@@ -63,6 +63,26 @@ def test_cards_that_torch_cannot_use_do_not_keep_the_default_launch_from_the_cpu
     refused = pytest.raises(errors.LoadFailed, match=r"was given a GPU, and torch .* of this node can use none")
     with refused, nodes.client() as client:
         client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="by-number", n_gpu=1)
+
+
+def test_a_supervisor_that_comes_back_waits_for_no_torch_to_say_which_cards_there_are(nodes: LiveCluster) -> None:
+    placed = launch(nodes, "placed", n_gpu=1)
+    nodes.named("SupervisorActor")[0].kill()
+    killed = time.monotonic()
+    with nodes.client() as client:
+        until(lambda: is_answered(client), within=60)
+        back = time.monotonic() - killed
+        assert places(client.status("placed")) == places(placed)
+    print(f"\nsupervisor lost beside nodes with cards: back after {back:.1f} s")
+    again = launch(nodes, "again")
+    assert [worker.cards for worker in again.workers] == [()]
+
+
+def is_answered(client: Client) -> bool:
+    try:
+        return bool(client.cluster_info())
+    except errors.ClusterError:
+        return False
 
 
 def test_replicas_spread_and_take_their_own_cards(nodes: LiveCluster) -> None:
