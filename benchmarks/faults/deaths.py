@@ -328,6 +328,8 @@ HOG = "import sys\nheld = []\nfor line in sys.stdin:\n held.append(b'x' * 10**8)
 @row(15, "a foreign process takes the memory of the container")
 def memory(bench: Bench, outcome: Outcome) -> None:
     """In a control group of its own with a limit that the kernel keeps, where this user may make one."""
+    own = next((line for line in Path("/proc/self/cgroup").read_text().split() if ":memory:" in line), "::/")
+    before = CGROUP / own.split(":", 2)[2].lstrip("/")
     group = CGROUP / f"faults-{os.getpid()}"
     variables = {}
     try:
@@ -340,7 +342,7 @@ def memory(bench: Bench, outcome: Outcome) -> None:
             _take_memory(bench, outcome, cluster, group if not variables else None)
     finally:
         with suppress(OSError):
-            (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
+            (before / "cgroup.procs").write_text(str(os.getpid()))
             time.sleep(1)
             group.rmdir()
 
