@@ -29,8 +29,9 @@ GRACE_S = 0.25
 #: A client that leaves is noticed from this age of its request on.
 YOUNG_S = 0.05
 RETRY_S = 1.0
-#: After so many bytes of bodies their memory is given back to the system, which the allocator would keep for later.
-GIVEN_BACK_BYTES = 100_000_000
+#: After so many bytes of bodies their memory is given back to the system, which the allocator would keep for later. The
+#: loop cannot allocate meanwhile, for 20 ms in 100 MB.
+GIVEN_BACK_BYTES = 20_000_000
 GIVE_BACK_AFTER_S = 1.0
 
 # ---------------------------------------------------------------------------------------------------- what they hold
