@@ -15,7 +15,7 @@ from cluster.settings import Settings
 from cluster.spec import Answer, Call, ModelRoutes, ModelState, Route
 from cluster.supervisor import Snapshot
 from cluster.suspicion import fingerprint_of
-from deployments.ingress import dispatch
+from deployments.ingress import gate
 from deployments.ingress.dispatch import Dispatcher
 
 POISON = ["poison"]
@@ -213,9 +213,9 @@ def test_a_call_waits_for_a_worker_that_is_kept_for_another() -> None:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SILENT_S", 0.05)
-    monkeypatch.setattr(dispatch, "PING_S", 0.02)
-    monkeypatch.setattr(dispatch, "PING_PAUSE_S", 0.01)
+    monkeypatch.setattr(gate, "SILENT_S", 0.05)
+    monkeypatch.setattr(gate, "PING_S", 0.02)
+    monkeypatch.setattr(gate, "PING_PAUSE_S", 0.01)
 
 
 def test_calls_at_a_worker_that_hangs_are_answered_elsewhere(hasty: None) -> None:

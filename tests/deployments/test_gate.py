@@ -8,8 +8,8 @@ import pytest
 
 from cluster import errors
 from cluster.spec import Answer, Call
-from deployments.ingress import dispatch
-from deployments.ingress.dispatch import FULL_S, LONG, Gate, GivenUp, Sent
+from deployments.ingress import dispatch, gate
+from deployments.ingress.gate import FULL_S, LONG, Gate, GivenUp, Sent
 
 
 class Worker:
@@ -257,8 +257,8 @@ def test_a_reservation_is_given_back_when_the_suspect_has_left(monkeypatch: pyte
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "SILENT_S", 0.03)
-    monkeypatch.setattr(dispatch, "PING_PAUSE_S", 0.01)
+    monkeypatch.setattr(gate, "SILENT_S", 0.03)
+    monkeypatch.setattr(gate, "PING_PAUSE_S", 0.01)
 
 
 def test_a_worker_that_computes_for_long_and_hears_is_waited_for(hasty: None) -> None:
