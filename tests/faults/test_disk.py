@@ -74,6 +74,28 @@ def test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included(cluster: L
     assert seen.failures == []
 
 
+def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(cluster: LiveCluster) -> None:
+    """The store has what a later version would have written; the supervisor that comes is of this one."""
+    launch(cluster, "newer", replica=2)
+    before = cluster.worker_pids("newer")
+    store = Store(cluster.settings.store)
+    with cluster.client() as client, traffic(cluster.url, "newer") as seen:
+        row = store.get("wish", "newer")
+        assert row is not None
+        store.put("wish", "newer", {**row, "colour": "red"})
+        kill(supervisor(cluster).pid)
+        reason = "of a newer version, this one cannot read colour"
+        until(lambda: [s for s in client.statuses() if reason in s.reason], within=30)
+        assert reason in cluster.command("list").stdout
+        assert cluster.worker_pids("newer") == before
+    print(f"\na wish of a newer version: {seen}")
+    assert seen.failures == []
+    store.close()
+    with cluster.client() as client:
+        client.terminate_model("newer")
+        until(lambda: not [pid for pid in before if psutil.pid_exists(pid)], within=20)
+
+
 def test_after_down_the_file_alone_is_whole_and_damaged_it_is_salvaged_by_up(
     cluster: LiveCluster, tmp_path: Path
 ) -> None:
