@@ -156,8 +156,9 @@ def _refuse_foreign(settings: Settings, place: Place) -> None:
         try:
             supervisor = actors.Control.find(settings.model_copy(update={"namespace": namespace}))
             home, where, url = asyncio.run(supervisor.call_patiently("home", patience_s=ADOPTION_S))
-        except errors.Unavailable:
-            # Its own home may bring it back with other settings; nobody else can tell that it is a leftover.
+        except (errors.Unavailable, AttributeError):
+            # It does not answer, or is of a version that cannot be asked. The home that made it may take it up again;
+            # nobody else can tell whether it is a leftover.
             if namespace == settings.namespace and _made_with(place).exists():
                 continue
             home, where, url = "", f"a home that cannot be asked (Ray namespace {namespace})", "an unknown address"
