@@ -23,6 +23,15 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]
     cluster.down()
 
 
+@pytest.fixture(scope="session")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+    """One to break with the settings that everybody has."""
+    cluster = LiveCluster(tmp_path_factory.mktemp("usual"), CLUSTER_INGRESS_REPLICAS="2")
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(breakable: LiveCluster) -> Iterator[None]:
     """Each test ends with no model wished for, no worker alive and nothing claimed."""

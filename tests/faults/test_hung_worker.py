@@ -15,12 +15,10 @@ from tests.live import LiveCluster, until
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    cluster = LiveCluster(tmp_path_factory.mktemp("usual"))
-    cluster.up()
-    yield cluster
-    cluster.down()
+@pytest.fixture(autouse=True)
+def nothing_left_there(usual: LiveCluster) -> Iterator[None]:
+    yield
+    usual.terminate_all()
 
 
 @pytest.mark.parametrize(("replica", "longest_s"), [(2, 8.0), (1, 20.0)])

@@ -6,13 +6,12 @@ from __future__ import annotations
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.store import ITSELF, events_beside
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, is_alive, until
 
@@ -22,13 +21,9 @@ CALLERS = 8
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    """As people start it, but for the models."""
-    cluster = LiveCluster(tmp_path_factory.mktemp("processes"), CLUSTER_INGRESS_REPLICAS="2")
-    cluster.up()
-    launch(cluster, "echo")
-    yield cluster
-    cluster.down()
+def cluster(usual: LiveCluster) -> LiveCluster:
+    launch(usual, "echo")
+    return usual
 
 
 def launch(cluster: LiveCluster, uid: str) -> None:
@@ -43,14 +38,9 @@ def the(cluster: LiveCluster, word: str) -> psutil.Process:
 
 
 def events(cluster: LiveCluster) -> str:
-    path = next(path for path in sorted(cluster.home.glob("*.db")) if has_events(path))
-    with closing(sqlite3.connect(path)) as db:
-        return "\n".join(text for (text,) in db.execute("SELECT text FROM events WHERE uid='' ORDER BY id"))
-
-
-def has_events(path: Path) -> bool:
-    with closing(sqlite3.connect(path)) as db:
-        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name='events'").fetchone())
+    """Of the cluster itself; from the file, as nobody may be there to be asked."""
+    with closing(sqlite3.connect(events_beside(cluster.settings.store))) as db:
+        return "\n".join(text for (text,) in db.execute("SELECT text FROM events WHERE uid=? ORDER BY id", (ITSELF,)))
 
 
 def only_closed(seen: Traffic) -> bool:
@@ -82,6 +72,23 @@ def test_rays_agent_killed_costs_no_request_and_no_node(cluster: LiveCluster) ->
     print(f"\nagent killed: {seen}, launches work again after {recovered:.1f} s")
     assert seen.failures == [] and recovered < 30
     assert is_alive(raylet) and the(cluster, "ray::RuntimeEnvAgent").pid != agent.pid
+
+
+def test_a_killed_ingress_is_replaced_while_the_other_serves(cluster: LiveCluster) -> None:
+    before = {process.pid for process in cluster.named("ray::ServeReplica")}
+    the(cluster, "ray::ServeReplica").kill()
+    killed = time.monotonic()
+    answers = []
+
+    def are_two_again() -> bool:
+        # Each on a connection of its own: those to the killed one are lost with it.
+        answers.append(cluster.post("/v1/infer", {"model": "echo", "items": ["x"]}).status_code)
+        after = {process.pid for process in cluster.named("ray::ServeReplica")}
+        return len(after) == 2 and after != before
+
+    until(are_two_again, within=30)
+    print(f"\none of two ingresses killed: ok {len(answers)}, another after {time.monotonic() - killed:.1f} s")
+    assert set(answers) == {200}
 
 
 def test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced(cluster: LiveCluster) -> None:
