@@ -305,7 +305,7 @@ def lying_headers(bench: Bench, outcome: Outcome) -> None:
     outcome.say(f"ingress grew by {grown:.0f} MB")
 
 
-@row("a11", "keys: none, wrong, revoked, in the URL")
+@row("a11", "keys: none, wrong, revoked, in the URL, of another scope")
 def keys(bench: Bench, outcome: Outcome) -> None:
     with guarded(bench) as (cluster, key):
         paths = [path for path in cluster.get("/openapi.json", headers=bearer(key)).json().get("paths", {})] or [
@@ -327,6 +327,8 @@ def keys(bench: Bench, outcome: Outcome) -> None:
         (id,) = [row_of["id"] for row_of in listed if row_of["name"] == "short"]
         body = {"model": "absent", "input": "a"}
         must(cluster.post("/v1/embeddings", body, headers=bearer(text[0])).status_code != 401, "the key does not open")
+        launch = {"model_name": "echo", "model_type": "echo", "model_uid": "not-theirs"}
+        must(cluster.post("/v1/models", launch, headers=bearer(text[0])).status_code == 403, "it launches")
         revoked = time.monotonic()
         cluster.command("keys", "revoke", id)
         asked = lambda: cluster.post("/v1/embeddings", body, headers=bearer(text[0])).status_code  # noqa: E731
@@ -413,7 +415,7 @@ def tenants(bench: Bench, outcome: Outcome) -> None:
         must("200" in outcome.note, f"aborted by another key: {outcome.note}")
 
 
-@row("a16", "unfinished bodies, many connections, launches by whoever may only ask")
+@row("a16", "unfinished bodies and many connections")
 def abuse(bench: Bench, outcome: Outcome) -> None:
     bench.launch("served")
     pids = [process.pid for process in bench.cluster.named("ray::ServeReplica")]
