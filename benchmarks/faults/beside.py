@@ -146,7 +146,8 @@ def supervisor_killed(subject: Subject, outcome: Outcome) -> None:
 def poison(subject: Subject, outcome: Outcome) -> None:
     """A request in which the model's process dies, sent five times by one caller; others ask on."""
     ask = Embeddings()
-    body = {"model": subject.model, "input": ["poison " * 200] * 400}
+    # No two texts alike, or they would be computed once.
+    body = {"model": subject.model, "input": [f"poison number {place} " * 60 for place in range(400)]}
     statuses: list[object] = []
 
     def send() -> None:
