@@ -296,6 +296,9 @@ def raylet(bench: Bench, outcome: Outcome) -> None:
 
 @row(49, "Ray's DashboardAgent, kill -9")
 def dashboard_agent(bench: Bench, outcome: Outcome) -> None:
+    if not bench.cluster.named("ray::DashboardAgent"):
+        outcome.say("it is not run: nothing here needs it")
+        return
     _system_process(bench, outcome, "ray::DashboardAgent")
 
 
