@@ -9,6 +9,8 @@ import argparse
 import itertools
 import os
 import random
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -149,6 +151,8 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
+    # Whoever ends it early must not leave a cluster behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     cluster = LiveCluster(Path(mkdtemp(prefix="soak-")))
     cluster.up()
     try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -25,6 +27,8 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=Path("benchmarks/.environments"))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
+    # Whoever ends it early must not leave a cluster behind.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     if asked.against:
         results = beside.compare(asked.against, asked.environments, asked.row)
     else:
@@ -64,6 +68,7 @@ def run_one(bench: Bench, row: Row) -> dict[str, object]:
         outcome.note = row.why_not
     else:
         try:
+            bench.renew()
             with alarm(ROW_S):
                 row.run(bench, outcome)
             verdict = "held" if not outcome.failed else "broken"
