@@ -101,11 +101,16 @@ def corrupt(bench: Bench, outcome: Outcome) -> None:
     bench.launch("other")
     copy = damaged_copy(Path(mkdtemp(dir=bench.folder)))
     with bench.traffic("other", outcome):
-        submit(bench.cluster, "corrupt", "ce-tiny", model_path=str(copy))
-        status = until(lambda: (s := state(bench.cluster, "corrupt")).state == ModelState.FAILED and s, within=60)
-        time.sleep(5)
-    must(status.restarts == state(bench.cluster, "corrupt").restarts == 0, "tried again and again")
-    outcome.say(status.reason[:160])
+        body = {"model_name": "ce-tiny", "model_type": "rerank", "model_uid": "corrupt", "model_path": str(copy)}
+        answer = bench.cluster.post("/v1/models?wait_ready=false", body)
+        if answer.status_code == 200:
+            status = until(lambda: (s := state(bench.cluster, "corrupt")).state == ModelState.FAILED and s, within=60)
+            time.sleep(5)
+            must(state(bench.cluster, "corrupt").restarts == 0, "tried again and again")
+            outcome.say(status.reason[:160])
+        else:
+            must("fetch it again" in answer.text, answer.text)
+            outcome.say(f"refused with {answer.status_code}")
 
 
 @row(26, "worker, kill -9 in the middle of a download")
