@@ -216,9 +216,8 @@ def two_supervisors(bench: Bench, outcome: Outcome) -> None:
     state = Place(cluster.settings).read()
     assert state is not None
     with bench.traffic("owned", outcome):
-        other = subprocess.Popen(
-            [sys.executable, "-c", SECOND, state["address"]], env=cluster.ray_environment(), stdin=subprocess.PIPE
-        )
+        variables = {**cluster.ray_environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        other = subprocess.Popen([sys.executable, "-c", SECOND, state["address"]], env=variables, stdin=subprocess.PIPE)
         time.sleep(15)
         must(cluster.worker_pids("owned") == pids, "workers were replaced")
         must(len(cluster.named("ray::WorkerActor")) == 2, "there are workers of two owners")
