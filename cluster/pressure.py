@@ -161,12 +161,13 @@ def told_of_kernel(node: NodeMemory, ip: str) -> str:
 
 
 def without_old(node: NodeMemory, now: float) -> NodeMemory:
-    return replace(node, shortage=None) if now - node.read_at > STALE_S else node
+    return NodeMemory(killed_at=node.killed_at) if now - node.read_at > STALE_S else node
 
 
 def room_bytes(node: NodeMemory, floor: int) -> int | None:
-    """What may be started on the node after somebody gave way; None when there is no shortage."""
-    return None if node.shortage is None else node.memory.available_bytes - floor
+    """What may be started on the node while memory is short, or until whoever gave way has room; None otherwise."""
+    is_short = node.shortage is not None or node.is_tight(floor)
+    return node.memory.available_bytes - floor if is_short else None
 
 
 def others(memory: Memory) -> str:

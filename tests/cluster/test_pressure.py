@@ -94,6 +94,12 @@ def test_only_what_fits_is_started_until_there_is_room_for_whoever_gave_way_agai
     assert pressure.room_bytes(node.known, FLOOR) is None
 
 
+def test_nothing_is_started_where_memory_is_short_though_nobody_could_give_way() -> None:
+    node = Node()
+    assert node.reads(FLOOR - GB) is None
+    assert pressure.room_bytes(node.known, FLOOR) == -GB
+
+
 def test_a_shortage_that_nobody_measures_any_more_is_forgotten() -> None:
     node = Node()
     node.reads(FLOOR - 1, GROWN)
