@@ -21,6 +21,7 @@ from cluster.errors import (
     OutOfMemory,
     OutOfSpace,
     Overloaded,
+    PoisonRequest,
     RequestCancelled,
     StaleEpoch,
     TooLarge,
@@ -29,6 +30,7 @@ from cluster.errors import (
     UnknownUid,
     WorkerDraining,
     WorkerLost,
+    WorkerReserved,
 )
 from cluster.spec import LaunchSpec
 
@@ -55,6 +57,7 @@ __all__ = [
     "OutOfMemory",
     "OutOfSpace",
     "Overloaded",
+    "PoisonRequest",
     "RequestCancelled",
     "StaleEpoch",
     "TooLarge",
@@ -63,4 +66,5 @@ __all__ = [
     "UnknownUid",
     "WorkerDraining",
     "WorkerLost",
+    "WorkerReserved",
 ]

@@ -14,6 +14,7 @@ import pytest
 from cluster.family import Setup
 from cluster.spec import Entry, Source
 from deployments.encoders import choice, trials
+from tests.live import ROOT
 
 SOURCE = Source(hub="local", id="/nowhere")
 ENTRY = Entry(name="some", type="embedding", family="local", sources=(SOURCE,))
@@ -68,7 +69,8 @@ from pathlib import Path
 from tests.deployments.encoders import test_trials
 test_trials.trials.elsewhere({named(Waiting)!r}, test_trials.setup_in(Path({str(tmp_path)!r})))
 """
-    asking = subprocess.Popen([sys.executable, "-c", program])
+    # The child is told of no folder that merely happens to be the current one.
+    asking = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)})
     written = tmp_path / "pid"
     deadline = time.monotonic() + 60
     while not (written.exists() and written.read_text()):
