@@ -128,12 +128,13 @@ class Batcher:
         pads: bool = False,
         cache: Cache | None = None,
         hung_s: float | None = None,
+        first_speed: float = 0.0,
     ) -> None:
         """`max_wait_s` holds from `max_wait_from` waiting requests on, or more if they have fewer than `burst_tokens`
         on average: a burst of fewer is no overload. After the first that it refuses, a part of it holds for all, for a
         while. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long as the
         longest, so that only inputs of like length share one.
-        `hung_s`: no batch that runs for less is called hung."""
+        `hung_s`: no batch that runs for less is called hung; until one has run, `first_speed` tells what to expect."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
@@ -146,6 +147,7 @@ class Batcher:
         self._pads = pads
         self.cache = cache
         self._hung_s = hung_s
+        self._first_speed = first_speed
         #: Requests with inputs in the queue, the oldest first.
         self._lines: dict[Ticket, None] = {}
         #: Requests that have not been answered.
@@ -351,10 +353,11 @@ class Batcher:
         """Seconds after which this batch hangs; 0 where nobody asks."""
         if self._hung_s is None:
             return 0.0
-        if not self.speed:
+        speed = self.speed or self._first_speed
+        if not speed:
             return max(self._hung_s, HUNG_UNMEASURED_S)
         # Batches at once share the speed.
-        expected = sum(item.tokens for item in batch) * self._parallel / self.speed
+        expected = sum(item.tokens for item in batch) * self._parallel / speed
         return max(self._hung_s, HUNG_TIMES * expected)
 
     def _next_batch(self, now: float) -> list[Item]:

@@ -68,6 +68,8 @@ class Worker:
         self._batcher: Batcher | None = None
         self._jobs: Jobs | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Tokens per second of the pass at the end of loading.
+        self._first_speed = 0.0
         self._working = 0
         #: Calls that were taken while others of the same message were refused; their answers are collected later.
         self._taken: dict[str, asyncio.Task[Outcome]] = {}
@@ -335,6 +337,7 @@ class Worker:
                 pads=pace.pads,
                 cache=Cache(settings.cache_bytes) if settings.cache_bytes else None,
                 hung_s=settings.probe_timeout_s,
+                first_speed=self._first_speed,
             )
             self._batcher.on_batch = self._ran
             self._batcher.on_hung = self._end_hung
@@ -465,12 +468,15 @@ class Worker:
         self._family.set_threads(self._threads)
         self._post(progress=replace(self._board.value.progress, stage="launching", fraction=0.95))
         example = self._family.example
-        values = self._family.prepare(example.ability, example.items, example.params).values
+        prepared = self._family.prepare(example.ability, example.items, example.params)
+        started = time.perf_counter()
         if self._streams:
-            for value in values:
+            for value in prepared.values:
                 self._stream(value, Unwatched())
         else:
-            self._run(values)
+            self._run(prepared.values)
+        # The first pass of all is slower than those that follow.
+        self._first_speed = sum(prepared.tokens) / max(time.perf_counter() - started, 1e-6)
         return about
 
     def _post(self, **changes: Any) -> None:

@@ -807,6 +807,20 @@ def test_a_batch_that_runs_far_beyond_its_forecast_is_told() -> None:
     play(scene, hung_s=0.02)
 
 
+def test_before_any_batch_has_run_the_pass_at_loading_tells_what_to_expect() -> None:
+    async def scene(queue: Queue) -> None:
+        told: list[float] = []
+        queue.batcher.on_hung = lambda batch, seconds: told.append(seconds)
+        hung = await queue.busy()
+        async with asyncio.timeout(PATIENCE_S):
+            while not told:
+                await asyncio.sleep(0.005)
+        assert told == [0.02]
+        await queue.answer(hung)
+
+    play(scene, hung_s=0.02, first_speed=1e6)
+
+
 def test_a_batch_may_run_many_times_as_long_as_its_tokens_usually_take() -> None:
     async def scene(queue: Queue) -> None:
         told: list[float] = []

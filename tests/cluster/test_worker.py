@@ -586,6 +586,8 @@ def test_a_probe_of_a_model_that_hangs_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path, settings={"probe_timeout_s": 0.01})
         await loaded(worker)
+        # The process that would be ended for it is this one.
+        worker._queue().on_hung = lambda batch, seconds: None
         Held.gate.clear()
         with pytest.raises(errors.DeadlineExceeded):
             await worker.probe()
