@@ -15,7 +15,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]
         tmp_path_factory.mktemp("breakable"),
         CLUSTER_TICK_S="0.3",
         CLUSTER_PROBE_S="1",
-        CLUSTER_PROBE_TIMEOUT_S="3",
+        CLUSTER_PROBE_TIMEOUT_S="10",
         CLUSTER_DRAIN_S="8",
     )
     cluster.up()
