@@ -38,7 +38,7 @@ LAUNCH_WAIT_S = 3600.0
 ROUTED_S = 2.0
 
 #: Launches that are looked up at once, and those that wait for it.
-MOST_LOOKUPS = 32
+MOST_LOOKUPS = 256
 _lookups = ThreadPoolExecutor(4, "lookup")
 _places = threading.BoundedSemaphore(MOST_LOOKUPS)
 

@@ -139,7 +139,7 @@ def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster
         done = cluster.command("up", "--detach")
         assert done.returncode == 0 and "it ran already, and is watched again" in done.stderr
         gcs.kill()
-        until(lambda: the(cluster, "gcs_server").pid != gcs.pid, within=20)
+        until(lambda: [other for other in cluster.named("gcs_server") if other.pid != gcs.pid], within=20)
         launch(cluster, "after")
     print(f"\nwatchdog killed, then the GCS: {seen}")
     assert seen.failures == []
