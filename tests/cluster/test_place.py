@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from cluster.settings import Settings
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Iterator[Place]:
     prepared = Place(Settings(home=tmp_path / "home"))
     prepared.prepare()
-    return prepared
+    yield prepared
+    shutil.rmtree(prepared.private, ignore_errors=True)
 
 
 def test_what_ray_opens_to_everybody_lies_in_a_folder_of_ours(place: Place) -> None:
@@ -35,7 +38,7 @@ def test_a_living_cluster_is_refused_with_its_address(place: Place) -> None:
 
 def test_a_home_has_one_id_and_no_other_has_it(place: Place, tmp_path: Path) -> None:
     other = Place(Settings(home=tmp_path / "other"))
-    other.prepare()
+    other.home.mkdir()
     assert place.id == place.id != other.id
 
 

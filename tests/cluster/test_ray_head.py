@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +18,12 @@ WAITS = "import sys; print('.', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Iterator[Place]:
     prepared = Place(Settings(home=tmp_path / "home"))
     prepared.prepare()
     prepared.state.write_text(json.dumps({"run": "this-run"}))
-    return prepared
+    yield prepared
+    shutil.rmtree(prepared.private, ignore_errors=True)
 
 
 def waiting(program: str, cwd: Path, **variables: str) -> subprocess.Popen[bytes]:
