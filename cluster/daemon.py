@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,7 @@ def stop(settings: Settings) -> None:
     # What is left of a watchdog that was killed, or did not come to an end.
     ray_head.end(place)
     settle(place.store)
+    shutil.rmtree(place.private, ignore_errors=True)
 
 
 def refuse_living(settings: Settings) -> None:
