@@ -256,6 +256,8 @@ class TextEncoder:
 
     def encode_ids(self, ids: Sequence[int], truncate: str, place: int = 0) -> Encoded:
         """The model's own ids, used as they are."""
+        if not ids:
+            raise errors.InvalidBody(f"Input {place} has no token ids; send at least one.", None, "input")
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                 raise errors.InvalidBody(

@@ -120,6 +120,11 @@ def test_ids_that_may_not_be_cut_are_refused(encoder: TextEncoder) -> None:
         encoder.encode_ids(range(12), "NONE")
 
 
+def test_no_token_ids_are_no_input(encoder: TextEncoder) -> None:
+    with pytest.raises(errors.InvalidBody, match="Input 3 has no token ids"):
+        encoder.encode_ids([], "END", 3)
+
+
 @pytest.mark.parametrize("token", [-1, 10**9, 1.0, "1", True, None])
 def test_ids_that_are_not_the_models_are_refused(encoder: TextEncoder, token: object) -> None:
     with pytest.raises(errors.InvalidBody) as caught:
