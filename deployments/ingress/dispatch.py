@@ -32,8 +32,6 @@ WATCH_S = 30.0
 ATTEMPTS = 3
 #: Workers that a request may lose; it is no proof against it, as long as others were there as well.
 MOST_LOSSES = 6
-#: A failure that came so soon is worth a second opinion.
-QUICK_S = 1.0
 #: How soon a worker is asked again that tried another call alone.
 RESERVED_PAUSE_S = 0.05
 #: Who is refused is told to come back after up to so many times the time that the work before him takes.
@@ -180,7 +178,7 @@ class Dispatcher:
         refusal: errors.ClusterError | None = None
         #: Workers that try somebody else's call alone.
         reserved: set[str] = set()
-        attempts, has_failed = 0, False
+        attempts = 0
         while attempts < ATTEMPTS and losses < MOST_LOSSES:
             model = await self._usable(question.model, tried, question.deadline, refusal)
             avoiding = next((those for those in (tried | reserved, tried) if self.table.is_usable(model, those)), ())
@@ -193,7 +191,6 @@ class Dispatcher:
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
                 gate = self._gates[route.worker]
                 is_suspect = suspicion is not None and suspicion.goes_alone(question.fingerprint, loop.time())
-                sent_at = loop.time()
                 try:
                     gate.refuse(question.size)
                     answer = await (gate.send_tried if is_suspect else gate.send)(call, question.is_long)
@@ -204,13 +201,6 @@ class Dispatcher:
                     return await self._first(silence.sent, gate, route.worker, question, tried, losses)
                 except ELSEWHERE as error:
                     refusal = error
-                except errors.InferenceFailed as error:
-                    self._clear(question)
-                    is_late = loop.time() - sent_at > QUICK_S
-                    if has_failed or is_late or not self.table.is_usable(model, tried | {route.worker}):
-                        raise
-                    # Either the input is to blame, or a worker that fails at everything and therefore looks idle.
-                    refusal, has_failed = error, True
                 except errors.ClusterError:
                     self._clear(question)
                     raise

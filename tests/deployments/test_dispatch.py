@@ -19,8 +19,6 @@ from deployments.ingress import gate
 from deployments.ingress.dispatch import Dispatcher
 
 POISON = ["poison"]
-#: What no worker can compute.
-RAISING = ["raising"]
 
 
 class Remote:
@@ -40,7 +38,6 @@ class Worker:
         self.name = name
         self.asked: list[list[str]] = []
         self.cancelled: list[str] = []
-        self.fails = False
         self.reserved_for: str | None = None
         self.is_dead = asyncio.get_running_loop().create_future()
         #: Cleared: it answers nothing, not even whether it hears.
@@ -67,10 +64,7 @@ class Worker:
         outcomes = [Answer(list(call.items), 1) if self._takes(call) else reserved for call in calls]
         if self.reserved_for in [call.id for call in calls]:
             self.reserved_for = None
-        failed = errors.InferenceFailed(f"{self.name} fails.")
-        return [
-            failed if self.fails or call.items == RAISING else out for call, out in zip(calls, outcomes, strict=True)
-        ], 0
+        return outcomes, 0
 
     def _takes(self, call: Call) -> bool:
         return self.reserved_for in (None, call.id)
@@ -154,25 +148,6 @@ def play(scene: Callable[[Scene], Coroutine[Any, Any, None]], workers: int) -> N
         stage.dispatcher._watcher.cancel()
 
     asyncio.run(asyncio.wait_for(whole(), 20))
-
-
-def test_a_worker_that_fails_at_everything_fails_nobody_who_can_ask_another() -> None:
-    async def scene(s: Scene) -> None:
-        s.workers[0].fails = True
-        assert [await s.ask(f"text {n}") for n in range(10)] == [[f"text {n}"] for n in range(10)]
-        assert s.workers[0].asked, "it was never asked, so this says nothing"
-
-    play(scene, workers=2)
-
-
-@pytest.mark.parametrize(("workers", "times"), [(1, 1), (3, 2)])
-def test_an_input_that_no_worker_can_take_is_tried_twice_at_most(workers: int, times: int) -> None:
-    async def scene(s: Scene) -> None:
-        with pytest.raises(errors.InferenceFailed):
-            await s.ask(*RAISING)
-        assert sum(len(worker.asked) for worker in s.workers) == times
-
-    play(scene, workers)
 
 
 def test_poison_ends_two_workers_and_is_told_to_the_supervisor() -> None:
