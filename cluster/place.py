@@ -97,7 +97,10 @@ class Place:
             with self.lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return int(self.lock.read_text())
+            text = self.lock.read_text()
+            if not text:
+                raise errors.Conflict(f"The cluster of {self.home} is just being started; try again.") from None
+            return int(text)
         except FileNotFoundError:
             pass
         return None

@@ -36,6 +36,12 @@ def test_a_living_cluster_is_refused_with_its_address(place: Place) -> None:
     place.take().close()
 
 
+def test_a_start_that_has_not_said_yet_who_it_is_is_told(place: Place) -> None:
+    with place.take(), pytest.raises(errors.Conflict, match="is just being started; try again"):
+        place.lock.write_text("")
+        place.holder()
+
+
 def test_a_home_has_one_id_and_no_other_has_it(place: Place, tmp_path: Path) -> None:
     other = Place(Settings(home=tmp_path / "other"))
     other.home.mkdir()
