@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 
-from cluster import Client
+from cluster import Client, errors
 from cluster.place import Place
 from cluster.ray_head import processes_of
 from cluster.settings import Settings
@@ -36,14 +36,19 @@ def free_port() -> int:
 
 
 def until(what: Callable[[], T], *, within: float, why: str = "") -> T:
-    """The first true answer of `what`, asked until then; polling stands in for events only across processes."""
+    """The first true answer of `what`, asked until then; polling stands in for events only across processes. A control
+    plane that is just being replaced is asked again."""
     deadline = time.monotonic() + within
     while True:
-        found = what()
-        if found:
-            return found
+        answer, unavailable = None, None
+        try:
+            answer = what()
+        except errors.Unavailable as error:
+            unavailable = error
+        if answer:
+            return answer
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within} s: {why or what}")
+            raise AssertionError(f"not within {within} s: {why or what}") from unavailable
         time.sleep(0.05)
 
 
