@@ -31,7 +31,7 @@ from tests.attacks.standing_in import StandIn, opened
 from tests.attacks.test_bounds import prose
 from tests.attacks.test_bounds_of_bodies import COSTLY
 from tests.attacks.test_bounds_of_documents import pdf_that_unpacks, tiff_of
-from tests.deployments.test_routes import GOOD
+from tests.deployments.ingress.test_routes import GOOD
 from tests.fuzzing import Fuzzer, Sent, Target, answer_to, targets_of
 from tests.live import LiveCluster
 from tests.pipelines import saved
@@ -199,7 +199,7 @@ def main() -> None:
         cluster = LiveCluster(Path(folder) / "home", **variables)
         try:
             cluster.up()
-            with cluster.client() as client:
+            with cluster.client.client() as client:
                 client.launch_model("all-MiniLM-L6-v2", model_uid=EMBEDDER)
                 client.launch_model("ce-tiny", model_uid=RERANKER)
                 client.launch_model("ppocr-v6", model_uid=READER)

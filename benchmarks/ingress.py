@@ -88,7 +88,7 @@ def main() -> None:
                 ],
                 env=cluster.environment,
             )
-            with cluster.client() as client:
+            with cluster.client.client() as client:
                 client.launch_model(model_name="echo", model_type="echo")
                 client.launch_model(model_name="vectors", model_type="echo")
             own_port = free_port()
@@ -108,7 +108,7 @@ def main() -> None:
 
 def _inside(cluster: LiveCluster) -> dict[str, str]:
     """The environment that `cluster up` gave to Ray, token included."""
-    from cluster.place import Place
+    from cluster.runtime.place import Place
 
     head = cluster.named("gcs_server")[0]
     given = {name: value for name, value in head.environ().items() if name.startswith("RAY_")}

@@ -23,9 +23,9 @@ import psutil
 from benchmarks.embedding import measure, warm_up
 from benchmarks.rivals.ours import ENGINES, Ours
 from benchmarks.workloads import EMBEDDING, Workload, workloads
-from cluster.catalog import Catalog
-from cluster.family import Setup
-from cluster.weights import locate
+from cluster.catalog.catalog import Catalog
+from cluster.weights.locate import locate
+from cluster.worker.family import Setup
 
 
 def load_b(seed: int) -> Workload:
@@ -34,7 +34,7 @@ def load_b(seed: int) -> Workload:
 
 def bare(engine: str, seed: int, seconds: float) -> float:
     """Tokens per second."""
-    from deployments.embedding.sentence_transformers import SentenceTransformers
+    from deployments.text.embedding.sentence_transformers import SentenceTransformers
 
     entry = Catalog.builtin().find("all-MiniLM-L6-v2")
     family = SentenceTransformers()

@@ -49,8 +49,8 @@ def ours(threads: int) -> tuple[Read, int]:
     """Through the family as a worker has it, less what lies between a caller and the worker."""
     import importlib.util
 
-    from cluster.catalog import Catalog
-    from cluster.family import Setup
+    from cluster.catalog.catalog import Catalog
+    from cluster.worker.family import Setup
     from deployments.ocr.ppocr.family import PpOcr, PpOcrOptions
 
     entry = Catalog.builtin().find("ppocr-v6", "ocr")

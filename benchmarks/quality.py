@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from cluster.family import Setup
-from cluster.spec import Entry, Source
-from deployments.embedding.sentence_transformers import SentenceTransformers
-from deployments.embedding.sparse import SparseEncoders
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import Setup
+from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.embedding.sparse import SparseEncoders
 
 PLACE = Path.home() / ".cache" / "cluster-benchmarks" / "quality"
 FAQ_PACKAGES = ("debian-faq", "debian-faq-de")
@@ -336,8 +336,8 @@ def verdict(model: Model, engine: str, cosines: tuple[float, float], found: Mapp
 
 
 def rows(model: Model, engines: Sequence[str], corpus: Corpus, threads: int) -> Iterator[Row]:
-    from deployments.encoders.choice import cosine, rank_agreement
-    from deployments.encoders.sample import TEXTS
+    from deployments.text.encoders.choice import cosine, rank_agreement
+    from deployments.text.encoders.sample import TEXTS
 
     parts = corpus.parts(model)
     texts: dict[Any, Sequence[str]] = {part: corpus.texts(model, *part) for part in parts}
@@ -368,7 +368,7 @@ def _row(
     parts: Sequence[tuple[str, str]],
     sample: tuple[float, float],
 ) -> Row:
-    from deployments.encoders.choice import cosine
+    from deployments.text.encoders.choice import cosine
 
     near = [cosine(a, b) for part in parts for a, b in zip(found[part], reference[part], strict=True)]
     measured = {(one, other): Measured.of(found["question", one], found["answer", other]) for one, other in model.bars}

@@ -10,15 +10,18 @@ import ray
 from fastapi import APIRouter, Depends, FastAPI, Request
 from ray import serve
 
-from cluster import actors
+from cluster.calls import Answer, Call
+from cluster.runtime.actor_calls import HEAD_RESOURCE
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.runtime.worker_client import infer
 from cluster.settings import Settings
-from cluster.spec import Answer, Call
-from deployments.ingress import embeddings, generic
+from deployments.ingress import generic
 from deployments.ingress.app import build
-from deployments.ingress.door import guard
+from deployments.ingress.middleware import guard
 from deployments.ingress.paths import Whole
 from deployments.ingress.server import Server
 from deployments.ingress.serving import Served, Serving
+from deployments.text.http import embeddings
 from tests.families import Vectors
 
 
@@ -43,7 +46,7 @@ class Hop(Serving):
         request.state.model = found.uid
         worker = found.workers[0].worker
         calls = [Call("bench", list(items), dict(params), 60.0, ability)]
-        outcomes, _ = await actors.infer(self.dispatcher.handle_of(worker), calls, 60.0)
+        outcomes, _ = await infer(self.dispatcher.handle_of(worker), calls, 60.0)
         assert isinstance(outcomes[0], Answer)
         return Served(found, outcomes[0], worker)
 
@@ -61,13 +64,13 @@ def add(app: FastAPI, prefix: str, serving: Serving) -> None:
 @serve.deployment(
     ray_actor_options={
         "num_cpus": 0,
-        "resources": {actors.HEAD_RESOURCE: 0.001},
+        "resources": {HEAD_RESOURCE: 0.001},
         "runtime_env": {"env_vars": {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}},
     }
 )
 class Variants:
     async def __init__(self, settings: Settings) -> None:
-        app = build(settings, actors.Control.find(settings))
+        app = build(settings, SupervisorClient.find(settings))
         dispatcher = app.state.serving.dispatcher
         add(app, "/nohop", NoHop(dispatcher, settings))
         add(app, "/hop", Hop(dispatcher, settings))

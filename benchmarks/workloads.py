@@ -23,7 +23,7 @@ assert _found is not None and _found.submodule_search_locations is not None
 #: The same weights for all.
 WEIGHTS = {
     EMBEDDING: Path(_found.submodule_search_locations[0]) / "model",
-    RERANK: Path(__file__).parent.parent / "deployments" / "rerank" / "ce-tiny",
+    RERANK: Path(__file__).parent.parent / "deployments" / "text" / "rerank" / "ce-tiny",
 }
 #: What the models read of a text, or of a query with a document; the rest is cut off.
 MAX_TOKENS = {EMBEDDING: 256, RERANK: 512}

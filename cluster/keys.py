@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, get_args
 
 from cluster import errors
 from cluster.names import cut
-from cluster.spec import Value
+from cluster.value import Value
 
 T = TypeVar("T")
 

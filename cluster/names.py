@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
 
@@ -37,3 +38,11 @@ def nearest(name: str, existing: Iterable[str], most: int = 1, cutoff: float = 0
             break
         compared.append(other)
     return difflib.get_close_matches(name, compared, most, cutoff)
+
+
+UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def is_uid(text: str) -> bool:
+    """Whether it can name a model; `-rep<number>` at its end names a replica of one."""
+    return UID_PATTERN.fullmatch(text) is not None and re.search(r"-rep\d+$", text) is None

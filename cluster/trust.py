@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 #: A name of the catalogue stands for the commits that its own entry pins.

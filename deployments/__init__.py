@@ -1,6 +1,6 @@
 """What is served: the model types, and how a launch is looked up and checked before anything is started.
 
-A model type is a package here (or a plugin module) that ends in `TYPE = ModelType(...)`; nothing else names it.
+A wing is a package here, or a plugin module, that ends in `TYPES = (ModelType(...), ...)`; nothing else names them.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster import environment, errors
-from cluster.catalog import Catalog, choose_source
-from cluster.family import Family, path_of
-from cluster.inventory import Inventory, inspected
-from cluster.memory import claim_for_encoder, weight_bytes
-from cluster.names import cut, nearest, quoted
+from cluster.catalog.catalog import Catalog, choose_source
+from cluster.catalog.entry import Entry, Source
+from cluster.launch import LaunchSpec, Wanted, parse_bytes
+from cluster.names import cut, is_uid, nearest, quoted
+from cluster.paths import local_path, real_path
 from cluster.settings import Settings
-from cluster.spec import Entry, LaunchSpec, Source, Wanted, is_uid, local_path, parse_bytes, real_path
 from cluster.trust import how_to_trust, may_run_code, pinned
-from cluster.weights import is_cached
+from cluster.weights.inventory import Inventory, inspected
+from cluster.weights.locate import is_cached
+from cluster.weights.memory import claim_for_encoder, weight_bytes
+from cluster.worker.family import Family, path_of
 from deployments.folders import Contents, family_in
 
 #: What a model of unknown size is taken for until its weights are on disk and it has been measured.
@@ -91,8 +93,8 @@ def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
     modules = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.ispkg]
     found = {}
     for name in (*modules, *plugins):
-        type = getattr(importlib.import_module(name), "TYPE", None)
-        if isinstance(type, ModelType):
+        wing = importlib.import_module(name)
+        for type in getattr(wing, "TYPES", ()):
             found[type.name] = type
     return found
 

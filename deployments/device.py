@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from cluster import errors
-from cluster.family import Setup
+from cluster.worker.family import Setup
 
 #: Files that name classes, and how they name one of another repository.
 _SAY_CODE = (

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster.inventory import Inventory
+from cluster.weights.inventory import Inventory
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from cluster import errors
 from cluster.cli.declared import read_models
+from cluster.launch import LaunchSpec
 from cluster.settings import Settings, settings
-from cluster.spec import LaunchSpec, Progress
-from cluster.weights import locate
+from cluster.status import LoadProgress
+from cluster.weights.locate import locate
 from deployments import catalog_with, resolve
 
 #: A log is read by people: one line per model in so many seconds.
@@ -24,7 +25,7 @@ class Lines:
         self._name = name
         self._not_before = 0.0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: LoadProgress) -> None:
         if time.monotonic() >= self._not_before:
             self._not_before = time.monotonic() + BETWEEN_LINES_S
             print(f"{self._name}: {progress.stage} {progress.fraction:.0%}", flush=True)

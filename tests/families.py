@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
-from cluster.family import Course, Example, Pace, Prepared, Setup
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments import ModelType
 from deployments.image import pictures
 from deployments.image.requests import Drawing, Picture
@@ -270,7 +270,7 @@ class Painting:
     abilities: ClassVar[tuple[str, ...]] = ("text2image", "image2image", "inpainting")
     Options: ClassVar[type[BaseModel]] = PaintingOptions
     example: ClassVar[Example] = Example(["a square"], {"width": 16, "height": 16}, "text2image")
-    pace: ClassVar[Pace] = Pace(parallel=4)
+    pace: ClassVar[BatchHints] = BatchHints(parallel=4)
     MOST_PIXELS: ClassVar[int] = 2_000_000
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
@@ -291,7 +291,7 @@ class Painting:
     def _steps(self, drawing: Drawing) -> int:
         return drawing.num_inference_steps or self._options.steps
 
-    def stream(self, value: Any, course: Course) -> Picture:
+    def stream(self, value: Any, course: Progress) -> Picture:
         ability, drawing, seed, given = value
         final = self._painted(ability, drawing, seed, given)
         steps, previews = self._steps(drawing), drawing.partial_images
@@ -358,8 +358,10 @@ def _entry(name: str, family: str) -> Entry:
     return Entry(name=name, type="echo", family=family, sources=(source,), facts={"claim_bytes": 50_000_000})
 
 
-TYPE = ModelType(
-    name="echo",
-    families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting},
-    entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting")),
+TYPES = (
+    ModelType(
+        name="echo",
+        families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting},
+        entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting")),
+    ),
 )

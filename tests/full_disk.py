@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import Store
+from cluster.control.store import Store
 
 
 @contextmanager

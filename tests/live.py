@@ -16,8 +16,8 @@ import httpx
 import psutil
 
 from cluster import Client, errors
-from cluster.place import Place
-from cluster.ray_head import processes_of
+from cluster.runtime.place import Place
+from cluster.runtime.ray_head import processes_of
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cluster.spec import Entry, LaunchSpec, Node, Source, Wanted
+from cluster.catalog.entry import Entry, Source
+from cluster.launch import LaunchSpec, Wanted
+from cluster.status import Node
 
 GIB = 2**30
 

@@ -64,9 +64,9 @@ from transformers import (
     T5Tokenizer,
 )
 
-from cluster.family import Setup
-from cluster.spec import Entry, Source
-from cluster.weights import locate
+from cluster.catalog.entry import Entry, Source
+from cluster.weights.locate import locate
+from cluster.worker.family import Setup
 from deployments.image.loading import Loaded, load
 from deployments.image.options import ImageOptions
 

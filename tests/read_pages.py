@@ -18,8 +18,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
-from cluster.family import Course, Example, Pace, Prepared, Setup
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments import ModelType
 from deployments.ocr import pictures
 from deployments.ocr.page import Block, Line, Page, Usage, Word, bounds, page_of, rectangle
@@ -112,7 +112,7 @@ class Reader:
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._options: ReaderOptions = setup.options
         self._lock = threading.Lock()
-        self.pace = Pace(parallel=self._options.parallel)
+        self.pace = BatchHints(parallel=self._options.parallel)
         return {"model_ability": ["ocr"]}
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
@@ -122,7 +122,7 @@ class Reader:
         images = [pictures.opened(item, 100_000_000).image for item in items]
         return Prepared([(image, reading) for image in images], [1] * len(images), costs=[1.0] * len(images))
 
-    def stream(self, value: Any, course: Course) -> Page:
+    def stream(self, value: Any, course: Progress) -> Page:
         image, reading = value
         text = text_of(image)
         self._note("begin", text)
@@ -145,7 +145,7 @@ class Reader:
         asked = {"prompt": reading.prompt, "languages": " ".join(reading.languages)}
         return "\n".join([text, *(f"{name} {value}" for name, value in asked.items() if value)])
 
-    def _pass(self, seconds: float, course: Course) -> None:
+    def _pass(self, seconds: float, course: Progress) -> None:
         until_then = time.monotonic() + seconds
         course.check()
         while (left := until_then - time.monotonic()) > 0:
@@ -188,16 +188,18 @@ def reading(live: LiveCluster, uid: str, **options: Any) -> Iterator[str]:
         until(lambda: uid not in client.list_models(), within=10)
 
 
-TYPE = ModelType(
-    name="reading",
-    families={"reading": Reader},
-    entries=(
-        Entry(
-            name="reading",
-            type="reading",
-            family="reading",
-            sources=(Source(hub="package", id="tests"),),
-            facts={"claim_bytes": 50_000_000},
+TYPES = (
+    ModelType(
+        name="reading",
+        families={"reading": Reader},
+        entries=(
+            Entry(
+                name="reading",
+                type="reading",
+                family="reading",
+                sources=(Source(hub="package", id="tests"),),
+                facts={"claim_bytes": 50_000_000},
+            ),
         ),
     ),
 )

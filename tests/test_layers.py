@@ -14,44 +14,33 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments")
 
-#: From the values that everything knows to the commands that know everything.
+#: From the values that everything knows to the commands that know everything. A name stands for all that lies in it.
 LAYERS = """
-    cluster.errors cluster.names
-    cluster.spec
-    cluster.trust
-    cluster.settings cluster.catalog cluster.lifecycle cluster.memory cluster.placement cluster.routing cluster.batching
-        cluster.environment cluster.store_file cluster.newer cluster.headers cluster.inventory cluster.accelerators
-        cluster.store cluster.board cluster.cache cluster.keys cluster.metrics cluster.family cluster.weights
-        cluster.download cluster.hubs cluster.pipe cluster.jobs cluster.listening cluster.place cluster.heartbeat
-        cluster.handover cluster.pressure cluster.node_memory cluster.open_files cluster.suspicion
-    cluster.ray_head
-    cluster.reconcile cluster.fleet cluster.declared cluster.gauges cluster.worker cluster.wire cluster.answers
-        cluster.lasting cluster.images cluster.documents cluster.client cluster
-    cluster.supervisor
-    cluster.actors
-    deployments deployments.text deployments.device deployments.vectors deployments.folders deployments.encoders
-        deployments.loading deployments.texts deployments.late
-    deployments.embedding deployments.rerank deployments.classify deployments.image deployments.ocr
+    cluster.errors
+    cluster.names cluster.value cluster.paths
+    cluster.versioned cluster.keys cluster.calls cluster.metrics cluster.environment cluster.suspicion cluster.trust
+        cluster.settings cluster.launch cluster.status cluster.routes cluster.catalog
+    cluster.weights cluster.control cluster.client cluster
+    cluster.worker
+    cluster.runtime
+    deployments.abilities deployments.vectors deployments.device
+    deployments deployments.folders
     deployments.ingress
-    cluster.deploying
-    cluster.watchdog
-    cluster.daemon
-    cluster.nodes
+    deployments.text deployments.image deployments.ocr
+    deployments.ingress.app deployments.ingress.deploy
     cluster.cli
 """
 
 MODEL_TYPES = (
-    "deployments.embedding",
-    "deployments.rerank",
-    "deployments.classify",
+    "deployments.text.embedding",
+    "deployments.text.rerank",
+    "deployments.text.classify",
     "deployments.image",
     "deployments.ocr",
 )
-#: What puts the parts together, and may know of all of them.
-COMMANDS = ("cluster.deploying", "cluster.watchdog", "cluster.daemon", "cluster.nodes", "cluster.cli")
 
 #: Where Ray may be imported.
-RAY = ("cluster.actors", "cluster.deploying", "cluster.nodes", "deployments.ingress")
+RAY = ("cluster.runtime", "deployments.ingress.app")
 MODEL_LIBRARIES = (
     "torch",
     "transformers",
@@ -67,8 +56,8 @@ MODEL_LIBRARIES = (
     "gguf",
     "PIL",
 )
-#: Our own modules that bring in Ray, a web server or a model library.
-HEAVY = ("cluster.actors", "cluster.daemon", "cluster.nodes", "deployments.ingress", "deployments.encoders")
+#: Our own rooms that bring in Ray, a web server or a model library: only those pay for them who need them.
+HEAVY = ("cluster.runtime", "deployments.text.encoders")
 
 
 @dataclass(frozen=True)
@@ -150,17 +139,21 @@ def points_down(found: Import) -> str | None:
     return f"{found}, which is a layer further down."
 
 
+def type_of(module: str) -> str | None:
+    return next((type for type in MODEL_TYPES if f"{module}.".startswith(f"{type}.")), None)
+
+
 def reaches_another_type(found: Import) -> str | None:
-    places = place_of(found.importer), found.package in PACKAGES and place_of(found.imported)
-    if places[0] == places[1] or not set(places) <= set(MODEL_TYPES):
+    here, there = type_of(found.importer), type_of(found.imported)
+    if here is None or there is None or here == there:
         return None
-    return f"{found}, which is another model type; what both need belongs in deployments."
+    return f"{found}, which is another model type; what both need belongs in their wing, or in deployments."
 
 
 def knows_of_model_types(found: Import) -> str | None:
     if found.package != "deployments" or found.importer.startswith("deployments"):
         return None
-    return None if place_of(found.importer) in COMMANDS else f"{found}; only the commands may know of deployments."
+    return None if place_of(found.importer) == "cluster.cli" else f"{found}; only the commands may know of deployments."
 
 
 def imports_the_command_line(found: Import) -> str | None:
@@ -180,14 +173,14 @@ def brings_in_ray(found: Import) -> str | None:
 def pays_for_a_model_library(found: Import) -> str | None:
     if found.package not in MODEL_LIBRARIES or found.inside_a_function:
         return None
-    if place_of(found.importer) == "deployments.encoders":
+    if found.importer.startswith("deployments.text.encoders"):
         return None
     return f"{found} at its top; import it inside load(), or whoever knows of the family pays for it."
 
 
 def hides_in_a_function(found: Import) -> str | None:
     """But for what brings in Ray, a web server or a model library, for which only those should pay who need it."""
-    if found.package not in PACKAGES or not found.inside_a_function or place_of(found.imported) in HEAVY:
+    if found.package not in PACKAGES or not found.inside_a_function or found.imported.startswith(HEAVY):
         return None
     return f"{found} inside of a function; import it at the top."
 
@@ -212,15 +205,15 @@ def test_no_import_breaks_a_rule(rule: Rule) -> None:
 @pytest.mark.parametrize(
     ("rule", "module", "source"),
     [
-        (points_down, "cluster.placement", "from cluster.actors import Control"),
-        (points_down, "cluster.spec", "def f():\n    import cluster.supervisor"),
-        (points_down, "cluster.fleet", "from cluster import errors, supervisor"),
-        (reaches_another_type, "deployments.rerank.cross_encoder", "from deployments.embedding import TYPE"),
-        (knows_of_model_types, "cluster.worker", "import deployments"),
-        (imports_the_command_line, "cluster.daemon", "from cluster.cli.connection import save_key"),
-        (brings_in_ray, "cluster.worker", "def f():\n    import ray.util"),
-        (pays_for_a_model_library, "deployments.text", "import torch.nn"),
-        (hides_in_a_function, "cluster.worker", "def f():\n    from cluster import spec"),
+        (points_down, "cluster.control.placement", "from cluster.runtime.supervisor_client import SupervisorClient"),
+        (points_down, "cluster.launch", "def f():\n    import cluster.control.supervisor"),
+        (points_down, "cluster.control.fleet", "from cluster import errors, runtime"),
+        (reaches_another_type, "deployments.text.rerank.cross_encoder", "from deployments.text.embedding import TYPE"),
+        (knows_of_model_types, "cluster.worker.worker", "import deployments"),
+        (imports_the_command_line, "cluster.runtime.launcher", "from cluster.cli.connection import save_key"),
+        (brings_in_ray, "cluster.worker.worker", "def f():\n    import ray.util"),
+        (pays_for_a_model_library, "deployments.text.tokenizing", "import torch.nn"),
+        (hides_in_a_function, "cluster.worker.worker", "def f():\n    from cluster import spec"),
     ],
 )
 def test_an_import_that_breaks_a_rule_is_told_by_file_and_name(rule: Rule, module: str, source: str) -> None:
@@ -251,13 +244,13 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     ("module", "heavy"),
     [
         ("cluster", "ray torch fastapi transformers sentence_transformers prometheus_client numpy uvicorn"),
-        ("cluster.supervisor", "ray torch fastapi transformers sentence_transformers"),
-        ("cluster.worker", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.control.supervisor", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.worker.worker", "ray torch fastapi transformers sentence_transformers"),
         ("cluster.cli", "ray torch fastapi transformers sentence_transformers"),
-        ("cluster.actors", "torch fastapi transformers sentence_transformers"),
-        ("deployments.embedding", "ray torch fastapi transformers sentence_transformers"),
-        ("deployments.rerank", "ray torch fastapi transformers sentence_transformers"),
-        ("deployments.classify", "ray torch fastapi transformers sentence_transformers"),
+        ("cluster.runtime.supervisor_actor", "torch fastapi transformers sentence_transformers"),
+        ("deployments.text.embedding", "ray torch fastapi transformers sentence_transformers"),
+        ("deployments.text.rerank", "ray torch fastapi transformers sentence_transformers"),
+        ("deployments.text.classify", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.image", "ray torch fastapi transformers diffusers PIL gguf"),
         # As every ingress does when it lists what there is.
         ("deployments; deployments.model_types()", "ray torch fastapi transformers sentence_transformers diffusers"),

@@ -13,8 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from cluster.family import Setup
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import Setup
 
 TEXTS = [
     "A dog.",

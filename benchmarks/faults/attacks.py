@@ -25,9 +25,9 @@ import httpx
 
 from benchmarks.faults.rows import Bench, Outcome, must, resident, row
 from benchmarks.workloads import EMBEDDING, RERANK, WEIGHTS
-from cluster.daemon import Place
-from cluster.listening import open_ports, sockets_of
-from cluster.spec import ModelState
+from cluster.runtime.launcher import Place
+from cluster.runtime.listening import open_ports, sockets_of
+from cluster.status import ModelState
 from tests.attacks.test_exposure import answers, own_addresses
 from tests.hub import Hub
 from tests.live import LiveCluster, until
@@ -373,7 +373,7 @@ def supply(bench: Bench, outcome: Outcome) -> None:
         with bench.own(HF_ENDPOINT=hub.url) as cluster:
             register(cluster, "tiny", "org/tiny")
             submit(cluster, "tiny", "tiny")
-            with cluster.client() as client:
+            with cluster.client.client() as client:
                 status = until(lambda: (s := client.status("tiny")).reason and s, within=90)
             must(status.state != READY, "it is served")
             outcome.say(status.reason[:160])

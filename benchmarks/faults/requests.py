@@ -11,7 +11,7 @@ from statistics import median
 import httpx
 
 from benchmarks.faults.rows import Bench, Outcome, must, resident, row
-from cluster.spec import ModelState
+from cluster.status import ModelState
 from tests.live import until
 
 READY = ModelState.READY

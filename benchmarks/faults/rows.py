@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from cluster.spec import ModelState
+from cluster.status import ModelState
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, until
 

@@ -20,7 +20,7 @@ from benchmarks.faults.deaths import READY, _launches
 from benchmarks.faults.rows import Bench, Outcome, kill, must, not_applicable, row
 from benchmarks.workloads import RERANK, WEIGHTS
 from cluster import AsyncClient, Client, errors
-from cluster.spec import ModelState
+from cluster.status import ModelState
 from tests.hub import Hub
 from tests.live import LiveCluster, until
 
@@ -52,7 +52,7 @@ def submit(cluster: LiveCluster, uid: str, name: str, **fields: Any) -> None:
 
 
 def state(cluster: LiveCluster, uid: str) -> Any:
-    with cluster.client() as client:
+    with cluster.client.client() as client:
         return client.status(uid)
 
 

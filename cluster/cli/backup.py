@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from cluster import daemon, store_file
 from cluster.cli.connection import settings_from
 from cluster.cli.options import flags_of
+from cluster.control import store_file
+from cluster.runtime import launcher
 from cluster.settings import Settings
 
 
@@ -28,5 +29,5 @@ def backup(file: Path, force: bool, **flags: Any) -> None:
 def restore(file: Path, **flags: Any) -> None:
     """Bring back what a backup holds, for the next `cluster up`; what is there now is kept under another name."""
     settings = settings_from(**flags)
-    daemon.refuse_living(settings)
+    launcher.refuse_living(settings)
     click.echo(store_file.restore(settings.store, file))

@@ -11,7 +11,6 @@ from typing import IO, Any
 import click
 from rich.console import Console
 
-from cluster import daemon
 from cluster.cli.connection import complete_uid, save_key, saved_key, settings_from, talks
 from cluster.cli.declared import print_changes, read_models
 from cluster.cli.launch import first_call
@@ -20,11 +19,11 @@ from cluster.cli.output import json_option, print_json, print_models, print_tabl
 from cluster.cli.ports import warn_of_open_ports
 from cluster.cli.progress import follow as follow_launch
 from cluster.cli.progress import rows_of, shown
-from cluster.client import Client
-from cluster.nodes import Growth, leave
-from cluster.open_files import raise_limit, warning_of
+from cluster.client.client import Client
+from cluster.runtime import connection, launcher
+from cluster.runtime.open_files import raise_limit, warning_of
 from cluster.settings import Settings
-from cluster.spec import ModelState
+from cluster.status import ModelState
 
 
 @click.command()
@@ -68,7 +67,7 @@ def up(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with Console(stderr=True).status(f"Starting a cluster at {settings.url} …"):
-        running = daemon.start(settings, address, ingress_nodes=ingress_nodes, admin_key=admin_key)
+        running = launcher.start(settings, address, ingress_nodes=ingress_nodes, admin_key=admin_key)
     stop_asked = _on_signals()
     try:
         after = f"after {time.monotonic() - started:.1f} s"
@@ -79,6 +78,9 @@ def up(
         if address is None:
             warn_of_open_ports(settings)
         if autoscale and address is not None:
+            connection.prepare(settings, address)
+            from cluster.runtime.growth import Growth
+
             Growth(settings, address)
         if admin_key is not None:
             save_key(settings.url, admin_key)
@@ -146,12 +148,15 @@ def down(node: bool, address: str, within: float, yes: bool, **flags: Any) -> No
     """Stop the cluster that `cluster up` started; what was launched comes back with the next `up`."""
     settings = settings_from(**flags)
     if node:
+        connection.prepare(settings, address)
+        from cluster.runtime.node_drain import leave
+
         busy = leave(settings, address, within, lambda: yes or _may_end_head())
         click.echo(
             f"Still at work after {within:.0f} s: {', '.join(busy)}." if busy else "Nothing is left to do.", err=True
         )
         return
-    daemon.stop(settings)
+    launcher.stop(settings)
     click.echo("Stopped.", err=True)
 
 

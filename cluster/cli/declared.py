@@ -13,8 +13,8 @@ from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import follow
-from cluster.client import Client, spec_of
-from cluster.spec import LaunchSpec
+from cluster.client.client import Client, spec_of
+from cluster.launch import LaunchSpec
 
 file_option = click.option(
     "-f", "--file", type=click.File(encoding="utf-8"), required=True, help="models.yaml, or - for standard input."

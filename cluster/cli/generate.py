@@ -16,13 +16,13 @@ from typing import Any
 import click
 
 from cluster import errors
-from cluster.answers import Picture
 from cluster.cli.connection import complete_uid, talks
 from cluster.cli.options import parse_value
 from cluster.cli.output import json_option, print_json
 from cluster.cli.preview import Previews, way_of
 from cluster.cli.progress import Bars, Lines, Row, shown
-from cluster.client import DRAWS, Client, ImageModel
+from cluster.client.client import DRAWS, Client, ImageModel
+from cluster.client.results import Picture
 
 #: Between two looks at how far it is.
 LOOK_S = 0.25

@@ -15,8 +15,9 @@ from cluster.cli.connection import talks
 from cluster.cli.options import family_options, flags_of, nearest_flag, with_dashes
 from cluster.cli.output import json_option, print_json, print_table, size
 from cluster.cli.progress import follow
-from cluster.client import Client, how_it_goes_on, spec_of
-from cluster.spec import LaunchSpec, ModelStatus
+from cluster.client.client import Client, how_it_goes_on, spec_of
+from cluster.launch import LaunchSpec
+from cluster.status import ModelStatus
 
 #: Further spellings, those of Xinference's command line.
 ALSO = {

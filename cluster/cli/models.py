@@ -11,7 +11,7 @@ import click
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
 from cluster.cli.output import json_option, local_time, print_json, print_models, print_table, size
-from cluster.client import Client
+from cluster.client.client import Client
 
 uid_argument = click.argument("uid", shell_complete=complete_uid)
 

@@ -16,12 +16,12 @@ import click
 import orjson
 
 from cluster import errors
-from cluster.answers import Page
 from cluster.cli.connection import complete_uid, talks
 from cluster.cli.generate import _read_options
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import Bars, Lines, Row, shown
-from cluster.client import READS, Client, OcrModel
+from cluster.client.client import READS, Client, OcrModel
+from cluster.client.results import Page
 
 SUFFIXES = {
     ".txt": "text",

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.spec import ModelState, ModelStatus
+from cluster.status import ModelState, ModelStatus
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -12,9 +12,9 @@ from cluster import errors
 from cluster.cli.connection import settings_from
 from cluster.cli.options import flags_of
 from cluster.cli.output import json_option, print_json, print_table
-from cluster.listening import OpenPort, exposed, open_ports, sockets_of
-from cluster.place import Place
-from cluster.ray_head import processes_of
+from cluster.runtime.listening import OpenPort, exposed, open_ports, sockets_of
+from cluster.runtime.place import Place
+from cluster.runtime.ray_head import processes_of
 from cluster.settings import Settings
 
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from cluster.cli.output import size
-from cluster.client import Client
-from cluster.spec import ModelStatus, WorkerState
+from cluster.client.client import Client
+from cluster.status import ModelStatus, WorkerState
 
 
 @dataclass(frozen=True)

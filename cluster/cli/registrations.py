@@ -11,7 +11,7 @@ import yaml
 from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json, print_table
-from cluster.client import Client
+from cluster.client.client import Client
 
 type_option = click.option("-t", "--model-type", required=True, help="embedding, rerank, image, ocr or LLM.")
 

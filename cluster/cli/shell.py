@@ -13,7 +13,7 @@ from click.shell_completion import get_completion_class
 from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json
-from cluster.client import Client
+from cluster.client.client import Client
 
 
 @click.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.spec import Entry
+from cluster.catalog.entry import Entry
 from deployments import ModelType
 from deployments.image.diffusion import Diffusion
 from deployments.image.needs import needs
@@ -13,4 +13,4 @@ def tasks_of(entry: Entry) -> tuple[str, ...]:
     return tuple(entry.facts.get("pipelines", ()))
 
 
-TYPE = ModelType(name="image", families={"diffusers": Diffusion}, needs=needs, abilities=tasks_of)
+TYPES = (ModelType(name="image", families={"diffusers": Diffusion}, needs=needs, abilities=tasks_of),)

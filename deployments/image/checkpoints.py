@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
-from cluster.inventory import read
-from cluster.memory import tensors
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.weights.inventory import read
+from cluster.weights.memory import tensors
 from deployments.image.layout import INDEX
 
 #: How the names of text encoders begin in the files that have them.

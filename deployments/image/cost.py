@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 #: What grows with the square of the pixels is attention, what does not grow is the text: nothing grows in other ways.
 TERMS = 3

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
-from cluster.family import Course, Example, Pace, Prepared, Setup, Unwatched
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Unwatched
+from deployments.abilities import TASKS
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
 from deployments.image.cores import Cores
@@ -22,9 +23,9 @@ from deployments.image.options import ImageOptions
 from deployments.image.requests import Drawing, Picture
 from deployments.image.sketch import Model, Sketch, sketches
 from deployments.image.studio import Studio
-from deployments.image.tasks import TASKS, call_arguments, classes_for
+from deployments.image.tasks import call_arguments, classes_for
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 #: Pictures of a model that says nothing: as many pixels as the largest that such models are trained on, twice.
 USUAL_PIXELS = 2 * 1024 * 1024
@@ -87,7 +88,7 @@ class Diffusion:
         )
         self._most_pictures = options.max_num_images
         # Parts that take turns on the device cannot work for two requests at once.
-        self.pace = Pace(parallel=AT_ONCE if shared else 1)
+        self.pace = BatchHints(parallel=AT_ONCE if shared else 1)
         self._default_cache = options.cache
         self.example = self._own_example(setup.device)  # type: ignore[misc]
         measured = self._warm_up()
@@ -121,7 +122,7 @@ class Diffusion:
         tokens = [math.ceil(one.width / TOKEN_SIDE) * math.ceil(one.height / TOKEN_SIDE) for one in values]
         return Prepared(values, tokens, costs=[self.studio.cost_of(one) for one in values])
 
-    def stream(self, value: Sketch, course: Course) -> Picture:
+    def stream(self, value: Sketch, course: Progress) -> Picture:
         return self.studio.draw(value, course)
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
@@ -176,7 +177,7 @@ class Diffusion:
         # A short example spends most of its time beside the denoiser, which a picture of full length does not.
         step_s = studio.steps.saturation.seconds(studio.steps.shape_of(last), last.samples)
         step_s = step_s or seconds / sketch.run_steps
-        self.pace = Pace(parallel=self.pace.parallel, speed=max(cost / seconds, cost / sketch.run_steps / step_s))
+        self.pace = BatchHints(parallel=self.pace.parallel, speed=max(cost / seconds, cost / sketch.run_steps / step_s))
         table = studio.steps.saturation.table()
         log.info("one step is %.3g operations; passes of so many samples take %s", cost / sketch.run_steps, table)
         return {

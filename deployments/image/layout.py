@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster import errors
-from cluster.inventory import Inventory, read
 from cluster.names import quoted
-from cluster.weights import PICKLES, names_in, weight_set
+from cluster.weights.inventory import Inventory, read
+from cluster.weights.locate import PICKLES, names_in, weight_set
 
 INDEX = "model_index.json"
 DENOISERS = ("transformer", "unet", "prior")

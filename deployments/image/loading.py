@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cluster import errors
-from cluster.family import Setup
-from cluster.inventory import read
+from cluster.catalog.entry import Source
 from cluster.names import quoted
-from cluster.spec import Source
+from cluster.weights.inventory import read
+from cluster.worker.family import Setup
 from deployments.device import dtype_for
 from deployments.image import addons
 from deployments.image.checkpoints import checkpoint_in, is_whole, rest_of, whole_pipeline

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.inventory import Inventory
-from cluster.memory import gguf_bytes, parameters, tensors
+from cluster.catalog.entry import Entry, Source
+from cluster.launch import LaunchSpec
 from cluster.settings import Settings
-from cluster.spec import Entry, LaunchSpec, Source
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import gguf_bytes, parameters, tensors
 from deployments import Needs, Room, allowed, inventory_of
 from deployments.image.layout import DENOISERS, INDEX, Layout
 from deployments.image.options import ImageOptions

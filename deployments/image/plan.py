@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from cluster.inventory import Inventory
-from cluster.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
 from deployments.image.layout import DENOISERS, Layout
 from deployments.image.options import ImageOptions
 

@@ -10,7 +10,7 @@ import io
 import logging
 from typing import Any
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 #: The side of the picture that the weights are read off.
 SIDE = 256

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
-from cluster.inventory import Inventory
-from cluster.memory import gguf_architecture
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import gguf_architecture
 from deployments.image.addons import first_line
 
 #: `general.architecture` of the files that hold a denoiser's weights. A class that is not here takes any.

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
+from cluster.catalog.entry import Entry, Source
 from cluster.names import quoted
-from cluster.spec import Entry, Source, local_path
-from cluster.weights import PICKLES
+from cluster.paths import local_path
+from cluster.weights.locate import PICKLES
 from deployments.image.options import ImageOptions
 
 

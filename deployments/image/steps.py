@@ -20,11 +20,11 @@ from functools import partial
 from typing import Any
 
 from cluster import errors
-from cluster.family import Course
+from cluster.worker.family import Progress
 from deployments.image.cores import Cores, Strand, strand_here
 from deployments.image.saturation import Saturation
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 #: Every so many passes are led by whoever waits longest.
 OLDEST_EVERY = 4
@@ -43,7 +43,7 @@ Adapters = tuple[tuple[str, float], ...]
 class Rider:
     """One request, as the denoiser knows it."""
 
-    def __init__(self, course: Course, cost: float, steps: int, adapters: Adapters = ()) -> None:
+    def __init__(self, course: Progress, cost: float, steps: int, adapters: Adapters = ()) -> None:
         self.course = course
         self.adapters = adapters
         self.calls = 0

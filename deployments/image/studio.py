@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cluster import errors
-from cluster.family import Course
+from cluster.worker.family import Progress
 from deployments.image import pictures
 from deployments.image.cores import Cores
 from deployments.image.cost import Cost, Seen
@@ -27,7 +27,7 @@ from deployments.image.sketch import Sketch
 from deployments.image.steps import Rider, Steps, as_request_error
 from deployments.image.tasks import call_arguments, own_pipeline
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 #: Where on the way to a picture its stages begin.
 DENOISING, DECODING, WRITING = 0.03, 0.93, 0.98
@@ -82,13 +82,13 @@ class Studio:
         if getattr(pipe, "vae", None) is not None:
             self._share(pipe.vae)
 
-    def draw(self, sketch: Sketch, course: Course) -> Picture:
+    def draw(self, sketch: Sketch, course: Progress) -> Picture:
         pixels = self.paint(sketch, course)
         course.check()
         course.tell(WRITING, "writing")
         return self._written(pixels, sketch)
 
-    def paint(self, sketch: Sketch, course: Course) -> Any:
+    def paint(self, sketch: Sketch, course: Progress) -> Any:
         """Rows of pixels of numbers from 0 to 1."""
         course.check()
         rider = Rider(course, self.cost_of(sketch), sketch.run_steps, sketch.adapters)
@@ -144,7 +144,7 @@ class Studio:
             pipeline.encode_prompt = partial(self.cores.run, encode)
         return pipeline
 
-    def _arguments(self, sketch: Sketch, rider: Rider, course: Course) -> dict[str, Any]:
+    def _arguments(self, sketch: Sketch, rider: Rider, course: Progress) -> dict[str, Any]:
         import torch
 
         takes = call_arguments(sketch.pipeline)
@@ -182,7 +182,7 @@ class Studio:
             shown["control_image" if "control_image" in takes else "image"] = sketch.control.resize(size)
         return shown
 
-    def _on_step(self, sketch: Sketch, rider: Rider, course: Course) -> Callable[..., dict[str, Any]]:
+    def _on_step(self, sketch: Sketch, rider: Rider, course: Progress) -> Callable[..., dict[str, Any]]:
         def on_step(pipeline: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             # Some samplers look twice at every step.
             count = rider.steps = getattr(pipeline, "num_timesteps", sketch.run_steps)
@@ -202,7 +202,7 @@ class Studio:
 
         return on_step
 
-    def _show(self, pipeline: Any, latents: Any, sketch: Sketch, course: Course) -> None:
+    def _show(self, pipeline: Any, latents: Any, sketch: Sketch, course: Progress) -> None:
         """A picture is worth more than the look at it on the way: that may fail."""
         if self.previews is None:
             return

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Any
 
 from cluster import errors
+from deployments.abilities import TASKS
 
-TASKS = ("text2image", "image2image", "inpainting")
 #: What reads several pictures of a request as references for one; others take them for several requests.
 BY_REFERENCE = frozenset(
     (

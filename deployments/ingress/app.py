@@ -22,39 +22,36 @@ from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from cluster import actors, errors, keys
+from cluster import errors, keys
 from cluster.keys import Key, Scope
-from cluster.metrics import IngressMetrics, page
+from cluster.metrics import page
+from cluster.runtime.actor_calls import HEAD_RESOURCE
+from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from deployments.ingress import (
-    chat,
-    classify,
-    cohere,
-    control,
-    embeddings,
-    generic,
-    images,
-    jobs,
-    listing,
-    mistral,
-    ocr,
-    rerank,
-    sdapi,
-    tei,
-    vllm,
-)
+from deployments.image.http import images, sdapi
+from deployments.ingress import control, generic, jobs, listing
 from deployments.ingress.bodies import CONTROL_BYTES, Bodies, Limits
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Door, Json, Lines, as_cluster_error, bearer, error_response, guard
 from deployments.ingress.files import Files
 from deployments.ingress.lag import LagWatch
+from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.middleware import (
+    Json,
+    Lines,
+    RequestMiddleware,
+    as_cluster_error,
+    bearer,
+    error_response,
+    guard,
+)
 from deployments.ingress.origins import OriginMiddleware, Origins
 from deployments.ingress.paths import Whole, include
-from deployments.ingress.reading import Overseer
 from deployments.ingress.server import Server
 from deployments.ingress.serving import ONGOING, Serving
+from deployments.ocr.http import chat, mistral, ocr
+from deployments.ocr.http.pages import RequestProgress
+from deployments.text.http import classify, cohere, embeddings, rerank, tei, vllm
 
-APP_NAME = "cluster"
 #: The Ray resource of nodes that answer HTTP besides the head.
 INGRESS_RESOURCE = "ingress"
 #: How long an ingress waits for the supervisor before it answers without having heard from it.
@@ -63,14 +60,14 @@ FIRST_TABLE_S = 10.0
 END_S = 5.0
 
 
-def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
+def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     """The app, on the running event loop of its replica."""
     # Ray Serve puts a logger of its own in place of sys.stderr, which walks the stack for every line.
     logs = sys.__stderr__ or sys.stderr
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
     LagWatch(metrics.stalled)
-    dispatcher = Overseer(supervisor, settings, metrics)
+    dispatcher = RequestProgress(supervisor, settings, metrics)
     serving = Serving(dispatcher, settings)
     # The description of the routes is for whoever may use them.
     openapi_url = None if settings.asks_for_keys else "/openapi.json"
@@ -82,7 +79,9 @@ def build(settings: Settings, supervisor: actors.Control) -> FastAPI:
     limits, bodies = Limits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
     # The last one added is passed first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
-    app.add_middleware(Door, metrics=metrics, most=ONGOING, lines=Lines(logs), limits=limits, bodies=bodies)
+    app.add_middleware(
+        RequestMiddleware, metrics=metrics, most=ONGOING, lines=Lines(logs), limits=limits, bodies=bodies
+    )
 
     async def answer_error(request: Request, error: Exception) -> Response:
         known = as_cluster_error(error)
@@ -172,7 +171,7 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRouter:
+def _metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRouter:
     routes = APIRouter(tags=["metrics"])
 
     @routes.get("/metrics")
@@ -192,7 +191,7 @@ def _metrics_page(supervisor: actors.Control, metrics: IngressMetrics) -> APIRou
 @serve.deployment(
     ray_actor_options={
         "num_cpus": 0,
-        "resources": {actors.HEAD_RESOURCE: 0.001},
+        "resources": {HEAD_RESOURCE: 0.001},
         "runtime_env": {
             "env_vars": {
                 "CUDA_VISIBLE_DEVICES": "",
@@ -214,7 +213,7 @@ class Ingress:
         if settings.is_loopback:
             _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
-        app = build(settings, actors.Control.find(settings))
+        app = build(settings, SupervisorClient.find(settings))
         # Callers who came while there was no ingress wait a little longer, and are not told that no model is known.
         await app.state.serving.dispatcher.first_table(FIRST_TABLE_S)
         self._server = Server(app, settings)

@@ -15,17 +15,20 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster import actors, errors, keys
-from cluster.catalog import Catalog, parse_registration, to_registration
-from cluster.inventory import asking_once
+from cluster import errors, keys
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.registrations import parse_registration, to_registration
+from cluster.launch import LaunchSpec, Wanted
 from cluster.names import quoted
-from cluster.routing import RouteTable
+from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.spec import Event, LaunchSpec, ModelState, ModelStatus, Wanted
-from cluster.weights import cached
+from cluster.status import Event, ModelState, ModelStatus
+from cluster.weights.inventory import asking_once
+from cluster.weights.locate import cached
 from deployments import Room, catalog_with, model_types, plan_of, resolve
-from deployments.ingress.door import Json, checked, json_body
 from deployments.ingress.listing import replica_row
+from deployments.ingress.middleware import Json, checked, json_body
+from deployments.ingress.routing import RouteTable
 
 R = TypeVar("R")
 
@@ -91,14 +94,14 @@ def _refuse_limited(request: Request) -> None:
         )
 
 
-async def _catalog(supervisor: actors.Control, settings: Settings) -> Catalog:
+async def _catalog(supervisor: SupervisorClient, settings: Settings) -> Catalog:
     return catalog_with(await supervisor.call_patiently("registered"), settings)
 
 
 # ------------------------------------------------------------------------------------------------ launch
 
 
-def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
+def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
 
     @routes.post("/v1/models")
@@ -222,7 +225,7 @@ def launching(supervisor: actors.Control, settings: Settings) -> APIRouter:
     return routes
 
 
-async def _resolved(spec: LaunchSpec, supervisor: actors.Control, settings: Settings) -> Wanted:
+async def _resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Settings) -> Wanted:
     catalog = await _catalog(supervisor, settings)
     # It has folders and files' headers looked at.
     return await _apart(resolve, spec, catalog, settings)
@@ -239,7 +242,7 @@ async def _apart(work: Callable[..., R], *arguments: Any) -> R:
         _places.release()
 
 
-async def _fit(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any]:
+async def _fit(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> dict[str, Any]:
     """What a dry run answers."""
     reason = await supervisor.call_patiently("could_launch", wanted)
     plan = await _plan(wanted, supervisor, settings)
@@ -247,7 +250,7 @@ async def _fit(wanted: Wanted, supervisor: actors.Control, settings: Settings) -
     return {**fit, "plan": plan} if plan else fit
 
 
-async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) -> dict[str, Any] | None:
+async def _plan(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> dict[str, Any] | None:
     """What it would take of the roomiest card, or node, that it could have to itself."""
     nodes = [node for node, _, _ in await supervisor.call_patiently("nodes")]
     is_auto = wanted.spec.n_gpu == "auto"
@@ -258,7 +261,7 @@ async def _plan(wanted: Wanted, supervisor: actors.Control, settings: Settings) 
     return await _apart(plan_of, wanted, settings, room)
 
 
-async def _until_ready(supervisor: actors.Control, status: ModelStatus, timeout_s: float) -> ModelStatus:
+async def _until_ready(supervisor: SupervisorClient, status: ModelStatus, timeout_s: float) -> ModelStatus:
     """Waits with the caller; when he goes, the wish stays. A restart of the supervisor is only a pause."""
     deadline = time.monotonic() + timeout_s
     uid, generation = status.uid, status.generation
@@ -316,7 +319,7 @@ def declaration(wanted: Wanted | None) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------------------------ watch
 
 
-def watching(supervisor: actors.Control, settings: Settings) -> APIRouter:
+def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
     started = time.monotonic()
 
@@ -525,7 +528,7 @@ def _load(node: Any, claim: Any) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------- administration
 
 
-def administration(supervisor: actors.Control, settings: Settings) -> APIRouter:
+def administration(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     # A key for some models that made others would be a key for all.
     routes = APIRouter(tags=["administration"], dependencies=[Depends(_refuse_limited)])
 

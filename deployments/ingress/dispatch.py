@@ -14,15 +14,18 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from cluster import actors, errors
+from cluster import errors
+from cluster.calls import Answer, Call, View
 from cluster.keys import Key
-from cluster.metrics import IngressMetrics
-from cluster.routing import RouteTable
+from cluster.routes import ModelRoutes, Snapshot
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
-from cluster.spec import Answer, Call, ModelRoutes, View, WorkerName
-from cluster.supervisor import Snapshot
+from cluster.status import WorkerName
 from cluster.suspicion import Suspicion, fingerprint_of
-from deployments.ingress.gate import Gate, GivenUp, Sent, size_of
+from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.routing import RouteTable
+from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
 
 log = logging.getLogger("cluster.ingress")
 
@@ -78,11 +81,11 @@ class Question:
 
 
 class Dispatcher:
-    def __init__(self, control: actors.Control, settings: Settings, metrics: IngressMetrics) -> None:
+    def __init__(self, control: SupervisorClient, settings: Settings, metrics: IngressMetrics) -> None:
         self._control = control
         self._settings = settings
         self._metrics = metrics
-        self._gates: dict[str, Gate] = {}
+        self._gates: dict[str, WorkerQueue] = {}
         self._changed = asyncio.Event()
         self._calls = 0
         #: Of models whose workers died lately.
@@ -138,8 +141,8 @@ class Dispatcher:
         before = self._gates
         self._gates = {
             name: before.get(name)
-            or Gate(
-                actors.Line(handle, *snapshot.sockets.get(name, ())),
+            or WorkerQueue(
+                WorkerClient(handle, *snapshot.sockets.get(name, ())),
                 gather_s,
                 self._metrics.gathered,
                 partial(self._see_death, name),
@@ -226,7 +229,7 @@ class Dispatcher:
         raise refusal
 
     async def _first(
-        self, sent: Sent, gate: Gate, worker: str, question: Question, tried: set[str], losses: int
+        self, sent: Sent, gate: WorkerQueue, worker: str, question: Question, tried: set[str], losses: int
     ) -> tuple[Answer, str]:
         """What comes first: the answer of a worker that was given up, or that of another."""
         elsewhere = asyncio.ensure_future(self._ask(question, tried | {worker}, losses))
@@ -321,7 +324,7 @@ class Dispatcher:
             for unanswered in watched:
                 unanswered.cancel()
 
-    def _lines_of(self, model: ModelRoutes) -> list[actors.Line]:
+    def _lines_of(self, model: ModelRoutes) -> list[WorkerClient]:
         return [self._gates[route.worker].line for route in model.workers if route.worker in self._gates]
 
     async def _usable(

@@ -21,12 +21,13 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from cluster import errors, keys
+from cluster.calls import View
+from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.spec import ModelRoutes, View
-from deployments.image.tasks import TASKS
+from deployments.abilities import TASKS
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Json, as_cluster_error, error_response
 from deployments.ingress.files import Shelf
+from deployments.ingress.middleware import Json, as_cluster_error, error_response
 
 log = logging.getLogger("cluster.ingress")
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from cluster import actors, errors, keys
+from cluster import errors, keys
 from cluster.names import cut
-from cluster.routing import RouteTable
+from cluster.routes import ModelRoutes
+from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.spec import ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import Json
+from deployments.ingress.middleware import Json
+from deployments.ingress.routing import RouteTable
 from deployments.ingress.serving import ONGOING
 
 OWNER = "xinference"
@@ -28,7 +29,7 @@ CAPABILITIES = {
 }
 
 
-def router(dispatcher: Dispatcher, supervisor: actors.Control, settings: Settings) -> APIRouter:
+def router(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["models"])
 
     def serving(request: Request) -> list[ModelRoutes]:

@@ -20,10 +20,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from cluster import errors
-from cluster.handover import BACKLOG, sockets_for
-from cluster.heartbeat import Heart
-from cluster.open_files import raise_limit, warning_of
-from cluster.place import Place
+from cluster.runtime.handover import BACKLOG, sockets_for
+from cluster.runtime.heartbeat import Heart
+from cluster.runtime.open_files import raise_limit, warning_of
+from cluster.runtime.place import Place
 from cluster.settings import Settings
 
 log = logging.getLogger("cluster.ingress")

@@ -13,12 +13,13 @@ import numpy as np
 from fastapi import Request
 
 from cluster import errors
+from cluster.calls import Answer
 from cluster.names import quoted
+from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.spec import Answer, ModelRoutes
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.door import owner_of
 from deployments.ingress.media import Media
+from deployments.ingress.middleware import owner_of
 from deployments.vectors import Rows, joined
 
 T = TypeVar("T")

@@ -7,4 +7,4 @@ from deployments.ocr.documents.family import Documents
 from deployments.ocr.ppocr.family import PpOcr
 from deployments.ocr.tesseract import Tesseract
 
-TYPE = ModelType(name="ocr", families={"ppocr": PpOcr, "transformers-ocr": Documents, "tesseract": Tesseract})
+TYPES = (ModelType(name="ocr", families={"ppocr": PpOcr, "transformers-ocr": Documents, "tesseract": Tesseract}),)

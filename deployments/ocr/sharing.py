@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from cluster.family import Course
+from cluster.worker.family import Progress
 
 #: How often a page that waits looks whether somebody still waits for it.
 LOOK_S = 0.05
@@ -68,7 +68,7 @@ class Sharing:
             self._threads = max(self._threads, self._wanted)
             self._changed.notify_all()
 
-    def answers(self, values: Sequence[Any], course: Course) -> list[Any]:
+    def answers(self, values: Sequence[Any], course: Progress) -> list[Any]:
         """One for each; raises as soon as nobody waits for them any more."""
         if not values:
             return []

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import environment, errors
-from cluster.family import Course, Example, Pace, Prepared, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.page import Block, Box, Line, Page, Word, bounds, page_of, rectangle
 from deployments.ocr.pictures import Sheet
@@ -50,7 +50,7 @@ class Tesseract:
         self._languages = frozenset(short for short, long in LANGUAGES.items() if long in self._data)
         if not self._data - {"osd"}:
             raise errors.LoadFailed("tesseract has no languages: apt-get install tesseract-ocr-eng.")
-        self.pace = Pace(parallel=max(1, setup.threads))
+        self.pace = BatchHints(parallel=max(1, setup.threads))
         version = _output(PROGRAM, "--version").splitlines()[0]
         return {"engine": version, "languages": sorted(self._languages), "max_pixels": self._most_pixels}
 
@@ -60,7 +60,7 @@ class Tesseract:
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Course) -> Page:
+    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
         sheet, reading = value
         course.tell(0.1, "reading")
         table = self._table(sheet, reading, course)
@@ -77,7 +77,7 @@ class Tesseract:
     def set_threads(self, threads: int) -> None:
         """Each page has a program of its own, of one thread."""
 
-    def _table(self, sheet: Sheet, reading: Reading, course: Course) -> list[Cell]:
+    def _table(self, sheet: Sheet, reading: Reading, course: Progress) -> list[Cell]:
         chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})
         layout = ANY_DIRECTION if reading.turn and "osd" in self._data else ANY_LAYOUT
         with NamedTemporaryFile(suffix=".png") as file:
@@ -124,7 +124,7 @@ def _output(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True, env=environment.for_child()).stdout
 
 
-def _watched(words: Sequence[str], course: Course) -> str:
+def _watched(words: Sequence[str], course: Progress) -> str:
     """What the program says; it is ended as soon as nobody waits for it any more."""
     pipe, variables = subprocess.PIPE, environment.for_child(OMP_THREAD_LIMIT="1")
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=variables) as process:

@@ -13,15 +13,18 @@ import httpx
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from cluster import errors, spec
-from cluster.actors import Control
-from cluster.family import Course
-from cluster.jobs import Jobs
+from cluster import errors
+from cluster.calls import Answer, Call
+from cluster.catalog.entry import Entry
 from cluster.keys import Key
+from cluster.launch import Wanted
 from cluster.metrics import Samples, gauge_family
+from cluster.routes import ModelRoutes, Route, Snapshot
+from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.spec import Entry, ModelRoutes, ModelState, ModelStatus, Node, Route, Wanted
-from cluster.supervisor import Snapshot
+from cluster.status import ModelState, ModelStatus, Node
+from cluster.worker.family import Progress
+from cluster.worker.stepping import SteppedQueue
 from deployments.ingress.app import build
 from deployments.ingress.server import Server
 from tests.cluster.statuses import make_status, make_worker
@@ -109,24 +112,24 @@ class Slow:
 
     def __init__(self) -> None:
         self.let = threading.Event()
-        self._jobs = Jobs(self._stream, ThreadPoolExecutor(8), parallel=8)
-        self.infer, self.watch, self.cancel = Call(self._infer), Call(self._jobs.watch), Call(self._cancel)
+        self._jobs = SteppedQueue(self._stream, ThreadPoolExecutor(8), parallel=8)
+        self.infer, self.watch, self.cancel = Method(self._infer), Method(self._jobs.watch), Method(self._cancel)
         self.cancelled: list[str] = []
 
-    def _stream(self, item: Any, course: Course) -> Any:
+    def _stream(self, item: Any, course: Progress) -> Any:
         course.tell(0.5, "at work")
         while not self.let.wait(0.01):
             course.check()
         return item
 
-    async def _infer(self, calls: Sequence[spec.Call]) -> tuple[list[Any], int]:
+    async def _infer(self, calls: Sequence[Call]) -> tuple[list[Any], int]:
         return [await self._answer(call) for call in calls], 0
 
-    async def _answer(self, call: spec.Call) -> spec.Answer | errors.ClusterError:
+    async def _answer(self, call: Call) -> Answer | errors.ClusterError:
         costs = [1.0] * len(call.items)
         job = self._jobs.submit(call.items, costs, owner=call.id, seconds_left=call.seconds_left)
         try:
-            return spec.Answer(await job.done, 1, 0.0, 0.0)
+            return Answer(await job.done, 1, 0.0, 0.0)
         except errors.ClusterError as error:
             return error
 
@@ -135,13 +138,13 @@ class Slow:
         return any([self._jobs.cancel(owner, block_s) for owner in owners])
 
 
-class Call:
+class Method:
     """A method of an actor."""
 
     def __init__(self, method: Callable[..., Coroutine[Any, Any, Any]]) -> None:
         self.remote = method
 
-    def options(self, **_: Any) -> Call:
+    def options(self, **_: Any) -> Method:
         return self
 
 
@@ -151,7 +154,7 @@ def settings(home: Any, **fields: Any) -> Settings:
 
 @asynccontextmanager
 async def opened(place: Settings, supervisor: StandIn) -> AsyncIterator[FastAPI]:
-    app = build(place, cast(Control, supervisor))
+    app = build(place, cast(SupervisorClient, supervisor))
     dispatcher = app.state.serving.dispatcher
     async with asyncio.timeout(PATIENCE_S):
         while not dispatcher.is_ready:

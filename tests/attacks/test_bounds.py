@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from cluster import errors
-from deployments.ingress.documents import numbers_of
-from deployments.text import MOST_WHOLE, TextEncoder
-from tests.deployments.test_text import tokenizer
+from deployments.ocr.http.documents import numbers_of
+from deployments.text.tokenizing import MOST_WHOLE, TextEncoder
+from tests.deployments.text.test_tokenizing import tokenizer
 
 WORDS = "the harbour lies quiet under morning fog while two fishing boats return with lamps still burning".split()
 

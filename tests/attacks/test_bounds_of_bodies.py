@@ -18,14 +18,14 @@ import pytest
 from fastapi import Request, Response
 
 from cluster import errors
+from deployments.image.http.forms import size_of
 from deployments.ingress.bodies import CONTROL_BYTES, Limits, Signs, form_of, refuse_costly, signs_outside_texts
 from deployments.ingress.control import Declared
-from deployments.ingress.door import Json, checked, json_body
-from deployments.ingress.forms import size_of
 from deployments.ingress.media import PIECE, decoded
-from deployments.ingress.papers import Ask, of_fields
+from deployments.ingress.middleware import Json, checked, json_body
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
-from tests.deployments.test_door import House, run
+from deployments.ocr.http.body import Ask, of_fields
+from tests.deployments.ingress.test_middleware import House, run
 
 # ---------------------------------------------------------------------------------------------------------- as JSON
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from cluster import errors
 from cluster.settings import Settings
-from deployments.ingress import rendering
-from deployments.ingress.documents import Document, Documents, Given
-from deployments.ingress.renderers import KEPT_BYTES, Renderers, Turn, Turns
+from deployments.ocr.http import rendering
+from deployments.ocr.http.documents import Document, Documents, Given
+from deployments.ocr.http.renderers import KEPT_BYTES, Renderers, Turn, Turns
 from tests.live import is_alive
 from tests.read_pages import document, picture
 

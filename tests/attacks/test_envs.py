@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cluster import environment, errors
-from cluster.catalog import Catalog
+from cluster.catalog.catalog import Catalog
+from cluster.launch import LaunchSpec
 from cluster.settings import Settings
-from cluster.spec import LaunchSpec
 from deployments import resolve
-from deployments.encoders.compiled import environment_with
-from deployments.ingress import renderers
+from deployments.ocr.http import renderers
+from deployments.text.encoders.compiled import environment_with
 
 #: Variable -> what it does where it is let in.
 WEAPONS = {

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from cluster import errors
-from cluster.listening import sockets_of
-from cluster.place import Place
+from cluster.runtime.listening import sockets_of
+from cluster.runtime.place import Place
 from cluster.settings import Settings
 from tests.live import LiveCluster
 

@@ -18,15 +18,16 @@ from typing import Any
 import httpx
 
 from cluster import errors
-from cluster.family import Family
+from cluster.launch import Wanted
+from cluster.routes import ModelRoutes, Snapshot
 from cluster.settings import Settings
-from cluster.spec import Claim, ModelRoutes, ModelState, ModelStatus, Wanted
-from cluster.supervisor import Snapshot
-from cluster.worker import Worker
+from cluster.status import Claim, ModelState, ModelStatus
+from cluster.worker.family import Family
+from cluster.worker.worker import Worker
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.server import Server
 from tests.attacks.standing_in import Call, StandIn, opened
-from tests.deployments.test_routes import GOOD
+from tests.deployments.ingress.test_routes import GOOD
 from tests.families import Letters, Painting
 from tests.fuzzing import Fuzzer, Target, answer_to, targets_of
 from tests.live import free_port

@@ -8,9 +8,10 @@ from typing import Any
 
 import httpx
 
-from cluster.spec import LaunchSpec
+from cluster.launch import LaunchSpec
+from deployments.image.http import forms
 from deployments.image.options import ImageOptions
-from deployments.ingress import forms, papers
+from deployments.ocr.http import body
 from tests.attacks.standing_in import StandIn, every_call, opened, run, settings
 
 LONG = "x" * 50_000
@@ -31,7 +32,7 @@ def test_no_field_comes_back_whole_and_none_takes_long(tmp_path: Path) -> None:
         "/v1/models": (*LaunchSpec.model_fields, *ImageOptions.model_fields),
         "/v1/images/generations": forms.KNOWN,
         "/v1/images/edits": forms.KNOWN,
-        "/v1/images/ocr": papers.KNOWN,
+        "/v1/images/ocr": body.KNOWN,
     }
     plain: dict[str, Any] = {"input": "a", "inputs": "a", "query": "a", "documents": ["a"], "items": ["a"]}
     plain |= {"model": "m", "prompt": "a", "model_name": "echo", "model_uid": "m"}

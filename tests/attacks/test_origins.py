@@ -11,8 +11,8 @@ from fastapi import Request
 
 from cluster.keys import new_key
 from cluster.settings import Settings
-from deployments.ingress.door import PUBLIC
 from deployments.ingress.files import Files
+from deployments.ingress.middleware import PUBLIC
 from tests.attacks.standing_in import StandIn, asked, every_call, opened, run, served, settings
 from tests.live import LiveCluster, free_port
 

@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.catalog import Catalog, parse_registration
-from cluster.family import Setup
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.entry import Entry, Source
+from cluster.catalog.registrations import parse_registration
+from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
-from cluster.spec import Claim, Entry, LaunchSpec, Source, Wanted
+from cluster.status import Claim
 from cluster.trust import may_run_code
-from cluster.weights import locate
-from cluster.worker import Worker
+from cluster.weights.locate import locate
+from cluster.worker.family import Setup
+from cluster.worker.worker import Worker
 from deployments import catalog_with, resolve
 from deployments.device import refuse_foreign_code
 from tests.families import Echo
@@ -180,7 +183,7 @@ def test_each_hub_gets_its_own_token_only(hub: Hub, monkeypatch: pytest.MonkeyPa
 def test_a_saved_login_goes_to_hugging_face_and_to_no_mirror(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from cluster import hubs
+    from cluster.weights import hubs
 
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(hubs, "get_token", lambda: "hf_saved")

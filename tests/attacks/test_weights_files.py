@@ -17,15 +17,17 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGUFReader
 from safetensors.numpy import save_file
 
-from cluster import errors, headers, inventory
-from cluster.catalog import Catalog
-from cluster.inventory import inspected, read
-from cluster.memory import gguf_bytes, weight_bytes
+from cluster import errors
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.entry import Source
+from cluster.launch import LaunchSpec
 from cluster.settings import Settings
-from cluster.spec import LaunchSpec, Source
-from cluster.weights import locate, names_in
+from cluster.weights import headers, inventory
+from cluster.weights.inventory import inspected, read
+from cluster.weights.locate import locate, names_in
+from cluster.weights.memory import gguf_bytes, weight_bytes
 from deployments import Room, plan_of, resolve
-from tests.cluster.test_memory import gguf_file
+from tests.cluster.weights.test_memory import gguf_file
 
 #: Seeds of the fuzzers, and how many files each makes.
 SEED, MUTATIONS = 14, 1500

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
-from cluster.client import ImageModel
+from cluster.client.client import ImageModel
 from tests.families import painted_colour
 from tests.live import ROOT, LiveCluster, until
 from tests.painted import painting

@@ -16,7 +16,7 @@ from xinference_client.client.restful.restful_client import RESTfulEmbeddingMode
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 from tests.live import ROOT, LiveCluster, until
 
-CE_TINY = ROOT / "deployments" / "rerank" / "ce-tiny"
+CE_TINY = ROOT / "deployments" / "text" / "rerank" / "ce-tiny"
 
 
 @pytest.fixture

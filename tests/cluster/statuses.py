@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.spec import ModelState, ModelStatus, WorkerState, WorkerStatus
+from cluster.status import ModelState, ModelStatus, WorkerState, WorkerStatus
 from tests.make import make_wanted
 
 

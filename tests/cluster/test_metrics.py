@@ -6,9 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.batching import Batcher
-from cluster.cache import Cache
-from cluster.metrics import IngressMetrics, Samples, WorkerMetrics, gauge_family, page
+from cluster.metrics import Samples, gauge_family, page
+from cluster.worker.batching import Batcher
+from cluster.worker.cache import Cache
+from cluster.worker.metrics import WorkerMetrics
+from deployments.ingress.metrics import IngressMetrics
 
 
 def values(samples: Samples) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from cluster import errors
-from cluster.catalog import Catalog
-from cluster.family import Family, load_family, path_of
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.entry import Entry
+from cluster.launch import ALWAYS_SENT, LaunchSpec, Wanted
 from cluster.settings import Settings
-from cluster.spec import ALWAYS_SENT, Entry, LaunchSpec, Wanted
+from cluster.worker.family import Family, load_family, path_of
 from deployments import check_options, model_types, resolve
 
 ENTRIES = [entry for type in Catalog.builtin().types() for entry in Catalog.builtin().of_type(type)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cluster import errors
-from cluster.family import Setup
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import Setup
 from deployments.device import dtype_for, dtype_name, torch_for
 
 SOURCE = Source(hub="local", id="/m")

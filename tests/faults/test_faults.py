@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cluster import AsyncClient, errors
-from cluster.spec import ModelState
+from cluster.status import ModelState
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 
 def launch(cluster: LiveCluster, uid: str, **fields: object) -> str:
-    with cluster.client() as client:
+    with cluster.client.client() as client:
         return client.launch_model(model_name="echo", model_type="echo", model_uid=uid, **fields)
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cluster import node_memory
-from cluster.spec import ModelState
+from cluster.runtime import node_memory
+from cluster.status import ModelState
 from tests.faults.test_faults import launch
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until

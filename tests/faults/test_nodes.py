@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from cluster import Client, errors
-from cluster.spec import ModelState, ModelStatus
+from cluster.status import ModelState, ModelStatus
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until
 
@@ -27,7 +27,7 @@ def nodes(breakable: LiveCluster) -> Iterator[LiveCluster]:
 
 
 def launch(cluster: LiveCluster, uid: str, **fields: object) -> ModelStatus:
-    with cluster.client() as client:
+    with cluster.client.client() as client:
         client.launch_model(model_name="echo", model_type="echo", model_uid=uid, **fields)
         return client.status(uid)
 

@@ -11,7 +11,7 @@ from contextlib import closing
 import psutil
 import pytest
 
-from cluster.store import ITSELF, events_beside
+from cluster.control.store import ITSELF, events_beside
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, is_alive, until
 
@@ -27,7 +27,7 @@ def cluster(usual: LiveCluster) -> LiveCluster:
 
 
 def launch(cluster: LiveCluster, uid: str) -> None:
-    with cluster.client() as client:
+    with cluster.client.client() as client:
         client.launch_model(model_name="echo", model_type="echo", model_uid=uid)
         if uid != "echo":
             client.terminate_model(uid)
@@ -132,7 +132,7 @@ def test_a_second_start_of_one_home_is_refused_and_harms_nothing(cluster: LiveCl
 
 
 def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster: LiveCluster) -> None:
-    watchdog, gcs = the(cluster, "cluster.watchdog"), the(cluster, "gcs_server")
+    watchdog, gcs = the(cluster, "cluster.runtime.watchdog"), the(cluster, "gcs_server")
     with traffic(cluster.url, "echo", CALLERS) as seen:
         watchdog.kill()
         watchdog.wait(10)

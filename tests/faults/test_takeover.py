@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.place import Place
+from cluster.runtime.place import Place
 from tests.faults.traffic import traffic
 from tests.live import ROOT, LiveCluster, free_port, until
 
@@ -55,9 +55,9 @@ def test_in_the_foreground_it_goes_on_without_its_watchdog_and_ends_with_ctrl_c(
     assert command.stderr is not None
     try:
         assert any("Press Ctrl-C" in line for line in command.stderr)
-        (watchdog,) = cluster.named("cluster.watchdog")
+        (watchdog,) = cluster.named("cluster.runtime.watchdog")
         watchdog.kill()
-        until(lambda: [p for p in cluster.named("cluster.watchdog") if p.pid != watchdog.pid], within=20)
+        until(lambda: [p for p in cluster.named("cluster.runtime.watchdog") if p.pid != watchdog.pid], within=20)
         # Its successor answers for Ray's processes by now.
         until(lambda: Place(cluster.settings).holder() not in (None, watchdog.pid), within=20)
         assert cluster.get("/health").status_code == 200

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster import ray_head
 from cluster.cli.declared import read_models
-from cluster.place import Place
+from cluster.runtime import ray_head
+from cluster.runtime.place import Place
 from cluster.settings import Settings
 from k8s import document
 from tests.k8s import posture, schemas

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from cluster import Client, errors
-from cluster.spec import ModelState
+from cluster.status import ModelState
 from tests.k8s.pods import Network, Release, traffic
 from tests.k8s.rendering import Document, merged, rendered
 from tests.live import ROOT, until

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cluster import errors, keys
-from cluster.deploying import admit
+from cluster.control.store import Store
+from cluster.runtime.deploying import admit
 from cluster.settings import Settings
-from cluster.store import Store
 
 
 def known(settings: Settings) -> list[keys.Key]:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from cluster import Client
-from cluster.nodes import room_for
-from cluster.spec import LaunchSpec, ModelStatus, WorkerState
+from cluster.launch import LaunchSpec
+from cluster.runtime.growth import room_for
+from cluster.status import ModelStatus, WorkerState
 from tests.cluster.statuses import make_status, make_worker
 from tests.k8s.pods import Network, Release
 from tests.k8s.rendering import rendered

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
-from cluster.family import Course, Example, Pace, Prepared, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.device import dtype_for
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.documents.kinds import Kind, kind_in
@@ -61,7 +61,7 @@ class Documents:
             room=lambda limits: pages,
             kind=lambda order: order.limits,
         )
-        self.pace = Pace(parallel=pages)
+        self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
         return {
             "engine": "transformers",
@@ -83,7 +83,7 @@ class Documents:
         sheet = sheet_in(items, self._options.max_pixels)
         return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Course) -> Page:
+    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
         sheet, reading = value
         course.check()
         (written,) = self._sharing.answers([self._order(sheet, reading, course)], course)
@@ -100,7 +100,7 @@ class Documents:
 
         torch.set_num_threads(threads)
 
-    def _order(self, sheet: Sheet, reading: Reading, course: Course) -> Order:
+    def _order(self, sheet: Sheet, reading: Reading, course: Progress) -> Order:
         limits = Limits(
             reading.task,
             reading.max_new_tokens or min(self._kind.max_new_tokens, self._options.max_new_tokens),

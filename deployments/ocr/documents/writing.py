@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cluster import errors
-from cluster.family import Course
+from cluster.worker.family import Progress
 from deployments.ocr.documents import repetition
 from deployments.ocr.documents.kinds import Kind
 
-log = logging.getLogger("cluster.worker")
+log = logging.getLogger("cluster.worker.worker")
 
 
 class Limits(NamedTuple):
@@ -33,7 +33,7 @@ class Order:
     limits: Limits
     #: Of the prompt and what is written together; None for no other limit.
     max_length: int | None
-    course: Course
+    course: Progress
 
 
 class Written(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.family import Course, Example, Pace, Prepared, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.page import Page
 from deployments.ocr.pictures import Sheet
@@ -54,7 +54,7 @@ class PpOcr:
         self._reader = Reader(nets)
         self.example = Example([drawn_page()], {}, "ocr")  # type: ignore[misc]
         pages = PAGES_ON_A_CARD if setup.device != "cpu" else max(LEAST_PAGES, PAGES_PER_CORE * setup.threads)
-        self.pace = Pace(parallel=pages)
+        self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
         return {
             "engine": nets.name,
@@ -69,7 +69,7 @@ class PpOcr:
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Course) -> Page:
+    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
         sheet, reading = value
         return self._reader.read(sheet, reading, course)
 

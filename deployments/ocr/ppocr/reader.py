@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster.family import Course
+from cluster.worker.family import Progress
 from deployments.ocr.arranging import Piece, Row, paragraphs
 from deployments.ocr.page import Block, Line, Page, Word, bounds, page_of
 from deployments.ocr.pictures import Sheet
@@ -58,7 +58,7 @@ class Reader:
         for sharing in (self._detecting, self._turning, self._reading):
             sharing.set_threads(threads)
 
-    def read(self, sheet: Sheet, reading: Reading, course: Course) -> Page:
+    def read(self, sheet: Sheet, reading: Reading, course: Progress) -> Page:
         pixels: Pixels = np.ascontiguousarray(np.asarray(sheet.image)[:, :, ::-1])
         course.tell(0.05, "finding text")
         found = self._find(pixels, course)
@@ -73,13 +73,13 @@ class Reader:
 
     # ---------------------------------------------------------------------------------------------- finding
 
-    def _find(self, pixels: Pixels, course: Course) -> list[Found]:
+    def _find(self, pixels: Pixels, course: Progress) -> list[Found]:
         found = self._look(pixels, finding.FIRST_LOOK, course)
         if finding.wants_second_look(pixels, found):
             found = self._look(pixels, finding.SECOND_LOOK, course)
         return found
 
-    def _look(self, pixels: Pixels, area: int, course: Course) -> list[Found]:
+    def _look(self, pixels: Pixels, area: int, course: Progress) -> list[Found]:
         course.check()
         (answer,) = self._detecting.answers([finding.seen(pixels, area)], course)
         height, width = pixels.shape[:2]
@@ -88,7 +88,7 @@ class Reader:
     # ---------------------------------------------------------------------------------------------- reading
 
     def _read(
-        self, pixels: Pixels, found: Sequence[Floats], reading: Reading, course: Course
+        self, pixels: Pixels, found: Sequence[Floats], reading: Reading, course: Progress
     ) -> tuple[list[Read], float]:
         """All lines, and by how many degrees the page is turned clockwise."""
         slope = direction.page_slope(found)
@@ -101,7 +101,7 @@ class Reader:
         read = self._lines(pixels, along, course)
         return read + self._labels(pixels, across, course), slope
 
-    def _is_upside_down(self, pixels: Pixels, found: Sequence[Floats], course: Course) -> bool:
+    def _is_upside_down(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> bool:
         longest = sorted(found, key=lambda corners: -float(np.linalg.norm(corners[1] - corners[0])))[:VOTERS]
         if not longest:
             return False
@@ -114,7 +114,7 @@ class Reader:
         turned = self._texts(strips.upside_down(cuts), strips.NARROW, course)
         return sum(map(letters.score_of, turned)) > sum(map(letters.score_of, upright))
 
-    def _lines(self, pixels: Pixels, found: Sequence[Floats], course: Course) -> list[Read]:
+    def _lines(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[Read]:
         cuts = [strips.cut_out(pixels, corners) for corners in found]
         texts = self._texts(cuts, strips.NARROW, course)
         unsure = [place for place, (cut, line) in enumerate(zip(cuts, texts, strict=True)) if _is_unsure(cut, line)]
@@ -123,7 +123,7 @@ class Reader:
             texts[place] = max(texts[place], line, key=letters.weakest)
         return [Read(corners, line) for corners, line in zip(found, texts, strict=True)]
 
-    def _labels(self, pixels: Pixels, found: Sequence[Floats], course: Course) -> list[Read]:
+    def _labels(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[Read]:
         """What stands across the page is read each way, and upright: whichever makes most sense."""
         ways = [
             self._lines(pixels, [turn(corners) for corners in found], course)
@@ -131,7 +131,7 @@ class Reader:
         ]
         return [max(same, key=lambda one: one.score) for same in zip(*ways, strict=True)]
 
-    def _texts(self, cuts: Sequence[Pixels], stretch: float, course: Course) -> list[list[Letter]]:
+    def _texts(self, cuts: Sequence[Pixels], stretch: float, course: Progress) -> list[list[Letter]]:
         course.check()
         parts = [strips.strips_of(cut, stretch) for cut in cuts]
         flat = [strips.filled(strip) for line in parts for strip in line]

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from cluster.cli import main
 from tests.cluster.cli.terminal import Terminal
-from tests.cluster.fake_server import FakeServer, Running
+from tests.cluster.client.fake_server import FakeServer, Running
 
 
 @pytest.fixture(scope="session")

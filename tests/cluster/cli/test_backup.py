@@ -5,8 +5,8 @@ from pathlib import Path
 
 from click.testing import Result
 
-from cluster.store import Store
-from tests.cluster.fake_server import FakeServer
+from cluster.control.store import Store
+from tests.cluster.client.fake_server import FakeServer
 from tests.live import free_port
 
 Run = Callable[..., Result]

@@ -16,7 +16,7 @@ from cluster import errors
 from cluster.cli import main
 from cluster.cli.models import overlap
 from cluster.settings import Settings
-from tests.cluster.fake_server import FakeServer
+from tests.cluster.client.fake_server import FakeServer
 from tests.cluster.statuses import make_status, make_worker
 
 Run = Callable[..., Result]

@@ -13,7 +13,7 @@ from click.testing import Result
 
 from cluster import errors
 from tests.cluster.cli.terminal import Terminal
-from tests.cluster.fake_server import FakeServer
+from tests.cluster.client.fake_server import FakeServer
 from tests.cluster.statuses import make_status
 
 Run = Callable[..., Result]

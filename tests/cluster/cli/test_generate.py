@@ -19,8 +19,8 @@ from cluster import errors
 from cluster.cli.generate import format_of, lora_of, row_of
 from cluster.cli.progress import Row
 from tests.cluster.cli.terminal import Terminal
-from tests.cluster.fake_server import Running
-from tests.cluster.image_server import ImageServer, Stream, completed, partial, picture
+from tests.cluster.client.fake_server import Running
+from tests.cluster.client.image_server import ImageServer, Stream, completed, partial, picture
 
 Run = Callable[..., Result]
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import Result
 
 from cluster import errors
-from cluster.spec import LaunchSpec
+from cluster.launch import LaunchSpec
 from tests.cluster.cli.terminal import Terminal
-from tests.cluster.fake_server import FakeServer
+from tests.cluster.client.fake_server import FakeServer
 from tests.cluster.statuses import make_status, make_worker
 
 Run = Callable[..., Result]

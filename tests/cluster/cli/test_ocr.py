@@ -22,8 +22,8 @@ from deployments.ocr.formats import WRITERS
 from deployments.ocr.page import Page, unread
 from deployments.ocr.searchable import searchable
 from tests.cluster.cli.terminal import Terminal
-from tests.cluster.fake_server import Running
-from tests.cluster.image_server import ImageServer, Stream
+from tests.cluster.client.fake_server import Running
+from tests.cluster.client.image_server import ImageServer, Stream
 from tests.read_pages import page, picture, read, text_of
 
 Run = Callable[..., Result]

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from pydantic import Field
 
 from cluster.cli.options import family_options, flags_of, nearest_flag, parse_value, with_dashes
-from cluster.spec import LaunchSpec
+from cluster.launch import LaunchSpec
 
 
 class Wider(LaunchSpec):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cluster.cli.preview import Previews, drawn, way_of
-from tests.cluster.image_server import picture
+from tests.cluster.client.image_server import picture
 
 
 @pytest.mark.parametrize(

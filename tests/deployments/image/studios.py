@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from cluster import errors
-from cluster.family import Setup
-from cluster.weights import locate
+from cluster.weights.locate import locate
+from cluster.worker.family import Setup
 from deployments.image.diffusion import Diffusion
 from deployments.image.saturation import Saturation
 from deployments.image.sketch import Sketch

@@ -11,8 +11,9 @@ import torch
 from diffusers import DiffusionPipeline
 from gguf import LlamaFileType
 
-from cluster.catalog import Catalog, parse_registration, to_registration
-from cluster.spec import Entry
+from cluster.catalog.catalog import Catalog
+from cluster.catalog.entry import Entry
+from cluster.catalog.registrations import parse_registration, to_registration
 from deployments.image.options import ImageOptions
 
 NAMES = """

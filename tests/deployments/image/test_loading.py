@@ -20,9 +20,9 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from cluster import errors
-from cluster.inventory import read
-from cluster.memory import component_bytes
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.weights.inventory import read
+from cluster.weights.memory import component_bytes
 from deployments.image.caches import presets_for
 from deployments.image.checkpoints import rest_of
 from deployments.image.options import Cache

@@ -11,10 +11,10 @@ import pytest
 from safetensors.torch import load_file
 
 from cluster import errors
-from cluster.catalog import Catalog
-from cluster.memory import CUDA_CONTEXT_BYTES, Tensor
+from cluster.catalog.catalog import Catalog
+from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
-from cluster.spec import LaunchSpec, Wanted
+from cluster.weights.memory import CUDA_CONTEXT_BYTES, Tensor
 from deployments import Room, plan_of, resolve
 from deployments.image.options import ImageOptions
 from deployments.image.plan import PROCESS_BYTES, Case, Sizes, Weights, advice, fitting, plan, weights_told

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.catalog import Catalog
-from cluster.family import Setup
+from cluster.catalog.catalog import Catalog
+from cluster.worker.family import Setup
 from deployments.ocr.ppocr.family import PpOcr, PpOcrOptions
 
 

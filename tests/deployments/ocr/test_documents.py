@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cluster import errors
-from cluster.family import Setup
-from cluster.spec import Entry, Source
+from cluster.catalog.entry import Entry, Source
+from cluster.worker.family import Setup
 from deployments.ocr.documents.family import DocumentOptions, Documents
 from deployments.ocr.documents.kinds import KINDS, kind_in
 from deployments.ocr.documents.writing import Written

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.catalog import Catalog
-from cluster.family import Setup
+from cluster.catalog.catalog import Catalog
+from cluster.worker.family import Setup
 from deployments.ocr.tesseract import Tesseract, TesseractOptions
 from tests import pages
 from tests.deployments.ocr.test_ppocr import Watched, one_word

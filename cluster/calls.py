@@ -1,0 +1,42 @@
+"""One request to one worker, and its answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+
+class Call(NamedTuple):
+    """One caller's request to one worker. A tuple, because it is pickled for every request."""
+
+    id: str
+    items: list[Any]
+    params: dict[str, Any]
+    #: Durations cross processes, instants do not: clocks differ.
+    seconds_left: float
+    #: Which of the model's abilities is asked for.
+    ability: str = ""
+
+
+class Answer(NamedTuple):
+    """`outputs` has one element per item (an array's rows count); `tokens` is what that caller's items cost."""
+
+    outputs: Any
+    tokens: int
+    queue_ms: float = 0.0
+    run_ms: float = 0.0
+
+
+class View(NamedTuple):
+    """How far a request is that takes its time."""
+
+    version: int
+    state: Literal["waiting", "running", "done", "failed", "cancelled"]
+    #: Of the whole request, 0 to 1.
+    fraction: float = 0.0
+    stage: str = "waiting"
+    step: int = 0
+    steps: int = 0
+    #: None until it is known how fast the model is.
+    eta_s: float | None = None
+    #: What can be shown so far, the oldest first.
+    previews: tuple[bytes, ...] = ()

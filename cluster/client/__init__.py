@@ -1,0 +1,1 @@
+"""What users import to speak to a cluster over HTTP."""

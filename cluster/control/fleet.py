@@ -1,0 +1,417 @@
+"""All that is known of wishes, workers and nodes at this moment, and what follows from it.
+
+Pure: time is passed in, nothing is awaited, no process is touched. The supervisor feeds it facts and carries out its
+plans; the simulation in the tests does the same with workers that exist only on paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster.control import pressure
+from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
+from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
+from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, Waiting, reconcile
+from cluster.errors import ClusterError, DownloadFailed
+from cluster.launch import Wanted
+from cluster.routes import ModelRoutes, Route
+from cluster.settings import Settings
+from cluster.status import Claim, Memory, ModelState, ModelStatus, Node, Report, WorkerName, WorkerState, WorkerStatus
+
+S = WorkerState
+E = WorkerEvent
+
+#: What a worker's own word for its phase means here.
+EVENT_OF_PHASE = {
+    "created": E.ANSWERED,
+    "loading": E.STARTED,
+    "ready": E.LOADED,
+    "failed": E.FAILED,
+    "draining": E.ANSWERED,
+    "drained": E.DRAINED,
+}
+
+
+@dataclass
+class Fleet:
+    settings: Settings
+    new_suffix: Callable[[], str]
+    wanted: dict[str, Wanted] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    #: Losses of an index, for the back-off.
+    losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    #: Why a model short of workers gets no more now; from the last plan.
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    #: Wishes that can be shown but not acted on, with the reason: their workers are left as they are.
+    unreadable: dict[str, str] = field(default_factory=dict)
+    #: Losses of workers of a generation that is wanted no more, but goes on until the present one is READY.
+    old_losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
+    #: The wish of each model as it last was READY.
+    last_ready: dict[str, Wanted] = field(default_factory=dict)
+    #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
+    served: set[str] = field(default_factory=set)
+    #: Workers that ended for a reason that is known and does not come again.
+    excused: set[str] = field(default_factory=set)
+    hold_until: float = 0.0
+    #: By node, as far as somebody there has told.
+    memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------- facts in
+
+    def see_nodes(self, nodes: Iterable[Node], now: float) -> list[str]:
+        """The nodes there are now; many gone at once look like a partition, so relaunching waits a while."""
+        before = set(self.nodes)
+        self.nodes = {node.id: node for node in nodes}
+        gone = before - set(self.nodes)
+        self.memory = {node: memory for node, memory in self.memory.items() if node in self.nodes}
+        if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
+            self.hold_until = now + self.settings.storm_hold_s
+            return [
+                f"{len(gone)} of {len(before)} nodes vanished at once; holding for {self.settings.storm_hold_s:g} s"
+            ]
+        return []
+
+    def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> Worker:
+        """A live worker found by its name, with what it says of itself."""
+        state = S.DRAINING if report.phase == "draining" else S.STARTING
+        worker = Worker(name, state, report.node_id, claim, now, report=report, story=("adopted",))
+        self.workers[str(name)] = worker
+        return self.see_report(str(name), report, now)
+
+    def started(self, name: WorkerName, placement: Placement, now: float) -> Worker:
+        worker = Worker(name, S.STARTING, placement.node, placement.claim, now)
+        self.workers[str(name)] = worker
+        return worker
+
+    def see_report(self, name: str, report: Report, now: float) -> Worker:
+        worker = self.workers[name]
+        moved = worker.report.progress != report.progress
+        claim = worker.claim
+        if report.phase == "ready" and claim.memory_bytes and report.memory_bytes:
+            # What was measured is worth more than what was expected.
+            claim = replace(claim, memory_bytes=report.memory_bytes)
+        self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
+        reason = str(report.error) if report.error else ""
+        return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
+
+    def see_memory(self, node: str, memory: Memory, now: float) -> tuple[Worker, str] | None:
+        """A reading of a node's memory; the worker that gives way to it, if any, and what there is to tell."""
+        if not memory.total_bytes:
+            return None
+        floor = self._floor(memory)
+        tenants = self._tenants(node)
+        known = pressure.seen(self.memory.get(node, pressure.NodeMemory()), memory, floor, now)
+        tenant = pressure.who_gives_way(known, tenants, floor, now)
+        self.memory[node] = known if tenant is None else pressure.gave_way(known, tenant, now)
+        if tenant is None:
+            return None
+        return self.workers[tenant.name], pressure.told(known, tenant, self._ip_of(node), floor)
+
+    def why_died(self, worker: Worker, reason: str, now: float) -> str:
+        """The reason, and that memory is the likely cause where it is."""
+        known = self.memory.get(worker.node)
+        if known is None or not pressure.was_killed_for_memory(known, self._floor(known.memory), now):
+            return reason
+        return pressure.told_of_kernel(known, self._ip_of(worker.node))
+
+    def _floor(self, memory: Memory) -> int:
+        return pressure.floor_of(memory.total_bytes, self.settings.memory_floor_bytes)
+
+    def _tenants(self, node: str) -> list[pressure.Tenant]:
+        return [
+            pressure.Tenant(name, worker.report.memory.own_bytes, worker.claim.memory_bytes)
+            for name, worker in self.workers.items()
+            if worker.node == node and worker.state in HOLDS_CLAIM
+        ]
+
+    def _ip_of(self, node: str) -> str:
+        return self.nodes[node].ip if node in self.nodes else node
+
+    def _open_nodes(self) -> tuple[Node, ...]:
+        """With what is left for models where memory has run out."""
+        rows = []
+        for node in self.nodes.values():
+            known = self.memory.get(node.id, pressure.NodeMemory())
+            room = pressure.room_bytes(known, self._floor(known.memory))
+            reason = "" if room is None else pressure.others(known.memory)
+            rows.append(replace(node, room_bytes=room, room_reason=reason))
+        return tuple(rows)
+
+    def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> Worker:
+        worker = self.workers[name]
+        after = step(worker, event, now, reason)
+        self.workers[name] = after
+        key = (worker.name.uid, worker.name.index)
+        wish = self.wanted.get(worker.name.uid)
+        is_old = wish is not None and wish.generation != worker.name.generation
+        if is_old and after.state == S.FAILED and worker.state != S.FAILED:
+            # It could be loaded once, so it is tried again.
+            self.old_losses[key] = self.old_losses.get(key, NO_LOSS).again(now, self.settings.backoff_max_s)
+        if after.state == S.LOST and worker.state != S.LOST:
+            good_run = worker.ready_since is not None and now - worker.ready_since >= GOOD_RUN_S
+            losses = self.old_losses if is_old else self.losses
+            loss = NO_LOSS if good_run else losses.get(key, NO_LOSS)
+            if name in self.excused:
+                self.excused.discard(name)
+            else:
+                losses[key] = loss.again(now, self.settings.backoff_max_s)
+            self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
+        if after.state == S.READY and worker.name.uid in self.wanted:
+            self.served.add(worker.name.uid)
+        return after
+
+    def excuse(self, names: Iterable[str]) -> None:
+        """The next start need not wait: what ended these workers is known and refused from now on."""
+        for name in names:
+            parsed, worker = WorkerName.parse(name), self.workers.get(name)
+            if worker is not None and worker.state in HOLDS_CLAIM:
+                self.excused.add(name)
+            elif parsed is not None and (loss := self.losses.get((parsed.uid, parsed.index))) is not None:
+                self.losses[parsed.uid, parsed.index] = replace(loss, not_before=float("-inf"))
+
+    def want(self, wanted: Wanted, unreadable: str = "") -> None:
+        self.wanted[wanted.uid] = wanted
+        self.unreadable.pop(wanted.uid, None)
+        if unreadable:
+            self.unreadable[wanted.uid] = unreadable
+        # A new wish is a new chance.
+        self._forget_losses(wanted.uid)
+
+    def _forget_losses(self, uid: str) -> None:
+        self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
+        self.old_losses = {key: loss for key, loss in self.old_losses.items() if key[0] != uid}
+
+    def unwant(self, uid: str) -> None:
+        self.wanted.pop(uid, None)
+        self.unreadable.pop(uid, None)
+        self.last_ready.pop(uid, None)
+        self._forget_losses(uid)
+        self.served.discard(uid)
+        self.restarts.pop(uid, None)
+        self.waiting.pop(uid, None)
+
+    # ------------------------------------------------------------------------------------------- decisions out
+
+    def expired(self, now: float) -> list[Worker]:
+        """Workers that stayed in their state beyond its deadline."""
+        limits = {
+            S.STARTING: self.settings.start_timeout_s,
+            S.LOADING: self.settings.load_stall_s,
+            S.SUSPECT: self.settings.probe_timeout_s,
+            S.DRAINING: self.settings.drain_s,
+        }
+        # Weights that could not be had today may be had in a minute; anything else fails the same way again.
+        ours = [w for w in self.workers.values() if isinstance(w.report.error, DownloadFailed)]
+        again = [w for w in ours if w.state == S.FAILED and now - w.since > self.settings.backoff_max_s]
+        ours = [w for w in self.workers.values() if w.name.uid not in self.unreadable or w.state == S.DRAINING]
+        return again + [w for w in ours if w.state in limits and now - w.since > limits[w.state]]
+
+    def orphaned(self) -> list[Worker]:
+        """Workers whose node is not there any more."""
+        return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
+
+    def plan(self, now: float) -> Plan:
+        self.memory = {node: pressure.without_old(known, now) for node, known in self.memory.items()}
+        hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
+        plan = reconcile(
+            self.wanted,
+            tuple(self.workers.values()),
+            self._open_nodes(),
+            now=now,
+            new_suffix=self.new_suffix,
+            losses=self.losses,
+            hold=hold,
+            memory_fraction=self.settings.memory_fraction,
+            last_ready=self.last_ready,
+            old_losses=self.old_losses,
+            untouched=self.unreadable,
+        )
+        self.waiting = plan.waiting
+        return plan
+
+    def newly_ready(self) -> list[Wanted]:
+        """Wishes that became READY since this was last asked: each is now the one to go back to. The first of a model
+        counts from its first worker on."""
+        found = []
+        for uid, wish in self.wanted.items():
+            last = self.last_ready.get(uid)
+            if uid in self.unreadable:
+                continue
+            if last is not None and (last.generation, last.replica) == (wish.generation, wish.replica):
+                continue
+            ready = [w for w in self.of(uid) if w.state == S.READY and w.name.generation == wish.generation]
+            if len(ready) >= (1 if last is None else wish.replica):
+                found.append(wish)
+        self.remember(found)
+        return found
+
+    def remember(self, ready: Iterable[Wanted]) -> None:
+        """Models that were READY: their requests wait for their next worker."""
+        for wish in ready:
+            if wish.uid in self.wanted and wish.uid not in self.unreadable:
+                self.last_ready[wish.uid] = wish
+                self.served.add(wish.uid)
+
+    def could_place(self, wanted: Wanted) -> NoRoom | None:
+        """Whether all replicas of a wish would fit now."""
+        placements = self.placements(wanted)
+        return placements if isinstance(placements, NoRoom) else None
+
+    def placements(self, wanted: Wanted) -> list[Placement] | NoRoom:
+        """Where the replicas of a wish would be now; workers of the same uid make room for it."""
+        taken = [
+            Taken(w.name.uid, w.node, w.claim)
+            for w in self.workers.values()
+            if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
+        ]
+        # Wishes that are still to be started count as well, or fifty launches at once would all fit.
+        settled = HOLDS_CLAIM | {S.FAILED}
+        running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in settled}
+        nodes = self._open_nodes()
+        fraction = self.settings.memory_fraction
+        for other in self.wanted.values():
+            if other.uid in self.unreadable:
+                continue
+            for index in range(other.replica):
+                if other.uid != wanted.uid and (other.uid, index) not in running:
+                    found = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
+                    if isinstance(found, Placement):
+                        taken.append(Taken(other.uid, found.node, found.claim))
+        placements: list[Placement] = []
+        for index in range(wanted.replica):
+            found = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
+            if isinstance(found, NoRoom):
+                return found
+            placements.append(found)
+            taken.append(Taken(wanted.uid, found.node, found.claim))
+        return placements
+
+    # ------------------------------------------------------------------------------------------- views
+
+    def of(self, uid: str) -> list[Worker]:
+        found = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
+        return sorted(found, key=lambda w: (w.name.generation, w.name.index))
+
+    def routes(self) -> dict[str, ModelRoutes]:
+        """What ingresses may send work to. A worker that does not answer a probe is used only when no other is left."""
+        table = {}
+        for uid, wish in self.wanted.items():
+            ready = [w for w in self.of(uid) if w.state == S.READY]
+            usable = ready or [w for w in self.of(uid) if w.state == S.SUSPECT]
+            state, reason = self.state_of(wish)
+            table[uid] = ModelRoutes(
+                uid=uid,
+                abilities=wish.abilities,
+                workers=tuple(Route(str(w.name), wish.spec.request_limits, w.node) for w in usable),
+                state=state,
+                reason=reason,
+                description=self.description(wish),
+                aliases=tuple(
+                    {wish.entry.name.lower(), wish.source.id.lower(), *(alias.lower() for alias in wish.entry.aliases)}
+                ),
+                recovering=uid in self.served and uid not in self.unreadable,
+            )
+        return table
+
+    def state_of(self, wish: Wanted) -> tuple[ModelState, str]:
+        workers = self.of(wish.uid)
+        current = [w for w in workers if w.name.generation == wish.generation]
+        ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
+        if wish.uid in self.unreadable:
+            serves = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+            return (ModelState.DEGRADED if serves else ModelState.WAITING), self.unreadable[wish.uid]
+        failed = [w for w in current if w.state == S.FAILED]
+        if ready >= wish.replica:
+            return ModelState.READY, ""
+        if failed:
+            serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+            return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
+        reason = self.waiting[wish.uid].reason if wish.uid in self.waiting else ""
+        if any(w.state in (S.READY, S.SUSPECT) for w in workers):
+            return ModelState.DEGRADED, reason
+        if any(w.state in ALIVE for w in current) or not reason:
+            return ModelState.LOADING, reason
+        return ModelState.WAITING, reason
+
+    def status(self, wish: Wanted) -> ModelStatus:
+        state, reason = self.state_of(wish)
+        workers = self.of(wish.uid)
+        current = [w for w in workers if w.name.generation == wish.generation and w.state in ALIVE]
+        failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wish.generation), None)
+        fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
+        return ModelStatus(
+            uid=wish.uid,
+            state=state,
+            reason=reason,
+            error_code=_code_of(failed.report.error) if failed else self.waiting.get(wish.uid, Waiting("")).code,
+            log_tail=failed.report.log_tail if failed else (),
+            replica=wish.replica,
+            ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
+            restarts=self.restarts.get(wish.uid, 0),
+            generation=wish.generation,
+            stage=next(
+                (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
+            ),
+            progress=1.0 if state == ModelState.READY else sum(fractions) / wish.replica,
+            created=wish.created,
+            wanted=wish,
+            workers=tuple(self._worker_status(w) for w in workers),
+            about=next((w.report.about for w in current if w.state == S.READY), {}),
+        )
+
+    def _worker_status(self, worker: Worker) -> WorkerStatus:
+        report = worker.report
+        node = self.nodes.get(worker.node)
+        return WorkerStatus(
+            id=str(worker.name),
+            index=worker.name.index,
+            generation=worker.name.generation,
+            state=worker.state,
+            node=node.ip if node else worker.node,
+            address=f"{report.node_ip}:{report.pid}" if report.pid else "",
+            pid=report.pid,
+            cards=report.cards or tuple(card for card, _ in worker.claim.cards),
+            claim_bytes=worker.claim.memory_bytes,
+            stage=report.progress.stage,
+            progress=1.0 if worker.state == S.READY else report.progress.fraction,
+            done_bytes=report.progress.done_bytes,
+            total_bytes=report.progress.total_bytes,
+            files=report.progress.files,
+            reason=worker.reason,
+            error_code=_code_of(report.error),
+        )
+
+    def description(self, wish: Wanted) -> dict[str, object]:
+        """What clients of any dialect read about a model; the keys are Xinference's."""
+        workers = self.of(wish.uid)
+        ready = [w for w in workers if w.state in (S.READY, S.SUSPECT)]
+        about: Mapping[str, object] = ready[0].report.about if ready else {}
+        entry, source = wish.entry, wish.source
+        return {
+            "model_type": entry.type,
+            "address": ready[0].report.node_ip + f":{ready[0].report.pid}" if ready else "",
+            "accelerators": [str(card) for w in ready for card in w.report.cards],
+            "model_name": entry.name,
+            "model_engine": wish.spec.model_engine or entry.family.replace("-", "_"),
+            "model_format": source.format,
+            "model_family": entry.family,
+            "model_hub": source.hub,
+            "model_revision": source.revision,
+            "quantization": wish.spec.quantization or "none",
+            "language": list(entry.languages),
+            "max_tokens": entry.max_tokens,
+            "dimensions": entry.facts.get("dimensions"),
+            "model_ability": list(wish.abilities),
+            "controlnet": entry.facts.get("controlnet"),
+            "replica": wish.replica,
+            **about,
+        }
+
+
+def _code_of(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.code() if isinstance(error, ClusterError) else "load_failed"

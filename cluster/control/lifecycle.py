@@ -1,0 +1,139 @@
+"""The states of one worker and the events that move it, as one table.
+
+    STARTING ──started──▶ LOADING ──loaded──▶ READY ──silent──▶ SUSPECT
+       │                     │                 │ ▲                │ │
+       │                     │                 │ └────answered────┘ │
+       ├── died, expired ────┴──── died ───────┼── died, expired ───┴──▶ LOST ──▶ (forgotten, started again)
+       ├── failed ───────────┴──▶ FAILED       │ drain
+       │                            │          ▼
+       └── drain (killed at once) ──┴─▶ GONE ◀─ DRAINING
+
+`step` is the only way to change a state and the fleet its only caller. A pair that is not in the table is a bug and
+raises with the worker's story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from cluster.status import Claim, Report, WorkerName, WorkerState
+
+S = WorkerState
+
+
+class WorkerEvent(StrEnum):
+    STARTED = "started"  # it answered for the first time, or reported progress
+    LOADED = "loaded"  # warmed up, may be sent work
+    FAILED = "failed"  # it said that loading can never succeed
+    DIED = "died"  # its process is gone
+    SILENT = "silent"  # it did not answer in time: unknown is not dead
+    ANSWERED = "answered"
+    DRAIN = "drain"  # no longer wanted
+    DRAINED = "drained"
+    EXPIRED = "expired"  # it stayed in its state beyond the deadline
+
+
+E = WorkerEvent
+
+TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
+    (S.STARTING, E.STARTED): S.LOADING,
+    (S.STARTING, E.LOADED): S.READY,
+    (S.STARTING, E.FAILED): S.FAILED,
+    (S.STARTING, E.DIED): S.LOST,
+    (S.STARTING, E.EXPIRED): S.LOST,
+    (S.STARTING, E.SILENT): S.STARTING,
+    (S.STARTING, E.ANSWERED): S.STARTING,
+    (S.STARTING, E.DRAIN): S.GONE,
+    (S.STARTING, E.DRAINED): S.GONE,
+    (S.LOADING, E.STARTED): S.LOADING,
+    (S.LOADING, E.LOADED): S.READY,
+    (S.LOADING, E.FAILED): S.FAILED,
+    (S.LOADING, E.DIED): S.LOST,
+    (S.LOADING, E.EXPIRED): S.LOST,
+    (S.LOADING, E.SILENT): S.LOADING,
+    (S.LOADING, E.ANSWERED): S.LOADING,
+    (S.LOADING, E.DRAIN): S.GONE,
+    (S.READY, E.LOADED): S.READY,
+    (S.READY, E.ANSWERED): S.READY,
+    (S.READY, E.SILENT): S.SUSPECT,
+    (S.READY, E.FAILED): S.LOST,
+    (S.READY, E.DIED): S.LOST,
+    (S.READY, E.DRAIN): S.DRAINING,
+    (S.READY, E.DRAINED): S.GONE,
+    # Its control thread talks on while its model hangs: only a probe that comes back clears it.
+    (S.SUSPECT, E.LOADED): S.SUSPECT,
+    (S.SUSPECT, E.ANSWERED): S.READY,
+    (S.SUSPECT, E.SILENT): S.SUSPECT,
+    (S.SUSPECT, E.FAILED): S.LOST,
+    (S.SUSPECT, E.DIED): S.LOST,
+    (S.SUSPECT, E.EXPIRED): S.LOST,
+    (S.SUSPECT, E.DRAIN): S.DRAINING,
+    (S.DRAINING, E.LOADED): S.DRAINING,
+    (S.DRAINING, E.ANSWERED): S.DRAINING,
+    (S.DRAINING, E.SILENT): S.DRAINING,
+    (S.DRAINING, E.FAILED): S.GONE,
+    (S.DRAINING, E.DRAIN): S.DRAINING,
+    (S.DRAINING, E.DRAINED): S.GONE,
+    (S.DRAINING, E.DIED): S.GONE,
+    (S.DRAINING, E.EXPIRED): S.GONE,
+    (S.FAILED, E.DRAIN): S.GONE,
+    (S.FAILED, E.DIED): S.FAILED,
+    (S.FAILED, E.EXPIRED): S.LOST,
+    (S.FAILED, E.SILENT): S.FAILED,
+    (S.FAILED, E.ANSWERED): S.FAILED,
+    # One death is told by every call that was under way.
+    (S.LOST, E.DIED): S.LOST,
+    (S.LOST, E.SILENT): S.LOST,
+    (S.LOST, E.ANSWERED): S.LOST,
+    (S.LOST, E.DRAIN): S.GONE,
+}
+
+#: Takes up its place in the wish: nothing else is started for its index.
+ALIVE = frozenset({S.STARTING, S.LOADING, S.READY, S.SUSPECT})
+#: Its process may exist and its claim counts.
+HOLDS_CLAIM = ALIVE | {S.DRAINING}
+#: Nothing more will happen to it; its process, if any, is to be killed.
+ENDED = frozenset({S.FAILED, S.LOST, S.GONE})
+
+
+class InvalidTransition(AssertionError):
+    """An event that cannot happen in that state."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What the control plane knows of one worker."""
+
+    name: WorkerName
+    state: WorkerState
+    node: str
+    claim: Claim
+    #: Clock of the supervisor when it entered the state or last moved within it.
+    since: float
+    ready_since: float | None = None
+    report: Report = Report()
+    reason: str = ""
+    story: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+def step(worker: Worker, event: WorkerEvent, now: float, reason: str = "") -> Worker:
+    """The worker after the event; `since` moves when the state does."""
+    told = f"{worker.state} {event}" + (f" ({reason})" if reason else "")
+    after = TRANSITIONS.get((worker.state, event))
+    if after is None:
+        raise InvalidTransition(f"{worker}: no way from {told}; story: {'; '.join(worker.story) or 'none'}")
+    if after == worker.state:
+        return worker
+    return replace(
+        worker,
+        state=after,
+        since=now,
+        ready_since=now if after == S.READY and worker.ready_since is None else worker.ready_since,
+        reason=reason,
+        story=(*worker.story[-19:], f"{told} -> {after}"),
+    )

@@ -1,0 +1,179 @@
+"""Which node and which cards a replica gets, or one reason per node why not.
+
+Knows nothing of Ray: nodes and what is taken on them are given, the answer is a value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cluster import errors
+from cluster.launch import ReplicaPlace, Wanted
+from cluster.status import Claim, Node
+
+#: Shares are counted in hundredths of a card, rounded up: Ray's own resolution is finer, people's is not.
+SHARE_STEP = 0.01
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one replica needs."""
+
+    uid: str
+    memory_bytes: int
+    place: ReplicaPlace = field(default_factory=ReplicaPlace)
+    n_cpu: float | None = None
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one worker holds already."""
+
+    uid: str
+    node: str
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class Placement:
+    node: str
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """One reason per node, by its address."""
+
+    uid: str
+    reasons: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        told = "; ".join(f"{node}: {reason}" for node, reason in self.reasons) or "there are no nodes"
+        return f"{self.uid} fits on no node ({told})."
+
+    def error(self) -> errors.DoesNotFit:
+        return errors.DoesNotFit(str(self), 30.0)
+
+
+def demand_of(wanted: Wanted, index: int) -> Demand:
+    return Demand(wanted.uid, wanted.claim_bytes, wanted.spec.place_of(index), wanted.spec.n_cpu)
+
+
+def place(
+    demand: Demand, nodes: Sequence[Node], taken: Iterable[Taken], *, memory_fraction: float = 1.0
+) -> Placement | NoRoom:
+    """The best node, or the reasons.
+
+    Replicas of one model spread over nodes first. Then comes the tightest card that fits, on the node with the fewest
+    free, so that whole cards and several on one node stay free for those who need them; or the most free memory.
+    """
+    taken = tuple(taken)
+    wants_gpu = _wants_gpu(demand, nodes)
+    offers: list[tuple[tuple[float, float, float, str], Placement]] = []
+    reasons: list[tuple[str, str]] = []
+    for node in nodes:
+        here = [item for item in taken if item.node == node.id]
+        offer = _offer(demand, node, here, wants_gpu, memory_fraction)
+        if isinstance(offer, str):
+            reasons.append((node.ip, offer))
+            continue
+        siblings = sum(item.uid == demand.uid for item in here)
+        if offer.cards:
+            tightness = sum(_free_share(card, here) for card, _ in offer.cards)
+            free = sum(_free_share(card, here) for card in range(node.gpus))
+        else:
+            tightness = 0.0
+            free = -(node.memory_bytes - sum(item.claim.memory_bytes for item in here))
+        # The address last, so that equal nodes are always taken in the same order.
+        offers.append(((siblings, tightness, free, node.ip), Placement(node.id, offer)))
+    if offers:
+        return min(offers, key=lambda offer: offer[0])[1]
+    return NoRoom(demand.uid, tuple(reasons))
+
+
+def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
+    """`auto` means a GPU wherever the cluster has any that can be used; it never falls back to CPU in silence because
+    cards are full."""
+    if demand.place.n_gpu is None:
+        return False
+    return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.auto_gpus for node in nodes)
+
+
+def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
+    if node.draining:
+        return "draining"
+    asked_bytes = 0 if wants_gpu else demand.memory_bytes
+    if node.room_bytes is not None and asked_bytes > node.room_bytes:
+        left, asked = _gib(max(node.room_bytes, 0)), _gib(asked_bytes)
+        return f"its memory ran out, {left} left for models, {asked} asked; {node.room_reason}"
+    if node.cpus <= 0:
+        return "holds no models (0 cores)"
+    wanted_ip = demand.place.worker_ip
+    if wanted_ip is not None and wanted_ip.rsplit(":", 1)[0] != node.ip:
+        return f"is not {wanted_ip}"
+    cpus = demand.n_cpu or 0.0
+    free_cpus = node.cpus - sum(item.claim.cpus for item in here)
+    if cpus > free_cpus:
+        return f"{free_cpus:g} of {node.cpus:g} cores free, {cpus:g} asked"
+    if wants_gpu:
+        cards = _cards(demand, node, here)
+        return cards if isinstance(cards, str) else Claim(0, cards, cpus)
+    room = int(node.memory_bytes * memory_fraction)
+    free = room - sum(item.claim.memory_bytes for item in here)
+    if demand.memory_bytes > free:
+        return f"{_gib(max(free, 0))} of {_gib(room)} memory free, {_gib(demand.memory_bytes)} asked"
+    return Claim(demand.memory_bytes, (), cpus)
+
+
+def _cards(demand: Demand, node: Node, here: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
+    if not node.gpus:
+        return "has no GPU"
+    is_free_choice = demand.place.n_gpu == "auto" and demand.place.gpu_idx is None
+    count_here = node.auto_gpus if is_free_choice else node.gpus
+    if not count_here:
+        return "has no GPU that torch can use"
+    share, count = _share(demand, node)
+    if share > 1:
+        return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.memory_bytes)} asked"
+    if demand.place.gpu_idx is not None:
+        wanted = demand.place.gpu_idx
+        absent = [card for card in wanted if not 0 <= card < node.gpus]
+        if absent:
+            return f"has GPUs 0 to {node.gpus - 1}, not {absent[0]}"
+        short = [card for card in wanted if _free_share(card, here) + 1e-9 < share]
+        if short:
+            return f"{_free_share(short[0], here):g} of GPU {short[0]} free, {share:g} asked"
+        return tuple((card, share) for card in wanted)
+    fitting = sorted(
+        (card for card in range(count_here) if _free_share(card, here) + 1e-9 >= share),
+        key=lambda card: (_free_share(card, here), card),
+    )
+    if len(fitting) < count:
+        if share < 1:
+            most = max(_free_share(card, here) for card in range(count_here))
+            return f"{most:g} of a GPU free, {share:g} asked"
+        return f"{len(fitting)} of {count_here} GPUs free, {count} asked"
+    return tuple((card, share) for card in fitting[:count])
+
+
+def _share(demand: Demand, node: Node) -> tuple[float, int]:
+    """Share of each card, and how many cards."""
+    asked = demand.place.n_gpu
+    if asked == "auto" or asked is None:
+        if not node.card_bytes:
+            return 1.0, 1
+        return math.ceil(demand.memory_bytes / node.card_bytes / SHARE_STEP) * SHARE_STEP, 1
+    if asked < 1:
+        return float(asked), 1
+    return 1.0, int(asked)
+
+
+def _free_share(card: int, here: Sequence[Taken]) -> float:
+    held = sum(share for item in here for number, share in item.claim.cards if number == card)
+    return round(1.0 - held, 6)
+
+
+def _gib(amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB"

@@ -1,0 +1,201 @@
+"""Compares wishes with what runs and says what to do; computing the plan does nothing.
+
+Order is part of the plan: route out, drain, then kill; warm, then route in. A new generation starts beside the old one
+where there is room, and takes its place one by one where there is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, Worker
+from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
+from cluster.errors import DoesNotFit
+from cluster.launch import Wanted
+from cluster.status import Node, WorkerName, WorkerState
+
+S = WorkerState
+
+#: A worker that served this long has paid for its past losses.
+GOOD_RUN_S = 300.0
+#: Without room for both, an old worker gives way to a new one that was lost fewer times than this.
+LOSSES_TO_GIVE_WAY = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    name: WorkerName
+    wanted: Wanted
+    placement: Placement
+    why: str
+
+
+class Waiting(NamedTuple):
+    """Why a model that is short of workers is not given more now; `code` is the error a caller would see."""
+
+    reason: str
+    code: str = ""
+
+
+@dataclass
+class Plan:
+    start: list[Start] = field(default_factory=list)
+    #: Stop politely: READY workers finish what they have, others are killed by their `drain` transition.
+    drain: list[Worker] = field(default_factory=list)
+    #: Nothing more will happen to these: kill the process if there is one and drop the record.
+    forget: list[Worker] = field(default_factory=list)
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.start or self.drain or self.forget)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How often an index of a model was lost lately, and when it may be started again."""
+
+    count: int
+    not_before: float
+
+    def again(self, now: float, longest_s: float) -> Loss:
+        return Loss(self.count + 1, now + min(longest_s, 2.0 ** min(self.count, 30)))
+
+
+NO_LOSS = Loss(0, float("-inf"))
+
+
+def reconcile(
+    wanted: Mapping[str, Wanted],
+    workers: Sequence[Worker],
+    nodes: Sequence[Node],
+    *,
+    now: float,
+    new_suffix: Callable[[], str],
+    losses: Mapping[tuple[str, int], Loss] | None = None,
+    hold: str = "",
+    memory_fraction: float = 1.0,
+    last_ready: Mapping[str, Wanted] | None = None,
+    old_losses: Mapping[tuple[str, int], Loss] | None = None,
+    untouched: Collection[str] = (),
+) -> Plan:
+    """The difference between what is wanted and what runs. `hold` says why nothing may be started now. `last_ready` are
+    the wishes as they last were READY: until the present ones are, so many of their workers are kept running as the
+    present ones lack; `old_losses` are theirs. Workers of the models in `untouched` are left as they are."""
+    plan = Plan()
+    losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
+    taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
+
+    for worker in workers:
+        wish = wanted.get(worker.name.uid)
+        is_current = wish is not None and worker.name.generation == wish.generation
+        if worker.state in (S.GONE, S.LOST) or (worker.state == S.FAILED and not is_current):
+            plan.forget.append(worker)
+        elif worker.name.uid in untouched:
+            continue
+        elif wish is None and worker.state in ALIVE:
+            plan.drain.append(worker)
+
+    for uid, wish in wanted.items():
+        if uid in untouched:
+            continue
+        mine = [w for w in workers if w.name.uid == uid]
+        current = [w for w in mine if w.name.generation == wish.generation and w.state not in (S.GONE, S.LOST)]
+        old = [w for w in mine if w.name.generation != wish.generation and w.state in ALIVE]
+        kept, surplus = _keep(current, wish.replica)
+        plan.drain += surplus
+
+        covered = {w.name.index for w in kept}
+        refused = None
+        for index in range(wish.replica):
+            if index in covered:
+                continue
+            loss = losses.get((uid, index), NO_LOSS)
+            if hold:
+                plan.waiting[uid] = Waiting(hold)
+            elif loss.not_before > now:
+                plan.waiting[uid] = Waiting(f"lost {loss.count} times, started again in {loss.not_before - now:.0f} s")
+            elif refused is not None:
+                continue
+            else:
+                found = place(demand_of(wish, index), nodes, taken, memory_fraction=memory_fraction)
+                if isinstance(found, NoRoom):
+                    refused = (index, found)
+                    plan.waiting[uid] = Waiting(str(found), DoesNotFit.code())
+                    continue
+                name = WorkerName(uid, wish.generation, index, new_suffix())
+                plan.start.append(Start(name, wish, found, "lost" if loss.count else "wanted"))
+                taken.append(Taken(uid, found.node, found.claim))
+
+        ready = sum(w.state == S.READY for w in kept)
+        # Of the old ones, as many stay as the new ones do not replace yet.
+        lacking = max(wish.replica - ready, 0)
+        last = last_ready.get(uid, wish)
+        for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
+            plan.drain.append(worker)
+            old.remove(worker)
+        if last.generation != wish.generation and not hold:
+            for index in _to_go_on(last, lacking, old):
+                if old_losses.get((uid, index), NO_LOSS).not_before > now:
+                    continue
+                found = place(demand_of(last, index), nodes, taken, memory_fraction=memory_fraction)
+                if isinstance(found, NoRoom):
+                    break
+                name = WorkerName(uid, last.generation, index, new_suffix())
+                plan.start.append(Start(name, last, found, "until the new version is READY"))
+                taken.append(Taken(uid, found.node, found.claim))
+        tried = 0 if refused is None else losses.get((uid, refused[0]), NO_LOSS).count
+        is_draining = any(w.state == S.DRAINING for w in mine)
+        if refused is not None and old and not is_draining and tried < LOSSES_TO_GIVE_WAY:
+            index, _ = refused
+            giving_way = _oldest_last(old, last.generation)[0]
+            without = [
+                t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)
+            ]
+            fits = place(demand_of(wish, index), nodes, without, memory_fraction=memory_fraction)
+            if isinstance(fits, Placement):
+                plan.drain.append(giving_way)
+    return plan
+
+
+def _keep(current: Sequence[Worker], replica: int) -> tuple[list[Worker], list[Worker]]:
+    """One worker per index below `replica`, the most advanced one; the rest is surplus."""
+    best: dict[int, Worker] = {}
+    surplus = []
+    for worker in sorted(current, key=_rank):
+        if worker.state == S.DRAINING:
+            continue
+        if worker.name.index < replica and worker.name.index not in best:
+            best[worker.name.index] = worker
+        else:
+            surplus.append(worker)
+    return list(best.values()), surplus
+
+
+_RANK = {S.READY: 0, S.SUSPECT: 1, S.LOADING: 2, S.STARTING: 3, S.FAILED: 4}
+
+
+def _rank(worker: Worker) -> tuple[int, float]:
+    return _RANK.get(worker.state, 9), worker.since
+
+
+def _oldest_last(workers: Sequence[Worker], proven: int) -> list[Worker]:
+    """Those that serve go last, and of the others those of the generation that is known to work."""
+    return sorted(workers, key=lambda w: (w.state == S.READY, w.name.generation == proven, -w.name.index))
+
+
+def _to_go_on(last: Wanted, lacking: int, old: Sequence[Worker]) -> list[int]:
+    """Which indices of the last version that was READY are missing for it to serve what the present one does not."""
+    mine = {w.name.index for w in old if w.name.generation == last.generation}
+    others = sum(w.name.generation != last.generation and w.state in (S.READY, S.SUSPECT) for w in old)
+    missing = [index for index in range(last.replica) if index not in mine]
+    return missing[: max(min(lacking, last.replica) - len(mine) - others, 0)]
+
+
+def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[Worker]) -> bool:
+    """Exactly what is wanted runs, and nothing else does."""
+    expected = {(uid, wish.generation, index) for uid, wish in wanted.items() for index in range(wish.replica)}
+    live = [w for w in workers if w.state not in ENDED]
+    found = [(w.name.uid, w.name.generation, w.name.index) for w in live]
+    return len(found) == len(expected) and set(found) == expected and all(w.state == S.READY for w in live)

@@ -1,0 +1,232 @@
+"""What can be asked of a launch, and the wish that it becomes: what is stored of a model, and all that is stored."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from cluster import errors
+from cluster.catalog.entry import Entry, Source
+from cluster.names import UID_PATTERN, quoted
+from cluster.value import Value
+
+#: Sent by Xinference's own client and command line with every launch of every type, whatever the model.
+ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
+#: What Xinference's clients send as null or its default and this server has no use for.
+ACCEPTED_WHEN_EMPTY = ("enable_virtual_env", "virtual_env_packages", "virtual_env_find_links", "peft_model_config")
+
+
+def _as_cards(value: Any) -> Any:
+    """`0,1`, `[0, 1]` and `0` as card numbers; anything else is for pydantic to refuse."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    cards = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(card, bool) for card in cards):
+        raise ValueError("gpu_idx takes card numbers")
+    return cards
+
+
+def _possible_share(value: float | str | None) -> float | str | None:
+    if isinstance(value, float):
+        if not 0 < value < math.inf:
+            raise ValueError("n_gpu must be above 0, 'auto', or null for CPU")
+        if value > 1 and value != int(value):
+            raise ValueError("n_gpu above 1 must be a whole number")
+    return value
+
+
+def _parsed_share(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() in ("none", "null", "cpu", ""):
+        return None
+    if isinstance(value, bool):
+        raise ValueError("n_gpu is a number, 'auto' or null")
+    return value
+
+
+#: Card numbers, in any of the ways that people and clients write them.
+Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
+#: How many cards, or what part of one; None is CPU.
+Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share), AfterValidator(_possible_share)]
+
+
+class ReplicaPlace(Value):
+    """Where one replica should live, when somebody wants to say so."""
+
+    worker_ip: str | None = None
+    n_gpu: Gpus = "auto"
+    gpu_idx: Cards = None
+
+    @field_validator("gpu_idx")
+    @classmethod
+    def _each_card_once(cls, cards: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if cards is not None and (not cards or len(set(cards)) < len(cards)):
+            raise ValueError("gpu_idx takes card numbers, each once per replica")
+        return cards
+
+
+class LaunchSpec(Value):
+    """What can be asked of a launch. A field here is the CLI flag, the REST field and the client's argument."""
+
+    model_name: str = Field(description="Catalogue name of the model, e.g. bge-m3.")
+    model_type: str = Field(default="", description="embedding, rerank, ... Needed only when a name is in two types.")
+    model_uid: str | None = Field(default=None, description="Name to serve it under; the model's name by default.")
+    model_engine: str | None = Field(default=None, description="Which engine runs it; the model's own by default.")
+    model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
+    model_size_in_billions: str | int | float | None = Field(
+        default=None, description="Size, where a name has several."
+    )
+    quantization: str | None = Field(default=None, description="Quantisation, where a model has several.")
+    model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
+    download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Where to download.")
+    replica: int = Field(default=1, ge=1, le=1000, strict=True, description="How many workers serve it.")
+    n_gpu: Gpus = Field(default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU.")
+    gpu_idx: Cards = Field(default=None, description="Cards to use, e.g. 0,1.")
+    n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; cores are shared when not given.")
+    worker_ip: str | None = Field(default=None, description="Node to use.")
+    request_limits: int | None = Field(default=None, ge=0, description="Requests at once per replica; more get 429.")
+    memory: str | int | None = Field(
+        default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default."
+    )
+    replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="One place per replica.")
+    envs: dict[str, str] | None = Field(
+        default=None, description="Environment variables for the workers: thread counts and the like."
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of the model's family.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, data: Any) -> Any:
+        """Any other key at the top level is an option of the family, as Xinference's clients send them."""
+        if not isinstance(data, dict):
+            return data
+        known = {key: value for key, value in data.items() if key in cls.model_fields}
+        extra = {key: value for key, value in data.items() if key not in known and key not in ALWAYS_SENT}
+        for key in ACCEPTED_WHEN_EMPTY:
+            if not extra.get(key, True):
+                del extra[key]
+        options = known.get("options") or {}
+        if not isinstance(options, dict):
+            raise ValueError(f"options takes a mapping, not {quoted(options)}")
+        known["options"] = {**options, **extra}
+        if known.get("model_type") is None:
+            known.pop("model_type", None)
+        return known
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _a_size(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("memory takes a size such as 2GiB")
+        return value
+
+    @field_validator("envs")
+    @classmethod
+    def _settable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name, text in (value or {}).items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in text:
+                raise ValueError(f"{name!r} is no environment variable that can be set")
+        return value
+
+    @field_validator("model_path")
+    @classmethod
+    def _real_path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("model_path holds a NUL character")
+        # An empty one would be the folder that the server was started in.
+        return value or None
+
+    @field_validator("replica_config", mode="before")
+    @classmethod
+    def _flatten_xinference_places(cls, value: Any) -> Any:
+        """Xinference nests exactly one device per replica: `{"replica_uid":…,"devices":[{…}]}`."""
+        if not isinstance(value, (list, tuple)):
+            return value
+        places = []
+        for place in value:
+            if isinstance(place, dict) and "devices" in place:
+                devices = place["devices"]
+                if not isinstance(devices, list) or len(devices) != 1 or not isinstance(devices[0], dict):
+                    raise ValueError("each replica of replica_config takes exactly one device")
+                place = devices[0]
+            places.append(place)
+        return places
+
+    @field_validator("model_uid")
+    @classmethod
+    def _usable_uid(cls, value: str | None) -> str | None:
+        if value is None or value == "":
+            return None
+        if not UID_PATTERN.fullmatch(value):
+            raise ValueError(
+                "model_uid takes up to 100 letters, digits, '.', '_' and '-', beginning with a letter or digit"
+            )
+        if re.search(r"-rep\d+$", value):
+            raise ValueError("model_uid must not end in -rep<number>, which names replicas")
+        return value
+
+    @model_validator(mode="after")
+    def _places_agree(self) -> LaunchSpec:
+        if self.gpu_idx is not None and len(self.gpu_idx) % self.replica:
+            raise ValueError("Allocated gpu must be a multiple of replica.")
+        if self.replica_config is not None:
+            if self.gpu_idx is not None or self.worker_ip is not None or self.n_gpu not in ("auto",):
+                raise ValueError("replica_config cannot be given together with worker_ip, n_gpu or gpu_idx")
+            if len(self.replica_config) != self.replica:
+                raise ValueError("replica_config needs one place per replica")
+        for index in range(self.replica if self.gpu_idx is not None else 0):
+            self.place_of(index)
+        return self
+
+    def place_of(self, index: int) -> ReplicaPlace:
+        """Where the replica of that index should live; replicas added by scaling have no cards of their own."""
+        if self.replica_config is not None and index < len(self.replica_config):
+            return self.replica_config[index]
+        cards = None
+        if self.gpu_idx is not None and index < self.replica:
+            share = len(self.gpu_idx) // self.replica
+            cards = self.gpu_idx[index * share : (index + 1) * share]
+        return ReplicaPlace(worker_ip=self.worker_ip, n_gpu=self.n_gpu, gpu_idx=cards)
+
+
+_UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
+
+
+def parse_bytes(text: str | int) -> int:
+    """`2GiB`, `500 MB` and `1073741824` in bytes."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
+    if not match:
+        raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {quoted(text)}.", None, "memory")
+    number, unit, binary = match.groups()
+    scale = _UNITS[unit] if not binary else 1024 ** ("bkmgt".index(unit or "b"))
+    amount = int(float(number) * scale)
+    if amount < 1:
+        raise errors.BadOption(f"memory must be more than nothing, not {quoted(text)}.", None, "memory")
+    return amount
+
+
+class Wanted(Value):
+    """A wish: what is stored, and all that is stored, of a launched model."""
+
+    uid: str
+    generation: int = 1
+    spec: LaunchSpec
+    entry: Entry
+    source: Source
+    #: `module:Class`; a path, so that the control plane never imports a model type.
+    family: str
+    abilities: tuple[str, ...]
+    #: Bytes each replica is expected to need.
+    claim_bytes: int
+    #: Seconds since the epoch; told to people, never compared.
+    created: float = 0.0
+    #: Came from a declared list, which may remove it again.
+    declared: bool = False
+
+    @property
+    def replica(self) -> int:
+        return self.spec.replica

@@ -1,0 +1,36 @@
+"""Paths that callers send."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cluster import errors
+from cluster.names import cut, quoted
+
+
+def folder_under(root: Path, name: str) -> Path:
+    """`root/name`, or an error when `name` points outside of `root`."""
+    path = real_path(root / name)
+    if not path.is_relative_to(real_path(root)):
+        raise errors.BadRequest(f"{name!r} leads outside of {root}.")
+    return path
+
+
+def local_path(text: str, option: str = "model_path") -> Path:
+    """What a caller wrote, as a whole path; an error where no file can have that name."""
+    try:
+        text.encode()
+        path = Path(text).expanduser().absolute()
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass  # it may be on another machine
+    except (OSError, RuntimeError, ValueError) as error:
+        told = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", None, option) from None
+    return path
+
+
+def real_path(path: Path) -> Path:
+    """Where links lead; `Path.resolve` raises for those that lead in a circle."""
+    return Path(os.path.realpath(path))

@@ -1,0 +1,1 @@
+"""All that knows Ray: actors, the calls between them, and what starts everything and keeps it alive."""

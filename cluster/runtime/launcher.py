@@ -1,0 +1,129 @@
+"""Starts and stops the cluster of this machine, or serves on a Ray that runs already; for commands."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import psutil
+
+from cluster import errors
+from cluster.control.store_file import check_store, settle
+from cluster.runtime import ray_head
+from cluster.runtime.deploying import admit, serve_apart
+from cluster.runtime.place import Place
+from cluster.runtime.watchdog import Order, Serving, answers, wait_for_health
+from cluster.settings import Settings
+
+#: How long everything may take to end in order.
+END_S = 60.0
+
+
+class Running:
+    """A cluster that was started, or one on a Ray of others."""
+
+    def __init__(self, settings: Settings, serving: Serving, watchdog: subprocess.Popen[bytes] | None = None) -> None:
+        self._settings = settings
+        self._watchdog = watchdog
+        self.serving = serving
+
+    def goes_on(self) -> bool:
+        """False when somebody else stopped it. A watchdog that was killed is replaced; what it watched goes on."""
+        ended = self._watchdog.poll() if self._watchdog is not None else None
+        if ended:
+            self._watchdog, _ = _start_watchdog(self._settings, None)
+        return ended != 0
+
+    def stop(self) -> None:
+        """Ends what was started here; a Ray of others goes on, and what is served on it."""
+        if self._watchdog is not None and self._watchdog.poll() is None:
+            stop(self._settings)
+            self._watchdog.wait()
+
+
+def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, admin_key: str | None = None) -> Running:
+    """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
+    place = Place(settings)
+    place.prepare()
+    if address is None:
+        watchdog, serving = _start_watchdog(settings, admin_key)
+        return Running(settings, serving, watchdog)
+    # Refused while another cluster of this home lives. Not kept: processes of other machines may share the home.
+    place.take().close()
+    notice = check_store(place.store)
+    os.environ.update(settings.as_environment())
+    os.environ.update(ray_head.environment(place, ours=False))
+    if admin_key is not None:
+        admit(settings, admin_key)
+    new_key = serve_apart(settings, address, place, ingress_nodes)
+    wait_for_health(settings)
+    return Running(settings, Serving(new_key, notice))
+
+
+def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subprocess.Popen[bytes], Serving]:
+    """Returns when everything serves."""
+    log = Place(settings).log
+    with log.open("ab") as file:
+        # A session of its own: Ctrl-C in the terminal is for the command, which then has it end everything in order.
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from cluster.runtime.watchdog import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            start_new_session=True,
+        )
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        with process.stdin, process.stdout:
+            process.stdin.write(pickle.dumps(Order(settings, admin_key)))
+            process.stdin.close()
+            answer = process.stdout.read()
+    except BaseException:
+        process.terminate()
+        process.wait(END_S)
+        raise
+    try:
+        serving: Serving | errors.ClusterError = pickle.loads(answer)
+    except EOFError:
+        tail = log.read_text(errors="replace").splitlines()[-1:]
+        raise errors.Unavailable(f"Nothing was started; {log} ends with: {' '.join(tail)}") from None
+    if isinstance(serving, errors.ClusterError):
+        raise serving
+    return process, serving
+
+
+def stop(settings: Settings) -> None:
+    """Ends what was started here, whoever watches over it; wishes stay for the next time."""
+    place = Place(settings)
+    watchdog = place.holder()
+    if watchdog is not None:
+        _end(watchdog)
+    elif place.read() is None:
+        raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
+    # What is left of a watchdog that was killed, or did not come to an end.
+    ray_head.end(place)
+    settle(place.store)
+    shutil.rmtree(place.private, ignore_errors=True)
+
+
+def refuse_living(settings: Settings) -> None:
+    """For what may only be done to the files of a cluster that does not run."""
+    place = Place(settings)
+    if place.holder() is not None or ray_head.processes_of(place) or answers(settings):
+        raise errors.Conflict(f"The cluster of {settings.home} runs; stop it with `cluster down` first.")
+
+
+def _end(watchdog: int) -> None:
+    """Asks it to end everything in order, then insists."""
+    try:
+        process = psutil.Process(watchdog)
+        process.send_signal(signal.SIGTERM)
+        process.wait(END_S)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.TimeoutExpired:
+        process.kill()

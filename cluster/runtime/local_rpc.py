@@ -1,0 +1,358 @@
+"""A socket between an ingress and a worker of the same machine: the calls that Ray would carry at ten times the price.
+
+Knows nothing of Ray. A call is a frame: its size, its number and a pickle; its answer is a frame with the same number.
+Only processes of the same user can connect, which is what makes unpickling safe. Nothing is asked whether the other end
+lives: the kernel closes the connection of a process that ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import pickle
+import socket
+import stat
+import struct
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster import errors
+from cluster.calls import Answer, Call, View
+
+log = logging.getLogger("cluster.runtime.local_rpc")
+
+Outcomes = list[Answer | errors.ClusterError | None]
+#: The calls there are: requests to answer, answers that were left open, a call to keep the worker free for, requests to
+#: forget, and how far a request is.
+Kind = Literal["infer", "collect", "reserve", "cancel", "watch"]
+#: Answers a call with what the worker's method of that name returns.
+Respond = Callable[[Kind, tuple[Any, ...]], Awaitable[Any]]
+
+#: Size of the pickle that follows, and number of the call.
+HEAD = struct.Struct("<QQ")
+#: Largest frame. A body has 100 MB at most, and few calls of that size are gathered into one.
+FRAME_BYTES = 2**30
+#: Read at once; a larger frame gets a buffer of its own.
+BUFFER_BYTES = 2**17
+#: The system takes 107 bytes as the path of a socket.
+PATH_BYTES = 100
+#: A socket younger than this is left alone.
+STARTING_S = 60.0
+
+
+# ------------------------------------------------------------------------------------------------ places
+
+
+def own_path(home: Path) -> Path:
+    """Where this process may listen. Sockets of processes that have ended are removed on the way."""
+    # Machines may share the home folder, and none can tell whether a socket of another is alive.
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    path = home / "run" / "workers" / f"{machine}-{os.getpid()}.sock"
+    if len(os.fsencode(path)) >= PATH_BYTES:
+        name = hashlib.sha256(os.fsencode(home)).hexdigest()[:10]
+        path = Path(tempfile.gettempdir()) / f"cluster-workers-{os.getuid()}-{name}" / path.name
+    _make_private(path.parent)
+    for other in path.parent.glob(f"{machine}-*.sock"):
+        if _is_abandoned(other):
+            other.unlink(missing_ok=True)
+    return path
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise PermissionError(f"{folder} is no folder of this user.")
+    if stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+
+
+def _is_abandoned(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            # Between its making and its first accept a socket refuses as if its process were gone.
+            if time.time() - path.lstat().st_mtime > STARTING_S:
+                probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        except OSError:
+            return False
+        return False
+
+
+def _is_own(transport: asyncio.BaseTransport) -> bool:
+    """Whether the process at the other end is this user's; the folder says so as well, where the system cannot."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return True
+    told = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return bool(struct.unpack("3i", told)[1] == os.getuid())
+
+
+# ------------------------------------------------------------------------------------------------ frames
+
+
+class _Frames(asyncio.BufferedProtocol):
+    """Cuts what arrives into frames. Each is read into place; none is ever copied to grow."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._filled = 0
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        if not _is_own(transport):
+            log.error("a process of another user was refused")
+            transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, count: int) -> None:
+        self._filled += count
+        start, whole = 0, memoryview(self._buffer)[: self._filled]
+        need = HEAD.size
+        while self._filled - start >= HEAD.size:
+            size, number = HEAD.unpack_from(whole, start)
+            if size > self._most:
+                log.error("a frame of %d bytes was refused, %d are allowed", size, self._most)
+                self._abort()
+                return
+            need = HEAD.size + size
+            if self._filled - start < need:
+                break
+            self.frame(number, whole[start + HEAD.size : start + need])
+            start += need
+            need = HEAD.size
+        rest = whole[start:]
+        # A new buffer where the next frame does not fit, and where a large one has just been read.
+        if start or need > len(self._buffer):
+            if need > len(self._buffer) or len(self._buffer) > BUFFER_BYTES:
+                self._buffer = bytearray(max(need, BUFFER_BYTES))
+            self._buffer[: len(rest)] = rest
+            self._filled = len(rest)
+
+    def frame(self, number: int, payload: memoryview) -> None:
+        raise NotImplementedError
+
+    def send(self, number: int, payload: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        head = HEAD.pack(len(payload), number)
+        if len(payload) < BUFFER_BYTES:
+            self._transport.write(head + payload)
+        else:
+            self._transport.writelines((head, payload))
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _pickled(value: Any, most: int) -> bytes:
+    payload = pickle.dumps(value, protocol=5)
+    if len(payload) > most:
+        raise ValueError(f"it has {len(payload)} bytes, {most} are allowed")
+    return payload
+
+
+# ---------------------------------------------------------------------------------------- the worker's end
+
+
+class Listener:
+    """Answers calls on the event loop on which it was started."""
+
+    def __init__(self, respond: Respond, most: int = FRAME_BYTES) -> None:
+        self._respond = respond
+        self._most = most
+        self._server: asyncio.Server | None = None
+        self._connections: set[_Serving] = set()
+
+    async def start(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._connected, str(path))
+
+    def _connected(self) -> _Serving:
+        return _Serving(self._respond, self._most, self._connections)
+
+    async def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection._abort()
+
+
+class _Serving(_Frames):
+    """One ingress, as a worker sees it."""
+
+    def __init__(self, respond: Respond, most: int, connections: set[_Serving]) -> None:
+        super().__init__(most)
+        self._respond = respond
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        # Nobody is left to hear the answers: an ingress that was killed must not keep a model busy for minutes.
+        self._connections.discard(self)
+        for task in self._tasks:
+            task.cancel()
+
+    def frame(self, number: int, payload: memoryview) -> None:
+        try:
+            kind, arguments = pickle.loads(payload)
+        # Whatever a pickle raises, and they raise anything, is the fault of this call alone.
+        except Exception as error:
+            self._answer(number, errors.InferenceFailed(f"The call cannot be read: {error}"))
+            return
+        task = self._loop.create_task(self._serve(number, kind, arguments))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, number: int, kind: Kind, arguments: tuple[Any, ...]) -> None:
+        try:
+            answer = await self._respond(kind, arguments)
+        # An answer that never comes would be waited for until its time is up.
+        except Exception as error:
+            known = isinstance(error, errors.ClusterError)
+            answer = error if known else errors.InferenceFailed(f"{type(error).__name__}: {error}")
+        self._answer(number, answer)
+
+    def _answer(self, number: int, answer: Any) -> None:
+        try:
+            payload = _pickled(answer, self._most)
+        # One request's outputs may be of any kind and size; the others of its call are not to blame.
+        except Exception as error:
+            payload = _pickled(_sendable(answer, error, self._most), self._most)
+        self.send(number, payload)
+
+    def pause_writing(self) -> None:
+        """An ingress that takes no answers may send no calls."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+
+def _sendable(answer: Any, why: Exception, most: int) -> Any:
+    """The same with an error in place of each outcome that cannot be sent."""
+    if not isinstance(answer, tuple):
+        return errors.InferenceFailed(f"The answer cannot be sent: {why}")
+    outcomes, working = answer
+    left = most // 2
+    sent: Outcomes = []
+    for outcome in outcomes:
+        try:
+            left -= len(_pickled(outcome, left))
+            sent.append(outcome)
+        except Exception as error:
+            sent.append(errors.InferenceFailed(f"The answer cannot be sent: {error}"))
+    return sent, working
+
+
+# --------------------------------------------------------------------------------------- the ingress's end
+
+
+async def connect(path: str, most: int = FRAME_BYTES) -> Pipe:
+    """Raises OSError when nobody listens there."""
+    loop = asyncio.get_running_loop()
+    _, pipe = await loop.create_unix_connection(lambda: Pipe(most), path)
+    return pipe
+
+
+class Pipe(_Frames):
+    """One worker, as an ingress sees it. Raises our own errors, for a call that cannot be pickled what pickle did."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._loop = asyncio.get_running_loop()
+        self._calls = 0
+        self._open: dict[int, asyncio.Future[Any]] = {}
+        self._is_retired = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[Outcomes, int]:
+        outcomes: tuple[Outcomes, int] = await self._call("infer", (calls,), timeout_s)
+        return outcomes
+
+    async def collect(self, ids: Sequence[str], timeout_s: float) -> tuple[Outcomes, int]:
+        outcomes: tuple[Outcomes, int] = await self._call("collect", (ids,), timeout_s)
+        return outcomes
+
+    async def reserve(self, owner: str, wait_s: float, timeout_s: float) -> None:
+        await self._call("reserve", (owner, wait_s), timeout_s)
+
+    async def cancel(self, owners: Sequence[str], block_s: float, timeout_s: float) -> bool:
+        return bool(await self._call("cancel", (owners, block_s), timeout_s))
+
+    async def watch(self, owner: str, seen: int, wait_s: float, timeout_s: float) -> View | None:
+        view: View | None = await self._call("watch", (owner, seen, wait_s), timeout_s)
+        return view
+
+    async def _call(self, kind: Kind, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        payload = _pickled((kind, arguments), self._most)
+        if not self.is_open:
+            raise _gone()
+        self._calls += 1
+        number = self._calls
+        answer = self._open[number] = self._loop.create_future()
+        timer = self._loop.call_later(timeout_s, _give_up, answer)
+        self.send(number, payload)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            self._open.pop(number, None)
+            if self._is_retired:
+                self.retire()
+
+    def frame(self, number: int, payload: memoryview) -> None:
+        answer = self._open.get(number)
+        if answer is None or answer.done():
+            return  # nobody waits any more
+        try:
+            value = pickle.loads(payload)
+        # A worker of another version may answer with what this one does not have.
+        except Exception as error:
+            value = errors.InferenceFailed(f"The answer cannot be read: {error}")
+        if isinstance(value, errors.ClusterError):
+            answer.set_exception(value)
+        else:
+            answer.set_result(value)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        for answer in self._open.values():
+            if not answer.done():
+                answer.set_exception(_gone())
+
+    def retire(self) -> None:
+        """Closes it once nothing is open any more."""
+        self._is_retired = True
+        if not self._open and self._transport is not None:
+            self._transport.close()
+
+
+def _gone() -> errors.WorkerLost:
+    return errors.WorkerLost("The process is gone: its end of the socket was closed.", 5.0)
+
+
+def _give_up(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(errors.Unavailable("It does not answer.", 5.0))

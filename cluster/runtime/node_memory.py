@@ -1,0 +1,177 @@
+"""Reads how much memory this machine, or the container it is, has left, and what this process holds of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from cluster.control import pressure
+from cluster.status import Memory
+
+#: How often the processes of others are looked through, and children counted: each time every process is read.
+OTHERS_S, CHILDREN_S = 1.0, 30.0
+#: A limit above this is none.
+NO_LIMIT = 2**60
+#: Of Ray's processes.
+RAY_NAMES = ("ray::", "raylet", "gcs_server")
+
+
+def read(root: Path = Path("/")) -> Memory:
+    """The tighter of what the machine has and what its container may take. Files in memory count as free: the kernel
+    takes them back before it ends anybody."""
+    total, available = _machine(root)
+    kills = _number(root / "proc/vmstat", "oom_kill")
+    for place, (limit, used, events) in enumerate(_groups(root)):
+        if place == 0 and events is not None:
+            kills = events
+        if limit < NO_LIMIT:
+            total, available = min(total, limit), min(available, limit - used)
+    return Memory(total, max(available, 0), 0, kills or 0)
+
+
+def _machine(root: Path) -> tuple[int, int]:
+    facts = root / "proc/meminfo"
+    total, available = _number(facts, "MemTotal:"), _number(facts, "MemAvailable:")
+    if total is None or available is None:
+        machine = psutil.virtual_memory()
+        return int(machine.total), int(machine.available)
+    return total * 1024, available * 1024
+
+
+def _groups(root: Path) -> Iterator[tuple[int, int, int | None]]:
+    """Limit, use without files, and kills by the kernel of this process's control groups, its own first."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    own = {kind: path for _, kind, path in (line.split(":", 2) for line in lines)}
+    top = root / "sys/fs/cgroup"
+    is_old = "memory" in own
+    if is_old:
+        top, path = top / "memory", own["memory"]
+    else:
+        path = own.get("", "/")
+    folder = top / path.lstrip("/")
+    # In a container the path may be the machine's, of which only the end is here.
+    folders = [folder, *folder.parents] if folder.is_dir() else [top]
+    for group in folders:
+        row = _old_group(group) if is_old else _group(group)
+        if row is not None:
+            yield row
+        if group == top:
+            return
+
+
+def _group(folder: Path) -> tuple[int, int, int | None] | None:
+    used = _whole(folder / "memory.current")
+    if used is None:
+        return None
+    files = sum(_number(folder / "memory.stat", name) or 0 for name in ("inactive_file", "active_file"))
+    limit = _whole(folder / "memory.max")
+    return NO_LIMIT if limit is None else limit, max(used - files, 0), _number(folder / "memory.events", "oom_kill")
+
+
+def _old_group(folder: Path) -> tuple[int, int, int | None] | None:
+    used, limit = _whole(folder / "memory.usage_in_bytes"), _whole(folder / "memory.limit_in_bytes")
+    if used is None or limit is None:
+        return None
+    files = sum(_number(folder / "memory.stat", name) or 0 for name in ("total_inactive_file", "total_active_file"))
+    return limit, max(used - files, 0), _number(folder / "memory.oom_control", "oom_kill")
+
+
+def _whole(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None  # not there, or `max`
+
+
+def _number(file: Path, name: str) -> int | None:
+    """The number in the line that begins with the name."""
+    try:
+        for line in file.read_text().splitlines():
+            words = line.split()
+            if words[:1] == [name]:
+                return int(words[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+class Meter:
+    """The memory of the machine and of this process with its children, as often as asked."""
+
+    def __init__(self, home: Path, floor_bytes: int) -> None:
+        self._home, self._floor_bytes = str(home), floor_bytes
+        self._others: tuple[str, int, int] | None = None
+        self._others_at = self._children_at = float("-inf")
+        self._children = 0
+
+    def read(self) -> Memory:
+        """With the largest process of others when memory is nearly short."""
+        now = time.monotonic()
+        memory = read()
+        if now - self._children_at >= CHILDREN_S:
+            self._children_at, self._children = now, _held_by_children()
+        if not pressure.is_near(memory, pressure.floor_of(memory.total_bytes, self._floor_bytes)):
+            self._others = None
+        elif now - self._others_at >= OTHERS_S:
+            self._others_at, self._others = now, largest_of_others(self._home)
+        return Memory(
+            memory.total_bytes,
+            memory.available_bytes,
+            held() + self._children,
+            memory.oom_kills,
+            self._others,
+        )
+
+
+def held() -> int:
+    """What would be free without this process: its pages without those of files and shared memory."""
+    try:
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def go_first(score: int) -> None:
+    """Makes this process a better choice than others when the kernel has to end one for want of memory."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(score))
+    except OSError:
+        pass  # another system, or a container that does not let it
+
+
+def _held_by_children() -> int:
+    total = 0
+    try:
+        for child in psutil.Process().children(recursive=True):
+            total += child.memory_info().rss
+    except psutil.Error:
+        pass  # one has just ended
+    return total
+
+
+def largest_of_others(home: str) -> tuple[str, int, int] | None:
+    """Name, pid and bytes of the largest process that is none of this installation."""
+    rows = []
+    for process in psutil.process_iter(["name", "memory_info"]):
+        facts = process.info["memory_info"]
+        if facts is not None:
+            rows.append((facts.rss - getattr(facts, "shared", 0), process))
+    for bytes_held, process in sorted(rows, key=lambda row: -row[0]):
+        name = process.info["name"] or "?"
+        try:
+            if name.startswith(RAY_NAMES) and process.environ().get("CLUSTER_HOME") == home:
+                continue
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.Error:
+            pass  # somebody else's, whose environment is not for us
+        return name, process.pid, bytes_held
+    return None

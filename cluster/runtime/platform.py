@@ -1,0 +1,197 @@
+"""Ray as the supervisor's hands and eyes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import psutil
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster import errors
+from cluster.catalog.entry import Source
+from cluster.control.placement import Placement
+from cluster.control.supervisor import Handle
+from cluster.launch import Wanted
+from cluster.runtime import node_memory
+from cluster.runtime.actor_calls import HEAD_RESOURCE, answer_of
+from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
+from cluster.runtime.worker_actor import remote_worker
+from cluster.settings import Settings
+from cluster.status import Memory, Node, WorkerName
+from cluster.weights.locate import locate
+
+log = logging.getLogger("cluster.platform")
+
+#: Longest that a dry run waits for a node to look for a folder.
+LOOK_S = 10.0
+
+
+class RayHandle(Handle):
+    """A worker actor, called from the supervisor."""
+
+    def __init__(self, actor: Any) -> None:
+        self.remote = actor
+
+    async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """Control calls have a thread of their own: a worker busy with inference answers them."""
+        call = getattr(self.remote, method).options(concurrency_group="control")
+        return await answer_of(call.remote(*args), timeout_s)
+
+    async def probe(self, timeout_s: float) -> float:
+        return float(await answer_of(self.remote.probe.remote(), timeout_s))
+
+    async def whereabouts(self) -> tuple[str, str, int]:
+        facts = await asyncio.to_thread(ray._private.state.actors, self.remote._actor_id.hex())
+        address = facts.get("Address") or {}
+        if facts.get("State") != "ALIVE" or not address.get("NodeID"):
+            raise errors.WorkerLost("Ray does not know where it is.")
+        return str(address["NodeID"]), str(address["IPAddress"]), int(facts.get("Pid") or 0)
+
+    def kill(self) -> None:
+        ray.kill(self.remote, no_restart=True)
+
+
+class RayPlatform:
+    """Ray as the supervisor's hands and eyes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._cards: dict[str, NodeCards] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+
+    async def nodes(self) -> list[Node]:
+        rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
+        is_first = not self._cards
+        for row in rows:
+            node_id = row["NodeID"]
+            if not row["Resources"].get("GPU"):
+                self._cards[node_id] = NO_CARDS
+            elif node_id not in self._cards and node_id not in self._looking:
+                self._looking[node_id] = asyncio.ensure_future(self._look_at_cards(node_id))
+        if is_first:
+            # A supervisor that comes back must see the nodes of the workers that run.
+            await asyncio.gather(*self._looking.values())
+        # Later ones are there once their cards are known, and nobody waits for that.
+        rows = [row for row in rows if row["NodeID"] in self._cards]
+        leaving = await asyncio.to_thread(_leaving_nodes)
+        return [self._node(row, row["NodeID"] in leaving) for row in rows]
+
+    def _node(self, row: Mapping[str, Any], draining: bool) -> Node:
+        resources = row["Resources"]
+        return Node(
+            id=row["NodeID"],
+            ip=row["NodeManagerAddress"],
+            cpus=resources.get("CPU", 0.0),
+            memory_bytes=int(resources.get("memory", 0)),
+            gpus=int(resources.get("GPU", 0)),
+            card_bytes=self._cards[row["NodeID"]].bytes,
+            usable_gpus=self._cards[row["NodeID"]].usable,
+            is_head=HEAD_RESOURCE in resources,
+            draining=draining,
+        )
+
+    async def _look_at_cards(self, node_id: str) -> None:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            cards = await asyncio.to_thread(kept_cards, node_id)
+            if cards is None:
+                cards = await answer_of(cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
+                await asyncio.to_thread(keep_cards, node_id, cards)
+        except errors.ClusterError as error:
+            log.warning("the cards of node %s cannot be asked: %s", node_id, error)
+            cards = UNKNOWN_CARDS
+        finally:
+            self._looking.pop(node_id, None)
+        self._cards[node_id] = cards
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
+        claim = placement.claim
+        there = self._cards.get(placement.node, UNKNOWN_CARDS)
+        cards = [there.names[card] if card < len(there.names) else str(card) for card, _ in claim.cards]
+        # Should torch have no use for the card that was asked for by number, it says so when the model is loaded.
+        device = "cuda" if there.usable == 0 else there.device
+        options: dict[str, Any] = {
+            "name": str(name),
+            "namespace": self._settings.namespace,
+            "lifetime": "detached",
+            "num_cpus": claim.cpus,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node, soft=False),
+        }
+        if claim.cards:
+            options["num_gpus"] = round(claim.gpus, 4)
+        make = remote_worker.options(**options).remote
+        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device))
+
+    async def find(self) -> dict[WorkerName, RayHandle]:
+        rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        names = [row["name"] for row in rows if row["namespace"] == self._settings.namespace]
+        found: dict[WorkerName, RayHandle] = {}
+        for name in filter(None, map(WorkerName.parse, names)):
+            try:
+                actor = await asyncio.to_thread(ray.get_actor, str(name), self._settings.namespace)
+            except ValueError:
+                continue  # it died between the two calls
+            found[name] = RayHandle(actor)
+        return found
+
+    def memory(self) -> tuple[str, Memory]:
+        return ray.get_runtime_context().get_node_id(), node_memory.read()
+
+    async def look_for(self, node_id: str, source: Source) -> None:
+        try:
+            if node_id == ray.get_runtime_context().get_node_id():
+                async with asyncio.timeout(LOOK_S):
+                    return await asyncio.to_thread(_look_for, source, self._settings)
+            where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+            await answer_of(_look_there.options(scheduling_strategy=where).remote(source, self._settings), LOOK_S)
+        except (errors.Unavailable, errors.WorkerLost, TimeoutError) as error:
+            log.warning("node %s could not look for %s: %s", node_id, source.id, error)
+
+    async def end_process(self, node_id: str, pid: int) -> bool:
+        if node_id == ray.get_runtime_context().get_node_id():
+            # At once, and without a new process, for which there may be no memory.
+            return _end_worker(pid)
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            return bool(await answer_of(_end_there.options(scheduling_strategy=where).remote(pid), 30.0))
+        except errors.ClusterError as error:
+            log.warning("process %d on node %s could not be ended: %s", pid, node_id, error)
+            return False
+
+
+def _leaving_nodes() -> Collection[str]:
+    """Nodes that Ray has been told will go; nothing new is placed there."""
+    try:
+        return frozenset(ray._private.state.state.get_draining_nodes())
+    # Ray tells it nowhere else, and promises nothing of this.
+    except Exception as error:
+        log.debug("Ray does not say which nodes leave: %s", error)
+        return frozenset()
+
+
+def _look_for(source: Source, settings: Settings) -> None:
+    """Raises what a worker would that loads from there."""
+    locate(source, home=settings.home, allow_pickle=settings.allow_pickle, roots=settings.model_roots)
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _look_there(source: Source, settings: Settings) -> None:
+    _look_for(source, settings)
+
+
+def _end_worker(pid: int) -> bool:
+    """Kills a worker's process; the number may have been given to somebody else's meanwhile."""
+    try:
+        process = psutil.Process(pid)
+        if any("WorkerActor" in word for word in process.cmdline()):
+            process.kill()
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
+_end_there = ray.remote(num_cpus=0, max_retries=0)(_end_worker)

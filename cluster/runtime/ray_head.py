@@ -1,0 +1,222 @@
+"""Ray's own processes on this machine: how they are told what they must know, started, found again and ended.
+
+What was started is known by a variable in its environment, which everything inherits that came of it: never by a folder
+it happens to be in or a word of its command, which a stranger's shell may have as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster import errors
+from cluster.runtime.place import Place
+from cluster.settings import Settings
+
+START_TIMEOUT_S = 90.0
+STOP_TIMEOUT_S = 20.0
+#: Size at which the log of one process begins anew, and how many old ones are kept.
+LOG_BYTES, OLD_LOGS = 50 * 10**6, 3
+#: The variable that names the run, in the environment of all its processes.
+RUN = "CLUSTER_RUN"
+#: Ray's control process writes to memory what its successor must know, where there is so much room: a full disk then
+#: does not end it, and it need not wait for one.
+SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 2**30
+#: Ray starts its processes with `sys.executable`, which decides what is done for each.
+RAY_PYTHON = Path(__file__).with_name("ray_python.sh")
+START_RAY = "import sys; sys.executable = sys.argv.pop(1); from ray.scripts.scripts import main; main()"
+
+
+def environment(place: Place, *, ours: bool) -> dict[str, str]:
+    """Everything Ray must be told, on every node, before it starts."""
+    variables = {
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Finished vectors up to this size come back with the answer instead of by the object store.
+        "RAY_max_direct_call_object_size": "2000000",
+        "RAY_worker_niceness": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_ROTATION_MAX_BYTES": str(LOG_BYTES),
+        "RAY_ROTATION_BACKUP_COUNT": str(OLD_LOGS),
+        # A process of Ray has dozens of threads, and a heap for each keeps what was freed: of a worker 40 MB.
+        "MALLOC_ARENA_MAX": "2",
+        # Under memory pressure Ray would end the supervisor and the ingress first; `control.pressure` decides instead.
+        "RAY_memory_monitor_refresh_ms": "0",
+        # Ray would make all its workers the kernel's first choice, the supervisor too; models do it by themselves.
+        "RAY_worker_oom_score_adjustment": "0",
+        # One machine stops as a whole: nothing on it can take over what is drained.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    if ours:
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(place.token)}
+        # Its page of metrics is the one port that asks for no token, and nobody reads it: /metrics is our own.
+        variables |= {"RAY_enable_metrics_collection": "0", "CLUSTER_PYTHON": sys.executable}
+    return variables
+
+
+@dataclass
+class RayHead:
+    """A Ray of our own. Its node process takes everything with it when it ends; its control process can be replaced
+    while all others go on, where it has written down what it knew."""
+
+    address: str
+    raylet: psutil.Process
+    gcs: psutil.Process
+    is_durable: bool
+    _gcs_command: list[str]
+    _gcs_environment: dict[str, str]
+
+    @classmethod
+    def of(cls, place: Place) -> RayHead | None:
+        """That of the run that is written down, if both of its processes live."""
+        state = place.read() or {}
+        named = {process.name(): process for process in processes_of(place)}
+        raylet, gcs = named.get("raylet"), named.get("gcs_server")
+        if raylet is None or gcs is None or "address" not in state:
+            return None
+        variables = gcs.environ()
+        is_durable = "RAY_gcs_storage_path" in variables
+        return cls(state["address"], raylet, gcs, is_durable, gcs.cmdline(), variables)
+
+    def replace_gcs(self) -> None:
+        """Another control process at the same address; it reads what the last one wrote down."""
+        gcs = subprocess.Popen(
+            self._gcs_command,
+            env=self._gcs_environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.gcs = psutil.Process(gcs.pid)
+
+
+def start(settings: Settings, place: Place, run: str) -> RayHead:
+    """Returns when Ray runs."""
+    variables = environment(place, ours=True)
+    variables[RUN] = run
+    if settings.is_loopback:
+        # Else Ray takes another address of this machine for 127.0.0.1, and all of its processes listen on every one.
+        variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    if storage := _durable_storage(place):
+        variables |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(storage)}
+    os.environ.update(variables)
+    host = "127.0.0.1" if settings.is_loopback else own_address()
+    address = f"{host}:{free_port()}"
+    place.state.write_text(json.dumps({"run": run, "address": address, "url": settings.url}))
+    command = [sys.executable, "-c", START_RAY, str(RAY_PYTHON), "start", "--head", "--include-dashboard=false"]
+    command += ["--disable-usage-stats", "--no-monitor", "--include-log-monitor=false"]
+    command += [f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", f"--temp-dir={place.temp}"]
+    # An agent that is started again must be found where it was.
+    command += [f"--runtime-env-agent-port={free_port()}", f"--ray-client-server-port={free_port()}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={settings.object_store_bytes}"]
+    with place.log.open("ab") as log:
+        # A session of its own: Ctrl-C in the terminal is for the command, which then ends Ray in order.
+        done = subprocess.run(
+            command,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd=place.temp,
+            timeout=START_TIMEOUT_S,
+        )
+    head = RayHead.of(place)
+    if done.returncode or head is None:
+        tail = place.log.read_text(errors="replace").splitlines()[-5:]
+        raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
+    return head
+
+
+def _durable_storage(place: Place) -> Path | None:
+    """A new folder for what Ray's control process must not forget; none where it would have to be on a disk."""
+    if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < SHARED_MEMORY_BYTES:
+        return None
+    folder = _storage_of(place)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _storage_of(place: Place) -> Path:
+    return SHARED_MEMORY / place.private.name
+
+
+def end(place: Place) -> None:
+    """Ends everything that `start` started: asks the raylet, which ends its workers, then insists."""
+    ours = processes_of(place)
+    raylets = [process for process in ours if process.name() == "raylet"]
+    for raylet in raylets:
+        _quietly(raylet.terminate)
+    psutil.wait_procs(raylets, timeout=STOP_TIMEOUT_S)
+    # Once more: a worker that was just being started may have appeared since.
+    for processes in (ours, processes_of(place)):
+        for process in processes:
+            _quietly(process.kill)
+        psutil.wait_procs(processes, timeout=5)
+    place.state.unlink(missing_ok=True)
+    for folder in (place.temp, place.beats, _storage_of(place)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes_of(place: Place) -> list[psutil.Process]:
+    """Every process of the run that is written down, and its children: some of Ray's write over their environment."""
+    state = place.read()
+    if state is None:
+        return []
+    processes: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if is_of(process, state["run"]):
+            processes[process.pid] = process
+            try:
+                processes |= {child.pid: child for child in process.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                continue
+    return list(processes.values())
+
+
+def is_of(process: psutil.Process, run: str) -> bool:
+    try:
+        return process.environ().get(RUN) == run
+    except (psutil.Error, OSError):
+        return False  # somebody else's, or it ended meanwhile
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Also where nobody takes note of its end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _quietly(action: Callable[[], object]) -> None:
+    try:
+        action()
+    except psutil.Error:
+        pass
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def own_address() -> str:
+    """The address other machines reach this one by; no packet is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

@@ -1,0 +1,128 @@
+"""A worker in its own process, as a Ray actor."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+import ray
+import uvloop
+
+from cluster import environment
+from cluster.calls import Call, View
+from cluster.control import pressure
+from cluster.launch import Wanted
+from cluster.runtime import local_rpc, node_memory
+from cluster.runtime.actor_calls import MANY
+from cluster.settings import Settings
+from cluster.status import Claim
+from cluster.worker.family import load_family
+from cluster.worker.worker import Outcome, Worker
+
+log = logging.getLogger("cluster.worker_actor")
+
+T = TypeVar("T")
+
+#: Added to a worker's size where the kernel chooses whom it ends: before the supervisor, the ingress and Ray itself.
+OOM_SCORE = 500
+#: How long a worker may take to open its socket, and how long an ingress leaves one alone that it could not reach.
+SOCKET_S = 5.0
+
+
+class WorkerActor(Worker):
+    """A worker in its own process; its environment is set before any model library is imported."""
+
+    def __init__(
+        self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str], device: str
+    ) -> None:
+        # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        envs, ignored = environment.split(wanted.spec.envs, settings.allow_envs)
+        os.environ.update(envs)
+        # Ray leaves every card visible to an actor that asked for none, and picks the card itself where one was asked;
+        # placement has decided, here it is carried out. Ray's own number keeps its ledger equal to ours.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
+        if device == "xpu":
+            os.environ["ZE_AFFINITY_MASK"] = ",".join(cards)
+        os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
+        # Threads that wait for each other stay awake for 20 microseconds: to fall asleep between two layers takes
+        # longer than many a layer does, and who stays awake for milliseconds takes the cores from the ingress.
+        # What streams computes for seconds in one team of threads, with more to do in between: it keeps the usual 3 ms.
+        if not hasattr(load_family(wanted.family), "stream"):
+            os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
+            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        node_memory.go_first(OOM_SCORE)
+        super().__init__(name, wanted, claim, settings, device)
+        if ignored:
+            log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
+        # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
+        self._inference = uvloop.new_event_loop()
+        threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()
+        self._post(socket=self._listen(settings))
+        threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
+
+    def _watch_memory(self) -> None:
+        """Tells of this process's memory and of what the node has left, the more often the less that is."""
+        asked = self._settings.memory_floor_bytes
+        meter = node_memory.Meter(self._settings.home, asked)
+        while True:
+            memory = meter.read()
+            floor = pressure.floor_of(memory.total_bytes, asked)
+            if pressure.is_news(self._board.value.memory, memory, floor):
+                self._post(memory=memory)
+            time.sleep(pressure.pause_s(memory, floor))
+
+    def _listen(self, settings: Settings) -> str:
+        """The path of its socket, or nothing where there cannot be one: then Ray carries every call."""
+        self._listener = local_rpc.Listener(self._respond)
+        try:
+            path = local_rpc.own_path(settings.home)
+            asyncio.run_coroutine_threadsafe(self._listener.start(path), self._inference).result(SOCKET_S)
+        except (OSError, TimeoutError) as error:
+            log.warning("%s has no socket: %s", self.name, error)
+            return ""
+        atexit.register(path.unlink, missing_ok=True)
+        return str(path)
+
+    async def _respond(self, kind: local_rpc.Kind, arguments: tuple[Any, ...]) -> Any:
+        match kind:
+            case "infer":
+                return await super().infer(*arguments)
+            case "collect":
+                return await super().collect(*arguments)
+            case "reserve":
+                return await super().reserve(*arguments)
+            case "watch":
+                return await super().watch(*arguments)
+            case "cancel":
+                return await super().cancel(*arguments)
+
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
+        return await self._there(super().infer(calls))
+
+    async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
+        return await self._there(super().collect(ids))
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        await self._there(super().reserve(owner, wait_s))
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return await self._there(super().watch(owner, seen, wait_s))
+
+    async def probe(self) -> float:
+        return await self._there(super().probe())
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        """On the loop of inference; a call of Ray's comes on another."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._inference))
+
+
+remote_worker = ray.remote(
+    concurrency_groups={"control": 64}, max_restarts=0, max_task_retries=0, num_cpus=0, max_concurrency=MANY
+)(WorkerActor)

@@ -1,0 +1,186 @@
+"""What is observed: nodes, workers, how far they are, and what can be told of a model at this moment."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cluster.launch import Wanted
+from cluster.value import Value
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine as the control plane sees it."""
+
+    id: str
+    ip: str
+    cpus: float
+    memory_bytes: int
+    gpus: int = 0
+    #: Memory of one card; None when it cannot be asked, then cards are shared by fraction only.
+    card_bytes: int | None = None
+    is_head: bool = False
+    draining: bool = False
+    #: Cards that torch can use; None for all. Only these count where a launch does not ask for a GPU by number.
+    usable_gpus: int | None = None
+
+    @property
+    def auto_gpus(self) -> int:
+        return self.gpus if self.usable_gpus is None else min(self.gpus, self.usable_gpus)
+
+    #: After its memory ran out: what is left for models now, and who holds the rest.
+    room_bytes: int | None = None
+    room_reason: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one worker takes from its node."""
+
+    memory_bytes: int = 0
+    #: Card number -> share of it; empty on CPU.
+    cards: tuple[tuple[int, float], ...] = ()
+    cpus: float = 0.0
+
+    @property
+    def gpus(self) -> float:
+        return sum(share for _, share in self.cards)
+
+
+class WorkerState(StrEnum):
+    STARTING = "STARTING"
+    LOADING = "LOADING"
+    READY = "READY"
+    SUSPECT = "SUSPECT"
+    DRAINING = "DRAINING"
+    FAILED = "FAILED"
+    LOST = "LOST"
+    GONE = "GONE"
+
+
+class ModelState(StrEnum):
+    """Derived from the workers, never stored."""
+
+    WAITING = "WAITING"
+    LOADING = "LOADING"
+    READY = "READY"
+    DEGRADED = "DEGRADED"
+    FAILED = "FAILED"
+    STOPPING = "STOPPING"
+
+
+@dataclass(frozen=True)
+class WorkerName:
+    """`worker:<uid>:<generation>:<index>-<suffix>`: all that adoption needs, in the actor's name."""
+
+    uid: str
+    generation: int
+    index: int
+    suffix: str
+
+    def __str__(self) -> str:
+        return f"worker:{self.uid}:{self.generation}:{self.index}-{self.suffix}"
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerName | None:
+        match = re.fullmatch(r"worker:([^:]+):(\d+):(\d+)-(\w+)", text)
+        return cls(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """How far a load is; `fraction` counts the whole way to READY."""
+
+    stage: str = "pending"
+    fraction: float = 0.0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    files: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a node, or of the container that it is, as one of its processes sees it."""
+
+    total_bytes: int = 0
+    available_bytes: int = 0
+    #: What that process and its children hold.
+    own_bytes: int = 0
+    #: Processes that the kernel ended for want of memory, ever.
+    oom_kills: int = 0
+    #: Name, pid and bytes of the largest process of others; looked for when memory is short.
+    largest: tuple[str, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of itself."""
+
+    phase: Literal["created", "loading", "ready", "failed", "draining", "drained"] = "created"
+    progress: LoadProgress = LoadProgress()
+    error: Exception | None = None
+    log_tail: tuple[str, ...] = ()
+    pid: int = 0
+    node_id: str = ""
+    node_ip: str = ""
+    #: Where processes of the same machine reach it without Ray; empty where they cannot.
+    socket: str = ""
+    cards: tuple[int, ...] = ()
+    memory_bytes: int = 0
+    memory: Memory = Memory()
+    load_seconds: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class WorkerStatus(Value):
+    id: str
+    index: int
+    generation: int
+    state: WorkerState
+    node: str = ""
+    address: str = ""
+    pid: int = 0
+    cards: tuple[int, ...] = ()
+    claim_bytes: int = 0
+    stage: str = ""
+    progress: float = 0.0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    files: tuple[dict[str, Any], ...] = ()
+    reason: str = ""
+    error_code: str = ""
+    restarts: int = 0
+    created: float = 0.0
+
+
+class ModelStatus(Value):
+    """What can be told of a model now. `reason` says why it is not READY."""
+
+    uid: str
+    state: ModelState
+    reason: str = ""
+    error_code: str = ""
+    log_tail: tuple[str, ...] = ()
+    replica: int
+    ready: int
+    restarts: int = 0
+    generation: int
+    stage: str = ""
+    progress: float = 0.0
+    created: float = 0.0
+    wanted: Wanted
+    workers: tuple[WorkerStatus, ...] = ()
+    about: dict[str, Any] = Field(default_factory=dict)
+    version: int = 0
+
+
+class Event(Value):
+    ts: float
+    level: Literal["INFO", "WARNING", "ERROR"]
+    uid: str
+    text: str

@@ -1,0 +1,168 @@
+"""Bytes a model needs: its weights, read from their headers, and what runs beside them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from cluster import errors
+from cluster.weights.headers import MOST_TENSORS
+from cluster.weights.inventory import Inventory
+from cluster.weights.locate import PICKLES, SHARD, weight_set, without_copies
+
+#: What a worker's process needs besides weights, on CPU. Measured as PSS of a Ray actor with torch, transformers and
+#: sentence-transformers after its first forward pass, less the weights: 425 MiB.
+PROCESS_BYTES = 450_000_000
+
+#: What CUDA takes of a card before the first tensor: its context, kernels and the libraries' workspaces.
+CUDA_CONTEXT_BYTES = 2**29
+
+#: Peak of a batch of 16,384 tokens above the weights. Measured on CPU in fp32, by hidden size: 405 MB (384), 560 MB
+#: (768), 747 MB (1024); such models have about 90, 440 and 1,300 MB of weights.
+ENCODER_ACTIVATION_BYTES = 430_000_000
+ENCODER_ACTIVATION_SHARE = 0.3
+
+PIPELINE = "model_index.json"
+
+_BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def claim_for_encoder(weight_bytes: int, *, on_gpu: bool) -> int:
+    """What a worker of an embedding model or reranker takes: of its card, or of the node's memory on CPU."""
+    activations = ENCODER_ACTIVATION_BYTES + int(ENCODER_ACTIVATION_SHARE * weight_bytes)
+    return weight_bytes + activations + (CUDA_CONTEXT_BYTES if on_gpu else PROCESS_BYTES)
+
+
+def weight_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> int:
+    """Memory of the weights, as stored or at so many bytes per parameter; quantised tensors stay as they are."""
+    if PIPELINE in inventory.files:
+        return sum(component_bytes(inventory, bytes_per_parameter).values())
+    return sum(_bytes_of(inventory, name, bytes_per_parameter) for name in _weights_in(inventory))
+
+
+def component_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> dict[str, int]:
+    """The same for each part of a pipeline that has weights."""
+    inventory.refuse_wrong(PIPELINE)
+    kinds = inventory.config(PIPELINE).items()
+    parts = {name: inventory.under(name) for name, kind in kinds if isinstance(kind, list) and kind[:1] != [None]}
+    return {
+        name: weight_bytes(part, bytes_per_parameter)
+        for name, part in parts.items()
+        if weight_set(without_copies(part.files))
+    }
+
+
+def parameters(inventory: Inventory) -> int | None:
+    """How many numbers the weights are; None for GGUF, which packs them in blocks."""
+    names = _weights_in(inventory)
+    if any(name.endswith(".gguf") for name in names):
+        return None
+    return sum(_parameters_of(inventory, name) for name in names)
+
+
+class Tensor(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    #: As the file has it.
+    bytes: int
+    #: False for what is packed already, and keeps its size in whatever number format it is loaded.
+    is_plain: bool
+
+    @property
+    def numbers(self) -> int:
+        return math.prod(self.shape)
+
+
+def tensors(inventory: Inventory) -> Iterator[Tensor]:
+    """What a file or a folder's set of weights is made of; nothing of formats that cannot be read without running."""
+    for name in _weights_in(inventory):
+        if name.endswith(".safetensors"):
+            rows = _header(inventory, name).get("tensors")
+            if rows is None:
+                raise errors.LoadFailed(f"{inventory.place} has more than {MOST_TENSORS} tensors, and cannot be read.")
+            for tensor, shape, size, is_plain in rows:
+                yield Tensor(tensor, tuple(shape), size, is_plain)
+
+
+def gguf_architecture(inventory: Inventory) -> str:
+    """Which model the weights of a GGUF file belong to, as its header says."""
+    return str(_gguf(inventory)["architecture"])
+
+
+def gguf_bytes(inventory: Inventory) -> int:
+    """Memory of a GGUF file's weights, which stay packed."""
+    return int(_gguf(inventory)["bytes"])
+
+
+def _gguf(inventory: Inventory) -> Mapping[str, Any]:
+    (name,) = inventory.files
+    return _header(inventory, name)
+
+
+def _header(inventory: Inventory, name: str) -> Mapping[str, Any]:
+    inventory.refuse_wrong(name)
+    return inventory.weights[name]
+
+
+def _weights_in(inventory: Inventory) -> list[str]:
+    names = weight_set(without_copies(inventory.files))
+    if not names:
+        raise errors.LoadFailed(f"{inventory.place} has no weights: it needs safetensors, GGUF or PyTorch files.")
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if ggufs:
+        # Several quantisations may lie side by side; one of them is loaded.
+        sizes: Counter[str] = Counter()
+        for name in ggufs:
+            sizes[_model_of(name)] += inventory.files[name]
+        largest = sizes.most_common(1)[0][0]
+        return [name for name in ggufs if _model_of(name) == largest]
+    return _as_indexed(inventory, names)
+
+
+def _model_of(name: str) -> str:
+    return SHARD.sub("", PurePosixPath(name).stem)
+
+
+def _as_indexed(inventory: Inventory, names: list[str]) -> list[str]:
+    """Without parts that their index does not know: leftovers of another split."""
+    parts = [name for name in names if SHARD.search(PurePosixPath(name).stem)]
+    for index in {_index_of(name) for name in parts}:
+        inventory.refuse_wrong(index)
+        if index not in inventory.parts:
+            continue
+        named = {str(PurePosixPath(index).with_name(part)) for part in inventory.parts[index]}
+        missing = ", ".join(sorted(PurePosixPath(name).name for name in named.difference(parts)))
+        if missing:
+            where = inventory.path_of(index)
+            raise errors.LoadFailed(f"{where.parent} lacks {missing[:300]}, which {where.name} names: fetch it again.")
+        names = [name for name in names if name in named or name not in parts or _index_of(name) != index]
+    return names
+
+
+def _index_of(part: str) -> str:
+    path = PurePosixPath(part)
+    return str(path.with_name(f"{SHARD.sub('', path.stem)}{path.suffix}.index.json"))
+
+
+def _bytes_of(inventory: Inventory, name: str, bytes_per_parameter: float | None) -> int:
+    if name.endswith(".safetensors"):
+        header = _header(inventory, name)
+        if bytes_per_parameter is None:
+            return int(header["bytes"])
+        packed_bytes = int(header["bytes"] - header["plain_bytes"])
+        return packed_bytes + int(header["plain_numbers"] * bytes_per_parameter)
+    if bytes_per_parameter is None or not name.endswith(PICKLES):
+        return inventory.files[name]
+    return int(_parameters_of(inventory, name) * bytes_per_parameter)
+
+
+def _parameters_of(inventory: Inventory, name: str) -> int:
+    if name.endswith(".safetensors"):
+        return int(_header(inventory, name)["numbers"])
+    # Opening a pickle to count would run it.
+    config = inventory.config(str(PurePosixPath(name).with_name("config.json")))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return inventory.files[name] // _BYTES_OF_DTYPE.get(str(dtype), 4)

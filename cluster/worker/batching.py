@@ -1,0 +1,472 @@
+"""One queue before one model: waiting is counted in tokens, running is a batch, a failure stays with its caller.
+
+Whoever has least left to compute goes first, so that a short question never waits for a long job to end; every fourth
+batch is led by whoever waits longest, so that the long job ends as well. Knows nothing of models: `run` is a function
+from a list to a list of the same length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Executor
+from heapq import heapify, heappop, heapreplace
+from math import inf
+from operator import attrgetter
+from typing import Any
+
+from cluster import errors
+from cluster.keys import request_of
+from cluster.worker.cache import Cache
+
+Run = Callable[[Sequence[Any]], Sequence[Any]]
+
+#: One batch in so many is led by the request that waits longest; and in so many while there is more than can be done,
+#: where some that are shorter would always come before it.
+OLDEST_EVERY = 4
+OLDEST_EVERY_OVERLOADED = 2
+#: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
+WORTH_WAITING = 8
+#: From the first who is refused for the time he would wait, for so long there is more to do than can be done. Not until
+#: nobody waits: those who were told to come back leave the queue empty for a moment, and come back.
+OVERLOADED_S = 30.0
+#: Requests of fewer tokens than this on average may be more than `max_wait_from`.
+BURST_TOKENS = 512
+#: How much of `max_wait_s` is allowed meanwhile: a longer queue would answer nobody sooner.
+OVERLOADED_WAIT = 0.25
+#: Meanwhile requests up to this many times the size count as going first: those that are a little shorter come all the
+#: time, and each would go before who was let in on the word that he goes next.
+EQUALS = 4
+#: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
+ALIKE = 0.8
+NEARLY_TOKENS = 8
+#: How much the newest batch counts in the measured speed.
+NEWEST = 0.2
+#: A batch that runs so many times as long as its tokens take otherwise hangs; and one of a model whose speed is not yet
+#: known, after so long.
+HUNG_TIMES = 20
+HUNG_UNMEASURED_S = 120.0
+
+_tokens_of = attrgetter("tokens")
+
+
+class Ticket:
+    """One request: its inputs are answered together, in order, or fail together."""
+
+    __slots__ = ("deadline", "done", "key", "left", "outputs", "owner", "queued_at", "started_at", "tokens", "waiting")
+
+    def __init__(self, owner: str, key: Hashable, count: int, deadline: float, done: asyncio.Future[list[Any]]) -> None:
+        self.owner = owner
+        #: Only equal keys share a batch.
+        self.key = key
+        self.outputs: list[Any] = [None] * count
+        self.left = count
+        self.deadline = deadline
+        self.done = done
+        self.queued_at = time.perf_counter()
+        self.started_at = 0.0
+        #: What of it is not yet in a batch, the next to go at the end.
+        self.waiting: list[Item] = []
+        #: The tokens of what waits.
+        self.tokens = 0
+
+    def settle(self, index: int, output: Any) -> None:
+        self.outputs[index] = output
+        self.left -= 1
+        if not self.left and not self.done.done():
+            self.done.set_result(self.outputs)
+
+    def fail(self, error: Exception) -> None:
+        if self.done.done():
+            return
+        if not isinstance(error, errors.ClusterError):
+            error = errors.InferenceFailed(f"{type(error).__name__}: {error}")
+        self.done.set_exception(error)
+
+
+class Item:
+    """One input on its way to the model, for everybody who asked for the same."""
+
+    __slots__ = ("claims", "identity", "tokens", "value")
+
+    def __init__(self, value: Any, tokens: int, identity: Hashable, ticket: Ticket, index: int) -> None:
+        self.value = value
+        self.tokens = tokens
+        #: Equal for inputs that have equal answers; None when that is not known.
+        self.identity = identity
+        #: Whose it is; the first has it in its line.
+        self.claims = [(ticket, index)]
+
+    def settle(self, output: Any) -> None:
+        for ticket, index in self.claims:
+            if isinstance(output, errors.ClusterError):
+                named = f"Input {index}: {output.message}"
+                ticket.fail(type(output)(named, output.retry_after_s, output.param))
+            else:
+                ticket.settle(index, output)
+
+    def fail(self, error: Exception) -> None:
+        for ticket, _ in self.claims:
+            ticket.fail(error)
+
+
+class Batcher:
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        *,
+        batch_tokens: int = 16_384,
+        batch_items: int = 1024,
+        queue_tokens: int = 2_000_000,
+        max_wait_s: float | None = None,
+        max_wait_from: int = 0,
+        burst_tokens: int = BURST_TOKENS,
+        parallel: int = 1,
+        pads: bool = False,
+        cache: Cache | None = None,
+        hung_s: float | None = None,
+        first_speed: float = 0.0,
+    ) -> None:
+        """`max_wait_s` holds from `max_wait_from` waiting requests on, or more if they have fewer than `burst_tokens`
+        on average: a burst of fewer is no overload. After the first that it refuses, a part of it holds for all, for a
+        while. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long as the
+        longest, so that only inputs of like length share one.
+        `hung_s`: no batch that runs for less is called hung; until one has run, `first_speed` tells what to expect."""
+        self._run = run
+        self._executor = executor
+        self._batch_tokens = batch_tokens
+        self._batch_items = batch_items
+        self._queue_tokens = queue_tokens
+        self._max_wait_s = max_wait_s
+        self._max_wait_from = max_wait_from
+        self._burst_tokens = burst_tokens
+        self._parallel = parallel
+        self._pads = pads
+        self.cache = cache
+        self._hung_s = hung_s
+        self._first_speed = first_speed
+        #: Requests with inputs in the queue, the oldest first.
+        self._lines: dict[Ticket, None] = {}
+        #: Requests that have not been answered.
+        self._open: dict[Ticket, None] = {}
+        self._flying: dict[Hashable, Item] = {}
+        self._running = 0
+        self._overloaded_until = 0.0
+        self._turn = 0
+        self._filled = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+        #: Tokens per second, while it computes; 0 until it has computed.
+        self.speed = 0.0
+        self.waiting = 0
+        self.waiting_tokens = 0
+        #: Inputs that were computed for somebody else at that moment.
+        self.shared = 0
+        #: Told of every batch that ran, with the seconds it took.
+        self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
+        #: Told of a batch that does not end, with the seconds it has run.
+        self.on_hung: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
+
+    @property
+    def _is_overloaded(self) -> bool:
+        return time.perf_counter() < self._overloaded_until
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._lines or self._running)
+
+    # -------------------------------------------------------------------------------------------------- in and out
+
+    def submit(
+        self,
+        values: Sequence[Any],
+        tokens: Sequence[int],
+        *,
+        key: Hashable,
+        seconds_left: float,
+        owner: str,
+        identities: Sequence[Hashable] | None = None,
+    ) -> Ticket:
+        """Queues the inputs of one request, all or none; await the ticket's `done`."""
+        if self._closed:
+            raise errors.WorkerDraining("The worker stops.")
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(owner, key, len(values), loop.time() + seconds_left, loop.create_future())
+        if not values:
+            ticket.done.set_result([])
+            return ticket
+        self._refuse_what_would_wait(sum(tokens), seconds_left)
+        for index, value in enumerate(values):
+            identity = None if identities is None else (key, identities[index])
+            if identity is None or not self._is_known(identity, ticket, index):
+                item = Item(value, tokens[index], identity, ticket, index)
+                if identity is not None:
+                    self._flying[identity] = item
+                self._append(ticket, item)
+        if ticket.done.done():
+            return ticket
+        # The next to go is taken from the end: the longest first where like lengths go together, else in order.
+        if self._pads:
+            ticket.waiting.sort(key=_tokens_of)
+        else:
+            ticket.waiting.reverse()
+        self._open[ticket] = None
+        ticket.done.add_done_callback(lambda _: self._leave(ticket))
+        if ticket.waiting:
+            self._lines[ticket] = None
+            self._filled.set()
+            if not self._tasks:
+                self._tasks = [loop.create_task(self._work(), name="batcher") for _ in range(self._parallel)]
+        return ticket
+
+    def _is_known(self, identity: Hashable, ticket: Ticket, index: int) -> bool:
+        """True when the answer is there, or on its way for somebody else."""
+        if self.cache is not None:
+            answer = self.cache.get(identity)
+            if answer is not None:
+                ticket.settle(index, answer)
+                return True
+        item = self._flying.get(identity)
+        if item is None:
+            return False
+        item.claims.append((ticket, index))
+        self.shared += 1
+        return True
+
+    def _append(self, ticket: Ticket, item: Item) -> None:
+        ticket.waiting.append(item)
+        ticket.tokens += item.tokens
+        self.waiting += 1
+        self.waiting_tokens += item.tokens
+
+    def _refuse_what_would_wait(self, tokens: int, seconds_left: float) -> None:
+        """A request larger than the whole queue is let in when nothing waits; otherwise it could never run."""
+        if not self._lines:
+            return
+        if self.waiting_tokens + tokens > self._queue_tokens:
+            wait = self.waiting_tokens / self.speed if self.speed else 1.0
+            raise errors.Overloaded(
+                f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
+            )
+        is_overloaded = self._is_overloaded
+        if not self.speed or self._max_wait_s is None:
+            return
+        allowed, speed, largest = self._max_wait_s, self.speed, tokens
+        if is_overloaded:
+            allowed *= OVERLOADED_WAIT
+            # The rest is for whoever waits longest.
+            speed *= 1 - 1 / OLDEST_EVERY_OVERLOADED
+            largest *= EQUALS
+        worth = inf if self._is_burst(tokens) else max(allowed, WORTH_WAITING * tokens / self.speed)
+        most = min(seconds_left, worth)
+        if self.waiting_tokens <= most * speed:
+            return
+        wait = sum(other.tokens for other in self._lines if other.tokens <= largest) / speed
+        if wait > most:
+            # Who has no time to wait says nothing about how much there is to do.
+            if wait > worth and not is_overloaded:
+                self._overloaded_until = time.perf_counter() + OVERLOADED_S
+            raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
+
+    def _is_burst(self, tokens: int) -> bool:
+        """Callers who send a few short texts each and wait for the answer are many, but have soon been served."""
+        few = len(self._lines) < self._max_wait_from
+        return not self._is_overloaded and (
+            few or self.waiting_tokens + tokens <= self._max_wait_from * self._burst_tokens
+        )
+
+    def cancel(self, owner: str) -> bool:
+        """Drops what that caller still has waiting; what runs already runs to its end, unheard.
+
+        An owner is `<request>@<key>#<call>`; without the call it means all of them.
+        """
+        tickets = [
+            ticket
+            for ticket in self._open
+            if owner in (ticket.owner, ticket.owner.partition("#")[0]) and not ticket.done.done()
+        ]
+        for ticket in tickets:
+            ticket.fail(errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
+            self._leave(ticket)
+        return bool(tickets)
+
+    def close(self) -> None:
+        """Answers whoever waits, or is being run, and takes nothing more."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        for ticket in tuple(self._open):
+            ticket.fail(errors.WorkerDraining("The worker stops."))
+            self._leave(ticket)
+
+    def _leave(self, ticket: Ticket) -> None:
+        """A request that needs nothing more; what others want as well stays, in their line."""
+        self._open.pop(ticket, None)
+        self._lines.pop(ticket, None)
+        waiting, ticket.waiting, ticket.tokens = ticket.waiting, [], 0
+        for item in waiting:
+            self.waiting -= 1
+            self.waiting_tokens -= item.tokens
+            item.claims = [claim for claim in item.claims if not claim[0].done.done()]
+            if not item.claims:
+                self._flying.pop(item.identity, None)
+                continue
+            heir = item.claims[0][0]
+            self._append(heir, item)
+            if self._pads:
+                heir.waiting.pop()
+                insort(heir.waiting, item, key=_tokens_of)
+            self._lines[heir] = None
+
+    # ------------------------------------------------------------------------------------------------------ batches
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._lines:
+                self._filled.clear()
+                await self._filled.wait()
+            batch = self._next_batch(loop.time())
+            if not batch:
+                continue
+            self._running += 1
+            patience = self._patience(batch)
+            timer = loop.call_later(patience, self.on_hung, batch, patience) if patience else None
+            try:
+                await self._run_batch(batch)
+            # The one thing this loop may never do is end: every waiter after it would wait for ever.
+            except Exception as error:
+                for item in batch:
+                    item.fail(error)
+            finally:
+                self._running -= 1
+                if timer is not None:
+                    timer.cancel()
+                for item in batch:
+                    if self._flying.get(item.identity) is item:
+                        del self._flying[item.identity]
+
+    def _patience(self, batch: Sequence[Item]) -> float:
+        """Seconds after which this batch hangs; 0 where nobody asks."""
+        if self._hung_s is None:
+            return 0.0
+        speed = self.speed or self._first_speed
+        if not speed:
+            return max(self._hung_s, HUNG_UNMEASURED_S)
+        # Batches at once share the speed.
+        expected = sum(item.tokens for item in batch) * self._parallel / speed
+        return max(self._hung_s, HUNG_TIMES * expected)
+
+    def _next_batch(self, now: float) -> list[Item]:
+        for ticket in [ticket for ticket in self._lines if ticket.deadline <= now or ticket.done.done()]:
+            ticket.fail(errors.DeadlineExceeded("The request's time ran out while it waited in the queue."))
+            self._leave(ticket)
+        if not self._lines:
+            return []
+        self._turn += 1
+        is_oldest = self._turn % (OLDEST_EVERY_OVERLOADED if self._is_overloaded else OLDEST_EVERY) == 0
+        leader = next(iter(self._lines)) if is_oldest else min(self._lines, key=_tokens_of)
+        others = sorted((t for t in self._lines if t is not leader and t.key == leader.key), key=_tokens_of)
+        batch = self._alike(leader, others) if self._pads else self._filling(leader, others, is_oldest)
+        for ticket in (leader, *others):
+            if not ticket.waiting:
+                self._lines.pop(ticket, None)
+        return batch
+
+    def _filling(self, leader: Ticket, others: Sequence[Ticket], is_oldest: bool) -> list[Item]:
+        """Without padding any inputs fit together. Who leads for his age alone leaves half to those who are shorter."""
+        batch: list[Item] = []
+        room = self._batch_tokens
+        share = room // 2 if is_oldest and others and not self._is_overloaded else room
+        used = self._take(leader, share, batch, or_one=True)
+        room -= used
+        for ticket in others:
+            if room <= 0 or len(batch) >= self._batch_items:
+                return batch
+            room -= self._take(ticket, room, batch)
+        self._take(leader, room, batch)
+        return batch
+
+    def _take(self, ticket: Ticket, room: int, batch: list[Item], or_one: bool = False) -> int:
+        used = 0
+        while ticket.waiting and len(batch) < self._batch_items:
+            item = ticket.waiting[-1]
+            if used + item.tokens > room and not (or_one and not batch):
+                break
+            self._move(ticket, len(ticket.waiting) - 1, batch)
+            used += item.tokens
+        return used
+
+    def _alike(self, leader: Ticket, others: Sequence[Ticket]) -> list[Item]:
+        """The leader's longest input, and what comes nearest to its length, from everybody."""
+        longest = leader.waiting[-1].tokens
+        shortest = min(int(longest * ALIKE), longest - NEARLY_TOKENS)
+        most = min(max(1, self._batch_tokens // max(longest, 1)), self._batch_items)
+        tickets = (leader, *others)
+        # The place of each one's longest that is not too long; of equals the leader's goes first.
+        places = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
+        nearest = [(-tickets[n].waiting[place].tokens, n) for n, place in enumerate(places) if place >= 0]
+        heapify(nearest)
+        batch: list[Item] = []
+        while nearest and len(batch) < most and -nearest[0][0] >= shortest:
+            _, n = nearest[0]
+            waiting, place = tickets[n].waiting, places[n]
+            self._move(tickets[n], place, batch)
+            places[n] = place - 1
+            if place:
+                heapreplace(nearest, (-waiting[place - 1].tokens, n))
+            else:
+                heappop(nearest)
+        return batch
+
+    def _move(self, ticket: Ticket, place: int, batch: list[Item]) -> None:
+        item = ticket.waiting.pop(place)
+        ticket.tokens -= item.tokens
+        self.waiting -= 1
+        self.waiting_tokens -= item.tokens
+        batch.append(item)
+
+    def _run_safely(self, values: Sequence[Any]) -> tuple[Sequence[Any], Exception | None]:
+        """In a model's thread. What it raises comes back as a value: a future cannot carry StopIteration, and a
+        CancelledError would end the loop."""
+        try:
+            outputs = self._run(values)
+            if len(outputs) != len(values):
+                raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
+            return outputs, None
+        except Exception as error:
+            return (), error
+        except BaseException as error:
+            return (), errors.InferenceFailed(f"{type(error).__name__}: {error}")
+
+    async def _run_batch(self, batch: Sequence[Item]) -> None:
+        """Runs it; when it fails, halves it until the inputs that fail are alone with their error."""
+        started = time.perf_counter()
+        for item in batch:
+            for ticket, _ in item.claims:
+                ticket.started_at = ticket.started_at or started
+        loop = asyncio.get_running_loop()
+        outputs, error = await loop.run_in_executor(self._executor, self._run_safely, [item.value for item in batch])
+        if error is not None:
+            if len(batch) > 1 and not isinstance(error, MemoryError):
+                middle = len(batch) // 2
+                await self._run_batch(batch[:middle])
+                await self._run_batch(batch[middle:])
+                return
+            for item in batch:
+                item.fail(error)
+            return
+        seconds = time.perf_counter() - started
+        self._measure(batch, seconds)
+        self.on_batch(batch, seconds)
+        for item, output in zip(batch, outputs, strict=True):
+            if self.cache is not None and item.identity is not None and not isinstance(output, Exception):
+                self.cache.put(item.identity, output)
+            item.settle(output)
+
+    def _measure(self, batch: Iterable[Item], seconds: float) -> None:
+        speed = sum(item.tokens for item in batch) / max(seconds, 1e-6) * self._running
+        self.speed = speed if not self.speed else (1 - NEWEST) * self.speed + NEWEST * speed

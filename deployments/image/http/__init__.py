@@ -1,0 +1,1 @@
+"""The routes of image models, a file for each dialect."""

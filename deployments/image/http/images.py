@@ -1,0 +1,322 @@
+"""Image routes under OpenAI's and Xinference's names, which differ in the paths and not in what they ask."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from cluster import errors, keys
+from cluster.calls import View
+from cluster.routes import ModelRoutes
+from deployments.abilities import TASKS
+from deployments.image.http import forms, masks
+from deployments.image.http.forms import Ask, Brought
+from deployments.image.requests import Drawing, Picture, Task
+from deployments.ingress import jobs
+from deployments.ingress.events import Events
+from deployments.ingress.files import Files
+from deployments.ingress.jobs import BackgroundJobs
+from deployments.ingress.media import Media
+from deployments.ingress.middleware import Json, as_cluster_error, owner_of
+from deployments.ingress.serving import Serving
+
+#: Pixels of a picture that count as one token: the patches that most models draw in.
+PATCH = 16 * 16
+#: Characters of a text that count as one token: models have several encoders, each with a count of its own.
+LETTERS = 4
+
+#: What the events of a stream are called.
+Subject = Literal["image_generation", "image_edit"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request for pictures, checked as far as that is possible without the model."""
+
+    model: ModelRoutes
+    task: Task
+    drawing: Drawing
+    ask: Ask
+    subject: Subject
+    #: Pixels of all pictures that came with it.
+    given_pixels: int = 0
+    base_url: str = ""
+
+    def usage(self, drawn: Sequence[Picture], *, with_input: bool = True) -> dict[str, Any]:
+        """What came with a request counts once, however many answers tell of it."""
+        text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
+        given = self.given_pixels // PATCH if with_input else 0
+        made = sum(picture.width * picture.height // PATCH for picture in drawn)
+        return {
+            "input_tokens": text + given,
+            "input_tokens_details": {"text_tokens": text, "image_tokens": given},
+            "output_tokens": made,
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": made},
+            "total_tokens": text + given + made,
+        }
+
+    def told(self, drawn: Sequence[Picture]) -> dict[str, Any]:
+        """What an answer says of all its pictures."""
+        size = f"{drawn[0].width}x{drawn[0].height}" if drawn else self.ask.size or "auto"
+        background = "transparent" if self.ask.background == "transparent" else "opaque"
+        format = self.drawing.output_format
+        return {"background": background, "output_format": format, "quality": self.ask.level, "size": size}
+
+
+class Images:
+    def __init__(self, serving: Serving, files: Files, background: BackgroundJobs) -> None:
+        self.serving = serving
+        self._files = files
+        self._background = background
+        self._media = Media(serving.settings)
+
+    # ------------------------------------------------------------------------------------------ what is asked
+
+    async def read(self, request: Request) -> tuple[Ask, dict[str, Any], Brought]:
+        brought = await forms.read(request, self.serving.settings, self._media)
+        ask, options = forms.ask_of(brought.fields), forms.options_of(brought.fields)
+        if brought.files.get("control_image"):
+            options["control_image"] = brought.file("control_image")
+        if not ask.stream:
+            options.pop("partial_images", None)
+        return ask, options, brought
+
+    async def order(self, request: Request, task: Task, ask: Ask, options: dict[str, Any], subject: Subject) -> Order:
+        model = self.choose(request.state.key, ask.model, task)
+        steps = forms.steps_of(ask, model.description.get("steps"))
+        if steps is not None:
+            options = {"num_inference_steps": steps, **options}
+        drawing = forms.drawing_of(options)
+        if ask.background == "transparent" and not model.description.get("transparent"):
+            raise errors.BadRequest(
+                f"Model {model.uid} draws no transparent background; leave out background, or ask for opaque.",
+                None,
+                "background",
+            )
+        if ask.stream and ask.in_background:
+            raise errors.BadRequest(
+                "A job in the background streams nothing; leave out stream or background.", None, "stream"
+            )
+        pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
+        await self._name(request, model, ask)
+        return Order(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
+
+    def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
+        """The model of that name; without a name, the first that can."""
+        if name is not None:
+            found = self.serving.dispatcher.table.find(name, "", key)
+            # A name may stand for several, of which another one can.
+            if not can(found, task):
+                with contextlib.suppress(errors.BadRequest):
+                    found = self.serving.dispatcher.table.find(name, task, key)
+            _refuse_unable(found, task)
+            return found
+        able = [model for model in jobs.painters(self.serving.dispatcher, key) if can(model, task)]
+        if not able:
+            raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", None, "model")
+        return next((model for model in able if model.workers), able[0])
+
+    async def _name(self, request: Request, model: ModelRoutes, ask: Ask) -> None:
+        """The id that the caller wants it to have, which no other request may have at the time: it is by this id that
+        a request is watched and stopped."""
+        if ask.request_id is not None:
+            request.state.request_id = ask.request_id
+        if ask.request_id is None and not (ask.stream and "x-request-id" in request.headers):
+            return
+        id = request.state.request_id
+        view = await self.serving.dispatcher.watch(model, owner_of(request))
+        if view is not None and view.state in ("waiting", "running"):
+            raise errors.Conflict(f"Duplicate request id: {id}", None, "request_id")
+
+    # ---------------------------------------------------------------------------------------- what is answered
+
+    async def answer(self, request: Request, order: Order) -> Response:
+        if order.ask.in_background:
+            return await self._later(request, order)
+        if order.ask.stream:
+            request.state.model = order.model.uid
+            return await Events.of(self._events(request, order))
+        drawn = await self.draw(request, order)
+        return Json(await asyncio.to_thread(self._body, order, drawn))
+
+    async def draw(self, request: Request, order: Order) -> list[Picture]:
+        drawing = order.drawing
+        served = await self.serving.ask(
+            request, order.model.uid, order.task, [drawing.prompt], drawing.params(), alone=True
+        )
+        drawn: list[Picture] = served.answer.outputs
+        return drawn
+
+    async def _later(self, request: Request, order: Order) -> Response:
+        request.state.model = order.model.uid
+
+        async def work(owner: str) -> dict[str, Any]:
+            drawing, timeout_s = order.drawing, self.serving.settings.job_timeout_s
+            answer, _ = await self.serving.dispatcher.ask(
+                order.model, order.task, [drawing.prompt], drawing.params(), owner, timeout_s, True
+            )
+            return await asyncio.to_thread(self._body, order, answer.outputs)
+
+        record = await self._background.begin(request.state.key, order.model, work)
+        return Json(record.shown(), 202)
+
+    def _body(self, order: Order, drawn: Sequence[Picture]) -> dict[str, Any]:
+        data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
+        return {"created": int(time.time()), **order.told(drawn), "data": data, "usage": order.usage(drawn)}
+
+    def _shown(self, order: Order, picture: Picture) -> dict[str, Any]:
+        as_url = order.ask.response_format == "url"
+        return {
+            "b64_json": None if as_url else as_base64(picture.data),
+            "url": self._files.keep(picture.data, picture.format, order.base_url) if as_url else None,
+            "seed": picture.seed,
+            "receipt": picture.receipt,
+        }
+
+    # -------------------------------------------------------------------------------------------------- streams
+
+    async def _events(self, request: Request, order: Order) -> AsyncGenerator[bytes]:
+        asking = asyncio.ensure_future(self.draw(request, order))
+        shown, told_at = 0, time.monotonic()
+        beat_s = self.serving.settings.keep_alive_s
+        has_begun = False
+
+        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
+            return self.serving.dispatcher.watch(order.model, owner_of(request), seen, wait_s)
+
+        try:
+            async with contextlib.aclosing(jobs.views(asking, watch, beat_s)) as seen:
+                async for view in seen:
+                    previews = view.previews[: order.drawing.partial_images] if view is not None else ()
+                    for index in range(shown, len(previews)):
+                        yield self._partial(order, previews[index], index)
+                    if len(previews) > shown:
+                        shown, told_at, has_begun = len(previews), time.monotonic(), True
+                    elif time.monotonic() - told_at >= beat_s:
+                        told_at, has_begun = time.monotonic(), True
+                        yield b": still at work\n\n"
+            for index, picture in enumerate(await asking):
+                yield await asyncio.to_thread(self._completed, order, picture, not index)
+                has_begun = True
+        # Once the answer has begun, its status is out.
+        except Exception as error:
+            if not has_begun:
+                raise
+            yield _event("error", jobs.error_body(as_cluster_error(error)))
+        finally:
+            asking.cancel()
+
+    def _partial(self, order: Order, preview: bytes, index: int) -> bytes:
+        format = "png" if preview.startswith(b"\x89PNG") else "jpeg" if preview.startswith(b"\xff\xd8") else "webp"
+        shown = {"b64_json": as_base64(preview), "created_at": int(time.time()), "partial_image_index": index}
+        return _event(f"{order.subject}.partial_image", {**order.told(()), **shown, "output_format": format})
+
+    def _completed(self, order: Order, picture: Picture, is_first: bool) -> bytes:
+        usage = order.usage([picture], with_input=is_first)
+        told = {**order.told([picture]), "created_at": int(time.time()), "usage": usage}
+        return _event(f"{order.subject}.completed", {**told, **self._shown(order, picture)})
+
+
+def router(images: Images) -> APIRouter:
+    routes = APIRouter(tags=["images"])
+    settings = images.serving.settings
+
+    async def answered(request: Request, task: Task, ask: Ask, options: dict[str, Any], subject: Subject) -> Response:
+        return await images.answer(request, await images.order(request, task, ask, options, subject))
+
+    @routes.post("/v1/images/generations")
+    async def generations(request: Request) -> Response:
+        ask, options, brought = await images.read(request)
+        _needs_prompt(options)
+        for name in ("images", "mask"):
+            if brought.files.get(name):
+                raise errors.InvalidBody(f"{name} is for /v1/images/edits; this route draws from a text.", None, name)
+        return await answered(request, "text2image", ask, options, "image_generation")
+
+    @routes.post("/v1/images/edits")
+    async def edits(request: Request) -> Response:
+        """With a mask, what is transparent in it is drawn anew, or what is white where nothing is transparent."""
+        ask, options, brought = await images.read(request)
+        _needs_prompt(options)
+        options["images"] = _pictures_of(brought)
+        given = brought.file("mask")
+        if given is None:
+            return await answered(request, "image2image", ask, options, "image_edit")
+        options["mask"] = await _mask(masks.edit_mask, given, "mask")
+        return await answered(request, "inpainting", ask, options, "image_edit")
+
+    @routes.post("/v1/images/variations")
+    async def variations(request: Request) -> Response:
+        """OpenAI's have no prompt, Xinference's do."""
+        ask, options, brought = await images.read(request)
+        options["images"] = _pictures_of(brought)
+        return await answered(request, "image2image", ask, options, "image_edit")
+
+    @routes.post("/v1/images/inpainting")
+    async def inpainting(request: Request) -> Response:
+        """What is white in the mask is drawn anew."""
+        ask, options, brought = await images.read(request)
+        _needs_prompt(options)
+        options["images"] = _pictures_of(brought)
+        given = brought.file("mask")
+        if given is None:
+            raise errors.InvalidBody("mask_image is missing: it is white where to draw anew.", None, "mask_image")
+        options["mask"] = await _mask(masks.plain_mask, given, "mask_image")
+        return await answered(request, "inpainting", ask, options, "image_edit")
+
+    async def _mask(make: Callable[[bytes, int, str], bytes], given: bytes, param: str) -> bytes:
+        await forms.check_pictures([(param, given)], settings)
+        return await asyncio.to_thread(make, given, settings.max_image_pixels, param)
+
+    return routes
+
+
+def _needs_prompt(options: dict[str, Any]) -> None:
+    if not isinstance(options.get("prompt"), str) or not options["prompt"]:
+        raise errors.InvalidBody("prompt must be a text, and is missing or empty.", None, "prompt")
+
+
+def _pictures_of(brought: Brought) -> tuple[bytes, ...]:
+    found = tuple(brought.files.get("images", ()))
+    if not found:
+        raise errors.InvalidBody("At least one image file is required.", None, "image")
+    return found
+
+
+def given_with(drawing: Drawing) -> list[tuple[str, bytes]]:
+    """The pictures that came with a request, by the names of their fields."""
+    given = [("image", data) for data in drawing.images]
+    given += [("mask", drawing.mask)] if drawing.mask is not None else []
+    return given + ([("control_image", drawing.control_image)] if drawing.control_image is not None else [])
+
+
+def can(model: ModelRoutes, task: str) -> bool:
+    """Of all that its family can, a model says what it does itself once it is loaded."""
+    return task in model.abilities and task in model.description.get("tasks", model.abilities)
+
+
+def _refuse_unable(model: ModelRoutes, task: Task) -> None:
+    if can(model, task):
+        return
+    if task == "inpainting" and can(model, "image2image"):
+        raise errors.BadRequest(
+            f"Model {model.uid} takes no mask: it changes pictures as a whole; leave the mask out.", None, "mask"
+        )
+    known = ", ".join(ability for ability in TASKS if can(model, ability)) or "none of the tasks for images"
+    raise errors.BadRequest(f"Model {model.uid} cannot {task}; it can {known}.", None, "model")
+
+
+def as_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _event(name: str, content: dict[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))

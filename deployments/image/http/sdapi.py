@@ -1,0 +1,423 @@
+"""The routes of the web interface that made local diffusion known, as its many clients call them: `/sdapi/v1`.
+
+What would change the picture and is not done here is refused; what such clients send beside it is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+import psutil
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors, keys
+from cluster.calls import View
+from cluster.names import cut
+from cluster.routes import ModelRoutes
+from deployments.image.http import forms, masks
+from deployments.image.http.forms import Ask
+from deployments.image.http.images import Images, Order, as_base64
+from deployments.image.http.masks import Cut, Inpaint
+from deployments.image.pictures import parameters_of
+from deployments.image.requests import MOST_PREVIEWS, Picture
+from deployments.image.samplers import NAMES
+from deployments.ingress import jobs
+from deployments.ingress.files import Shelf
+from deployments.ingress.media import Media
+from deployments.ingress.middleware import Json, checked, json_body
+
+#: How the noise falls from step to step; the name of a sampler has it at its end.
+SCHEDULERS = ("automatic", "karras", "exponential", "beta")
+#: Those that mean none of its own.
+PLAIN = ("", "automatic", "normal", "default")
+
+_LORA = re.compile(r"<lora:([^:>]+)(?::(-?[\d.]+))?[^>]*>")
+
+#: Fields that change the picture, are not done here, and have a sentence on what does it instead.
+UNSERVED = {
+    "enable_hr": "Upscaling in a second pass is not served; ask for the size itself.",
+    "restore_faces": "Restoring faces is not served.",
+    "tiling": "Pictures that tile are not served.",
+    "subseed_strength": "Mixing two seeds is not served.",
+    "styles": "Styles are not kept here; write them into the prompt.",
+    "script_name": "Scripts are not run here.",
+    "refiner_checkpoint": "A second model that refines is not served.",
+}
+
+
+class Text2Image(BaseModel):
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    #: Xinference's.
+    model: str | None = None
+    prompt: str = ""
+    negative_prompt: str = ""
+    seed: int = Field(default=-1, ge=-1)
+    steps: int | None = None
+    cfg_scale: float | None = None
+    distilled_cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    sampler_name: str | None = None
+    sampler_index: str | None = None
+    scheduler: str = ""
+    batch_size: int = Field(default=1, ge=1)
+    n_iter: int = Field(default=1, ge=1)
+    denoising_strength: float | None = None
+    override_settings: dict[str, Any] = Field(default_factory=dict)
+    alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
+    send_images: bool = True
+
+
+class Image2Image(Text2Image):
+    init_images: list[str] = Field(min_length=1, max_length=16)
+    #: 0 stretches what has another shape, 1 cuts off, 2 adds borders.
+    resize_mode: int = Field(default=0, ge=0, le=2)
+    mask: str | None = None
+    mask_blur: float = Field(default=4.0, ge=0, le=256)
+    inpainting_mask_invert: bool = False
+    inpaint_full_res: bool = True
+    inpaint_full_res_padding: int = Field(default=0, ge=0, le=4096)
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    sd_model_checkpoint: str | None = None
+
+
+class PngInfo(BaseModel):
+    image: str
+
+
+class Given(NamedTuple):
+    """The pictures of a request as they are drawn on, and what is cut out of what."""
+
+    images: tuple[bytes, ...]
+    mask: bytes | None = None
+    cut: Cut | None = None
+    whole: bytes = b""
+
+
+class WebUi:
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self._settings = images.serving.settings
+        self._dispatcher = images.serving.dispatcher
+        self._media = Media(self._settings)
+        #: Which model each key has chosen: its clients do that in a request of their own.
+        self._chosen = Shelf(self._settings.home / "sdapi", float("inf"))
+
+    # ------------------------------------------------------------------------------------------------- models
+
+    def models(self, key: keys.Key | None) -> list[ModelRoutes]:
+        return jobs.painters(self._dispatcher, key)
+
+    async def chosen(self, key: keys.Key | None) -> str | None:
+        """The model that was chosen, if it still runs; else the first there is."""
+        data = await asyncio.to_thread(self._chosen.get, _file_of(key))
+        uids = [model.uid for model in self.models(key)]
+        uid = orjson.loads(data)["sd_model_checkpoint"] if data else None
+        return uid if uid in uids else next(iter(uids), None)
+
+    async def choose(self, key: keys.Key | None, uid: str) -> None:
+        if uid not in [model.uid for model in self.models(key)]:
+            raise errors.BadRequest(f"Unknown model: {cut(uid)}", None, "sd_model_checkpoint")
+        await asyncio.to_thread(self._chosen.put, _file_of(key), orjson.dumps({"sd_model_checkpoint": uid}))
+
+    # ------------------------------------------------------------------------------------------------ pictures
+
+    async def draw(self, request: Request, asked: Text2Image) -> Json:
+        started = time.time()
+        request.state.request_id = request_id_of(request.state.key)
+        settings = asked.override_settings
+        name = asked.model or settings.get("sd_model_checkpoint") or await self.chosen(request.state.key)
+        options = options_of(asked)
+        given = await self._given(asked, options) if isinstance(asked, Image2Image) else Given(())
+        options |= {"images": given.images} if given.images else {}
+        options |= {"mask": given.mask} if given.mask is not None else {}
+        task: Any = "text2image" if not given.images else "image2image" if given.mask is None else "inpainting"
+        ask: Ask = checked(Ask, {"model": name})
+        order = await self._images.order(request, task, ask, options, "image_generation")
+        drawn = await self._images.draw(request, order)
+        drawn = await asyncio.to_thread(self._whole, drawn, given)
+        encoded = await asyncio.to_thread(lambda: [as_base64(picture.data) for picture in drawn])
+        hidden = {"init_images", "mask"}
+        return Json(
+            {
+                "images": encoded if asked.send_images else [],
+                "parameters": asked.model_dump(exclude=hidden),
+                "info": info_of(asked, order, drawn, started),
+            }
+        )
+
+    async def _given(self, asked: Image2Image, options: dict[str, Any]) -> Given:
+        most = self._settings.max_image_pixels
+        read = await self._media.read([{"image": text} for text in asked.init_images], "init_images")
+        images = tuple(found["image"] for found in read)
+        mask = None
+        if asked.mask is not None:
+            (found,) = await self._media.read([{"image": asked.mask}], "mask")
+            mask = found["image"]
+        files = [("init_images", data) for data in images] + ([("mask", mask)] if mask else [])
+        await forms.check_pictures(files, self._settings)
+        size = asked.width, asked.height
+        if asked.resize_mode and size[0] and size[1]:
+            shape = size[0], size[1], asked.resize_mode
+            forms.drawing_of({"width": shape[0], "height": shape[1]})
+            images = tuple([await asyncio.to_thread(_fitted, data, shape, most) for data in images])
+            mask = mask and await asyncio.to_thread(_fitted, mask, shape, most)
+        if mask is None:
+            return Given(images)
+        how = Inpaint(
+            asked.mask_blur, asked.inpainting_mask_invert, asked.inpaint_full_res, asked.inpaint_full_res_padding
+        )
+        own = await asyncio.to_thread(masks.size_of, images[0], "init_images")
+        width, height = size[0] or own[0], size[1] or own[1]
+        forms.drawing_of({"width": width, "height": height})
+        options |= {"width": width, "height": height}
+        cut = await asyncio.to_thread(masks.cut, images[0], mask, how, width / height, most)
+        return Given((cut.image, *images[1:]), cut.mask, cut, images[0])
+
+    def _whole(self, drawn: list[Picture], given: Given) -> list[Picture]:
+        """Parts that were drawn alone, back in their pictures. For threads."""
+        if given.cut is None or given.cut.box is None:
+            return drawn
+        most = self._settings.max_image_pixels
+        width, height = masks.size_of(given.whole, "init_images")
+        return [
+            picture._replace(data=masks.pasted(picture.data, given.whole, given.cut, most), width=width, height=height)
+            for picture in drawn
+        ]
+
+    # ----------------------------------------------------------------------------------------------- progress
+
+    async def seen(self, key: keys.Key | None) -> View | None:
+        return await jobs.seen_of(self._dispatcher, key, request_id_of(key))
+
+    async def interrupt(self, key: keys.Key | None) -> None:
+        owner = keys.owner_of(request_id_of(key), key.id if key else None)
+        await asyncio.gather(*(self._dispatcher.abort(model, owner) for model in self.models(key)))
+
+    async def texts_in(self, text: str) -> dict[str, str]:
+        (found,) = await self._media.read([{"image": text}], "image")
+        await forms.check_pictures([("image", found["image"])], self._settings)
+        return await asyncio.to_thread(masks.texts_in, found["image"], self._settings.max_image_pixels)
+
+
+def router(images: Images) -> APIRouter:
+    routes = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
+    webui = WebUi(images)
+
+    @routes.post("/txt2img")
+    async def txt2img(request: Request) -> Json:
+        return await webui.draw(request, read(Text2Image, await json_body(request)))
+
+    @routes.post("/img2img")
+    async def img2img(request: Request) -> Json:
+        return await webui.draw(request, read(Image2Image, await json_body(request)))
+
+    @routes.get("/options")
+    async def options(request: Request) -> Json:
+        return Json({"sd_model_checkpoint": await webui.chosen(request.state.key), "samples_format": "png"})
+
+    @routes.post("/options")
+    async def set_options(request: Request) -> Json:
+        """Of all that can be set there, only the model means anything here."""
+        asked: Options = checked(Options, await json_body(request))
+        if asked.sd_model_checkpoint is not None:
+            await webui.choose(request.state.key, asked.sd_model_checkpoint)
+        return Json(None)
+
+    @routes.get("/sd-models")
+    async def models(request: Request) -> Json:
+        unknown = {"hash": None, "sha256": None, "config": None}
+        uids = [model.uid for model in webui.models(request.state.key)]
+        return Json([{"title": uid, "model_name": uid, "filename": uid, **unknown} for uid in uids])
+
+    @routes.get("/samplers")
+    async def samplers() -> Json:
+        return Json([{"name": name, "aliases": [], "options": {}} for name in NAMES])
+
+    @routes.get("/schedulers")
+    async def schedulers() -> Json:
+        return Json([{"name": name, "label": name.title(), "aliases": []} for name in SCHEDULERS])
+
+    @routes.get("/loras")
+    async def loras(request: Request) -> Json:
+        found = [name for model in webui.models(request.state.key) for name in model.description.get("loras") or ()]
+        rows = [{"name": name, "alias": name, "path": name, "metadata": {}} for name in dict.fromkeys(found)]
+        return Json(rows)
+
+    @routes.get("/upscalers")
+    async def upscalers() -> Json:
+        return Json([])
+
+    @routes.get("/memory")
+    async def memory() -> Json:
+        """Of the machine that answers; models may live on others, see /v1/workers."""
+        found = psutil.virtual_memory()
+        return Json({"ram": {"free": found.available, "used": found.used, "total": found.total}, "cuda": {}})
+
+    @routes.get("/progress")
+    async def progress(request: Request, skip_current_image: bool = False) -> Json:
+        return Json(progress_of(await webui.seen(request.state.key), skip_current_image))
+
+    @routes.post("/interrupt")
+    async def interrupt(request: Request) -> Json:
+        await webui.interrupt(request.state.key)
+        return Json({})
+
+    @routes.post("/png-info")
+    async def png_info(request: Request) -> Json:
+        asked: PngInfo = checked(PngInfo, await json_body(request))
+        texts = await webui.texts_in(asked.image)
+        info = texts.get("parameters") or texts.get("receipt", "")
+        return Json({"info": info, "items": texts, "parameters": parameters_in(info)})
+
+    return routes
+
+
+def read(schema: type[BaseModel], body: Mapping[str, Any]) -> Any:
+    """The fields that were given, without those that change nothing."""
+    for name, sentence in UNSERVED.items():
+        if body.get(name) not in (None, False, 0, "", []):
+            raise errors.BadRequest(sentence, None, name)
+    found = checked(schema, {name: value for name, value in body.items() if value is not None})
+    for script, given in found.alwayson_scripts.items():
+        if script.lower() == "controlnet":
+            raise errors.BadRequest(
+                "ControlNet is not driven by alwayson_scripts here; launch the model with controlnet=… and send "
+                "control_image to /v1/images/generations.",
+                None,
+                "alwayson_scripts",
+            )
+        if given not in ({}, [], None) and given != {"args": []}:
+            raise errors.BadRequest(f"The script {script!r:.100} is not run here.", None, "alwayson_scripts")
+    return found
+
+
+def options_of(asked: Text2Image) -> dict[str, Any]:
+    """The same drawing in our words."""
+    prompt, loras = loras_in(asked.prompt)
+    guidance, layers = asked.cfg_scale, asked.override_settings.get("CLIP_stop_at_last_layers")
+    # Clients of models that learnt guidance send it beside the other, which is then 1.
+    if asked.distilled_cfg_scale is not None and guidance in (None, 1.0):
+        guidance = asked.distilled_cfg_scale
+    options = {
+        "prompt": prompt,
+        "negative_prompt": asked.negative_prompt or None,
+        "n": asked.batch_size * asked.n_iter,
+        "width": asked.width,
+        "height": asked.height,
+        "num_inference_steps": asked.steps,
+        "guidance_scale": guidance,
+        "seed": forms.seed_of(asked.seed),
+        "sampler_name": sampler_of(asked),
+        "loras": loras or None,
+        "clip_skip": layers - 1 if isinstance(layers, int) and layers > 1 else None,
+        "strength": asked.denoising_strength if isinstance(asked, Image2Image) else None,
+        # So that there is something to see while it is under way.
+        "partial_images": MOST_PREVIEWS,
+        "output_format": "png",
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def loras_in(prompt: str) -> tuple[str, list[dict[str, Any]]]:
+    """The prompt without its `<lora:name:scale>`, and those."""
+    found = []
+    for name, scale in _LORA.findall(prompt):
+        try:
+            found.append({"name": name, "scale": float(scale or 1)})
+        except ValueError:
+            raise errors.InvalidBody(
+                f"<lora:{cut(name)}:{cut(scale)}> has no number for its scale.", None, "prompt"
+            ) from None
+    return _LORA.sub("", prompt).strip(), found
+
+
+def sampler_of(asked: Text2Image) -> str | None:
+    name = asked.sampler_name or asked.sampler_index
+    if name is None or name.lower() in PLAIN:
+        return None
+    scheduler = asked.scheduler.strip().lower()
+    if scheduler in PLAIN or name.lower().endswith(scheduler):
+        return name
+    return f"{name} {scheduler.title()}"
+
+
+def info_of(asked: Text2Image, order: Order, drawn: list[Picture], started: float) -> str:
+    """A text that is JSON again, as clients expect it."""
+    seeds = [picture.seed for picture in drawn]
+    first = drawn[0]
+    told = {
+        "prompt": asked.prompt,
+        "all_prompts": [asked.prompt] * len(drawn),
+        "negative_prompt": asked.negative_prompt,
+        "all_negative_prompts": [asked.negative_prompt] * len(drawn),
+        "seed": first.seed,
+        "all_seeds": seeds,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(drawn),
+        "subseed_strength": 0,
+        "width": first.width,
+        "height": first.height,
+        "sampler_name": first.receipt.get("sampler_name") or first.receipt.get("scheduler"),
+        "steps": first.receipt.get("num_inference_steps", asked.steps),
+        "cfg_scale": first.receipt.get("guidance_scale", asked.cfg_scale),
+        "batch_size": asked.batch_size,
+        "denoising_strength": asked.denoising_strength,
+        "sd_model_name": order.model.uid,
+        "sd_model_hash": None,
+        "index_of_first_image": 0,
+        "infotexts": [parameters_of(picture.receipt) for picture in drawn],
+        "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(started)),
+        "receipts": [picture.receipt for picture in drawn],
+    }
+    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+
+
+def progress_of(view: View | None, skips_image: bool) -> dict[str, Any]:
+    is_open = view is not None and view.state in ("waiting", "running")
+    if view is None or not is_open:
+        view = View(0, "done")
+    state = {
+        "skipped": False,
+        "interrupted": False,
+        "stopping_generation": False,
+        "job": view.stage if is_open else "",
+        "job_count": int(is_open),
+        "job_no": 0,
+        "job_timestamp": "0",
+        "sampling_step": view.step,
+        "sampling_steps": view.steps,
+    }
+    shown = as_base64(view.previews[-1]) if view.previews and not skips_image else None
+    eta = view.eta_s or 0.0
+    return {"progress": view.fraction, "eta_relative": eta, "state": state, "current_image": shown, "textinfo": None}
+
+
+def parameters_in(info: str) -> dict[str, str]:
+    """What the last line of such a text says, by name."""
+    line = info.strip().rpartition("\n")[2]
+    return dict(re.findall(r"([A-Z][\w ]*): ([^,]+)(?:, |$)", line))
+
+
+def request_id_of(key: keys.Key | None) -> str:
+    """One for all its requests: these clients know of no ids, and mean whatever is under way."""
+    return f"sdapi-{key.id if key else 'all'}"
+
+
+def _file_of(key: keys.Key | None) -> str:
+    return f"{key.id if key else 'all'}.json"
+
+
+def _fitted(data: bytes, shape: tuple[int, int, int], most: int) -> bytes:
+    return masks.fitted(data, shape[:2], shape[2], most, "init_images")

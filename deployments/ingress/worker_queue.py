@@ -1,0 +1,292 @@
+"""What goes from an ingress to one worker: gathered, sent, tried alone, cancelled, and given up when it is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster import errors
+from cluster.calls import Answer, Call
+from cluster.runtime.worker_client import WorkerClient
+from cluster.suspicion import fingerprint_of
+
+log = logging.getLogger("cluster.ingress")
+
+#: Requests in one call to a worker; more would make the first wait for the pickling of the last.
+GATHER_MOST = 256
+#: Characters from which on a request takes long beside a short question.
+LONG = 2000
+#: A worker that has refused a request for want of room is not asked again for this long: the answer would be the same,
+#: and later.
+FULL_S = 0.2
+#: A worker that has work and answers nothing for so long is asked whether it hears, and how long that may take.
+SILENT_S = 2.0
+PING_S = 1.5
+#: Between two questions to a worker that is silent.
+PING_PAUSE_S = 0.5
+
+
+def size_of(items: Sequence[Any]) -> int:
+    """How large a request is, before anybody has counted its tokens."""
+    return sum(len(item) for item in items if isinstance(item, (str, list)))
+
+
+class Sent:
+    """A call on its way to one worker, and who waits for its answer."""
+
+    __slots__ = ("answer", "call", "is_alone", "is_cleared", "is_given_up", "is_long")
+
+    def __init__(self, call: Call, answer: asyncio.Future[Answer], is_long: bool) -> None:
+        self.call = call
+        self.answer = answer
+        self.is_long = is_long
+        #: The worker does nothing else.
+        self.is_alone = False
+        #: The worker does not compute it: it is not there yet, or has been answered elsewhere.
+        self.is_cleared = False
+        self.is_given_up = False
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.call.ability, self.call.items, self.call.params)
+
+
+class GivenUp(Exception):
+    """The worker is silent; `sent` may still be answered."""
+
+    def __init__(self, sent: Sent) -> None:
+        super().__init__()
+        self.sent = sent
+
+
+class WorkerQueue:
+    """What goes to one worker: requests that arrive close together share one call.
+
+    With no call on its way a request goes at once. Otherwise it waits for that call to return or for `gather_s`,
+    whichever is first: a busy worker gets few and large calls, and a slow one delays nobody by more than `gather_s`.
+    """
+
+    def __init__(
+        self,
+        line: WorkerClient,
+        gather_s: float,
+        on_send: Callable[[int], None],
+        on_death: Callable[[Sequence[Sent]], None] = lambda sent: None,
+        on_silence: Callable[[bool], None] = lambda is_silent: None,
+    ) -> None:
+        """`on_death` is told once, of all that the worker had when it died; `on_silence`, when a worker that has work
+        stops answering anything, and when it answers again."""
+        self.line = line
+        self._gather_s = gather_s
+        self._on_send = on_send
+        self._on_death = on_death
+        self._on_silence = on_silence
+        self._waiting: list[Sent] = []
+        #: What the worker has.
+        self._sent: dict[Sent, None] = {}
+        self._on_their_way = 0
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        #: What the worker last said it had in hand.
+        self.queued = 0
+        #: The size of the smallest request that it refused as one too many, and until when that holds.
+        self._full: tuple[int, float, errors.Overloaded] | None = None
+        self._is_dead = False
+        self._is_silent = False
+        self._heard_at = 0.0
+        self._listener: asyncio.Task[None] | None = None
+
+    def refuse(self, size: int) -> None:
+        """Raises what the worker would say: it has just refused one like this. What is smaller may still go first."""
+        if self._full is not None:
+            least, until, refusal = self._full
+            if asyncio.get_running_loop().time() >= until:
+                self._full = None
+            elif size >= least:
+                raise errors.Overloaded(*refusal.args)
+
+    def _remember(self, call: Call, refusal: errors.Overloaded) -> None:
+        least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
+        self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
+
+    async def send(self, call: Call, alone: bool = False) -> Answer:
+        """`alone`: it takes long, and what was gathered with it would have to wait for it."""
+        loop = asyncio.get_running_loop()
+        sent = Sent(call, loop.create_future(), alone)
+        if alone or size_of(call.items) > LONG:
+            self._on_send(1)
+            self._spawn(self._carry([sent]))
+        else:
+            self._waiting.append(sent)
+            if self._timer is None:
+                # Even an idle gate waits for the end of this turn of the loop: what was read together goes together.
+                busy = self._on_their_way
+                self._timer = loop.call_later(self._gather_s, self._go) if busy else loop.call_soon(self._go)
+        return await self._answered(sent)
+
+    async def send_tried(self, call: Call, alone: bool = False) -> Answer:
+        """For a suspect: the worker is emptied first, so that nobody else is harmed or suspected if it dies."""
+        sent = Sent(call, asyncio.get_running_loop().create_future(), alone)
+        self._on_send(1)
+        self._spawn(self._carry_tried(sent))
+        return await self._answered(sent)
+
+    async def _answered(self, sent: Sent) -> Answer:
+        try:
+            return await sent.answer
+        except asyncio.CancelledError:
+            self.forget(sent)
+            raise
+
+    def forget(self, sent: Sent) -> None:
+        """Nobody waits for it any more: it is not sent, or the worker is told."""
+        if sent in self._waiting:
+            self._waiting.remove(sent)
+        elif not self._is_silent:
+            self._spawn(self._cancel(sent.call.id))
+
+    async def _cancel(self, owner: str) -> None:
+        try:
+            await self.line.cancel([owner])
+        except errors.ClusterError as error:
+            log.info("request %s could not be cancelled: %s", owner, error)
+
+    def _go(self) -> None:
+        self._timer = None
+        batch, self._waiting = self._waiting[:GATHER_MOST], self._waiting[GATHER_MOST:]
+        if batch:
+            self._on_send(len(batch))
+            self._spawn(self._carry_gathered(batch))
+        if self._waiting:
+            self._timer = asyncio.get_running_loop().call_soon(self._go)
+
+    async def _carry_gathered(self, batch: Sequence[Sent]) -> None:
+        """While it is on its way, others gather."""
+        self._on_their_way += 1
+        try:
+            await self._carry(batch)
+        finally:
+            self._on_their_way -= 1
+            if self._waiting and not self._on_their_way:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._go()
+
+    async def _carry_tried(self, sent: Sent) -> None:
+        sent.is_cleared = True
+        self._expect([sent])
+        try:
+            await self.line.reserve(sent.call.id, max(sent.call.seconds_left, 0.0))
+        except Exception as error:
+            self._failed([sent], error)
+            return
+        finally:
+            self._sent.pop(sent, None)
+        if sent.answer.done():
+            await self._cancel(sent.call.id)
+            return
+        sent.is_cleared, sent.is_alone = False, True
+        await self._carry([sent])
+
+    async def _carry(self, batch: Sequence[Sent]) -> None:
+        longest = max(sent.call.seconds_left for sent in batch)
+        self._expect(batch)
+        try:
+            outcomes, self.queued = await self.line.infer([sent.call for sent in batch], longest + 5)
+            while rest := self._deliver(batch, outcomes):
+                batch = rest
+                outcomes, self.queued = await self.line.collect([sent.call.id for sent in batch], longest + 5)
+        except Exception as error:
+            self._failed(batch, error)
+        finally:
+            for sent in batch:
+                self._sent.pop(sent, None)
+
+    def _deliver(self, batch: Sequence[Sent], outcomes: Sequence[Answer | errors.ClusterError | None]) -> list[Sent]:
+        """Gives everybody his outcome; returns those who have none yet."""
+        self._heard_at = asyncio.get_running_loop().time()
+        rest = []
+        for sent, outcome in zip(batch, outcomes, strict=True):
+            if outcome is None:
+                rest.append(sent)
+                continue
+            self._sent.pop(sent, None)
+            if isinstance(outcome, errors.Overloaded):
+                self._remember(sent.call, outcome)
+            if sent.answer.done():
+                continue
+            if isinstance(outcome, Answer):
+                sent.answer.set_result(outcome)
+            else:
+                sent.answer.set_exception(outcome)
+        return rest
+
+    def _failed(self, batch: Sequence[Sent], error: Exception) -> None:
+        if isinstance(error, errors.WorkerLost) and not self._is_dead:
+            self._is_dead = True
+            self._on_death([sent for sent in self._sent if not sent.is_cleared])
+        # A call that cannot even be pickled must not take those with it that were gathered beside it.
+        if not isinstance(error, errors.ClusterError) and len(batch) > 1:
+            for sent in batch:
+                self._spawn(self._carry([sent]))
+            return
+        known = error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
+        for sent in batch:
+            if not sent.answer.done():
+                sent.answer.set_exception(known)
+
+    def _expect(self, batch: Sequence[Sent]) -> None:
+        if not self._sent:
+            self._heard_at = asyncio.get_running_loop().time()
+        for sent in batch:
+            self._sent[sent] = None
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.ensure_future(self._listen())
+
+    async def _listen(self) -> None:
+        """A worker that computes for long still answers a ping; one that does not hangs, and its calls go elsewhere."""
+        loop = asyncio.get_running_loop()
+        while (self._sent or self._is_silent) and not self._is_dead:
+            await asyncio.sleep(max(self._heard_at + SILENT_S - loop.time(), PING_PAUSE_S))
+            if not self._is_silent and (not self._sent or loop.time() - self._heard_at < SILENT_S):
+                continue
+            try:
+                await self.line.ping(PING_S)
+            except errors.WorkerLost:
+                return
+            except errors.ClusterError:
+                is_silent = True
+            else:
+                is_silent, self._heard_at = False, loop.time()
+            if is_silent != self._is_silent:
+                self._is_silent = is_silent
+                self._on_silence(is_silent)
+            if is_silent:
+                self._give_up()
+                continue
+            for sent in self._sent:
+                if sent.is_given_up and sent.is_cleared:
+                    self._spawn(self._cancel(sent.call.id))
+
+    def _give_up(self) -> None:
+        """Whoever waits may ask elsewhere; the answer is still taken if it comes first."""
+        for sent in self._sent:
+            if not sent.is_given_up and not sent.answer.done():
+                sent.is_given_up = True
+                waiting, sent.answer = sent.answer, asyncio.get_running_loop().create_future()
+                # Nobody may be left to take its error.
+                sent.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+                waiting.set_exception(GivenUp(sent))
+
+    def close(self) -> None:
+        """The worker is not in the table any more; what is open is still answered."""
+        self.line.retire()
+        if self._listener is not None:
+            self._listener.cancel()
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,145 @@
+"""Chat completions of models that read: what the last message shows is read, what it says is the prompt."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors
+from deployments.ingress import jobs
+from deployments.ingress.events import Events
+from deployments.ingress.middleware import Json, as_cluster_error, checked, json_body, owner_of
+from deployments.ocr import formats
+from deployments.ocr.http.body import Ask
+from deployments.ocr.http.documents import Given
+from deployments.ocr.http.ocr import Ocr, Order
+from deployments.ocr.http.pages import Course, Read, every, refuse_unread
+from deployments.ocr.page import Page
+from deployments.ocr.requests import Reading
+
+END = b"data: [DONE]\n\n"
+
+
+class Body(BaseModel):
+    """The rest of what chats are asked with has no meaning for a page, and is let pass."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: str | None = None
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    stream: bool = False
+    stream_options: dict[str, Any] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+
+    def reading(self, prompt: str) -> Reading:
+        asked = {
+            "prompt": prompt or None,
+            "max_new_tokens": self.max_completion_tokens or self.max_tokens,
+            "temperature": self.temperature,
+        }
+        found: Reading = checked(Reading, {name: value for name, value in asked.items() if value is not None})
+        return found
+
+
+class Chat:
+    """One answer, whole or in pieces."""
+
+    def __init__(self, order: Order, course: Course, request_id: str, tells_usage: bool) -> None:
+        self._order = order
+        self._course = course
+        self._tells_usage = tells_usage
+        self._told = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": order.model.uid}
+
+    async def whole(self) -> Json:
+        with contextlib.closing(self._order.document):
+            pages = [read.page for read in await every(self._course)]
+        message = {"role": "assistant", "content": formats.markdown(pages)}
+        choice = {"index": 0, "message": message, "finish_reason": _why_it_ended(pages), "logprobs": None}
+        return Json({**self._told, "object": "chat.completion", "choices": [choice], "usage": _usage(pages)})
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """A piece for each page."""
+        found: list[Read] = []
+        try:
+            with contextlib.closing(self._order.document):
+                async with contextlib.aclosing(self._course.pages()) as pages:
+                    async for read in pages:
+                        joint = "\n\n" if any(one.page.markdown for one in found) and read.page.markdown else ""
+                        found.append(read._replace(sheet=None))
+                        if read.page.markdown:
+                            yield self._chunk({"role": "assistant", "content": joint + read.page.markdown})
+            refuse_unread(found)
+            ended = [read.page for read in found]
+            yield self._chunk({}, _why_it_ended(ended))
+            if self._tells_usage:
+                yield _event({**self._told, "object": "chat.completion.chunk", "choices": [], "usage": _usage(ended)})
+            yield END
+        # Once the answer has begun, its status is out.
+        except Exception as error:
+            if not any(read.page.markdown for read in found):
+                raise
+            yield _event(jobs.error_body(as_cluster_error(error)))
+
+    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
+        return _event({**self._told, "object": "chat.completion.chunk", "choices": [choice]})
+
+
+def router(ocr: Ocr) -> APIRouter:
+    routes = APIRouter(tags=["ocr"])
+
+    @routes.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        body: Body = checked(Body, await json_body(request))
+        prompt, files = await _last_of(ocr, body.messages)
+        model = ocr.choose(request, body.model)
+        reading = body.reading(prompt)
+        order = ocr.ordered(model, Ask(), reading, await ocr.open(request, files))
+        course = ocr.course(order, owner_of(request), ocr.timeout_of(request))
+        answer = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
+        return await Events.of(answer.events()) if body.stream else await answer.whole()
+
+    return routes
+
+
+async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, list[Given]]:
+    """The words and the pictures of the last message of the user."""
+    content = next((found.get("content") for found in reversed(messages) if found.get("role") == "user"), None)
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
+    words: list[str] = []
+    files: list[Given] = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            words.append(str(part.get("text") or ""))
+        elif kind == "image_url":
+            files.append(await ocr.papers.given(part, "image", len(files)))
+        else:
+            raise errors.InvalidBody(f"A message takes text and image_url, not {kind!r:.50}.", None, "messages")
+    if not files:
+        raise errors.InvalidBody(
+            "This model reads pictures: the last message must have an image_url.", None, "messages"
+        )
+    return "\n".join(filter(None, words)), files
+
+
+def _why_it_ended(pages: Sequence[Page]) -> str:
+    return "length" if any(page.truncated or page.repetition for page in pages) else "stop"
+
+
+def _usage(pages: Sequence[Page]) -> dict[str, int]:
+    used = formats.usage(pages)
+    asked, made = used["prompt_tokens"], used["output_tokens"]
+    return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: %s\n\n" % orjson.dumps(content)

@@ -1,0 +1,179 @@
+"""Documents that come with a request: what is in them, and their pages as pictures, drawn by processes apart."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cluster import errors
+from cluster.settings import Settings
+from deployments.ocr.http.renderers import HURRY_S, PATIENCE_S, Renderers
+from deployments.ocr.requests import MOST_SIDE
+
+#: Characters of a range of pages: the time to see that one is none grows with their square.
+MOST_RANGE = 40
+
+_RANGE = re.compile(r"(\d{1,9})?\s*(-)?\s*(\d{1,9})?")
+
+
+class Given(NamedTuple):
+    """A file as it came."""
+
+    name: str
+    data: bytes
+
+
+class Sheet(NamedTuple):
+    """A page as a picture that models read."""
+
+    data: bytes
+    width: int
+    height: int
+    dpi: float | None
+
+
+@dataclass(frozen=True)
+class _File:
+    name: str
+    path: Path
+    kind: str
+    pages: int
+    #: A single picture that needs no drawing.
+    sheet: Sheet | None = None
+
+
+class Document:
+    """The files of one request, their pages counted through, on disk for as long as this is kept."""
+
+    def __init__(
+        self, renderers: Renderers, folder: tempfile.TemporaryDirectory[str], settings: Settings, caller: str
+    ) -> None:
+        self._renderers = renderers
+        self._folder = folder
+        self._bounds = {"most_pixels": settings.max_image_pixels, "most_side": MOST_SIDE}
+        self._most_pages = settings.max_pages
+        self._caller = caller
+        self._files: list[_File] = []
+
+    @property
+    def pages(self) -> int:
+        return sum(file.pages for file in self._files)
+
+    @property
+    def name(self) -> str:
+        return self._files[0].name if len(self._files) == 1 else f"the request's {len(self._files)} files"
+
+    def file_of(self, number: int) -> tuple[str, int]:
+        """The name of the file that a page is in, and its number there."""
+        file, index = self._place(number)
+        return file.name, index + 1
+
+    def title_of(self, number: int) -> str:
+        """What a page is called in a sentence."""
+        file, index = self._place(number)
+        return file.name if file.pages == 1 else f"Page {index + 1} of {file.name}"
+
+    async def add(self, given: Given) -> None:
+        path = Path(self._folder.name) / str(len(self._files))
+        await asyncio.to_thread(path.write_bytes, given.data)
+        bounds = {**self._bounds, "most_frames": self._most_pages}
+        told, _ = await self._renderers.order(given.name, self._caller, do="look", path=str(path), **bounds)
+        sheet = None
+        if told["kind"] == "picture":
+            sheet = Sheet(given.data, told["width"], told["height"], told["dpi"]) if told["as_is"] else None
+        self._files.append(_File(given.name, path, told["kind"], told["pages"], sheet))
+
+    async def sheet(self, number: int, dpi: int) -> Sheet:
+        """That page; `dpi` is for those that have no pixels of their own."""
+        file, index = self._place(number)
+        if file.sheet is not None:
+            return file.sheet
+        where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi}
+        title = self.title_of(number)
+        told, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
+        return Sheet(data, told["width"], told["height"], told["dpi"])
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+    def _place(self, number: int) -> tuple[_File, int]:
+        index = number - 1
+        for file in self._files:
+            if index < file.pages:
+                return file, index
+            index -= file.pages
+        raise IndexError(number)
+
+
+class Documents:
+    def __init__(self, settings: Settings, patience_s: float = PATIENCE_S, hurry_s: float = HURRY_S) -> None:
+        self._settings = settings
+        self._renderers = Renderers(settings.render_processes, settings.render_bytes, patience_s, hurry_s)
+
+    async def open(self, files: Sequence[Given], caller: str = "") -> Document:
+        """To be closed by whoever reads it. Pages of several callers are drawn in turns."""
+        folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="cluster-pages-")
+        document = Document(self._renderers, folder, self._settings, caller)
+        try:
+            for file in files:
+                await document.add(file)
+        except BaseException:
+            document.close()
+            raise
+        return document
+
+    def choose(self, document: Document, pages: Any) -> list[int]:
+        """The numbers of the pages that were asked for, all without a wish."""
+        if not document.pages:
+            raise errors.InvalidBody(f"{document.name} has no pages.", None, "image")
+        return numbers_of("1-" if pages is None else pages, document.pages, document.name, self._settings.max_pages)
+
+
+def numbers_of(pages: Any, count: int, name: str, most: int) -> list[int]:
+    """Numbers of pages, from 1, out of `3`, `"1-3,7"`, `"5-"` or a list of such; counted before any is written out."""
+    ranges: list[range] = []
+    asked = 0
+    for part in _parts_of(pages, most):
+        first, last = _range_of(part.strip(), count)
+        if not 1 <= first <= last <= count:
+            has = f"{count} page{'s' if count > 1 else ''}"
+            raise errors.InvalidBody(f"pages asks for {part.strip()}, and {name} has {has}.", None, "pages")
+        ranges.append(range(first, last + 1))
+        asked += len(ranges[-1])
+    if asked > most:
+        raise errors.TooLarge(
+            f"{name} has {count} pages, of which {asked} are to be read; {most} are allowed in one request: pick some "
+            "with pages, such as 1-100.",
+            None,
+            "pages",
+        )
+    return list(dict.fromkeys(number for span in ranges for number in span))
+
+
+def _parts_of(pages: Any, most: int) -> list[str]:
+    """What stands between commas, of no more than there may be pages."""
+    parts = 0
+    for one in pages if isinstance(pages, list) else [pages]:
+        parts += 1 + str(one).count(",")
+        if parts > most:
+            raise errors.TooLarge(
+                f"pages asks for more than {most} pages or ranges; {most} pages are allowed in one request.",
+                None,
+                "pages",
+            )
+    return [part for one in (pages if isinstance(pages, list) else [pages]) for part in str(one).split(",")]
+
+
+def _range_of(part: str, count: int) -> tuple[int, int]:
+    match = _RANGE.fullmatch(part) if len(part) <= MOST_RANGE else None
+    if not match or not (match[1] or match[3]):
+        raise errors.InvalidBody(f"pages takes numbers and ranges such as 1-3,7, not {part!r:.50}.", None, "pages")
+    if not match[2]:
+        only = int(match[1] or match[3])
+        return only, only
+    return int(match[1] or 1), int(match[3] or count)

@@ -1,0 +1,291 @@
+"""The route that reads text: pictures and documents in, their pages out as text or in a format that keeps more."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+
+from cluster import errors
+from cluster.calls import View
+from cluster.routes import ModelRoutes
+from deployments.ingress import jobs
+from deployments.ingress.events import Events
+from deployments.ingress.jobs import BackgroundJobs
+from deployments.ingress.middleware import Json, as_cluster_error, owner_of
+from deployments.ingress.serving import Serving
+from deployments.ocr import formats
+from deployments.ocr.http.body import Ask, Papers
+from deployments.ocr.http.documents import Document, Documents, Given
+from deployments.ocr.http.pages import Course, Read, RequestProgress, every, refuse_unread
+from deployments.ocr.page import Page
+from deployments.ocr.requests import Reading
+from deployments.ocr.searchable import SearchablePdf, searchable
+
+#: What each format is when it is asked for as a file by an `Accept` header; else it is a text within JSON.
+MEDIA_TYPES = {
+    "text": "text/plain",
+    "markdown": "text/markdown",
+    "html": "text/html",
+    "hocr": "text/html",
+    "tsv": "text/tab-separated-values",
+}
+PDF = "application/pdf"
+#: A PDF up to this size is written in memory.
+SPOOL_BYTES = 8_000_000
+PIECE = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Order:
+    """A request for text, checked as far as that is possible without the model."""
+
+    model: ModelRoutes
+    ask: Ask
+    reading: Reading
+    document: Document
+    numbers: Sequence[int]
+
+    def told(self, page: Page) -> dict[str, Any]:
+        """A page as JSON, with the file it is in."""
+        name, number = self.document.file_of(page.number)
+        return {**page.to_dict(self.reading.features), "file": name, "file_page": number}
+
+    def written(self, pages: Sequence[Page]) -> Any:
+        """All of a document in the format that was asked for; not as PDF, which takes the pictures as well."""
+        if self.ask.output_format != "json":
+            return formats.WRITERS[self.ask.output_format](pages)
+        whole = formats.as_dict(pages, self.reading.features)
+        return {**whole, "pages": [self.told(page) for page in pages], "model": self.model.uid}
+
+
+class Ocr:
+    def __init__(self, serving: Serving, overseer: RequestProgress, background: BackgroundJobs) -> None:
+        self.serving = serving
+        self.papers = Papers(serving.settings)
+        self._overseer = overseer
+        self._documents = Documents(serving.settings)
+        self._background = background
+
+    async def order(self, request: Request) -> Order:
+        ask, reading, files = await self.papers.read(request)
+        model = self.choose(request, ask.model)
+        await self._name(request, model, ask)
+        return self.ordered(model, ask, reading, await self.open(request, files))
+
+    async def open(self, request: Request, files: Sequence[Given]) -> Document:
+        return await self._documents.open(files, caller_of(request))
+
+    def timeout_of(self, request: Request) -> float:
+        return self.serving._timeout(request)
+
+    def ordered(self, model: ModelRoutes, ask: Ask, reading: Reading, document: Document) -> Order:
+        try:
+            return Order(model, ask, reading, document, self._documents.choose(document, ask.pages))
+        except BaseException:
+            document.close()
+            raise
+
+    def choose(self, request: Request, name: str | None) -> ModelRoutes:
+        found = self.serving.find(request, name, "ocr")
+        request.state.model = found.uid
+        return found
+
+    async def _name(self, request: Request, model: ModelRoutes, ask: Ask) -> None:
+        """The id that the caller wants it to have, which no other request may have at the time."""
+        if ask.request_id is None:
+            return
+        request.state.request_id = ask.request_id
+        view = await self._overseer.watch(model, owner_of(request))
+        if view is not None and view.state in ("waiting", "running"):
+            raise errors.Conflict(f"Duplicate request id: {ask.request_id}", None, "request_id")
+
+    def course(self, order: Order, owner: str, timeout_s: float) -> Course:
+        return Course(
+            self._overseer, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
+            timeout_s,
+        )  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------- what is answered
+
+    async def answer(self, request: Request) -> Response:
+        order = await self.order(request)
+        if order.ask.background:
+            return await self._later(request, order)
+        course = self.course(order, owner_of(request), self.timeout_of(request))
+        if order.ask.stream:
+            return await Events.of(self._events(order, course))
+        with contextlib.closing(order.document):
+            if order.ask.output_format == "pdf":
+                return await self._pdf(order, course)
+            found = await every(course)
+        body = await asyncio.to_thread(order.written, [read.page for read in found])
+        headers = _told_of_unread(found)
+        media_type = MEDIA_TYPES.get(order.ask.output_format)
+        if media_type is not None and media_type in request.headers.get("accept", ""):
+            headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
+            return Response(body, media_type=media_type, headers=headers)
+        return Json(body, headers=headers)
+
+    async def _pdf(self, order: Order, course: Course) -> Response:
+        file = await self._written_pdf(course)
+        if order.ask.response_format == "b64_json":
+            with file:
+                return Json(await asyncio.to_thread(_all_of, file))
+        headers = {"Content-Length": str(file.tell())}
+        return StreamingResponse(_pieces_of(file), media_type=PDF, headers=headers)
+
+    async def _written_pdf(self, course: Course) -> BinaryIO:
+        """Page by page into a file, at whose end it stands."""
+        file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL_BYTES))
+        pdf = SearchablePdf(file)
+        found: list[Read] = []
+        async with contextlib.aclosing(course.pages()) as pages:
+            async for read in pages:
+                if read.sheet is not None:
+                    await asyncio.to_thread(pdf.add, read.sheet.data, read.page)
+                found.append(read._replace(page=Page(0, 0), sheet=None))
+        refuse_unread(found)
+        await asyncio.to_thread(pdf.close)
+        return file
+
+    async def _later(self, request: Request, order: Order) -> Response:
+        async def work(owner: str) -> Any:
+            with contextlib.closing(order.document):
+                course = self.course(order, owner, self.serving.settings.job_timeout_s)
+                if order.ask.output_format != "pdf":
+                    found = await every(course)
+                    return await asyncio.to_thread(order.written, [read.page for read in found])
+                with await self._written_pdf(course) as file:
+                    return await asyncio.to_thread(_all_of, file)
+
+        record = await self._background.begin(request.state.key, order.model, work)
+        return Json(record.shown(), 202)
+
+    # -------------------------------------------------------------------------------------------------- streams
+
+    async def _events(self, order: Order, course: Course) -> AsyncGenerator[bytes]:
+        """Each page as soon as it and those before it are read, and what is written of it so far."""
+        has_begun = False
+        found: list[Read] = []
+        try:
+            with contextlib.closing(order.document):
+                async with contextlib.aclosing(course.pages()) as pages:
+                    async for event in self._of_pages(order, course, pages, found):
+                        yield event
+                        has_begun = True
+                yield event_of("ocr.completed", _summary(order, found))
+        # Once the answer has begun, its status is out.
+        except Exception as error:
+            if not has_begun:
+                raise
+            yield event_of("error", jobs.error_body(as_cluster_error(error)))
+
+    async def _of_pages(
+        self, order: Order, course: Course, pages: AsyncGenerator[Read], found: list[Read]
+    ) -> AsyncGenerator[bytes]:
+        while True:
+            coming = asyncio.ensure_future(anext(pages, None))
+            try:
+                number = order.numbers[min(len(found), len(order.numbers) - 1)]
+                async with contextlib.aclosing(self._meanwhile(order, course.id_of(number), number, coming)) as signs:
+                    async for sign in signs:
+                        yield sign
+                read = await coming
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+            if read is None:
+                return
+            if len(order.numbers) == 1:
+                refuse_unread([read])
+            yield await asyncio.to_thread(_page_event, order, read, len(found) + 1)
+            found.append(read._replace(page=read.page._replace(blocks=()), sheet=None))
+
+    async def _meanwhile(
+        self, order: Order, id: str, number: int, coming: asyncio.Future[Any]
+    ) -> AsyncGenerator[bytes]:
+        """What can be told until the next page is read."""
+        beat_s, shown = self.serving.settings.keep_alive_s, 0
+
+        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
+            return self._overseer.watch(order.model, id, seen, wait_s)
+
+        async with contextlib.aclosing(jobs.views(coming, watch, beat_s)) as seen:
+            async for view in seen:
+                pieces = view.previews[shown:] if view is not None else ()
+                for piece in pieces:
+                    delta = {"page": number, "delta": piece.decode(errors="replace")}
+                    yield event_of("ocr.delta", delta)
+                shown += len(pieces)
+                if view is None:
+                    yield b": still at work\n\n"
+
+
+def _page_event(order: Order, read: Read, done: int) -> bytes:
+    content: Any = None
+    format = order.ask.output_format
+    if format == "pdf":
+        content = _as_base64(searchable([(read.sheet.data, read.page)])) if read.sheet is not None else None
+    elif format != "json":
+        content = formats.WRITERS[format]([read.page])
+    told = {"page": order.told(read.page), "done": done, "pages": len(order.numbers), "content": content}
+    return event_of("ocr.page", told)
+
+
+def _summary(order: Order, found: Sequence[Read]) -> dict[str, Any]:
+    unread = [read.page.number for read in found if read.error is not None]
+    usage = formats.usage([read.page for read in found])
+    return {"model": order.model.uid, "pages": len(found), "unread": unread, "usage": usage}
+
+
+def caller_of(request: Request) -> str:
+    """Whose turn it is by: the key, or without one the address."""
+    key = request.state.key
+    if key is not None:
+        return str(key.id)
+    return request.client.host if request.client else ""
+
+
+def event_of(name: str, content: Mapping[str, Any]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))
+
+
+def _told_of_unread(found: Sequence[Read]) -> dict[str, str]:
+    """Formats of text have no place to say so."""
+    numbers = ",".join(str(read.page.number) for read in found if read.error is not None)
+    return {"x-unread-pages": numbers} if numbers else {}
+
+
+def _as_base64(pdf: bytes) -> dict[str, str]:
+    return {"b64_json": base64.b64encode(pdf).decode(), "output_format": "pdf"}
+
+
+def _all_of(file: BinaryIO) -> dict[str, str]:
+    file.seek(0)
+    return _as_base64(file.read())
+
+
+def _pieces_of(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
+        while piece := file.read(PIECE):
+            yield piece
+
+
+def router(ocr: Ocr) -> APIRouter:
+    routes = APIRouter(tags=["ocr"])
+
+    @routes.post("/v1/images/ocr")
+    async def read(request: Request) -> Response:
+        return await ocr.answer(request)
+
+    return routes

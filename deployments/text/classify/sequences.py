@@ -1,0 +1,70 @@
+"""Models that put labels on a text or on a pair of texts: sentiment, language, entailment, moderation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from cluster import errors
+from cluster.worker.family import BatchHints, Example, Prepared, Setup
+from deployments.text import loading
+from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
+from deployments.vectors import refused_unless_finite, sigmoid
+
+
+class SequenceClassifiers:
+    engines: ClassVar[tuple[str, ...]] = ENGINES
+    abilities: ClassVar[tuple[str, ...]] = ("classify",)
+    Options: ClassVar[type[BaseModel]] = EncoderOptions
+    example: ClassVar[Example] = Example(["I like it.", ["It rains.", "The street is wet."]], {}, "classify")
+    pace: BatchHints
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        options: EncoderOptions = setup.options
+
+        def encoder_for(model: Any) -> TextEncoder:
+            config = model.config
+            self._labels = [str(config.id2label.get(place, place)) for place in range(model.num_labels)]
+            # Labels that exclude each other share a probability; others have one each.
+            self._is_exclusive = len(self._labels) > 1 and config.problem_type != "multi_label_classification"
+            limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
+            return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
+
+        self._pipeline, self.pace, about = loading.start(type(self), setup, "CrossEncoder", "scores", encoder_for)
+        self._encoder: TextEncoder = self._pipeline.encoder
+        return {**about, "labels": self._labels, "exclusive": self._is_exclusive}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        values = self._encoder.encode([_text_or_pair(item) for item in items], truncation_of(params))
+        return Prepared(values, [len(one) for one in values], identities=[one.identity for one in values])
+
+    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+        return refused_unless_finite(self._pipeline.vectors(batch))
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        logits = np.asarray(outputs, dtype=np.float32).reshape(len(outputs), len(self._labels))
+        scores = logits if params.get("raw_scores") else probabilities(logits, self._is_exclusive)
+        return {"scores": scores, "labels": [self._labels] * len(outputs)}
+
+    def set_threads(self, threads: int) -> None:
+        self._pipeline.set_threads(threads)
+
+
+def probabilities(logits: Any, is_exclusive: bool) -> Any:
+    if not is_exclusive:
+        return sigmoid(logits)
+    raised = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
+    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _text_or_pair(item: Any) -> Any:
+    if isinstance(item, dict):
+        item = [item["text"], item["text_pair"]] if "text_pair" in item else item.get("text")
+    if isinstance(item, str):
+        return item
+    if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item):
+        return tuple(item)
+    raise errors.InvalidBody("An input is a text or a list of two texts.", None, "input")

@@ -1,0 +1,33 @@
+"""A vector for every token of a text: ColBERT models, whose vectors are compared token by token later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from cluster import errors
+from cluster.worker.family import Example, Prepared, Setup
+from deployments.text.late_interaction import LateTexts, identity_of, role_of
+from deployments.text.models import TEXTS
+from deployments.vectors import Rows
+
+
+class LateInteraction(LateTexts):
+    abilities: ClassVar[tuple[str, ...]] = ("embed_tokens", "tokenize", "decode", "tokens")
+    example: ClassVar[Example] = Example(TEXTS, {}, "embed_tokens")
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        about = super().load(setup)
+        (size,) = self.run(self.read("document", ["size"], {}))
+        return {**about, "dimensions": int(size.shape[1])}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        if ability != "embed_tokens":
+            return super().prepare(ability, items, params)
+        if params.get("dimensions") is not None:
+            raise errors.BadRequest("The vectors of tokens cannot be cut.", None, "dimensions")
+        values = self.read(role_of(params), items, params)
+        return Prepared(values, [len(one) for one in values], identities=[identity_of(one) for one in values])
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return Rows.of(outputs)

@@ -1,0 +1,58 @@
+"""Vectors that are looked up word by word and averaged: so cheap that no request waits for another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from cluster import errors
+from cluster.worker.family import BatchHints, Prepared, Setup
+from deployments.device import library_arguments, torch_for
+from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.models import text_of
+from deployments.text.tokenizing import groups_of, refuse_endless
+
+
+class StaticEmbeddings(SentenceTransformers):
+    engines: ClassVar[tuple[str, ...]] = ("sentence_transformers", "torch", "auto", "static")
+    abilities: ClassVar[tuple[str, ...]] = ("embed",)
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        self._torch = torch_for(setup)
+        from deployments.text.encoders.library import sentence_transformers
+
+        arguments = {**library_arguments(setup), "device": "cpu"}
+        self._model = sentence_transformers.SentenceTransformer(str(setup.folder), **arguments).eval()
+        kind = type(self._model[0]).__name__
+        if kind != "StaticEmbedding":
+            raise errors.LoadFailed(f"{setup.entry.name} begins with a {kind}; launch it without the engine static.")
+        self._options = setup.options
+        own = {name: text for name, text in self._model.prompts.items() if text}
+        self._prompts = {**setup.entry.facts.get("prompts", {}), **own}
+        self._default_prompt = self._options.prompt_name or self._model.default_prompt_name
+        self._dimensions = int(self._model.get_embedding_dimension() or 0)
+        self.pace = BatchHints()
+        shown = min(self._options.dimensions or self._dimensions, self._dimensions)
+        return {"dimensions": shown, "engine": "static", "prompts": sorted(self._prompts)}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        self._check(params)
+        prompt = self._prompt(params)
+        texts = [prompt + text_of(item) for item in items]
+        if not texts:
+            return Prepared([], [0], answers=self.pack([], params))
+        refuse_endless(texts)
+        rows: list[Any] = []
+        tokens = 0
+        with self._torch.inference_mode():
+            for group in groups_of(texts):
+                features = self._model.preprocess(group)
+                tokens += len(features["input_ids"])
+                rows += list(self._model(features)["sentence_embedding"].float().numpy())
+        return Prepared([], [tokens], answers=self.pack(rows, params))
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        return []
+
+    def set_threads(self, threads: int) -> None:
+        self._torch.set_num_threads(threads)

@@ -1,0 +1,173 @@
+"""The body of a model on ONNX Runtime or OpenVINO: exported once per machine, in a process of its own, then loaded.
+
+The conversion imports an exporter and a quantiser that no worker needs afterwards, so a child does it; what it wrote
+stays on disk for the next launch.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster import environment, errors
+from deployments.text.tokenizing import Encoded
+
+#: Longest that a conversion may take.
+CONVERSION_S = 1800
+#: OpenVINO prepares itself for every new shape, for some milliseconds: lengths are rounded up so that few are new.
+MULTIPLE = 8
+#: Larger models are held once only: with its share of the cores a batch that is alone takes longer.
+TWICE_BYTES = 200_000_000
+#: Lengths that are met sooner or later by single short texts; prepared before the first of them comes.
+SHORT_LENGTHS = range(MULTIPLE, 65, MULTIPLE)
+
+
+class Compiled(Protocol):
+    #: What lengths are rounded up to.
+    multiple: int
+
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        """The body's output for one padded batch; any thread may call at any time. One that is alone may have all
+        cores."""
+
+
+class OnnxRuntime:
+    multiple = 1
+
+    def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        self._narrow = self._session(model, max(1, threads // parallel))
+        self._wide = self._session(model, threads) if _may_be_twice(model, parallel) else self._narrow
+        self._names = [one.name for one in self._narrow.get_inputs()]
+
+    @staticmethod
+    def _session(model: Path, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Threads that spin while they wait take the cores from whoever reads the next request.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        session = self._wide if is_alone else self._narrow
+        return session.run(None, {name: arrays[name] for name in self._names})[0]
+
+
+class OpenVino:
+    multiple = MULTIPLE
+
+    def __init__(self, model: Path, threads: int, parallel: int) -> None:
+        self._narrow = self._compiled(model, threads, parallel)
+        self._wide = self._compiled(model, threads, 1) if _may_be_twice(model, parallel) else self._narrow
+        self._names = [one.get_any_name() for one in self._narrow.inputs]
+        self._local = threading.local()
+        for length in SHORT_LENGTHS:
+            self({name: np.ones((1, length), dtype=np.int64) for name in self._names}, is_alone=True)
+
+    @staticmethod
+    def _compiled(model: Path, threads: int, streams: int) -> Any:
+        import openvino
+
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
+            "INFERENCE_PRECISION_HINT": "bf16",
+        }
+        return openvino.Core().compile_model(str(model), "CPU", settings)
+
+    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+        name = "wide" if is_alone else "narrow"
+        request = getattr(self._local, name, None)
+        if request is None:
+            request = (self._wide if is_alone else self._narrow).create_infer_request()
+            setattr(self._local, name, request)
+        found = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
+        return np.array(found[0], dtype=np.float32)
+
+
+def _may_be_twice(model: Path, parallel: int) -> bool:
+    """Whether there is a second copy of the model that uses all cores, for a batch that is alone."""
+    parts = (model, model.with_suffix(".bin"), model.with_name(f"{model.name}.data"))
+    size = sum(file.stat().st_size for file in parts if file.exists())
+    return parallel > 1 and size <= TWICE_BYTES
+
+
+#: Engine -> the file it runs, and who runs it.
+ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
+    "onnx": ("model.onnx", OnnxRuntime),
+    "onnx_int8": ("model-int8.onnx", OnnxRuntime),
+    "openvino_bf16": ("model.onnx", OpenVino),
+    "openvino_int8": ("model-int8.xml", OpenVino),
+}
+
+
+def converted(
+    engine: str,
+    folder: Path,
+    loader: Mapping[str, Any],
+    sample: Sequence[Encoded],
+    place: Path,
+    threads: int,
+    here: bool = False,
+) -> Path:
+    """The file that this engine runs, made now if it is not there yet. `loader` says how the model is loaded; `here`
+    that this process ends soon, and may convert by itself."""
+    file = place / ENGINES[engine][0]
+    if file.exists():
+        return file
+    place.mkdir(parents=True, exist_ok=True)
+    job = {
+        "engine": engine,
+        "folder": str(folder),
+        "loader": dict(loader),
+        "sample": [[list(one.ids), list(one.type_ids)] for one in sample],
+        "place": str(place),
+    }
+    if here:
+        from deployments.text.encoders import conversion
+
+        conversion.convert(job)
+        return file
+    done = subprocess.run(
+        [*environment.ISOLATED, "-m", "deployments.text.encoders.conversion"],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=CONVERSION_S,
+        env=environment_with(threads),
+        check=False,
+    )
+    if done.returncode or not file.exists():
+        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
+        raise errors.LoadFailed(f"The model could not be converted for {engine}: {last[:500]}")
+    return file
+
+
+def environment_with(threads: int) -> dict[str, str]:
+    """Of a process that converts."""
+    return environment.for_python(
+        OMP_NUM_THREADS=str(threads),
+        HF_HUB_OFFLINE="1",
+        CUDA_VISIBLE_DEVICES="",
+        DO_NOT_TRACK="1",
+        # Or it would report its use.
+        NNCF_CI="1",
+    )
+
+
+def start(engine: str, file: Path, threads: int, parallel: int) -> Compiled:
+    try:
+        return ENGINES[engine][1](file, threads, parallel)
+    except ImportError as error:
+        raise errors.LoadFailed(
+            f"The engine {engine} needs a library that is not installed: {error}; `pip install model-cluster[cpu]`."
+        ) from None

@@ -1,0 +1,219 @@
+"""Turns a model into the file of another engine: `python -m deployments.text.encoders.conversion`, a job on stdin.
+
+Exports with torch alone; int8 weights per channel for ONNX Runtime, weights and activations calibrated for OpenVINO.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+# Before anything imports transformers.
+from deployments.text.encoders.library import sentence_transformers
+
+# isort: split
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface
+
+log = logging.getLogger("cluster.worker.worker")
+
+#: How much of what is hard to round in activations is moved into the weights before both are rounded. Less than NNCF's
+#: own .95, which was chosen for larger models; vectors are nearer to fp32's, see benchmarks/LOG.md.
+SMOOTHING = 0.8
+
+
+class Exported(torch.nn.Module):  # type: ignore[misc]
+    """A transformers model as a function of arrays, with one output."""
+
+    def __init__(self, model: Any, names: Sequence[str], output: str) -> None:
+        super().__init__()
+        self.model = model
+        self._names = names
+        self._output = output
+
+    def forward(self, *arrays: torch.Tensor) -> Any:
+        return getattr(self.model(**dict(zip(self._names, arrays, strict=True))), self._output)
+
+
+def _whole(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as one operation, which both runtimes compute faster than the dozen that it is made of otherwise."""
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    if causal or any(kwargs.get(name) is not None for name in ("sliding_window", "position_bias", "softcap", "s_aux")):
+        raise NotImplementedError("this attention is more than a mask of the padding")
+    if query.shape[1] != key.shape[1] or query.shape[-1] != value.shape[-1]:
+        raise NotImplementedError("this attention has fewer keys than queries")
+    batch, heads, length, size = query.shape
+    rows = [one.transpose(1, 2).reshape(batch, length, heads * size) for one in (query, key, value)]
+    found = torch.onnx.ops.symbolic(
+        "com.microsoft::MultiHeadAttention",
+        [*rows, None, attention_mask],
+        {"num_heads": heads, "scale": float(size**-0.5 if scaling is None else scaling)},
+        dtype=query.dtype,
+        shape=rows[0].shape,
+        version=1,
+    )
+    return found.reshape(batch, length, heads, size), None
+
+
+def _padding(*, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+    return attention_mask.to(torch.int32)
+
+
+AttentionInterface.register("whole", _whole)
+AttentionMaskInterface.register("whole", _padding)
+
+
+def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
+    """The first module of a sentence-transformers model as ONNX, with free batch size and length."""
+    try:
+        _write(body_of(folder, loader, {"attn_implementation": "whole"}), loader, file)
+        if agrees(body_of(folder, loader, {}), loader, file):
+            return
+    # A model whose attention is its own, or is more than this: the exporter takes it apart.
+    except Exception as error:
+        log.info("attention is exported in parts: %s: %s", type(error).__name__, error)
+    _write(body_of(folder, loader, {}), loader, file)
+
+
+def body_of(folder: str, loader: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
+    kind = getattr(sentence_transformers, loader["kind"])
+    arguments = {**loader["arguments"], "device": "cpu"}
+    arguments["model_kwargs"] = {**arguments.get("model_kwargs", {}), "dtype": torch.float32, **how}
+    return kind(folder, **arguments)[0]
+
+
+def _example(body: Any, loader: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, 50, (2, 16))
+    mask = torch.ones_like(ids)
+    mask[1, 10:] = 0
+    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: given[name] for name in body.tokenizer.model_input_names if name in loader["inputs"]}
+
+
+def _write(body: Any, loader: Mapping[str, Any], file: Path) -> None:
+    given = _example(body, loader)
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=loader["max_tokens"])}
+    with torch.inference_mode():
+        torch.onnx.export(
+            Exported(body.model.eval().float(), list(given), loader["output"]),
+            tuple(given.values()),
+            str(file),
+            input_names=list(given),
+            output_names=["output"],
+            dynamo=True,
+            dynamic_shapes=(tuple(free for _ in given),),
+            # Beside the file: sessions then read one copy of it in the system's cache instead of having one each.
+            external_data=True,
+            verbose=False,
+        )
+
+
+def agrees(body: Any, loader: Mapping[str, Any], file: Path) -> bool:
+    """Whether the file computes what the model does, where nothing is padded."""
+    import onnxruntime
+
+    given = _example(body, loader)
+    with torch.inference_mode():
+        expected = Exported(body.model.eval().float(), list(given), loader["output"])(*given.values()).numpy()
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: array.numpy() for name, array in given.items()})
+    if found.shape[:2] == given["attention_mask"].shape:
+        kept = given["attention_mask"].numpy().astype(bool)
+        found, expected = found[kept], expected[kept]
+    return bool(np.allclose(found, expected, rtol=1e-3, atol=1e-3))
+
+
+def quantize_weights(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    # The shapes that the exporter noted are those of its example, and the quantiser would take them for the only ones.
+    del model.graph.value_info[:]
+    quantize_dynamic(
+        model,
+        target,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        use_external_data_format=True,
+        weight_type=QuantType.QInt8,
+        # Of what comes out of operations that ONNX does not describe.
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+
+
+def calibrate(source: Path, target: Path, sample: Sequence[Any]) -> None:
+    """int8 weights and activations, the ranges of the latter as they are on the sample."""
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
+
+    model = openvino.Core().read_model(str(source))
+    names = {one.get_any_name() for one in model.inputs}
+
+    def arrays(ids: Sequence[int], types: Sequence[int]) -> dict[str, Any]:
+        given = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
+        return {name: np.array([values], dtype=np.int64) for name, values in given.items() if name in names}
+
+    texts = [arrays(*one) for one in sample]
+    done = nncf.quantize(
+        model,
+        nncf.Dataset(texts),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(texts),
+        advanced_parameters=AdvancedQuantizationParameters(
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=SMOOTHING)
+        ),
+    )
+    openvino.save_model(done, str(target))
+
+
+def main() -> None:
+    logging.disable(logging.WARNING)
+    convert(json.load(sys.stdin))
+
+
+def convert(job: Mapping[str, Any]) -> None:
+    place = Path(job["place"])
+    whole = place / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore")
+        if not whole.exists():
+            _complete(whole, lambda file: export(job["folder"], job["loader"], file))
+        if job["engine"] == "onnx_int8":
+            _complete(place / "model-int8.onnx", lambda file: quantize_weights(whole, file))
+        if job["engine"] == "openvino_int8":
+            _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
+
+
+def _complete(file: Path, write: Callable[[Path], None]) -> None:
+    """Whoever finds the file finds it whole, with what lies beside it, whenever this process dies."""
+    with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
+        unfinished = Path(folder) / file.name
+        write(unfinished)
+        others = [one for one in Path(folder).iterdir() if one != unfinished]
+        for one in (*others, unfinished):
+            one.replace(file.parent / one.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""From a launch to a running pipeline: the engine that was asked for, or the one that this machine runs best."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from cluster.worker.family import BatchHints, Setup
+from deployments.device import dtype_for
+from deployments.text.encoders import choice, compiled, trials
+from deployments.text.encoders.library import sentence_transformers
+from deployments.text.encoders.linear import arrange
+from deployments.text.encoders.packing import ATTENTION
+from deployments.text.encoders.pipeline import Pipeline
+from deployments.text.encoders.sample import PASSAGES
+from deployments.text.tokenizing import Encoded, TextEncoder
+
+log = logging.getLogger("cluster.worker.worker")
+
+#: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
+TORCH_BATCH_TOKENS = 512
+COMPILED_BATCH_TOKENS = 256
+#: A batch that takes less than this may grow until it does, so many times at most: small layers cost more to begin than
+#: to compute.
+UNNOTICED_MS, MOST_TIMES = 30.0, 8
+#: On CPU each batch has cores of its own, and the fewer they are the less is lost where they wait for each other: one
+#: core to a batch if a short text is done in this time, more if not.
+SHORT_MS = 20.0
+MOST_PARALLEL = 8
+#: On a card the next batch is put together, and carried there, while this one is computed.
+CARD_PARALLEL = 2
+#: What an exported body may be given.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a family loads its kind of model, in this process and in that of a conversion."""
+
+    #: A class of sentence-transformers.
+    kind: str
+    #: What that class is given, beside the number format.
+    arguments: Mapping[str, Any]
+    #: Where the answer is found among the features.
+    output: str
+    #: Makes the loaded model whole, for families that put parts of their own behind it.
+    complete: Callable[[Any], None] = lambda model: None
+
+    def load(self, folder: Path, dtype: Any, attention: str | None) -> Any:
+        kind = getattr(sentence_transformers, self.kind)
+
+        def loaded(attention: str | None) -> Any:
+            model_kwargs = {**self.arguments.get("model_kwargs", {}), "dtype": dtype}
+            if attention is not None:
+                model_kwargs["attn_implementation"] = attention
+            model = kind(str(folder), **{**self.arguments, "model_kwargs": model_kwargs})
+            self.complete(model)
+            return model.eval()
+
+        if attention is not None:
+            return loaded(attention)
+        try:
+            model = loaded(ATTENTION)
+        except (ValueError, ImportError, TypeError) as error:
+            log.info("the model's attention is its own: %s", error)
+            return loaded(None)
+        # Any name is taken by a model that computes attention by itself, and then the mask is one that it misreads.
+        return model if all(getattr(one, "_supports_sdpa", True) for one in model.modules()) else loaded(None)
+
+
+@dataclass(frozen=True)
+class Launch:
+    #: As `load_family` finds it.
+    family: str
+    setup: Setup
+    recipe: Recipe
+    encoder_for: Callable[[Any], TextEncoder]
+    #: Encodes what engines are calibrated, compared and timed on.
+    sample: Callable[[TextEncoder], Sequence[Encoded]]
+    dtype: str
+    attention: str | None
+    min_cosine: float
+    min_rank: float
+
+    @property
+    def place(self) -> Path:
+        """Where this machine keeps what it made of the model."""
+        return (
+            self.setup.home
+            / "engines"
+            / choice.fingerprint(self.setup.folder, self.recipe.kind, *INPUTS, choice.versions())
+        )
+
+    def pipeline(self, engine: str) -> Pipeline:
+        if engine in compiled.ENGINES:
+            return self._compiled(engine)
+        model = self.recipe.load(self.setup.folder, self._torch_dtype(engine), self.attention)
+        if self.setup.device != "cpu":
+            return self._around(model, parallel=CARD_PARALLEL)
+        arrange(model[0])
+        pipeline = self._around(model, parallel=self._most_parallel)
+        while pipeline.parallel > 1 and _short_ms(pipeline) > SHORT_MS:
+            pipeline.parallel //= 2
+        return pipeline
+
+    @property
+    def _most_parallel(self) -> int:
+        return min(MOST_PARALLEL, self.setup.threads)
+
+    def _around(self, model: Any, **more: Any) -> Pipeline:
+        threads = self.setup.threads
+        return Pipeline(model, self.encoder_for(model), self.recipe.output, threads=threads, **more)
+
+    def _compiled(self, engine: str) -> Pipeline:
+        import torch
+
+        model = self.recipe.load(self.setup.folder, torch.float32, None)
+        encoder = self.encoder_for(model)
+        body = model[0]
+        loader = {
+            "kind": self.recipe.kind,
+            "arguments": self.recipe.arguments,
+            "inputs": INPUTS,
+            "output": "logits" if hasattr(body.model, "lm_head") else _output_of(body),
+            "max_tokens": encoder.max_tokens,
+        }
+        threads = self.setup.threads
+        is_trial = self.setup.engine == choice.TRY
+        file = compiled.converted(
+            engine, self.setup.folder, loader, self.sample(encoder), self.place, threads, here=is_trial
+        )
+        parallel = self._most_parallel
+        while True:
+            pipeline = self._around(model, compiled=compiled.start(engine, file, threads, parallel), parallel=parallel)
+            if parallel == 1 or _short_ms(pipeline) <= SHORT_MS:
+                # Its weights are in the engine; a second copy would only take memory.
+                body.model = None
+                return pipeline
+            parallel //= 2
+
+    def _torch_dtype(self, engine: str) -> Any:
+        return dtype_for("bfloat16" if engine == "torch_bf16" else self.dtype, self.setup)
+
+
+def _output_of(body: Any) -> str:
+    named = body.modality_config["text"]["method_output_name"]
+    return str(named if isinstance(named, str) else named[-1])
+
+
+def _short_ms(pipeline: Pipeline) -> float:
+    return _fastest_ms(pipeline, pipeline.encoder.encode(["how long does one short question take?"]))
+
+
+def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
+    """Of some runs: whatever else the machine does at the moment is not the model's time."""
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        pipeline.vectors(batch)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * 1000
+
+
+def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
+    """The pipeline, and what is told of it to whoever asks about the model."""
+    asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
+    if asked == choice.TRY:
+        choice.remember(launch.place, _conditions(launch), _try_all(launch))
+        raise choice.Tried
+    if asked == "auto":
+        return _best(launch) if launch.setup.device == "cpu" else (launch.pipeline("torch"), {"engine": "torch"})
+    engine = asked if asked in choice.CANDIDATES else choice.EXACT
+    pipeline = launch.pipeline(engine)
+    return pipeline, {"engine": _spelled(engine)}
+
+
+def _best(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
+    found = choice.remembered(launch.place, _conditions(launch))
+    if found is None:
+        reason = trials.elsewhere(launch.family, launch.setup)
+        found = choice.remembered(launch.place, _conditions(launch)) or _untried(reason)
+    best = next(trial for trial in found if trial.verdict == "chosen")
+    log.info("%s runs on %s", launch.setup.entry.name, best.engine)
+    table = [{**asdict(trial), "engine": _spelled(trial.engine)} for trial in found]
+    return launch.pipeline(best.engine), {"engine": _spelled(best.engine), "engines": table}
+
+
+def _conditions(launch: Launch) -> dict[str, Any]:
+    return {**choice.machine(), "threads": launch.setup.threads, "asked": [launch.min_cosine, launch.min_rank]}
+
+
+def _untried(reason: str) -> list[choice.Trial]:
+    """Where a candidate took the whole process with it: the next launch tries again."""
+    log.warning("engines could not be tried: %s", reason)
+    others = [choice.Trial(name, verdict=f"not tried: {reason}") for name in choice.CANDIDATES if name != choice.EXACT]
+    return [choice.Trial(choice.EXACT, verdict="chosen"), *others]
+
+
+def _try_all(launch: Launch) -> list[choice.Trial]:
+    found: list[choice.Trial] = []
+    exact = None
+    for number, engine in enumerate(choice.CANDIDATES):
+        launch.setup.report(0.3 + 0.6 * number / len(choice.CANDIDATES), f"trying {_spelled(engine)}")
+        try:
+            pipeline = launch.pipeline(engine)
+            sample = launch.sample(pipeline.encoder)
+            trial, outputs = choice.trial_of(engine, pipeline.vectors, sample, exact, COMPILED_BATCH_TOKENS)
+        # A candidate that cannot run this model is only out of the race, whatever its library raises.
+        except Exception as error:
+            log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
+            found.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
+            continue
+        exact = outputs if exact is None else exact
+        found.append(trial)
+        del pipeline
+        gc.collect()
+    choice.choose(found, launch.min_cosine, launch.min_rank)
+    return found
+
+
+def _spelled(engine: str) -> str:
+    return engine.replace("_", "-")
+
+
+def pace_of(pipeline: Pipeline, setup: Setup) -> BatchHints:
+    """How the queue before this pipeline forms its batches."""
+    tokens = _batch_tokens(pipeline) if setup.device == "cpu" else None
+    return BatchHints(batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)
+
+
+def _batch_tokens(pipeline: Pipeline) -> int:
+    """On torch more for a model that is done with as many before the next request would notice."""
+    if not pipeline.packs:
+        return COMPILED_BATCH_TOKENS
+    passages = pipeline.encoder.encode(list(PASSAGES))
+    batch = list(islice(cycle(passages), TORCH_BATCH_TOKENS * len(passages) // sum(map(len, passages))))
+    return int(TORCH_BATCH_TOKENS * min(max(1.0, UNNOTICED_MS / _fastest_ms(pipeline, batch)), MOST_TIMES))

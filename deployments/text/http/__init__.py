@@ -1,0 +1,1 @@
+"""The routes of text models, a file for each dialect."""

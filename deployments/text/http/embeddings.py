@@ -1,0 +1,190 @@
+"""Embedding routes: at /v1/embeddings OpenAI, Xinference, Jina, Voyage and vLLM, which have fields of their own and no
+two meanings for one; at /embeddings Infinity."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from cluster import errors
+from cluster.names import quoted
+from deployments.ingress.middleware import Json, json_body
+from deployments.ingress.serving import Served, Serving
+from deployments.text.http.encoding import Form
+from deployments.text.http.fields import embedding_params, first, flag, model_of, most_tokens, name_of
+
+#: What an input is when it is not a text, in the words of objects that hold one and of Infinity's `modality`.
+MODALITIES = ("image", "audio")
+#: The ability that gives each kind of vectors.
+ABILITIES = {"dense": "embed", "sparse": "embed_sparse", "tokens": "embed_tokens"}
+
+
+def router(serving: Serving) -> APIRouter:
+    routes = APIRouter(tags=["embeddings"])
+
+    async def embed(request: Request, modality: str | None = None) -> Response:
+        try:
+            body = await json_body(request)
+            return await _answer(serving, request, body, modality)
+        except errors.InvalidBody as error:
+            # OpenAI's answer to a body that does not fit is 400, and its clients tell errors apart by status.
+            raise errors.BadRequest(*error.args) from None
+
+    @routes.post("/v1/embeddings")
+    @routes.post("/embeddings", summary="Infinity's path of the same call")
+    async def create_embedding(request: Request) -> Response:
+        return await embed(request)
+
+    @routes.post("/embeddings_image", summary="Infinity's older path of modality image")
+    async def embed_images(request: Request) -> Response:
+        return await embed(request, "image")
+
+    @routes.post("/embeddings_audio", summary="Infinity's older path of modality audio")
+    async def embed_sounds(request: Request) -> Response:
+        return await embed(request, "audio")
+
+    @routes.post("/v1/convert_ids_to_tokens")
+    async def convert_ids_to_tokens(request: Request) -> Json:
+        body = await json_body(request)
+        given: Any = body.get("input")
+        is_nested = isinstance(given, list) and bool(given) and all(isinstance(ids, list) for ids in given)
+        if isinstance(given, list):
+            serving.refuse_many([token for ids in given for token in ids] if is_nested else given)
+        lists = [_token_ids(ids) for ids in given] if is_nested else [_token_ids(given)]
+        served = await serving.ask(request, model_of(body), "tokens", [token for ids in lists for token in ids], {})
+        tokens = iter(served.answer.outputs)
+        answers = [list(islice(tokens, len(ids))) for ids in lists]
+        return Json(answers if is_nested else answers[0])
+
+    return routes
+
+
+async def _answer(serving: Serving, request: Request, body: dict[str, Any], modality: str | None) -> Response:
+    if isinstance(given := body.get("input"), list) and given and not isinstance(given[0], int):
+        serving.refuse_many(given)
+    items = inputs(body, modality or first(body, str, "modality"))
+    model, kinds = model_of(body), _kinds(body)
+    form = Form.asked(body, request.headers.get("accept", ""))
+    params = embedding_params(body, caches="no-store" not in request.headers.get("cache-control", ""))
+    if kinds == ["dense"]:
+        # A model with vectors for each token alone, a ColBERT, answers with those, as Infinity's does.
+        ability = serving.able(request, model, "embed", "embed_tokens")
+    else:
+        _refuse_forms(form, kinds)
+        ability = ABILITIES[kinds[0]] if len(kinds) == 1 else "embed_all"
+        params |= {"kinds": kinds} if len(kinds) > 1 else {}
+    _refuse_unserved(body)
+    serving.refuse_cap(request, model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
+    served = await serving.embed(request, model, items, params, ability)
+    if form.is_bytes:
+        return form.response(served.answer.outputs, served)
+    answers = served.answer.outputs if len(kinds) > 1 else {kinds[0]: served.answer.outputs}
+    return Json(openai_body(_rows(form, answers), served), headers=served.headers)
+
+
+def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
+    """Texts, lists of token ids, and `{"image": …}` or `{"audio": …}`; whatever else an object holds stays here."""
+    given = body.get("input")
+    if isinstance(given, (str, dict)):
+        given = [given]
+    if not isinstance(given, list) or not given:
+        raise errors.InvalidBody(
+            "input must be a text or a list of at least one, and is missing or empty.", None, "input"
+        )
+    if modality not in (None, "text", *MODALITIES):
+        raise errors.InvalidBody(f"modality takes text, image or audio, not {quoted(modality)}.", None, "modality")
+    types = set(map(type, given))
+    if types == {str}:
+        return given if modality in (None, "text") else [{modality: text} for text in given]
+    if types == {int} and modality in (None, "text"):
+        return [given]
+    return [_input(item, position, modality) for position, item in enumerate(given)]
+
+
+def _input(item: Any, position: int, modality: str | None) -> Any:
+    if isinstance(item, dict):
+        held = [kind for kind in ("text", *MODALITIES) if isinstance(item.get(kind), str)]
+        if len(held) == 1:
+            return item["text"] if held == ["text"] else {held[0]: item[held[0]]}
+    elif isinstance(item, str):
+        return item if modality in (None, "text") else {modality: item}
+    elif isinstance(item, list) and set(map(type, item)) == {int} and modality in (None, "text"):
+        return item
+    raise errors.InvalidBody(
+        f"input {position} must be a text, a list of token ids, or an object with one of text, image and audio.",
+        None,
+        "input",
+    )
+
+
+def _token_ids(given: Any) -> list[int]:
+    """Xinference's clients send token ids as numbers or as texts of digits."""
+    if isinstance(given, list) and all(isinstance(i, (int, str)) and re.fullmatch("[0-9]{1,9}", str(i)) for i in given):
+        return [int(token) for token in given]
+    raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", None, "input")
+
+
+def _kinds(body: Mapping[str, Any]) -> list[str]:
+    """The kinds of vectors asked for: what `return_…` names, one vector per input where nothing is named."""
+    tokens = name_of(body, "return_multivector", "return_colbert_vecs") or "return_multivector"
+    asked = {
+        "dense": flag(body.get("return_dense"), "return_dense"),
+        "sparse": flag(body.get("return_sparse"), "return_sparse"),
+        "tokens": flag(body.get(tokens), tokens),
+    }
+    return [kind for kind, is_asked in asked.items() if is_asked] or ["dense"]
+
+
+def _refuse_forms(form: Form, kinds: list[str]) -> None:
+    if form.is_bytes:
+        raise errors.BadRequest(
+            "Only one vector per input travels as bytes; leave out return_….", None, "return_sparse"
+        )
+    if "sparse" in kinds and (form.encoding != "float" or set(form.kinds) != {"float"}):
+        raise errors.BadRequest("Sparse weights are told as numbers only.", None, "return_sparse")
+
+
+def _refuse_unserved(body: Mapping[str, Any]) -> None:
+    """What would change the vectors and is not done here must not be passed over."""
+    if flag(body.get("late_chunking"), "late_chunking"):
+        raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", None, "late_chunking")
+    if body.get("add_special_tokens") is not None and not flag(body["add_special_tokens"], "add_special_tokens"):
+        raise errors.BadRequest(
+            "add_special_tokens cannot be false; send token ids to choose them.", None, "add_special_tokens"
+        )
+
+
+def _rows(form: Form, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each input's vectors under the names that clients read: Xinference's for sparse ones, Jina's for several."""
+    columns: dict[str, list[Any]] = {}
+    object = "embedding"
+    if "dense" in answers:
+        columns["embedding"] = form.rows(answers["dense"])
+    if "sparse" in answers:
+        # Numbers of the array itself: as Python's they would be written with twice the digits.
+        weights = [dict(zip(map(str, ids.tolist()), values, strict=True)) for ids, values in answers["sparse"]]
+        columns["embedding" if len(answers) == 1 else "sparse_embedding"] = weights
+        object = "sparse_embedding" if len(answers) == 1 else object
+    if "tokens" in answers:
+        columns["embeddings"] = form.rows(answers["tokens"])
+    return [
+        {"index": index, "object": object, **dict(zip(columns, row, strict=True))}
+        for index, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
+def openai_body(rows: list[dict[str, Any]], served: Served) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "model": served.model.uid,
+        "model_replica": served.replica,
+        "data": rows,
+        "usage": served.usage,
+        "id": served.id("embd"),
+        "created": int(time.time()),
+    }

@@ -1,0 +1,204 @@
+"""Rerank routes. The same scores in five dialects, told apart by path and by what the body holds:
+
+/rerank       Infinity: a document is a text. With `texts` in the body it is TEI: a bare list.
+/v1/rerank    Xinference, Jina, Cohere v1, vLLM: a document is `{"text": …}`; Voyage's `data` is beside `results`, and
+              with its `top_k` or `truncation` a document is a text.
+/v2/rerank    Cohere v2: no documents.
+/vllm/rerank  for LiteLLM's hosted_vllm without /v1, which wants objects where Infinity's clients want texts.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, Request
+
+from cluster import errors
+from cluster.names import quoted
+from deployments.ingress.bodies import inner_json
+from deployments.ingress.middleware import Json, json_body
+from deployments.ingress.serving import Served, Serving
+from deployments.text.http.fields import count, first, flag, model_of, truncation
+
+#: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
+LONG_DOCUMENTS = ("truncate", "error", "chunk")
+
+
+def router(serving: Serving) -> APIRouter:
+    routes = APIRouter(tags=["rerank"])
+
+    async def served(request: Request) -> tuple[dict[str, Any], list[Any], Served]:
+        body = await json_body(request)
+        documents = _documents(body)
+        # Only texts go to the worker: an object may be anything that JSON can hold.
+        texts = [_text(document) for document in documents]
+        # Clients of text-embeddings-inference have only the address to name a model in.
+        model = model_of(body) or request.query_params.get("model")
+        return body, documents, await serving.ask(request, model, "rerank", texts, _params(body))
+
+    @routes.post("/rerank")
+    async def infinity_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        ranked = _ranked(body, answer)
+        if "texts" in body:
+            with_text = flag(body.get("return_text"), "return_text")
+            rows = [{"index": i, "score": s, **({"text": _text(documents[i])} if with_text else {})} for i, s in ranked]
+            return Json(rows, headers=answer.timings([body["query"], *map(_text, documents)]))
+        return Json(_body(body, documents, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
+
+    @routes.post("/v1/rerank")
+    @routes.post("/vllm/rerank")
+    async def object_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        ranked = _ranked(body, answer)
+        is_voyage = body.get("top_k") is not None or "truncation" in body
+        # Xinference's clients alone always name `return_len`. They expect null where no document was asked for; those
+        # of Jina and Voyage expect nothing there.
+        found = _body(body, documents, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
+        if is_voyage:
+            found["object"] = "list"
+        # A Voyage client that wants every result cannot be told from the others, so all get its list.
+        return Json({**found, "data": found["results"]}, headers=answer.headers)
+
+    @routes.post("/v2/rerank")
+    async def cohere_rerank(request: Request) -> Json:
+        body, documents, answer = await served(request)
+        ranked = _ranked(body, answer)
+        found = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
+        return Json(found, headers=answer.headers)
+
+    return routes
+
+
+def _documents(body: Mapping[str, Any]) -> list[Any]:
+    name = "texts" if "texts" in body else "documents"
+    documents = body.get(name)
+    if not isinstance(documents, list) or not documents:
+        raise errors.InvalidBody(f"{name} must be a list of at least one document.", None, name)
+    query = body.get("query")
+    if isinstance(query, dict) and isinstance(query.get("text"), str):
+        query = query["text"]
+    if not isinstance(query, str):
+        raise errors.InvalidBody("query must be a text.", None, "query")
+    for position, document in enumerate(documents):
+        if not (isinstance(document, str) or (isinstance(document, dict) and isinstance(document.get("text"), str))):
+            raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", None, name)
+    if flag(body.get("return_documents"), "return_documents"):
+        try:
+            orjson.dumps(documents)
+        except orjson.JSONEncodeError:
+            # It reads 1024 levels and writes 254.
+            raise errors.InvalidBody(f"{name} are nested too deeply to be returned.", None, name) from None
+    return documents
+
+
+def _params(body: Mapping[str, Any]) -> dict[str, Any]:
+    query = body["query"]
+    params = {
+        "query": query["text"] if isinstance(query, dict) else query,
+        "raw_scores": flag(body.get("raw_scores"), "raw_scores"),
+        "truncate": truncation(body),
+        "max_tokens_per_doc": count(body, "max_tokens_per_doc", "max_doc_length"),
+        "long_documents": _long_documents(body),
+    }
+    # What shapes the answer is checked before there is one.
+    count(body, "top_n", "top_k")
+    for name in ("return_len", "return_text"):
+        flag(body.get(name), name)
+    _refuse_unknown_kwargs(body)
+    if body.get("rank_fields") not in (None, [], ["text"]):
+        raise errors.BadRequest(
+            "rank_fields cannot be chosen; what is to be read of a document belongs in its `text`.", None, "rank_fields"
+        )
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _long_documents(body: Mapping[str, Any]) -> str | None:
+    policy = first(body, str, "long_documents")
+    if policy not in (None, *LONG_DOCUMENTS):
+        raise errors.InvalidBody(
+            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {quoted(policy)}.", None, "long_documents"
+        )
+    # Whoever limits the chunks wants them.
+    is_chunked = count(body, "max_chunks_per_doc") is not None
+    return policy or ("chunk" if is_chunked else None)
+
+
+KWARGS = {
+    "raw_scores",
+    "truncate",
+    "truncation",
+    "top_n",
+    "return_documents",
+    "return_len",
+    "max_tokens_per_doc",
+    "long_documents",
+}
+
+
+def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
+    """Xinference's client repeats its keyword arguments as JSON, and its users expect an error for unknown ones."""
+    given = body.get("kwargs")
+    if given is None:
+        return
+    kwargs = inner_json(given, "kwargs") if isinstance(given, str) else given
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise errors.InvalidBody("kwargs must be an object or the JSON of one.", None, "kwargs")
+    unknown = sorted(set(kwargs or {}) - KWARGS)
+    if unknown:
+        raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", None, unknown[0])
+
+
+def _ranked(body: Mapping[str, Any], served: Served) -> list[tuple[int, float]]:
+    scores = np.asarray(served.answer.outputs, dtype=np.float32)
+    order = np.argsort(-scores, kind="stable")
+    most = count(body, "top_n", "top_k")
+    return [(int(i), float(scores[i])) for i in order[:most]]
+
+
+def _text(document: Any) -> str:
+    return document if isinstance(document, str) else str(document["text"])
+
+
+def _body(
+    body: Mapping[str, Any],
+    documents: list[Any],
+    served: Served,
+    ranked: list[tuple[int, float]],
+    *,
+    as_text: bool,
+    with_null: bool,
+) -> dict[str, Any]:
+    shown = flag(body.get("return_documents"), "return_documents")
+    tokens = served.answer.tokens
+    results = []
+    for index, score in ranked:
+        document = documents[index]
+        row: dict[str, Any] = {"index": index, "relevance_score": score}
+        if shown:
+            row["document"] = (
+                _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
+            )
+        elif with_null:
+            row["document"] = None
+        results.append(row)
+    counted = {"input_tokens": tokens, "output_tokens": tokens} if body.get("return_len") else None
+    return {
+        "id": str(uuid.uuid4()),
+        "object": "rerank",
+        "model": served.model.uid,
+        "created": int(time.time()),
+        "results": results,
+        "usage": served.usage,
+        "meta": {
+            "api_version": {"version": "2"},
+            "billed_units": {"search_units": 1},
+            "tokens": counted,
+            "warnings": None,
+        },
+    }

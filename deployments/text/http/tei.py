@@ -1,0 +1,250 @@
+"""The routes of text-embeddings-inference, with its bare answers, its shape of errors and its timings in headers.
+
+Its servers hold one model, so its requests name none. Where several could answer, `model` is added to the body, or to
+the address (`/embed?model=…`) by clients that let nobody add to the body. Its /rerank is with everybody's in `rerank`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from cluster import errors
+from cluster.routes import ModelRoutes
+from deployments.ingress.control import VERSION
+from deployments.ingress.middleware import Json, error_response, json_body
+from deployments.ingress.serving import ONGOING, Served, Serving
+from deployments.text.http.classify import best_first
+from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
+from deployments.vectors import unit
+
+PATHS = frozenset(("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info"))
+
+#: More are written down by a thread, between whose steps the loop answers others.
+FEW_TOKENS = 5000
+
+
+def router(serving: Serving) -> APIRouter:
+    routes = APIRouter(tags=["text-embeddings-inference"])
+
+    async def ask(request: Request, body: Mapping[str, Any], ability: str, items: Sequence[Any], params: Any) -> Served:
+        if len(items) > serving.settings.max_items:
+            raise errors.TooLarge(
+                f"batch size {len(items)} > maximum allowed batch size {serving.settings.max_items}", None, "inputs"
+            )
+        model = model_of(body) or request.query_params.get("model")
+        return await serving.ask(request, model, ability, items, params)
+
+    async def embedded(request: Request, ability: str, defaults: Mapping[str, Any]) -> tuple[Served, dict[str, str]]:
+        body = await json_body(request)
+        items = _inputs(body.get("inputs"))
+        caches = "no-store" not in request.headers.get("cache-control", "")
+        served = await ask(request, body, ability, items, {**defaults, **embedding_params(body, caches=caches)})
+        return served, served.timings(items)
+
+    @routes.post("/embed")
+    async def embed(request: Request) -> Json:
+        served, headers = await embedded(request, "embed", {"normalize": True})
+        return Json(list(served.answer.outputs), headers=headers)
+
+    @routes.post("/embed_all")
+    async def embed_all(request: Request) -> Json:
+        """A vector for each token."""
+        served, headers = await embedded(request, "embed_tokens", {})
+        return Json(list(served.answer.outputs), headers=headers)
+
+    @routes.post("/embed_sparse")
+    async def embed_sparse(request: Request) -> Json:
+        served, headers = await embedded(request, "embed_sparse", {})
+        rows = [
+            [{"index": index, "value": value} for index, value in zip(indices.tolist(), values, strict=True)]
+            for indices, values in served.answer.outputs
+        ]
+        return Json(rows, headers=headers)
+
+    @routes.post("/predict")
+    async def predict(request: Request) -> Json:
+        body = await json_body(request)
+        items, is_batch = _sequences(body.get("inputs"))
+        params = {"raw_scores": flag(body.get("raw_scores"), "raw_scores"), "truncate": truncation(body) or "END"}
+        served = await ask(request, body, "classify", items, params)
+        rows = best_first(served.answer.outputs)
+        return Json(rows if is_batch else rows[0], headers=served.timings(items))
+
+    @routes.post("/similarity")
+    async def similarity(request: Request) -> Json:
+        body = await json_body(request)
+        given = first(body, dict, "inputs") or {}
+        source = first(given, str, "source_sentence")
+        if source is None:
+            raise errors.InvalidBody("inputs needs a source_sentence, which is a text.", None, "source_sentence")
+        items = [source, *texts_of(given.get("sentences"), "sentences")]
+        params = embedding_params(first(body, dict, "parameters") or {})
+        served = await ask(request, body, "embed", items, params)
+        vectors = unit(served.answer.outputs)
+        return Json(np.clip(vectors[1:] @ vectors[0], -1.0, 1.0), headers=served.timings(items))
+
+    @routes.post("/tokenize")
+    async def tokenize(request: Request) -> Json:
+        body = await json_body(request)
+        _refuse_none(body.get("inputs"), "inputs")
+        items = texts_of(body.get("inputs"), "inputs")
+        params: dict[str, Any] = {"add_special_tokens": body.get("add_special_tokens") is None}
+        if not params["add_special_tokens"]:
+            params["add_special_tokens"] = flag(body["add_special_tokens"], "add_special_tokens")
+        if (name := first(body, str, "prompt_name")) is not None:
+            params["prompt_name"] = name
+        served = await ask(request, body, "tokenize", items, params)
+        if served.answer.tokens < FEW_TOKENS:
+            return _told_tokens(served, items)
+        return await asyncio.to_thread(_told_tokens, served, items)
+
+    @routes.post("/decode")
+    async def decode(request: Request) -> Json:
+        body = await json_body(request)
+        given: Any = body.get("ids")
+        _refuse_none(given, "ids")
+        is_batch = isinstance(given, list) and isinstance(given[0], list)
+        lists = [ids_of(ids, "ids") for ids in (given if is_batch else [given])]
+        skips = (
+            True
+            if body.get("skip_special_tokens") is None
+            else flag(body["skip_special_tokens"], "skip_special_tokens")
+        )
+        served = await ask(request, body, "decode", lists, {"skip_special_tokens": skips})
+        return Json(served.answer.outputs, headers=served.timings(lists))
+
+    @routes.get("/info")
+    async def info(request: Request, model: str | None = None) -> Json:
+        """What serves, of the model that is named, or of the only one there is."""
+        return Json(_info(serving, serving.find(request, model)))
+
+    return routes
+
+
+def _refuse_none(given: Any, name: str) -> None:
+    if given == []:
+        raise errors.BadRequest(f"`{name}` cannot be empty", None, name)
+
+
+def _inputs(given: Any) -> list[Any]:
+    """A text, one text's token ids, or several of either."""
+    _refuse_none(given, "inputs")
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given, list):
+        types = set(map(type, given))
+        if types == {str}:
+            return given
+        if types == {int}:
+            return [given]
+        if types <= {str, list}:
+            return [item if isinstance(item, str) else ids_of(item, "inputs") for item in given]
+    raise errors.InvalidBody("inputs must be a text, a list of token ids, or a list of these.", None, "inputs")
+
+
+def _sequences(given: Any) -> tuple[list[Any], bool]:
+    """Texts and pairs of them, and whether they came as a batch: `["a", "b"]` is one pair."""
+    _refuse_none(given, "inputs")
+    is_batch = isinstance(given, list) and isinstance(given[0], list)
+    found = given if is_batch else [[given] if isinstance(given, str) else given]
+    for one in found:
+        if not isinstance(one, list) or len(one) not in (1, 2) or set(map(type, one)) != {str}:
+            raise errors.InvalidBody(
+                "inputs must be a text, a pair of texts, or a list of lists of one text or a pair.", None, "inputs"
+            )
+    return [one[0] if len(one) == 1 else one for one in found], is_batch
+
+
+def _told_tokens(served: Served, items: Sequence[Any]) -> Json:
+    return Json([_tokens(one) for one in served.answer.outputs], headers=served.timings(items))
+
+
+def _tokens(one: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    columns = (one[name] for name in ("ids", "tokens", "special", "start", "stop"))
+    return [
+        # What stands for no part of the text has no place in it.
+        {
+            "id": id,
+            "text": text,
+            "special": special,
+            "start": None if special else start,
+            "stop": None if special else stop,
+        }
+        for id, text, special, start, stop in zip(*columns, strict=True)
+    ]
+
+
+def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
+    told = model.description
+    settings = serving.settings
+    limits = [route.limit for route in model.workers]
+    return {
+        "model_id": told.get("model_name", model.uid),
+        "model_sha": told.get("model_revision"),
+        "model_dtype": told.get("dtype", "float32"),
+        "served_model_name": model.uid,
+        "model_type": _model_type(model),
+        "max_concurrent_requests": ONGOING if None in limits else sum(filter(None, limits)),
+        "max_input_length": told.get("max_tokens") or 0,
+        "max_batch_tokens": settings.batch_tokens,
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_items,
+        "auto_truncate": True,
+        "tokenization_workers": len(model.workers),
+        "version": VERSION,
+        "sha": None,
+        "docker_label": None,
+    }
+
+
+def _model_type(model: ModelRoutes) -> dict[str, Any]:
+    labels = {str(number): label for number, label in enumerate(model.description.get("labels") or ["LABEL_0"])}
+    classes = {"id2label": labels, "label2id": {label: int(number) for number, label in labels.items()}}
+    if "rerank" in model.abilities:
+        return {"reranker": classes}
+    if "classify" in model.abilities:
+        return {"classifier": classes}
+    pooling = "splade" if "embed" not in model.abilities and "embed_sparse" in model.abilities else "mean"
+    return {"embedding": {"pooling": model.description.get("pooling", pooling)}}
+
+
+# ------------------------------------------------------------------------------------------------- errors
+
+#: Error, its status here and its type there; the first that fits.
+TYPES: tuple[tuple[type[errors.ClusterError], int, str], ...] = (
+    (errors.TooLarge, 413, "Validation"),
+    (errors.Overloaded, 429, "Overloaded"),
+    (errors.ModelNotFound, 404, "Validation"),
+    (errors.BadRequest, 422, "Validation"),
+    (errors.InferenceFailed, 424, "Backend"),
+    (errors.RequestCancelled, 409, "Backend"),
+    (errors.DeadlineExceeded, 504, "Backend"),
+    (errors.ModelLoading, 503, "Unhealthy"),
+    (errors.WorkerLost, 503, "Unhealthy"),
+    (errors.WorkerDraining, 503, "Unhealthy"),
+    (errors.Unavailable, 503, "Unhealthy"),
+    (errors.ClusterError, 500, "Backend"),
+)
+
+
+def answer_error(error: errors.ClusterError) -> Json:
+    """An error as these clients read it: `error` is the sentence. Our own read the rest and raise the same class."""
+    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
+        return error_response(error)
+    status, kind = next((status, kind) for type, status, kind in TYPES if isinstance(error, type))
+    if type(error) is errors.BadRequest:
+        if "status" in vars(error):  # what the framework refuses has a status of its own: an unknown method
+            status = error.status
+        elif error.param in ("inputs", "ids"):
+            status, kind = 400, "Empty"
+        elif error.param == "model":
+            status, kind = 424, "Backend"
+    told = error_response(error)
+    headers = {name: value for name, value in told.headers.items() if name == "retry-after"}
+    body = {"error": error.message, "error_type": kind, "code": error.code(), "param": error.param}
+    return Json(body, status, headers)

@@ -1,0 +1,96 @@
+"""A vector for every token, of queries and of documents, each read in its own way: what ColBERT and its kin do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from cluster.worker.family import Setup
+from deployments.text.models import ROLES, Texts
+from deployments.text.tokenizing import Encoded, TextEncoder
+from deployments.vectors import refused_unless_finite
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Queries are filled up with a token that takes on what the query seems to be about."""
+
+    token: int
+    length: int
+    #: Longer queries are cut to that length.
+    is_fixed: bool
+    #: Whether the words of the query see the tokens it was filled up with.
+    is_seen: bool
+
+    @classmethod
+    def of(cls, body: Any) -> Expansion | None:
+        asked = getattr(body, "query_expansion", None)
+        if asked is None:
+            return None
+        words = body.tokenizer
+        token = words.mask_token_id if words.mask_token_id is not None else words.eos_token_id
+        if asked["token"] is not None:
+            token = words.convert_tokens_to_ids(asked["token"])
+        return cls(int(token), asked["length"], asked["strategy"] == "fixed", asked["attend"])
+
+    def filled(self, query: Encoded) -> Encoded:
+        missing = self.length - len(query)
+        if missing <= 0:
+            return query
+        return replace(query, ids=[*query.ids, *[self.token] * missing], type_ids=[*query.type_ids, *[0] * missing])
+
+    def amend(self, arrays: dict[str, Any]) -> dict[str, Any]:
+        """The same for queries whose words must not see what is filled in: it takes the places of the padding."""
+        mask = arrays["attention_mask"]
+        missing = max(0, self.length - mask.shape[1])
+        wide = {name: np.pad(array, ((0, 0), (0, missing))) for name, array in arrays.items()}
+        places = (wide["attention_mask"] == 0) & (np.arange(mask.shape[1] + missing) < self.length)
+        wide["input_ids"] = np.where(places, self.token, wide["input_ids"])
+        return {**wide, "query_expansion_positions": places}
+
+
+class LateTexts(Texts):
+    kind: ClassVar[str] = "MultiVectorEncoder"
+    output: ClassVar[str] = "token_embeddings"
+
+    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+        """Queries and documents of a batch are a pass each."""
+        outputs: list[Any] = [None] * len(batch)
+        for role in ("query", "document"):
+            places = [place for place, one in enumerate(batch) if one.want == role]
+            fills = role == "query" and self._expansion is not None and not self._expansion.is_seen
+            amend = self._expansion.amend if fills and self._expansion else None
+            found = self._pipeline.token_vectors([batch[place] for place in places], task=role, amend=amend)
+            for place, output in zip(places, refused_unless_finite(found), strict=True):
+                outputs[place] = output
+        return outputs
+
+    def read(self, role: str, items: Sequence[Any], params: Mapping[str, Any]) -> list[Encoded]:
+        params = {"prompt_name": role, **params}
+        encoder = self._query_encoder if role == "query" else None
+        found = [replace(one, want=role) for one in self._encoded(items, params, encoder)]
+        if role == "query" and self._expansion is not None and self._expansion.is_seen:
+            return [self._expansion.filled(one) for one in found]
+        return found
+
+    def _complete(self, setup: Setup, model: Any) -> None:
+        body = model[0]
+        self._expansion = Expansion.of(body)
+        longest = model.max_seq_length or setup.entry.max_tokens or 512
+        is_fixed = self._expansion is not None and self._expansion.is_fixed
+        asked = self._expansion.length if self._expansion and is_fixed else getattr(body, "query_length", None)
+        self._query_encoder = TextEncoder(model.tokenizer, min(longest, asked or longest))
+        if getattr(body, "document_length", None):
+            model.max_seq_length = min(longest, body.document_length)
+
+
+def role_of(params: Mapping[str, Any]) -> str:
+    """A text is a document unless it is said to be a query."""
+    return "query" if ROLES.get(str(params.get("prompt_name"))) == "query" else "document"
+
+
+def identity_of(one: Encoded) -> tuple[str, bytes]:
+    return one.want, one.identity

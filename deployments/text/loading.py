@@ -1,0 +1,58 @@
+"""The way from a launch to a running text encoder, the same for every family that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster.worker.family import BatchHints, Setup, path_of
+from deployments.device import library_arguments, torch_for
+from deployments.text.tokenizing import Encoded, EncoderOptions, TextEncoder
+
+
+def start(
+    family: type[Any],
+    setup: Setup,
+    kind: str,
+    output: str,
+    encoder_for: Callable[[Any], TextEncoder],
+    *,
+    sample: Callable[[TextEncoder], Sequence[Encoded]] | None = None,
+    complete: Callable[[Any], None] = lambda model: None,
+) -> tuple[Any, BatchHints, dict[str, Any]]:
+    """The pipeline of a model of that `kind`, a class of sentence-transformers, which leaves its answers at `output`;
+    how its queue forms batches; and what is told of it to whoever asks about the model."""
+    torch_for(setup)
+    from deployments.text.encoders import engines
+    from deployments.text.encoders import sample as texts
+
+    setup.report(0.3)
+    options: EncoderOptions = setup.options
+    pipeline, told = engines.start(
+        engines.Launch(
+            path_of(family),
+            setup,
+            engines.Recipe(kind, library_arguments(setup), output, complete),
+            encoder_for,
+            sample or (lambda encoder: encoder.encode(texts.TEXTS)),
+            options.torch_dtype,
+            options.attn_implementation,
+            options.min_cosine,
+            options.min_rank,
+        )
+    )
+    setup.report(0.9)
+    about = {
+        "max_tokens": pipeline.encoder.max_tokens,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "packed": pipeline.packs,
+        **told,
+    }
+    return pipeline, engines.pace_of(pipeline, setup), about
+
+
+def pair_sample(encoder: TextEncoder) -> list[Encoded]:
+    """What engines that read two texts together are calibrated, compared and timed on."""
+    from deployments.text.encoders.sample import PASSAGES, QUESTIONS
+
+    return [one for text in QUESTIONS for one in encoder.encode_pairs(text, PASSAGES[::3])]

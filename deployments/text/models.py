@@ -1,0 +1,160 @@
+"""What the families share that turn texts into vectors: options, prompts, and the way from a request to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from cluster import errors
+from cluster.worker.family import BatchHints, Example, Prepared, Setup
+from deployments.text import loading
+from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
+
+TEXTS = ("The weather is lovely today.", "It is raining.")
+
+
+class TextOptions(EncoderOptions):
+    prompt_name: str | None = Field(default=None, description="Prompt to use when a request names none.")
+    token_ids: Literal["model", "cl100k"] = Field(
+        default="model", description="What token ids in a request mean: the model's own, or OpenAI's cl100k."
+    )
+
+
+class EmbeddingOptions(TextOptions):
+    normalize: bool | None = Field(default=None, description="Vectors of length 1; by default as the model has it.")
+    dimensions: int | None = Field(default=None, gt=0, description="Keep the first dimensions only (Matryoshka).")
+
+
+class Texts:
+    """Loads a model of texts and prepares requests for it; what is made of the texts is for the families to say."""
+
+    engines: ClassVar[tuple[str, ...]] = ENGINES
+    abilities: ClassVar[tuple[str, ...]] = ("embed", "tokenize", "decode", "tokens")
+    Options: ClassVar[type[BaseModel]] = TextOptions
+    example: ClassVar[Example] = Example(TEXTS, {}, "embed")
+    #: A class of sentence-transformers, and where its models leave their answers.
+    kind: ClassVar[str] = "SentenceTransformer"
+    output: ClassVar[str] = "sentence_embedding"
+    pace: BatchHints
+
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        options = setup.options
+        self._options = options
+        self._prompts: dict[str, str] = {}
+
+        def encoder_for(model: Any) -> TextEncoder:
+            limit = model.max_seq_length or setup.entry.max_tokens or 512
+            own = {name: text for name, text in model.prompts.items() if text}
+            self._prompts = {**setup.entry.facts.get("prompts", {}), **own}
+            self._default_prompt = options.prompt_name or model.default_prompt_name
+            return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
+
+        self._pipeline, self.pace, about = loading.start(
+            type(self), setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
+        )
+        if self._default_prompt is not None and self._default_prompt not in self._prompts:
+            raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), None, "prompt_name")
+        self._encoder: TextEncoder = self._pipeline.encoder
+        return {**about, "prompts": sorted(self._prompts)}
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        if ability == "tokens":
+            return Prepared([], [0], answers=self._encoder.tokens_of([int(token) for token in items]))
+        if ability == "decode":
+            skips = bool(params.get("skip_special_tokens", True))
+            return Prepared([], [0], answers=self._encoder.decode(items, skips))
+        if ability == "tokenize":
+            texts = [self._prompt(params) + text_of(item) for item in items]
+            found = self._encoder.describe(texts, bool(params.get("add_special_tokens", True)))
+            return Prepared([], [sum(len(one["ids"]) for one in found)], answers=found)
+        self._check(params)
+        values = self._encoded(items, params)
+        if ability != "embed":
+            values = [replace(one, want=ability) for one in values]
+        return Prepared(values, [len(one) for one in values], identities=[one.identity for one in values])
+
+    def set_threads(self, threads: int) -> None:
+        self._pipeline.set_threads(threads)
+
+    def _complete(self, setup: Setup, model: Any) -> None:
+        """What a family does with the loaded model before anything runs."""
+
+    def _check(self, params: Mapping[str, Any]) -> None:
+        """What else a family allows in a request."""
+
+    def _encoded(
+        self, items: Sequence[Any], params: Mapping[str, Any], encoder: TextEncoder | None = None
+    ) -> list[Encoded]:
+        encoder = encoder or self._encoder
+        truncate = truncation_of(params)
+        prompt = self._prompt(params)
+        encoded: list[Encoded | None] = [None] * len(items)
+        texts: list[tuple[int, str]] = []
+        for position, item in enumerate(items):
+            if isinstance(item, list) and self._options.token_ids == "model":
+                encoded[position] = encoder.encode_ids(item, truncate, position)
+            else:
+                texts.append((position, prompt + text_of(item)))
+        places = [position for position, _ in texts]
+        found = encoder.encode([text for _, text in texts], truncate, places)
+        for position, one in zip(places, found, strict=True):
+            encoded[position] = one
+        return [one for one in encoded if one is not None]
+
+    def _prompt(self, params: Mapping[str, Any]) -> str:
+        """The text before the text. Dialects have words for roles of their own, which every model may ignore; any other
+        name must be one of its prompts."""
+        if params.get("prompt") is not None:
+            return str(params["prompt"])
+        name = params.get("prompt_name")
+        if name is None:
+            return self._prompts.get(self._default_prompt, "") if self._default_prompt else ""
+        for spelled in (name, ROLES.get(name), *SYNONYMS.get(ROLES.get(name, name), ())):
+            if spelled in self._prompts:
+                return str(self._prompts[spelled])
+        if name in ROLES:
+            return ""
+        raise errors.BadRequest(_no_prompt(name, self._prompts), None, "prompt_name")
+
+
+#: What Cohere, Jina and Voyage call the role of a text.
+ROLES = {
+    "query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_query": "query",
+    "search_document": "document",
+    "retrieval.query": "query",
+    "retrieval.passage": "document",
+    "classification": "classification",
+    "clustering": "clustering",
+}
+SYNONYMS = {"document": ("passage", "corpus"), "query": ("s2p_query", "web_search_query")}
+
+
+def _no_prompt(name: str, prompts: Mapping[str, str]) -> str:
+    return f"The model has no prompt {name!r}; it has {', '.join(sorted(prompts)) or 'none'}."
+
+
+def text_of(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict) and isinstance(item.get("text"), str):
+        return str(item["text"])
+    if isinstance(item, list):
+        return _openai_text(item)
+    raise errors.InvalidBody(f"An input is a text or a list of token ids, not {type(item).__name__}.", None, "input")
+
+
+def _openai_text(ids: list[int]) -> str:
+    import tiktoken
+
+    try:
+        return str(tiktoken.get_encoding("cl100k_base").decode(ids))
+    except (KeyError, TypeError, ValueError) as error:
+        raise errors.InvalidBody(f"The token ids are not cl100k ones: {error}.", None, "input") from None
+    except OSError as error:
+        raise errors.BadRequest(f"The cl100k vocabulary is not on this machine and cannot be had: {error}.") from None

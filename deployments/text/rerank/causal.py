@@ -1,0 +1,74 @@
+"""Rerankers that are language models, asked whether a document answers a query: how much likelier yes is than no.
+
+The words around query and document are those that Qwen3-Reranker was trained with. See its model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, Field
+
+from cluster import errors
+from deployments.text.rerank.cross_encoder import CrossEncoders
+from deployments.text.rerank.requests import RerankOptions
+from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
+
+BEFORE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+class CausalOptions(RerankOptions):
+    instruction: str = Field(default=INSTRUCTION, description="What a document is to be judged by.")
+
+
+class CausalScorers(CrossEncoders):
+    engines: ClassVar[tuple[str, ...]] = (*ENGINES, "causal")
+    Options: ClassVar[type[BaseModel]] = CausalOptions
+    #: Of a whole vocabulary's logits for every token, only those of the last are read.
+    constants: ClassVar[Mapping[str, Any]] = {"logits_to_keep": 1}
+
+    def _sample(self, encoder: TextEncoder) -> list[Encoded]:
+        self._encoder = encoder
+        from deployments.text.encoders.sample import PASSAGES, QUESTIONS
+
+        return [one for text in QUESTIONS for one in self._read(text, PASSAGES[::3], {})[0]]
+
+    def _read(
+        self, query: str, documents: Sequence[str], params: Mapping[str, Any]
+    ) -> tuple[list[Encoded], list[int] | None]:
+        instruction = params.get("instruction") or self._options.instruction
+        # What stands before a document ends where a word ends: so it is read once, and the document by itself.
+        head, tail = self._encoder.ids_of([f"{BEFORE}<Instruct>: {instruction}\n<Query>: {query}\n<Document>:", AFTER])
+        room = self._encoder.max_tokens - len(head) - len(tail)
+        if room < 1:
+            raise errors.InputTooLong(
+                f"The query and the instruction leave no room for a document: they have {len(head)} tokens, the model "
+                f"reads {self._encoder.max_tokens}; shorten them.",
+                None,
+                "query",
+            )
+        policy = params.get("long_documents") or self._options.long_documents
+        truncate = "NONE" if policy == "error" else truncation_of(params)
+        most = min(room, params.get("max_tokens_per_doc") or room)
+        values: list[Encoded] = []
+        parts: list[int] = []
+        texts = [f" {document}" for document in documents]
+        read = texts if policy == "chunk" else self._encoder.cut(texts, self._encoder.max_tokens, truncate == "START")
+        for place, ids in enumerate(self._encoder.ids_of(read)):
+            if policy == "chunk":
+                pieces = [ids[at : at + most] for at in range(0, max(1, len(ids)), most)]
+            else:
+                if truncate == "NONE":
+                    is_cut = read[place] is not texts[place]
+                    self._encoder.refuse_long(place, len(head) + len(ids) + len(tail), is_cut)
+                pieces = [ids[-most:] if truncate == "START" else ids[:most]]
+            whole = [[*head, *piece, *tail] for piece in pieces]
+            values += [Encoded(one, [0] * len(one)) for one in whole]
+            parts.append(len(pieces))
+        return values, parts if policy == "chunk" else None

@@ -1,0 +1,50 @@
+"""What a rerank request may hold, whatever scores it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from cluster import errors
+from cluster.worker.family import Example
+from deployments.text.tokenizing import EncoderOptions
+
+EXAMPLE = Example(["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank")
+
+
+class RerankOptions(EncoderOptions):
+    long_documents: str = Field(
+        default="truncate",
+        pattern="^(truncate|error|chunk)$",
+        description="What is done with a document that does not fit: cut it, refuse it, or take its best part.",
+    )
+
+
+def query_of(params: Mapping[str, Any]) -> str:
+    query = params.get("query")
+    if not isinstance(query, str):
+        raise errors.InvalidBody("A rerank request needs a query, which is a text.", None, "query")
+    return query
+
+
+def text_of(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, dict) and isinstance(item.get("text"), str):
+        return str(item["text"])
+    raise errors.InvalidBody(
+        f"A document is a text or an object with `text`, not {type(item).__name__}.", None, "documents"
+    )
+
+
+def best_of(parts: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
+    """The score of a document that was read in parts is that of its best part."""
+
+    def join(outputs: list[Any]) -> list[Any]:
+        ends = np.cumsum(parts)
+        return [max(outputs[end - count : end], key=np.max) for end, count in zip(ends, parts, strict=True)]
+
+    return join

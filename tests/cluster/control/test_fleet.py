@@ -1,0 +1,600 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from cluster import errors
+from cluster.control.fleet import EVENT_OF_PHASE, Fleet
+from cluster.control.lifecycle import WorkerEvent
+from cluster.control.reconcile import GOOD_RUN_S
+from cluster.launch import Wanted
+from cluster.settings import Settings
+from cluster.status import Claim, LoadProgress, ModelState, Node, Report, WorkerName, WorkerState
+from tests.make import GIB, make_node, make_wanted
+
+E = WorkerEvent
+M = ModelState
+S = WorkerState
+
+
+def fleet(*wanted: Wanted, nodes: Sequence[Node] = (), **settings) -> Fleet:
+    suffixes = map("s{}".format, itertools.count())
+    found = Fleet(Settings(memory_fraction=1.0, **settings), new_suffix=lambda: next(suffixes))
+    found.see_nodes(nodes or [make_node()], 0.0)
+    for wish in wanted:
+        found.want(wish)
+    return found
+
+
+def carry_out(found: Fleet, now: float) -> list[str]:
+    """What the supervisor does with a plan, all of which succeeds; the names of what it started."""
+    plan = found.plan(now)
+    for worker in plan.drain:
+        if found.see(str(worker), E.DRAIN, now).state == S.GONE:
+            del found.workers[str(worker)]
+    for worker in plan.forget:
+        del found.workers[str(worker)]
+    for start in plan.start:
+        found.started(start.name, start.placement, now)
+    return [str(start.name) for start in plan.start]
+
+
+def ready(pid: int = 1, **fields) -> Report:
+    return Report(
+        phase="ready", progress=LoadProgress("ready", 1.0), pid=pid, node_id="n0", node_ip="10.0.0.1", **fields
+    )
+
+
+def serving(*wanted: Wanted, now: float = 0.0, nodes: Sequence[Node] = (), **settings) -> Fleet:
+    found = fleet(*wanted, nodes=nodes, **settings)
+    for name in carry_out(found, now):
+        found.see_report(name, ready(), now)
+    return found
+
+
+def the(found: Fleet) -> str:
+    """The name of the only worker."""
+    (name,) = found.workers
+    return name
+
+
+def state(found: Fleet, uid: str = "m") -> tuple[ModelState, str]:
+    return found.state_of(found.wanted[uid])
+
+
+def lose(found: Fleet, name: str, now: float) -> None:
+    found.see(name, E.DIED, now)
+    carry_out(found, now)
+
+
+# ------------------------------------------------------------------------------------------------- the storm
+
+
+FOUR = [make_node(f"n{i}") for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "holds"),
+    [
+        pytest.param(4, 4, False, id="none vanished"),
+        pytest.param(4, 3, False, id="one of four"),
+        pytest.param(4, 2, True, id="half"),
+        pytest.param(4, 0, True, id="all"),
+        pytest.param(3, 2, False, id="one of three"),
+        pytest.param(3, 1, True, id="two of three"),
+        pytest.param(2, 0, False, id="too few to tell"),
+        pytest.param(1, 0, False, id="the only one"),
+    ],
+)
+def test_many_nodes_gone_at_once_look_like_a_partition(before: int, after: int, holds: bool) -> None:
+    found = fleet(nodes=FOUR[:before])
+    warnings = found.see_nodes(FOUR[:after], 1.0)
+    gone = before - after
+    assert warnings == ([f"{gone} of {before} nodes vanished at once; holding for 20 s"] if holds else [])
+
+
+def test_in_a_storm_nothing_is_started_until_the_hold_is_over() -> None:
+    found = fleet(make_wanted(), nodes=FOUR, storm_hold_s=20)
+    found.see_nodes(FOUR[:1], 100.0)
+    assert carry_out(found, 100.0) == []
+    assert state(found) == (M.WAITING, "many nodes vanished at once; waiting for them")
+    assert carry_out(found, 119.9) == []
+    assert carry_out(found, 120.0) == ["worker:m:1:0-s0"]
+
+
+def test_workers_of_a_node_that_is_gone_are_orphans() -> None:
+    found = serving(make_wanted(replica=2), nodes=FOUR[:2])
+    found.see_nodes(FOUR[:1], 1.0)
+    assert [worker.node for worker in found.orphaned()] == ["n1"]
+
+
+# ---------------------------------------------------------------------------------------------------- losses
+
+
+def test_the_pause_before_a_lost_worker_is_started_again_doubles() -> None:
+    found, now, pauses = fleet(make_wanted()), 0.0, []
+    carry_out(found, now)
+    for _ in range(8):
+        lose(found, the(found), now)
+        (loss,) = found.losses.values()
+        pauses.append(loss.not_before - now)
+        assert carry_out(found, loss.not_before - 0.1) == []
+        now = loss.not_before
+        assert len(carry_out(found, now)) == 1
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert found.restarts == {"m": 8}
+
+
+def test_a_good_run_pays_for_past_losses() -> None:
+    found = serving(make_wanted())
+    lose(found, the(found), 10.0)
+    (again,) = carry_out(found, 11.0)
+    found.see_report(again, ready(), 12.0)
+    lose(found, again, 12.0 + GOOD_RUN_S)
+    assert found.losses["m", 0].not_before == 12.0 + GOOD_RUN_S + 1
+
+
+def test_a_short_run_pays_for_nothing() -> None:
+    found = serving(make_wanted())
+    lose(found, the(found), 10.0)
+    (again,) = carry_out(found, 11.0)
+    found.see_report(again, ready(), 12.0)
+    lose(found, again, 11.9 + GOOD_RUN_S)
+    assert found.losses["m", 0].not_before == 11.9 + GOOD_RUN_S + 2
+
+
+def test_a_new_wish_is_a_new_chance() -> None:
+    found = fleet(make_wanted(), make_wanted("other"))
+    for name in carry_out(found, 0.0):
+        found.see(name, E.DIED, 0.0)
+    assert carry_out(found, 0.5) == []
+    found.want(make_wanted(generation=2))
+    assert carry_out(found, 0.5) == ["worker:m:2:0-s2"]
+
+
+def test_a_model_that_is_not_wanted_any_more_leaves_nothing() -> None:
+    found = serving(make_wanted())
+    lose(found, the(found), 10.0)
+    found.unwant("m")
+    assert (found.wanted, found.losses, found.restarts, found.waiting, found.served) == ({}, {}, {}, {}, set())
+    assert found.routes() == {}
+
+
+def test_a_drained_worker_is_no_loss() -> None:
+    found = serving(make_wanted())
+    found.unwant("m")
+    carry_out(found, 10.0)
+    found.see_report(the(found), Report(phase="drained"), 11.0)
+    carry_out(found, 12.0)
+    assert (found.workers, found.losses, found.restarts) == ({}, {}, {})
+
+
+# ------------------------------------------------------------------------------------------------- deadlines
+
+
+def test_reports_do_not_clear_a_worker_that_does_not_answer_a_probe() -> None:
+    """Its control thread talks on while its model hangs."""
+    found = serving(make_wanted(), probe_timeout_s=60.0)
+    found.see(the(found), E.SILENT, 10.0)
+    found.see_report(the(found), ready(), 20.0)
+    assert found.workers[the(found)].state == S.SUSPECT
+    assert found.expired(70.1)
+    assert found.see(the(found), E.ANSWERED, 70.2).state == S.READY
+
+
+@pytest.mark.parametrize(
+    ("events", "limit"),
+    [
+        pytest.param([], "start_timeout_s", id="STARTING"),
+        pytest.param([E.STARTED], "load_stall_s", id="LOADING"),
+        pytest.param([E.LOADED, E.SILENT], "probe_timeout_s", id="SUSPECT"),
+        pytest.param([E.LOADED, E.DRAIN], "drain_s", id="DRAINING"),
+    ],
+)
+def test_every_state_on_the_way_has_its_deadline(events: list[E], limit: str) -> None:
+    found = fleet(make_wanted(), **{limit: 40.0})
+    carry_out(found, 0.0)
+    for event in events:
+        found.see(the(found), event, 5.0)
+    since = found.workers[the(found)].since
+    assert found.expired(since + 40.0) == []
+    (late,) = found.expired(since + 40.1)
+    assert found.see(str(late), E.EXPIRED, since + 40.1).state in {S.LOST, S.GONE}
+
+
+def test_ready_has_no_deadline() -> None:
+    assert serving(make_wanted()).expired(1e9) == []
+
+
+def test_a_load_that_moves_is_not_stalled() -> None:
+    found = fleet(make_wanted(), load_stall_s=60.0)
+    carry_out(found, 0.0)
+    for now in range(0, 600, 50):
+        assert found.expired(float(now)) == []
+        found.see_report(
+            the(found), Report(phase="loading", progress=LoadProgress("downloading", now / 600)), float(now)
+        )
+    assert found.expired(615.0)
+
+
+# -------------------------------------------------------------------------------------------------- failures
+
+
+def failed(error: Exception, **settings) -> Fleet:
+    found = fleet(make_wanted(), **settings)
+    carry_out(found, 0.0)
+    report = Report(phase="failed", error=error, log_tail=("loading", "it broke"))
+    found.see_report(the(found), report, 1.0)
+    return found
+
+
+def test_a_failed_load_says_why_and_is_not_tried_again() -> None:
+    found = failed(errors.LoadFailed("m could not be loaded: ValueError: no such option"))
+    assert [carry_out(found, now) for now in (2.0, 100.0, 1e6)] == [[], [], []]
+    assert found.expired(1e6) == []
+    status = found.status(found.wanted["m"])
+    assert (status.state, status.reason) == (M.FAILED, "m could not be loaded: ValueError: no such option")
+    assert (status.error_code, status.log_tail) == ("load_failed", ("loading", "it broke"))
+    assert (status.workers[0].state, status.workers[0].error_code) == (S.FAILED, "load_failed")
+
+
+def test_a_failure_that_is_not_ours_is_a_failed_load() -> None:
+    found = failed(ValueError("no such option"))
+    assert found.status(found.wanted["m"]).error_code == "load_failed"
+
+
+def test_weights_that_could_not_be_had_are_tried_again_after_the_pause() -> None:
+    found = failed(errors.DownloadFailed("The hub cannot be reached."), backoff_max_s=60.0)
+    assert state(found) == (M.FAILED, "The hub cannot be reached.")
+    assert found.expired(61.0) == []
+    (again,) = found.expired(61.1)
+    found.see(str(again), E.EXPIRED, 61.1)
+    assert carry_out(found, 61.1) == []
+    assert len(carry_out(found, 62.1)) == 1
+
+
+def test_a_failed_model_keeps_no_room_from_a_new_one() -> None:
+    """Its claim was given back, and it is not started again until its wish changes."""
+    found = failed(errors.LoadFailed("no"))
+    found.see_nodes([make_node(memory_gib=1)], 2.0)
+    assert found.could_place(make_wanted("other")) is None
+
+
+# -------------------------------------------------------------------------------------------------- adoption
+
+
+def test_an_adopted_worker_goes_on_where_it_was() -> None:
+    found = fleet(make_wanted())
+    name = WorkerName("m", 1, 0, "old")
+    assert found.adopt(name, ready(pid=7), Claim(GIB), 5.0).state == S.READY
+    assert carry_out(found, 5.0) == []
+    assert state(found) == (M.READY, "")
+    assert [route.worker for route in found.routes()["m"].workers] == [str(name)]
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"), [("created", S.STARTING), ("loading", S.LOADING), ("ready", S.READY), ("drained", S.GONE)]
+)
+def test_adoption_believes_what_the_worker_says(phase: str, expected: S) -> None:
+    found = fleet(make_wanted())
+    assert found.adopt(WorkerName("m", 1, 0, "old"), Report(phase=phase, node_id="n0"), Claim(), 0.0).state == expected
+
+
+def test_a_worker_that_was_draining_still_does_when_it_is_adopted() -> None:
+    """Killed at once it would take the requests that it was finishing with it."""
+    found = fleet()
+    found.adopt(WorkerName("m", 1, 0, "old"), Report(phase="draining", node_id="n0"), Claim(), 0.0)
+    for worker in found.plan(1.0).drain:
+        found.see(str(worker), E.DRAIN, 1.0)
+    assert found.workers["worker:m:1:0-old"].state == S.DRAINING
+
+
+def test_a_draining_worker_is_not_adopted_as_one_that_serves() -> None:
+    """It refuses whatever it is sent, so another one has to be started in its place."""
+    found = fleet(make_wanted())
+    found.adopt(WorkerName("m", 1, 0, "old"), Report(phase="draining", node_id="n0"), Claim(), 0.0)
+    assert [start.name.index for start in found.plan(1.0).start] == [0]
+
+
+#: Every phase that can arrive in a state: messages cross, and a report may be older than the order to stop.
+CROSSED = [
+    *itertools.product([()], EVENT_OF_PHASE),
+    *itertools.product([(E.LOADED,)], EVENT_OF_PHASE.keys() - {"loading"}),
+    *itertools.product([(E.LOADED, E.SILENT)], {"ready", "failed"}),
+    *itertools.product([(E.LOADED, E.DRAIN)], EVENT_OF_PHASE.keys() - {"loading"}),
+]
+
+
+@pytest.mark.parametrize(("events", "phase"), CROSSED, ids=[f"{'-'.join(e)}-{p}" for e, p in CROSSED])
+def test_every_phase_a_worker_can_tell_of_is_understood(events: tuple[E, ...], phase: str) -> None:
+    found = fleet(make_wanted())
+    carry_out(found, 0.0)
+    for event in events:
+        found.see(the(found), event, 0.0)
+    found.see_report(the(found), Report(phase=phase), 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------ room
+
+
+def test_what_was_measured_replaces_what_was_expected() -> None:
+    found = fleet(make_wanted(claim_gib=2))
+    carry_out(found, 0.0)
+    found.see_report(the(found), Report(phase="loading", memory_bytes=GIB // 4), 1.0)
+    assert found.workers[the(found)].claim.memory_bytes == 2 * GIB
+    found.see_report(the(found), ready(memory_bytes=GIB // 2), 2.0)
+    assert found.workers[the(found)].claim == Claim(GIB // 2)
+
+
+def test_a_share_of_a_card_is_not_changed_by_the_memory_of_the_process() -> None:
+    found = fleet(make_wanted(n_gpu=0.5), nodes=[make_node(gpus=1)])
+    carry_out(found, 0.0)
+    found.see_report(the(found), ready(memory_bytes=GIB), 1.0)
+    assert found.workers[the(found)].claim == Claim(0, ((0, 0.5),))
+
+
+def test_a_wish_fits_where_there_is_room_for_all_of_it() -> None:
+    found = fleet(nodes=[make_node(memory_gib=3)])
+    assert found.could_place(make_wanted(replica=3)) is None
+    assert str(found.could_place(make_wanted(replica=4))) == (
+        "m fits on no node (n0: 0.0 GiB of 3.0 GiB memory free, 1.0 GiB asked)."
+    )
+
+
+def test_wishes_that_are_still_to_be_started_count_as_well() -> None:
+    found = fleet(make_wanted("a", claim_gib=2), nodes=[make_node(memory_gib=3)])
+    assert found.could_place(make_wanted("b", claim_gib=2)) is not None
+    carry_out(found, 0.0)
+    assert found.could_place(make_wanted("b", claim_gib=2)) is not None
+    found.unwant("a")
+    carry_out(found, 0.0)
+    assert found.could_place(make_wanted("b", claim_gib=2)) is None
+
+
+def test_workers_of_the_same_uid_make_room_for_its_update() -> None:
+    found = serving(make_wanted(claim_gib=2), nodes=[make_node(memory_gib=3)])
+    assert found.could_place(make_wanted(claim_gib=3, generation=2)) is None
+
+
+# ------------------------------------------------------------------------------------------- states and routes
+
+
+def test_a_wish_without_workers_loads() -> None:
+    assert state(fleet(make_wanted())) == (M.LOADING, "")
+
+
+def test_a_wish_without_room_waits_and_says_for_what() -> None:
+    found = fleet(make_wanted(claim_gib=4), nodes=[make_node(memory_gib=1)])
+    carry_out(found, 0.0)
+    assert state(found) == (
+        M.WAITING,
+        "m fits on no node (n0: 1.0 GiB of 1.0 GiB memory free, 4.0 GiB asked).",
+    )
+
+
+def test_a_model_is_ready_when_all_its_replicas_are() -> None:
+    found = fleet(make_wanted(replica=2))
+    first, second = carry_out(found, 0.0)
+    assert state(found)[0] == M.LOADING
+    found.see_report(first, ready(), 1.0)
+    assert state(found)[0] == M.DEGRADED
+    found.see_report(second, ready(), 2.0)
+    assert state(found) == (M.READY, "")
+
+
+def test_a_model_that_lost_its_only_worker_loads_again() -> None:
+    found = serving(make_wanted())
+    lose(found, the(found), 10.0)
+    carry_out(found, 10.5)
+    assert state(found) == (M.WAITING, "lost 1 times, started again in 0 s")
+    carry_out(found, 11.0)
+    assert state(found)[0] == M.LOADING
+    assert found.status(found.wanted["m"]).restarts == 1
+
+
+def test_a_bad_update_is_told_while_the_old_one_serves() -> None:
+    found = serving(make_wanted())
+    found.want(make_wanted(generation=2))
+    (new,) = carry_out(found, 1.0)
+    found.see_report(new, Report(phase="failed", error=errors.LoadFailed("bad weights")), 2.0)
+    carry_out(found, 3.0)
+    assert state(found) == (M.DEGRADED, "bad weights")
+    (route,) = found.routes()["m"].workers
+    assert route.worker == "worker:m:1:0-s0"
+
+
+def test_old_and_new_generation_serve_together() -> None:
+    found = serving(make_wanted(replica=2))
+    found.want(make_wanted(replica=2, generation=2))
+    new, _ = carry_out(found, 1.0)
+    found.see_report(new, ready(), 2.0)
+    assert [route.worker for route in found.routes()["m"].workers] == [
+        *("worker:m:1:0-s0", "worker:m:1:1-s1", "worker:m:2:0-s2")
+    ]
+
+
+def test_a_silent_worker_is_used_only_when_no_other_is_left() -> None:
+    found = serving(make_wanted(replica=2))
+    first, second = found.workers
+    found.see(first, E.SILENT, 1.0)
+    assert [route.worker for route in found.routes()["m"].workers] == [second]
+    found.see(second, E.SILENT, 2.0)
+    assert [route.worker for route in found.routes()["m"].workers] == [first, second]
+    found.see(first, E.ANSWERED, 3.0)
+    assert [route.worker for route in found.routes()["m"].workers] == [first]
+
+
+@pytest.mark.parametrize("event", [E.DRAIN, E.DIED])
+def test_what_stops_is_routed_out(event: E) -> None:
+    found = serving(make_wanted())
+    found.see(the(found), event, 1.0)
+    assert found.routes()["m"].workers == ()
+
+
+def test_routes_say_all_that_an_ingress_needs() -> None:
+    wanted = make_wanted(request_limits=3)
+    wanted = wanted.model_copy(
+        update={
+            "entry": wanted.entry.model_copy(update={"aliases": ("MM",), "max_tokens": 512}),
+            "source": wanted.source.model_copy(update={"hub": "huggingface", "id": "Org/M"}),
+        }
+    )
+    model = serving(wanted).routes()["m"]
+    assert (model.abilities, model.state, model.reason, model.recovering) == (("infer",), M.READY, "", True)
+    assert set(model.aliases) == {"m", "mm", "org/m"}
+    assert [(route.limit, route.node) for route in model.workers] == [(3, "n0")]
+    assert model.description["model_name"] == "m"
+    assert model.description["max_tokens"] == 512
+    assert model.description["address"] == "10.0.0.1:1"
+
+
+def test_a_model_that_has_served_is_recovering_and_a_new_one_is_not() -> None:
+    found = serving(make_wanted())
+    found.want(make_wanted("new"))
+    found.see(the(found), E.DIED, 1.0)
+    assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
+
+
+def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
+    """Between the old worker's end and the news of the new one a request waits; it does not fail."""
+    found = fleet(make_wanted())
+    found.adopt(WorkerName("m", 1, 0, "old"), ready(), Claim(GIB), 5.0)
+    found.want(make_wanted(generation=2))
+    assert found.routes()["m"].recovering
+
+
+# ------------------------------------------------------------------------------------------------ was it READY
+
+
+def test_a_version_is_the_one_to_go_back_to_once_it_is_ready() -> None:
+    found, wanted = fleet(), make_wanted(replica=2)
+    found.want(wanted)
+    first, second = carry_out(found, 0.0)
+    assert found.newly_ready() == []
+    found.see_report(first, ready(), 1.0)
+    assert found.newly_ready() == [wanted]
+    found.see_report(second, ready(), 2.0)
+    assert found.newly_ready() == []
+    assert found.last_ready == {"m": wanted}
+
+
+def test_a_newer_version_has_to_be_ready_as_a_whole() -> None:
+    found, updated = serving(make_wanted(replica=2)), make_wanted(replica=2, generation=2)
+    found.newly_ready()
+    found.want(updated)
+    third, fourth = carry_out(found, 1.0)
+    found.see_report(third, ready(), 2.0)
+    assert found.newly_ready() == []
+    found.see_report(fourth, ready(), 3.0)
+    assert found.newly_ready() == [updated]
+
+
+def test_how_many_there_were_is_remembered_as_well() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    scaled = make_wanted(replica=2)
+    found.want(scaled)
+    (second,) = carry_out(found, 1.0)
+    assert found.newly_ready() == []
+    found.see_report(second, ready(), 2.0)
+    assert found.newly_ready() == [scaled]
+
+
+def test_what_was_ready_before_a_restart_is_recovering_after_it() -> None:
+    found = fleet(make_wanted(), make_wanted("new"))
+    found.remember([make_wanted(), make_wanted("terminated")])
+    assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
+    found.unwant("m")
+    assert found.last_ready == {} and found.served == set()
+
+
+def test_old_losses_do_not_hold_back_the_new_version() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    found.want(make_wanted(generation=2))
+    found.see(the(found), E.DIED, 1.0)
+    assert {name.split(":")[2] for name in carry_out(found, 1.0)} == {"2"}
+    assert (found.losses, found.old_losses["m", 0].count) == ({}, 1)
+    assert {name.split(":")[2] for name in carry_out(found, 2.0)} == {"1"}
+
+
+def test_an_old_version_that_fails_now_is_tried_again_with_pauses() -> None:
+    found = serving(make_wanted())
+    found.newly_ready()
+    found.want(make_wanted(generation=2))
+    (new,) = carry_out(found, 0.0)
+    found.see_report(new, Report(phase="failed", error=errors.LoadFailed("no")), 0.0)
+    for old in [name for name in found.workers if name != new]:
+        found.see(old, E.DIED, 0.0)
+    now, pauses = 0.0, []
+    for _ in range(4):
+        carry_out(found, now)
+        now = found.old_losses["m", 0].not_before
+        (again,) = carry_out(found, now)
+        found.see_report(again, Report(phase="failed", error=errors.LoadFailed("no")), now)
+        pauses.append(found.old_losses["m", 0].not_before - now)
+    assert pauses == [2, 4, 8, 16]
+
+
+# ---------------------------------------------------------------------------------------------------- status
+
+
+def test_progress_is_the_mean_of_all_replicas() -> None:
+    found = fleet(make_wanted(replica=4))
+    first, second, *_ = carry_out(found, 0.0)
+    found.see_report(first, ready(), 1.0)
+    found.see_report(second, Report(phase="loading", progress=LoadProgress("downloading", 0.5)), 1.0)
+    status = found.status(found.wanted["m"])
+    assert (status.progress, status.stage, status.ready, status.replica) == (0.375, "downloading", 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("report", "stage", "progress"),
+    [
+        pytest.param(None, "pending", 0.0, id="nothing started"),
+        pytest.param(Report(), "pending", 0.0, id="the process starts"),
+        pytest.param(Report("loading", LoadProgress("loading", 0.9)), "loading", 0.9, id="it loads"),
+        pytest.param(ready(), "ready", 1.0, id="it serves"),
+    ],
+)
+def test_the_stage_is_told_at_every_moment(report: Report | None, stage: str, progress: float) -> None:
+    found = fleet(make_wanted())
+    if report is not None:
+        carry_out(found, 0.0)
+        found.see_report(the(found), report, 1.0)
+    status = found.status(found.wanted["m"])
+    assert (status.stage, status.progress) == (stage, progress)
+
+
+def test_the_status_says_where_each_worker_is() -> None:
+    found = serving(make_wanted())
+    found.see_report(the(found), ready(pid=42, about={"dimensions": 384}), 1.0)
+    status = found.status(found.wanted["m"])
+    (told,) = status.workers
+    assert (told.node, told.address, told.pid, told.claim_bytes) == ("n0", "10.0.0.1:42", 42, GIB)
+    assert status.about == {"dimensions": 384}
+
+
+# -------------------------------------------------------------------------------------- losses of a known cause
+
+
+@pytest.mark.parametrize("is_lost_already", [True, False], ids=["told after the loss", "told before the loss"])
+def test_a_loss_whose_cause_is_known_needs_no_pause(is_lost_already: bool) -> None:
+    found = serving(make_wanted())
+    name = the(found)
+    if not is_lost_already:
+        found.excuse([name])
+    found.see(name, E.DIED, 10.0)
+    if is_lost_already:
+        found.excuse([name])
+    assert len(carry_out(found, 10.0)) == 1
+    assert found.restarts == {"m": 1} and not found.excused
+
+
+def test_a_loss_of_another_worker_is_not_excused() -> None:
+    found = serving(make_wanted())
+    found.excuse(["worker:other:1:0-s1", "no worker at all"])
+    lose(found, the(found), 10.0)
+    assert carry_out(found, 10.0) == []

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from cluster.control.lifecycle import (
+    ALIVE,
+    ENDED,
+    HOLDS_CLAIM,
+    TRANSITIONS,
+    InvalidTransition,
+    Worker,
+    WorkerEvent,
+    step,
+)
+from cluster.status import Claim, WorkerName, WorkerState
+
+E = WorkerEvent
+S = WorkerState
+EVERY_PAIR = list(itertools.product(S, E))
+
+
+def worker(state: S = S.STARTING, **fields) -> Worker:
+    return Worker(WorkerName("m", 1, 0, "a"), state, "n0", Claim(), 0.0, **fields)
+
+
+def told(*events: E, state: S = S.STARTING) -> Worker:
+    found = worker(state)
+    for now, event in enumerate(events, 1):
+        found = step(found, event, float(now))
+    return found
+
+
+@pytest.mark.parametrize(("state", "event"), EVERY_PAIR, ids=[f"{s}-{e}" for s, e in EVERY_PAIR])
+def test_every_pair_is_in_the_table_or_raises_with_the_story(state: S, event: E) -> None:
+    before = worker(state, story=("STARTING started -> LOADING",))
+    if (state, event) in TRANSITIONS:
+        assert step(before, event, 1.0).state == TRANSITIONS[state, event]
+        return
+    with pytest.raises(InvalidTransition) as caught:
+        step(before, event, 1.0, "because")
+    assert str(caught.value) == (
+        f"worker:m:1:0-a: no way from {state} {event} (because); story: STARTING started -> LOADING"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "after"),
+    [
+        (S.STARTING, E.STARTED, S.LOADING),
+        (S.LOADING, E.LOADED, S.READY),
+        (S.READY, E.SILENT, S.SUSPECT),
+        (S.SUSPECT, E.ANSWERED, S.READY),
+        (S.SUSPECT, E.EXPIRED, S.LOST),
+        (S.READY, E.DIED, S.LOST),
+        (S.STARTING, E.FAILED, S.FAILED),
+        (S.LOADING, E.FAILED, S.FAILED),
+        (S.STARTING, E.DIED, S.LOST),
+        (S.STARTING, E.EXPIRED, S.LOST),
+        (S.LOADING, E.DIED, S.LOST),
+        (S.LOADING, E.EXPIRED, S.LOST),
+        (S.STARTING, E.DRAIN, S.GONE),
+        (S.LOADING, E.DRAIN, S.GONE),
+        (S.FAILED, E.DRAIN, S.GONE),
+        (S.LOST, E.DRAIN, S.GONE),
+        (S.READY, E.DRAIN, S.DRAINING),
+        (S.DRAINING, E.DRAINED, S.GONE),
+    ],
+)
+def test_every_arrow_of_the_diagram_exists(before: S, event: E, after: S) -> None:
+    assert step(worker(before), event, 1.0).state == after
+
+
+def test_nothing_leaves_gone() -> None:
+    assert not [pair for pair in TRANSITIONS if pair[0] == S.GONE]
+
+
+@pytest.mark.parametrize("state", sorted(HOLDS_CLAIM))
+def test_whatever_holds_a_claim_can_die_and_be_told_to_stop(state: S) -> None:
+    assert TRANSITIONS[state, E.DIED] in ENDED
+    assert TRANSITIONS[state, E.DRAIN] in {S.DRAINING, S.GONE}
+
+
+@pytest.mark.parametrize("state", [S.STARTING, S.LOADING, S.SUSPECT, S.DRAINING])
+def test_no_state_on_the_way_lasts_for_ever(state: S) -> None:
+    assert TRANSITIONS[state, E.EXPIRED] in ENDED
+
+
+@pytest.mark.parametrize("state", sorted(HOLDS_CLAIM))
+def test_an_unanswered_question_is_no_death(state: S) -> None:
+    assert TRANSITIONS[state, E.SILENT] in HOLDS_CLAIM
+
+
+@pytest.mark.parametrize("state", sorted(ENDED))
+def test_nothing_comes_back_from_an_end(state: S) -> None:
+    assert {after for (before, _), after in TRANSITIONS.items() if before == state} <= ENDED
+
+
+def test_states_are_alive_draining_or_ended() -> None:
+    assert ALIVE | {S.DRAINING} | ENDED == set(S)
+    assert not HOLDS_CLAIM & ENDED
+
+
+def test_since_is_when_the_state_was_entered() -> None:
+    assert told(E.STARTED, E.STARTED, E.ANSWERED).since == 1.0
+
+
+def test_ready_since_is_the_first_time() -> None:
+    found = told(E.STARTED, E.LOADED, E.SILENT, E.ANSWERED)
+    assert (found.state, found.since, found.ready_since) == (S.READY, 4.0, 2.0)
+
+
+def test_the_story_says_what_happened_and_why() -> None:
+    found = step(told(E.STARTED), E.DIED, 2.0, "killed")
+    assert found.story == ("STARTING started -> LOADING", "LOADING died (killed) -> LOST")
+    assert found.reason == "killed"
+
+
+def test_the_story_keeps_its_end() -> None:
+    found = told(*[E.SILENT, E.ANSWERED] * 50, state=S.READY)
+    assert len(found.story) == 20
+    assert found.story[-1] == "SUSPECT answered -> READY"
+
+
+def test_an_event_that_moves_nothing_leaves_no_trace() -> None:
+    before = told(E.STARTED, E.LOADED)
+    assert step(before, E.ANSWERED, 99.0) is before

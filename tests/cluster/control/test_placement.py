@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from cluster.control.placement import Demand, NoRoom, Placement, Taken, demand_of, place
+from cluster.errors import DoesNotFit
+from cluster.launch import ReplicaPlace
+from cluster.status import Claim, Node
+from tests.make import GIB, make_node, make_wanted
+
+
+def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, **where) -> Demand:
+    return Demand(uid, int(gib * GIB), ReplicaPlace(**{"n_gpu": None, **where}), n_cpu)
+
+
+def on_cards(node: str, *cards: tuple[int, float], uid: str = "other") -> Taken:
+    return Taken(uid, node, Claim(0, cards))
+
+
+def in_memory(node: str, gib: float, uid: str = "other", cpus: float = 0) -> Taken:
+    return Taken(uid, node, Claim(int(gib * GIB), (), cpus))
+
+
+def cards(found: Placement | NoRoom) -> tuple[tuple[int, float], ...]:
+    assert isinstance(found, Placement), str(found)
+    return found.claim.cards
+
+
+def reason(found: Placement | NoRoom) -> str:
+    """Why not, of the only node."""
+    assert isinstance(found, NoRoom), found
+    ((_, told),) = found.reasons
+    return told
+
+
+# --------------------------------------------------------------------------------------------------- memory
+
+
+def test_on_cpu_memory_is_claimed_and_cores_are_shared() -> None:
+    found = place(demand(gib=3), [make_node("a", cpus=2, memory_gib=8)], [in_memory("a", 4), in_memory("a", 1)])
+    assert found == Placement("a", Claim(3 * GIB, (), 0.0))
+
+
+def test_memory_refuses() -> None:
+    found = place(demand(gib=2.5), [make_node("a", memory_gib=8)], [in_memory("a", 6)])
+    assert reason(found) == "2.0 GiB of 8.0 GiB memory free, 2.5 GiB asked"
+
+
+def test_models_may_claim_a_share_of_the_memory() -> None:
+    node = make_node("a", memory_gib=10)
+    assert reason(place(demand(gib=9), [node], [], memory_fraction=0.8)) == (
+        "8.0 GiB of 8.0 GiB memory free, 9.0 GiB asked"
+    )
+    assert isinstance(place(demand(gib=8), [node], [], memory_fraction=0.8), Placement)
+
+
+def test_overdrawn_memory_is_told_as_none_free() -> None:
+    """What is measured may be more than what was claimed."""
+    found = place(demand(gib=1), [make_node("a", memory_gib=8)], [in_memory("a", 9)])
+    assert reason(found) == "0.0 GiB of 8.0 GiB memory free, 1.0 GiB asked"
+
+
+def test_the_node_with_the_most_free_memory_is_taken() -> None:
+    nodes = [make_node("a", memory_gib=16), make_node("b", memory_gib=12)]
+    assert place(demand(), nodes, []) == Placement("a", Claim(GIB))
+    assert place(demand(), nodes, [in_memory("a", 8)]) == Placement("b", Claim(GIB))
+
+
+# ---------------------------------------------------------------------------------------------------- cores
+
+
+def test_asked_cores_are_reserved() -> None:
+    found = place(demand(n_cpu=2), [make_node("a", cpus=4)], [in_memory("a", 1, cpus=2)])
+    assert found == Placement("a", Claim(GIB, (), 2))
+
+
+def test_cores_refuse_only_who_asks_for_them() -> None:
+    node, taken = make_node("a", cpus=4), [in_memory("a", 1, cpus=3.5)]
+    assert reason(place(demand(n_cpu=1), [node], taken)) == "0.5 of 4 cores free, 1 asked"
+    assert isinstance(place(demand(), [node], taken), Placement)
+
+
+def test_a_head_without_cores_holds_no_models() -> None:
+    head, worker = make_node("head", cpus=0, memory_gib=64), make_node("a", memory_gib=4)
+    assert reason(place(demand(), [head], [])) == "holds no models (0 cores)"
+    assert place(demand(), [head, worker], []) == Placement("a", Claim(GIB))
+
+
+# ---------------------------------------------------------------------------------------------------- cards
+
+
+def test_auto_is_a_share_of_a_card_as_large_as_the_memory_it_needs() -> None:
+    node = make_node("a", gpus=2, card_gib=24)
+    assert cards(place(demand(gib=6, n_gpu="auto"), [node], [])) == ((0, 0.25),)
+    assert cards(place(demand(gib=6.1, n_gpu="auto"), [node], [])) == ((0, 0.26),)
+
+
+def test_auto_is_a_whole_card_where_its_memory_is_unknown() -> None:
+    assert cards(place(demand(n_gpu="auto"), [make_node("a", gpus=2)], [])) == ((0, 1.0),)
+
+
+def test_auto_means_a_gpu_wherever_there_is_one() -> None:
+    nodes = [make_node("cpu", memory_gib=64), make_node("gpu", gpus=1)]
+    assert place(demand(n_gpu="auto"), nodes, []) == Placement("gpu", Claim(0, ((0, 1.0),)))
+
+
+def test_auto_is_cpu_in_a_cluster_without_gpus() -> None:
+    assert place(demand(n_gpu="auto"), [make_node("a")], []) == Placement("a", Claim(GIB))
+
+
+def test_auto_counts_only_cards_that_can_be_used() -> None:
+    """Ray counts cards that torch cannot compute on: Apple's, Intel's, or any with a torch for CPUs."""
+    paper = replace(make_node("paper", gpus=2), usable_gpus=0)
+    assert place(demand(n_gpu="auto"), [paper], []) == Placement("paper", Claim(GIB))
+    assert cards(place(demand(n_gpu=1), [paper], [])) == ((0, 1.0),), "who asks by number knows why"
+    assert cards(place(demand(n_gpu="auto", gpu_idx=(1,)), [paper], [])) == ((1, 1.0),)
+    real = make_node("real", gpus=1)
+    assert place(demand(n_gpu="auto"), [paper, real], []) == Placement("real", Claim(0, ((0, 1.0),)))
+    taken = [Taken("other", "real", Claim(0, ((0, 1.0),)))]
+    told = str(place(demand(n_gpu="auto"), [paper, real], taken))
+    assert "paper: has no GPU that torch can use" in told and "real: 0 of 1 GPUs free" in told
+    half = replace(make_node("half", gpus=2), usable_gpus=1)
+    assert cards(place(demand(n_gpu="auto"), [half], [])) == ((0, 1.0),)
+    assert "0 of 1 GPUs free" in str(place(demand(n_gpu="auto"), [half], [Taken("o", "half", Claim(0, ((0, 1.0),)))]))
+
+
+def test_auto_does_not_fall_back_to_cpu_because_cards_are_full() -> None:
+    nodes = [make_node("cpu"), make_node("gpu", gpus=1)]
+    found = place(demand(n_gpu="auto"), nodes, [on_cards("gpu", (0, 1.0))])
+    assert isinstance(found, NoRoom)
+    assert dict(found.reasons) == {"cpu": "has no GPU", "gpu": "0 of 1 GPUs free, 1 asked"}
+
+
+def test_none_is_cpu_even_where_there_are_gpus() -> None:
+    assert place(demand(n_gpu=None), [make_node("a", gpus=1)], []) == Placement("a", Claim(GIB))
+
+
+def test_whole_cards_are_whole() -> None:
+    node = make_node("a", gpus=3)
+    assert cards(place(demand(n_gpu=2), [node], [on_cards("a", (1, 0.1))])) == ((0, 1.0), (2, 1.0))
+    assert reason(place(demand(n_gpu=3), [node], [on_cards("a", (1, 0.1))])) == "2 of 3 GPUs free, 3 asked"
+
+
+def test_a_fraction_shares_a_card() -> None:
+    node = make_node("a", gpus=1)
+    assert cards(place(demand(n_gpu=0.5), [node], [on_cards("a", (0, 0.5))])) == ((0, 0.5),)
+    assert reason(place(demand(n_gpu=0.6), [node], [on_cards("a", (0, 0.5))])) == "0.5 of a GPU free, 0.6 asked"
+
+
+def test_three_thirds_fill_a_card() -> None:
+    taken = [on_cards("a", (0, 0.33)), on_cards("a", (0, 0.33))]
+    assert cards(place(demand(n_gpu=0.34), [make_node("a", gpus=1)], taken)) == ((0, 0.34),)
+
+
+def test_the_tightest_card_that_fits_is_taken() -> None:
+    """So that whole cards stay free for those who need one."""
+    nodes = [make_node("a", gpus=2), make_node("b", gpus=1)]
+    taken = [on_cards("a", (1, 0.3)), on_cards("b", (0, 0.6))]
+    assert place(demand(n_gpu=0.4), nodes, taken) == Placement("b", Claim(0, ((0, 0.4),)))
+    assert place(demand(n_gpu=0.5), nodes, taken) == Placement("a", Claim(0, ((1, 0.5),)))
+    assert place(demand(n_gpu=0.9), nodes, taken) == Placement("a", Claim(0, ((0, 0.9),)))
+
+
+def test_a_node_with_many_free_cards_is_kept_for_those_who_need_them() -> None:
+    nodes = [make_node("a", gpus=4), make_node("b", gpus=1), make_node("c", gpus=2)]
+    assert place(demand(n_gpu=1), nodes, []) == Placement("b", Claim(0, ((0, 1.0),)))
+    assert place(demand(n_gpu=0.5), nodes, [on_cards("b", (0, 1.0))]) == Placement("c", Claim(0, ((0, 0.5),)))
+
+
+def test_equal_nodes_are_taken_in_the_same_order_however_they_are_listed() -> None:
+    nodes = [make_node("b"), make_node("a"), make_node("c")]
+    assert place(demand(), nodes, []) == place(demand(), nodes[::-1], []) == Placement("a", Claim(GIB))
+
+
+def test_more_memory_than_a_card_has_is_refused() -> None:
+    found = place(demand(gib=30, n_gpu="auto"), [make_node("a", gpus=8, card_gib=24)], [])
+    assert reason(found) == "a GPU has 24.0 GiB, 30.0 GiB asked"
+
+
+# --------------------------------------------------------------------------------------- where it was asked for
+
+
+def test_named_cards_are_taken() -> None:
+    node = make_node("a", gpus=4)
+    assert cards(place(demand(n_gpu="auto", gpu_idx=(3, 1)), [node], [])) == ((3, 1.0), (1, 1.0))
+    assert cards(place(demand(n_gpu=0.5, gpu_idx=(2,)), [node], [])) == ((2, 0.5),)
+
+
+def test_named_cards_that_are_full_refuse() -> None:
+    taken = [on_cards("a", (0, 0.75))]
+    found = place(demand(n_gpu="auto", gpu_idx=(0, 1)), [make_node("a", gpus=2)], taken)
+    assert reason(found) == "0.25 of GPU 0 free, 1 asked"
+
+
+@pytest.mark.parametrize(("gpu_idx", "absent"), [((2,), 2), ((0, 5), 5), ((-1,), -1)])
+def test_named_cards_that_are_not_there_refuse(gpu_idx: tuple[int, ...], absent: int) -> None:
+    found = place(demand(n_gpu="auto", gpu_idx=gpu_idx), [make_node("a", gpus=2)], [])
+    assert reason(found) == f"has GPUs 0 to 1, not {absent}"
+
+
+@pytest.mark.parametrize("asked", ["b", "b:30001"])
+def test_a_named_node_is_taken(asked: str) -> None:
+    nodes = [make_node("a", memory_gib=64), make_node("b")]
+    assert place(demand(worker_ip=asked), nodes, []) == Placement("b", Claim(GIB))
+
+
+def test_other_nodes_than_the_named_one_refuse() -> None:
+    found = place(demand(worker_ip="c"), [make_node("a"), make_node("b")], [])
+    assert str(found) == "m fits on no node (a: is not c; b: is not c)."
+
+
+def test_a_draining_node_takes_nothing() -> None:
+    node = Node("a", "10.0.0.1", 8, 16 * GIB, draining=True)
+    assert str(place(demand(), [node], [])) == "m fits on no node (10.0.0.1: draining)."
+
+
+# --------------------------------------------------------------------------------------------- spread, reasons
+
+
+def test_replicas_spread_over_nodes_first() -> None:
+    nodes = [make_node("a", memory_gib=64), make_node("b", memory_gib=8)]
+    first = place(demand(), nodes, [])
+    assert first == Placement("a", Claim(GIB))
+    assert place(demand(), nodes, [in_memory("a", 1, uid="m")]) == Placement("b", Claim(GIB))
+
+
+def test_replicas_share_a_node_when_there_is_no_other() -> None:
+    assert place(demand(), [make_node("a")], [in_memory("a", 1, uid="m")]) == Placement("a", Claim(GIB))
+
+
+def test_every_node_says_why_not() -> None:
+    nodes = [make_node("a", gpus=2), make_node("b"), make_node("c", gpus=1, cpus=0)]
+    found = place(demand(n_gpu=2), nodes, [on_cards("a", (0, 1.0))])
+    assert str(found) == (
+        "m fits on no node (a: 1 of 2 GPUs free, 2 asked; b: has no GPU; c: holds no models (0 cores))."
+    )
+
+
+def test_a_cluster_without_nodes_says_so() -> None:
+    assert str(place(demand(), [], [])) == "m fits on no node (there are no nodes)."
+
+
+def test_no_room_is_an_error_to_try_again_later() -> None:
+    found = place(demand(), [], [])
+    assert isinstance(found, NoRoom)
+    error = found.error()
+    assert isinstance(error, DoesNotFit) and error.retryable
+    assert (error.message, error.retry_after_s) == (str(found), 30.0)
+
+
+def test_a_demand_is_what_the_replica_of_a_wish_needs() -> None:
+    wanted = make_wanted("m", replica=2, claim_gib=3, n_gpu="auto", gpu_idx=[0, 1], n_cpu=2)
+    assert demand_of(wanted, 1) == Demand("m", 3 * GIB, ReplicaPlace(n_gpu="auto", gpu_idx=(1,)), 2)
+
+
+# ------------------------------------------------------------------------------------------------ properties
+
+
+def a_cluster(dice: random.Random) -> list[Node]:
+    return [
+        make_node(
+            f"n{i}",
+            gpus=dice.randint(0, 3),
+            cpus=dice.choice([0, 4, 8]),
+            memory_gib=dice.choice([4, 8]),
+            card_gib=dice.choice([None, 16]),
+        )
+        for i in range(dice.randint(1, 3))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_nothing_is_ever_claimed_above_what_there_is(seed: int) -> None:
+    dice = random.Random(seed)
+    nodes = a_cluster(dice)
+    taken: list[Taken] = []
+    for turn in range(30):
+        asked = demand(
+            f"m{dice.randint(0, 3)}",
+            gib=dice.choice([0.3, 1, 2.7, 5]),
+            n_cpu=dice.choice([None, None, 1, 2.5]),
+            n_gpu=dice.choice([None, "auto", 0.07, 0.3, 0.5, 1, 2]),
+            gpu_idx=dice.choice([None, None, (0,), (1,), (0, 1)]),
+        )
+        found = place(asked, nodes, taken)
+        if isinstance(found, Placement):
+            taken.append(Taken(asked.uid, found.node, found.claim))
+        else:
+            assert [node.ip for node in nodes] == [node for node, _ in found.reasons]
+        if dice.random() < 0.3 and taken:
+            taken.remove(dice.choice(taken))
+        for node in nodes:
+            claims = [item.claim for item in taken if item.node == node.id]
+            used = Counter[int]()
+            for claim in claims:
+                used.update(dict(claim.cards))
+            assert sum(claim.memory_bytes for claim in claims) <= node.memory_bytes, turn
+            assert sum(claim.cpus for claim in claims) <= node.cpus
+            assert all(0 <= card < node.gpus and share <= 1 + 1e-6 for card, share in used.items()), used
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whole_cards_are_refused_only_when_no_node_has_them(seed: int) -> None:
+    dice = random.Random(seed)
+    nodes = [make_node(f"n{i}", gpus=dice.randint(0, 4)) for i in range(3)]
+    every_card = [(node.id, card) for node in nodes for card in range(node.gpus)]
+    full = dice.sample(every_card, dice.randint(0, len(every_card)))
+    taken = [on_cards(node, (card, dice.choice([0.2, 1.0]))) for node, card in full]
+    for count in (1, 2, 3):
+        free_sets = [
+            cards
+            for node in nodes
+            for cards in itertools.combinations(range(node.gpus), count)
+            if not any((node.id, card) in full for card in cards)
+        ]
+        found = place(demand(n_gpu=count), nodes, taken)
+        assert isinstance(found, Placement) == bool(free_sets), str(found)
+
+
+def test_a_node_whose_memory_ran_out_takes_what_fits_into_the_rest() -> None:
+    short = replace(make_node("n0"), room_bytes=2 * GIB, room_reason="hog (pid 7) holds most, 9.0 GB")
+    assert isinstance(place(demand(gib=2), [short], []), Placement)
+    refused = place(demand(gib=3), [short], [])
+    assert "its memory ran out, 2.0 GiB left for models, 3.0 GiB asked; hog (pid 7)" in str(refused)

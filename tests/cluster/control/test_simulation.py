@@ -1,0 +1,235 @@
+"""The pure control plane against a world that breaks at random; whatever happens, it must end at what is wanted.
+
+The workers here exist only on paper, the clock is a number. What is checked: no claim above what a node has, no two
+workers sent work for one place, no worker of an unwanted model left, and in the end exactly the wishes, all READY.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from cluster import errors
+from cluster.control.fleet import Fleet
+from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent
+from cluster.control.reconcile import is_settled
+from cluster.launch import Wanted
+from cluster.settings import Settings
+from cluster.status import LoadProgress, Report, WorkerState
+from tests.make import make_node, make_wanted
+
+E = WorkerEvent
+S = WorkerState
+GIB = 2**30
+
+
+class World:
+    """Workers as rows: what their process would do is decided by dice."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.now = 0.0
+        self.chaos = True
+        self.processes: dict[str, dict] = {}
+        self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)
+        self.store: dict[str, Wanted] = {}
+        self.last_ready: dict[str, Wanted] = {}
+        self.started = 0
+        self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(4)}
+        self.away: dict[str, float] = {}
+
+    def suffix(self) -> str:
+        return f"{self.dice.getrandbits(32):08x}"
+
+    # --- what a supervisor does
+
+    def tick(self) -> None:
+        self.now += self.dice.choice([0.2, 1.0, 3.0])
+        fleet = self.fleet
+        fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
+        self.deliver()
+        for worker in fleet.orphaned():
+            fleet.see(str(worker), E.DIED, self.now, "its node is gone")
+        for worker in fleet.expired(self.now):
+            fleet.see(str(worker), E.EXPIRED, self.now)
+        plan = fleet.plan(self.now)
+        for start in plan.start:
+            fleet.started(start.name, start.placement, self.now)
+            self.started += 1
+            if self.dice.random() < 0.95 or not self.chaos:
+                bad = "bad" in start.wanted.spec.options
+                self.processes[str(start.name)] = {
+                    "node": start.placement.node,
+                    "phase": "created",
+                    "speed": self.dice.uniform(0.2, 1.0),
+                    "bad": bad,
+                    "work": 0.0,
+                    "mute": False,
+                }
+        for worker in plan.drain:
+            after = fleet.see(str(worker), E.DRAIN, self.now)
+            if after.state == S.DRAINING and str(worker) in self.processes:
+                self.processes[str(worker)]["phase"] = "drained"
+        for worker in plan.forget:
+            self.processes.pop(str(worker), None)
+            del fleet.workers[str(worker)]
+        self.last_ready |= {wish.uid: wish for wish in fleet.newly_ready()}
+        self.check()
+
+    def deliver(self) -> None:
+        for name in list(self.fleet.workers):
+            worker = self.fleet.workers[name]
+            process = self.processes.get(name)
+            if worker.state in (S.GONE, S.LOST, S.FAILED):
+                continue
+            if process is None:
+                self.fleet.see(name, E.DIED, self.now, "no process")
+                continue
+            if process["mute"]:
+                if worker.state in (S.READY, S.SUSPECT):
+                    self.fleet.see(name, E.SILENT, self.now)
+                continue
+            if process["phase"] in ("created", "loading"):
+                process["phase"] = "loading"
+                process["work"] += process["speed"]
+                if process["work"] >= 2:
+                    process["phase"] = "failed" if process["bad"] else "ready"
+            error = errors.LoadFailed("bad option") if process["phase"] == "failed" else None
+            report = Report(
+                phase=process["phase"],
+                progress=LoadProgress("loading", min(1.0, process["work"] / 2)),
+                error=error,
+                node_id=process["node"],
+                node_ip=process["node"],
+            )
+            if self.fleet.see_report(name, report, self.now).state == S.FAILED:
+                # It holds no claim any more, so its process may not live to be adopted with one.
+                del self.processes[name]
+
+    # --- what people and the world do
+
+    def disturb(self) -> None:
+        happening = self.dice.random()
+        alive = list(self.processes)
+        uid = self.dice.choice("abcde")
+        if happening < 0.20 and alive:
+            del self.processes[self.dice.choice(alive)]
+        elif happening < 0.30 and alive:
+            self.processes[self.dice.choice(alive)]["mute"] = True
+        elif happening < 0.45:
+            old = self.store.get(uid)
+            gpus = self.dice.choice([None, None, 0.5, 1.0])
+            wish = make_wanted(
+                uid,
+                replica=self.dice.randint(1, 3),
+                n_gpu=gpus,
+                claim_gib=self.dice.choice([0.5, 1, 2]),
+                generation=(old.generation + 1) if old else 1,
+                options={"bad": True} if self.dice.random() < 0.15 else {},
+            )
+            self.store[uid] = wish
+            self.fleet.want(wish)
+        elif happening < 0.55 and uid in self.store:
+            del self.store[uid]
+            self.last_ready.pop(uid, None)
+            self.fleet.unwant(uid)
+        elif happening < 0.65:
+            gone = self.dice.sample(list(self.nodes), self.dice.randint(1, 3))
+            for node in gone:
+                self.away[node] = self.now
+                for name, process in list(self.processes.items()):
+                    if process["node"] == node:
+                        del self.processes[name]
+        elif happening < 0.80 and self.away:
+            del self.away[self.dice.choice(list(self.away))]
+        elif happening < 0.90:
+            self.restart_supervisor()
+
+    def restart_supervisor(self) -> None:
+        """Its memory is gone; wishes and processes are not."""
+        self.fleet = Fleet(self.fleet.settings, new_suffix=self.suffix)
+        for wish in self.store.values():
+            self.fleet.want(wish)
+        self.fleet.remember(self.last_ready.values())
+        self.fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
+        claims = getattr(self, "claims", {})
+        for name, process in self.processes.items():
+            from_name = claims[name]
+            self.fleet.adopt(from_name[0], Report(phase="created", node_id=process["node"]), from_name[1], self.now)
+
+    def check(self) -> None:
+        self.claims = {n: (w.name, w.claim) for n, w in self.fleet.workers.items()} | getattr(self, "claims", {})
+        holding = [w for w in self.fleet.workers.values() if w.state in HOLDS_CLAIM]
+        for node in self.nodes.values():
+            here = [w for w in holding if w.node == node.id]
+            assert sum(w.claim.memory_bytes for w in here) <= node.memory_bytes
+            cards = Counter()
+            for worker in here:
+                for card, share in worker.claim.cards:
+                    cards[card] += share
+            assert all(used <= 1.0001 for used in cards.values()), cards
+        for model in self.fleet.routes().values():
+            places = Counter(
+                (w.name.generation, w.name.index) for w in holding if str(w) in {r.worker for r in model.workers}
+            )
+            assert all(count == 1 for count in places.values())
+
+    def calm(self) -> None:
+        self.chaos = False
+        self.away.clear()
+        for process in self.processes.values():
+            process["mute"] = False
+        for uid, wish in list(self.store.items()):
+            if "bad" in wish.spec.options or wish.spec.n_gpu:
+                # Some of these may never fit or never load; ask for something that can be had.
+                wish = make_wanted(uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1)
+                self.store[uid] = wish
+                self.fleet.want(wish)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_whatever_breaks_it_ends_at_what_is_wanted(seed: int) -> None:
+    world = World(seed)
+    for _ in range(60):
+        world.disturb()
+        world.tick()
+    world.calm()
+    for _ in range(200):
+        world.tick()
+        if is_settled(world.store, list(world.fleet.workers.values())):
+            break
+    assert is_settled(world.store, list(world.fleet.workers.values())), world.fleet.waiting
+    assert set(world.processes) == set(world.fleet.workers)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_breaks_a_bad_update_ends_with_the_last_version_that_was_ready(seed: int) -> None:
+    world = World(seed)
+    for _ in range(60):
+        world.disturb()
+        world.tick()
+    world.calm()
+    for _ in range(200):
+        world.tick()
+    for uid, wish in world.store.items():
+        world.store[uid] = make_wanted(
+            uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1, options={"bad": True}
+        )
+        world.fleet.want(world.store[uid])
+    for _ in range(60):
+        if world.processes:
+            del world.processes[world.dice.choice(list(world.processes))]
+        if world.dice.random() < 0.2:
+            world.restart_supervisor()
+        world.tick()
+    for _ in range(100):
+        world.tick()
+    started = world.started
+    for _ in range(100):
+        world.tick()
+    assert world.started == started, "it does not come to rest"
+    for uid, wish in world.store.items():
+        ready = [w.name.generation for w in world.fleet.of(uid) if w.state == S.READY]
+        assert ready == [wish.generation - 1] * wish.replica

@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cluster import errors
+from cluster.launch import LaunchSpec, ReplicaPlace, Wanted, parse_bytes
+from cluster.paths import folder_under
+from cluster.status import WorkerName
+from tests.make import make_wanted
+
+#: What xinference-client 1.x sends for `launch_model("bge-m3", "embedding")`: null for whatever was not given.
+XINFERENCE_CLIENT = {
+    "model_uid": None,
+    "model_name": "bge-m3",
+    "model_engine": None,
+    "peft_model_config": None,
+    "model_type": "embedding",
+    "model_size_in_billions": None,
+    "model_format": None,
+    "quantization": None,
+    "replica": 1,
+    "n_worker": 1,
+    "n_gpu": "auto",
+    "request_limits": None,
+    "worker_ip": None,
+    "gpu_idx": None,
+    "replica_config": None,
+    "model_path": None,
+    "enable_thinking": None,
+    "enable_virtual_env": None,
+    "virtual_env_packages": None,
+    "virtual_env_find_links": None,
+    "envs": None,
+}
+
+
+def spec(**fields) -> LaunchSpec:
+    return LaunchSpec.model_validate({"model_name": "m", **fields})
+
+
+def refusal(**fields) -> str:
+    with pytest.raises(ValidationError) as caught:
+        spec(**fields)
+    return caught.value.errors()[0]["msg"].removeprefix("Value error, ")
+
+
+# ------------------------------------------------------------------------------------------ what clients send
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(XINFERENCE_CLIENT, id="client"),
+        pytest.param({**XINFERENCE_CLIENT, "trust_remote_code": True, "enable_thinking": False}, id="command line"),
+        pytest.param({**XINFERENCE_CLIENT, "enable_virtual_env": False, "virtual_env_packages": []}, id="venv off"),
+    ],
+)
+def test_what_xinference_always_sends_asks_for_nothing(body: dict) -> None:
+    assert LaunchSpec.model_validate(body) == LaunchSpec(model_name="bge-m3", model_type="embedding")
+
+
+def test_what_has_no_use_here_is_refused_as_an_option_when_it_says_something() -> None:
+    assert spec(enable_virtual_env=True).options == {"enable_virtual_env": True}
+
+
+def test_other_keys_become_options_of_the_family() -> None:
+    found = spec(torch_dtype="float16", options={"dimensions": 64}, normalize=None)
+    assert found.options == {"torch_dtype": "float16", "dimensions": 64, "normalize": None}
+
+
+def test_a_key_at_the_top_wins_over_the_same_one_in_options() -> None:
+    assert spec(dimensions=32, options={"dimensions": 64}).options == {"dimensions": 32}
+
+
+@pytest.mark.parametrize("options", ["steps=4", ["steps"], 5])
+def test_options_of_another_shape_are_refused(options: object) -> None:
+    refusal(options=options)
+
+
+def test_a_null_model_type_is_none_given() -> None:
+    assert spec(model_type=None).model_type == ""
+
+
+def test_a_spec_survives_its_stored_form() -> None:
+    asked = spec(replica=2, gpu_idx="0,1", n_gpu=0.5, envs={"A": "1"}, memory="2GiB", steps=4)
+    assert LaunchSpec.model_validate(json.loads(asked.model_dump_json())) == asked
+
+
+# -------------------------------------------------------------------------------------------------- GPUs
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        pytest.param("auto", "auto", id="auto"),
+        pytest.param(None, None, id="null is CPU"),
+        pytest.param("none", None, id="none is CPU"),
+        pytest.param("None", None, id="None is CPU"),
+        pytest.param("cpu", None, id="cpu"),
+        pytest.param("", None, id="empty is CPU"),
+        pytest.param(1, 1.0, id="whole"),
+        pytest.param("2", 2.0, id="text"),
+        pytest.param(0.25, 0.25, id="fraction"),
+        pytest.param("0.5", 0.5, id="fraction as text"),
+    ],
+)
+def test_n_gpu_is_a_number_a_fraction_auto_or_none(given: object, means: object) -> None:
+    assert spec(n_gpu=given).n_gpu == means
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        pytest.param(-1, "above 0", id="minus one"),
+        pytest.param("-1", "above 0", id="minus one as text"),
+        pytest.param(0, "above 0", id="zero"),
+        pytest.param(0.0, "above 0", id="zero fraction"),
+        pytest.param(1.5, "whole number", id="one and a half"),
+        pytest.param(True, "a number, 'auto' or null", id="bool"),
+        pytest.param("two", "", id="word"),
+        pytest.param("inf", "", id="infinity"),
+        pytest.param("-inf", "", id="minus infinity"),
+        pytest.param("nan", "", id="not a number"),
+        pytest.param([1], "", id="list"),
+    ],
+)
+def test_n_gpu_that_means_nothing_is_refused(given: object, says: str) -> None:
+    assert says in refusal(n_gpu=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param("", None, id="empty"),
+        pytest.param(3, (3,), id="number"),
+        pytest.param("3", (3,), id="text"),
+        pytest.param("0,1", (0, 1), id="command line"),
+        pytest.param("0, 1,", (0, 1), id="spaces"),
+        pytest.param([0, 1], (0, 1), id="list"),
+        pytest.param(["0", "1"], (0, 1), id="list of texts"),
+    ],
+)
+def test_gpu_idx_is_read_in_every_form(given: object, means: object) -> None:
+    assert spec(gpu_idx=given).gpu_idx == means
+
+
+@pytest.mark.parametrize("given", ["a,b", [None], [[0]], {"0": 1}, 1.5])
+def test_gpu_idx_that_names_no_card_is_refused(given: object) -> None:
+    refusal(gpu_idx=given)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"gpu_idx": [0, 0]}, id="one replica"),
+        pytest.param({"gpu_idx": [0, 0, 1, 1], "replica": 2}, id="each of two"),
+        pytest.param({"replica_config": [{"gpu_idx": [0, 0]}]}, id="replica_config"),
+    ],
+)
+def test_a_replica_that_names_a_card_twice_is_refused(fields: dict) -> None:
+    """It would claim two cards where there is one."""
+    refusal(**fields)
+
+
+def test_two_replicas_may_share_a_card() -> None:
+    assert spec(gpu_idx=[0, 0], replica=2, n_gpu=0.5).place_of(1).gpu_idx == (0,)
+
+
+@pytest.mark.parametrize(("gpu_idx", "replica"), [([0, 1, 2], 2), ([0], 2)])
+def test_cards_that_cannot_be_shared_out_are_refused(gpu_idx: list[int], replica: int) -> None:
+    assert refusal(gpu_idx=gpu_idx, replica=replica) == "Allocated gpu must be a multiple of replica."
+
+
+def test_cards_are_shared_out_in_order() -> None:
+    asked = spec(gpu_idx=[0, 1, 2, 3], replica=2)
+    assert [asked.place_of(index).gpu_idx for index in range(2)] == [(0, 1), (2, 3)]
+
+
+def test_replicas_added_later_have_no_cards_of_their_own() -> None:
+    assert spec(gpu_idx=[0, 1], replica=2, worker_ip="a").place_of(2) == ReplicaPlace(worker_ip="a", n_gpu="auto")
+
+
+# ----------------------------------------------------------------------------------------------- replicas
+
+
+@pytest.mark.parametrize("replica", [0, -1, 1001, "2", 1.5, True, None])
+def test_replica_is_a_whole_number_of_at_least_one(replica: object) -> None:
+    refusal(replica=replica)
+
+
+def test_replica_config_of_xinference_and_a_flat_one_are_the_same() -> None:
+    nested = spec(
+        replica=2,
+        replica_config=[
+            {"replica_uid": None, "devices": [{"worker_ip": "a:1", "n_gpu": 1, "gpu_idx": [1]}]},
+            {"replica_uid": "m-1", "devices": [{"worker_ip": "b:1"}]},
+        ],
+    )
+    flat = spec(replica=2, replica_config=[{"worker_ip": "a:1", "n_gpu": 1, "gpu_idx": "1"}, {"worker_ip": "b:1"}])
+    assert nested == flat
+    assert [nested.place_of(index) for index in range(3)] == [
+        ReplicaPlace(worker_ip="a:1", n_gpu=1, gpu_idx=(1,)),
+        ReplicaPlace(worker_ip="b:1"),
+        ReplicaPlace(),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        pytest.param({"replica_config": [{}, {}]}, "one place per replica", id="more places than replicas"),
+        pytest.param({"replica_config": [{"devices": []}]}, "exactly one device", id="no device"),
+        pytest.param({"replica_config": [{"devices": [{}, {}]}]}, "exactly one device", id="two devices"),
+        pytest.param({"replica_config": [{"devices": [None]}]}, "exactly one device", id="null device"),
+        pytest.param({"replica_config": [{}], "worker_ip": "a"}, "together", id="with worker_ip"),
+        pytest.param({"replica_config": [{}], "gpu_idx": 0}, "together", id="with gpu_idx"),
+        pytest.param({"replica_config": [{}], "n_gpu": 1}, "together", id="with n_gpu"),
+        pytest.param({"replica_config": [{"gpu_idx": [None]}]}, "", id="null card"),
+        pytest.param({"replica_config": [{"card": 1}]}, "Extra inputs", id="unknown key"),
+        pytest.param({"replica_config": [{"n_gpu": -1}]}, "", id="minus one GPU"),
+        pytest.param({"replica_config": {"n_gpu": 1}}, "", id="not a list"),
+    ],
+)
+def test_replica_config_that_cannot_be_carried_out_is_refused(fields: dict, says: str) -> None:
+    assert says in refusal(**fields)
+
+
+# --------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("uid", ["m", "bge-m3", "a.b_c-d", "x" * 100, "m-rep", "rep1"])
+def test_uids_that_can_be_used(uid: str) -> None:
+    assert spec(model_uid=uid).model_uid == uid
+
+
+def test_an_empty_uid_is_none_given() -> None:
+    assert spec(model_uid="").model_uid is None
+
+
+@pytest.mark.parametrize("uid", ["-m", "a b", "a/b", "a:1", "ü", "x" * 101, ".m", "m\n", "bge-m3-rep0", "m-rep12"])
+def test_uids_that_would_break_names_are_refused(uid: str) -> None:
+    refusal(model_uid=uid)
+
+
+@pytest.mark.parametrize("uid", ["m", "bge-m3", "a.b_c-d"])
+def test_a_workers_name_says_all_that_adoption_needs(uid: str) -> None:
+    name = WorkerName(uid, 12, 3, "4f00ab12")
+    assert str(name) == f"worker:{uid}:12:3-4f00ab12"
+    assert WorkerName.parse(str(name)) == name
+
+
+@pytest.mark.parametrize("text", ["supervisor", "worker:m", "worker:m:1", "worker:m:x:0-a", "worker:m:1:0-a b", ""])
+def test_names_of_others_are_not_taken_for_workers(text: str) -> None:
+    assert WorkerName.parse(text) is None
+
+
+# ---------------------------------------------------------------------------------------------- other values
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("2GiB", 2 * 2**30),
+        ("500 MB", 500_000_000),
+        ("1.5gib", 3 * 2**29),
+        ("1073741824", 2**30),
+        (1024, 1024),
+        ("10 K", 10_000),
+        ("1TiB", 2**40),
+        ("1Ti", 2**40),
+        ("7b", 7),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str | int, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "GiB", "2 GiB free", "-1GiB", "1.2.3GiB", ".", -1])
+def test_sizes_that_are_none_are_refused(text: str | int) -> None:
+    with pytest.raises(errors.BadOption):
+        parse_bytes(text)
+
+
+def test_a_wish_survives_its_stored_form() -> None:
+    wanted = make_wanted("m", replica=2, n_gpu=0.5, options={"steps": 4})
+    assert Wanted.model_validate(json.loads(json.dumps(wanted.model_dump(mode="json")))) == wanted
+
+
+def test_values_refuse_fields_they_do_not_know() -> None:
+    with pytest.raises(ValidationError):
+        Wanted.model_validate({**make_wanted().model_dump(mode="json"), "colour": "red"})
+
+
+def test_a_folder_under_a_root_stays_there(tmp_path: Path) -> None:
+    assert folder_under(tmp_path, "a/../b") == (tmp_path / "b").resolve()
+    for outside in ("..", "../b", "a/../../b", "/etc"):
+        with pytest.raises(errors.BadRequest):
+            folder_under(tmp_path, outside)

@@ -1,0 +1,584 @@
+"""Image routes of OpenAI's and Xinference's dialects, against a model whose pictures can be worked out by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import random
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster.calls import View
+from deployments.image.http.forms import ALIASES, Ask
+from deployments.image.http.sdapi import UNSERVED, Image2Image, Text2Image
+from deployments.image.requests import Drawing
+from deployments.ingress.jobs import views
+from tests.live import LiveCluster, until
+from tests.painted import (
+    Journal,
+    as_uri,
+    blended,
+    corners,
+    filled,
+    half,
+    is_near,
+    opened,
+    painted_colour,
+    painting,
+)
+
+GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
+VARIATIONS, INPAINTING = "/v1/images/variations", "/v1/images/inpainting"
+STEP_S = 0.4
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
+    return Journal(tmp_path_factory.mktemp("journal") / "quick")
+
+
+@pytest.fixture(scope="module")
+def slow_journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
+    return Journal(tmp_path_factory.mktemp("journal") / "slow")
+
+
+@pytest.fixture(scope="module")
+def server(live: LiveCluster, journal: Journal, slow_journal: Journal) -> Iterator[httpx.Client]:
+    slow = {"step_seconds": STEP_S, "journal": str(slow_journal.path)}
+    with (
+        painting(live, "a-painter", journal=str(journal.path)),
+        painting(live, "b-editor", able=["image2image"]),
+        painting(live, "c-slow", **slow),
+        httpx.Client(base_url=live.url, timeout=20) as http,
+    ):
+        yield http
+
+
+def drawn(server: httpx.Client, path: str = GENERATIONS, **kwargs: Any) -> dict[str, Any]:
+    answer = server.post(path, **kwargs)
+    assert answer.status_code == 200, answer.text[:500]
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def assert_refused(answer: httpx.Response, status: int, param: str | None = None) -> str:
+    assert answer.status_code == status, answer.text[:500]
+    told = answer.json()
+    assert told["detail"] == told["error"]["message"]
+    assert param is None or told["error"]["param"] == param, told
+    return str(told["detail"])
+
+
+# -------------------------------------------------------------------------------------------- generations
+
+
+def test_a_picture_comes_in_the_shape_of_openai(server):
+    body = drawn(server, json={"model": "a-painter", "prompt": "a red cat", "size": "96x64", "seed": 3})
+    assert body.keys() == {"created", "background", "output_format", "quality", "size", "data", "usage"}
+    assert (body["background"], body["output_format"], body["quality"]) == ("opaque", "png", "medium")
+    assert body["size"] == "96x64"
+    (row,) = body["data"]
+    assert row.keys() == {"b64_json", "url", "revised_prompt", "seed", "receipt"}
+    assert row["url"] is None and row["revised_prompt"] is None and row["seed"] == 3
+    image = opened(row["b64_json"])
+    assert image.format == "PNG" and image.size == (96, 64)
+    assert corners(image) == (painted_colour("a red cat"),) * 2
+    assert json.loads(image.info["receipt"]) == row["receipt"]
+    assert body["usage"] == {
+        "input_tokens": 3,
+        "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
+        "output_tokens": 24,
+        "output_tokens_details": {"text_tokens": 0, "image_tokens": 24},
+        "total_tokens": 27,
+    }
+
+
+def test_several_pictures_have_seeds_that_follow_or_that_are_given(server):
+    body = drawn(server, json={"prompt": "a", "n": 3, "seed": 40})
+    assert [row["seed"] for row in body["data"]] == [40, 41, 42]
+    assert len({row["b64_json"] for row in body["data"]}) == 3
+    body = drawn(server, json={"prompt": "a", "n": 2, "seed": [9, 5]})
+    assert [row["seed"] for row in body["data"]] == [9, 5]
+
+
+def test_minus_one_is_any_seed(server):
+    body = drawn(server, json={"prompt": "a", "n": 2, "seed": [-1, -1]})
+    assert len({row["seed"] for row in body["data"]}) == 2
+    drawn(server, json={"prompt": "a", "seed": -1})
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_formats_are_what_was_asked_for(server, format):
+    body = drawn(server, json={"prompt": "a", "output_format": format, "output_compression": 60})
+    assert body["output_format"] == format
+    assert opened(body["data"][0]["b64_json"]).format == format.upper()
+
+
+OPTIONS = {
+    "seed": 5,
+    "negative_prompt": "dogs",
+    "num_inference_steps": 3,
+    "guidance_scale": 4.5,
+    "true_cfg_scale": 2.0,
+    "sampler_name": "Euler",
+    "max_sequence_length": 77,
+    "loras": [{"name": "blue", "scale": 0.5}],
+}
+
+
+def test_options_stand_at_the_top_or_in_what_clients_nest(server):
+    asked = {"prompt": "a", "size": "64x64"}
+    answers = [
+        drawn(server, json={**asked, **OPTIONS}),
+        drawn(server, json={**asked, "extra_body": OPTIONS}),
+        drawn(server, json={**asked, "kwargs": json.dumps(OPTIONS)}),
+        drawn(server, json={**asked, "kwargs": OPTIONS}),
+        # What stands outside counts.
+        drawn(server, json={**asked, **OPTIONS, "kwargs": {"seed": 99}}),
+    ]
+    receipts = [body["data"][0]["receipt"] for body in answers]
+    assert all(receipt == receipts[0] for receipt in receipts)
+    assert receipts[0]["seed"] == 5 and receipts[0]["num_inference_steps"] == 3
+    assert receipts[0]["negative_prompt"] == "dogs" and receipts[0]["max_sequence_length"] == 77
+    assert receipts[0]["loras"] == [{"name": "blue", "scale": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "told"),
+    [
+        ({}, 4, "medium"),
+        ({"quality": "auto"}, 4, "medium"),
+        ({"quality": "low"}, 2, "low"),
+        ({"quality": "medium"}, 4, "medium"),
+        ({"quality": "high"}, 6, "high"),
+        ({"quality": "hd"}, 6, "high"),
+        ({"quality": "max"}, 12, "max"),
+        ({"quality": "high", "steps": 1}, 1, "high"),
+    ],
+)
+def test_quality_is_a_share_of_the_usual_steps(server, asked, steps, told):
+    body = drawn(server, json={"model": "a-painter", "prompt": "a", **asked})
+    assert body["data"][0]["receipt"]["num_inference_steps"] == steps
+    assert body["quality"] == told
+
+
+@pytest.mark.parametrize("size", ["128x32", "128*32", "128X32", "128 x 32", "128,32"])
+def test_a_size_may_be_written_as_any_client_does(server, size):
+    assert opened(drawn(server, json={"prompt": "a", "size": size})["data"][0]["b64_json"]).size == (128, 32)
+
+
+def test_width_and_height_count_before_the_size_that_clients_always_send(server):
+    body = drawn(server, json={"prompt": "a", "size": "1024*1024", "kwargs": '{"width": 80, "height": 48}'})
+    assert body["size"] == "80x48"
+
+
+def test_what_openai_and_xinference_send_besides_is_taken(server):
+    sent = {"user": "me", "safety_identifier": "x", "moderation": "low", "style": "vivid", "background": "opaque"}
+    drawn(server, json={"prompt": "a", **sent, "size": "auto", "kwargs": "{}", "partial_images": None, "stream": False})
+
+
+BAD = [
+    ({}, 422, "prompt"),
+    ({"prompt": ""}, 422, "prompt"),
+    ({"prompt": 5}, 422, "prompt"),
+    ({"prompt": ["a", "b"]}, 422, "prompt"),
+    ({"prompt": "a" * 32_001}, 422, "prompt"),
+    ({"prompt": "a", "n": 0}, 422, "n"),
+    ({"prompt": "a", "n": 17}, 422, "n"),
+    ({"prompt": "a", "n": "many"}, 422, "n"),
+    ({"prompt": "a", "size": "large"}, 422, "size"),
+    ({"prompt": "a", "size": "0x64"}, 422, "width"),
+    ({"prompt": "a", "size": "99999x64"}, 422, "width"),
+    ({"prompt": "a", "size": "64x"}, 422, "size"),
+    ({"prompt": "a", "size": [64, 64]}, 422, "size"),
+    ({"prompt": "a", "size": "4096x4096"}, 400, "size"),
+    ({"prompt": "a", "steps": 10**9}, 422, "num_inference_steps"),
+    ({"prompt": "a", "num_inference_steps": 0}, 422, "num_inference_steps"),
+    ({"prompt": "a", "guidance_scale": "nan"}, 422, "guidance_scale"),
+    ({"prompt": "a", "guidance_scale": -1}, 422, "guidance_scale"),
+    ({"prompt": "a", "strength": "inf"}, 422, "strength"),
+    ({"prompt": "a", "kwargs": '{"true_cfg_scale": NaN}'}, 422, "kwargs"),
+    ({"prompt": "a", "kwargs": "seed=5"}, 422, "kwargs"),
+    ({"prompt": "a", "kwargs": [1]}, 422, "kwargs"),
+    ({"prompt": "a", "kwargs": '{"sede": 5}'}, 422, "sede"),
+    ({"prompt": "a", "seed": 2**70}, 422, "seed"),
+    ({"prompt": "a", "seed": -5}, 422, "seed"),
+    ({"prompt": "a", "seed": [1, 2]}, 422, None),
+    ({"prompt": "a", "quality": "best"}, 422, "quality"),
+    ({"prompt": "a", "background": "transparent"}, 400, "background"),
+    ({"prompt": "a", "background": "pink"}, 422, "background"),
+    ({"prompt": "a", "output_format": "gif"}, 422, "output_format"),
+    ({"prompt": "a", "output_compression": 101}, 422, "output_compression"),
+    ({"prompt": "a", "response_format": "file"}, 422, "response_format"),
+    ({"prompt": "a", "partial_images": 4, "stream": True}, 422, "partial_images"),
+    ({"prompt": "a", "stream": True, "background": True}, 400, "stream"),
+    ({"prompt": "a", "request_id": "two words"}, 422, "request_id"),
+    ({"prompt": "a", "loras": [{"nam": "x"}]}, 422, "loras"),
+    ({"prompt": "a", "image": "AAAA"}, 422, "images"),
+    ({"prompt": "a", "guidence_scale": 3}, 422, "guidence_scale"),
+    ({"prompt": "a", "model": 5}, 422, "model"),
+    ({"prompt": "a", "model": "nowhere"}, 404, "model"),
+    ({"prompt": "a", "model": "b-editor"}, 400, "model"),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "param"), BAD, ids=lambda value: str(value)[:50])
+def test_what_cannot_be_drawn_is_refused_before_a_step_is_taken(server, journal, body, status, param):
+    before = len(journal)
+    assert_refused(server.post(GENERATIONS, json=body), status, param)
+    assert len(journal) == before
+
+
+def test_a_misspelt_field_is_told_the_nearest(server):
+    told = assert_refused(server.post(GENERATIONS, json={"prompt": "a", "guidence_scale": 3}), 422)
+    assert told == "There is no field 'guidence_scale'; did you mean 'guidance_scale'?"
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, EDITS, VARIATIONS, INPAINTING])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"prompt": NaN}', b"\xff"])
+def test_what_is_no_json_object_is_refused(server, path, body):
+    assert_refused(server.post(path, content=body), 422)
+
+
+NESTED = json.loads("[" * 900 + "]" * 900)
+ODD = (-1, 2**70, 1.5, True, "odd", "", [], {}, [None], [5, "a"], {"text": 5}, [{"image": 5}], "\0", NESTED)
+FIELDS = {
+    GENERATIONS: [*Ask.model_fields, *Drawing.model_fields, *ALIASES, "kwargs", "extra_body"],
+    "/sdapi/v1/txt2img": [*Text2Image.model_fields, *UNSERVED],
+    "/sdapi/v1/img2img": list(Image2Image.model_fields),
+}
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_any_field_may_hold_anything_and_is_taken_or_refused(server, path):
+    whole = {"prompt": "a", "steps": 1, "init_images": [as_uri(filled()).partition(",")[2]]}
+    whole = whole if path.startswith("/sdapi") else {"prompt": "a"}
+    for name in FIELDS[path]:
+        for value in ODD:
+            answer = server.post(path, json={**whole, name: value})
+            assert answer.status_code in (200, 202) or 400 <= answer.status_code < 500, (
+                name,
+                str(value)[:60],
+                answer.text,
+            )
+            if answer.status_code >= 400:
+                assert answer.json()["detail"] and answer.json()["error"]["param"], (name, str(value)[:60], answer.text)
+    assert server.post(path, json=whole).status_code == 200
+
+
+# ------------------------------------------------------------------------------------------------- models
+
+
+def test_without_a_name_the_first_model_that_can_is_asked(server):
+    assert drawn(server, json={"prompt": "a"})["data"][0]["receipt"]["num_inference_steps"] == 4
+    body = drawn(server, VARIATIONS, files={"image": filled()})
+    assert body["data"][0]["receipt"]["task"] == "image2image"
+
+
+def test_a_model_that_only_changes_whole_pictures_says_so(server):
+    asked = {"data": {"model": "b-editor", "prompt": "a"}, "files": {"image": filled(), "mask": filled("white")}}
+    told = assert_refused(server.post(EDITS, **asked), 400, "mask")
+    assert told == "Model b-editor takes no mask: it changes pictures as a whole; leave the mask out."
+
+
+# -------------------------------------------------------------------------------------------------- edits
+
+
+@pytest.mark.parametrize("name", ["image", "image[]", "images", "images[]"])
+def test_a_picture_to_edit_comes_under_any_of_its_names(server, name):
+    body = drawn(server, EDITS, data={"prompt": "sea", "n": "2", "seed": "7"}, files=[(name, ("a.png", filled("red")))])
+    assert len(body["data"]) == 2 and body["size"] == "64x48"
+    left, right = corners(opened(body["data"][0]["b64_json"]))
+    assert is_near(left, blended((255, 0, 0), painted_colour("sea"))) and left == right
+    assert body["usage"]["input_tokens_details"]["image_tokens"] == 64 * 48 // 256
+
+
+def test_edits_may_be_json_with_pictures_in_it(server):
+    uri = as_uri(filled("red"))
+    wanted = drawn(server, EDITS, data={"prompt": "sea"}, files={"image": filled("red")})["data"][0]["b64_json"]
+    for given in (uri, [uri], uri.partition(",")[2], {"image_url": uri}, [{"image_url": {"url": uri}}]):
+        body = drawn(server, EDITS, json={"prompt": "sea", "images": given})
+        assert body["data"][0]["b64_json"] == wanted
+
+
+def test_no_picture_is_fetched_unless_that_is_allowed(server):
+    asked = {"prompt": "a", "image": "http://127.0.0.1/x.png"}
+    assert "CLUSTER_FETCH_URLS" in assert_refused(server.post(EDITS, json=asked), 400, "image")
+
+
+def test_several_pictures_come_in_their_order(server):
+    files = [("image[]", ("a.png", filled("red"))), ("image[]", ("b.png", filled("blue")))]
+    first = drawn(server, EDITS, data={"prompt": "a"}, files=files)["data"][0]["b64_json"]
+    other = drawn(server, EDITS, data={"prompt": "a"}, files=files[::-1])["data"][0]["b64_json"]
+    assert corners(opened(first))[0][0] > corners(opened(other))[0][0]
+
+
+CLEAR, SOLID = (0, 0, 0, 0), (0, 0, 0, 255)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "mask", "painted"),
+    [
+        # Transparent is drawn anew.
+        (EDITS, "mask", half(CLEAR, SOLID, mode="RGBA"), "left"),
+        (EDITS, "mask", half(SOLID, CLEAR, mode="RGBA"), "right"),
+        # Transparent nowhere: white is drawn anew.
+        (EDITS, "mask", half("white", "black"), "left"),
+        (EDITS, "mask", half(0, 255, mode="L"), "right"),
+        (EDITS, "mask", half((255, 255, 255, 255), SOLID, mode="RGBA"), "left"),
+        (INPAINTING, "mask_image", half("white", "black"), "left"),
+        (INPAINTING, "mask_image", half("black", "white"), "right"),
+        (INPAINTING, "mask", half("black", "white", size=(32, 24)), "right"),
+    ],
+)
+def test_a_mask_says_what_is_drawn_anew_in_its_dialects_way(server, path, name, mask, painted):
+    files = {"image": filled("red"), name: mask}
+    body = drawn(server, path, data={"prompt": "sea"}, files=files)
+    assert body["data"][0]["receipt"]["task"] == "inpainting"
+    new, old = painted_colour("sea"), (255, 0, 0)
+    assert corners(opened(body["data"][0]["b64_json"])) == ((new, old) if painted == "left" else (old, new))
+
+
+def test_a_variation_needs_neither_prompt_nor_model(server):
+    body = drawn(server, VARIATIONS, files={"image": filled("red")})
+    assert is_near(corners(opened(body["data"][0]["b64_json"]))[0], blended((255, 0, 0), painted_colour("")))
+
+
+def test_a_variation_with_a_prompt_is_xinferences(server):
+    data = {"model": "a-painter", "prompt": "sea", "negative_prompt": "", "kwargs": '{"strength": 1.0, "seed": 4}'}
+    body = drawn(server, VARIATIONS, data=data, files={"image": filled("red")})
+    assert corners(opened(body["data"][0]["b64_json"]))[0] == painted_colour("sea") and body["data"][0]["seed"] == 4
+
+
+def head_of_png(width: int, height: int) -> bytes:
+    """All that says how large a picture is, and nothing of the picture."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(b"\0" * 1000)
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, body)]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("image", "status"),
+    [
+        (b"", 422),
+        (b"no picture", 422),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422),
+        (b"%!PS-Adobe-3.0 EPSF-3.0", 422),
+        (filled()[:20], 422),
+        (b"RIFF\x10\0\0\0WAVEfmt ", 422),
+        (filled()[:-30], 400),
+        (head_of_png(12_000, 12_000), 413),
+        (head_of_png(60_000, 60_000), 413),
+        (head_of_png(0, 5), 422),
+        (filled() + b"\0" * 20_000_000, 413),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_no_picture_or_too_much_of_one_is_refused(server, image, status):
+    files = [("image", ("a.png", image))]
+    assert_refused(server.post(EDITS, data={"prompt": "a"}, files=files), status, "image")
+    drawn(server, EDITS, data={"prompt": "a"}, files={"image": filled()})
+
+
+def test_pictures_are_counted_together(server):
+    files = [("image[]", ("a.png", head_of_png(7000, 7000)))] * 3
+    told = assert_refused(server.post(EDITS, data={"prompt": "a"}, files=files), 413, "image")
+    assert told == "The pictures of the request have 147.0 million pixels or more, 100.0 million are allowed."
+
+
+def test_a_bad_mask_is_told_by_its_name(server):
+    for path, name in ((EDITS, "mask"), (INPAINTING, "mask_image")):
+        files = {"image": filled(), name: b"no mask"}
+        assert_refused(server.post(path, data={"prompt": "a"}, files=files), 422, name)
+        files[name] = head_of_png(60_000, 60_000)
+        assert_refused(server.post(path, data={"prompt": "a"}, files=files), 413, name)
+
+
+def test_forms_that_do_not_fit_are_refused(server):
+    image = {"image": filled()}
+    assert_refused(server.post(EDITS, data={"prompt": "a"}), 422, "image")
+    assert_refused(server.post(EDITS, files=image), 422, "prompt")
+    assert_refused(server.post(EDITS, data={"prompt": "a", "imaeg": "x"}, files=image), 422, "imaeg")
+    assert_refused(server.post(EDITS, data={"prompt": "a", "seed": "one"}, files=image), 422, "seed")
+    assert_refused(server.post(EDITS, data={"prompt": "a"}, files={**image, "user": b"x"}), 422, "user")
+    assert_refused(server.post(INPAINTING, data={"prompt": "a"}, files=image), 422, "mask_image")
+    assert_refused(server.post(EDITS, data={"prompt": "a"}, files=[("image", ("a", filled()))] * 21), 400)
+    assert_refused(server.post(EDITS, data={"prompt": "a"}, files=[("image", ("a", filled()))] * 17), 422, "images")
+    torn = {"content-type": "multipart/form-data; boundary=x"}
+    assert_refused(server.post(EDITS, content=b"--x\r\nnonsense\r\n\r\nx\r\n--x--", headers=torn), 400)
+    assert_refused(server.post(EDITS, content=b"--x", headers={"content-type": "multipart/form-data"}), 400)
+
+
+# ------------------------------------------------------------------------------------------------ streams
+
+
+def events_of(response: httpx.Response) -> list[tuple[str, dict[str, Any]]]:
+    found = []
+    for block in response.read().decode().split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            found.append((lines["event"], json.loads(lines["data"])))
+    return found
+
+
+SLOW = {"model": "c-slow", "prompt": "sea", "steps": 4, "stream": True}
+
+
+@pytest.mark.parametrize("previews", [0, 1, 2, 3])
+def test_a_stream_shows_as_many_previews_as_were_asked_for(server, previews):
+    with server.stream("POST", GENERATIONS, json={**SLOW, "partial_images": previews}) as response:
+        assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
+        events = events_of(response)
+    assert [name for name, _ in events] == ["image_generation.partial_image"] * previews + [
+        "image_generation.completed"
+    ]
+    assert [told["type"] for _, told in events] == [name for name, _ in events]
+    assert [told["partial_image_index"] for _, told in events[:-1]] == list(range(previews))
+    for _, told in events[:-1]:
+        assert opened(told["b64_json"]).format == told["output_format"].upper() == "JPEG"
+        assert told.keys() >= {"created_at", "size", "quality", "background"}
+    whole = drawn(server, json={**SLOW, "stream": False})["data"][0]
+    assert opened(events[-1][1]["b64_json"]).tobytes() == opened(whole["b64_json"]).tobytes()
+    assert events[-1][1]["usage"]["total_tokens"] == 1 + 16 and events[-1][1]["size"] == "64x64"
+
+
+def test_a_stream_of_an_edit_has_the_names_of_edits(server):
+    form = {"model": "a-painter", "prompt": "sea", "stream": "true", "n": "2"}
+    with server.stream("POST", EDITS, data=form, files={"image": filled()}) as response:
+        events = events_of(response)
+    assert [name for name, _ in events] == ["image_edit.completed"] * 2
+    assert [told["seed"] for _, told in events] == [7, 8]
+    assert [told["usage"]["input_tokens"] for _, told in events] == [1 + 12, 0]
+
+
+def test_what_fails_before_anything_was_shown_is_an_error_like_any_other(server):
+    failing = {"model": "c-slow", "prompt": "told to fail", "stream": True}
+    answer = server.post(GENERATIONS, json=failing)
+    assert answer.status_code == 500 and "told to fail" in answer.json()["detail"]
+    assert_refused(server.post(GENERATIONS, json={**failing, "size": "4096x4096"}), 400, "size")
+
+
+def test_what_fails_later_is_an_event(server):
+    failing = {"model": "c-slow", "prompt": "told to fail", "stream": True, "steps": 4, "partial_images": 3}
+    with server.stream("POST", GENERATIONS, json=failing) as response:
+        assert response.status_code == 200
+        events = events_of(response)
+    assert [name for name, _ in events] == ["image_generation.partial_image", "error"]
+    assert events[-1][1]["type"] == "error" and "told to fail" in events[-1][1]["error"]["message"]
+    assert events[-1][1]["error"]["code"] == "inference_failed"
+
+
+def test_a_silent_stream_is_kept_alive(live, server):
+    with (
+        painting(live, "d-silent", step_seconds=4.0, steps=1),
+        server.stream("POST", GENERATIONS, json={"model": "d-silent", "prompt": "a", "stream": True}) as response,
+    ):
+        assert response.read().startswith(b": still at work\n\nevent: image_generation.completed\n")
+
+
+def test_views_are_told_when_they_change_and_at_every_beat() -> None:
+    async def told() -> list[int | None]:
+        asking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answers = [None, View(1, "running", 0.1), View(1, "running", 0.1), View(2, "running", 0.2)]
+
+        async def watch(seen: int, wait_s: float) -> View | None:
+            if not answers:
+                await asyncio.sleep(wait_s / 2)
+                asking.set_result(None)
+                return None
+            return answers.pop(0)
+
+        return [view and view.version async for view in views(asking, watch, 0.05)]
+
+    assert asyncio.run(told()) == [None, 1, None, 2]
+
+
+# ------------------------------------------------------------------------------- progress, abort, disconnect
+
+
+def test_a_request_is_followed_and_stopped_by_the_id_it_was_given(server, slow_journal):
+    asked = {"model": "c-slow", "prompt": "abort me", "steps": 50, "kwargs": json.dumps({"request_id": "mine-1"})}
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(server.post, GENERATIONS, json=asked)
+        ran = slow_journal.wait_for("abort me", 2)
+        seen = server.get("/v1/requests/mine-1/progress").json()
+        assert seen["state"] == "running" and seen["stage"] == "denoising" and seen["steps"] == 50
+        assert seen["progress"] == pytest.approx(seen["step"] / 50) and seen["step"] in (ran, ran + 1)
+        twice = assert_refused(server.post(GENERATIONS, json=asked), 409, "request_id")
+        assert twice == "Duplicate request id: mine-1"
+        ran = slow_journal.wait_for("abort me", ran)
+        stopped = server.post("/v1/models/c-slow/requests/mine-1/abort", json={"block_duration": 30})
+        assert stopped.json() == {"msg": "DONE"}
+        assert assert_refused(answer.result(), 409) == "The request has been cancelled: mine-1"
+    assert slow_journal.after("abort me", 3 * STEP_S) <= ran + 1
+    assert server.get("/v1/requests/mine-1/progress").json()["state"] == "cancelled"
+    # Its id is refused for a while.
+    assert_refused(server.post(GENERATIONS, json=asked), 409)
+    assert slow_journal.steps("abort me") <= ran + 1
+
+
+def test_the_progress_of_what_nobody_asked_for_is_a_404(server):
+    told = assert_refused(server.get("/v1/requests/never/progress"), 404)
+    assert told == "No request 'never' is known."
+
+
+def test_what_is_done_is_wholly_done(server):
+    drawn(server, json={"prompt": "a", "request_id": "mine-2"})
+    seen = server.get("/v1/requests/mine-2/progress").json()
+    assert seen["progress"] == 1.0 and seen["state"] == "done"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_at_most_one_step_is_taken_after_the_client_has_left(live, server, slow_journal, stream):
+    prompt = f"leaves {stream}"
+    asked = {"model": "c-slow", "prompt": prompt, "steps": 8}
+    asked |= {"stream": True, "partial_images": 3} if stream else {}
+    leaver = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+    leaver.request("POST", GENERATIONS, json.dumps(asked), {"content-type": "application/json"})
+    if stream:
+        answer = leaver.getresponse()
+        assert answer.readline() == b"event: image_generation.partial_image\n"
+    ran = slow_journal.wait_for(prompt, 2)
+    assert leaver.sock is not None
+    leaver.sock.shutdown(socket.SHUT_RDWR)
+    assert ran < 6 and slow_journal.after(prompt, 3 * STEP_S) <= ran + 1
+    until(lambda: drawn(server, json={"model": "c-slow", "prompt": "next", "steps": 1}), within=5)
+
+
+@pytest.mark.slow
+def test_two_hundred_that_leave_at_random_leave_nothing_behind(live, server):
+    """And every picture that somebody waits for is right."""
+    seeds = random.Random(0)
+    wanted = {
+        seed: opened(drawn(server, json={"prompt": "sea", "seed": seed})["data"][0]["b64_json"]) for seed in range(4)
+    }
+    with painting(live, "d-many", step_seconds=0.01, steps=8):
+
+        def one(number: int) -> bool:
+            asked = {"model": "d-many", "prompt": "sea", "seed": number % 4, "stream": number % 3 == 0}
+            if number % 2:
+                with httpx.Client(base_url=live.url, timeout=60) as stayer:
+                    rows = drawn(stayer, json={**asked, "stream": False})["data"]
+                return opened(rows[0]["b64_json"]).tobytes() == wanted[number % 4].tobytes()
+            leaver = http.client.HTTPConnection("127.0.0.1", live.port, timeout=30)
+            leaver.request("POST", GENERATIONS, json.dumps(asked), {"content-type": "application/json"})
+            time.sleep(seeds.random() * 0.3)
+            leaver.sock.shutdown(socket.SHUT_RDWR)
+            return True
+
+        with ThreadPoolExecutor(16) as threads:
+            assert all(threads.map(one, range(400)))
+        # Nothing is left that would delay what comes now.
+        started = time.monotonic()
+        drawn(server, json={"model": "d-many", "prompt": "sea"})
+        assert time.monotonic() - started < 1

@@ -1,0 +1,640 @@
+"""Every route from outside: who gets in, what a bad body is answered, and the id that a request keeps."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster import Client, errors
+from deployments.text.http import tei
+from tests.live import ROOT, LiveCluster, until
+
+#: Tags of the routes that ask a model.
+SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "generic"}
+#: Those of routes for pictures, whose bodies and bad bodies are in tests of their own.
+DRAWING = {"images", "sdapi"}
+#: What reads pages; the same holds for it.
+READING = {"ocr"}
+#: Without a key, for whoever knows a name that cannot be guessed.
+FILE = "/v1/files/{name}"
+PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth"}
+
+#: A body that each inference route answers.
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"model": "minilm", "input": "a"},
+    "/embeddings": {"model": "minilm", "input": "a"},
+    "/embeddings_image": {"model": "letters", "input": "AAEC"},
+    "/embeddings_audio": {"model": "letters", "input": "AAEC"},
+    "/v1/embed": {"model": "minilm", "texts": ["a"]},
+    "/v2/embed": {"model": "minilm", "texts": ["a"]},
+    "/v1/convert_ids_to_tokens": {"model": "minilm", "input": [101]},
+    "/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/v1/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/v2/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/vllm/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/classify": {"model": "letters", "input": ["a"]},
+    "/v1/classify": {"model": "letters", "input": ["a"]},
+    "/score": {"model": "reranker", "text_1": "a", "text_2": ["a", "b"]},
+    "/v1/score": {"model": "minilm", "queries": ["a", "b"], "documents": ["a", "b"]},
+    "/pooling": {"model": "minilm", "input": "a"},
+    "/embed": {"model": "minilm", "inputs": "a"},
+    "/embed_all": {"model": "letters", "inputs": "a"},
+    "/embed_sparse": {"model": "letters", "inputs": "a"},
+    "/predict": {"model": "letters", "inputs": "a"},
+    "/similarity": {"model": "minilm", "inputs": {"source_sentence": "a", "sentences": ["a"]}},
+    "/tokenize": {"model": "letters", "inputs": "a"},
+    "/decode": {"model": "letters", "ids": [97]},
+    "/v1/infer": {"model": "routes", "items": ["a"]},
+}
+ABORT = "/v1/models/{uid}/requests/{request_id}/abort"
+
+
+def unfit(path: str) -> int:
+    """The status for a body that does not fit: OpenAI's where OpenAI's clients ask."""
+    return 400 if "/embeddings" in path else 422
+
+
+@pytest.fixture(scope="module")
+def server(live: LiveCluster, embedder: str, reranker: str, letters: str) -> Iterator[httpx.Client]:
+    with live.client() as client:
+        client.launch_model("echo", model_uid="routes")
+        with httpx.Client(base_url=live.url, timeout=10) as http:
+            yield http
+        client.terminate_model("routes")
+
+
+@pytest.fixture(scope="module")
+def described(live: LiveCluster) -> dict[str, dict[str, Any]]:
+    return live.get("/openapi.json").json()["paths"]
+
+
+def assert_refused(answer: httpx.Response, status: int, param: str | None = None) -> dict[str, Any]:
+    """Both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
+    assert answer.status_code == status, answer.text[:300]
+    body = answer.json()
+    if answer.url.path in tei.PATHS:
+        assert body.keys() == {"error", "error_type", "code", "param"}
+        told = {"message": body["error"], "type": "invalid_request_error", "param": body["param"], "code": body["code"]}
+        body = {"detail": body["error"], "error": told}
+    assert isinstance(body["detail"], str) and body["detail"]
+    assert body["error"].keys() == {"message", "type", "param", "code"}
+    assert body["error"]["message"] == body["detail"]
+    assert body["error"]["type"] == "invalid_request_error"
+    assert body["error"]["code"] in errors.every_error()
+    assert param is None or body["error"]["param"] == param, body["error"]
+    assert answer.headers["x-request-id"]
+    return body
+
+
+def assert_serves(server: httpx.Client, path: str) -> None:
+    answer = server.post(path, json=GOOD[path])
+    assert answer.status_code == 200 and answer.json(), answer.text
+
+
+# ------------------------------------------------------------------------------------------------ bodies
+
+
+def test_the_table_below_has_every_inference_route(described):
+    found = {path for path, calls in described.items() if SERVING & set(calls.get("post", {}).get("tags", ()))}
+    assert found - {ABORT} == GOOD.keys()
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_what_is_no_json_object_is_refused(server, path):
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"5",
+        b'"text"',
+        b"\xff\xfe{}",
+        b'{"model": NaN}',
+        b'{"model": 1e999}',
+        b'{"model": "\xff"}',
+        b'{"model": "\\ud800"}',
+        b"[" * 50_000,
+        b'{"model":' * 2000 + b"1" + b"}" * 2000,
+        b"model=minilm&input=a",
+    ):
+        assert_refused(server.post(path, content=body), unfit(path))
+    assert_serves(server, path)
+
+
+MINILM = GOOD["/v1/embeddings"]
+NESTED = json.loads("[" * 900 + "]" * 900)
+BAD_EMBEDDINGS = [
+    ({"model": "minilm"}, "input"),
+    ({**MINILM, "input": None}, "input"),
+    ({**MINILM, "input": []}, "input"),
+    ({**MINILM, "input": 5}, "input"),
+    ({**MINILM, "input": {}}, "input"),
+    ({**MINILM, "input": {"text": 5}}, "input"),
+    ({**MINILM, "input": [None]}, "input"),
+    ({**MINILM, "input": [[]]}, "input"),
+    ({**MINILM, "input": ["a", 1]}, "input"),
+    ({**MINILM, "input": [1, 2.5]}, "input"),
+    ({**MINILM, "input": [True]}, "input"),
+    ({**MINILM, "input": [[1], ["a"]]}, "input"),
+    ({**MINILM, "input": [-1]}, "input"),
+    ({**MINILM, "input": [2**31]}, "input"),
+    ({**MINILM, "input": [10**30]}, "input"),
+    ({**MINILM, "input": NESTED}, "input"),
+    ({**MINILM, "input": ["a"] * 2049}, None),
+    ({**MINILM, "model": 5}, "model"),
+    ({**MINILM, "model": ["minilm"]}, "model"),
+    ({**MINILM, "model": "reranker"}, "model"),
+    ({**MINILM, "dimensions": -1}, "dimensions"),
+    ({**MINILM, "dimensions": "64"}, "dimensions"),
+    ({**MINILM, "dimensions": 1.5}, "dimensions"),
+    ({**MINILM, "dimensions": True}, "dimensions"),
+    ({**MINILM, "dimensions": 385}, "dimensions"),
+    ({**MINILM, "dimensions": 2**62}, "dimensions"),
+    ({**MINILM, "dimensions": 10**30}, "dimensions"),
+    ({**MINILM, "dimensions": NESTED}, "dimensions"),
+    ({**MINILM, "encoding_format": "hex"}, "encoding_format"),
+    ({**MINILM, "encoding_format": ["float"]}, "encoding_format"),
+    ({**MINILM, "input": {"image": "AAEC"}}, "model"),
+    ({**MINILM, "input": {"text": "a", "image": "AAEC"}}, "input"),
+    ({**MINILM, "modality": "image"}, "model"),
+    ({**MINILM, "modality": "smell"}, "modality"),
+    ({**MINILM, "modality": 5}, "modality"),
+    ({**MINILM, "output_dtype": "int4"}, "output_dtype"),
+    ({**MINILM, "embedding_type": ["float", 5]}, "embedding_type"),
+    ({**MINILM, "return_sparse": 1}, "return_sparse"),
+    ({**MINILM, "late_chunking": "yes"}, "late_chunking"),
+    ({**MINILM, "truncate_prompt_tokens": "all"}, "truncate_prompt_tokens"),
+    ({**MINILM, "normalize": "yes"}, "normalize"),
+    ({**MINILM, "prompt_name": 5}, "prompt_name"),
+    ({**MINILM, "prompt_name": "no-such-prompt"}, "prompt_name"),
+    ({**MINILM, "truncate": 5}, "truncate"),
+    ({**MINILM, "truncate": "MAYBE"}, "truncate"),
+    ({**MINILM, "input": "word " * 300, "truncate": "NONE"}, "input"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), BAD_EMBEDDINGS, ids=lambda value: str(value)[:60])
+def test_a_bad_embedding_request_is_a_400(server, body, param):
+    for path in ("/v1/embeddings", "/embeddings"):
+        assert_refused(server.post(path, json=body), 400, param)
+        assert_serves(server, path)
+
+
+RERANKER = GOOD["/v1/rerank"]
+COHERE = GOOD["/v2/embed"]
+TOKENS = GOOD["/v1/convert_ids_to_tokens"]
+INFER = GOOD["/v1/infer"]
+BAD_OTHERS = [
+    ("/v1/rerank", {}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": None}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": "a"}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": []}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": [1]}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": [{}]}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": [{"text": None}]}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": NESTED}, "documents"),
+    ("/v1/rerank", {**RERANKER, "documents": [{"text": "a", "x": NESTED}], "return_documents": True}, "documents"),
+    ("/v1/rerank", {**RERANKER, "query": None}, "query"),
+    ("/v1/rerank", {**RERANKER, "query": ["a"]}, "query"),
+    ("/v1/rerank", {**RERANKER, "query": {"text": 5}}, "query"),
+    ("/v1/rerank", {**RERANKER, "model": {}}, "model"),
+    ("/v1/rerank", {**RERANKER, "top_n": 0}, "top_n"),
+    ("/v1/rerank", {**RERANKER, "top_n": "2"}, "top_n"),
+    ("/v1/rerank", {**RERANKER, "top_n": 10**30}, "top_n"),
+    ("/v1/rerank", {**RERANKER, "top_n": NESTED}, "top_n"),
+    ("/v1/rerank", {**RERANKER, "top_k": -1}, "top_k"),
+    ("/v1/rerank", {**RERANKER, "return_documents": "yes"}, "return_documents"),
+    ("/v1/rerank", {**RERANKER, "return_documents": NESTED}, "return_documents"),
+    ("/v1/rerank", {**RERANKER, "return_len": 1}, "return_len"),
+    ("/v1/rerank", {**RERANKER, "raw_scores": 0}, "raw_scores"),
+    ("/v1/rerank", {**RERANKER, "truncate": []}, "truncate"),
+    ("/v1/rerank", {**RERANKER, "truncate": "MAYBE"}, "truncate"),
+    ("/v1/rerank", {**RERANKER, "long_documents": "burn"}, "long_documents"),
+    ("/v1/rerank", {**RERANKER, "max_chunks_per_doc": 0}, "max_chunks_per_doc"),
+    ("/v1/rerank", {**RERANKER, "max_tokens_per_doc": "4096"}, "max_tokens_per_doc"),
+    ("/v1/rerank", {**RERANKER, "kwargs": "{"}, "kwargs"),
+    ("/v1/rerank", {**RERANKER, "kwargs": "5"}, "kwargs"),
+    ("/v1/rerank", {**RERANKER, "kwargs": "[[1]]"}, "kwargs"),
+    ("/v1/rerank", {**RERANKER, "kwargs": [1]}, "kwargs"),
+    ("/rerank", {"query": "a", "texts": "a"}, "texts"),
+    ("/rerank", {"query": "a", "texts": ["a"], "return_text": "yes"}, "return_text"),
+    ("/v2/rerank", {**RERANKER, "documents": []}, "documents"),
+    ("/vllm/rerank", {**RERANKER, "query": 1}, "query"),
+    ("/v2/embed", {"model": "minilm"}, "texts"),
+    ("/v2/embed", {**COHERE, "texts": []}, "texts"),
+    ("/v2/embed", {**COHERE, "texts": "a"}, "texts"),
+    ("/v2/embed", {**COHERE, "texts": [1]}, "texts"),
+    ("/v2/embed", {"model": "minilm", "inputs": [{}]}, "inputs"),
+    ("/v2/embed", {"model": "minilm", "inputs": [{"content": [{"type": "image_url"}]}]}, "inputs"),
+    ("/v2/embed", {"model": "minilm", "inputs": [{"content": [{"type": "text", "text": 5}]}]}, "inputs"),
+    ("/v2/embed", {**COHERE, "model": 5}, "model"),
+    ("/v2/embed", {**COHERE, "embedding_types": 5}, "embedding_types"),
+    ("/v2/embed", {**COHERE, "embedding_types": "float"}, "embedding_types"),
+    ("/v2/embed", {**COHERE, "embedding_types": [5]}, "embedding_types"),
+    ("/v2/embed", {**COHERE, "embedding_types": ["int4"]}, "embedding_types"),
+    ("/v2/embed", {"model": "minilm", "images": [5]}, "images"),
+    ("/v2/embed", {"model": "minilm", "inputs": []}, "inputs"),
+    ("/v1/embed", {**COHERE, "truncate": "MIDDLE"}, "truncate"),
+    ("/v2/embed", {**COHERE, "output_dimension": "x"}, "output_dimension"),
+    ("/v1/convert_ids_to_tokens", {"model": "minilm"}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": 5}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": ["a"]}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": [-1]}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": [True]}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": [10**15]}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": ["9" * 30]}, "input"),
+    ("/v1/convert_ids_to_tokens", {**TOKENS, "input": [[1], 2]}, "input"),
+    ("/v1/infer", {"model": "routes"}, "items"),
+    ("/v1/infer", {**INFER, "items": None}, "items"),
+    ("/v1/infer", {**INFER, "items": "a"}, "items"),
+    ("/v1/infer", {**INFER, "model": 5}, "model"),
+    ("/v1/infer", {**INFER, "ability": []}, "ability"),
+    ("/v1/infer", {**INFER, "params": [1]}, "params"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), BAD_OTHERS, ids=lambda value: str(value)[:60])
+def test_a_body_that_does_not_fit_is_a_422(server, path, body, param):
+    assert assert_refused(server.post(path, json=body), 422, param)["error"]["code"] == "invalid_body"
+    assert_serves(server, path)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rerank", {**RERANKER, "rank_fields": ["title"]}),
+        ("/v1/rerank", {**RERANKER, "kwargs": '{"mood": "good"}'}),
+        ("/v1/rerank", {**RERANKER, "documents": ["a"] * 2049}),
+        ("/v1/rerank", {**RERANKER, "model": "minilm"}),
+        ("/v2/embed", {**COHERE, "output_dimension": 385}),
+        ("/v2/embed", {"model": "minilm", "images": ["AAEC"]}),
+        ("/v2/embed", {**COHERE, "max_tokens": 5}),
+        ("/v1/convert_ids_to_tokens", {**TOKENS, "model": "reranker"}),
+        ("/v1/infer", {"items": ["a"]}),
+        ("/v1/infer", {**INFER, "ability": "embed"}),
+        ("/v1/infer", {**INFER, "items": ["bad"]}),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_fits_but_cannot_be_done_is_a_400(server, path, body):
+    assert_refused(server.post(path, json=body), 400)
+    assert_serves(server, path)
+
+
+#: What each route knows, with a value that it takes; a wrong one of any of these is refused by its name.
+FIELDS: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {
+        "input": ["a"],
+        "model": "letters",
+        "dimensions": 4,
+        "encoding_format": "float",
+        "output_dtype": "int8",
+        "normalize": True,
+        "prompt_name": "query",
+        "truncate": True,
+        "truncation_direction": "Left",
+        "truncate_prompt_tokens": 512,
+        "return_sparse": False,
+        "return_multivector": False,
+        "late_chunking": False,
+        "endianness": "little",
+        "modality": "text",
+    },
+    "/v2/embed": {
+        "texts": ["a"],
+        "model": "letters",
+        "embedding_types": ["float"],
+        "output_dimension": 4,
+        "max_tokens": 512,
+        "truncate": "END",
+        "input_type": "search_query",
+    },
+    "/v1/rerank": {
+        "query": "a",
+        "documents": ["a"],
+        "model": "letters",
+        "top_n": 1,
+        "return_documents": True,
+        "return_len": True,
+        "raw_scores": True,
+        "truncate": True,
+        "max_tokens_per_doc": 16,
+        "max_chunks_per_doc": 2,
+        "long_documents": "truncate",
+        "kwargs": "{}",
+    },
+    "/classify": {"input": ["a"], "model": "letters", "raw_scores": True, "truncate": True},
+    "/v1/classify": {"input": ["a"], "model": "letters", "use_activation": True},
+    "/score": {"text_1": "a", "text_2": ["a"], "model": "letters", "use_activation": True, "truncate": True},
+    "/pooling": {
+        "input": ["a"],
+        "model": "letters",
+        "task": "embed",
+        "encoding_format": "float",
+        "embed_dtype": "float32",
+        "dimensions": 4,
+        "use_activation": True,
+    },
+    "/embed": {
+        "inputs": ["a"],
+        "model": "letters",
+        "normalize": True,
+        "dimensions": 4,
+        "prompt_name": "query",
+        "truncate": True,
+        "truncation_direction": "Right",
+    },
+    "/predict": {"inputs": "a", "model": "letters", "raw_scores": True, "truncate": True},
+    "/similarity": {"inputs": {"source_sentence": "a", "sentences": ["a"]}, "model": "letters", "parameters": {}},
+    "/tokenize": {"inputs": "a", "model": "letters", "add_special_tokens": True, "prompt_name": "query"},
+    "/decode": {"ids": [97], "model": "letters", "skip_special_tokens": True},
+}
+ODD = (
+    -1,
+    2**70,
+    1.5,
+    True,
+    "odd",
+    "",
+    [],
+    {},
+    [None],
+    [5, "a"],
+    [[[]]],
+    {"text": 5},
+    {"odd": {}},
+    [{"image": 5}],
+    NESTED,
+)
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_any_field_may_hold_anything_and_is_taken_or_named(server, path):
+    whole = FIELDS[path]
+    assert server.post(path, json=whole).status_code == 200
+    for name in whole:
+        for value in ODD:
+            answer = server.post(path, json={**whole, name: value})
+            if answer.status_code != 200:
+                assert 400 <= answer.status_code < 500, (name, str(value)[:60], answer.text)
+                told = answer.json()
+                param = told["param"] if path in tei.PATHS else told["error"]["param"]
+                inside = {"inputs": ("source_sentence", "sentences"), "kwargs": ("text", "odd")}.get(name, ())
+                assert param in (name, *inside), (name, str(value)[:60], told)
+    assert server.post(path, json=whole).status_code == 200
+
+
+def test_whatever_else_an_object_holds_stays_at_the_door(server):
+    odd = {"text": "a", "x": NESTED}
+    plain = server.post("/v1/embeddings", json=MINILM).json()["data"][0]["embedding"]
+    answer = server.post("/v1/embeddings", json={**MINILM, "input": [odd]})
+    assert answer.json()["data"][0]["embedding"] == pytest.approx(plain, abs=1e-5)
+    ranked = server.post("/v1/rerank", json={**RERANKER, "documents": [odd, "b"]})
+    assert [row["index"] for row in ranked.json()["results"]] == [0, 1]
+
+
+def test_items_nested_too_deeply_are_refused(server):
+    assert_refused(server.post("/v1/infer", json={**INFER, "items": [NESTED]}, timeout=3), 422, "items")
+
+
+@pytest.mark.parametrize("path", GOOD)
+def test_inference_on_an_unknown_uid_is_a_404(server, path):
+    body = assert_refused(server.post(path, json={**GOOD[path], "model": "nowhere"}), 404, "model")
+    assert body["error"]["code"] == "model_not_found" and "uid: nowhere" in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/status"),
+        ("GET", "/progress"),
+        ("GET", "/events"),
+        ("GET", "/logs"),
+        ("GET", "/replicas"),
+        ("POST", "/replicas"),
+        ("DELETE", "/replicas/0"),
+        ("POST", "/cancel"),
+        ("POST", "/scale"),
+    ],
+)
+@pytest.mark.parametrize("uid", ["nowhere", "%00", "%F0%9F%90%88", "x" * 300])
+def test_control_of_an_unknown_uid_is_a_400(server, method, path, uid):
+    answer = server.request(method, f"/v1/models/{uid}{path}", json={"replica": 1})
+    assert assert_refused(answer, 400)["error"]["code"] == "unknown_uid"
+
+
+def test_unknown_paths_and_methods_have_the_same_shape(server):
+    assert_refused(server.get("/nowhere"), 404)
+    assert_refused(server.put("/v1/models"), 405)
+    assert_refused(server.get("/v1/embeddings"), 405)
+
+
+def test_bad_query_parameters_have_the_same_shape(server):
+    assert_refused(server.get("/v1/models/minilm/status", params={"version": "new"}), 422)
+    assert_refused(server.get("/v1/models/minilm/status", params={"version": 1, "wait": "nan"}), 422)
+    assert_refused(server.post("/v1/models", params={"timeout": "nan"}, json={"model_name": "echo"}), 422)
+    assert_refused(server.post("/v1/embeddings", json=MINILM, headers={"x-request-timeout": "soon"}), 400)
+    assert_refused(server.post("/v1/embeddings", json=MINILM, headers={"x-request-timeout": "-1"}), 400)
+
+
+# -------------------------------------------------------------------------------------------- request ids
+
+
+def ids_of(answer: httpx.Response) -> set[str]:
+    return set(answer.headers.get_list("x-request-id", split_commas=True))
+
+
+def test_a_request_keeps_the_id_it_came_with(server):
+    given = {"x-request-id": "mine-1.2:3_4"}
+    answer = server.post("/v2/embed", json=COHERE, headers=given)
+    assert answer.json()["id"] == "mine-1.2:3_4"
+    unfit = server.post("/v2/embed", json={}, headers=given)
+    unknown = server.get("/nowhere", headers=given)
+    assert ids_of(answer) == ids_of(unfit) == ids_of(unknown) == {"mine-1.2:3_4"}
+
+
+def test_a_request_without_an_id_gets_one_of_its_own(server):
+    answers = [server.post("/v2/embed", json=COHERE) for _ in range(5)]
+    ids = [answer.json()["id"] for answer in answers]
+    assert len(set(ids)) == 5 and all(re.fullmatch(r"[\w.:-]{8,128}", id) for id in ids)
+    assert [ids_of(answer) for answer in answers] == [{id} for id in ids]
+
+
+@pytest.mark.parametrize("id", ["", "two words", "a" * 129, 'quote"', "né".encode()])
+def test_an_id_that_would_spoil_a_log_is_replaced(server, id):
+    answer = server.post("/v2/embed", json=COHERE, headers={"x-request-id": id})
+    assert re.fullmatch(r"[\w.:-]{8,128}", answer.json()["id"])
+
+
+def test_an_answer_says_its_id_once(server):
+    answer = server.get("/health", headers={"x-request-id": "mine-1"})
+    assert answer.headers.get_list("x-request-id") == ["mine-1"]
+
+
+# -------------------------------------------------------------------------------------------------- keys
+
+
+@pytest.fixture(scope="module")
+def admin(locked: LiveCluster) -> Iterator[Client]:
+    """`cluster up` makes the first key and keeps it for the user's own commands."""
+    (kept,) = (locked.home / "auth").iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    with locked.client(kept.read_text().strip()) as client:
+        uids = [client.launch_model("echo", model_uid=uid) for uid in ("first", "second")]
+        yield client
+        for uid in uids:
+            client.terminate_model(uid)
+
+
+def key_for(admin: Client, *scopes: str, models: list[str] | None = None) -> dict[str, Any]:
+    return admin.create_key(" ".join(scopes), scopes, models)
+
+
+@pytest.fixture(scope="module")
+def ask(locked: LiveCluster, admin: Client) -> Iterator[Callable[..., httpx.Response]]:
+    with httpx.Client(base_url=locked.url, timeout=30) as http:
+
+        def ask(method: str, path: str, key: str | None, body: Any = None) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
+            return http.request(method, path, headers=headers, json=body)
+
+        yield ask
+
+
+def every_call(described: dict[str, Any]) -> list[tuple[str, str]]:
+    """Method and path of each route, the undescribed ones too."""
+    hidden = [
+        path
+        for file in (ROOT / "deployments" / "ingress").glob("*.py")
+        for path in re.findall(r'@routes\.get\("([^"]+)"[^)]*include_in_schema=False', file.read_text())
+    ]
+    calls = [(method.upper(), path) for path, methods in described.items() for method in methods]
+    return calls + [("GET", path) for path in hidden]
+
+
+@pytest.mark.slow
+def test_no_route_is_open_but_those_that_say_nothing(ask, admin, described):
+    calls = every_call(described)
+    assert len(calls) > 40 and ("GET", "/ping") in calls
+    for method, path in calls:
+        for key in (None, "None", "ck-" + "x" * 43, admin_like(admin)):
+            answer = ask(method, path, key)
+            if path == FILE:
+                assert answer.status_code == 404
+            elif path in PUBLIC:
+                assert answer.status_code == 200, (method, path, answer.text)
+            else:
+                assert answer.status_code == 401, (method, path, key, answer.text)
+                assert answer.headers["www-authenticate"] == "Bearer"
+                assert answer.json()["error"]["type"] == "authentication_error"
+                assert answer.json()["detail"].startswith("Could not validate credentials")
+
+
+def admin_like(admin: Client) -> str:
+    """The real key but for its last letter."""
+    key = admin._http.headers["authorization"].removeprefix("Bearer ")
+    return key[:-1] + ("a" if key[-1] != "a" else "b")
+
+
+@pytest.mark.slow
+def test_public_routes_name_no_model(ask, admin):
+    for path in sorted(PUBLIC):
+        assert "first" not in ask("GET", path, None).text
+
+
+@pytest.mark.slow
+def test_the_description_of_the_routes_is_closed_too(ask, admin):
+    for path in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"):
+        assert ask("GET", path, None).status_code == 404
+
+
+@pytest.mark.slow
+def test_a_key_in_the_address_or_under_another_scheme_does_not_count(ask, locked, admin):
+    key = admin._http.headers["authorization"].removeprefix("Bearer ")
+    assert ask("GET", f"/v1/models?api_key={key}", None).status_code == 401
+    basic = httpx.get(f"{locked.url}/v1/models", headers={"Authorization": f"Basic {key}"})
+    assert basic.status_code == 401
+    assert ask("GET", "/v1/models", key).status_code == 200
+
+
+@pytest.mark.slow
+def test_a_key_does_what_its_scope_says_and_nothing_else(ask, admin, described):
+    infer = key_for(admin, "infer")["key"]
+    for method, path in every_call(described):
+        tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
+        if path in (*PUBLIC, FILE) or tags & (SERVING | DRAWING | READING):
+            continue
+        answer = ask(method, path, infer)
+        assert answer.status_code == 403, (method, path, answer.text)
+        assert answer.json()["error"]["type"] == "permission_error"
+    assert ask("POST", "/v1/infer", infer, {"model": "first", "items": [1]}).json()["results"] == [1]
+    launch = {"model_name": "echo", "model_uid": "third"}
+    assert ask("POST", "/v1/models", infer, launch).status_code == 403
+
+    list_only = key_for(admin, "list")["key"]
+    assert {row["id"] for row in ask("GET", "/v1/models", list_only).json()["data"]} == {"first", "second"}
+    assert ask("POST", "/v1/infer", list_only, {"model": "first", "items": [1]}).status_code == 403
+    assert ask("DELETE", "/v1/models/first", list_only).status_code == 403
+    assert ask("GET", "/v1/keys", list_only).status_code == 403
+
+    launch_only = key_for(admin, "launch")["key"]
+    assert ask("POST", "/v1/models?dry_run=true", launch_only, launch).json()["fits"] is True
+    assert ask("POST", "/v1/infer", launch_only, {"model": "first", "items": [1]}).status_code == 403
+    assert ask("POST", "/v1/keys", launch_only, {"name": "more", "scopes": ["admin"]}).status_code == 403
+    assert {row["id"] for row in admin.list_models().values()} == {"first", "second"}
+
+
+@pytest.mark.slow
+def test_a_key_for_some_models_touches_no_others(ask, admin):
+    key = key_for(admin, "infer", "list", "launch", models=["first"])["key"]
+    assert ask("POST", "/v1/infer", key, {"model": "first", "items": [1]}).json()["results"] == [1]
+    refused = ask("POST", "/v1/infer", key, {"model": "second", "items": [1]})
+    assert refused.status_code == 403 and "does not have access to model: second" in refused.json()["detail"]
+    # Another spelling is the same model.
+    assert ask("POST", "/v1/infer", key, {"model": "SECOND", "items": [1]}).status_code == 403
+    assert ask("GET", "/v1/models/first/status", key).status_code == 200
+    for method, path, body in (
+        ("GET", "/v1/models/second/logs", None),
+        ("GET", "/v1/models/second/status", None),
+        ("DELETE", "/v1/models/second", None),
+        ("POST", "/v1/models/second/scale", {"replica": 2}),
+        ("POST", "/v1/models", {"model_name": "echo", "model_uid": "third"}),
+        ("POST", "/v1/models/apply", {"models": []}),
+        ("GET", "/v1/models/export", None),
+        ("DELETE", "/v1/model_registrations/embedding/any", None),
+    ):
+        assert ask(method, path, key, body).status_code == 403, (method, path)
+
+
+@pytest.mark.slow
+def test_a_revoked_key_stops_working(ask, admin):
+    made = key_for(admin, "infer")
+    call = ("POST", "/v1/infer", made["key"], {"model": "first", "items": [1]})
+    assert ask(*call).status_code == 200
+    assert made["key"] not in json.dumps(admin.list_keys())
+    admin.revoke_key(made["id"])
+    until(lambda: ask(*call).status_code == 401, within=5)
+    with pytest.raises(errors.BadRequest, match="no key with the id"):
+        admin.revoke_key(made["id"])
+
+
+@pytest.mark.slow
+def test_our_client_raises_what_a_key_may_not(locked, admin):
+    with locked.client() as nobody, pytest.raises(errors.NotAuthenticated):
+        nobody.list_models()
+    with locked.client(key_for(admin, "infer")["key"]) as limited, pytest.raises(errors.NotPermitted, match="launch"):
+        limited.launch_model("echo", model_uid="third")
+
+
+@pytest.mark.slow
+def test_keys_are_stored_as_hashes_only(locked, admin):
+    made = key_for(admin, "infer")
+    stored = b"".join(file.read_bytes() for file in locked.home.glob("cluster.db*"))
+    assert made["id"].encode() in stored and made["key"].encode() not in stored

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.calls import Answer, Call
+from deployments.ingress import dispatch, worker_queue
+from deployments.ingress.worker_queue import FULL_S, LONG, GivenUp, Sent, WorkerQueue
+
+
+class Worker:
+    """At the other end of the line: refuses what is longer than it takes, and counts what it was asked."""
+
+    def __init__(self, takes: int) -> None:
+        self.takes = takes
+        self.asked: list[int] = []
+
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Any], int]:
+        sizes = [len(call.items[0]) for call in calls]
+        self.asked += sizes
+        full = errors.Overloaded("The queue is full.", 3.0)
+        return [Answer([size], size) if size <= self.takes else full for size in sizes], len(calls)
+
+
+def play(takes: int, scene: Callable[[WorkerQueue, Worker], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        worker = Worker(takes)
+        await scene(WorkerQueue(worker, 0.001, lambda requests: None), worker)
+
+    asyncio.run(whole())
+
+
+async def send(gate: WorkerQueue, size: int) -> Any:
+    """What `Dispatcher` does with a gate."""
+    worker_queue.refuse(size)
+    return await worker_queue.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
+
+
+def test_a_worker_that_is_full_is_not_asked_again_at_once() -> None:
+    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+        for _ in range(5):
+            with pytest.raises(errors.Overloaded) as caught:
+                await send(worker_queue, 100)
+            assert caught.value.retry_after_s == 3.0
+        assert worker.asked == [100]
+
+    play(10, scene)
+
+
+def test_what_is_smaller_than_what_was_refused_is_still_sent() -> None:
+    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+        with pytest.raises(errors.Overloaded):
+            await send(worker_queue, 100)
+        assert (await send(worker_queue, 10)).outputs == [10]
+        assert worker.asked == [100, 10]
+
+    play(10, scene)
+
+
+def test_a_worker_is_asked_again_soon() -> None:
+    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+        with pytest.raises(errors.Overloaded):
+            await send(worker_queue, 100)
+        worker.takes = 1000
+        await asyncio.sleep(FULL_S * 1.1)
+        assert (await send(worker_queue, 100)).outputs == [100]
+
+    play(10, scene)
+
+
+def test_being_refused_here_does_not_make_the_worker_full_for_longer() -> None:
+    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+        with pytest.raises(errors.Overloaded):
+            await send(worker_queue, 100)
+        worker.takes = 1000
+        for _ in range(4):
+            await asyncio.sleep(FULL_S * 0.3)
+            try:
+                await send(worker_queue, 100)
+            except errors.Overloaded:
+                continue
+        # On a slow machine the pauses are longer, and it is asked more often.
+        assert len(worker.asked) >= 2
+
+    play(10, scene)
+
+
+def test_a_short_question_is_not_answered_with_the_long_request_it_came_with() -> None:
+    async def scene() -> None:
+        long_is_done = asyncio.Event()
+
+        class Slow(Worker):
+            async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Any], int]:
+                if any(len(call.items[0]) > LONG for call in calls):
+                    await long_is_done.wait()
+                return await super().infer(calls, timeout_s)
+
+        worker_queue = WorkerQueue(Slow(10**6), 0.001, lambda requests: None)
+        long = asyncio.ensure_future(send(worker_queue, LONG + 1))
+        short = [asyncio.ensure_future(send(worker_queue, size)) for size in (10, 11)]
+        async with asyncio.timeout(5):
+            assert [answer.outputs for answer in await asyncio.gather(*short)] == [[10], [11]]
+        assert not long.done()
+        long_is_done.set()
+        assert (await long).outputs == [LONG + 1]
+
+    asyncio.run(scene())
+
+
+def test_who_is_refused_is_told_to_come_back_later_than_the_others() -> None:
+    refusal = dispatch.later(errors.Overloaded("The queue is full.", 3.0, "input"), 1.5)
+    assert (refusal.message, refusal.retry_after_s, refusal.param) == ("The queue is full.", 4.5, "input")
+    assert dispatch.later(errors.Overloaded("The queue is full."), 1.5).retry_after_s is None
+
+
+# ------------------------------------------------------------------------------------- what dies, and what hangs
+
+
+class Breakable(Worker):
+    """A worker whose calls stay open until the test says how they end."""
+
+    def __init__(self) -> None:
+        super().__init__(10**6)
+        self.ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.hears = True
+        self.reserved: list[str] = []
+        self.cancelled: list[str] = []
+
+    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Any], int]:
+        await asyncio.shield(self.ends)
+        return await super().infer(calls, timeout_s)
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        self.reserved.append(owner)
+
+    async def cancel(self, owners: Sequence[str]) -> bool:
+        self.cancelled += owners
+        return True
+
+    async def ping(self, timeout_s: float) -> None:
+        if not self.hears:
+            raise errors.Unavailable("It does not answer.", 5.0)
+
+    def die(self) -> None:
+        self.ends.set_exception(errors.WorkerLost("The process is gone.", 5.0))
+
+
+class Broken:
+    """A gate before such a worker, and what it told."""
+
+    def __init__(self) -> None:
+        self.worker = Breakable()
+        self.deaths: list[list[tuple[str, bool]]] = []
+        self.silences: list[bool] = []
+        self.gate = WorkerQueue(self.worker, 0.001, lambda n: None, self._see_death, self.silences.append)
+
+    def _see_death(self, sent: Sequence[Sent]) -> None:
+        self.deaths.append(sorted((each.call.id, each.is_alone) for each in sent))
+
+    def send(self, id: str) -> asyncio.Future[Answer]:
+        return asyncio.ensure_future(self.gate.send(Call(id, ["x"], {}, 5.0, "embed")))
+
+
+def play_broken(scene: Callable[[Broken], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        await scene(Broken())
+
+    asyncio.run(asyncio.wait_for(whole(), 10))
+
+
+async def turn() -> None:
+    await asyncio.sleep(0.01)
+
+
+def test_a_death_is_told_once_with_all_that_the_worker_had() -> None:
+    async def scene(broken: Broken) -> None:
+        sending = [broken.send("a"), broken.send("b")]
+        await turn()
+        sending.append(broken.send("c"))
+        await turn()
+        broken.worker.die()
+        outcomes = await asyncio.gather(*sending, return_exceptions=True)
+        assert all(isinstance(outcome, errors.WorkerLost) for outcome in outcomes)
+        assert broken.deaths == [[("a", False), ("b", False), ("c", False)]]
+        with pytest.raises(errors.WorkerLost):
+            await broken.send("later")
+        assert len(broken.deaths) == 1
+
+    play_broken(scene)
+
+
+def test_whoever_left_before_his_call_ended_the_worker_is_told_as_well() -> None:
+    async def scene(broken: Broken) -> None:
+        leaving, other = broken.send("left"), broken.send("other")
+        await turn()
+        leaving.cancel()
+        await turn()
+        broken.worker.die()
+        await asyncio.gather(leaving, other, return_exceptions=True)
+        assert broken.deaths == [[("left", False), ("other", False)]]
+
+    play_broken(scene)
+
+
+def test_a_suspect_is_sent_to_a_worker_that_was_emptied_for_it() -> None:
+    async def scene(broken: Broken) -> None:
+        sending = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        await turn()
+        assert broken.worker.reserved == ["s"]
+        broken.worker.die()
+        await asyncio.gather(sending, return_exceptions=True)
+        assert broken.deaths == [[("s", True)]]
+
+    play_broken(scene)
+
+
+def test_a_suspect_that_only_waits_for_a_worker_that_dies_is_not_blamed() -> None:
+    async def scene(broken: Broken) -> None:
+        is_empty = asyncio.get_running_loop().create_future()
+
+        async def reserve(owner: str, wait_s: float) -> None:
+            await is_empty
+
+        broken.worker.reserve = reserve  # type: ignore[method-assign]
+        suspect = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        other = broken.send("other")
+        await turn()
+        is_empty.set_exception(errors.WorkerLost("The process is gone.", 5.0))
+        broken.worker.die()
+        await asyncio.gather(suspect, other, return_exceptions=True)
+        assert broken.deaths == [[("other", False)]]
+
+    play_broken(scene)
+
+
+def test_a_reservation_is_given_back_when_the_suspect_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(broken: Broken) -> None:
+        is_empty = asyncio.get_running_loop().create_future()
+
+        async def reserve(owner: str, wait_s: float) -> None:
+            await is_empty
+
+        broken.worker.reserve = reserve  # type: ignore[method-assign]
+        suspect = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        await turn()
+        suspect.cancel()
+        is_empty.set_result(None)
+        await turn()
+        assert "s" in broken.worker.cancelled and broken.worker.asked == []
+
+    play_broken(scene)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_queue, "SILENT_S", 0.03)
+    monkeypatch.setattr(worker_queue, "PING_PAUSE_S", 0.01)
+
+
+def test_a_worker_that_computes_for_long_and_hears_is_waited_for(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        sending = broken.send("a")
+        await asyncio.sleep(0.15)
+        assert broken.silences == [] and not sending.done()
+        broken.worker.ends.set_result(None)
+        assert (await sending).outputs == [1]
+
+    play_broken(scene)
+
+
+def test_a_silent_worker_is_given_up_and_its_answer_still_taken(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        broken.worker.hears = False
+        with pytest.raises(GivenUp) as caught:
+            await broken.send("a")
+        assert broken.silences == [True]
+        broken.worker.hears = True
+        broken.worker.ends.set_result(None)
+        assert (await caught.value.sent.answer).outputs == [1]
+        await asyncio.sleep(0.05)
+        assert broken.silences == [True, False]
+
+    play_broken(scene)
+
+
+def test_what_was_answered_elsewhere_is_no_suspect_when_the_silent_worker_dies(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        broken.worker.hears = False
+        sending = [broken.send("answered"), broken.send("open")]
+        outcomes = await asyncio.gather(*sending, return_exceptions=True)
+        outcomes[0].sent.is_cleared = True
+        broken.worker.die()
+        await turn()
+        assert broken.deaths == [[("open", False)]]
+
+    play_broken(scene)
+
+
+def test_a_worker_without_work_is_not_asked(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        broken.worker.ends.set_result(None)
+        await broken.send("a")
+        broken.worker.hears = False
+        await asyncio.sleep(0.1)
+        assert broken.silences == []
+
+    play_broken(scene)

@@ -1,0 +1,37 @@
+"""What is exported: attention as one operation where it is no more than that, and always what the model computes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from deployments.text.encoders import conversion
+from tests.deployments.text.encoders.test_packing import BODIES, HEADS
+
+pytestmark = pytest.mark.slow
+
+LAYERS = 2
+#: Model -> how many of its layers are exported with attention as one operation.
+WHOLE = {"BertForSequenceClassification": LAYERS, "MPNetModel": 0}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_attention_is_one_operation_where_it_can_be(name: str, tmp_path: Path) -> None:
+    import onnx
+
+    case = next(case for case in (*BODIES, *HEADS) if case.model == name)
+    is_head = case in HEADS
+    loader = {
+        "kind": "CrossEncoder" if is_head else "SentenceTransformer",
+        "arguments": {"device": "cpu", "local_files_only": True},
+        "inputs": ["input_ids", "attention_mask", "token_type_ids"],
+        "output": "logits" if is_head else "last_hidden_state",
+        "max_tokens": 64,
+    }
+    folder, file = str(case.folder(tmp_path / "model")), tmp_path / "model.onnx"
+    conversion.export(folder, loader, file)
+    kinds = Counter(node.op_type for node in onnx.load(file).graph.node)
+    assert kinds["MultiHeadAttention"] == WHOLE[name]
+    assert conversion.agrees(conversion.body_of(folder, loader, {}), loader, file)

@@ -1,0 +1,155 @@
+"""ColBERT models of random weights, of every way to fill up queries, against sentence-transformers."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
+
+from cluster import errors
+from deployments.text.embedding.late_interaction import LateInteraction
+from deployments.text.rerank.late_interaction import LateRerankers
+from deployments.vectors import Rows
+from tests.tiny import SIZES, TEXTS, ask, launched, saved, tokenizer
+
+QUERIES = ["Why tides?", "tea", "", "Is the river high in the mountains when it rains for a whole day and a night?"]
+EXPANSIONS = {
+    "unseen": {"strategy": "fixed", "attend": False, "length": 16},
+    "seen": {"strategy": "fixed", "attend": True, "length": 16},
+    "at least": {"strategy": "min", "attend": False, "length": 16},
+    "none": None,
+}
+
+
+def made(place: Path, expansion: Any, config: Any, kind: Any, words: Any) -> Path:
+    body = Transformer(str(saved(place / "body", kind, config, words)), query_expansion=expansion, document_length=40)
+    torch.manual_seed(1)
+    dense = Dense(32, 8, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
+    mask = MultiVectorMask(skiplist_words=list(string.punctuation))
+    modules = [body, dense, mask, Normalize(module_input_name="token_embeddings")]
+    prompts = {"query": "Q: ", "document": "D: "}
+    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save(str(place / "model"))
+    return place / "model"
+
+
+@pytest.fixture(scope="module", params=EXPANSIONS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("colbert")
+    return made(place, EXPANSIONS[request.param], BertConfig(**SIZES), BertModel, tokenizer(types=True))
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LateInteraction:
+    return launched(LateInteraction, folder, "embedding")
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> MultiVectorEncoder:
+    return MultiVectorEncoder(str(folder), device="cpu")
+
+
+def agree(found: Any, expected: Any) -> None:
+    assert isinstance(found, Rows) and len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == np.float32
+        assert np.abs(ours - theirs).max(initial=0) < 1e-5
+
+
+def one_by_one(encode: Callable[..., Any], texts: list[str]) -> list[Any]:
+    return [encode(text, convert_to_numpy=True) for text in texts]
+
+
+def test_documents_are_those_of_sentence_transformers(model: LateInteraction, reference: MultiVectorEncoder) -> None:
+    expected = one_by_one(reference.encode_document, TEXTS)
+    agree(ask(model, "embed_tokens", TEXTS, prompt_name="document"), expected)
+    agree(ask(model, "embed_tokens", TEXTS), expected)
+    agree(ask(model, "embed_tokens", TEXTS, prompt_name="search_document"), expected)
+
+
+def test_queries_are_those_of_sentence_transformers(model: LateInteraction, reference: MultiVectorEncoder) -> None:
+    expected = one_by_one(reference.encode_query, QUERIES)
+    agree(ask(model, "embed_tokens", QUERIES, prompt_name="query"), expected)
+    agree(ask(model, "embed_tokens", QUERIES, prompt_name="search_query"), expected)
+
+
+def test_queries_and_documents_may_share_a_batch(model: LateInteraction) -> None:
+    queries, documents = model.read("query", QUERIES, {}), model.read("document", TEXTS, {})
+    mixed = model.run([documents[0], *queries, *documents[1:]])
+    agree(Rows.of(mixed[1 : 1 + len(queries)]), list(model.run(queries)))
+    agree(Rows.of([mixed[0], *mixed[1 + len(queries) :]]), list(model.run(documents)))
+
+
+def test_what_is_told_of_the_model_is_so(model: LateInteraction) -> None:
+    assert model.about["dimensions"] == 8 and model.about["packed"] is True and model.about["max_tokens"] == 40
+
+
+def test_a_query_and_a_document_of_the_same_words_are_not_taken_for_each_other(model: LateInteraction) -> None:
+    identities = [
+        model.prepare("embed_tokens", ["a"], {"prompt": "", "prompt_name": role}).identities
+        for role in ("query", "document")
+    ]
+    assert identities[0] != identities[1]
+
+
+def test_dimensions_are_refused(model: LateInteraction) -> None:
+    with pytest.raises(errors.BadRequest, match="cannot be cut"):
+        model.prepare("embed_tokens", ["a"], {"dimensions": 4})
+
+
+def test_another_architecture_packs_as_well(tmp_path: Path) -> None:
+    config = ModernBertConfig(**SIZES, local_attention=8)
+    folder = made(tmp_path, None, config, ModernBertModel, tokenizer())
+    model, reference = launched(LateInteraction, folder, "embedding"), MultiVectorEncoder(str(folder), device="cpu")
+    assert model.about["packed"] is True
+    agree(ask(model, "embed_tokens", TEXTS), one_by_one(reference.encode_document, TEXTS))
+
+
+# -------------------------------------------------------------------------------------------------------- reranking
+
+
+@pytest.fixture(scope="module")
+def reranker(folder: Path) -> LateRerankers:
+    return launched(LateRerankers, folder, "rerank")
+
+
+def test_scores_are_those_of_sentence_transformers(reranker: LateRerankers, reference: MultiVectorEncoder) -> None:
+    for query in QUERIES:
+        documents = reference.encode_document(TEXTS)
+        expected = reference.similarity([reference.encode_query(query)], documents)[0].numpy()
+        found = ask(reranker, "rerank", TEXTS, query=query)
+        assert found.dtype == np.float32 and np.abs(found - expected).max() < 1e-4
+
+
+def test_a_document_of_limited_length_keeps_what_closes_it(reranker: LateRerankers) -> None:
+    prepared = reranker.prepare("rerank", [TEXTS[-1], "a"], {"query": "b", "max_tokens_per_doc": 6})
+    whole = reranker.prepare("rerank", [TEXTS[-1], "a"], {"query": "b"})
+    assert [len(one) <= 6 for one in prepared.values[1:]] == [True, True]
+    assert prepared.values[1].ids[-1] == whole.values[1].ids[-1]
+
+
+def test_reading_in_parts_is_refused(reranker: LateRerankers) -> None:
+    with pytest.raises(errors.BadRequest, match="in parts"):
+        reranker.prepare("rerank", ["a"], {"query": "b", "long_documents": "chunk"})
+
+
+def test_a_document_that_may_not_be_cut_is_refused_with_its_place(reranker: LateRerankers) -> None:
+    with pytest.raises(errors.InputTooLong, match="^Input 1 has "):
+        reranker.prepare("rerank", ["a", TEXTS[-1]], {"query": "b", "long_documents": "error"})
+
+
+def test_a_query_is_a_text(reranker: LateRerankers) -> None:
+    with pytest.raises(errors.InvalidBody, match="needs a query"):
+        reranker.prepare("rerank", ["a"], {"query": None})
+
+
+def test_no_documents_are_no_scores(reranker: LateRerankers) -> None:
+    assert ask(reranker, "rerank", [], query="a").shape == (0,)
