@@ -59,14 +59,12 @@ def refuse_others(envs: Mapping[str, str] | None, allowed: Collection[str]) -> N
         if _OPERATORS.fullmatch(name):
             raise errors.BadOption(
                 f"envs cannot set {shown}: it is for whoever runs the server to set, in the server's own environment.",
-                None,
                 "envs",
             )
         near = nearest(name.upper(), SETTABLE | set(allowed), cutoff=0.8)
         hint = f"did you mean {near[0]}? Otherwise s" if near else "s"
         raise errors.BadOption(
             f"envs cannot set {shown}; {hint}tart the server with CLUSTER_ALLOW_ENVS={shown} if launches may.",
-            None,
             "envs",
         )
 

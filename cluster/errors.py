@@ -30,8 +30,8 @@ ClusterError                      500
 ├── OutOfMemory                   507  this one request needs more than there is; the model goes on
 └── OutOfSpace                    507  a wish cannot be written down; nothing was changed
 
-Errors cross process borders by pickle, so they take positional arguments and hand all of them to
-`super().__init__`; keyword-only arguments would lose the type on the way.
+Errors cross process borders by pickle, which makes them anew from the positional arguments that `super().__init__` was
+given: all of them are handed on, and none is keyword-only.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class ClusterError(Exception):
     #: How the log of what failed ended, where there is one; told to the caller, not pickled.
     log_tail: tuple[str, ...] = ()
 
-    def __init__(self, message: str, retry_after_s: float | None = None, param: str | None = None) -> None:
-        super().__init__(message, retry_after_s, param)
+    def __init__(self, message: str, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, param, retry_after_s)
         self.message = message
-        self.retry_after_s = retry_after_s
         self.param = param
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return self.message

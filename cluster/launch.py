@@ -200,12 +200,12 @@ def parse_bytes(text: str | int) -> int:
     """`2GiB`, `500 MB` and `1073741824` in bytes."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([kmgt]?)(i?)b?\s*", str(text).lower())
     if not match:
-        raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {quoted(text)}.", None, "memory")
+        raise errors.BadOption(f"memory takes a size such as 2GiB or 500MB, not {quoted(text)}.", "memory")
     number, unit, binary = match.groups()
     scale = _UNITS[unit] if not binary else 1024 ** ("bkmgt".index(unit or "b"))
     amount = int(float(number) * scale)
     if amount < 1:
-        raise errors.BadOption(f"memory must be more than nothing, not {quoted(text)}.", None, "memory")
+        raise errors.BadOption(f"memory must be more than nothing, not {quoted(text)}.", "memory")
     return amount
 
 

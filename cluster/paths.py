@@ -27,7 +27,7 @@ def local_path(text: str, option: str = "model_path") -> Path:
         pass  # it may be on another machine
     except (OSError, RuntimeError, ValueError) as error:
         told = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", None, option) from None
+        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", option) from None
     return path
 
 

@@ -82,7 +82,6 @@ class ModelType:
         known = sorted({engine for family in self.families.values() for engine in family.engines})
         raise errors.BadOption(
             f"model_engine {quoted(engine)} is not there for {self.name} models; there is {', '.join(known)}.",
-            None,
             "model_engine",
         )
 
@@ -117,14 +116,11 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     if spec.model_type and spec.model_type.lower() not in types:
         raise errors.BadOption(
             f"model_type {quoted(spec.model_type)} is not served here; there is {', '.join(sorted(types))}.",
-            None,
             "model_type",
         )
     entry = _entry(spec, catalog, types, settings)
     if entry.type not in types:
-        raise errors.BadRequest(
-            f"{entry.name} is of the type {entry.type}, which is not installed.", None, "model_type"
-        )
+        raise errors.BadRequest(f"{entry.name} is of the type {entry.type}, which is not installed.", "model_type")
     type = types[entry.type]
     family = type.family_for(entry, spec.model_engine)
     _refuse_unsupported(entry)
@@ -143,12 +139,11 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     source = pinned(source, settings.remote_code)
     if entry.remote_code and not may_run_code(entry, source, settings.remote_code):
         told = f"{entry.name} runs code from its repository, {how_to_trust(entry, source)}."
-        raise errors.BadRequest(told, None, "model_path" if source.hub == "local" else "model_name")
+        raise errors.BadRequest(told, "model_path" if source.hub == "local" else "model_name")
     uid = spec.model_uid or entry.name
     if not is_uid(uid):
         raise errors.BadRequest(
             f"{entry.name!r} cannot be the name to serve it under; give a model_uid of letters, digits, '.', '_', '-'.",
-            None,
             "model_uid",
         )
     given = {name: options[name] for name in options if name in spec.options}
@@ -178,14 +173,14 @@ def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, A
             everything = [*known, *LaunchSpec.model_fields]
             near = nearest(name, everything)
             hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(known)) or 'none'}."
-            raise errors.BadOption(f"There is no option {quoted(name)}; {hint}", None, cut(name))
+            raise errors.BadOption(f"There is no option {quoted(name)}; {hint}", cut(name))
     try:
         return family.Options.model_validate(dict(given)).model_dump()
     except ValidationError as error:
         problem = error.errors()[0]
         name = cut(".".join(map(str, problem["loc"]))) or "options"
         raise errors.BadOption(
-            f"Option {name} does not take {quoted(problem['input'])}: {problem['msg']}.", None, name
+            f"Option {name} does not take {quoted(problem['input'])}: {problem['msg']}.", name
         ) from None
 
 
@@ -212,7 +207,7 @@ def _contents_of(folder: Path, settings: Settings) -> Contents:
 def _refuse_unsupported(entry: Entry) -> None:
     needs = entry.facts.get("needs")
     if needs:
-        raise errors.BadRequest(f"{entry.name} needs {needs}, which is not there yet.", None, "model_name")
+        raise errors.BadRequest(f"{entry.name} needs {needs}, which is not there yet.", "model_name")
 
 
 def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
@@ -220,7 +215,6 @@ def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
     if roots and not any(real_path(path).is_relative_to(real_path(root)) for root in roots):
         raise errors.BadOption(
             f"{option} {cut(str(path))} is outside of the folders that may be used ({', '.join(map(str, roots))}).",
-            None,
             option,
         )
     return path

@@ -109,8 +109,6 @@ def quantized(vectors: Any, precision: str) -> Any:
 def refused_unless_finite(outputs: Sequence[Any]) -> list[Any]:
     """An answer with a NaN in it would be no answer: its caller is told, the others get theirs."""
     return [
-        output
-        if np.isfinite(output).all()
-        else errors.BadRequest("the model gives no finite answer to it.", None, "input")
+        output if np.isfinite(output).all() else errors.BadRequest("the model gives no finite answer to it.", "input")
         for output in outputs
     ]

@@ -58,7 +58,7 @@ class Echo:
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if any(item == "bad" for item in items):
-            raise errors.BadRequest("An item is bad.", None, "items")
+            raise errors.BadRequest("An item is bad.", "items")
         return Prepared(list(items), [1] * len(items))
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
@@ -147,7 +147,7 @@ class Letters:
         if ability in ("embed_image", "embed_audio"):
             kind = ability.removeprefix("embed_")
             if set(item) != {kind} or not isinstance(item[kind], bytes):
-                raise errors.BadRequest(f"Input {place} is no {kind}.", None, "input")
+                raise errors.BadRequest(f"Input {place} is no {kind}.", "input")
             return list(item[kind])
         if ability in ("decode", "tokens"):
             return item
@@ -159,13 +159,13 @@ class Letters:
             return ids if params.get("add_special_tokens", True) else ids[1:-1]
         dimensions = params.get("dimensions") or 8
         if dimensions > 8:
-            raise errors.BadRequest(f"dimensions must be 1 to 8 for this model, not {dimensions}.", None, "dimensions")
+            raise errors.BadRequest(f"dimensions must be 1 to 8 for this model, not {dimensions}.", "dimensions")
         limit = params.get("max_tokens_per_doc", self.LIMIT)
         policy = params.get("long_documents", "truncate")
         if len(ids) <= limit or policy == "chunk":
             return ids
         if params.get("truncate") == "NONE" or policy == "error":
-            raise errors.InputTooLong(f"Input {place} has {len(ids)} tokens, the model reads {limit}.", None, "input")
+            raise errors.InputTooLong(f"Input {place} has {len(ids)} tokens, the model reads {limit}.", "input")
         return ids[-limit:] if params.get("truncate") == "START" else ids[:limit]
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
@@ -280,7 +280,7 @@ class Painting:
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         drawing = Drawing.model_validate(dict(params))
         if drawing.width and drawing.height and drawing.width * drawing.height > self.MOST_PIXELS:
-            raise errors.BadRequest(f"This model draws {self.MOST_PIXELS} pixels at most.", None, "size")
+            raise errors.BadRequest(f"This model draws {self.MOST_PIXELS} pixels at most.", "size")
         first = drawing.seed if isinstance(drawing.seed, list) else [drawing.seed if drawing.seed is not None else 7]
         seeds = first if isinstance(drawing.seed, list) else [first[0] + place for place in range(drawing.n)]
         given = [pictures.read_colours(data, self.MOST_PIXELS, "image") for data in drawing.images]

@@ -67,7 +67,7 @@ def text_of(image: Image.Image) -> str:
     try:
         return data[2 : 2 + int.from_bytes(data[:2], "big")].decode()
     except UnicodeDecodeError:
-        raise errors.BadRequest("Nothing on the picture can be read.", None, "image") from None
+        raise errors.BadRequest("Nothing on the picture can be read.", "image") from None
 
 
 def read(image: Image.Image, text: str) -> Page:
@@ -118,7 +118,7 @@ class Reader:
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = Reading.model_validate(dict(params))
         if reading.task != "ocr":
-            raise errors.BadRequest(f"This model cannot {reading.task}; it can ocr.", None, "task")
+            raise errors.BadRequest(f"This model cannot {reading.task}; it can ocr.", "task")
         images = [pictures.opened(item, 100_000_000).image for item in items]
         return Prepared([(image, reading) for image in images], [1] * len(images), costs=[1.0] * len(images))
 
@@ -136,7 +136,7 @@ class Reader:
         if "fail" in words:
             raise ValueError("told to fail")
         if "refuse" in words:
-            raise errors.BadRequest("The page was told to be refused.", None, "image")
+            raise errors.BadRequest("The page was told to be refused.", "image")
         self._note("end", text)
         return read(image, self._told(text, reading))
 

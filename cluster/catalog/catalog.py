@@ -62,7 +62,6 @@ class Catalog:
             if len(found) > 1:
                 raise errors.UnknownModel(
                     f"{quoted(name)} is a model of several types ({', '.join(found)}); say which with model_type.",
-                    None,
                     "model_type",
                 )
             if found:
@@ -79,21 +78,20 @@ class Catalog:
         name = cut(name)
         if type and type not in self.types():
             return errors.UnknownModel(
-                f"No model type is called {quoted(type)}; there are {', '.join(self.types())}.", None, "model_type"
+                f"No model type is called {quoted(type)}; there are {', '.join(self.types())}.", "model_type"
             )
         asked = f"No {type} model" if type else "No model"
         for other in self._entries:
             if _fold(name) in (_fold(known) for known in (*_names(other), *_hub_ids(other))):
                 return errors.UnknownModel(
                     f"{asked} is called {name!r}, but one of type {other.type} is; ask for model_type {other.type}.",
-                    None,
                     "model_type",
                 )
         same = [entry for entry in self._entries if type in ("", entry.type)]
         rest = [entry for entry in self._entries if type not in ("", entry.type)]
         near = [*_nearest(name, same), *(f"{near} (type {entry.type})" for near, entry in _nearest(name, rest).items())]
         hint = f"the nearest are {', '.join(near[:4])}" if near else "list the registrations to see every name"
-        return errors.UnknownModel(f"{asked} is called {name!r}; {hint}.", None, "model_name")
+        return errors.UnknownModel(f"{asked} is called {name!r}; {hint}.", "model_name")
 
 
 def _fold(name: str) -> str:
@@ -146,7 +144,7 @@ def choose_source(
                 f"{known.hub} {known.format} ({', '.join(known.quantizations)})" for known in entry.sources
             )
             raise errors.BadOption(
-                f"{entry.name} has no weights with {option} {quoted(asked)}; there are {there}.", None, option
+                f"{entry.name} has no weights with {option} {quoted(asked)}; there are {there}.", option
             )
 
     hubs = ("package", "local", default_hub)
@@ -228,11 +226,11 @@ def _folder(uri: str) -> str:
     scheme, separator, path = uri.partition("://")
     if separator and scheme.lower() != "file":
         raise errors.BadRequest(
-            f"{quoted(uri)} is not a folder; model_uri takes file:///folder or /folder.", None, "model_uri"
+            f"{quoted(uri)} is not a folder; model_uri takes file:///folder or /folder.", "model_uri"
         )
     path = unquote(path.removeprefix("localhost")) if separator else uri
     if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
         raise errors.BadRequest(
-            f"{quoted(uri)} is not an absolute path without '..'; give the whole path.", None, "model_uri"
+            f"{quoted(uri)} is not an absolute path without '..'; give the whole path.", "model_uri"
         )
     return path.rstrip("/") or "/"

@@ -36,13 +36,11 @@ def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
     type = type.lower()
     if type not in documents() and not family:
         raise errors.BadRequest(
-            f"No model type is called {quoted(type)}; there are {', '.join(documents())}.", None, "model_type"
+            f"No model type is called {quoted(type)}; there are {', '.join(documents())}.", "model_type"
         )
     row = _xinference_row(text) if text.lstrip().startswith("{") else _toml_row(text)
     if row.pop("type", type) != type:
-        raise errors.BadRequest(
-            f"The registration is of another type than {type}; send it to that type.", None, "model_type"
-        )
+        raise errors.BadRequest(f"The registration is of another type than {type}; send it to that type.", "model_type")
     entry = entry_of(type, {"family": family, **row, "builtin": False} if family else {**row, "builtin": False})
     for name in _names(entry):
         if not UID_PATTERN.fullmatch(name):
@@ -139,7 +137,7 @@ def _xinference_source(place: dict[str, Any]) -> dict[str, Any]:
         raise errors.BadRequest("The registration does not say where the weights are; give a model_uri or a model_id.")
     if hub not in ("local", *_HUBS):
         raise errors.BadRequest(
-            f"Weights do not come from {quoted(hub)}; model_hub takes {' or '.join(_HUBS)}.", None, "model_hub"
+            f"Weights do not come from {quoted(hub)}; model_hub takes {' or '.join(_HUBS)}.", "model_hub"
         )
     return {
         "hub": hub,

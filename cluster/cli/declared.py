@@ -41,7 +41,7 @@ def read_models(file: IO[str]) -> list[LaunchSpec]:
             specs.append(spec_of(fields))
         except errors.BadOption as error:
             name = fields.get("model_uid") or fields.get("model_name") or number
-            raise errors.BadOption(f"Model {name} of {file.name}: {error}", None, error.param) from None
+            raise errors.BadOption(f"Model {name} of {file.name}: {error}", error.param) from None
     return specs
 
 

@@ -93,7 +93,7 @@ def _with_hint(error: errors.BadOption, options: dict[str, Any]) -> errors.BadOp
     for key in options:
         flag = nearest_flag(key, LaunchSpec)
         if flag and (error.param == key or key in error.message) and "did you mean" not in error.message.lower():
-            return errors.BadOption(f"{error.message.removesuffix('.')}. Did you mean {flag}?", None, key)
+            return errors.BadOption(f"{error.message.removesuffix('.')}. Did you mean {flag}?", key)
     return error
 
 

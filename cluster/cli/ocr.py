@@ -246,7 +246,7 @@ class Reader:
             self._refuse_short(pages)
         except errors.ClusterError as error:
             self._keep(pages, sink)
-            raise type(error)(f"{errand.label}: {error.message}", error.retry_after_s, error.param) from None
+            raise type(error)(f"{errand.label}: {error.message}", error.param, error.retry_after_s) from None
         except KeyboardInterrupt:
             self._stop(request_id)
             self._keep(pages, sink)

@@ -551,10 +551,10 @@ def bad_option(error: ValidationError) -> errors.BadOption:
     if not name:
         return errors.BadOption(f"{said}.")
     if complaint["type"] == "missing":
-        return errors.BadOption(f"{name} is missing.", None, name)
+        return errors.BadOption(f"{name} is missing.", name)
     if complaint["type"] == "extra_forbidden":
-        return errors.BadOption(f"{name} is not known here.", None, name)
-    return errors.BadOption(f"{name} cannot be {complaint['input']!r}: {said}.", None, name)
+        return errors.BadOption(f"{name} is not known here.", name)
+    return errors.BadOption(f"{name} cannot be {complaint['input']!r}: {said}.", name)
 
 
 def failure_of(status: ModelStatus) -> errors.ClusterError | None:

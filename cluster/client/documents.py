@@ -38,7 +38,7 @@ class OcrCalls:
             fields["response_format"] = "b64_json"
         files = list(image) if isinstance(image, (list, tuple)) else [image]
         if not files:
-            raise errors.BadRequest("There is nothing to read: the list is empty.", None, "image")
+            raise errors.BadRequest("There is nothing to read: the list is empty.", "image")
         body = {"model": self.uid, "kwargs": orjson.dumps(fields).decode()}
         read = [("image", file_of(file)) for file in files]
         return Request("POST", "/v1/images/ocr", body=body, files=read, streams=bool(options.get("stream")))

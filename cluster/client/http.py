@@ -223,7 +223,7 @@ def _error_of(response: httpx.Response, body: Any) -> errors.ClusterError:
         retry_after_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
         retry_after_s = None
-    raised = kind(message, retry_after_s, error.get("param"))
+    raised = kind(message, error.get("param"), retry_after_s)
     raised.log_tail = tuple(fields.get("log_tail") or ())
     return raised
 

@@ -124,7 +124,7 @@ def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _several(images: Any) -> list[Any]:
     found = list(images) if isinstance(images, (list, tuple)) else [images]
     if not found:
-        raise errors.BadRequest("There is no picture to start from: the list is empty.", None, "image")
+        raise errors.BadRequest("There is no picture to start from: the list is empty.", "image")
     return found
 
 

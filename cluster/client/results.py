@@ -146,7 +146,7 @@ def file_of(image: Any) -> bytes:
         try:
             return Path(image).read_bytes()
         except OSError as error:
-            raise errors.BadRequest(f"{image} cannot be read: {error.strerror}.", None, "image") from None
+            raise errors.BadRequest(f"{image} cannot be read: {error.strerror}.", "image") from None
     if isinstance(image, Picture):
         return image.data
     if hasattr(image, "read"):
@@ -157,6 +157,5 @@ def file_of(image: Any) -> bytes:
         return file.getvalue()
     raise errors.BadRequest(
         f"A picture is given as a path, bytes, an open file or a PIL image, not as {type(image).__name__}.",
-        None,
         "image",
     )

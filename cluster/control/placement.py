@@ -54,7 +54,7 @@ class NoRoom:
         return f"{self.uid} fits on no node ({told})."
 
     def error(self) -> errors.DoesNotFit:
-        return errors.DoesNotFit(str(self), 30.0)
+        return errors.DoesNotFit(str(self), retry_after_s=30.0)
 
 
 def demand_of(wanted: Wanted, index: int) -> Demand:

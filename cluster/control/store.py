@@ -93,7 +93,9 @@ class Store:
             yield
         except (sqlite3.Error, OSError) as error:
             if code_of(error) in _BUSY:
-                raise errors.Unavailable(f"{what} cannot be written now: {error}. Try again.", 1.0) from error
+                raise errors.Unavailable(
+                    f"{what} cannot be written now: {error}. Try again.", retry_after_s=1.0
+                ) from error
             if code_of(error) in _UNWRITABLE:
                 free = self.free_bytes()
                 room = "" if free is None else f", {free / 1e6:,.0f} MB are free"

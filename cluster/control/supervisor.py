@@ -620,7 +620,7 @@ class Supervisor:
             seen, statuses = self._statuses.version, self._statuses.value
             found = statuses.get(uid)
             if found is None:
-                raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+                raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
             left = deadline - self._clock()
             if version is None or found.version != version or left <= 0:
                 return found
@@ -634,12 +634,12 @@ class Supervisor:
         """What happened to a model, or with no uid to the cluster itself."""
         found = self._store.events(uid)
         if not found and uid != ITSELF and uid not in self._fleet.wanted:
-            raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", None, "model_uid")
+            raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", "model_uid")
         return found
 
     async def logs(self, uid: str, lines: int) -> list[str]:
         if uid not in self._fleet.wanted:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         told: list[str] = []
         for worker in self._fleet.of(uid):
             watched = self._watched.get(str(worker))
@@ -689,7 +689,6 @@ class Supervisor:
                 raise errors.Conflict(
                     f"Model uid {uid} is taken by another launch ({difference(known, asked)}); "
                     "terminate it or choose another model_uid.",
-                    None,
                     "model_uid",
                 )
             uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
@@ -702,7 +701,7 @@ class Supervisor:
 
     def _refuse_unreadable(self, uid: str) -> None:
         if uid in self._fleet.unreadable:
-            raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", None, "model_uid")
+            raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", "model_uid")
 
     async def could_launch(self, asked: Wanted) -> str:
         """Why it would not fit now, or an empty string; raises what a launch would end with that finds no weights."""
@@ -718,7 +717,7 @@ class Supervisor:
     async def terminate(self, uid: str) -> None:
         await self._recovered.wait()
         if self._fleet.wanted.get(uid) is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         self._unwish(uid, "Terminate model")
         self._publish()
 
@@ -734,12 +733,10 @@ class Supervisor:
         await self._recovered.wait()
         known = self._fleet.wanted.get(uid)
         if known is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         self._refuse_unreadable(uid)
         if replica < 1:
-            raise errors.BadOption(
-                f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", None, "replica"
-            )
+            raise errors.BadOption(f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", "replica")
         if known.spec.gpu_idx is not None or known.spec.replica_config is not None:
             raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
         wanted = known.model_copy(update={"spec": known.spec.model_copy(update={"replica": replica})})
@@ -813,7 +810,7 @@ class Supervisor:
 
     async def unregister(self, type: str, name: str) -> None:
         if not self._store.delete("entry", f"{type}/{name}"):
-            raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", None, "model_name")
+            raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", "model_name")
 
     async def create_key(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
         key, text = new_key(name, scopes, models)
@@ -827,7 +824,7 @@ class Supervisor:
 
     async def revoke_key(self, id: str) -> None:
         if not self._store.delete("key", id):
-            raise errors.BadRequest(f"There is no key with the id {id!r}; `cluster keys list` shows them.", None, "id")
+            raise errors.BadRequest(f"There is no key with the id {id!r}; `cluster keys list` shows them.", "id")
         del self._keys[id]
         self._publish()
 

@@ -34,14 +34,14 @@ def unwrap(error: BaseException) -> errors.ClusterError:
             return cause
         return errors.InferenceFailed(f"{type(cause).__name__}: {cause}")
     if isinstance(error, ActorDiedError):
-        return errors.WorkerLost(f"The process is gone: {_first_lines(error)}", 5.0)
+        return errors.WorkerLost(f"The process is gone: {_first_lines(error)}", retry_after_s=5.0)
     if isinstance(error, ActorUnschedulableError):
-        return errors.WorkerLost(f"Ray cannot place it: {_first_lines(error)}", 5.0)
+        return errors.WorkerLost(f"Ray cannot place it: {_first_lines(error)}", retry_after_s=5.0)
     if isinstance(error, RaySystemError) and error.traceback_str:
         return errors.InferenceFailed(f"The answer cannot be read: {_first_lines(error)}")
     if isinstance(error, (ActorUnavailableError, GetTimeoutError, TimeoutError)):
-        return errors.Unavailable("It does not answer.", 5.0)
-    return errors.Unavailable(f"{type(error).__name__}: {_first_lines(error)}", 5.0)
+        return errors.Unavailable("It does not answer.", retry_after_s=5.0)
+    return errors.Unavailable(f"{type(error).__name__}: {_first_lines(error)}", retry_after_s=5.0)
 
 
 def _first_lines(error: BaseException) -> str:

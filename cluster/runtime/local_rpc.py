@@ -350,9 +350,9 @@ class Pipe(_Frames):
 
 
 def _gone() -> errors.WorkerLost:
-    return errors.WorkerLost("The process is gone: its end of the socket was closed.", 5.0)
+    return errors.WorkerLost("The process is gone: its end of the socket was closed.", retry_after_s=5.0)
 
 
 def _give_up(answer: asyncio.Future[Any]) -> None:
     if not answer.done():
-        answer.set_exception(errors.Unavailable("It does not answer.", 5.0))
+        answer.set_exception(errors.Unavailable("It does not answer.", retry_after_s=5.0))

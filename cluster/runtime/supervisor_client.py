@@ -31,7 +31,7 @@ class SupervisorClient:
             return await answer_of(getattr(self._actor, method).remote(*args), timeout_s)
         except (errors.Unavailable, errors.WorkerLost):
             raise errors.Unavailable(
-                "The control plane does not answer at the moment; models go on serving. Try again.", 5.0
+                "The control plane does not answer at the moment; models go on serving. Try again.", retry_after_s=5.0
             ) from None
 
     async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:

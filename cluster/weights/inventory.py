@@ -98,7 +98,7 @@ def inspected(place: Path, roots: Sequence[Path] = ()) -> Inventory:
     if answers is not None and key in answers:
         return answers[key]
     if not _turns.acquire(timeout=TURN_S):
-        raise errors.Overloaded("Too many folders are looked at already; ask again.", 5.0)
+        raise errors.Overloaded("Too many folders are looked at already; ask again.", retry_after_s=5.0)
     try:
         inventory = _as_inventory(place, _asked(place, roots))
     finally:

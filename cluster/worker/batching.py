@@ -103,7 +103,7 @@ class Item:
         for ticket, index in self.claims:
             if isinstance(output, errors.ClusterError):
                 named = f"Input {index}: {output.message}"
-                ticket.fail(type(output)(named, output.retry_after_s, output.param))
+                ticket.fail(type(output)(named, output.param, output.retry_after_s))
             else:
                 ticket.settle(index, output)
 
@@ -249,7 +249,8 @@ class Batcher:
         if self.waiting_tokens + tokens > self._queue_tokens:
             wait = self.waiting_tokens / self.speed if self.speed else 1.0
             raise errors.Overloaded(
-                f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.", max(wait, 1.0)
+                f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.",
+                retry_after_s=max(wait, 1.0),
             )
         is_overloaded = self._is_overloaded
         if not self.speed or self._max_wait_s is None:
@@ -269,7 +270,9 @@ class Batcher:
             # Who has no time to wait says nothing about how much there is to do.
             if wait > worth and not is_overloaded:
                 self._overloaded_until = time.perf_counter() + OVERLOADED_S
-            raise errors.Overloaded(f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", max(wait, 1.0))
+            raise errors.Overloaded(
+                f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", retry_after_s=max(wait, 1.0)
+            )
 
     def _is_burst(self, tokens: int) -> bool:
         """Callers who send a few short texts each and wait for the answer are many, but have soon been served."""

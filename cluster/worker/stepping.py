@@ -193,7 +193,7 @@ class SteppedQueue:
         if needed > seconds_left:
             raise errors.Overloaded(
                 f"With what is asked for already this would take {needed:.0f} s, and {seconds_left:.0f} s are allowed.",
-                needed - seconds_left,
+                retry_after_s=needed - seconds_left,
             )
 
     def _eta(self, job: SteppedRequest) -> float | None:

@@ -258,7 +258,7 @@ class Worker:
     def _sign_of_life(self) -> float:
         assert self._jobs is not None
         if not self._jobs.is_alive:
-            raise errors.Unavailable(f"{self.name} works on something and shows no progress.", 5.0)
+            raise errors.Unavailable(f"{self.name} works on something and shows no progress.", retry_after_s=5.0)
         return 0.0
 
     async def _answer(self, call: Call) -> Outcome:
@@ -312,10 +312,10 @@ class Worker:
         if phase == "ready":
             if self._reserved_for in (None, call_id):
                 return None
-            return errors.WorkerReserved(f"{self.name} tries one call alone.", 1.0)
+            return errors.WorkerReserved(f"{self.name} tries one call alone.", retry_after_s=1.0)
         if phase in ("draining", "drained"):
-            return errors.WorkerDraining(f"{self.name} takes no more work.", 1.0)
-        return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", 30.0)
+            return errors.WorkerDraining(f"{self.name} takes no more work.", retry_after_s=1.0)
+        return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", retry_after_s=30.0)
 
     async def _prepare(self, call: Call) -> Prepared:
         if not self._streams and sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:

@@ -18,7 +18,7 @@ def add_lora(pipe: Any, name: str, place: Path, option: str = "lora_modules") ->
     """Under that name, beside the others; whether it counts is said per request."""
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
-        raise errors.BadOption(f"{kind} takes no LoRA: leave {name} out.", None, option)
+        raise errors.BadOption(f"{kind} takes no LoRA: leave {name} out.", option)
     file = place if place.is_file() else _lora_file(place, name, option)
     try:
         pipe.load_lora_weights(
@@ -44,14 +44,13 @@ def _lora_file(folder: Path, name: str, option: str) -> Path:
         found = ", ".join(file.name for file in files) or "none"
         raise errors.BadOption(
             f"The folder of the LoRA {name} should have one .safetensors file and has {found}: give the file itself.",
-            None,
             option,
         )
     return usual[0]
 
 
 def _of_another(name: str, kind: str, told: str, option: str) -> errors.BadOption:
-    return errors.BadOption(f"The LoRA {name} was not made for {kind} ({told}): give one that was.", None, option)
+    return errors.BadOption(f"The LoRA {name} was not made for {kind} ({told}): give one that was.", option)
 
 
 def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
@@ -62,7 +61,6 @@ def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
     if steps is None:
         raise errors.BadOption(
             f"{file.name} does not say for how many steps it is: its name should have 4steps or 8steps in it.",
-            None,
             "lightning_model_path",
         )
     add_lora(pipe, LIGHTNING, file, "lightning_model_path")
@@ -88,9 +86,9 @@ def controlnet(folder: Path, dtype: Any) -> Any:
     try:
         kind = getattr(diffusers, json.loads((folder / "config.json").read_text())["_class_name"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise errors.BadOption(f"{folder} is no ControlNet of diffusers: {error}.", None, "controlnet") from error
+        raise errors.BadOption(f"{folder} is no ControlNet of diffusers: {error}.", "controlnet") from error
     if "ControlNet" not in kind.__name__:
-        raise errors.BadOption(f"{folder} holds a {kind.__name__}, not a ControlNet.", None, "controlnet")
+        raise errors.BadOption(f"{folder} holds a {kind.__name__}, not a ControlNet.", "controlnet")
     return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
@@ -103,7 +101,7 @@ def with_controlnets(pipe: Any, nets: Sequence[Any]) -> Any:
         made = AutoPipelineForText2Image.from_pipe(pipe, controlnet=net)
     except ValueError as error:
         told = first_line(error)
-        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet: {told}.", None, "controlnet") from error
+        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet: {told}.", "controlnet") from error
     if "ControlNet" not in type(made).__name__:
-        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet.", None, "controlnet")
+        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet.", "controlnet")
     return made

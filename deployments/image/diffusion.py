@@ -111,11 +111,9 @@ class Diffusion:
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(map(str, problem["loc"]))
-            raise errors.InvalidBody(f"{where}: {problem['msg']}", None, where or None) from None
+            raise errors.InvalidBody(f"{where}: {problem['msg']}", where or None) from None
         if drawing.n > self._most_pictures:
-            raise errors.BadRequest(
-                f"{drawing.n} pictures are asked for, {self._most_pictures} are allowed.", None, "n"
-            )
+            raise errors.BadRequest(f"{drawing.n} pictures are asked for, {self._most_pictures} are allowed.", "n")
         if drawing.cache is None and self._default_cache:
             drawing = drawing.model_copy(update={"cache": self._default_cache})
         values = sketches(self._model, ability, drawing.prompt, drawing)
@@ -206,7 +204,7 @@ def denoiser_or_none(pipe: Any) -> Any:
 
 def _prompt(items: Sequence[Any]) -> str:
     if len(items) != 1 or not isinstance(items[0], str):
-        raise errors.InvalidBody("A request for pictures has one prompt.", None, "prompt")
+        raise errors.InvalidBody("A request for pictures has one prompt.", "prompt")
     return items[0]
 
 

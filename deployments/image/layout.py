@@ -56,7 +56,7 @@ class Layout:
         if unknown is not None:
             known = ", ".join(self.text_encoders) or "none"
             raise errors.BadOption(
-                f"{self.pipeline} has no text encoder {quoted(unknown)} for {option}; it has {known}.", None, option
+                f"{self.pipeline} has no text encoder {quoted(unknown)} for {option}; it has {known}.", option
             )
 
     def _slots(self) -> str:

@@ -101,13 +101,10 @@ def _refuse_impossible(launch: Launch) -> None:
     if options.variant is not None and not has_variant(launch.folder, options.variant):
         raise errors.BadOption(
             f"{launch.folder} has no weights of the variant {quoted(options.variant)}: leave variant out.",
-            None,
             "variant",
         )
     if options.device_map == "cuda" and setup.device == "cpu":
-        raise errors.BadOption(
-            "device_map=cuda needs a GPU, and this launch has none: ask for n_gpu.", None, "device_map"
-        )
+        raise errors.BadOption("device_map=cuda needs a GPU, and this launch has none: ask for n_gpu.", "device_map")
     _refuse_packing(launch)
     _refuse_pickles(launch)
     _refuse_cache(launch)
@@ -122,7 +119,6 @@ def _refuse_packing(launch: Launch) -> None:
         raise errors.BadOption(
             f"{' and '.join(packed)} of {launch.checkpoint.name} cannot be packed while it is read from one file: "
             "switch that quantisation off with false, or take transformer_quantization=fp8 or a GGUF file.",
-            None,
             "model_path",
         )
 
@@ -134,7 +130,6 @@ def _refuse_pickles(launch: Launch) -> None:
         raise errors.BadOption(
             "allow_pickle is refused: pickles can run code when they are loaded, and the server takes them only when "
             "it is started with CLUSTER_ALLOW_PICKLE=true.",
-            None,
             "allow_pickle",
         )
     pickled = [slot for slot in pickled_parts(launch.folder, launch.layout) if slot not in launch.options.dropped]
@@ -150,7 +145,7 @@ def _refuse_cache(launch: Launch) -> None:
 
     kind = class_of(launch.layout, launch.layout.denoiser)
     if launch.options.cache is not None and not issubclass(kind, CacheMixin):
-        raise errors.BadOption(f"{kind.__name__} keeps nothing between steps: leave cache out.", None, "cache")
+        raise errors.BadOption(f"{kind.__name__} keeps nothing between steps: leave cache out.", "cache")
 
 
 # ------------------------------------------------------------------------------------------------ parts

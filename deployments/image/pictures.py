@@ -27,7 +27,7 @@ def read(data: bytes, most_pixels: int, param: str) -> Any:
         width, height = image.size
         if width * height > most_pixels:
             raise errors.BadRequest(
-                f"{param} has {width} x {height} pixels, {most_pixels / 1e6:.1f} million are allowed.", None, param
+                f"{param} has {width} x {height} pixels, {most_pixels / 1e6:.1f} million are allowed.", param
             )
         image.load()
         return ImageOps.exif_transpose(image)
@@ -35,7 +35,7 @@ def read(data: bytes, most_pixels: int, param: str) -> Any:
         raise
     # Whatever a decoder raises about a caller's file, the file is what is wrong.
     except Exception as error:
-        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", None, param) from None
+        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
 
 
 def read_colours(data: bytes, most_pixels: int, param: str) -> Any:

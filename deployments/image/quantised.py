@@ -83,7 +83,6 @@ def refuse_other_gguf(file: Inventory, kind: str, expected: str | None = None) -
         raise errors.BadOption(
             f"{file.place.name} holds a model of the architecture {found!r}, and {kind} takes {' or '.join(takes)}: "
             "give a file that was made from this model.",
-            None,
             "gguf_model_path",
         )
 
@@ -95,7 +94,7 @@ def denoiser_from(file: Path, kind: Any, config: Path, dtype: Any) -> Any:
     is_gguf = file.suffix.lower() == ".gguf"
     if not hasattr(kind, "from_single_file"):
         what, option = ("GGUF files", "gguf_quantization") if is_gguf else ("a file of its own", "model_path")
-        raise errors.BadOption(f"{kind.__name__} cannot be read from {what}: give a folder.", None, option)
+        raise errors.BadOption(f"{kind.__name__} cannot be read from {what}: give a folder.", option)
     try:
         # With a config, it asks no hub what the file is.
         return kind.from_single_file(

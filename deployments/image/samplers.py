@@ -79,7 +79,7 @@ def check_sampler(name: str | None, scheduler: Any) -> str | None:
         return found
     near = nearest(_fold(name), folded, cutoff=0.5)
     hint = f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(known) or 'only its own'}."
-    raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", None, "sampler_name")
+    raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", "sampler_name")
 
 
 def scheduler_for(name: str | None, scheduler: Any) -> Any:

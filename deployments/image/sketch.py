@@ -77,9 +77,7 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     arguments = _arguments(model, takes, drawing)
     if drawing.cache is not None and drawing.cache not in model.caches:
         known = ", ".join(model.caches) or "none"
-        raise errors.BadRequest(
-            f"There is no cache {quoted(drawing.cache)} for this model; there is {known}.", None, "cache"
-        )
+        raise errors.BadRequest(f"There is no cache {quoted(drawing.cache)} for this model; there is {known}.", "cache")
     return [
         Sketch(
             task=task,  # type: ignore[arg-type]
@@ -106,21 +104,21 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
 def _pictures(model: Model, pipeline: Any, task: str, drawing: Drawing) -> tuple[tuple[Any, ...], Any]:
     if task == "text2image":
         if drawing.images or drawing.mask is not None:
-            raise errors.BadRequest("A picture was given where none is read: ask for image2image.", None, "image")
+            raise errors.BadRequest("A picture was given where none is read: ask for image2image.", "image")
         return (), None
     if not drawing.images:
-        raise errors.BadRequest(f"{task} needs a picture to start from.", None, "image")
+        raise errors.BadRequest(f"{task} needs a picture to start from.", "image")
     if len(drawing.images) > 1 and pipeline.__name__ not in BY_REFERENCE:
         raise errors.BadRequest(
-            f"{len(drawing.images)} pictures were given, and {model.name} starts from one.", None, "image"
+            f"{len(drawing.images)} pictures were given, and {model.name} starts from one.", "image"
         )
     images = tuple(pictures.read_colours(data, model.max_pixels, "image") for data in drawing.images)
     if task != "inpainting":
         if drawing.mask is not None:
-            raise errors.BadRequest(f"A mask was given, and {task} reads none: ask for inpainting.", None, "mask")
+            raise errors.BadRequest(f"A mask was given, and {task} reads none: ask for inpainting.", "mask")
         return images, None
     if drawing.mask is None:
-        raise errors.BadRequest("inpainting needs a mask: white is repainted, black is kept.", None, "mask")
+        raise errors.BadRequest("inpainting needs a mask: white is repainted, black is kept.", "mask")
     return images, pictures.read(drawing.mask, model.max_pixels, "mask").convert("L")
 
 
@@ -128,7 +126,7 @@ def _size(model: Model, takes: Mapping[str, Any], drawing: Drawing, images: tupl
     """As asked, or that of the picture given, or the model's own."""
     if not images and "width" not in takes:
         if {drawing.width, drawing.height} - {None, model.side}:
-            raise errors.BadRequest(f"{model.name} draws {model.side}x{model.side} only: ask for that.", None, "size")
+            raise errors.BadRequest(f"{model.name} draws {model.side}x{model.side} only: ask for that.", "size")
         return model.side, model.side
     own = images[0].size if images else (model.side, model.side)
     width, height = drawing.width or own[0], drawing.height or own[1]
@@ -139,13 +137,12 @@ def _size(model: Model, takes: Mapping[str, Any], drawing: Drawing, images: tupl
         if side % model.multiple:
             near = max(model.multiple, round(side / model.multiple) * model.multiple)
             raise errors.BadRequest(
-                f"{name} is {side}, and {model.name} makes multiples of {model.multiple}: ask for {near}.", None, "size"
+                f"{name} is {side}, and {model.name} makes multiples of {model.multiple}: ask for {near}.", "size"
             )
     if width * height > model.max_pixels:
         raise errors.BadRequest(
             f"{width}x{height} is {width * height / 1e6:.1f} million pixels, {model.max_pixels / 1e6:.1f} million are "
             "allowed; a launch with a higher max_pixels allows more.",
-            None,
             "size",
         )
     return width, height
@@ -161,7 +158,6 @@ def _steps(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> tuple[in
     if needed > MOST_STEPS:
         raise errors.BadRequest(
             f"strength is {strength:g}: so little of the picture is redrawn that {MOST_STEPS} steps have none for it.",
-            None,
             "strength",
         )
     steps = max(steps, needed)
@@ -180,7 +176,7 @@ def _adapters(model: Model, drawing: Drawing) -> Adapters:
     for one in drawing.loras:
         if one.name not in model.adapters:
             known = ", ".join(sorted(model.adapters)) or "none: launch the model with lora_modules"
-            raise errors.BadRequest(f"There is no LoRA {quoted(one.name)} here; there is {known}.", None, "loras")
+            raise errors.BadRequest(f"There is no LoRA {quoted(one.name)} here; there is {known}.", "loras")
     return tuple(sorted((one.name, one.scale) for one in drawing.loras if one.scale))
 
 
@@ -188,11 +184,11 @@ def _control(model: Model, drawing: Drawing) -> Any:
     if drawing.control_image is None:
         if model.takes_control:
             raise errors.BadRequest(
-                "This model was launched with a ControlNet: give it a control_image.", None, "control_image"
+                "This model was launched with a ControlNet: give it a control_image.", "control_image"
             )
         return None
     if not model.takes_control:
-        raise errors.BadRequest("control_image is read by models launched with a ControlNet.", None, "control_image")
+        raise errors.BadRequest("control_image is read by models launched with a ControlNet.", "control_image")
     return pictures.read_colours(drawing.control_image, model.max_pixels, "control_image")
 
 
@@ -215,7 +211,7 @@ def _arguments(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> dict
         if name in takes:
             arguments[name] = value
         elif asked:
-            raise errors.BadRequest(f"{model.name} takes no {name}.", None, name)
+            raise errors.BadRequest(f"{model.name} takes no {name}.", name)
     return arguments
 
 
@@ -224,11 +220,11 @@ def _label(model: Model, takes: Mapping[str, Any], drawing: Drawing, seed: int) 
     asked = drawing.class_label
     if model.labels is None or "class_labels" not in takes:
         if asked is not None:
-            raise errors.BadRequest(f"{model.name} draws from words, not classes: leave it out.", None, "class_label")
+            raise errors.BadRequest(f"{model.name} draws from words, not classes: leave it out.", "class_label")
         return {}
     if asked is not None and asked >= model.labels:
         raise errors.BadRequest(
-            f"There is no class {asked}: {model.name} knows those from 0 to {model.labels - 1}.", None, "class_label"
+            f"There is no class {asked}: {model.name} knows those from 0 to {model.labels - 1}.", "class_label"
         )
     return {"class_labels": seed % model.labels if asked is None else asked}
 

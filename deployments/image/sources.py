@@ -24,7 +24,6 @@ def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
     if not facts:
         raise errors.BadOption(
             f"{entry.name} has no GGUF files that are known here: give one as gguf_model_path.",
-            None,
             "gguf_quantization",
         )
     known = {name.lower(): name for name in facts.get("quantizations", ())}
@@ -33,7 +32,6 @@ def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
         raise errors.BadOption(
             f"{entry.name} has no GGUF file in {quoted(options.gguf_quantization)}; "
             f"there is {', '.join(known.values())}.",
-            None,
             "gguf_quantization",
         )
     return _offered(facts, hub, "gguf", quantization=quantization)
@@ -51,7 +49,6 @@ def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | 
         raise errors.BadOption(
             f"{entry.name} has no Lightning LoRA {quoted(options.lightning_version)}; there is "
             f"{', '.join(versions) or 'none'}.",
-            None,
             "lightning_version",
         )
     return _offered(facts, hub, "pytorch", version=options.lightning_version)
@@ -77,7 +74,6 @@ def controlnet_source(entry: Entry, name: str, hub: str) -> Source:
     if not _is_path(name) and "/" not in name:
         raise errors.BadOption(
             f"{entry.name} has no ControlNet {quoted(name)}; there is {', '.join(known) or 'none'}, or give a folder.",
-            None,
             "controlnet",
         )
     return any_source(name, "controlnet", hub)
@@ -96,7 +92,7 @@ def file_source(text: str, option: str, suffixes: tuple[str, ...]) -> Source:
     path = local_path(text, option)
     if path.suffix.lower() not in suffixes:
         raise errors.BadOption(
-            f"{option} takes a file that ends in {' or '.join(suffixes)}, not {quoted(text)}.", None, option
+            f"{option} takes a file that ends in {' or '.join(suffixes)}, not {quoted(text)}.", option
         )
     return Source(hub="local", id=str(path.parent), path=path.name, format=path.suffix[1:])
 

@@ -39,7 +39,7 @@ def scheduler_like(current: Any, name: str) -> Any:
         near = nearest(name, known, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
         raise errors.BadOption(
-            f"The model's {type(current).__name__} cannot be replaced by {quoted(name)}; {hint}", None, "scheduler"
+            f"The model's {type(current).__name__} cannot be replaced by {quoted(name)}; {hint}", "scheduler"
         )
     return known[name].from_config(current.config)
 
@@ -79,7 +79,7 @@ def _refuse_unknown_backend(wanted: str) -> None:
     known = [backend.value for backend in AttentionBackendName]
     if wanted not in known:
         raise errors.BadOption(
-            f"attention_backend {quoted(wanted)} is not known; there is {', '.join(known)}.", None, "attention_backend"
+            f"attention_backend {quoted(wanted)} is not known; there is {', '.join(known)}.", "attention_backend"
         )
 
 
@@ -97,7 +97,6 @@ def _slice_attention(pipe: Any, part: Any) -> None:
     if not hasattr(part, "set_attention_slice"):
         raise errors.BadOption(
             f"{type(part).__name__} cannot compute attention in slices: leave attention_slicing out.",
-            None,
             "attention_slicing",
         )
     pipe.enable_attention_slicing()
@@ -111,7 +110,7 @@ def _tune_vae(pipe: Any, options: ImageOptions) -> None:
         if getattr(options, option):
             vae = getattr(pipe, "vae", None)
             if not hasattr(vae, method):
-                raise errors.BadOption(f"{type(vae).__name__} has no {option}: leave it out.", None, option)
+                raise errors.BadOption(f"{type(vae).__name__} has no {option}: leave it out.", option)
             getattr(vae, method)()
 
 

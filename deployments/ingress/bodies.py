@@ -71,7 +71,9 @@ class Bodies:
             if victim is not None:
                 self._close(victim, "too many others had begun")
             elif len(self.unfinished) >= 2 * self._most_unfinished:
-                raise errors.Unavailable(f"This ingress is being sent {len(self.unfinished)} bodies already.", RETRY_S)
+                raise errors.Unavailable(
+                    f"This ingress is being sent {len(self.unfinished)} bodies already.", retry_after_s=RETRY_S
+                )
         self.unfinished.add(body)
 
     def grew(self, body: Body, by: int) -> None:
@@ -101,11 +103,12 @@ class Bodies:
     def _close(self, victim: Body, why: str) -> None:
         self.end(victim)
         victim.size = 0
-        victim.close(errors.Unavailable(f"The body came too slowly while {why}; send it again.", RETRY_S))
+        victim.close(errors.Unavailable(f"The body came too slowly while {why}; send it again.", retry_after_s=RETRY_S))
 
     def _no_room(self) -> errors.Unavailable:
         return errors.Unavailable(
-            f"This ingress holds bodies of {self.bytes} bytes already; {self._most_bytes} are allowed.", RETRY_S
+            f"This ingress holds bodies of {self.bytes} bytes already; {self._most_bytes} are allowed.",
+            retry_after_s=RETRY_S,
         )
 
 
@@ -298,11 +301,11 @@ _WIDE = frozenset({dict, list})
 def inner_json(text: str, name: str) -> Any:
     """What a text within a body holds as JSON."""
     if len(text) > INNER_CHARACTERS:
-        raise errors.TooLarge(f"{name} has {len(text)} characters, {INNER_CHARACTERS} are allowed.", None, name)
+        raise errors.TooLarge(f"{name} has {len(text)} characters, {INNER_CHARACTERS} are allowed.", name)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise errors.InvalidBody(f"{name} must be JSON: {error}.", None, name) from None
+        raise errors.InvalidBody(f"{name} must be JSON: {error}.", name) from None
 
 
 def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:

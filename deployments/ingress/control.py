@@ -110,7 +110,7 @@ def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     ) -> Json:
         body = await json_body(request)
         if not body.get("model_name"):
-            raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", None, "model_name")
+            raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", "model_name")
         spec: LaunchSpec = checked(LaunchSpec, body, errors.BadOption)
         with asking_once():
             wanted = await _resolved(spec, supervisor, settings)
@@ -147,9 +147,7 @@ def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         asked: MoreReplicas = checked(MoreReplicas, body)
         for name in ("replica_config", "model_engine", "n_gpu"):
             if body.get(name) is not None:
-                raise errors.BadRequest(
-                    f"{name} cannot be given here: replicas of one model are all alike.", None, name
-                )
+                raise errors.BadRequest(f"{name} cannot be given here: replicas of one model are all alike.", name)
         status: ModelStatus = await supervisor.call_patiently("status", uid)
         await supervisor.call("scale", uid, status.replica + asked.replica)
         rows = [
@@ -164,7 +162,7 @@ def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         status: ModelStatus = await supervisor.call_patiently("status", uid)
         if not 0 <= replica_id < status.replica:
             known = f"{uid} has replicas 0 to {status.replica - 1}"
-            raise errors.BadRequest(f"{known}, not {replica_id}.", None, "replica_id")
+            raise errors.BadRequest(f"{known}, not {replica_id}.", "replica_id")
         await supervisor.call("scale", uid, status.replica - 1)
         return Json({"remaining_replicas": status.replica - 1})
 
@@ -177,7 +175,7 @@ def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         names = [wanted.uid for wanted in declared]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise errors.BadRequest(f"{twice} is declared twice; give one of them another model_uid.", None, "models")
+            raise errors.BadRequest(f"{twice} is declared twice; give one of them another model_uid.", "models")
         changes = await supervisor.call_patiently("apply", declared, asked.prune, asked.dry_run)
         rows = [
             {
@@ -210,7 +208,7 @@ def launching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         try:
             orjson.dumps(entry.facts)
         except orjson.JSONEncodeError as error:
-            raise errors.InvalidBody(f"The registration cannot be kept: {error}.", None, "model") from None
+            raise errors.InvalidBody(f"The registration cannot be kept: {error}.", "model") from None
         # Only to hear of a clash while somebody is there to read it.
         (await _catalog(supervisor, settings)).with_registered([entry])
         await supervisor.call("register", entry)
@@ -234,7 +232,7 @@ async def _resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Se
 async def _apart(work: Callable[..., R], *arguments: Any) -> R:
     """In one of a few threads of its own: a folder that answers late holds up nobody who wants a picture encoded."""
     if not _places.acquire(blocking=False):
-        raise errors.Overloaded("Too many launches are looked up at once; ask again.", 5.0)
+        raise errors.Overloaded("Too many launches are looked up at once; ask again.", retry_after_s=5.0)
     try:
         run = contextvars.copy_context().run
         return await asyncio.get_running_loop().run_in_executor(_lookups, run, work, *arguments)
@@ -365,7 +363,7 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         try:
             return Json(to_registration((await _catalog(supervisor, settings)).find(name, type)))
         except errors.UnknownModel:
-            raise errors.UnknownModel(f"Model {name} not found", None, "model_name") from None
+            raise errors.UnknownModel(f"Model {name} not found", "model_name") from None
 
     @routes.get("/v1/engines/{name}")
     async def engines_of(name: str) -> Json:

@@ -53,7 +53,7 @@ ELSEWHERE = (
 def later(refusal: errors.Overloaded, times: float) -> errors.Overloaded:
     """The same with more time to come back: those who are refused together must not come back together."""
     after = refusal.retry_after_s
-    return errors.Overloaded(refusal.message, after and after * times, refusal.param)
+    return errors.Overloaded(refusal.message, refusal.param, after and after * times)
 
 
 @dataclass

@@ -32,13 +32,13 @@ def router(serving: Serving) -> APIRouter:
         # An item may be anything, and as long as it likes.
         items = body.pop("items", None)
         if not isinstance(items, list):
-            raise errors.InvalidBody("items must be a list.", None, "items")
+            raise errors.InvalidBody("items must be a list.", "items")
         serving.refuse_many(items)
         asked: Infer = checked(Infer, body)
         try:
             orjson.dumps([items, asked.params])
         except orjson.JSONEncodeError as error:
-            raise errors.InvalidBody(f"items cannot be sent on: {error}.", None, "items") from None
+            raise errors.InvalidBody(f"items cannot be sent on: {error}.", "items") from None
         served = await serving.ask(request, asked.model, asked.ability, items, asked.params)
         answer = served.answer
         try:

@@ -128,7 +128,7 @@ class BackgroundJobs:
     ) -> Record:
         """Starts what answers under the owner that the job gets."""
         if len(self._tasks) >= AT_ONCE:
-            raise errors.Overloaded(f"This ingress works on {AT_ONCE} background jobs already.", 5.0)
+            raise errors.Overloaded(f"This ingress works on {AT_ONCE} background jobs already.", retry_after_s=5.0)
         id = f"job-{secrets.token_hex(16)}"
         record = Record(id=id, owner=key.id if key else None, model=model.uid, created_at=int(time.time()))
         await self._write(record)
@@ -296,7 +296,7 @@ def router(jobs: BackgroundJobs, dispatcher: Dispatcher) -> APIRouter:
 def error_of(told: dict[str, Any]) -> errors.ClusterError:
     """The error that ended a job, as it was raised."""
     kind = errors.every_error().get(told.get("code", ""), errors.ClusterError)
-    return kind(str(told.get("message", "")), None, told.get("param"))
+    return kind(str(told.get("message", "")), told.get("param"))
 
 
 def painters(dispatcher: Dispatcher, key: keys.Key | None) -> list[ModelRoutes]:

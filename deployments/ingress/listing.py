@@ -57,7 +57,7 @@ def router(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Setti
         keys.check_model(request.state.key, uid)
         model = dispatcher.table.models.get(uid)
         if model is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid")
         return Json(model.description)
 
     return routes

@@ -167,12 +167,12 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
     head = _DATA.match(text[:1000])
     if head is not None:
         if "base64" not in head["extras"].lower().split(";"):
-            raise errors.InvalidBody(f"{where} is a data URI without base64.", None, param)
+            raise errors.InvalidBody(f"{where} is a data URI without base64.", param)
         if head["type"].partition("/")[0].lower() not in ("", kind, "application"):
-            raise errors.InvalidBody(f"{where} is of the type {head['type']!r}, not {kind}.", None, param)
+            raise errors.InvalidBody(f"{where} is of the type {head['type']!r}, not {kind}.", param)
         text = text[head.end() :]
     if (size := len(text) * 3 // 4 - text[-2:].count("=")) > most_bytes:
-        raise errors.TooLarge(f"{where} has {size} bytes, {most_bytes} are allowed.", None, param)
+        raise errors.TooLarge(f"{where} has {size} bytes, {most_bytes} are allowed.", param)
     try:
         if "=" in text[:-2]:
             raise ValueError("padding within")
@@ -180,10 +180,10 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
         found = b"".join(base64.b64decode(text[at : at + PIECE], validate=True) for at in range(0, len(text), PIECE))
     except (binascii.Error, ValueError):
         raise errors.InvalidBody(
-            f"{where} must be a data URI such as data:{kind}/…;base64,… or base64.", None, param
+            f"{where} must be a data URI such as data:{kind}/…;base64,… or base64.", param
         ) from None
     if not found:
-        raise errors.InvalidBody(f"{where} is empty.", None, param)
+        raise errors.InvalidBody(f"{where} is empty.", param)
     return found
 
 
@@ -217,7 +217,6 @@ class Media:
             raise errors.BadRequest(
                 f"Input {min(waiting)} is a URL, and none is fetched unless the server is started with "
                 "CLUSTER_FETCH_URLS=true; send a data URI.",
-                None,
                 param,
             )
         left = self._settings.max_body_bytes
@@ -229,13 +228,12 @@ class Media:
                 try:
                     fetched = await self._fetcher.get(url)
                 except errors.ClusterError as error:
-                    raise type(error)(f"Input {position}: {error.message}", None, param) from None
+                    raise type(error)(f"Input {position}: {error.message}", param) from None
             left -= len(fetched)
             if left < 0:
                 raise errors.TooLarge(
                     f"What is to be fetched has more than {self._settings.max_body_bytes} bytes, which are allowed for "
                     "one request.",
-                    None,
                     param,
                 )
             found[position] = {kind: fetched}

@@ -96,7 +96,7 @@ def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest]
         param = cut(str(problem["loc"][0])) if problem["loc"] else None
         if isinstance(problem.get("ctx", {}).get("error"), errors.ClusterError):
             raise problem["ctx"]["error"] from None
-        raise invalid(f"{where}: {text}" if where else text, None, param) from None
+        raise invalid(f"{where}: {text}" if where else text, param) from None
 
 
 async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.InvalidBody) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class RequestMiddleware:
         try:
             # Whoever has not sent all of his request keeps nobody out.
             if self._ongoing - len(self._bodies.unfinished) > self._most and scope["path"] not in PUBLIC:
-                raise errors.Unavailable(f"This ingress answers {self._most} requests already.", 1.0)
+                raise errors.Unavailable(f"This ingress answers {self._most} requests already.", retry_after_s=1.0)
             body.begin()
             await self._app(scope, body.receive, tell)
         except asyncio.CancelledError:

@@ -52,7 +52,9 @@ class RouteTable:
         """The model of that uid, name or hub id; without a name, the only one that can do what is asked. Of models
         that the key is not for nothing is told, not even whether they exist."""
         if self.version < 0:
-            raise errors.Unavailable("This ingress was just started and does not know the models yet; try again.", 1.0)
+            raise errors.Unavailable(
+                "This ingress was just started and does not know the models yet; try again.", retry_after_s=1.0
+            )
         models = self.visible(key)
         if model:
             found = models.get(model) or _by_alias(models, model, ability)
@@ -64,13 +66,12 @@ class RouteTable:
                 can, names = f"can {cut(ability) or 'serve it'}", _few(sorted(m.uid for m in able))
                 raise errors.BadRequest(
                     f"The request names no model and {len(able)} running models {can}: {names}.",
-                    None,
                     "model",
                 )
             found = able[0]
         if ability and ability not in found.abilities:
             raise errors.BadRequest(
-                f"Model {found.uid} cannot {cut(ability)}; it can {', '.join(found.abilities)}.", None, "model"
+                f"Model {found.uid} cannot {cut(ability)}; it can {', '.join(found.abilities)}.", "model"
             )
         return found
 
@@ -87,7 +88,7 @@ class RouteTable:
         if not open_routes:
             raise errors.Overloaded(
                 f"Rate limit reached for the model: {model.uid} takes {routes[0].limit} requests at once per replica.",
-                FULL_RETRY_S,
+                retry_after_s=FULL_RETRY_S,
             )
         self._turn += 1
         route = min(
@@ -113,9 +114,11 @@ class RouteTable:
             return errors.ModelNotFound(f"Model {model.uid} is being terminated.")
         if model.recovering:
             return errors.WorkerLost(
-                f"Model {model.uid} has no worker at the moment and is being restarted{reason}", 5.0
+                f"Model {model.uid} has no worker at the moment and is being restarted{reason}", retry_after_s=5.0
             )
-        return errors.ModelLoading(f"Model is loading, please retry later: {model.uid}{reason}", LOADING_RETRY_S)
+        return errors.ModelLoading(
+            f"Model is loading, please retry later: {model.uid}{reason}", retry_after_s=LOADING_RETRY_S
+        )
 
 
 def _by_alias(models: Mapping[str, ModelRoutes], name: str, ability: str) -> ModelRoutes | None:
@@ -128,12 +131,12 @@ def _by_alias(models: Mapping[str, ModelRoutes], name: str, ability: str) -> Mod
 def _unknown(name: str, uids: Sequence[str], *, is_limited: bool) -> errors.ClusterError:
     if is_limited:
         text = f"API key does not have access to model: {cut(name)}. It is for models such as {_few(uids)}"
-        return errors.NotPermitted(text, None, "model")
+        return errors.NotPermitted(text, "model")
     text = f"Model not found in the model list, uid: {cut(name)}."
     if len(uids) > NAMED:
         near = nearest(name, uids, NAMED, 0.5) or uids[:NAMED]
-        return errors.ModelNotFound(f"{text} The nearest of {len(uids)} model uids: {near}", None, "model")
-    return errors.ModelNotFound(f"{text} Available model uids: {uids}", None, "model")
+        return errors.ModelNotFound(f"{text} The nearest of {len(uids)} model uids: {near}", "model")
+    return errors.ModelNotFound(f"{text} Available model uids: {uids}", "model")
 
 
 def _few(uids: Sequence[str]) -> str:

@@ -186,7 +186,6 @@ class Serving:
             raise errors.BadRequest(
                 f"{name} cannot be {most}: the model reads up to {reads} tokens of a text; launch it with "
                 f"max_tokens={most} to have it read fewer.",
-                None,
                 name,
             )
 
@@ -217,7 +216,7 @@ def renumbered(error: errors.BadRequest, first: int) -> errors.BadRequest:
     if not first or found is None:
         return error
     message = f"Input {int(found[1]) + first}{error.message[found.end() :]}"
-    return type(error)(message, error.retry_after_s, error.param)
+    return type(error)(message, error.param, error.retry_after_s)
 
 
 async def _all_or_none(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -20,7 +20,7 @@ BLANK_PAGE = base64.b64decode(
 
 def sheet_in(items: Sequence[Any], most_pixels: int) -> Sheet:
     if len(items) != 1 or not isinstance(items[0], (bytes, bytearray)):
-        raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", None, "image")
+        raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", "image")
     return opened(bytes(items[0]), most_pixels)
 
 
@@ -33,13 +33,13 @@ def reading_of(
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise errors.InvalidBody(f"{where}: {problem['msg']}", None, where or None) from None
+        raise errors.InvalidBody(f"{where}: {problem['msg']}", where or None) from None
     if reading.task not in tasks:
-        raise errors.BadRequest(f"This model does {', '.join(tasks)}, not {reading.task}.", None, "task")
+        raise errors.BadRequest(f"This model does {', '.join(tasks)}, not {reading.task}.", "task")
     if not generates and reading.prompt is not None:
-        raise errors.BadRequest("This model reads what stands there, and takes no prompt.", None, "prompt")
+        raise errors.BadRequest("This model reads what stands there, and takes no prompt.", "prompt")
     for code in reading.languages:
         if languages is not None and code not in languages:
             known = ", ".join(sorted(languages))
-            raise errors.BadRequest(f"This model does not read {code!r}; it reads {known}.", None, "languages")
+            raise errors.BadRequest(f"This model does not read {code!r}; it reads {known}.", "languages")
     return reading

@@ -26,7 +26,7 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
-        raise errors.BadRequest(f"{param} has no bytes.", None, param)
+        raise errors.BadRequest(f"{param} has no bytes.", param)
     try:
         image = Image.open(io.BytesIO(data))
         _refuse_large(image.width, image.height, most_pixels, param)
@@ -35,10 +35,10 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
         return Sheet(_on_white(ImageOps.exif_transpose(image)), dpi)
     except Image.DecompressionBombError as error:
         raise errors.BadRequest(
-            f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", None, param
+            f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", param
         ) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", None, param) from None
+        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
 
 
 def cut_out(sheet: Sheet, box: tuple[float, float, float, float]) -> bytes | None:
@@ -58,7 +58,6 @@ def _refuse_large(width: int, height: int, most_pixels: int, param: str) -> None
         raise errors.BadRequest(
             f"{param} has {width} x {height} pixels; {most_pixels / 1e6:.0f} million are allowed, and {MOST_SIDE} on a "
             "side.",
-            None,
             param,
         )
 

@@ -56,7 +56,7 @@ class Texts:
             type(self), setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
         )
         if self._default_prompt is not None and self._default_prompt not in self._prompts:
-            raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), None, "prompt_name")
+            raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), "prompt_name")
         self._encoder: TextEncoder = self._pipeline.encoder
         return {**about, "prompts": sorted(self._prompts)}
 
@@ -117,7 +117,7 @@ class Texts:
                 return str(self._prompts[spelled])
         if name in ROLES:
             return ""
-        raise errors.BadRequest(_no_prompt(name, self._prompts), None, "prompt_name")
+        raise errors.BadRequest(_no_prompt(name, self._prompts), "prompt_name")
 
 
 #: What Cohere, Jina and Voyage call the role of a text.
@@ -146,7 +146,7 @@ def text_of(item: Any) -> str:
         return str(item["text"])
     if isinstance(item, list):
         return _openai_text(item)
-    raise errors.InvalidBody(f"An input is a text or a list of token ids, not {type(item).__name__}.", None, "input")
+    raise errors.InvalidBody(f"An input is a text or a list of token ids, not {type(item).__name__}.", "input")
 
 
 def _openai_text(ids: list[int]) -> str:
@@ -155,6 +155,6 @@ def _openai_text(ids: list[int]) -> str:
     try:
         return str(tiktoken.get_encoding("cl100k_base").decode(ids))
     except (KeyError, TypeError, ValueError) as error:
-        raise errors.InvalidBody(f"The token ids are not cl100k ones: {error}.", None, "input") from None
+        raise errors.InvalidBody(f"The token ids are not cl100k ones: {error}.", "input") from None
     except OSError as error:
         raise errors.BadRequest(f"The cl100k vocabulary is not on this machine and cannot be had: {error}.") from None

@@ -217,7 +217,6 @@ class TextEncoder:
             raise errors.InputTooLong(
                 f"Input {place} has {tokens} tokens{' or more' if is_cut else ''}, the model reads {self.max_tokens}; "
                 "shorten it or allow truncation.",
-                None,
                 "input",
             )
 
@@ -257,13 +256,12 @@ class TextEncoder:
     def encode_ids(self, ids: Sequence[int], truncate: str, place: int = 0) -> Encoded:
         """The model's own ids, used as they are."""
         if not ids:
-            raise errors.InvalidBody(f"Input {place} has no token ids; send at least one.", None, "input")
+            raise errors.InvalidBody(f"Input {place} has no token ids; send at least one.", "input")
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                 raise errors.InvalidBody(
                     f"Token id {token!r} is not in the model's vocabulary of {self.vocabulary}; token ids must be the "
                     "model's own, or launch it with token_ids=cl100k to have OpenAI's decoded.",
-                    None,
                     "input",
                 )
         if truncate == "NONE":
@@ -282,7 +280,6 @@ class TextEncoder:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                     raise errors.InvalidBody(
                         f"Input {place} has {token!r}, which is no token id of the model's {self.vocabulary}.",
-                        None,
                         "ids",
                     )
         return list(self._whole.decode_batch(list(lists), skip_special_tokens=skip_special_tokens))
@@ -292,7 +289,6 @@ class TextEncoder:
         if (characters := sum(map(len, texts))) > MOST_TOLD:
             raise errors.InputTooLong(
                 f"The texts have {characters} characters; the tokens of {MOST_TOLD} are told in one request.",
-                None,
                 "input",
             )
         found = self._whole.encode_batch(list(texts), add_special_tokens=add_special_tokens)
@@ -357,7 +353,6 @@ def refuse_endless(texts: Sequence[str]) -> None:
         if len(text) > MOST_WHOLE:
             raise errors.InputTooLong(
                 f"Input {place} has {len(text)} characters, {MOST_WHOLE} of one text are read; send it in parts.",
-                None,
                 "input",
             )
 
@@ -383,4 +378,4 @@ def truncation_of(params: Mapping[str, Any]) -> str:
         return asked.upper()
     if isinstance(asked, bool) or asked is None:
         return "END" if asked is not False else "NONE"
-    raise errors.InvalidBody(f"truncate takes true, false, START, END or NONE, not {asked!r}.", None, "truncate")
+    raise errors.InvalidBody(f"truncate takes true, false, START, END or NONE, not {asked!r}.", "truncate")

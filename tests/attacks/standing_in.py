@@ -77,7 +77,7 @@ class StandIn:
     async def status(self, uid: str, *_: Any) -> ModelStatus:
         found = next((status for status in self._statuses() if status.uid == uid), None)
         if found is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", None, "model_uid")
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         return found
 
     async def events(self, uid: str) -> list[Any]:

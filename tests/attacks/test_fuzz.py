@@ -58,7 +58,7 @@ class Supervisor(StandIn):
 
     async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
         if not hasattr(self, method):
-            raise errors.Unavailable(f"Nobody knows of {method} here.", 1.0)
+            raise errors.Unavailable(f"Nobody knows of {method} here.", retry_after_s=1.0)
         return await getattr(self, method)(*args)
 
     async def watch(self, version: int, wait_s: float) -> Snapshot:

@@ -33,10 +33,10 @@ def test_the_tree_in_the_docstring_is_the_classes() -> None:
 @pytest.mark.parametrize("error", EVERY, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("pickled", [pickle, cloudpickle], ids=["pickle", "cloudpickle"])
 def test_errors_cross_processes_whole(error: type[errors.ClusterError], pickled) -> None:
-    sent = error("m fits on no node (a: draining).", 30.0, "n_gpu")
+    sent = error("m fits on no node (a: draining).", "n_gpu", 30.0)
     arrived = pickled.loads(pickled.dumps(sent))
     assert type(arrived) is error
-    assert (arrived.message, arrived.retry_after_s, arrived.param) == (sent.message, 30.0, "n_gpu")
+    assert (arrived.message, arrived.param, arrived.retry_after_s) == (sent.message, "n_gpu", 30.0)
     assert str(arrived) == "m fits on no node (a: draining)."
 
 

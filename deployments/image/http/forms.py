@@ -100,7 +100,7 @@ class Brought:
     def file(self, name: str) -> bytes | None:
         found = self.files.get(name, [])
         if len(found) > 1:
-            raise errors.InvalidBody(f"{name} must be one file, not {len(found)}.", None, name)
+            raise errors.InvalidBody(f"{name} must be one file, not {len(found)}.", name)
         return found[0] if found else None
 
 
@@ -117,7 +117,7 @@ async def read(request: Request, settings: Settings, media: Media) -> Brought:
             found = value if isinstance(value, bytes) else await _decoded(value, name, media)
             files.setdefault(FILES[name], []).append(found)
         elif isinstance(value, bytes):
-            raise errors.InvalidBody(f"{name} must be text, not a file.", None, name)
+            raise errors.InvalidBody(f"{name} must be text, not a file.", name)
         else:
             fields[name] = value
     return Brought(_flat(fields), files)
@@ -126,7 +126,7 @@ async def read(request: Request, settings: Settings, media: Media) -> Brought:
 def unknown(name: str) -> errors.InvalidBody:
     near = nearest(name, KNOWN)
     hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(KNOWN))}."
-    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", None, cut(name))
+    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", cut(name))
 
 
 def _pairs(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -152,7 +152,7 @@ async def _content(name: str, value: UploadFile | str, settings: Settings) -> An
     if isinstance(value, str):
         return value
     if (value.size or 0) > settings.media_bytes:
-        raise errors.TooLarge(f"{name} has {value.size} bytes, {settings.media_bytes} are allowed.", None, name)
+        raise errors.TooLarge(f"{name} has {value.size} bytes, {settings.media_bytes} are allowed.", name)
     return await value.read()
 
 
@@ -168,7 +168,7 @@ async def _decoded(value: Any, name: str, media: Media) -> bytes:
         value = value.get("image_url")
         value = value.get("url") if isinstance(value, Mapping) else value
     if not isinstance(value, str):
-        raise errors.InvalidBody(f"{name} must be a data URI, or an object whose image_url is one.", None, name)
+        raise errors.InvalidBody(f"{name} must be a data URI, or an object whose image_url is one.", name)
     (found,) = await media.read([{"image": value}], name)
     picture: bytes = found["image"]
     return picture
@@ -181,7 +181,7 @@ def _flat(fields: dict[str, Any]) -> dict[str, Any]:
         within = fields.pop(name, None)
         within = _from_text(name, within) if within else {}
         if not isinstance(within, Mapping):
-            raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", None, name)
+            raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", name)
         for inner in within:
             if inner not in KNOWN or inner in FILES:
                 raise unknown(str(inner))
@@ -212,7 +212,7 @@ def drawing_of(options: Mapping[str, Any]) -> Drawing:
         found: Drawing = checked(Drawing, options)
     except errors.InvalidBody as error:
         # What is said of a drawing as a whole begins with the field that it is about.
-        raise errors.InvalidBody(error.message, None, error.param or error.message.partition(" ")[0]) from None
+        raise errors.InvalidBody(error.message, error.param or error.message.partition(" ")[0]) from None
     return found
 
 
@@ -224,9 +224,7 @@ def size_of(text: Any) -> tuple[int | None, int | None]:
         found = _SIZE.fullmatch(text.strip())
         if found:
             return int(found[1]), int(found[2])
-    raise errors.InvalidBody(
-        f"size takes auto or a width and a height such as 1024x1024, not {quoted(text)}.", None, "size"
-    )
+    raise errors.InvalidBody(f"size takes auto or a width and a height such as 1024x1024, not {quoted(text)}.", "size")
 
 
 def seed_of(given: Any) -> Any:
@@ -249,5 +247,5 @@ async def check_pictures(files: Sequence[tuple[str, bytes]], settings: Settings)
         return 0
     for name, data in files:
         if len(data) > settings.media_bytes:
-            raise errors.TooLarge(f"{name} has {len(data)} bytes, {settings.media_bytes} are allowed.", None, name)
+            raise errors.TooLarge(f"{name} has {len(data)} bytes, {settings.media_bytes} are allowed.", name)
     return await asyncio.to_thread(masks.pixels_of, files, settings.max_image_pixels)

@@ -98,12 +98,11 @@ class Images:
         if ask.background == "transparent" and not model.description.get("transparent"):
             raise errors.BadRequest(
                 f"Model {model.uid} draws no transparent background; leave out background, or ask for opaque.",
-                None,
                 "background",
             )
         if ask.stream and ask.in_background:
             raise errors.BadRequest(
-                "A job in the background streams nothing; leave out stream or background.", None, "stream"
+                "A job in the background streams nothing; leave out stream or background.", "stream"
             )
         pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
         await self._name(request, model, ask)
@@ -121,7 +120,7 @@ class Images:
             return found
         able = [model for model in jobs.painters(self.serving.dispatcher, key) if can(model, task)]
         if not able:
-            raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", None, "model")
+            raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", "model")
         return next((model for model in able if model.workers), able[0])
 
     async def _name(self, request: Request, model: ModelRoutes, ask: Ask) -> None:
@@ -134,7 +133,7 @@ class Images:
         id = request.state.request_id
         view = await self.serving.dispatcher.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
-            raise errors.Conflict(f"Duplicate request id: {id}", None, "request_id")
+            raise errors.Conflict(f"Duplicate request id: {id}", "request_id")
 
     # ---------------------------------------------------------------------------------------- what is answered
 
@@ -238,7 +237,7 @@ def router(images: Images) -> APIRouter:
         _needs_prompt(options)
         for name in ("images", "mask"):
             if brought.files.get(name):
-                raise errors.InvalidBody(f"{name} is for /v1/images/edits; this route draws from a text.", None, name)
+                raise errors.InvalidBody(f"{name} is for /v1/images/edits; this route draws from a text.", name)
         return await answered(request, "text2image", ask, options, "image_generation")
 
     @routes.post("/v1/images/edits")
@@ -268,7 +267,7 @@ def router(images: Images) -> APIRouter:
         options["images"] = _pictures_of(brought)
         given = brought.file("mask")
         if given is None:
-            raise errors.InvalidBody("mask_image is missing: it is white where to draw anew.", None, "mask_image")
+            raise errors.InvalidBody("mask_image is missing: it is white where to draw anew.", "mask_image")
         options["mask"] = await _mask(masks.plain_mask, given, "mask_image")
         return await answered(request, "inpainting", ask, options, "image_edit")
 
@@ -281,13 +280,13 @@ def router(images: Images) -> APIRouter:
 
 def _needs_prompt(options: dict[str, Any]) -> None:
     if not isinstance(options.get("prompt"), str) or not options["prompt"]:
-        raise errors.InvalidBody("prompt must be a text, and is missing or empty.", None, "prompt")
+        raise errors.InvalidBody("prompt must be a text, and is missing or empty.", "prompt")
 
 
 def _pictures_of(brought: Brought) -> tuple[bytes, ...]:
     found = tuple(brought.files.get("images", ()))
     if not found:
-        raise errors.InvalidBody("At least one image file is required.", None, "image")
+        raise errors.InvalidBody("At least one image file is required.", "image")
     return found
 
 
@@ -308,10 +307,10 @@ def _refuse_unable(model: ModelRoutes, task: Task) -> None:
         return
     if task == "inpainting" and can(model, "image2image"):
         raise errors.BadRequest(
-            f"Model {model.uid} takes no mask: it changes pictures as a whole; leave the mask out.", None, "mask"
+            f"Model {model.uid} takes no mask: it changes pictures as a whole; leave the mask out.", "mask"
         )
     known = ", ".join(ability for ability in TASKS if can(model, ability)) or "none of the tasks for images"
-    raise errors.BadRequest(f"Model {model.uid} cannot {task}; it can {known}.", None, "model")
+    raise errors.BadRequest(f"Model {model.uid} cannot {task}; it can {known}.", "model")
 
 
 def as_base64(data: bytes) -> str:

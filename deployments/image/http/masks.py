@@ -22,16 +22,16 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
     from PIL import Image
 
     if not data.startswith(MAGIC):
-        raise errors.InvalidBody(f"{param} is no picture: it must be a PNG, JPEG, WebP, GIF or BMP file.", None, param)
+        raise errors.InvalidBody(f"{param} is no picture: it must be a PNG, JPEG, WebP, GIF or BMP file.", param)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             return width, height
     except Image.DecompressionBombError as error:
-        raise errors.TooLarge(f"{param} is too large: {error}", None, param) from None
+        raise errors.TooLarge(f"{param} is too large: {error}", param) from None
     # Whatever a decoder raises about the head of a caller's file, the file is what is wrong.
     except Exception as error:
-        raise errors.InvalidBody(f"{param} is no picture that can be read: {error}.", None, param) from None
+        raise errors.InvalidBody(f"{param} is no picture that can be read: {error}.", param) from None
 
 
 def pixels_of(files: Sequence[tuple[str, bytes]], most: int) -> int:
@@ -44,7 +44,6 @@ def pixels_of(files: Sequence[tuple[str, bytes]], most: int) -> int:
             raise errors.TooLarge(
                 f"The pictures of the request have {total / 1e6:.1f} million pixels or more, {most / 1e6:.1f} million "
                 "are allowed.",
-                None,
                 param,
             )
     return total

@@ -128,7 +128,7 @@ class WebUi:
 
     async def choose(self, key: keys.Key | None, uid: str) -> None:
         if uid not in [model.uid for model in self.models(key)]:
-            raise errors.BadRequest(f"Unknown model: {cut(uid)}", None, "sd_model_checkpoint")
+            raise errors.BadRequest(f"Unknown model: {cut(uid)}", "sd_model_checkpoint")
         await asyncio.to_thread(self._chosen.put, _file_of(key), orjson.dumps({"sd_model_checkpoint": uid}))
 
     # ------------------------------------------------------------------------------------------------ pictures
@@ -288,18 +288,17 @@ def read(schema: type[BaseModel], body: Mapping[str, Any]) -> Any:
     """The fields that were given, without those that change nothing."""
     for name, sentence in UNSERVED.items():
         if body.get(name) not in (None, False, 0, "", []):
-            raise errors.BadRequest(sentence, None, name)
+            raise errors.BadRequest(sentence, name)
     found = checked(schema, {name: value for name, value in body.items() if value is not None})
     for script, given in found.alwayson_scripts.items():
         if script.lower() == "controlnet":
             raise errors.BadRequest(
                 "ControlNet is not driven by alwayson_scripts here; launch the model with controlnet=… and send "
                 "control_image to /v1/images/generations.",
-                None,
                 "alwayson_scripts",
             )
         if given not in ({}, [], None) and given != {"args": []}:
-            raise errors.BadRequest(f"The script {script!r:.100} is not run here.", None, "alwayson_scripts")
+            raise errors.BadRequest(f"The script {script!r:.100} is not run here.", "alwayson_scripts")
     return found
 
 
@@ -338,7 +337,7 @@ def loras_in(prompt: str) -> tuple[str, list[dict[str, Any]]]:
             found.append({"name": name, "scale": float(scale or 1)})
         except ValueError:
             raise errors.InvalidBody(
-                f"<lora:{cut(name)}:{cut(scale)}> has no number for its scale.", None, "prompt"
+                f"<lora:{cut(name)}:{cut(scale)}> has no number for its scale.", "prompt"
             ) from None
     return _LORA.sub("", prompt).strip(), found
 

@@ -74,11 +74,11 @@ class Documents:
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=tuple(self._kind.prompts), languages=None, generates=True)
         if reading.prompt is not None and self._kind.style == "made":
-            raise errors.BadRequest("This model takes no prompt of one's own, only a task.", None, "prompt")
+            raise errors.BadRequest("This model takes no prompt of one's own, only a task.", "prompt")
         most = reading.max_new_tokens
         if most is not None and most > self._options.max_new_tokens:
             raise errors.BadRequest(
-                f"max_new_tokens is {most}, {self._options.max_new_tokens} are allowed here.", None, "max_new_tokens"
+                f"max_new_tokens is {most}, {self._options.max_new_tokens} are allowed here.", "max_new_tokens"
             )
         sheet = sheet_in(items, self._options.max_pixels)
         return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])

@@ -72,7 +72,7 @@ class Papers:
         fields, files = await (self._of_form(request) if is_form else self._of_json(await json_body(request)))
         ask, reading = of_fields(fields)
         if not files:
-            raise errors.InvalidBody("There is nothing to read: send a picture or a PDF as image.", None, "image")
+            raise errors.InvalidBody("There is nothing to read: send a picture or a PDF as image.", "image")
         return ask, reading, files
 
     async def _of_form(self, request: Request) -> tuple[dict[str, Any], list[Given]]:
@@ -85,7 +85,7 @@ class Papers:
                 if _plain(name) in FILES:
                     files.append(await self._uploaded(value, _plain(name), len(files)))
                 elif isinstance(value, UploadFile):
-                    raise errors.InvalidBody(f"{name} must be text, not a file.", None, name)
+                    raise errors.InvalidBody(f"{name} must be text, not a file.", name)
                 # Clients send what was left empty.
                 elif value not in ("", "null"):
                     fields[name] = value
@@ -107,7 +107,7 @@ class Papers:
                     files.append(await self.given(one, field, len(files)))
         if len(files) > self._settings.max_pages:
             raise errors.TooLarge(
-                f"The request has {len(files)} files, {self._settings.max_pages} are allowed.", None, "image"
+                f"The request has {len(files)} files, {self._settings.max_pages} are allowed.", "image"
             )
         return {name: value for name, value in body.items() if name not in FILES and value is not None}, files
 
@@ -118,7 +118,7 @@ class Papers:
             value = value.get("url") if isinstance(value, Mapping) else value
         if not isinstance(value, str):
             raise errors.InvalidBody(
-                f"{field} must be a data URI, or an object whose image_url or document_url is one.", None, field
+                f"{field} must be a data URI, or an object whose image_url or document_url is one.", field
             )
         name = nameless(field, index)
         if value[:8].lower().startswith(("http://", "https://")):
@@ -143,16 +143,12 @@ def of_fields(fields: Mapping[str, Any]) -> tuple[Ask, Reading]:
     for name in LISTS:
         if isinstance(whole.get(name), str):
             if len(whole[name]) > MOST_LISTED:
-                raise errors.TooLarge(
-                    f"{name} has {len(whole[name])} characters, {MOST_LISTED} are allowed.", None, name
-                )
+                raise errors.TooLarge(f"{name} has {len(whole[name])} characters, {MOST_LISTED} are allowed.", name)
             whole[name] = [part.strip() for part in whole[name].split(",") if part.strip()]
     reading: Reading = checked(Reading, {name: whole[name] for name in whole if name in Reading.model_fields})
     ask: Ask = checked(Ask, {name: whole[name] for name in whole if name not in Reading.model_fields})
     if ask.stream and ask.background:
-        raise errors.BadRequest(
-            "A job in the background streams nothing; leave out stream or background.", None, "stream"
-        )
+        raise errors.BadRequest("A job in the background streams nothing; leave out stream or background.", "stream")
     return ask, reading
 
 
@@ -160,7 +156,7 @@ def _nested(name: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = inner_json(value, name) if value.strip() else {}
     if not isinstance(value or {}, Mapping):
-        raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", None, name)
+        raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", name)
     return {inner: given for inner, given in (value or {}).items() if given is not None}
 
 
@@ -171,4 +167,4 @@ def _plain(name: str) -> str:
 def _unknown(name: str) -> errors.InvalidBody:
     near = nearest(name, KNOWN)
     hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(KNOWN))}."
-    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", None, cut(name))
+    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", cut(name))

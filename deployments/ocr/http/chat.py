@@ -123,11 +123,9 @@ async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, l
         elif kind == "image_url":
             files.append(await ocr.papers.given(part, "image", len(files)))
         else:
-            raise errors.InvalidBody(f"A message takes text and image_url, not {kind!r:.50}.", None, "messages")
+            raise errors.InvalidBody(f"A message takes text and image_url, not {kind!r:.50}.", "messages")
     if not files:
-        raise errors.InvalidBody(
-            "This model reads pictures: the last message must have an image_url.", None, "messages"
-        )
+        raise errors.InvalidBody("This model reads pictures: the last message must have an image_url.", "messages")
     return "\n".join(filter(None, words)), files
 
 

@@ -130,7 +130,7 @@ class Documents:
     def choose(self, document: Document, pages: Any) -> list[int]:
         """The numbers of the pages that were asked for, all without a wish."""
         if not document.pages:
-            raise errors.InvalidBody(f"{document.name} has no pages.", None, "image")
+            raise errors.InvalidBody(f"{document.name} has no pages.", "image")
         return numbers_of("1-" if pages is None else pages, document.pages, document.name, self._settings.max_pages)
 
 
@@ -142,14 +142,13 @@ def numbers_of(pages: Any, count: int, name: str, most: int) -> list[int]:
         first, last = _range_of(part.strip(), count)
         if not 1 <= first <= last <= count:
             has = f"{count} page{'s' if count > 1 else ''}"
-            raise errors.InvalidBody(f"pages asks for {part.strip()}, and {name} has {has}.", None, "pages")
+            raise errors.InvalidBody(f"pages asks for {part.strip()}, and {name} has {has}.", "pages")
         ranges.append(range(first, last + 1))
         asked += len(ranges[-1])
     if asked > most:
         raise errors.TooLarge(
             f"{name} has {count} pages, of which {asked} are to be read; {most} are allowed in one request: pick some "
             "with pages, such as 1-100.",
-            None,
             "pages",
         )
     return list(dict.fromkeys(number for span in ranges for number in span))
@@ -163,7 +162,6 @@ def _parts_of(pages: Any, most: int) -> list[str]:
         if parts > most:
             raise errors.TooLarge(
                 f"pages asks for more than {most} pages or ranges; {most} pages are allowed in one request.",
-                None,
                 "pages",
             )
     return [part for one in (pages if isinstance(pages, list) else [pages]) for part in str(one).split(",")]
@@ -172,7 +170,7 @@ def _parts_of(pages: Any, most: int) -> list[str]:
 def _range_of(part: str, count: int) -> tuple[int, int]:
     match = _RANGE.fullmatch(part) if len(part) <= MOST_RANGE else None
     if not match or not (match[1] or match[3]):
-        raise errors.InvalidBody(f"pages takes numbers and ranges such as 1-3,7, not {part!r:.50}.", None, "pages")
+        raise errors.InvalidBody(f"pages takes numbers and ranges such as 1-3,7, not {part!r:.50}.", "pages")
     if not match[2]:
         only = int(match[1] or match[3])
         return only, only

@@ -48,7 +48,7 @@ def router(ocr: Ocr) -> APIRouter:
         )
         kind = body.document.get("type", "document_url")
         if kind not in ("document_url", "image_url"):
-            raise errors.InvalidBody(f"document takes document_url or image_url, not {kind!r:.50}.", None, "document")
+            raise errors.InvalidBody(f"document takes document_url or image_url, not {kind!r:.50}.", "document")
         file = await ocr.papers.given(body.document, "document")
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
         model = ocr.choose(request, body.model)

@@ -106,7 +106,7 @@ class Ocr:
         request.state.request_id = ask.request_id
         view = await self._overseer.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
-            raise errors.Conflict(f"Duplicate request id: {ask.request_id}", None, "request_id")
+            raise errors.Conflict(f"Duplicate request id: {ask.request_id}", "request_id")
 
     def course(self, order: Order, owner: str, timeout_s: float) -> Course:
         return Course(

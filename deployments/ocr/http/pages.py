@@ -158,7 +158,7 @@ class Course:
         if not error.message.startswith("image "):
             return error
         message = self.document.title_of(number) + error.message.removeprefix("image")
-        return type(error)(message, error.retry_after_s, error.param)
+        return type(error)(message, error.param, error.retry_after_s)
 
     async def _ask(self, number: int, sheet: Sheet) -> Answer:
         """A document as a whole is refused with its first page; the others wait for room."""

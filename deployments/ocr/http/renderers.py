@@ -153,10 +153,10 @@ class Renderers:
         try:
             told, content = await answer
         except Lost as lost:
-            raise errors.InvalidBody(f"{name} cannot be read: what reads it {lost}.", None, "image") from None
+            raise errors.InvalidBody(f"{name} cannot be read: what reads it {lost}.", "image") from None
         if "refused" in told:
             kind = errors.TooLarge if told["is_too_large"] else errors.InvalidBody
-            raise kind(f"{name} {told['refused'].rstrip('.')}.", None, "image")
+            raise kind(f"{name} {told['refused'].rstrip('.')}.", "image")
         return told, content
 
     def _begin(self) -> None:

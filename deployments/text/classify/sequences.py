@@ -67,4 +67,4 @@ def _text_or_pair(item: Any) -> Any:
         return item
     if isinstance(item, (list, tuple)) and len(item) == 2 and all(isinstance(part, str) for part in item):
         return tuple(item)
-    raise errors.InvalidBody("An input is a text or a list of two texts.", None, "input")
+    raise errors.InvalidBody("An input is a text or a list of two texts.", "input")

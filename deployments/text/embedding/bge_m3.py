@@ -42,7 +42,7 @@ class BgeM3(SentenceTransformers):
         outputs: list[Any] = []
         for encoded, features in zip(batch, found, strict=True):
             if not all(np.isfinite(array).all() for array in features.values()):
-                outputs.append(errors.BadRequest("the model gives no finite answer to it.", None, "input"))
+                outputs.append(errors.BadRequest("the model gives no finite answer to it.", "input"))
                 continue
             kinds = {}
             if DENSE in features:

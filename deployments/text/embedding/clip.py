@@ -42,13 +42,12 @@ def opened(data: bytes, place: int) -> Any:
         if found.width * found.height > MOST_PIXELS:
             raise errors.BadRequest(
                 f"Input {place} has {found.width} x {found.height} pixels; at most {MOST_PIXELS:,} are decoded.",
-                None,
                 "input",
             )
         return found.convert("RGB")
     except UnidentifiedImageError:
         raise errors.BadRequest(
-            f"Input {place} is no picture that can be read; {', '.join(FORMATS)} are.", None, "input"
+            f"Input {place} is no picture that can be read; {', '.join(FORMATS)} are.", "input"
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise errors.BadRequest(f"Input {place} is a picture that cannot be read: {error}.", None, "input") from None
+        raise errors.BadRequest(f"Input {place} is a picture that cannot be read: {error}.", "input") from None

@@ -25,7 +25,7 @@ class LateInteraction(LateTexts):
         if ability != "embed_tokens":
             return super().prepare(ability, items, params)
         if params.get("dimensions") is not None:
-            raise errors.BadRequest("The vectors of tokens cannot be cut.", None, "dimensions")
+            raise errors.BadRequest("The vectors of tokens cannot be cut.", "dimensions")
         values = self.read(role_of(params), items, params)
         return Prepared(values, [len(one) for one in values], identities=[identity_of(one) for one in values])
 

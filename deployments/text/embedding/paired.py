@@ -110,7 +110,7 @@ class Paired(SentenceTransformers):
 def _bytes_of(item: Any, modality: str, place: int) -> bytes:
     if isinstance(item, dict) and isinstance(item.get(modality), (bytes, bytearray, memoryview)):
         return bytes(item[modality])
-    raise errors.InvalidBody(f"Input {place} is no object with `{modality}`.", None, "input")
+    raise errors.InvalidBody(f"Input {place} is no object with `{modality}`.", "input")
 
 
 def _inner(folder: Path) -> Path:

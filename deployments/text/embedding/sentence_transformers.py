@@ -48,5 +48,5 @@ class SentenceTransformers(Texts):
         dimensions = params.get("dimensions")
         if dimensions is not None and not 1 <= dimensions <= self._dimensions:
             raise errors.BadRequest(
-                f"dimensions must be 1 to {self._dimensions} for this model, not {dimensions}.", None, "dimensions"
+                f"dimensions must be 1 to {self._dimensions} for this model, not {dimensions}.", "dimensions"
             )

@@ -55,7 +55,7 @@ class SparseEncoders(Texts):
 
     def _check(self, params: Mapping[str, Any]) -> None:
         if params.get("dimensions") is not None:
-            raise errors.BadRequest("Sparse weights have no dimensions to cut.", None, "dimensions")
+            raise errors.BadRequest("Sparse weights have no dimensions to cut.", "dimensions")
 
 
 def weights_of(row: Any, most: int | None = None) -> tuple[Any, Any]:

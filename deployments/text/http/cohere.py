@@ -65,34 +65,34 @@ def _items(body: Mapping[str, Any]) -> tuple[str, list[Any]]:
     if body.get("inputs") is not None:
         given = body["inputs"]
         if not isinstance(given, list) or not given:
-            raise errors.InvalidBody("inputs must be a list of at least one.", None, "inputs")
+            raise errors.InvalidBody("inputs must be a list of at least one.", "inputs")
         return "inputs", [_content(item) for item in given]
     if body.get("images") is not None:
         return "images", [{"image": image} for image in texts_of(body["images"], "images")]
     texts = body.get("texts")
     if isinstance(texts, str):
-        raise errors.InvalidBody("texts must be a list of texts, at least one.", None, "texts")
+        raise errors.InvalidBody("texts must be a list of texts, at least one.", "texts")
     return "texts", list(texts_of(texts, "texts"))
 
 
 def _content(item: Any) -> Any:
     parts = item.get("content") if isinstance(item, dict) else None
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
-        raise errors.InvalidBody("inputs must be objects with a list of contents.", None, "inputs")
+        raise errors.InvalidBody("inputs must be objects with a list of contents.", "inputs")
     texts = [part.get("text") for part in parts if part.get("type", "text") == "text"]
     images = [part.get("image_url") for part in parts if part.get("type") == "image_url"]
     urls = [image.get("url") if isinstance(image, dict) else image for image in images]
     if len(texts) + len(urls) < len(parts) or not all(isinstance(given, str) for given in (*texts, *urls)):
-        raise errors.InvalidBody("the contents of inputs must be texts, or one image_url.", None, "inputs")
+        raise errors.InvalidBody("the contents of inputs must be texts, or one image_url.", "inputs")
     if texts and not urls:
         return " ".join(map(str, texts))
     if len(parts) > 1:
-        raise errors.InvalidBody("an input with an image can hold nothing else.", None, "inputs")
+        raise errors.InvalidBody("an input with an image can hold nothing else.", "inputs")
     return {"image": urls[0]}
 
 
 def _form(body: Mapping[str, Any]) -> Form:
     kinds = body.get("embedding_types")
     if kinds is not None and not isinstance(kinds, list):
-        raise errors.InvalidBody("embedding_types must be a list of names.", None, "embedding_types")
+        raise errors.InvalidBody("embedding_types must be a list of names.", "embedding_types")
     return Form.asked({"embedding_types": kinds or None})

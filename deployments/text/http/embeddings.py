@@ -93,11 +93,9 @@ def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
     if isinstance(given, (str, dict)):
         given = [given]
     if not isinstance(given, list) or not given:
-        raise errors.InvalidBody(
-            "input must be a text or a list of at least one, and is missing or empty.", None, "input"
-        )
+        raise errors.InvalidBody("input must be a text or a list of at least one, and is missing or empty.", "input")
     if modality not in (None, "text", *MODALITIES):
-        raise errors.InvalidBody(f"modality takes text, image or audio, not {quoted(modality)}.", None, "modality")
+        raise errors.InvalidBody(f"modality takes text, image or audio, not {quoted(modality)}.", "modality")
     types = set(map(type, given))
     if types == {str}:
         return given if modality in (None, "text") else [{modality: text} for text in given]
@@ -117,7 +115,6 @@ def _input(item: Any, position: int, modality: str | None) -> Any:
         return item
     raise errors.InvalidBody(
         f"input {position} must be a text, a list of token ids, or an object with one of text, image and audio.",
-        None,
         "input",
     )
 
@@ -126,7 +123,7 @@ def _token_ids(given: Any) -> list[int]:
     """Xinference's clients send token ids as numbers or as texts of digits."""
     if isinstance(given, list) and all(isinstance(i, (int, str)) and re.fullmatch("[0-9]{1,9}", str(i)) for i in given):
         return [int(token) for token in given]
-    raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", None, "input")
+    raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", "input")
 
 
 def _kinds(body: Mapping[str, Any]) -> list[str]:
@@ -142,20 +139,18 @@ def _kinds(body: Mapping[str, Any]) -> list[str]:
 
 def _refuse_forms(form: Form, kinds: list[str]) -> None:
     if form.is_bytes:
-        raise errors.BadRequest(
-            "Only one vector per input travels as bytes; leave out return_….", None, "return_sparse"
-        )
+        raise errors.BadRequest("Only one vector per input travels as bytes; leave out return_….", "return_sparse")
     if "sparse" in kinds and (form.encoding != "float" or set(form.kinds) != {"float"}):
-        raise errors.BadRequest("Sparse weights are told as numbers only.", None, "return_sparse")
+        raise errors.BadRequest("Sparse weights are told as numbers only.", "return_sparse")
 
 
 def _refuse_unserved(body: Mapping[str, Any]) -> None:
     """What would change the vectors and is not done here must not be passed over."""
     if flag(body.get("late_chunking"), "late_chunking"):
-        raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", None, "late_chunking")
+        raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", "late_chunking")
     if body.get("add_special_tokens") is not None and not flag(body["add_special_tokens"], "add_special_tokens"):
         raise errors.BadRequest(
-            "add_special_tokens cannot be false; send token ids to choose them.", None, "add_special_tokens"
+            "add_special_tokens cannot be false; send token ids to choose them.", "add_special_tokens"
         )
 
 

@@ -40,19 +40,19 @@ class Form:
     def asked(cls, body: Mapping[str, Any], accept: str = "") -> Form:
         encoding = first(body, str, "encoding_format") or "float"
         if encoding not in ("float", "base64", "bytes", "bytes_only"):
-            raise errors.InvalidBody("encoding_format takes float, base64 or bytes.", None, "encoding_format")
+            raise errors.InvalidBody("encoding_format takes float, base64 or bytes.", "encoding_format")
         if "application/octet-stream" in accept:
             encoding = "bytes_only"
         if first(body, str, "endianness") == "big":
-            raise errors.BadRequest("Vectors travel little-endian; endianness big is not served.", None, "endianness")
+            raise errors.BadRequest("Vectors travel little-endian; endianness big is not served.", "endianness")
         name = name_of(body, *NAMES)
         given = "float" if name is None else body[name]
         kinds = given if isinstance(given, list) else [given]
         for kind in kinds:
             if not isinstance(kind, str) or kind not in WORDS:
-                raise errors.InvalidBody(f"{name} takes {', '.join(WORDS)}, not {quoted(kind)}.", None, name)
+                raise errors.InvalidBody(f"{name} takes {', '.join(WORDS)}, not {quoted(kind)}.", name)
         if not kinds or ("bytes" in encoding and len(set(kinds)) > 1):
-            raise errors.InvalidBody(f"{name} takes one precision, and several where vectors are JSON.", None, name)
+            raise errors.InvalidBody(f"{name} takes one precision, and several where vectors are JSON.", name)
         return cls(tuple(dict.fromkeys(kinds)), encoding, isinstance(given, list))
 
     @property

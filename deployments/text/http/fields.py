@@ -12,7 +12,7 @@ from cluster.names import quoted
 def model_of(body: Mapping[str, Any]) -> str | None:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
-        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", None, "model")
+        raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", "model")
     # Infinity's own clients send this when they were not told a model.
     return None if model in ("", "default/not-specified") else model
 
@@ -23,7 +23,7 @@ def first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -
     if name is None:
         return None
     if not isinstance(body[name], kind):
-        raise errors.InvalidBody(f"{name} cannot be of the type {type(body[name]).__name__}.", None, name)
+        raise errors.InvalidBody(f"{name} cannot be of the type {type(body[name]).__name__}.", name)
     return body[name]
 
 
@@ -35,7 +35,7 @@ def flag(value: Any, name: str) -> bool:
     """A boolean, or null for false, as Xinference's client sends it."""
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", None, name)
+    raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", name)
 
 
 def count(body: Mapping[str, Any], *names: str) -> int | None:
@@ -45,7 +45,7 @@ def count(body: Mapping[str, Any], *names: str) -> int | None:
         return None
     value = body[name]
     if not is_int(value) or value < 1:
-        raise errors.InvalidBody(f"{name} takes a whole number above 0, not {quoted(value)}.", None, name)
+        raise errors.InvalidBody(f"{name} takes a whole number above 0, not {quoted(value)}.", name)
     return int(value)
 
 
@@ -57,14 +57,14 @@ def texts_of(given: Any, name: str) -> list[str]:
     """One text or several, at least one."""
     found = [given] if isinstance(given, str) else given
     if not isinstance(found, list) or not found or set(map(type, found)) != {str}:
-        raise errors.InvalidBody(f"{name} must be a text or a list of at least one.", None, name)
+        raise errors.InvalidBody(f"{name} must be a text or a list of at least one.", name)
     return found
 
 
 def ids_of(given: Any, name: str) -> list[int]:
     is_ids = isinstance(given, list) and set(map(type, given)) == {int}
     if not is_ids or min(given) < 0 or max(given) >= 2**31:
-        raise errors.InvalidBody(f"{name} must be token ids, which are whole numbers from 0 on.", None, name)
+        raise errors.InvalidBody(f"{name} must be token ids, which are whole numbers from 0 on.", name)
     return list(given)
 
 
@@ -74,7 +74,7 @@ def truncation(body: Mapping[str, Any]) -> str | None:
     if isinstance(asked, str):
         if asked.upper() not in ("START", "END", "NONE"):
             name = name_of(body, "truncate", "truncation")
-            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(asked)}.", None, name)
+            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(asked)}.", name)
         return asked.upper()
     if asked is False:
         return "NONE"
@@ -83,7 +83,7 @@ def truncation(body: Mapping[str, Any]) -> str | None:
         return "END" if asked else None
     side = first(body, str, name)
     if side.lower() not in ("left", "right"):
-        raise errors.InvalidBody(f"{name} takes left or right, not {quoted(side)}.", None, name)
+        raise errors.InvalidBody(f"{name} takes left or right, not {quoted(side)}.", name)
     return "START" if side.lower() == "left" else "END"
 
 

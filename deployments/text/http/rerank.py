@@ -79,21 +79,21 @@ def _documents(body: Mapping[str, Any]) -> list[Any]:
     name = "texts" if "texts" in body else "documents"
     documents = body.get(name)
     if not isinstance(documents, list) or not documents:
-        raise errors.InvalidBody(f"{name} must be a list of at least one document.", None, name)
+        raise errors.InvalidBody(f"{name} must be a list of at least one document.", name)
     query = body.get("query")
     if isinstance(query, dict) and isinstance(query.get("text"), str):
         query = query["text"]
     if not isinstance(query, str):
-        raise errors.InvalidBody("query must be a text.", None, "query")
+        raise errors.InvalidBody("query must be a text.", "query")
     for position, document in enumerate(documents):
         if not (isinstance(document, str) or (isinstance(document, dict) and isinstance(document.get("text"), str))):
-            raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", None, name)
+            raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", name)
     if flag(body.get("return_documents"), "return_documents"):
         try:
             orjson.dumps(documents)
         except orjson.JSONEncodeError:
             # It reads 1024 levels and writes 254.
-            raise errors.InvalidBody(f"{name} are nested too deeply to be returned.", None, name) from None
+            raise errors.InvalidBody(f"{name} are nested too deeply to be returned.", name) from None
     return documents
 
 
@@ -113,7 +113,7 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     _refuse_unknown_kwargs(body)
     if body.get("rank_fields") not in (None, [], ["text"]):
         raise errors.BadRequest(
-            "rank_fields cannot be chosen; what is to be read of a document belongs in its `text`.", None, "rank_fields"
+            "rank_fields cannot be chosen; what is to be read of a document belongs in its `text`.", "rank_fields"
         )
     return {name: value for name, value in params.items() if value is not None}
 
@@ -122,7 +122,7 @@ def _long_documents(body: Mapping[str, Any]) -> str | None:
     policy = first(body, str, "long_documents")
     if policy not in (None, *LONG_DOCUMENTS):
         raise errors.InvalidBody(
-            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {quoted(policy)}.", None, "long_documents"
+            f"long_documents takes {', '.join(LONG_DOCUMENTS)}, not {quoted(policy)}.", "long_documents"
         )
     # Whoever limits the chunks wants them.
     is_chunked = count(body, "max_chunks_per_doc") is not None
@@ -148,10 +148,10 @@ def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
         return
     kwargs = inner_json(given, "kwargs") if isinstance(given, str) else given
     if kwargs is not None and not isinstance(kwargs, dict):
-        raise errors.InvalidBody("kwargs must be an object or the JSON of one.", None, "kwargs")
+        raise errors.InvalidBody("kwargs must be an object or the JSON of one.", "kwargs")
     unknown = sorted(set(kwargs or {}) - KWARGS)
     if unknown:
-        raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", None, unknown[0])
+        raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", unknown[0])
 
 
 def _ranked(body: Mapping[str, Any], served: Served) -> list[tuple[int, float]]:

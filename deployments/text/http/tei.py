@@ -34,7 +34,7 @@ def router(serving: Serving) -> APIRouter:
     async def ask(request: Request, body: Mapping[str, Any], ability: str, items: Sequence[Any], params: Any) -> Served:
         if len(items) > serving.settings.max_items:
             raise errors.TooLarge(
-                f"batch size {len(items)} > maximum allowed batch size {serving.settings.max_items}", None, "inputs"
+                f"batch size {len(items)} > maximum allowed batch size {serving.settings.max_items}", "inputs"
             )
         model = model_of(body) or request.query_params.get("model")
         return await serving.ask(request, model, ability, items, params)
@@ -81,7 +81,7 @@ def router(serving: Serving) -> APIRouter:
         given = first(body, dict, "inputs") or {}
         source = first(given, str, "source_sentence")
         if source is None:
-            raise errors.InvalidBody("inputs needs a source_sentence, which is a text.", None, "source_sentence")
+            raise errors.InvalidBody("inputs needs a source_sentence, which is a text.", "source_sentence")
         items = [source, *texts_of(given.get("sentences"), "sentences")]
         params = embedding_params(first(body, dict, "parameters") or {})
         served = await ask(request, body, "embed", items, params)
@@ -128,7 +128,7 @@ def router(serving: Serving) -> APIRouter:
 
 def _refuse_none(given: Any, name: str) -> None:
     if given == []:
-        raise errors.BadRequest(f"`{name}` cannot be empty", None, name)
+        raise errors.BadRequest(f"`{name}` cannot be empty", name)
 
 
 def _inputs(given: Any) -> list[Any]:
@@ -144,7 +144,7 @@ def _inputs(given: Any) -> list[Any]:
             return [given]
         if types <= {str, list}:
             return [item if isinstance(item, str) else ids_of(item, "inputs") for item in given]
-    raise errors.InvalidBody("inputs must be a text, a list of token ids, or a list of these.", None, "inputs")
+    raise errors.InvalidBody("inputs must be a text, a list of token ids, or a list of these.", "inputs")
 
 
 def _sequences(given: Any) -> tuple[list[Any], bool]:
@@ -155,7 +155,7 @@ def _sequences(given: Any) -> tuple[list[Any], bool]:
     for one in found:
         if not isinstance(one, list) or len(one) not in (1, 2) or set(map(type, one)) != {str}:
             raise errors.InvalidBody(
-                "inputs must be a text, a pair of texts, or a list of lists of one text or a pair.", None, "inputs"
+                "inputs must be a text, a pair of texts, or a list of lists of one text or a pair.", "inputs"
             )
     return [one[0] if len(one) == 1 else one for one in found], is_batch
 

@@ -101,7 +101,6 @@ def _sides(body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     if len(left) != len(right):
         raise errors.InvalidBody(
             f"{names[0]} has {len(left)} texts and {names[1]} has {len(right)}; give as many, or one on a side.",
-            None,
             names[1],
         )
     return left, right
@@ -130,5 +129,5 @@ def _ability(serving: Serving, request: Request, body: Mapping[str, Any]) -> str
     if task is None:
         return serving.able(request, model_of(body), "embed", "embed_tokens", "classify")
     if task not in TASKS:
-        raise errors.InvalidBody(f"task takes embed, token_embed or classify, not {quoted(task)}.", None, "task")
+        raise errors.InvalidBody(f"task takes embed, token_embed or classify, not {quoted(task)}.", "task")
     return TASKS[task]

@@ -50,7 +50,6 @@ class CausalScorers(CrossEncoders):
             raise errors.InputTooLong(
                 f"The query and the instruction leave no room for a document: they have {len(head)} tokens, the model "
                 f"reads {self._encoder.max_tokens}; shorten them.",
-                None,
                 "query",
             )
         policy = params.get("long_documents") or self._options.long_documents

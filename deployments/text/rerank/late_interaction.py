@@ -36,7 +36,7 @@ class LateRerankers(LateTexts):
         query = query_of(params)
         policy = params.get("long_documents") or self._options.long_documents
         if policy == "chunk":
-            raise errors.BadRequest("This model does not read documents in parts.", None, "long_documents")
+            raise errors.BadRequest("This model does not read documents in parts.", "long_documents")
         cut = {"truncate": "NONE" if policy == "error" else params.get("truncate", True)}
         documents = self.read("document", [text_of(item) for item in items], cut)
         most = params.get("max_tokens_per_doc")

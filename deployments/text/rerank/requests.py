@@ -26,7 +26,7 @@ class RerankOptions(EncoderOptions):
 def query_of(params: Mapping[str, Any]) -> str:
     query = params.get("query")
     if not isinstance(query, str):
-        raise errors.InvalidBody("A rerank request needs a query, which is a text.", None, "query")
+        raise errors.InvalidBody("A rerank request needs a query, which is a text.", "query")
     return query
 
 
@@ -35,9 +35,7 @@ def text_of(item: Any) -> str:
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         return str(item["text"])
-    raise errors.InvalidBody(
-        f"A document is a text or an object with `text`, not {type(item).__name__}.", None, "documents"
-    )
+    raise errors.InvalidBody(f"A document is a text or an object with `text`, not {type(item).__name__}.", "documents")
 
 
 def best_of(parts: Sequence[int]) -> Callable[[list[Any]], list[Any]]:

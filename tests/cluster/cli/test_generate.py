@@ -259,7 +259,7 @@ def test_a_row_says_what_is_known() -> None:
 @pytest.mark.parametrize(
     ("error", "exit_code"),
     [
-        (errors.InvalidBody("size takes auto or WxH, not 'big'.", None, "size"), 2),
+        (errors.InvalidBody("size takes auto or WxH, not 'big'.", "size"), 2),
         (errors.ModelNotFound("Model not found in the model list, uid: m"), 3),
         (errors.NotAuthenticated("A key is needed."), 10),
         (errors.Unavailable("No ingress answers."), 9),

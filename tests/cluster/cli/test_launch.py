@@ -195,7 +195,7 @@ def test_bad_usage_is_2_and_asks_no_server(cluster: Run, server: FakeServer, wor
 
 
 def test_a_misspelt_flag_gets_its_name(cluster: Run, server: FakeServer) -> None:
-    server.on("POST /v1/models", errors.BadOption("m takes no option 'replcas'; it takes normalize.", None, "replcas"))
+    server.on("POST /v1/models", errors.BadOption("m takes no option 'replcas'; it takes normalize.", "replcas"))
     done = cluster("launch", "-n", "m", "--replcas", "2")
     assert done.exit_code == 2
     assert done.stderr == "Error: m takes no option 'replcas'; it takes normalize. Did you mean --replica?\n"
@@ -203,7 +203,7 @@ def test_a_misspelt_flag_gets_its_name(cluster: Run, server: FakeServer) -> None
 
 def test_what_the_server_suggests_is_left_as_it_is(cluster: Run, server: FakeServer) -> None:
     said = "m takes no option 'replcas'. Did you mean 'replicas_per_batch'?"
-    server.on("POST /v1/models", errors.BadOption(said, None, "replcas"))
+    server.on("POST /v1/models", errors.BadOption(said, "replcas"))
     assert cluster("launch", "-n", "m", "--replcas", "2").stderr == f"Error: {said}\n"
 
 

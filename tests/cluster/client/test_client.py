@@ -331,7 +331,7 @@ def test_both_clients_make_the_same_request_and_give_the_same_result(make, reque
 
 @pytest.mark.parametrize(("make", "request_", "answer", "result"), CALLS.values(), ids=CALLS)
 def test_both_clients_raise_what_the_server_raised(make, request_, answer, result) -> None:
-    refusal = errors.Overloaded("The queue of m is full.", 2.5, "model")
+    refusal = errors.Overloaded("The queue of m is full.", "model", 2.5)
     with client_of(Wire(refusal)) as client, pytest.raises(errors.Overloaded) as raised:
         make(client)
     with pytest.raises(errors.Overloaded) as raised_async:

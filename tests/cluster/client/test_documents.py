@@ -125,7 +125,7 @@ def test_whoever_stops_reading_leaves(model, server):
 
 
 def test_errors_are_raised_as_their_class(model, server, tmp_path: Path):
-    server.on(OCR, errors.TooLarge("too many pages", None, "pages"))
+    server.on(OCR, errors.TooLarge("too many pages", "pages"))
     with pytest.raises(errors.TooLarge, match="too many pages"):
         model.ocr(SCAN)
     server.on(OCR, Stream(page_event(1, "one"), errors.DeadlineExceeded("late")))

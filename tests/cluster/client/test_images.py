@@ -217,7 +217,7 @@ def test_the_async_stream_is_the_same(server: ImageServer) -> None:
 
 
 def test_an_error_before_a_stream_is_raised_as_its_class(server: ImageServer, model: ImageModel) -> None:
-    server.on(GENERATIONS, errors.Overloaded("The queue of m is full.", 2.0))
+    server.on(GENERATIONS, errors.Overloaded("The queue of m is full.", retry_after_s=2.0))
     with pytest.raises(errors.Overloaded, match="The queue of m is full") as raised:
         next(model.text_to_image("a tree", stream=True))
     assert raised.value.retry_after_s == 2.0

@@ -73,17 +73,17 @@ class Process:
     async def _reach(self, answers: bool) -> None:
         await asyncio.sleep(0)
         if not self.alive:
-            raise errors.WorkerLost("The process is gone.", 5.0)
+            raise errors.WorkerLost("The process is gone.", retry_after_s=5.0)
         if not answers:
             await self._until_ended(0.01)
-            raise errors.Unavailable("It does not answer.", 5.0)
+            raise errors.Unavailable("It does not answer.", retry_after_s=5.0)
 
     async def _until_ended(self, timeout_s: float) -> None:
         try:
             await asyncio.wait_for(self._ended.wait(), timeout_s)
         except TimeoutError:
             return
-        raise errors.WorkerLost("The process is gone.", 5.0)
+        raise errors.WorkerLost("The process is gone.", retry_after_s=5.0)
 
     async def _start(self, where: tuple[str, str], threads: int) -> None:
         self.threads = threads
@@ -1771,7 +1771,7 @@ class Hosted:
 
     async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
         if not self.alive:
-            raise errors.WorkerLost("The process is gone.", 5.0)
+            raise errors.WorkerLost("The process is gone.", retry_after_s=5.0)
         return await asyncio.wait_for(getattr(self.worker, method)(*args), timeout_s)
 
     async def probe(self, timeout_s: float) -> float:

@@ -52,7 +52,7 @@ class Worker:
     async def answer(self, call: Call) -> Any:
         match call.items:
             case ["refuse"]:
-                return errors.InvalidBody("It does not fit.", None, "items")
+                return errors.InvalidBody("It does not fit.", "items")
             case ["raise"]:
                 raise ValueError("told to raise")
             case ["wait"]:

@@ -363,7 +363,7 @@ def test_an_error_is_not_kept() -> None:
 
 def test_an_input_without_an_answer_is_named_to_its_caller_alone() -> None:
     def run(batch: Sequence[Any]) -> Sequence[Any]:
-        return [errors.BadRequest("it has no answer.", None, "input") if value == 13 else value for value in batch]
+        return [errors.BadRequest("it has no answer.", "input") if value == 13 else value for value in batch]
 
     async def scene(queue: Queue) -> None:
         await queue.busy()

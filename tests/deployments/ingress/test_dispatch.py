@@ -52,7 +52,7 @@ class Worker:
         await asyncio.wait((running, self.is_dead), return_when=asyncio.FIRST_COMPLETED)
         running.cancel()
         if self.is_dead.done():
-            raise errors.WorkerLost(f"{self.name} is gone.", 5.0)
+            raise errors.WorkerLost(f"{self.name} is gone.", retry_after_s=5.0)
 
     async def _infer(self, calls: Sequence[Call]) -> tuple[list[Any], int]:
         await self._until_it_runs()
@@ -61,7 +61,7 @@ class Worker:
         if any(call.items == POISON and self._takes(call) for call in calls):
             self.is_dead.set_result(None)
         await self._until_it_runs()
-        reserved = errors.WorkerReserved("It tries one call alone.", 1.0)
+        reserved = errors.WorkerReserved("It tries one call alone.", retry_after_s=1.0)
         outcomes = [Answer(list(call.items), 1) if self._takes(call) else reserved for call in calls]
         if self.reserved_for in [call.id for call in calls]:
             self.reserved_for = None

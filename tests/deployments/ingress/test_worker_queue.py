@@ -22,7 +22,7 @@ class Worker:
     async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Any], int]:
         sizes = [len(call.items[0]) for call in calls]
         self.asked += sizes
-        full = errors.Overloaded("The queue is full.", 3.0)
+        full = errors.Overloaded("The queue is full.", retry_after_s=3.0)
         return [Answer([size], size) if size <= self.takes else full for size in sizes], len(calls)
 
 
@@ -112,7 +112,7 @@ def test_a_short_question_is_not_answered_with_the_long_request_it_came_with() -
 
 
 def test_who_is_refused_is_told_to_come_back_later_than_the_others() -> None:
-    refusal = dispatch.later(errors.Overloaded("The queue is full.", 3.0, "input"), 1.5)
+    refusal = dispatch.later(errors.Overloaded("The queue is full.", "input", 3.0), 1.5)
     assert (refusal.message, refusal.retry_after_s, refusal.param) == ("The queue is full.", 4.5, "input")
     assert dispatch.later(errors.Overloaded("The queue is full."), 1.5).retry_after_s is None
 
@@ -143,10 +143,10 @@ class Breakable(Worker):
 
     async def ping(self, timeout_s: float) -> None:
         if not self.hears:
-            raise errors.Unavailable("It does not answer.", 5.0)
+            raise errors.Unavailable("It does not answer.", retry_after_s=5.0)
 
     def die(self) -> None:
-        self.ends.set_exception(errors.WorkerLost("The process is gone.", 5.0))
+        self.ends.set_exception(errors.WorkerLost("The process is gone.", retry_after_s=5.0))
 
 
 class Broken:
@@ -229,7 +229,7 @@ def test_a_suspect_that_only_waits_for_a_worker_that_dies_is_not_blamed() -> Non
         suspect = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
         other = broken.send("other")
         await turn()
-        is_empty.set_exception(errors.WorkerLost("The process is gone.", 5.0))
+        is_empty.set_exception(errors.WorkerLost("The process is gone.", retry_after_s=5.0))
         broken.worker.die()
         await asyncio.gather(suspect, other, return_exceptions=True)
         assert broken.deaths == [[("other", False)]]

@@ -173,14 +173,14 @@ def test_a_wrong_method_has_the_same_shape(live: LiveCluster) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
     [
-        (errors.Overloaded("Full.", 2.0), 429, "Overloaded"),
+        (errors.Overloaded("Full.", retry_after_s=2.0), 429, "Overloaded"),
         (errors.InferenceFailed("It broke."), 424, "Backend"),
-        (errors.ModelLoading("Wait.", 30.0), 503, "Unhealthy"),
+        (errors.ModelLoading("Wait.", retry_after_s=30.0), 503, "Unhealthy"),
         (errors.WorkerLost("Gone."), 503, "Unhealthy"),
         (errors.Unavailable("Nobody."), 503, "Unhealthy"),
         (errors.DeadlineExceeded("Late."), 504, "Backend"),
         (errors.TooLarge("Large."), 413, "Validation"),
-        (errors.InputTooLong("Long.", None, "input"), 422, "Validation"),
+        (errors.InputTooLong("Long.", "input"), 422, "Validation"),
         (errors.ClusterError("Oh."), 500, "Backend"),
     ],
 )
