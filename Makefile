@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check format clean
+.PHONY: serve test check house format clean
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
@@ -20,6 +20,10 @@ check: .venv/tests-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# How the sources are written: sizes, names, types, cycles. tests/test_house.py limits what it prints.
+house: .venv/installed
+	$(BIN)/python -m tests.house
 
 format: .venv/tests-installed
 	$(BIN)/ruff format .
