@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import re
 import secrets
-import shutil
 import sys
-import time
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from prometheus_client import CONTENT_TYPE_LATEST
 from ray import serve
 from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
-from cluster import errors, keys
+from cluster import errors
 from cluster.keys import Key, Scope
-from cluster.metrics import page
 from cluster.runtime.actor_calls import HEAD_RESOURCE
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.image.http import images, sdapi
-from deployments.ingress import control, generic, jobs, listing
+from deployments.ingress import control, generic, jobs
 from deployments.ingress.bodies import CONTROL_BYTES, Bodies, Limits
-from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.files import Files
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.middleware import (
-    Json,
     Lines,
     RequestMiddleware,
     as_cluster_error,
-    bearer,
     error_response,
     guard,
 )
@@ -106,7 +95,8 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     background = jobs.BackgroundJobs(dispatcher, settings)
     painting = images.Images(serving, files, background)
     reading = ocr.Ocr(serving, dispatcher, background)
-    include(app, _public(dispatcher, settings))
+    for router in control.public_routers(dispatcher, settings):
+        include(app, router)
     include(app, files.router())
     for dialect in (rerank, classify, tei, vllm):
         behind("infer", dialect.router(serving), settings.max_text_bytes)
@@ -118,74 +108,10 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     for documents in (ocr, mistral, chat):
         behind("infer", documents.router(reading), settings.max_body_bytes)
     behind("infer", jobs.router(background, dispatcher))
-    if settings.metrics:
-        behind("list", _metrics_page(supervisor, metrics))
-    behind("launch", control.launching(supervisor, settings))
-    behind("list", control.watching(supervisor, settings))
-    behind("admin", control.administration(supervisor, settings))
-    # Last: its `/v1/models/{uid}` would take every longer name for a uid.
-    behind("list", listing.router(dispatcher, supervisor, settings))
+    for scope, router in control.routers(dispatcher, supervisor, settings, metrics):
+        behind(scope, router)
     app.router.routes.insert(0, Whole(app.routes))
     return app
-
-
-def _public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
-    routes = APIRouter(tags=["health"])
-
-    @routes.get("/health")
-    @routes.get("/ping", include_in_schema=False)
-    async def health() -> Json:
-        """The process lives; `/ready` says whether it can serve."""
-        return Json({"status": "ok", "unix": time.time()})
-
-    @routes.get("/ready")
-    async def ready(request: Request) -> Json:
-        """True only when a request could be served: the table has been seen and no wished model is without a worker.
-        Which models those are is for whoever may list them."""
-        table = dispatcher.table
-        lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
-        is_ready = dispatcher.is_ready and not lacking
-        told: dict[str, Any] = {"ready": is_ready, "models": len(table.models)}
-        with contextlib.suppress(errors.NotAuthenticated, errors.NotPermitted):
-            key = keys.check(dispatcher.keys, bearer(request.headers), "list") if settings.asks_for_keys else None
-            told["without_worker"] = keys.visible(key, lacking, str)
-        told["disk_free_bytes"] = await asyncio.to_thread(_free_bytes, settings.home)
-        return Json(told, 200 if is_ready else 503)
-
-    @routes.get("/v1/address")
-    async def address() -> Json:
-        return Json(f"{settings.host}:{settings.port}")
-
-    @routes.get("/v1/cluster/auth")
-    async def auth() -> Json:
-        return Json({"auth": settings.asks_for_keys})
-
-    return routes
-
-
-def _free_bytes(folder: Path) -> int | None:
-    """A full disk stops no request, but nothing can be launched any more."""
-    try:
-        return shutil.disk_usage(folder).free
-    except OSError:
-        return None
-
-
-def _metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRouter:
-    routes = APIRouter(tags=["metrics"])
-
-    @routes.get("/metrics")
-    async def everything(request: Request) -> Response:
-        """What every process counted; without the supervisor at least what this one did."""
-        own = metrics.collect()
-        try:
-            samples = await supervisor.call("samples", metrics.ingress, own, timeout_s=5.0)
-        except errors.ClusterError:
-            samples = own
-        sees = partial(keys.sees, request.state.key)
-        return Response(page(samples, sees), media_type=CONTENT_TYPE_LATEST)
-
-    return routes
 
 
 @serve.deployment(

@@ -20,7 +20,7 @@ from fastapi import Request, Response
 from cluster import errors
 from deployments.image.http.forms import size_of
 from deployments.ingress.bodies import CONTROL_BYTES, Limits, Signs, form_of, refuse_costly, signs_outside_texts
-from deployments.ingress.control import Declared
+from deployments.ingress.control.changes import Declared
 from deployments.ingress.media import PIECE, decoded
 from deployments.ingress.middleware import Json, checked, json_body
 from deployments.ingress.server import BODY_PAUSE_S, superfluous

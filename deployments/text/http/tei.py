@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.routes import ModelRoutes
-from deployments.ingress.control import VERSION
 from deployments.ingress.middleware import Json, error_response, json_body
 from deployments.ingress.serving import ONGOING, Served, Serving
+from deployments.ingress.version import VERSION
 from deployments.text.http.classify import best_first
 from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
 from deployments.vectors import unit

@@ -1,0 +1,57 @@
+"""The cluster's own API, a module per subject; routes that change something are each one call to the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter
+
+from cluster.keys import Key, Scope
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.settings import Settings
+from deployments.ingress.control import (
+    changes,
+    health,
+    history,
+    keys,
+    listing,
+    models,
+    nodes,
+    registrations,
+    replicas,
+    session,
+)
+from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.metrics import IngressMetrics
+
+
+def public_routers(dispatcher: Dispatcher, settings: Settings) -> Iterator[APIRouter]:
+    """Answered without a key."""
+    yield health.public(dispatcher, settings)
+    yield session.public(settings)
+
+
+def routers(
+    dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings, metrics: IngressMetrics
+) -> Iterator[tuple[Scope, APIRouter]]:
+    """Each with the scope that a key needs for it, in the order in which paths are looked up."""
+
+    def current_keys() -> tuple[Key, ...]:
+        return dispatcher.keys
+
+    table = dispatcher.table
+    if settings.metrics:
+        yield "list", health.metrics_page(supervisor, metrics)
+    yield "launch", models.launching(supervisor, table, settings)
+    yield "launch", replicas.scaling(supervisor)
+    yield "launch", changes.declaring(supervisor, settings)
+    yield "launch", registrations.registering(supervisor, settings)
+    yield "list", models.watching(supervisor, table)
+    yield "list", replicas.watching(supervisor)
+    yield "list", history.watching(supervisor)
+    yield "list", registrations.watching(supervisor, settings)
+    yield "list", nodes.watching(supervisor)
+    yield "list", session.watching()
+    yield "admin", keys.administration(supervisor, current_keys)
+    # Last: its `/v1/models/{uid}` would match every longer name that is not listed before it.
+    yield "list", listing.router(table, supervisor, settings)

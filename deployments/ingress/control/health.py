@@ -1,0 +1,73 @@
+"""Whether this process lives, whether it can serve, and what every process has counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from cluster import errors, keys
+from cluster.metrics import page
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.settings import Settings
+from cluster.value import JsonObject
+from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.middleware import Json, bearer
+
+
+def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health")
+    @routes.get("/ping", include_in_schema=False)
+    async def health() -> Json:
+        """The process lives; `/ready` says whether it can serve."""
+        return Json({"status": "ok", "unix": time.time()})
+
+    @routes.get("/ready")
+    async def ready(request: Request) -> Json:
+        """200 only when every wanted model has a worker and this ingress knows it, else 503. A caller whose key may
+        list models is told which ones have none."""
+        table = dispatcher.table
+        lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
+        is_ready = dispatcher.is_ready and not lacking
+        body: JsonObject = {"ready": is_ready, "models": len(table.models)}
+        with contextlib.suppress(errors.NotAuthenticated, errors.NotPermitted):
+            key = keys.check(dispatcher.keys, bearer(request.headers), "list") if settings.asks_for_keys else None
+            body["without_worker"] = keys.visible(key, lacking, str)
+        body["disk_free_bytes"] = await asyncio.to_thread(_free_bytes, settings.home)
+        return Json(body, 200 if is_ready else 503)
+
+    return routes
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """A full disk stops no request, but nothing can be launched any more."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRouter:
+    routes = APIRouter(tags=["metrics"])
+
+    @routes.get("/metrics")
+    async def everything(request: Request) -> Response:
+        """What every process counted; without the supervisor at least what this one did."""
+        own = metrics.collect()
+        try:
+            samples = await supervisor.call("samples", metrics.ingress, own, timeout_s=5.0)
+        except errors.ClusterError:
+            samples = own
+        sees = partial(keys.sees, request.state.key)
+        return Response(page(samples, sees), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

@@ -1,0 +1,48 @@
+"""Makes, lists and revokes API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster.keys import Key
+from cluster.runtime.supervisor_client import SupervisorClient
+from deployments.ingress.control.access import refuse_limited
+from deployments.ingress.control.waiting import until_seen
+from deployments.ingress.middleware import Json, checked, json_body
+
+
+class NewKey(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1, max_length=100)
+    scopes: list[str] = ["list", "infer"]
+    models: list[str] | None = None
+
+
+def administration(supervisor: SupervisorClient, current_keys: Callable[[], tuple[Key, ...]]) -> APIRouter:
+    # A key for some models that could make keys could make one for all.
+    routes = APIRouter(tags=["administration"], dependencies=[Depends(refuse_limited)])
+
+    @routes.post("/v1/keys")
+    async def create_key(request: Request) -> Json:
+        body: NewKey = checked(NewKey, await json_body(request))
+        key: Key
+        key, text = await supervisor.call("create_key", body.name, body.scopes, body.models)
+        await until_seen(lambda: key in current_keys())
+        return Json({**key.shown(), "key": text})
+
+    @routes.get("/v1/keys")
+    async def list_keys() -> Json:
+        keys: list[Key] = await supervisor.call_patiently("all_keys")
+        return Json([key.shown() for key in keys])
+
+    @routes.delete("/v1/keys/{id}")
+    async def revoke_key(id: str) -> Json:
+        await supervisor.call("revoke_key", id)
+        await until_seen(lambda: all(key.id != id for key in current_keys()))
+        return Json(None)
+
+    return routes

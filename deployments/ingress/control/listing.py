@@ -1,0 +1,51 @@
+"""What serves now, as OpenAI's, Xinference's and Infinity's clients read it; from the routing table alone."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from cluster import errors, keys
+from cluster.names import cut
+from cluster.routes import ModelRoutes
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.settings import Settings
+from cluster.status import ModelStatus
+from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row
+from deployments.ingress.middleware import Json
+from deployments.ingress.routing import RouteTable
+
+OWNER = "xinference"
+
+
+def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["models"])
+
+    def serving(request: Request) -> list[ModelRoutes]:
+        return [model for model in table.visible(request.state.key).values() if model.workers]
+
+    @routes.get("/v1/models")
+    async def list_models(request: Request) -> Json:
+        rows = [{**model.description, **openai_row(model, OWNER)} for model in serving(request)]
+        return Json({"object": "list", "data": rows})
+
+    @routes.get("/models")
+    async def list_for_infinity(request: Request) -> Json:
+        rows = [infinity_row(model, table, settings) for model in serving(request)]
+        return Json({"object": "list", "data": rows})
+
+    @routes.get("/v1/models/instances")
+    async def instances(request: Request, model_name: str | None = None, model_uid: str | None = None) -> Json:
+        every: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        rows = [instance_row(status) for status in keys.visible(request.state.key, every)]
+        by_name = [row for row in rows if model_name in (None, "", row["model_name"])]
+        return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])
+
+    @routes.get("/v1/models/{uid}")
+    async def describe(uid: str, request: Request) -> Json:
+        keys.check_model(request.state.key, uid)
+        model = table.models.get(uid)
+        if model is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid")
+        return Json(model.description)
+
+    return routes

@@ -1,0 +1,98 @@
+"""Launches models, ends them, and tells how they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from cluster import errors, keys
+from cluster.launch import LaunchSpec
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.settings import Settings
+from cluster.status import ModelState, ModelStatus
+from cluster.value import JsonObject
+from cluster.weights.inventory import asking_once
+from deployments.ingress.control.access import only_own_models
+from deployments.ingress.control.plan import fit_of, resolved
+from deployments.ingress.control.shapes import progress_body
+from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
+from deployments.ingress.middleware import Json, checked, json_body
+from deployments.ingress.routing import RouteTable
+
+#: How long a launch may be waited for when the caller sets no limit.
+LAUNCH_WAIT_S = 3600.0
+#: The longest that a question for a status is held.
+LONGEST_WAIT_S = 30.0
+
+#: NaN passes every comparison and ends the event loop whose clock it reaches.
+Seconds = Annotated[float, Query(allow_inf_nan=False)]
+
+
+def launching(supervisor: SupervisorClient, table: RouteTable, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
+
+    @routes.post("/v1/models")
+    async def launch(
+        request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
+    ) -> Json:
+        body = await json_body(request)
+        if not body.get("model_name"):
+            raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", "model_name")
+        spec: LaunchSpec = checked(LaunchSpec, body, errors.BadOption)
+        with asking_once():
+            wanted = await resolved(spec, supervisor, settings)
+            keys.check_model(request.state.key, wanted.uid)
+            if dry_run:
+                return Json(await fit_of(wanted, supervisor, settings))
+        status: ModelStatus = await supervisor.call_patiently("launch", wanted, spec.model_uid is not None)
+        if wait_ready:
+            status = await until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
+            await until_routed(table, status.uid)
+        return Json({"model_uid": status.uid, "generation": status.generation})
+
+    @routes.delete("/v1/models/{uid}")
+    async def terminate(uid: str) -> Json:
+        await supervisor.call("terminate", uid)
+        await until_gone(table, uid)
+        return Json(None)
+
+    @routes.post("/v1/models/{uid}/cancel")
+    async def cancel(uid: str) -> Json:
+        await supervisor.call("cancel", uid)
+        await until_gone(table, uid)
+        return Json(None)
+
+    return routes
+
+
+def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
+    routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
+
+    @routes.get("/v1/statuses")
+    async def statuses(request: Request) -> Json:
+        every: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        return Json([_without_secrets(status) for status in keys.visible(request.state.key, every)])
+
+    @routes.get("/v1/models/{uid}/status")
+    async def status_of(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
+        wait = max(0.0, min(wait, LONGEST_WAIT_S))
+        status: ModelStatus = await supervisor.call("status", uid, version, wait, timeout_s=wait + 10)
+        if status.state == ModelState.READY:
+            await until_routed(table, uid)
+        return Json(_without_secrets(status))
+
+    @routes.get("/v1/models/{uid}/progress")
+    async def progress(uid: str) -> Json:
+        return Json(progress_body(await supervisor.call_patiently("status", uid)))
+
+    return routes
+
+
+def _without_secrets(status: ModelStatus) -> JsonObject:
+    """The status with the names of environment variables only: their values are sometimes tokens."""
+    body = status.model_dump(mode="json")
+    envs = body["wanted"]["spec"].get("envs")
+    if envs:
+        body["wanted"]["spec"]["envs"] = dict.fromkeys(envs, "***")
+    return body

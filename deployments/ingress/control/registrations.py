@@ -1,0 +1,91 @@
+"""The models that can be launched: the catalogue's, those that people registered, and what is on this disk of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+
+from cluster import errors
+from cluster.catalog.registrations import parse_registration, to_registration
+from cluster.names import quoted
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.settings import Settings
+from deployments import model_types
+from deployments.ingress.control.access import refuse_limited
+from deployments.ingress.control.plan import current_catalog
+from deployments.ingress.control.shapes import cached_rows, engines_body
+from deployments.ingress.middleware import Json, checked, json_body
+
+
+class Registration(BaseModel):
+    model: str
+    worker_ip: str | None = None
+    persist: bool = True
+
+
+def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["launch"])
+
+    @routes.post("/v1/model_registrations/{type}")
+    async def register(type: str, request: Request) -> Json:
+        refuse_limited(request)
+        body: Registration = checked(Registration, await json_body(request))
+        types = model_types(settings.plugins)
+        if type not in types:
+            raise errors.BadRequest(
+                f"There are no models of the type {quoted(type)}; there are {', '.join(sorted(types))}."
+            )
+        entry = parse_registration(type, body.model, family=next(iter(types[type].families)))
+        try:
+            orjson.dumps(entry.facts)
+        except orjson.JSONEncodeError as error:
+            raise errors.InvalidBody(f"The registration cannot be kept: {error}.", "model") from None
+        # Raises where the name is taken, while the caller is there to read it.
+        (await current_catalog(supervisor, settings)).with_registered([entry])
+        await supervisor.call("register", entry)
+        return Json(None)
+
+    @routes.delete("/v1/model_registrations/{type}/{name}")
+    async def unregister(type: str, name: str, request: Request) -> Json:
+        refuse_limited(request)
+        await supervisor.call("unregister", type, name)
+        return Json(None)
+
+    return routes
+
+
+def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
+    routes = APIRouter(tags=["watch"])
+
+    @routes.get("/v1/model_registrations/{type}")
+    async def registrations(type: str, detailed: bool = False) -> Json:
+        entries = (await current_catalog(supervisor, settings)).of_type(type.lower())
+        if detailed:
+            return Json([{**to_registration(entry), "is_builtin": entry.builtin} for entry in entries])
+        return Json([{"model_name": entry.name, "is_builtin": entry.builtin} for entry in entries])
+
+    @routes.get("/v1/model_registrations/{type}/{name}")
+    async def registration(type: str, name: str) -> Json:
+        try:
+            return Json(to_registration((await current_catalog(supervisor, settings)).find(name, type)))
+        except errors.UnknownModel:
+            raise errors.UnknownModel(f"Model {name} not found", "model_name") from None
+
+    @routes.get("/v1/engines/{name}")
+    async def engines_of(name: str) -> Json:
+        return Json(engines_body(await current_catalog(supervisor, settings), "", name, settings))
+
+    @routes.get("/v1/engines/{type}/{name}")
+    async def engines(type: str, name: str) -> Json:
+        return Json(engines_body(await current_catalog(supervisor, settings), type, name, settings))
+
+    @routes.get("/v1/cache/models")
+    async def cached_models(model_name: str | None = None) -> Json:
+        catalog = await current_catalog(supervisor, settings)
+        rows = await asyncio.to_thread(cached_rows, catalog, settings)
+        return Json({"list": [row for row in rows if model_name in (None, "", row["model_name"])]})
+
+    return routes

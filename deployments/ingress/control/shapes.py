@@ -1,0 +1,191 @@
+"""How models, replicas, nodes and events look to the clients of Xinference, OpenAI and Infinity; from values alone."""
+
+from __future__ import annotations
+
+import time
+
+from cluster.catalog.catalog import Catalog
+from cluster.routes import ModelRoutes
+from cluster.settings import Settings
+from cluster.status import Claim, Event, ModelStatus, Node, WorkerStatus
+from cluster.value import JsonObject
+from cluster.weights.locate import cached
+from deployments import model_types
+from deployments.ingress.routing import RouteTable
+from deployments.ingress.serving import ONGOING
+
+# ---------------------------------------------------------------------------------------- a model and its replicas
+
+#: Xinference's words for the state of a model.
+INSTANCE_STATES = {
+    "WAITING": "CREATING",
+    "LOADING": "CREATING",
+    "READY": "READY",
+    "DEGRADED": "UPDATING",
+    "FAILED": "ERROR",
+    "STOPPING": "TERMINATING",
+}
+#: Xinference's words for the state of a replica.
+REPLICA_STATES = {
+    "STARTING": "CREATING",
+    "LOADING": "CREATING",
+    "FAILED": "ERROR",
+    "LOST": "ERROR",
+    "DRAINING": "TERMINATING",
+}
+#: Xinference's words for what a launch is doing.
+STAGES = {"pending": "pending", "downloading": "downloading", "loading": "loading", "ready": "launching"}
+#: Infinity's words for what a model can do.
+CAPABILITIES = {
+    "embed": "embed",
+    "embed_tokens": "embed",
+    "rerank": "rerank",
+    "classify": "classify",
+    "embed_image": "image_embed",
+    "embed_audio": "audio_embed",
+}
+
+
+def openai_row(model: ModelRoutes, owner: str) -> JsonObject:
+    return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
+
+
+def infinity_row(model: ModelRoutes, table: RouteTable, settings: Settings) -> JsonObject:
+    workers = [route.worker for route in model.workers]
+    sent = sum(table.in_flight.get(worker, 0) for worker in workers)
+    # A worker tells with every answer how much it holds; with no answer under way that number is out of date.
+    held = sum(table.queued.get(worker, 0) for worker in workers if table.in_flight.get(worker))
+    limit = sum(route.limit or ONGOING for route in model.workers)
+    longest = model.description.get("max_tokens")
+    return {
+        **openai_row(model, "infinity"),
+        "backend": str(model.description.get("model_engine", "")),
+        "capabilities": list(dict.fromkeys(CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES)),
+        "stats": {
+            "queue_fraction": min(1.0, max(sent, held) / limit),
+            "queue_absolute": held,
+            "results_pending": sent,
+            # Batches are filled by tokens; this is how many of the longest inputs fit.
+            "batch_size": max(1, settings.batch_tokens // longest) if isinstance(longest, int) and longest else 1,
+        },
+    }
+
+
+def instance_row(status: ModelStatus) -> JsonObject:
+    wanted = status.wanted
+    return {
+        "model_name": wanted.entry.name,
+        "model_uid": status.uid,
+        "model_version": wanted.source.revision,
+        "model_ability": list(wanted.abilities),
+        "replica": status.replica,
+        "status": INSTANCE_STATES[status.state],
+        "instance_created_ts": int(status.created),
+        "n_worker": 1,
+        "replica_statuses": [replica_row(status, worker) for worker in status.workers],
+    }
+
+
+def replica_row(status: ModelStatus, worker: WorkerStatus) -> JsonObject:
+    return {
+        "replica_id": worker.index,
+        "replica_model_uid": f"{status.uid}-rep{worker.index}",
+        "replica_uid": worker.id,
+        "worker_address": worker.node,
+        "model_address": worker.address,
+        "accelerators": [str(card) for card in worker.cards],
+        "gpu_idx": list(worker.cards),
+        "status": REPLICA_STATES.get(worker.state, "READY"),
+        "created_ts": int(status.created),
+        "error_message": worker.reason or None,
+    }
+
+
+def progress_body(status: ModelStatus) -> JsonObject:
+    rows = [
+        {
+            "replica_id": worker.index,
+            "replica_model_uid": f"{status.uid}-rep{worker.index}",
+            "progress": worker.progress,
+            "stage": STAGES.get(worker.stage, "launching"),
+            "info": worker.reason,
+            "updated_at": time.time(),
+            "download_files": list(worker.files),
+        }
+        for worker in status.workers
+    ]
+    files = [file for worker in status.workers for file in worker.files]
+    stage = STAGES.get(status.stage, "launching")
+    return {"progress": status.progress, "stage": stage, "download_files": files, "replicas": rows}
+
+
+# ------------------------------------------------------------------------------------------------ what can be launched
+
+
+def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> JsonObject:
+    """By engine the variants of the model that it can load, or the reason why it cannot."""
+    entry = catalog.find(name, type)
+    family = model_types(settings.plugins)[entry.type].families.get(entry.family)
+    needs = entry.facts.get("needs")
+    variants = [
+        {
+            "model_name": entry.name,
+            "model_format": source.format,
+            "quantization": quantization,
+            "model_hub": source.hub,
+        }
+        for source in entry.sources
+        for quantization in source.quantizations
+    ]
+    return {engine: f"needs {needs}" if needs else variants for engine in (family.engines if family else ())}
+
+
+def cached_rows(catalog: Catalog, settings: Settings) -> list[JsonObject]:
+    """The weights on this machine's disk, by the catalogue's names where it knows them."""
+    entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
+    owners = {source.id: entry for entry in entries for source in entry.sources}
+    rows = []
+    for model in cached(settings.home):
+        entry = owners.get(model.id)
+        rows.append(
+            {
+                "model_name": entry.name if entry else model.id,
+                "model_type": entry.type if entry else None,
+                "model_hub": model.hub,
+                "model_version": model.revision,
+                "path": str(model.path),
+                "real_path": str(model.path),
+                "size_bytes": model.size_bytes,
+                "complete": model.complete,
+                "actor_ip_address": settings.host,
+            }
+        )
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------- the cluster itself
+
+
+def event_row(event: Event) -> JsonObject:
+    return {"event_type": event.level, "event_ts": int(event.ts), "event_content": event.text}
+
+
+def node_row(node: Node, claim: Claim, workers: int) -> JsonObject:
+    return {
+        "node_type": "Supervisor" if node.is_head else "Worker",
+        "ip_address": node.ip,
+        "cpu_count": node.cpus,
+        "cpu_claimed": claim.cpus,
+        "mem_total": node.memory_bytes,
+        "mem_claimed": claim.memory_bytes,
+        "gpu_count": node.gpus,
+        "gpu_claimed": claim.gpus,
+        "gpu_vram_total": (node.card_bytes or 0) * node.gpus,
+        "workers": workers,
+    }
+
+
+def load_row(node: Node, claim: Claim) -> JsonObject:
+    cpu = {"total": node.cpus, "memory_total": node.memory_bytes, "memory_claimed": claim.memory_bytes}
+    cards = {f"gpu-{card}": {"mem_total": node.card_bytes} for card in range(node.gpus)}
+    return {"cpu": cpu, **cards}

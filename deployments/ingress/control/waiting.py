@@ -1,0 +1,68 @@
+"""Waits until a change is visible: in a model's status, or in what this ingress itself knows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from cluster import errors
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.status import ModelState, ModelStatus
+from deployments.ingress.routing import RouteTable
+
+#: One long poll on the supervisor; waiting longer is many of them.
+POLL_S = 25.0
+#: How long following a launch puts up with a supervisor that does not answer.
+PATIENCE_S = 60.0
+#: How long an answer waits for this ingress's own table to agree with it.
+ROUTED_S = 2.0
+
+
+async def until_ready(supervisor: SupervisorClient, status: ModelStatus, timeout_s: float) -> ModelStatus:
+    """Waits with the caller. A caller who leaves does not end the launch, and a restart of the supervisor only delays
+    the answer."""
+    deadline = time.monotonic() + timeout_s
+    uid, generation = status.uid, status.generation
+    while True:
+        if status.generation != generation:
+            raise errors.LaunchCancelled(f"The launch of {uid} was replaced by a newer one.")
+        if status.state == ModelState.READY:
+            return status
+        if status.state == ModelState.FAILED:
+            raise _failure(status)
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
+            raise errors.DeadlineExceeded(
+                f"{uid} is not READY after {timeout_s:.0f} s ({status.stage}); the launch goes on."
+            )
+        wait_s = min(seconds_left, POLL_S)
+        try:
+            status = await supervisor.call_patiently("status", uid, status.version, wait_s, patience_s=PATIENCE_S)
+        except errors.UnknownUid:
+            raise errors.LaunchCancelled("Launch cancelled") from None
+
+
+async def until_seen(is_so: Callable[[], bool]) -> None:
+    """An ingress learns of a change some milliseconds after the supervisor has made it, and the caller's next request
+    may come sooner."""
+    deadline = time.monotonic() + ROUTED_S
+    while not is_so() and time.monotonic() < deadline:
+        await asyncio.sleep(0.002)
+
+
+async def until_routed(table: RouteTable, uid: str) -> None:
+    """Until requests for the model can be sent to a worker."""
+    await until_seen(lambda: (model := table.models.get(uid)) is not None and bool(model.workers))
+
+
+async def until_gone(table: RouteTable, uid: str) -> None:
+    """Until no request can be sent to the model any more."""
+    await until_seen(lambda: uid not in table.models)
+
+
+def _failure(status: ModelStatus) -> errors.ClusterError:
+    kind = errors.every_error().get(status.error_code, errors.LoadFailed)
+    error = kind(status.reason)
+    error.log_tail = status.log_tail
+    return error
