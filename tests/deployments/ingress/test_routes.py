@@ -512,7 +512,7 @@ def every_call(described: dict[str, Any]) -> list[tuple[str, str]]:
     """Method and path of each route, the undescribed ones too."""
     hidden = [
         path
-        for file in (ROOT / "deployments" / "ingress").glob("*.py")
+        for file in (ROOT / "deployments").rglob("*.py")
         for path in re.findall(r'@routes\.get\("([^"]+)"[^)]*include_in_schema=False', file.read_text())
     ]
     calls = [(method.upper(), path) for path, methods in described.items() for method in methods]
