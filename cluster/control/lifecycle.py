@@ -90,6 +90,8 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.LOST, E.DRAIN): S.GONE,
 }
 
+#: Requests may be sent to it. A SUSPECT worker gets them only where no other is left.
+SERVES = frozenset({S.READY, S.SUSPECT})
 #: Takes up its place in the wish: nothing else is started for its index.
 ALIVE = frozenset({S.STARTING, S.LOADING, S.READY, S.SUSPECT})
 #: Its process may exist and its claim counts.

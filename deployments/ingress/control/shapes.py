@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from cluster.catalog.catalog import Catalog
+from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.status import Claim, Event, ModelStatus, Node, WorkerStatus
+from cluster.status import Claim, Event, ModelStatus, Node, WorkerState, WorkerStatus
 from cluster.value import JsonObject
 from cluster.weights.locate import cached
 from deployments import model_types
@@ -24,14 +25,6 @@ INSTANCE_STATES = {
     "DEGRADED": "UPDATING",
     "FAILED": "ERROR",
     "STOPPING": "TERMINATING",
-}
-#: Xinference's words for the state of a replica.
-REPLICA_STATES = {
-    "STARTING": "CREATING",
-    "LOADING": "CREATING",
-    "FAILED": "ERROR",
-    "LOST": "ERROR",
-    "DRAINING": "TERMINATING",
 }
 #: Xinference's words for what a launch is doing.
 STAGES = {"pending": "pending", "downloading": "downloading", "loading": "loading", "ready": "launching"}
@@ -86,6 +79,15 @@ def instance_row(status: ModelStatus) -> JsonObject:
     }
 
 
+def replica_state(state: WorkerState) -> str:
+    """Xinference's word for it. Only states that are known to serve are called READY."""
+    if state in SERVES:
+        return "READY"
+    if state in ALIVE:
+        return "CREATING"
+    return "TERMINATING" if state in HOLDS_CLAIM else "ERROR"
+
+
 def replica_row(status: ModelStatus, worker: WorkerStatus) -> JsonObject:
     return {
         "replica_id": worker.index,
@@ -95,7 +97,7 @@ def replica_row(status: ModelStatus, worker: WorkerStatus) -> JsonObject:
         "model_address": worker.address,
         "accelerators": [str(card) for card in worker.cards],
         "gpu_idx": list(worker.cards),
-        "status": REPLICA_STATES.get(worker.state, "READY"),
+        "status": replica_state(worker.state),
         "created_ts": int(status.created),
         "error_message": worker.reason or None,
     }
