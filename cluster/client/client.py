@@ -17,7 +17,8 @@ from cluster.client.http import Async, Pause, Request, Steps, Sync, ask, call, g
 from cluster.client.images import ImageCalls
 from cluster.client.jobs import job_of
 from cluster.launch import LaunchSpec
-from cluster.status import ModelState, ModelStatus, WorkerState
+from cluster.launching import has_ended
+from cluster.status import ModelStatus
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -87,13 +88,8 @@ class _Calls:
             last_heard = time.monotonic()
             if on_status is not None:
                 on_status(status)
-            if generation and status.generation > generation:
-                raise errors.LaunchCancelled(f"The launch of {uid} was replaced by a newer one.")
-            if status.generation == generation or not generation:
-                if status.state is ModelState.READY:
-                    return status
-                if (failure := failure_of(status)) is not None:
-                    raise failure
+            if has_ended(status, generation):
+                return status
             if status.version == version:
                 # The end of a long-poll says the same again, and so does a server that does not hold them.
                 yield Pause(min(0.2, wait_s))
@@ -555,28 +551,6 @@ def bad_option(error: ValidationError) -> errors.BadOption:
     if complaint["type"] == "extra_forbidden":
         return errors.BadOption(f"{name} is not known here.", name)
     return errors.BadOption(f"{name} cannot be {complaint['input']!r}: {said}.", name)
-
-
-def failure_of(status: ModelStatus) -> errors.ClusterError | None:
-    """The error that made the launch fail, None while it may still become READY."""
-    if status.state is ModelState.STOPPING:
-        return errors.LaunchCancelled(f"{status.uid} was terminated before it was READY.")
-    workers = [worker for worker in status.workers if worker.generation == status.generation]
-    failed = [worker for worker in workers if worker.state is WorkerState.FAILED]
-    # With some replicas READY and the rest failed for good, nothing more is going to happen.
-    is_over = bool(failed) and all(worker.state in (WorkerState.READY, WorkerState.FAILED) for worker in workers)
-    code = status.error_code or (failed[0].error_code if failed else "")
-    kind = errors.every_error().get(code, errors.LoadFailed)
-    if status.state is ModelState.FAILED or is_over:
-        reason = status.reason or (failed[0].reason if failed else "")
-        error = kind(reason or f"{status.uid} could not be launched.")
-        error.log_tail = status.log_tail
-        return error
-    if status.state is ModelState.WAITING and kind is errors.DoesNotFit:
-        return errors.DoesNotFit(
-            f"{status.reason.removesuffix('.')}; the wish waits for room until `cluster terminate {status.uid}`."
-        )
-    return None
 
 
 def _late(status: ModelStatus, timeout: float | None) -> errors.DeadlineExceeded:

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from cluster import errors
+from cluster.launching import has_ended
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.status import ModelState, ModelStatus
+from cluster.status import ModelStatus
 from deployments.ingress.routing import RouteTable
 
 #: One long poll on the supervisor; waiting longer is many of them.
@@ -25,12 +26,8 @@ async def until_ready(supervisor: SupervisorClient, status: ModelStatus, timeout
     deadline = time.monotonic() + timeout_s
     uid, generation = status.uid, status.generation
     while True:
-        if status.generation != generation:
-            raise errors.LaunchCancelled(f"The launch of {uid} was replaced by a newer one.")
-        if status.state == ModelState.READY:
+        if has_ended(status, generation):
             return status
-        if status.state == ModelState.FAILED:
-            raise _failure(status)
         seconds_left = deadline - time.monotonic()
         if seconds_left <= 0:
             raise errors.DeadlineExceeded(
@@ -59,10 +56,3 @@ async def until_routed(table: RouteTable, uid: str) -> None:
 async def until_gone(table: RouteTable, uid: str) -> None:
     """Until no request can be sent to the model any more."""
     await until_seen(lambda: uid not in table.models)
-
-
-def _failure(status: ModelStatus) -> errors.ClusterError:
-    kind = errors.every_error().get(status.error_code, errors.LoadFailed)
-    error = kind(status.reason)
-    error.log_tail = status.log_tail
-    return error
