@@ -35,7 +35,7 @@ class Growth:
 
     def _tell(self) -> None:
         try:
-            asked = room_for(asyncio.run(self._supervisor.call("all_statuses")))
+            asked = room_for(asyncio.run(self._supervisor.all_statuses()))
         except errors.Unavailable:
             return
         if asked != self._told:

@@ -72,7 +72,7 @@ def _tell_ray(address: str, node: str, seconds: float) -> None:
 
 async def _drain_workers(settings: Settings, node: str, deadline: float) -> list[str]:
     """A worker that drains refuses what is sent to it, which an ingress then sends elsewhere."""
-    snapshot = await SupervisorClient.find(settings).call_patiently("watch", -1, 5.0)
+    snapshot = await SupervisorClient.find(settings).snapshot()
     routes = [route for model in snapshot.models.values() for route in model.workers if route.node == node]
     busy = {route.worker: RayHandle(snapshot.handles[route.worker]) for route in routes}
     for handle in busy.values():

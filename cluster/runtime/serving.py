@@ -31,8 +31,6 @@ from cluster.settings import Settings
 APP_NAME = "cluster"
 #: Makes what `serve.run` takes: the head's ingress, or one on each of so many nodes.
 Ingresses = Callable[[Settings, int], Any]
-#: How long a supervisor that is just being restarted is waited for.
-ADOPTION_S = 30.0
 
 
 def deploy(ingresses: Ingresses) -> None:
@@ -69,10 +67,10 @@ def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int, i
             _serve_elsewhere(ingresses(settings, ingress_nodes), was_current)
         if not settings.asks_for_keys:
             return None
-        if asyncio.run(supervisor.call_patiently("all_keys")):
+        if asyncio.run(supervisor.all_keys()):
             return None
-        _, text = asyncio.run(supervisor.call("create_key", "admin", ["admin"], None))
-        return str(text)
+        _, text = asyncio.run(supervisor.create_key("admin", ["admin"], None))
+        return text
     finally:
         ray.shutdown()
 
@@ -93,7 +91,7 @@ def _refuse_foreign(settings: Settings, place: Place) -> None:
     for namespace in (row["namespace"] for row in running):
         try:
             supervisor = SupervisorClient.find(settings.model_copy(update={"namespace": namespace}))
-            home, where, url = asyncio.run(supervisor.call_patiently("home", patience_s=ADOPTION_S))
+            home, where, url = asyncio.run(supervisor.home())
         except (errors.Unavailable, AttributeError):
             # It does not answer, or is of a version that cannot be asked. The home that made it may take it up again;
             # nobody else can tell whether it is a leftover.

@@ -21,6 +21,7 @@ from cluster.runtime.actor_calls import HEAD_RESOURCE, MANY, SUPERVISOR
 from cluster.runtime.heartbeat import Heart
 from cluster.runtime.place import Place
 from cluster.runtime.platform import RayPlatform
+from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 
@@ -77,9 +78,12 @@ def _patiently_opened(settings: Settings) -> tuple[Store, bool]:
             time.sleep(STORE_RETRY_S)
 
 
+#: An error of types here means that the supervisor lacks a call, or has it otherwise than its clients make it.
+_answering: type[SupervisorCalls] = SupervisorActor
+
 _remote_supervisor = ray.remote(
     num_cpus=0, max_restarts=-1, max_task_retries=0, max_concurrency=MANY, resources={HEAD_RESOURCE: 0.001}
-)(SupervisorActor)
+)(_answering)
 
 
 def start_supervisor(settings: Settings) -> SupervisorClient:

@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
 from cluster import errors
+from cluster.catalog.entry import Entry
+from cluster.control.changes import Change
+from cluster.keys import Key
+from cluster.launch import Wanted
+from cluster.metrics import Samples
+from cluster.routes import Snapshot
 from cluster.runtime.actor_calls import SUPERVISOR, answer_of
+from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.settings import Settings
+from cluster.status import Claim, Event, ModelStatus, Node
+
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
+#: A call of the supervisor: one of `SupervisorCalls`' methods.
+Method = Callable[Concatenate[SupervisorCalls, Arguments], Awaitable[T]]
+
+#: How long one call may take; one that waits for news takes that wait longer.
+CALL_S = 30.0
+NEWS_S = 10.0
+SAMPLES_S = 5.0
+#: A patient call is repeated for so long while the supervisor restarts.
+PATIENCE_S = 15.0
+#: The same for the first question to a supervisor that Ray itself has just brought back.
+ADOPTION_S = 30.0
+RETRY_S = 0.3
 
 
-class SupervisorClient:
-    """The supervisor, called from an ingress or a command. Finds it again when Ray restarted it elsewhere."""
+class SupervisorClient(SupervisorCalls):
+    """The supervisor, called from an ingress or a command. Ray finds it again when it was restarted elsewhere.
+
+    Calls that may be made twice go through `_patiently`: they survive a restart of the supervisor. The others go
+    through `_once`, because nobody knows whether the supervisor carried them out before it died; so do those whose
+    caller tries again by itself or does without the answer.
+    """
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -26,21 +55,117 @@ class SupervisorClient:
         except ValueError:
             raise errors.Unavailable("No supervisor runs; start a cluster with `cluster up`.") from None
 
-    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
+    # ------------------------------------------------------------------------------------ may be made twice
+
+    async def home(self) -> tuple[str, str, str]:
+        return await self._patiently(ADOPTION_S, CALL_S, SupervisorCalls.home)
+
+    async def snapshot(self) -> Snapshot:
+        """The routing table as it is now."""
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.watch, -1, 5.0)
+
+    async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
+        if version is None:
+            return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.status, uid)
+        # Callers that wait for news ask again by themselves.
+        return await self._once(wait_s + NEWS_S, SupervisorCalls.status, uid, version, wait_s)
+
+    async def all_statuses(self) -> list[ModelStatus]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.all_statuses)
+
+    async def events(self, uid: str) -> list[Event]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.events, uid)
+
+    async def logs(self, uid: str, lines: int) -> list[str]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.logs, uid, lines)
+
+    async def nodes(self) -> list[tuple[Node, Claim, int]]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.nodes)
+
+    async def uptime(self) -> float:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.uptime)
+
+    async def free_bytes(self) -> int | None:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.free_bytes)
+
+    async def launch(self, wanted: Wanted, uid_given: bool, /) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.launch, wanted, uid_given)
+
+    async def could_launch(self, wanted: Wanted, /) -> str:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.could_launch, wanted)
+
+    async def scale(self, uid: str, replica: int) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.scale, uid, replica)
+
+    async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.apply, declared, prune, dry_run)
+
+    async def registered(self) -> list[Entry]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.registered)
+
+    async def all_keys(self) -> list[Key]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.all_keys)
+
+    # ------------------------------------------------------------------------------------ are made once
+
+    async def terminate(self, uid: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.terminate, uid)
+
+    async def cancel(self, uid: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.cancel, uid)
+
+    async def register(self, entry: Entry) -> None:
+        await self._once(CALL_S, SupervisorCalls.register, entry)
+
+    async def unregister(self, type: str, name: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.unregister, type, name)
+
+    async def create_key(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
+        return await self._once(CALL_S, SupervisorCalls.create_key, name, scopes, models)
+
+    async def revoke_key(self, id: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.revoke_key, id)
+
+    async def watch(self, version: int, timeout_s: float) -> Snapshot:
+        return await self._once(timeout_s + NEWS_S, SupervisorCalls.watch, version, timeout_s)
+
+    async def suspect(self, name: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.suspect, name)
+
+    async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
+        await self._once(CALL_S, SupervisorCalls.poisoned, uid, fingerprint, workers)
+
+    async def samples(self, ingress: str, theirs: Samples) -> Samples:
+        return await self._once(SAMPLES_S, SupervisorCalls.samples, ingress, theirs)
+
+    # ------------------------------------------------------------------------------------ the call itself
+
+    async def _patiently(
+        self,
+        patience_s: float,
+        timeout_s: float,
+        method: Method[Arguments, T],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> T:
+        deadline = time.monotonic() + patience_s
+        while True:
+            try:
+                return await self._once(timeout_s, method, *args, **kwargs)
+            except errors.Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    async def _once(
+        self, timeout_s: float, method: Method[Arguments, T], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> T:
         try:
-            return await answer_of(getattr(self._actor, method).remote(*args), timeout_s)
+            # Ray knows an actor's methods by their names only.
+            call = getattr(self._actor, method.__name__)
+            answer: T = await answer_of(call.remote(*args, **kwargs), timeout_s)
+            return answer
         except (errors.Unavailable, errors.WorkerLost):
             raise errors.Unavailable(
                 "The control plane does not answer at the moment; models go on serving. Try again.", retry_after_s=5.0
             ) from None
-
-    async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:
-        """The same through a restart of the supervisor; only for calls that may be made twice."""
-        deadline = time.monotonic() + patience_s
-        while True:
-            try:
-                return await self.call(method, *args)
-            except errors.Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(0.3)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -81,8 +81,8 @@ class Question:
 
 
 class Dispatcher:
-    def __init__(self, control: SupervisorClient, settings: Settings, metrics: IngressMetrics) -> None:
-        self._control = control
+    def __init__(self, supervisor: SupervisorClient, settings: Settings, metrics: IngressMetrics) -> None:
+        self._supervisor = supervisor
         self._settings = settings
         self._metrics = metrics
         self._gates: dict[str, WorkerQueue] = {}
@@ -120,7 +120,7 @@ class Dispatcher:
             try:
                 # A little random, so that many ingresses do not come back all at once.
                 wait = WATCH_S * random.uniform(0.5, 1.0)
-                snapshot = await self._control.call("watch", self.table.version, wait, timeout_s=wait + 10)
+                snapshot = await self._supervisor.watch(self.table.version, wait)
                 self._take(snapshot)
                 pause = 0.1
             except errors.ClusterError as error:
@@ -274,23 +274,23 @@ class Dispatcher:
             poison = alone.fingerprint
             ended = suspicion.died_alone(worker, poison, now)
             log.error("a request to %s ended %s and is refused from now on", name.uid, ", ".join(ended))
-            self._tell_supervisor("poisoned", name.uid, poison, ended)
+            self._tell_supervisor("a poisonous request", self._supervisor.poisoned(name.uid, poison, ended))
 
     def _see_silence(self, worker: str, is_silent: bool) -> None:
         if is_silent:
             log.warning("%s has work and answers nothing; its calls go elsewhere", worker)
             self.table.avoided.add(worker)
-            self._tell_supervisor("suspect", worker)
+            self._tell_supervisor("a silent worker", self._supervisor.suspect(worker))
         else:
             self.table.avoided.discard(worker)
             self._announce()
 
-    def _tell_supervisor(self, method: str, *args: Any) -> None:
+    def _tell_supervisor(self, of_what: str, call: Coroutine[Any, Any, None]) -> None:
         async def tell() -> None:
             try:
-                await self._control.call(method, *args)
+                await call
             except errors.ClusterError as error:
-                log.warning("the supervisor was not told of %s: %s", method, error)
+                log.warning("the supervisor was not told of %s: %s", of_what, error)
 
         task = asyncio.ensure_future(tell())
         self._telling.add(task)

@@ -20,6 +20,7 @@ from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples, gauge_family
 from cluster.routes import ModelRoutes, Route, Snapshot
+from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.status import ModelState, ModelStatus, Node
@@ -43,14 +44,9 @@ class StandIn:
         self.launched: list[Wanted] = []
         self.told: list[str] = []
 
-    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
-        self.told.append(method)
-        if not hasattr(self, method):
-            raise errors.BadRequest("Whoever stands in does not do that.")
-        return await getattr(self, method)(*args)
-
-    async def call_patiently(self, method: str, *args: Any, patience_s: float = 15.0) -> Any:
-        return await self.call(method, *args)
+    async def refuse(self, *_: Any) -> Any:
+        """Answers the calls that are not defined here."""
+        raise errors.BadRequest("The stand-in does not do that.")
 
     async def watch(self, version: int, wait_s: float) -> Snapshot:
         if version >= 1:
@@ -107,6 +103,18 @@ class StandIn:
         return make_status(wanted.uid, "READY")
 
 
+class Noting:
+    """A stand-in as the ingress sees it: notes the name of each call, and refuses what is not defined."""
+
+    def __init__(self, supervisor: StandIn) -> None:
+        self._supervisor = supervisor
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        assert hasattr(SupervisorCalls, name), f"the supervisor has no {name}"
+        self._supervisor.told.append(name)
+        return getattr(self._supervisor, name, self._supervisor.refuse)
+
+
 class Slow:
     """Instead of a worker: works on each item until it is let, and knows requests by their owners, as workers do."""
 
@@ -154,7 +162,7 @@ def settings(home: Any, **fields: Any) -> Settings:
 
 @asynccontextmanager
 async def opened(place: Settings, supervisor: StandIn) -> AsyncIterator[FastAPI]:
-    app = build(place, cast(SupervisorClient, supervisor))
+    app = build(place, cast(SupervisorClient, Noting(supervisor)))
     dispatcher = app.state.serving.dispatcher
     async with asyncio.timeout(PATIENCE_S):
         while not dispatcher.is_ready:

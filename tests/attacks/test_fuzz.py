@@ -26,7 +26,7 @@ from cluster.worker.family import Family
 from cluster.worker.worker import Worker
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.server import Server
-from tests.attacks.standing_in import Call, StandIn, opened
+from tests.attacks.standing_in import Method, StandIn, opened
 from tests.deployments.ingress.test_routes import GOOD
 from tests.families import Letters, Painting
 from tests.fuzzing import Fuzzer, Target, answer_to, targets_of
@@ -47,7 +47,7 @@ class Handle:
     """A worker of this very process."""
 
     def __init__(self, worker: Worker) -> None:
-        self.infer, self.cancel, self.watch = map(Call, (worker.infer, worker.cancel, worker.watch))
+        self.infer, self.cancel, self.watch = map(Method, (worker.infer, worker.cancel, worker.watch))
 
 
 class Supervisor(StandIn):
@@ -56,10 +56,8 @@ class Supervisor(StandIn):
     def __init__(self, workers: dict[str, Worker]) -> None:
         super().__init__({uid: Handle(worker) for uid, worker in workers.items()})
 
-    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
-        if not hasattr(self, method):
-            raise errors.Unavailable(f"Nobody knows of {method} here.", retry_after_s=1.0)
-        return await getattr(self, method)(*args)
+    async def refuse(self, *_: Any) -> Any:
+        raise errors.Unavailable("The stand-in does not do that.", retry_after_s=1.0)
 
     async def watch(self, version: int, wait_s: float) -> Snapshot:
         snapshot = await super().watch(version, wait_s)

@@ -12,7 +12,6 @@ from cluster.control.changes import Change
 from cluster.launch import LaunchSpec, Wanted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.status import ModelStatus
 from cluster.value import JsonObject
 from deployments import resolve
 from deployments.ingress.control.access import refuse_limited
@@ -38,13 +37,13 @@ def declaring(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         catalog = await current_catalog(supervisor, settings)
         declared = [await looked_up(resolve, spec, catalog, settings) for spec in body.models]
         _refuse_doubles(declared)
-        changes: list[Change] = await supervisor.call_patiently("apply", declared, body.prune, body.dry_run)
+        changes = await supervisor.apply(declared, body.prune, body.dry_run)
         return Json({"changes": [_change_row(change) for change in changes]})
 
     @routes.get("/v1/models/export")
     async def export(request: Request) -> Json:
         refuse_limited(request)
-        statuses: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        statuses = await supervisor.all_statuses()
         return Json({"models": [declaration(status.wanted) for status in statuses]})
 
     return routes

@@ -64,7 +64,7 @@ def metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRo
         """What every process counted; without the supervisor at least what this one did."""
         own = metrics.collect()
         try:
-            samples = await supervisor.call("samples", metrics.ingress, own, timeout_s=5.0)
+            samples = await supervisor.samples(metrics.ingress, own)
         except errors.ClusterError:
             samples = own
         sees = partial(keys.sees, request.state.key)

@@ -18,15 +18,15 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
 
     @routes.get("/v1/models/{uid}/events")
     async def events(uid: str) -> Json:
-        return Json([event_row(event) for event in await supervisor.call_patiently("events", uid)])
+        return Json([event_row(event) for event in await supervisor.events(uid)])
 
     @routes.get("/v1/models/{uid}/logs")
     async def logs(uid: str, lines: int = 200) -> Json:
-        return Json({"lines": await supervisor.call_patiently("logs", uid, max(1, min(lines, MOST_LINES)))})
+        return Json({"lines": await supervisor.logs(uid, max(1, min(lines, MOST_LINES)))})
 
     @routes.get("/v1/cluster/events")
     async def cluster_events() -> Json:
         """What happened to the cluster itself; events of a model are told by the model's own route."""
-        return Json([event_row(event) for event in await supervisor.call_patiently("events", "")])
+        return Json([event_row(event) for event in await supervisor.events("")])
 
     return routes

@@ -30,18 +30,18 @@ def administration(supervisor: SupervisorClient, current_keys: Callable[[], tupl
     async def create_key(request: Request) -> Json:
         body: NewKey = checked(NewKey, await json_body(request))
         key: Key
-        key, text = await supervisor.call("create_key", body.name, body.scopes, body.models)
+        key, text = await supervisor.create_key(body.name, body.scopes, body.models)
         await until_seen(lambda: key in current_keys())
         return Json({**key.shown(), "key": text})
 
     @routes.get("/v1/keys")
     async def list_keys() -> Json:
-        keys: list[Key] = await supervisor.call_patiently("all_keys")
+        keys = await supervisor.all_keys()
         return Json([key.shown() for key in keys])
 
     @routes.delete("/v1/keys/{id}")
     async def revoke_key(id: str) -> Json:
-        await supervisor.call("revoke_key", id)
+        await supervisor.revoke_key(id)
         await until_seen(lambda: all(key.id != id for key in current_keys()))
         return Json(None)
 

@@ -9,7 +9,6 @@ from cluster.names import cut
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.status import ModelStatus
 from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row
 from deployments.ingress.middleware import Json
 from deployments.ingress.routing import RouteTable
@@ -35,7 +34,7 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
 
     @routes.get("/v1/models/instances")
     async def instances(request: Request, model_name: str | None = None, model_uid: str | None = None) -> Json:
-        every: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        every = await supervisor.all_statuses()
         rows = [instance_row(status) for status in keys.visible(request.state.key, every)]
         by_name = [row for row in rows if model_name in (None, "", row["model_name"])]
         return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])

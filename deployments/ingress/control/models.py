@@ -45,7 +45,7 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
             keys.check_model(request.state.key, wanted.uid)
             if dry_run:
                 return Json(await fit_of(wanted, supervisor, settings))
-        status: ModelStatus = await supervisor.call_patiently("launch", wanted, spec.model_uid is not None)
+        status = await supervisor.launch(wanted, spec.model_uid is not None)
         if wait_ready:
             status = await until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
             await until_routed(table, status.uid)
@@ -53,13 +53,13 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
 
     @routes.delete("/v1/models/{uid}")
     async def terminate(uid: str) -> Json:
-        await supervisor.call("terminate", uid)
+        await supervisor.terminate(uid)
         await until_gone(table, uid)
         return Json(None)
 
     @routes.post("/v1/models/{uid}/cancel")
     async def cancel(uid: str) -> Json:
-        await supervisor.call("cancel", uid)
+        await supervisor.cancel(uid)
         await until_gone(table, uid)
         return Json(None)
 
@@ -71,20 +71,20 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
 
     @routes.get("/v1/statuses")
     async def statuses(request: Request) -> Json:
-        every: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        every = await supervisor.all_statuses()
         return Json([_without_secrets(status) for status in keys.visible(request.state.key, every)])
 
     @routes.get("/v1/models/{uid}/status")
     async def status_of(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, LONGEST_WAIT_S))
-        status: ModelStatus = await supervisor.call("status", uid, version, wait, timeout_s=wait + 10)
+        status = await supervisor.status(uid, version, wait)
         if status.state == ModelState.READY:
             await until_routed(table, uid)
         return Json(_without_secrets(status))
 
     @routes.get("/v1/models/{uid}/progress")
     async def progress(uid: str) -> Json:
-        return Json(progress_body(await supervisor.call_patiently("status", uid)))
+        return Json(progress_body(await supervisor.status(uid)))
 
     return routes
 

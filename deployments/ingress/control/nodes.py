@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 
 from cluster import keys
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.status import Claim, ModelStatus, Node
+from cluster.status import Claim, Node
 from deployments.ingress.control.shapes import load_row, node_row
 from deployments.ingress.middleware import Json
 
@@ -18,12 +18,12 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
     started = time.monotonic()
 
     async def node_rows() -> list[tuple[Node, Claim, int]]:
-        rows: list[tuple[Node, Claim, int]] = await supervisor.call_patiently("nodes")
+        rows = await supervisor.nodes()
         return rows
 
     @routes.get("/v1/cluster/info")
     async def info(detailed: bool = False) -> Json:
-        free_bytes = await supervisor.call_patiently("free_bytes")
+        free_bytes = await supervisor.free_bytes()
         rows = [node_row(*row) for row in await node_rows()]
         return Json([{**row, "disk_free": free_bytes if row["node_type"] == "Supervisor" else None} for row in rows])
 
@@ -33,7 +33,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
 
     @routes.get("/v1/workers")
     async def workers(request: Request) -> Json:
-        every: list[ModelStatus] = await supervisor.call_patiently("all_statuses")
+        every = await supervisor.all_statuses()
         statuses = keys.visible(request.state.key, every)
         names = [(worker.node, s.uid, s.wanted.entry.name) for s in statuses for worker in s.workers]
         return Json(
@@ -51,7 +51,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
     @routes.get("/status")
     async def cluster_status() -> Json:
         rows = await node_rows()
-        uptime = await supervisor.call_patiently("uptime")
+        uptime = await supervisor.uptime()
         loads = {node.ip: {"update_time": time.time(), "status": load_row(node, claim)} for node, claim, _ in rows}
         return Json({"uptime": int(max(uptime, time.monotonic() - started)), "workers": loads})
 

@@ -14,7 +14,6 @@ from cluster.catalog.catalog import Catalog
 from cluster.launch import LaunchSpec, Wanted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.status import Claim, Node
 from cluster.value import JsonObject
 from deployments import Room, catalog_with, plan_of, resolve
 
@@ -41,7 +40,7 @@ async def looked_up(work: Callable[[*Arguments], R], *arguments: *Arguments) -> 
 
 async def current_catalog(supervisor: SupervisorClient, settings: Settings) -> Catalog:
     """The catalogue with the models that were registered."""
-    return catalog_with(await supervisor.call_patiently("registered"), settings)
+    return catalog_with(await supervisor.registered(), settings)
 
 
 async def resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Settings) -> Wanted:
@@ -52,7 +51,7 @@ async def resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Set
 
 async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> JsonObject:
     """What a dry run answers."""
-    reason = await supervisor.call_patiently("could_launch", wanted)
+    reason = await supervisor.could_launch(wanted)
     plan = await _plan(wanted, supervisor, settings)
     fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
     return {**fit, "plan": plan} if plan else fit
@@ -60,7 +59,7 @@ async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Setting
 
 async def _plan(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> JsonObject | None:
     """How the model would use the card, or the node, with the most memory, if it had it to itself."""
-    rows: list[tuple[Node, Claim, int]] = await supervisor.call_patiently("nodes")
+    rows = await supervisor.nodes()
     nodes = [node for node, _, _ in rows]
     is_auto = wanted.spec.n_gpu == "auto"
     cards = [node.card_bytes or 0 for node in nodes if (node.auto_gpus if is_auto else node.gpus)]

@@ -45,13 +45,13 @@ def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
             raise errors.InvalidBody(f"The registration cannot be kept: {error}.", "model") from None
         # Raises where the name is taken, while the caller is there to read it.
         (await current_catalog(supervisor, settings)).with_registered([entry])
-        await supervisor.call("register", entry)
+        await supervisor.register(entry)
         return Json(None)
 
     @routes.delete("/v1/model_registrations/{type}/{name}")
     async def unregister(type: str, name: str, request: Request) -> Json:
         refuse_limited(request)
-        await supervisor.call("unregister", type, name)
+        await supervisor.unregister(type, name)
         return Json(None)
 
     return routes

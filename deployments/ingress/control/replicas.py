@@ -7,7 +7,6 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.status import ModelStatus
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.shapes import replica_row
 from deployments.ingress.middleware import Json, checked, json_body
@@ -27,7 +26,7 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
     @routes.post("/v1/models/{uid}/scale")
     async def scale(uid: str, request: Request) -> Json:
         body: Replicas = checked(Replicas, await json_body(request))
-        status: ModelStatus = await supervisor.call_patiently("scale", uid, body.replica)
+        status = await supervisor.scale(uid, body.replica)
         return Json({"model_uid": uid, "replica": status.replica})
 
     @routes.post("/v1/models/{uid}/replicas")
@@ -37,8 +36,8 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
         for name in ("replica_config", "model_engine", "n_gpu"):
             if fields.get(name) is not None:
                 raise errors.BadRequest(f"{name} cannot be given here: replicas of one model are all alike.", name)
-        status: ModelStatus = await supervisor.call_patiently("status", uid)
-        await supervisor.call("scale", uid, status.replica + body.replica)
+        status = await supervisor.status(uid)
+        await supervisor.scale(uid, status.replica + body.replica)
         rows = [
             {"replica_id": index, "replica_model_uid": f"{uid}-rep{index}", "worker_address": ""}
             for index in range(status.replica, status.replica + body.replica)
@@ -48,13 +47,13 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
     @routes.delete("/v1/models/{uid}/replicas/{replica_id}")
     async def remove_replica(uid: str, replica_id: int) -> Json:
         """One replica less. Replicas are numbered from 0 without gaps, so it is the last number that goes."""
-        status: ModelStatus = await supervisor.call_patiently("status", uid)
+        status = await supervisor.status(uid)
         if not 0 <= replica_id < status.replica:
             raise errors.BadRequest(
                 f"{uid} has replicas 0 to {status.replica - 1}, not {replica_id}.",
                 "replica_id",
             )
-        await supervisor.call("scale", uid, status.replica - 1)
+        await supervisor.scale(uid, status.replica - 1)
         return Json({"remaining_replicas": status.replica - 1})
 
     return routes
@@ -65,7 +64,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
 
     @routes.get("/v1/models/{uid}/replicas")
     async def replicas(uid: str) -> Json:
-        status: ModelStatus = await supervisor.call_patiently("status", uid)
+        status = await supervisor.status(uid)
         return Json([replica_row(status, worker) for worker in status.workers])
 
     return routes

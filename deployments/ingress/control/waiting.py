@@ -23,7 +23,8 @@ ROUTED_S = 2.0
 async def until_ready(supervisor: SupervisorClient, status: ModelStatus, timeout_s: float) -> ModelStatus:
     """Waits with the caller. A caller who leaves does not end the launch, and a restart of the supervisor only delays
     the answer."""
-    deadline = time.monotonic() + timeout_s
+    answered_at = time.monotonic()
+    deadline = answered_at + timeout_s
     uid, generation = status.uid, status.generation
     while True:
         if has_ended(status, generation):
@@ -35,7 +36,12 @@ async def until_ready(supervisor: SupervisorClient, status: ModelStatus, timeout
             )
         wait_s = min(seconds_left, POLL_S)
         try:
-            status = await supervisor.call_patiently("status", uid, status.version, wait_s, patience_s=PATIENCE_S)
+            status = await supervisor.status(uid, status.version, wait_s)
+            answered_at = time.monotonic()
+        except errors.Unavailable:
+            if time.monotonic() > answered_at + PATIENCE_S:
+                raise
+            await asyncio.sleep(0.3)
         except errors.UnknownUid:
             raise errors.LaunchCancelled("Launch cancelled") from None
 

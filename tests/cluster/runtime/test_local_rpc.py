@@ -25,7 +25,7 @@ from cluster.runtime import local_rpc
 from cluster.runtime.local_rpc import HEAD, Listener, Pipe, connect, own_path
 
 PATIENCE_S = 10.0
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MOST = 10_000_000
 
 

@@ -114,11 +114,14 @@ class Supervisor:
                 self.workers.append(self._new(len(self.workers) + 10 * self.snapshot.version))
         self.publish()
 
-    async def call(self, method: str, *args: Any, timeout_s: float = 30.0) -> Any:
-        if method != "watch":
-            self.told.append((method, *args))
-            return None
-        while self.snapshot.version == args[0]:
+    async def suspect(self, worker: str) -> None:
+        self.told.append(("suspect", worker))
+
+    async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
+        self.told.append(("poisoned", uid, fingerprint, workers))
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        while self.snapshot.version == version:
             self.changed.clear()
             await self.changed.wait()
         return self.snapshot

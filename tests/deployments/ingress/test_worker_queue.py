@@ -36,15 +36,15 @@ def play(takes: int, scene: Callable[[WorkerQueue, Worker], Coroutine[Any, Any, 
 
 async def send(gate: WorkerQueue, size: int) -> Any:
     """What `Dispatcher` does with a gate."""
-    worker_queue.refuse(size)
-    return await worker_queue.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
+    gate.refuse(size)
+    return await gate.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
 
 
 def test_a_worker_that_is_full_is_not_asked_again_at_once() -> None:
     async def scene(gate: WorkerQueue, worker: Worker) -> None:
         for _ in range(5):
             with pytest.raises(errors.Overloaded) as caught:
-                await send(worker_queue, 100)
+                await send(gate, 100)
             assert caught.value.retry_after_s == 3.0
         assert worker.asked == [100]
 
@@ -54,8 +54,8 @@ def test_a_worker_that_is_full_is_not_asked_again_at_once() -> None:
 def test_what_is_smaller_than_what_was_refused_is_still_sent() -> None:
     async def scene(gate: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(worker_queue, 100)
-        assert (await send(worker_queue, 10)).outputs == [10]
+            await send(gate, 100)
+        assert (await send(gate, 10)).outputs == [10]
         assert worker.asked == [100, 10]
 
     play(10, scene)
@@ -64,10 +64,10 @@ def test_what_is_smaller_than_what_was_refused_is_still_sent() -> None:
 def test_a_worker_is_asked_again_soon() -> None:
     async def scene(gate: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(worker_queue, 100)
+            await send(gate, 100)
         worker.takes = 1000
         await asyncio.sleep(FULL_S * 1.1)
-        assert (await send(worker_queue, 100)).outputs == [100]
+        assert (await send(gate, 100)).outputs == [100]
 
     play(10, scene)
 
@@ -75,12 +75,12 @@ def test_a_worker_is_asked_again_soon() -> None:
 def test_being_refused_here_does_not_make_the_worker_full_for_longer() -> None:
     async def scene(gate: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(worker_queue, 100)
+            await send(gate, 100)
         worker.takes = 1000
         for _ in range(4):
             await asyncio.sleep(FULL_S * 0.3)
             try:
-                await send(worker_queue, 100)
+                await send(gate, 100)
             except errors.Overloaded:
                 continue
         # On a slow machine the pauses are longer, and it is asked more often.
@@ -99,9 +99,9 @@ def test_a_short_question_is_not_answered_with_the_long_request_it_came_with() -
                     await long_is_done.wait()
                 return await super().infer(calls, timeout_s)
 
-        worker_queue = WorkerQueue(Slow(10**6), 0.001, lambda requests: None)
-        long = asyncio.ensure_future(send(worker_queue, LONG + 1))
-        short = [asyncio.ensure_future(send(worker_queue, size)) for size in (10, 11)]
+        gate = WorkerQueue(Slow(10**6), 0.001, lambda requests: None)
+        long = asyncio.ensure_future(send(gate, LONG + 1))
+        short = [asyncio.ensure_future(send(gate, size)) for size in (10, 11)]
         async with asyncio.timeout(5):
             assert [answer.outputs for answer in await asyncio.gather(*short)] == [[10], [11]]
         assert not long.done()

@@ -1,0 +1,88 @@
+"""What may be asked of the supervisor from another process.
+
+Both ends are checked against it: the actor that answers and the client that calls. Renaming a method at one end is an
+error of types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from cluster.catalog.entry import Entry
+from cluster.control.changes import Change
+from cluster.keys import Key
+from cluster.launch import Wanted
+from cluster.metrics import Samples
+from cluster.routes import Snapshot
+from cluster.status import Claim, Event, ModelStatus, Node
+
+
+class SupervisorCalls(Protocol):
+    # ------------------------------------------------------------------------------------ what is
+
+    async def home(self) -> tuple[str, str, str]:
+        """Whose cluster this is: the id of its home, where that is, and the URL it serves at."""
+
+    async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
+        """One model; with a version, as soon as its status is not that one."""
+
+    async def all_statuses(self) -> list[ModelStatus]: ...
+
+    async def events(self, uid: str) -> list[Event]:
+        """What happened to a model, or with no uid to the cluster itself."""
+
+    async def logs(self, uid: str, lines: int) -> list[str]: ...
+
+    async def nodes(self) -> list[tuple[Node, Claim, int]]:
+        """Every node, what is claimed on it, and by how many workers."""
+
+    async def uptime(self) -> float: ...
+
+    async def free_bytes(self) -> int | None:
+        """What is left on the disk of the store."""
+
+    # ------------------------------------------------------------------------------------ what is wanted
+
+    async def launch(self, wanted: Wanted, uid_given: bool, /) -> ModelStatus: ...
+
+    async def could_launch(self, wanted: Wanted, /) -> str:
+        """Why it would not fit now, or an empty string."""
+
+    async def terminate(self, uid: str) -> None: ...
+
+    async def cancel(self, uid: str) -> None:
+        """Ends a launch that is not READY yet."""
+
+    async def scale(self, uid: str, replica: int) -> ModelStatus: ...
+
+    async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]: ...
+
+    # ------------------------------------------------------------------------------------ registrations, keys
+
+    async def registered(self) -> list[Entry]: ...
+
+    async def register(self, entry: Entry) -> None: ...
+
+    async def unregister(self, type: str, name: str) -> None: ...
+
+    async def create_key(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
+        """The key, and its text, which nobody can read again."""
+
+    async def all_keys(self) -> list[Key]: ...
+
+    async def revoke_key(self, id: str) -> None: ...
+
+    # ------------------------------------------------------------------------------------ from the ingresses
+
+    async def watch(self, version: int, timeout_s: float) -> Snapshot:
+        """The routing table, as soon as it is not that version."""
+
+    async def suspect(self, name: str) -> None:
+        """This worker has work and answers nothing."""
+
+    async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
+        """The call with this fingerprint ended these workers."""
+
+    async def samples(self, ingress: str, theirs: Samples) -> Samples:
+        """Takes what one ingress counted; returns what all processes counted."""
