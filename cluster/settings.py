@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.trust import TRUSTED
 
+#: The store's file in the home of a cluster.
+STORE_NAME = "cluster.db"
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLUSTER_", extra="ignore", protected_namespaces=())
@@ -192,7 +195,7 @@ class Settings(BaseSettings):
     @property
     def store(self) -> Path:
         """The file that wishes, keys and registrations are in."""
-        return self.home / "cluster.db"
+        return self.home / STORE_NAME
 
     @property
     def is_loopback(self) -> bool:

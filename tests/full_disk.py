@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
 
 
 @contextmanager
-def unwritable(store: Store) -> Iterator[None]:
+def unwritable(store: SqliteStore) -> Iterator[None]:
     """SQLite itself refuses every write, as it does on a full disk."""
     connections = (store._db, store._past)
     for connection in connections:

@@ -232,14 +232,14 @@ def bad_records(bench: Bench, outcome: Outcome) -> None:
     bench.launch("good", replica=2)
     pids = bench.cluster.worker_pids("good")
     with bench.traffic("good", outcome):
-        with sqlite3.connect(bench.cluster.home / "cluster.db", timeout=10) as store:
+        with sqlite3.connect(bench.cluster.settings.store, timeout=10) as store:
             for key, text in (("half", '{"uid": "half"'), ("strange", '{"uid": "strange", "spec": 7}')):
                 store.execute("insert into wishes (kind, key, value) values ('wish', ?, ?)", (key, text))
         killed = kill(bench.cluster.named("ray::SupervisorActor")[0].pid)
         bench.back(outcome, lambda: _launches(bench, "after"), within=30, since=killed)
     must(bench.cluster.worker_pids("good") == pids, "workers were not adopted")
     told = bench.events("strange")
-    with sqlite3.connect(bench.cluster.home / "cluster.db", timeout=10) as store:
+    with sqlite3.connect(bench.cluster.settings.store, timeout=10) as store:
         store.execute("delete from wishes where key in ('half', 'strange')")
     must("cannot be read" in told or "version" in told, f"nobody is told: {told!r}")
 

@@ -222,7 +222,7 @@ not_applicable(33, "eviction thrash", "nothing is evicted: models do not rest ye
 def later_version(bench: Bench, outcome: Outcome) -> None:
     bench.launch("later", replica=2)
     pids = bench.cluster.worker_pids("later")
-    with sqlite3.connect(bench.cluster.home / "cluster.db", timeout=10) as store:
+    with sqlite3.connect(bench.cluster.settings.store, timeout=10) as store:
         query = "select value from wishes where kind = 'wish' and key = 'later'"
         ((text,),) = store.execute(query)
         value = json.loads(text)
@@ -233,7 +233,7 @@ def later_version(bench: Bench, outcome: Outcome) -> None:
         bench.back(outcome, lambda: _launches(bench, "after"), within=30, since=killed)
         time.sleep(3)
     left = [process.pid for process in bench.cluster.named("ray::WorkerActor")]
-    with sqlite3.connect(bench.cluster.home / "cluster.db", timeout=10) as store:
+    with sqlite3.connect(bench.cluster.settings.store, timeout=10) as store:
         store.execute("update wishes set value = ? where kind = 'wish' and key = 'later'", (text,))
     kill(bench.cluster.named("ray::SupervisorActor")[0].pid)
     until(lambda: bench.state("later") is not None, within=30)

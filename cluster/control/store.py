@@ -1,230 +1,112 @@
-"""What must survive everything: wishes, registrations, keys, the epoch, and the events people read afterwards.
+"""What must survive everything: wanted models, registrations, keys, the epoch, and the events people read afterwards.
 
-Nothing about running processes is in here: that is observed.
+Nothing about running processes is stored: that is observed. `Store` is all that the supervisor asks of a database;
+`StoreThread` asks it without holding up the supervisor's event loop.
 """
 
 from __future__ import annotations
 
-import errno
-import json
+import asyncio
 import logging
-import os
-import shutil
-import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
-from cluster import errors
 from cluster.status import Event
 
 log = logging.getLogger("cluster.control.store")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 #: Events of the cluster itself have no model's uid.
 ITSELF = ""
-#: Events kept per model, and of all models together.
-EVENTS_KEPT = 100
-ALL_EVENTS_KEPT = 50_000
-
-SCHEMA = "CREATE TABLE IF NOT EXISTS wishes (kind TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (kind, key))"
-_EVENTS_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, ts REAL, level TEXT, uid TEXT, text TEXT);
-CREATE INDEX IF NOT EXISTS events_of ON events (uid, id);
-"""
-
-#: SQLite's codes for a file that cannot be written now, and for one that somebody else is writing.
-_UNWRITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+#: The names of these are in the files of every cluster: wanted models, the same as they last were READY, registered
+#: entries, keys, and the highest numbers given out.
+Kind = Literal["wish", "ready", "entry", "key", "number"]
 
 
-class Store:
-    """SQLite; `:memory:` in tests. Each write of a wish is one transaction, on disk when the call returns.
+class Store(Protocol):
+    """A write is durable when the call returns. One that is refused raises OutOfSpace or Unavailable and has changed
+    nothing. Calls may block; they come from one thread at a time."""
 
-    A write that is refused raises OutOfSpace and changes nothing. Events are in a file of their own and are written
-    without waiting for the disk: one that cannot be written is left out.
-    """
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
 
-    def __init__(self, path: Path | str = ":memory:") -> None:
-        self.path = None if path == ":memory:" else Path(path)
-        self._events_are_lost = False
-        self._lock = threading.Lock()
-        with self._writing("The store"):
-            self._db = _connected(self.path)
-            # An older version's write-ahead log can only be given up while nobody else has it open.
-            with suppress(sqlite3.OperationalError):
-                # All is in one file at any moment, and it opens on a full disk; with a write-ahead log neither holds.
-                self._db.execute("PRAGMA journal_mode=PERSIST")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(SCHEMA)
-        self._past = self._opened_events()
-        self._take_over_old_events()
+    def put(self, kind: Kind, key: str, value: Any) -> None: ...
 
-    def _opened_events(self) -> sqlite3.Connection:
-        """In memory where their file cannot be had: events are never a reason not to come up."""
-        try:
-            past = _connected(self.path and events_beside(self.path))
-            past.execute("PRAGMA journal_mode=PERSIST")
-            past.execute("PRAGMA synchronous=OFF")
-            past.executescript(_EVENTS_SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            log.error("events are kept in memory only: %s", error)
-            past = _connected(None)
-            past.executescript(_EVENTS_SCHEMA)
-        return past
+    def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
+        """Whether there was something of that kind. What the other kinds hold under the same key is deleted as well."""
 
-    def _take_over_old_events(self) -> None:
-        """They were in the wishes' file once."""
-        try:
-            if self._db.execute("SELECT 1 FROM sqlite_master WHERE name='events'").fetchone():
-                rows = self._db.execute("SELECT ts, level, uid, text FROM events ORDER BY id").fetchall()
-                self._past.executemany("INSERT INTO events (ts, level, uid, text) VALUES (?, ?, ?, ?)", rows)
-                self._db.execute("DROP TABLE events")
-        except sqlite3.Error as error:
-            log.warning("events of an older version are left where they are: %s", error)
-
-    @contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        """What SQLite raises, as what the person who asked can do something about."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            if code_of(error) in _BUSY:
-                raise errors.Unavailable(
-                    f"{what} cannot be written now: {error}. Try again.", retry_after_s=1.0
-                ) from error
-            if code_of(error) in _UNWRITABLE:
-                free = self.free_bytes()
-                room = "" if free is None else f", {free / 1e6:,.0f} MB are free"
-                raise errors.OutOfSpace(
-                    f"{what} cannot be written to {self.path} ({error}{room}); nothing was changed, "
-                    "make room there and try again."
-                ) from error
-            raise
-
-    def free_bytes(self) -> int | None:
-        """What is left on the disk of the store; None where that cannot be told."""
-        try:
-            return None if self.path is None else shutil.disk_usage(self.path.parent).free
-        except OSError:
-            return None
-
-    def put(self, kind: str, key: str, value: Any) -> None:
-        with self._lock, self._writing(f"The {kind} {key}"):
-            self._db.execute(
-                "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES (?, ?, ?)", (kind, key, json.dumps(value))
-            )
-
-    def get(self, kind: str, key: str) -> dict[str, Any] | None:
-        with self._lock:
-            row = self._db.execute("SELECT value FROM wishes WHERE kind=? AND key=?", (kind, key)).fetchone()
-        return json.loads(row[0]) if row else None
-
-    def delete(self, kind: str, key: str, *others: str) -> bool:
-        """Whether there was something of that kind; what other kinds hold of the same key goes with it."""
-        with self._lock, self._writing(f"The end of {kind} {key}"):
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:
-                deleted = self._db.execute("DELETE FROM wishes WHERE kind=? AND key=?", (kind, key)).rowcount
-                self._db.executemany("DELETE FROM wishes WHERE kind=? AND key=?", ((other, key) for other in others))
-            return deleted > 0
-
-    def all(self, kind: str) -> dict[str, Any]:
-        """What is stored of a kind by its key; a damaged row as the text that it holds."""
-        with self._lock:
-            rows = self._db.execute("SELECT key, value FROM wishes WHERE kind=? ORDER BY rowid", (kind,)).fetchall()
-        found = {}
-        for key, value in rows:
-            try:
-                found[key] = json.loads(value)
-            except ValueError:
-                log.error("the %s %s in the store is damaged", kind, key)
-                found[key] = value
-        return found
+    def all(self, kind: Kind) -> dict[str, Any]:
+        """Everything of a kind by its key; a damaged row as the text that it holds."""
 
     def number(self, of: str) -> int:
         """The last one that was given out; 0 before the first."""
-        with self._lock:
-            return self._number(of)
-
-    def _number(self, of: str) -> int:
-        row = self._db.execute("SELECT value FROM wishes WHERE kind='number' AND key=?", (of,)).fetchone()
-        return int(json.loads(row[0])) if row else 0
 
     def next_number(self, of: str, at_least: int = 0) -> int:
-        """A number above every one before it; survives restarts, so an older one can always be told."""
-        with self._lock, self._writing(f"The next {of}"):
-            self._db.execute("BEGIN IMMEDIATE")
-            with self._db:
-                number = max(self._number(of) + 1, at_least)
-                self._db.execute(
-                    "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES ('number', ?, ?)", (of, json.dumps(number))
-                )
-        return number
+        """A number above every earlier one, also after a restart, so that what carries an older one is recognised."""
 
     def add_event(self, event: Event) -> None:
+        """Not durable: an event that cannot be written is left out."""
+
+    def events(self, uid: str) -> list[Event]: ...
+
+    def free_bytes(self) -> int | None:
+        """What is left on its disk; None where that is unknown."""
+
+
+class StoreThread:
+    """Runs the calls of a store one after another on a thread, in the order in which they were made.
+
+    A write waits for the disk, and a disk may take seconds: on the event loop nobody would hear of a worker's death
+    meanwhile.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    @property
+    def place(self) -> str:
+        return self._store.place
+
+    async def put(self, kind: Kind, key: str, value: Any) -> None:
+        await self._run(self._store.put, kind, key, value)
+
+    async def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
+        return await self._run(self._store.delete, kind, key, *others)
+
+    async def all(self, kind: Kind) -> dict[str, Any]:
+        return await self._run(self._store.all, kind)
+
+    async def number(self, of: str) -> int:
+        return await self._run(self._store.number, of)
+
+    async def next_number(self, of: str, at_least: int = 0) -> int:
+        return await self._run(self._store.next_number, of, at_least)
+
+    def add_event(self, event: Event) -> None:
+        """Nobody waits for it; whoever reads events afterwards finds it."""
+        self._thread.submit(self._add_event, event)
+
+    def _add_event(self, event: Event) -> None:
         try:
-            with self._lock:
-                self._past.execute(
-                    "INSERT INTO events (ts, level, uid, text) VALUES (?, ?, ?, ?)",
-                    (event.ts, event.level, event.uid, event.text),
-                )
-                self._past.execute(
-                    "DELETE FROM events WHERE uid=? AND id NOT IN "
-                    "(SELECT id FROM events WHERE uid=? ORDER BY id DESC LIMIT ?)",
-                    (event.uid, event.uid, EVENTS_KEPT),
-                )
-                self._past.execute(
-                    "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (ALL_EVENTS_KEPT,)
-                )
-        except sqlite3.Error as error:
-            if not self._events_are_lost:
-                log.error("events cannot be written and are left out until they can: %s", error)
-            self._events_are_lost = True
-        else:
-            self._events_are_lost = False
+            self._store.add_event(event)
+        # The future that would carry it is read by nobody.
+        except Exception:
+            log.exception("an event was not written: %s", event.text)
 
-    def events(self, uid: str) -> list[Event]:
-        try:
-            with self._lock:
-                rows = self._past.execute(
-                    "SELECT ts, level, uid, text FROM events WHERE uid=? ORDER BY id", (uid,)
-                ).fetchall()
-        except sqlite3.Error as error:
-            raise errors.Unavailable(f"The events cannot be read ({error}); the next start puts them aside.") from None
-        return [Event(ts=ts, level=level, uid=uid, text=text) for ts, level, uid, text in rows]
+    async def events(self, uid: str) -> list[Event]:
+        return await self._run(self._store.events, uid)
 
-    def close(self) -> None:
-        self._db.close()
-        self._past.close()
+    async def free_bytes(self) -> int | None:
+        """Not in the queue: where a disk does not answer this, it may still take writes."""
+        return await asyncio.to_thread(self._store.free_bytes)
 
+    async def settled(self) -> None:
+        """Returns once everything asked for so far is done."""
+        await self._run(lambda: None)
 
-def events_beside(path: Path) -> Path:
-    return path.with_name("events.db")
-
-
-def _connected(path: Path | None) -> sqlite3.Connection:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Made before SQLite opens it, so that the files it puts beside it are for the owner only as well.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    return with_text(
-        sqlite3.connect(str(path or ":memory:"), check_same_thread=False, isolation_level=None, timeout=10)
-    )
-
-
-def with_text(db: sqlite3.Connection) -> sqlite3.Connection:
-    """A row whose text is damaged is read all the same, and then is no JSON or no wish."""
-    db.text_factory = lambda raw: raw.decode(errors="replace")
-    return db
-
-
-def code_of(error: Exception) -> int | None:
-    """SQLite's word for it; for what the system said already, the one SQLite would have found."""
-    if isinstance(error, OSError):
-        return sqlite3.SQLITE_FULL if error.errno in _NO_SPACE else None
-    code = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+    async def _run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import errors
-from cluster.control.store import ITSELF, SCHEMA, Store, code_of, events_beside, with_text
+from cluster.control.sqlite_store import SCHEMA, SqliteStore, code_of, events_beside, with_text
+from cluster.control.store import ITSELF
 from cluster.status import Event
 
 log = logging.getLogger("cluster.control.store")
@@ -51,7 +52,7 @@ def check_store(path: Path) -> str | None:
         os.replace(draft, path)
     saved = f"{_counted(rows)} could be read and are kept" if rows else "nothing in it could be read"
     sentence = f"{path} was damaged ({wrong}): it is put aside as {aside.name}, and {saved}."
-    with closing(Store(path)) as store:
+    with closing(SqliteStore(path)) as store:
         store.add_event(Event(ts=time.time(), level="ERROR", uid=ITSELF, text=sentence))
     return sentence
 

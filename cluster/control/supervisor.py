@@ -23,7 +23,7 @@ from cluster.control.fleet_metrics import samples_of
 from cluster.control.lifecycle import Worker, WorkerEvent
 from cluster.control.placement import NoRoom, Placement
 from cluster.control.reconcile import Plan
-from cluster.control.store import ITSELF, Store
+from cluster.control.store import ITSELF, Kind, Store, StoreThread
 from cluster.environment import split
 from cluster.keys import Key, new_key
 from cluster.launch import Wanted
@@ -38,6 +38,7 @@ log = logging.getLogger("cluster.control.supervisor")
 E = WorkerEvent
 S = WorkerState
 V = TypeVar("V", bound=Value)
+R = TypeVar("R")
 #: How long one long poll on a worker is held; its failure is the death notice.
 REPORT_WAIT_S = 10.0
 #: A control call that takes longer than this was not answered.
@@ -52,6 +53,8 @@ ADOPTION_S = 15.0
 HUNG_S = 4.0
 HEAR_S = 2.0
 POISON_TOLD_LESS_S = 10.0
+#: Of a model that is not wanted any more, neither is kept.
+KINDS_OF_A_MODEL: tuple[Kind, ...] = ("wish", "ready")
 #: Nodes on which a dry run looks for a folder.
 MOST_LOOKS = 8
 
@@ -110,20 +113,22 @@ class Supervisor:
         wall_clock: Callable[[], float] = time.time,
         is_salvaged: bool = False,
     ) -> None:
-        """`is_salvaged`: wishes are missing from the store that nobody took back."""
-        self._store = store
+        """Reads the store before the loop begins. `is_salvaged`: wishes are missing from it that nobody took back."""
+        self._store = StoreThread(store)
+        #: Held while what is wanted changes: between the check and the change the store is waited for.
+        self._changes = asyncio.Lock()
         self._platform = platform
         self._settings = settings
         self._clock = clock
         self._wall_clock = wall_clock
         self._is_salvaged = is_salvaged
         #: What the store should hold and could not be written yet, by kind and key.
-        self._unsaved: dict[tuple[str, str], Any] = {}
-        self._epoch = self._next_epoch()
+        self._unsaved: dict[tuple[Kind, str], Any] = {}
+        self._epoch = self._next_epoch(store)
         self._fleet = Fleet(settings, new_suffix)
         self._watched: dict[str, _Watched] = {}
         self._threads: dict[str, int] = {}
-        self._keys = self._readable("key", Key)
+        self._keys = self._readable("key", store.all("key"), Key)
         # Above every version of an earlier supervisor: none posts a million changes a second.
         version = self._epoch << 20
         self._snapshots = Versioned(Snapshot(version, {}, {}, tuple(self._keys.values()), epoch=self._epoch), version)
@@ -137,30 +142,43 @@ class Supervisor:
         self._recovered = asyncio.Event()
         self._started = clock()
         self._space: asyncio.Task[None] | None = None
+        self._saving: asyncio.Task[None] | None = None
         self._free_bytes: int | None = None
         self._is_low_on_space = False
         self._task: asyncio.Task[None] | None = None
         self._others: set[asyncio.Task[None]] = set()
 
-    def _next_epoch(self) -> int:
+    def _next_epoch(self, store: Store) -> int:
         """Above every earlier one; where it cannot be written down at once, by the clock alone."""
         at_least = int(self._wall_clock())
         try:
-            return self._store.next_number("epoch", at_least)
+            return store.next_number("epoch", at_least)
         except errors.OutOfSpace as error:
             log.error("going on without it: %s", error)
-            epoch = max(self._store.number("epoch") + 1, at_least)
+            epoch = max(store.number("epoch") + 1, at_least)
             self._unsaved["number", "epoch"] = epoch
             return epoch
 
-    def _save(self) -> None:
+    async def _save(self) -> None:
         """Writes down what nobody waits for; on a full disk it is tried again with the next tick."""
         try:
-            for kind, key in list(self._unsaved):
-                self._store.put(kind, key, self._unsaved[kind, key])
-                del self._unsaved[kind, key]
+            async with self._changes:
+                for kind, key in list(self._unsaved):
+                    value = self._unsaved[kind, key]
+                    await self._store.put(kind, key, value)
+                    if self._unsaved.get((kind, key)) is value:
+                        del self._unsaved[kind, key]
         except (errors.OutOfSpace, errors.Unavailable) as error:
             log.debug("not written yet: %s", error)
+
+    async def _alone(self, change: Coroutine[Any, Any, R]) -> R:
+        """One change after another, and each as a whole, also when the caller goes away in the middle of it."""
+
+        async def in_turn() -> R:
+            async with self._changes:
+                return await change
+
+        return await asyncio.shield(asyncio.ensure_future(in_turn()))
 
     # ------------------------------------------------------------------------------------ the loop
 
@@ -172,9 +190,11 @@ class Supervisor:
     async def stop(self) -> None:
         """Ends the loop and leaves the workers to the next supervisor."""
         tasks = [task for watched in self._watched.values() for task in watched.tasks]
-        for task in filter(None, (self._task, self._space, *tasks)):
+        ending = [task for task in (self._task, self._space, self._saving, *tasks) if task is not None]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*filter(None, (self._task, self._space, *tasks)), return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
+        await self._store.settled()
 
     async def _run(self) -> None:
         await self._recover()
@@ -197,12 +217,12 @@ class Supervisor:
 
     async def _recover(self) -> None:
         """Wishes from the store, workers by their names. Nothing is planned before every live worker has spoken."""
-        for uid, stored in self._store.all("wish").items():
+        for uid, stored in (await self._store.all("wish")).items():
             wish, unreadable = newer.read(uid, stored)
             self._fleet.want(wish, unreadable)
             if unreadable:
                 self._tell(uid, "WARNING", unreadable)
-        ready = [newer.read(uid, stored) for uid, stored in self._store.all("ready").items()]
+        ready = [newer.read(uid, stored) for uid, stored in (await self._store.all("ready")).items()]
         self._fleet.remember(wish for wish, unreadable in ready if not unreadable)
         found: Mapping[WorkerName, Handle] = {}
         while True:
@@ -219,11 +239,11 @@ class Supervisor:
                 # One worker that answers in a way nobody foresaw is no reason not to look after the others.
                 log.error("%s could not be adopted", name, exc_info=failure)
 
-    def _readable(self, kind: str, schema: type[V]) -> dict[str, V]:
+    def _readable(self, kind: Kind, stored: Mapping[str, Any], schema: type[V]) -> dict[str, V]:
         """What is stored of a kind. A row of another version, or a damaged one, is told and left alone: it is never a
         reason not to come up."""
         found = {}
-        for key, value in self._store.all(kind).items():
+        for key, value in stored.items():
             try:
                 found[key] = schema.model_validate(value)
             except ValueError as error:
@@ -257,7 +277,7 @@ class Supervisor:
             handle.kill()
             return
         if self._is_salvaged:
-            self._take_back(name, wanted)
+            await self._take_back(name, wanted)
         if name.uid in self._fleet.unreadable:
             # Where the store is damaged, the worker still knows what it is.
             with suppress(AttributeError, TypeError, ValueError):
@@ -267,7 +287,7 @@ class Supervisor:
         self._watch(name, handle)
         self._tell(name.uid, "INFO", f"Adopted worker {name} (pid {report.pid}) on {report.node_ip}")
 
-    def _take_back(self, name: WorkerName, wanted: Wanted) -> None:
+    async def _take_back(self, name: WorkerName, wanted: Wanted) -> None:
         """A wish that the store lost, from a worker that was made for it: what runs is not ended for a damaged file."""
         known = self._fleet.wanted.get(name.uid)
         is_known = known is not None and ("wish", name.uid) not in self._unsaved
@@ -281,7 +301,7 @@ class Supervisor:
         self._fleet.want(wanted)
         self._unsaved["wish", name.uid] = wanted.model_dump(mode="json")
         self._unsaved["number", "generation"] = max(
-            wanted.generation, self._unsaved.get(("number", "generation"), self._store.number("generation"))
+            wanted.generation, self._unsaved.get(("number", "generation"), await self._store.number("generation"))
         )
         self._tell(name.uid, "WARNING", "The wish was lost with the store and is taken back from its worker.")
 
@@ -327,24 +347,26 @@ class Supervisor:
         plan = self._fleet.plan(now)
         await self._act(plan)
         self._publish()
-        self._save()
+        if self._unsaved and (self._saving is None or self._saving.done()):
+            # Beside the tick: a change that waits for the disk comes first.
+            self._saving = asyncio.ensure_future(self._save())
         await self._share_cores()
         if self._space is None or self._space.done():
             # Beside the tick: a network's disk may not answer.
             self._space = asyncio.ensure_future(self._look_at_space())
 
     async def _look_at_space(self) -> None:
-        free = self._free_bytes = await asyncio.to_thread(self._store.free_bytes)
+        free = self._free_bytes = await self._store.free_bytes()
         was_low, self._is_low_on_space = self._is_low_on_space, free is not None and free < LOW_SPACE_BYTES
         if self._is_low_on_space and not was_low:
             self._tell(
                 ITSELF,
                 "WARNING",
-                f"Only {(free or 0) / 1e6:,.0f} MB are free beside {self._store.path}: once it is full, what runs goes "
-                "on and is replaced when it dies, but nothing can be launched, scaled or terminated.",
+                f"Only {(free or 0) / 1e6:,.0f} MB are free beside {self._store.place}: once it is full, what runs "
+                "goes on and is replaced when it dies, but nothing can be launched, scaled or terminated.",
             )
         elif was_low and not self._is_low_on_space:
-            self._tell(ITSELF, "INFO", f"There is room again beside {self._store.path}.")
+            self._tell(ITSELF, "INFO", f"There is room again beside {self._store.place}.")
 
     async def _act(self, plan: Plan) -> None:
         for worker in plan.drain:
@@ -632,7 +654,7 @@ class Supervisor:
 
     async def events(self, uid: str) -> list[Event]:
         """What happened to a model, or with no uid to the cluster itself."""
-        found = self._store.events(uid)
+        found = await self._store.events(uid)
         if not found and uid != ITSELF and uid not in self._fleet.wanted:
             raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", "model_uid")
         return found
@@ -678,6 +700,9 @@ class Supervisor:
     async def launch(self, asked: Wanted, uid_given: bool) -> ModelStatus:
         """Writes the wish down. An equal wish is the same wish; another one under the same uid is refused."""
         await self._recovered.wait()
+        return await self._alone(self._launch(asked, uid_given))
+
+    async def _launch(self, asked: Wanted, uid_given: bool) -> ModelStatus:
         uid = asked.uid
         known = self._fleet.wanted.get(uid)
         self._refuse_unreadable(uid)
@@ -692,11 +717,11 @@ class Supervisor:
                     "model_uid",
                 )
             uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
-        wanted = self._numbered(asked, uid)
+        wanted = await self._numbered(asked, uid)
         no_room = self._fleet.could_place(wanted)
         if no_room is not None:
             raise no_room.error()
-        self._wish(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
+        await self._wish(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
         return self._fresh_status(uid)
 
     def _refuse_unreadable(self, uid: str) -> None:
@@ -716,21 +741,31 @@ class Supervisor:
 
     async def terminate(self, uid: str) -> None:
         await self._recovered.wait()
+        await self._alone(self._terminate(uid))
+
+    async def _terminate(self, uid: str) -> None:
         if self._fleet.wanted.get(uid) is None:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
-        self._unwish(uid, "Terminate model")
+        await self._unwish(uid, "Terminate model")
         self._publish()
 
     async def cancel(self, uid: str) -> None:
         """Ends a launch that is not READY yet."""
+        await self._recovered.wait()
+        await self._alone(self._cancel(uid))
+
+    async def _cancel(self, uid: str) -> None:
         status = await self.status(uid)
         if (uid, status.generation) in self._launched:
             raise errors.Conflict(f"Model {uid} is not launching any more, it is {status.state}; terminate it instead.")
-        self._unwish(uid, "Launch cancelled")
+        await self._unwish(uid, "Launch cancelled")
         self._publish()
 
     async def scale(self, uid: str, replica: int) -> ModelStatus:
         await self._recovered.wait()
+        return await self._alone(self._scale(uid, replica))
+
+    async def _scale(self, uid: str, replica: int) -> ModelStatus:
         known = self._fleet.wanted.get(uid)
         if known is None:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
@@ -743,55 +778,58 @@ class Supervisor:
         no_room = self._fleet.could_place(wanted) if replica > known.replica else None
         if no_room is not None:
             raise no_room.error()
-        self._wish(wanted, f"Scale from {known.replica} to {replica} replica(s)")
+        await self._wish(wanted, f"Scale from {known.replica} to {replica} replica(s)")
         return self._fresh_status(uid)
 
     async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
         """Makes the wishes equal to a declared list; only what an earlier list declared is ever removed."""
         await self._recovered.wait()
+        return await self._alone(self._apply(declared, prune, dry_run))
+
+    async def _apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
         changes = differences(self._fleet.wanted, declared, prune)
         if not dry_run:
             for change in changes:
-                self._carry_out(change)
+                await self._carry_out(change)
             self._publish()
         return changes
 
-    def _carry_out(self, change: Change) -> None:
+    async def _carry_out(self, change: Change) -> None:
         after = change.after
         is_unreadable = change.uid in self._fleet.unreadable
         if change.change == "terminate":
-            self._unwish(change.uid, "Terminate model: no longer declared")
+            await self._unwish(change.uid, "Terminate model: no longer declared")
         elif is_unreadable and change.change == "same":
             return
         elif is_unreadable and after is not None:
             # A version for which it is declared otherwise takes the place of what runs, once it is READY.
-            wanted = self._numbered(after, change.uid).model_copy(update={"declared": True})
-            self._wish(wanted, "Update model: declared")
+            wanted = (await self._numbered(after, change.uid)).model_copy(update={"declared": True})
+            await self._wish(wanted, "Update model: declared")
         elif after is not None and change.change == "scale" and change.before is not None:
-            self._wish(change.before.model_copy(update={"spec": after.spec, "declared": True}), "Scale: declared")
+            await self._wish(change.before.model_copy(update={"spec": after.spec, "declared": True}), "Scale: declared")
         elif change.change == "same" and change.before is not None:
             if not change.before.declared:
-                self._wish(change.before.model_copy(update={"declared": True}), "Declared as it is")
+                await self._wish(change.before.model_copy(update={"declared": True}), "Declared as it is")
         elif after is not None:
-            wanted = self._numbered(after, change.uid).model_copy(update={"declared": True})
-            self._wish(wanted, f"{change.change.capitalize()} model: declared")
+            wanted = (await self._numbered(after, change.uid)).model_copy(update={"declared": True})
+            await self._wish(wanted, f"{change.change.capitalize()} model: declared")
 
-    def _numbered(self, asked: Wanted, uid: str) -> Wanted:
+    async def _numbered(self, asked: Wanted, uid: str) -> Wanted:
         highest = max((wish.generation for wish in self._fleet.wanted.values()), default=0)
-        generation = self._store.next_number("generation", highest + 1)
+        generation = await self._store.next_number("generation", highest + 1)
         return asked.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
 
-    def _wish(self, wanted: Wanted, text: str) -> None:
-        self._store.put("wish", wanted.uid, wanted.model_dump(mode="json"))
+    async def _wish(self, wanted: Wanted, text: str) -> None:
+        await self._store.put("wish", wanted.uid, wanted.model_dump(mode="json"))
         self._unsaved.pop(("wish", wanted.uid), None)
         self._fleet.want(wanted)
         self._tell(wanted.uid, "INFO", text)
         self._publish()
         self._wake.set()
 
-    def _unwish(self, uid: str, text: str) -> None:
-        self._store.delete("wish", uid, "ready")
-        for kind in ("wish", "ready"):
+    async def _unwish(self, uid: str, text: str) -> None:
+        await self._store.delete("wish", uid, "ready")
+        for kind in KINDS_OF_A_MODEL:
             self._unsaved.pop((kind, uid), None)
         self._fleet.unwant(uid)
         self._tell(uid, "INFO", text)
@@ -803,27 +841,33 @@ class Supervisor:
     # ------------------------------------------------------------------------------------ registrations, keys
 
     async def registered(self) -> list[Entry]:
-        return list(self._readable("entry", Entry).values())
+        return list(self._readable("entry", await self._store.all("entry"), Entry).values())
 
     async def register(self, entry: Entry) -> None:
-        self._store.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))
+        await self._store.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))
 
     async def unregister(self, type: str, name: str) -> None:
-        if not self._store.delete("entry", f"{type}/{name}"):
+        if not await self._store.delete("entry", f"{type}/{name}"):
             raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", "model_name")
 
     async def create_key(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
         key, text = new_key(name, scopes, models)
-        self._store.put("key", key.id, key.model_dump(mode="json"))
+        await self._alone(self._keep_key(key))
+        return key, text
+
+    async def _keep_key(self, key: Key) -> None:
+        await self._store.put("key", key.id, key.model_dump(mode="json"))
         self._keys[key.id] = key
         self._publish()
-        return key, text
 
     async def all_keys(self) -> list[Key]:
         return list(self._keys.values())
 
     async def revoke_key(self, id: str) -> None:
-        if not self._store.delete("key", id):
+        await self._alone(self._revoke_key(id))
+
+    async def _revoke_key(self, id: str) -> None:
+        if not await self._store.delete("key", id):
             raise errors.BadRequest(f"There is no key with the id {id!r}; `cluster keys list` shows them.", "id")
         del self._keys[id]
         self._publish()

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cluster import errors
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
 from cluster.keys import Key, new_key
 from cluster.runtime.connection import variables_for
 from cluster.runtime.place import Place
@@ -55,7 +55,7 @@ def admit(settings: Settings, text: str) -> None:
     """Writes down a key that was made elsewhere, always under the same id: another takes its place."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     key: Key = new_key("admin", ["admin"])[0].model_copy(update={"id": "given", "digest": digest})
-    store = Store(settings.store)
+    store = SqliteStore(settings.store)
     try:
         known = store.get("key", key.id)
         if known is None or known["digest"] != digest:

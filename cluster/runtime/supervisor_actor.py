@@ -13,7 +13,7 @@ import time
 import ray
 
 from cluster import errors
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
 from cluster.control.store_file import check_store
 from cluster.control.supervisor import Supervisor
 from cluster.runtime import heartbeat
@@ -64,7 +64,7 @@ class SupervisorActor(Supervisor):
             await asyncio.sleep(heartbeat.EVERY_S)
 
 
-def _patiently_opened(settings: Settings) -> tuple[Store, bool]:
+def _patiently_opened(settings: Settings) -> tuple[SqliteStore, bool]:
     """The store, and whether it had to be salvaged. Ray gives up for good on an actor whose constructor raises, and the
     disk may have room again in a minute."""
     while True:
@@ -72,7 +72,7 @@ def _patiently_opened(settings: Settings) -> tuple[Store, bool]:
             notice = check_store(settings.store)
             if notice:
                 log.error(notice)
-            return Store(settings.store), bool(notice)
+            return SqliteStore(settings.store), bool(notice)
         except (OSError, sqlite3.Error, errors.ClusterError) as error:
             log.error("the store does not open, trying again: %s", error)
             time.sleep(STORE_RETRY_S)

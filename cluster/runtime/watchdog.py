@@ -25,7 +25,8 @@ import httpx
 import psutil
 
 from cluster import errors
-from cluster.control.store import ITSELF, Store
+from cluster.control.sqlite_store import SqliteStore
+from cluster.control.store import ITSELF
 from cluster.control.store_file import check_store, settle
 from cluster.runtime import ray_head
 from cluster.runtime.deploying import admit, is_current, serve_apart
@@ -215,7 +216,7 @@ class Watchdog:
         """In the log, and in the events for who asks what happened at night."""
         log.log(logging.getLevelName(level), text)
         try:
-            store = Store(self._settings.store)
+            store = SqliteStore(self._settings.store)
             try:
                 store.add_event(Event(ts=time.time(), level=level, uid=ITSELF, text=text))
             finally:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from cluster import errors
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
 from cluster.status import ModelState
 from tests.faults.test_faults import kill, launch
 from tests.faults.traffic import traffic
@@ -78,7 +78,7 @@ def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(clust
     """The store has what a later version would have written; the supervisor that comes is of this one."""
     launch(cluster, "newer", replica=2)
     before = cluster.worker_pids("newer")
-    store = Store(cluster.settings.store)
+    store = SqliteStore(cluster.settings.store)
     with cluster.client.client() as client, traffic(cluster.url, "newer") as seen:
         row = store.get("wish", "newer")
         assert row is not None
@@ -103,7 +103,7 @@ def test_after_down_the_file_alone_is_whole_and_damaged_it_is_salvaged_by_up(
     store = cluster.settings.store
     copy = tmp_path / "copy.db"
     copy.write_bytes(store.read_bytes())
-    assert set(Store(copy).all("wish")) == {"full", "other"}
+    assert set(SqliteStore(copy).all("wish")) == {"full", "other"}
     assert not list(store.parent.glob("cluster.db-*"))
     with store.open("r+b") as file:
         file.write(b"x" * 100)

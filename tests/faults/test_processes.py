@@ -11,7 +11,8 @@ from contextlib import closing
 import psutil
 import pytest
 
-from cluster.control.store import ITSELF, events_beside
+from cluster.control.sqlite_store import events_beside
+from cluster.control.store import ITSELF
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, is_alive, until
 

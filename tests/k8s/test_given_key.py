@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cluster import errors, keys
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
 from cluster.runtime.deploying import admit
 from cluster.settings import Settings
 
 
 def known(settings: Settings) -> list[keys.Key]:
-    store = Store(settings.home / "cluster.db")
+    store = SqliteStore(settings.store)
     try:
         return [keys.Key.model_validate(value) for value in store.all("key").values()]
     finally:
@@ -33,7 +33,7 @@ def test_a_given_key_is_admitted_and_another_takes_its_place(tmp_path: Path) -> 
 def test_keys_that_people_made_stay(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path)
     key, text = keys.new_key("app", ["infer"])
-    store = Store(settings.home / "cluster.db")
+    store = SqliteStore(settings.store)
     store.put("key", key.id, key.model_dump(mode="json"))
     store.close()
     admit(settings, "ck-admin")

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cluster import errors
-from cluster.control.store import ITSELF, Store
+from cluster.control.sqlite_store import SqliteStore
+from cluster.control.store import ITSELF
 from cluster.control.store_file import backup, check_store, restore, settle
 from cluster.status import Event
 from tests.full_disk import SmallDisk, small_disk
@@ -24,8 +25,8 @@ MODELS = 300
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A store with wishes of about the size that real ones have, three keys and a registration."""
-    path = tmp_path / "home" / "cluster.db"
-    store = Store(path)
+    path = tmp_path / "home" / "store.db"
+    store = SqliteStore(path)
     for number in range(MODELS):
         store.put("wish", f"m{number}", {"uid": f"m{number}", "generation": number + 1, "text": "x" * 900})
     for number in range(3):
@@ -38,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def everything(path: Path) -> dict[str, dict[str, object]]:
-    store = Store(path)
+    store = SqliteStore(path)
     try:
         return {kind: store.all(kind) for kind in ("wish", "key", "entry", "number")}
     finally:
@@ -61,7 +62,7 @@ def test_a_sound_store_is_left_alone(path: Path) -> None:
 
 
 def test_no_store_is_no_damage(tmp_path: Path) -> None:
-    assert check_store(tmp_path / "home" / "cluster.db") is None
+    assert check_store(tmp_path / "home" / "store.db") is None
     assert not (tmp_path / "home").exists()
 
 
@@ -83,7 +84,7 @@ def test_rows_that_another_version_wrote_are_no_damage(path: Path) -> None:
         db.execute("INSERT INTO wishes (kind, key, value) VALUES ('wish', 'newer', '{\"colour\": \"red\"}')")
     db.close()
     assert check_store(path) is None
-    store = Store(path)
+    store = SqliteStore(path)
     assert store.get("wish", "newer") == {"colour": "red"}
     store.put("wish", "m", {})
 
@@ -117,7 +118,7 @@ def test_a_damaged_store_is_put_aside_and_what_can_be_read_is_kept(
     sentence = check_store(path)
     took = time.monotonic() - started
     assert sentence is not None and reason in sentence and sentence.startswith(f"{path} was damaged (")
-    (aside,) = path.parent.glob("cluster.db.damaged-*[0-9]")
+    (aside,) = path.parent.glob("store.db.damaged-*[0-9]")
     assert aside.name in sentence and aside.read_bytes() == damaged
     after = everything(path)
     print(f"\n{reason}: {len(after['wish'])} of {MODELS} models saved in {took * 1000:.0f} ms")
@@ -126,7 +127,7 @@ def test_a_damaged_store_is_put_aside_and_what_can_be_read_is_kept(
     assert all(before[kind][key] == value for kind in ("wish", "key", "entry") for key, value in after[kind].items())
     assert after["number"].get("generation", 0) >= max((w["generation"] for w in after["wish"].values()), default=0)
     assert check_store(path) is None
-    assert Store(path).events(ITSELF)[-1].text == sentence
+    assert SqliteStore(path).events(ITSELF)[-1].text == sentence
     assert not stat.S_IMODE(path.stat().st_mode) & 0o077
     assert took < 2
 
@@ -151,7 +152,7 @@ def test_a_row_that_is_no_text_does_not_hide_the_others(path: Path) -> None:
         db.execute("UPDATE wishes SET value = CAST(x'7bff227d' AS TEXT) WHERE key = 'm7'")
     db.close()
     assert check_store(path) is None
-    wishes = Store(path).all("wish")
+    wishes = SqliteStore(path).all("wish")
     assert len(wishes) == MODELS and [key for key, wish in wishes.items() if not isinstance(wish, dict)] == ["m7"]
 
 
@@ -159,7 +160,7 @@ def test_damaged_twice_in_a_second_both_are_kept(path: Path) -> None:
     for _ in range(2):
         overwrite(path, 0, b"x" * 100)
         assert check_store(path)
-    assert len([file for file in path.parent.glob("cluster.db.damaged-*") if "-journal" not in file.name]) == 2
+    assert len([file for file in path.parent.glob("store.db.damaged-*") if "-journal" not in file.name]) == 2
     assert len(everything(path)["wish"]) == MODELS
 
 
@@ -168,10 +169,10 @@ def test_damaged_events_go_and_the_wishes_stay(path: Path) -> None:
     before = path.read_bytes()
     assert check_store(path) is None
     assert path.read_bytes() == before
-    store = Store(path)
+    store = SqliteStore(path)
     store.add_event(Event(ts=1.0, level="INFO", uid="m", text="on disk"))
     store.close()
-    assert [event.text for event in Store(path).events("m")] == ["on disk"]
+    assert [event.text for event in SqliteStore(path).events("m")] == ["on disk"]
 
 
 @pytest.fixture
@@ -181,8 +182,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def test_without_room_to_salvage_nothing_is_touched(disk: SmallDisk) -> None:
-    path = disk.root / "cluster.db"
-    store = Store(path)
+    path = disk.root / "store.db"
+    store = SqliteStore(path)
     store.put("wish", "m", {"text": "x" * 200_000})
     store.close()
     overwrite(path, 0, b"x" * 100)
@@ -203,14 +204,14 @@ def test_a_backup_brings_back_wishes_keys_and_registrations(path: Path, tmp_path
     before = everything(path)
     assert backup(path, tmp_path / "saved") == f"300 models, 3 keys and 1 registration are in {tmp_path / 'saved'}."
     assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o600
-    store = Store(path)
+    store = SqliteStore(path)
     for uid in before["wish"]:
         store.delete("wish", uid)
     store.put("key", "later", {})
     assert store.next_number("generation") == MODELS + 1
     store.close()
     sentence = restore(path, tmp_path / "saved")
-    (aside,) = path.parent.glob("cluster.db.before-restore-*[0-9]")
+    (aside,) = path.parent.glob("store.db.before-restore-*[0-9]")
     assert sentence == (
         f"300 models, 3 keys and 1 registration are back from {tmp_path / 'saved'}; "
         f"what was there is kept as {aside.name}."
@@ -226,7 +227,7 @@ def test_a_backup_brings_back_wishes_keys_and_registrations(path: Path, tmp_path
 
 def test_a_backup_is_restored_into_an_empty_home(path: Path, tmp_path: Path) -> None:
     backup(path, tmp_path / "saved")
-    other = tmp_path / "other" / "cluster.db"
+    other = tmp_path / "other" / "store.db"
     assert restore(other, tmp_path / "saved").endswith(f"are back from {tmp_path / 'saved'}.")
     assert everything(other) == everything(path)
     assert {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in (other.parent, *other.parent.iterdir())} == {0}
@@ -234,8 +235,8 @@ def test_a_backup_is_restored_into_an_empty_home(path: Path, tmp_path: Path) -> 
 
 WRITER = """
 import sys, time
-from cluster.control.store import Store
-store = Store(sys.argv[1])
+from cluster.control.sqlite_store import SqliteStore
+store = SqliteStore(sys.argv[1])
 for number in range(1_000_000):
     store.put("wish", "first", {"number": number})
     store.put("wish", "second", {"number": number})
@@ -266,18 +267,18 @@ def test_a_backup_replaces_nothing_unless_it_is_told_to(path: Path, tmp_path: Pa
 
 def test_a_backup_of_nothing_and_into_nowhere_is_refused(path: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.BadRequest, match="nothing to back up"):
-        backup(tmp_path / "nowhere" / "cluster.db", tmp_path / "saved")
+        backup(tmp_path / "nowhere" / "store.db", tmp_path / "saved")
     with pytest.raises(errors.BadRequest, match="cannot be written"):
         backup(path, tmp_path / "nowhere" / "saved")
 
 
 def test_a_backup_of_an_older_versions_store_has_what_is_in_its_log(tmp_path: Path) -> None:
-    old = sqlite3.connect(tmp_path / "cluster.db")
+    old = sqlite3.connect(tmp_path / "store.db")
     old.executescript(
         "PRAGMA journal_mode=WAL; CREATE TABLE wishes (kind TEXT, key TEXT, value TEXT, PRIMARY KEY (kind, key));"
         "INSERT INTO wishes VALUES ('wish', 'm', '{}')"
     )
-    backup(tmp_path / "cluster.db", tmp_path / "saved")
+    backup(tmp_path / "store.db", tmp_path / "saved")
     old.close()
     assert [file.name for file in tmp_path.glob("saved*")] == ["saved"]
     assert everything(tmp_path / "saved")["wish"] == {"m": {}}
@@ -307,7 +308,7 @@ def test_after_a_killed_writer_the_settled_file_alone_is_all_of_it(path: Path, t
     copy.write_bytes(path.read_bytes())
     wishes = everything(copy)["wish"]
     assert {"first", "second"} <= set(wishes) and wishes["m7"]["generation"] == 8
-    assert not [file for file in path.parent.iterdir() if file.name.startswith("cluster.db-")]
+    assert not [file for file in path.parent.iterdir() if file.name.startswith("store.db-")]
 
 
 def test_an_older_versions_store_is_settled_as_well(tmp_path: Path) -> None:
@@ -318,14 +319,14 @@ db.executescript("PRAGMA journal_mode=WAL; CREATE TABLE wishes (kind, key, value
                  "INSERT INTO wishes VALUES ('wish', 'm', '{}')")
 os._exit(0)
 """
-    path = tmp_path / "cluster.db"
+    path = tmp_path / "store.db"
     subprocess.run([sys.executable, "-c", program, path], check=True)
-    assert path.with_name("cluster.db-wal").stat().st_size
+    assert path.with_name("store.db-wal").stat().st_size
     settle(path)
     assert json.dumps(everything(path)["wish"]) == '{"m": {}}'
-    assert not path.with_name("cluster.db-wal").exists()
+    assert not path.with_name("store.db-wal").exists()
 
 
 def test_settling_nothing_makes_nothing(tmp_path: Path) -> None:
-    settle(tmp_path / "cluster.db")
+    settle(tmp_path / "store.db")
     assert not list(tmp_path.iterdir())

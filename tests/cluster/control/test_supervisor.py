@@ -5,6 +5,7 @@ import gc
 import itertools
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,8 @@ import pytest
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.control.placement import Placement
-from cluster.control.store import Store
+from cluster.control.sqlite_store import SqliteStore
+from cluster.control.store import Kind
 from cluster.control.supervisor import Supervisor
 from cluster.launch import Wanted
 from cluster.metrics import page
@@ -236,7 +238,7 @@ class Complaints(logging.Handler):
 class Scene:
     """A supervisor over a world. On the way out: no failed tick, no stray error, no process that nobody knows."""
 
-    def __init__(self, world: World, store: Store, **settings: Any) -> None:
+    def __init__(self, world: World, store: SqliteStore, **settings: Any) -> None:
         self.world, self.store = world, store
         timings = {"tick_s": 0.02, "probe_s": 0.02, "drain_s": 60.0, "start_timeout_s": 60.0, **settings}
         self.settings = Settings(**timings, memory_fraction=1.0)
@@ -352,11 +354,11 @@ class Scene:
 def play(
     scene: Callable[[Scene], Coroutine[Any, Any, None]],
     *nodes: Node,
-    store: Store | None = None,
+    store: SqliteStore | None = None,
     **settings: Any,
 ) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE_S * 4), Scene(World(*nodes), store or Store(), **settings) as found:
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(World(*nodes), store or SqliteStore(), **settings) as found:
             await scene(found)
 
     asyncio.run(whole())
@@ -1365,7 +1367,51 @@ def test_what_cannot_be_written_down_is_refused_and_not_done(change: Callable[[S
     play(scene)
 
 
-class Filling(Store):
+class SlowStore(SqliteStore):
+    """A disk that takes a wish when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def put(self, kind: Kind, key: str, value: Any) -> None:
+        if kind == "wish":
+            self.gate.wait(PATIENCE_S)
+        super().put(kind, key, value)
+
+
+def test_a_slow_disk_holds_up_who_changes_something_and_nobody_else() -> None:
+    store = SlowStore()
+
+    async def scene(s: Scene) -> None:
+        launches = [asyncio.ensure_future(s.launch(make_wanted(uid))) for uid in ("a", "a", "b")]
+        await s.ticks()
+        assert (await s.supervisor.watch(-1, 0)).models == {} and await s.supervisor.all_statuses() == []
+        assert not s.world.started and not any(launch.done() for launch in launches)
+        store.gate.set()
+        assert [(await launch).uid for launch in launches] == ["a", "a", "b"]
+        await s.state(M.READY, "a")
+        assert len(s.world.alive("a")) == 1
+
+    play(scene, store=store)
+
+
+def test_a_change_whose_caller_goes_away_is_made_whole() -> None:
+    store = SlowStore()
+
+    async def scene(s: Scene) -> None:
+        launch = asyncio.ensure_future(s.launch(make_wanted()))
+        await s.ticks()
+        launch.cancel()
+        store.gate.set()
+        await s.until(lambda: store.get("wish", "m"))
+        await s.until(s.world.alive)
+        await s.state(M.READY)
+
+    play(scene, store=store)
+
+
+class Filling(SqliteStore):
     free = 10**10
 
     def free_bytes(self) -> int:
@@ -1505,9 +1551,9 @@ def test_what_cannot_be_read_is_replaced_without_a_gap_by_what_is_declared_in_it
 
 
 def test_a_wish_that_is_not_even_json_is_shown_as_damaged(tmp_path: Path) -> None:
-    store = Store(tmp_path / "cluster.db")
+    store = SqliteStore(tmp_path / "store.db")
     store.put("wish", "m", make_wanted().model_dump(mode="json"))
-    with sqlite3.connect(tmp_path / "cluster.db") as db:
+    with sqlite3.connect(tmp_path / "store.db") as db:
         db.execute("INSERT INTO wishes VALUES ('wish', 'broken', '{')")
     db.close()
 
@@ -1559,7 +1605,7 @@ def test_a_damaged_wish_keeps_its_workers_which_know_what_they_are() -> None:
 
 
 def test_a_key_that_cannot_be_read_is_left_out() -> None:
-    store = Store()
+    store = SqliteStore()
     store.put("key", "k", {"id": "k", "name": "of a newer version", "digest": "d", "scopes": ["infer"], "until": 9})
 
     async def scene(s: Scene) -> None:
@@ -1569,7 +1615,7 @@ def test_a_key_that_cannot_be_read_is_left_out() -> None:
 
 
 def test_a_registration_that_cannot_be_read_is_left_out() -> None:
-    store = Store()
+    store = SqliteStore()
     entry = Entry(name="mine", type="embedding", family="f", sources=(Source(hub="local", id="/m"),), builtin=False)
     store.put("entry", "embedding/mine", entry.model_dump(mode="json"))
     store.put("entry", "embedding/newer", {**entry.model_dump(mode="json"), "name": "newer", "colour": "red"})
@@ -1813,7 +1859,7 @@ def root_logger() -> Iterator[None]:
 def test_real_workers_are_launched_adopted_and_drained(tmp_path: Path, root_logger: None) -> None:
     async def whole() -> None:
         host = Host(tmp_path)
-        async with asyncio.timeout(PATIENCE_S * 4), Scene(host, Store()) as s:
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(host, SqliteStore()) as s:
             await s.ready(make_wanted(replica=2))
             status = await s.state(M.READY)
             assert all(worker.claim_bytes not in (0, 2**30) for worker in status.workers)  # measured
@@ -1835,7 +1881,7 @@ def test_real_workers_are_launched_adopted_and_drained(tmp_path: Path, root_logg
 
 def test_a_real_worker_that_cannot_load_is_told_with_its_log(tmp_path: Path, root_logger: None) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE_S * 4), Scene(Host(tmp_path), Store()) as s:
+        async with asyncio.timeout(PATIENCE_S * 4), Scene(Host(tmp_path), SqliteStore()) as s:
             await s.launch(make_wanted(options={"load_error": "no such layer"}))
             status = await s.state(M.FAILED)
             assert status.reason == "m could not be loaded: ValueError: no such layer"
