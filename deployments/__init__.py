@@ -27,7 +27,7 @@ from cluster.trust import how_to_trust, may_run_code, pinned
 from cluster.weights.inventory import Inventory, inspected
 from cluster.weights.locate import is_cached
 from cluster.weights.memory import claim_for_encoder, weight_bytes
-from cluster.worker.family import Family, path_of
+from cluster.worker.family import AnyFamily, path_of, refuse_without_contract
 from deployments.folders import Contents, family_in
 
 #: What a model of unknown size is taken for until its weights are on disk and it has been measured.
@@ -59,7 +59,7 @@ class ModelType:
     name: str
     #: Family name, as catalogue entries give it -> class; the first is what a bare folder is loaded with that does not
     #: say otherwise.
-    families: Mapping[str, type[Family]]
+    families: Mapping[str, type[AnyFamily]]
     #: Models that ship with the installation of the type, when it has any.
     entries: tuple[Entry, ...] = field(default=())
     #: Says what a launch takes, and refuses what cannot be loaded, where that is not the arithmetic of encoders.
@@ -68,7 +68,11 @@ class ModelType:
     #: What an entry's models can be asked for, where that is less than all that their family can.
     abilities: Callable[[Entry], tuple[str, ...]] | None = None
 
-    def family_for(self, entry: Entry, engine: str | None) -> type[Family]:
+    def __post_init__(self) -> None:
+        for family in self.families.values():
+            refuse_without_contract(family)
+
+    def family_for(self, entry: Entry, engine: str | None) -> type[AnyFamily]:
         if engine is None:
             found = self.families.get(entry.family)
             if found is None:
@@ -165,7 +169,7 @@ def plan_of(wanted: Wanted, settings: Settings, room: Room) -> dict[str, Any] | 
     return needs(wanted.spec, wanted.entry, wanted.source, settings, room).plan if needs else None
 
 
-def check_options(family: type[Family], given: Mapping[str, Any]) -> dict[str, Any]:
+def check_options(family: type[AnyFamily], given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the family reads them; an unknown one is refused with the nearest that there is."""
     known = family.Options.model_fields
     for name in given:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
+from cluster.worker.family import Batched, BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.image import pictures
 from deployments.image.requests import Drawing, Picture
@@ -37,13 +37,13 @@ class EchoOptions(BaseModel):
     steps: int = 1
 
 
-class Echo:
+class Echo(Batched):
     """Answers with what it was asked. An item can also be an order: see `run`."""
 
     engines: ClassVar[tuple[str, ...]] = ("echo",)
     abilities: ClassVar[tuple[str, ...]] = ("infer",)
     Options: ClassVar[type[BaseModel]] = EchoOptions
-    example: ClassVar[Example] = Example(["hello"], {}, "infer")
+    example: Example = Example(["hello"], {}, "infer")
     _breaks = False
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
@@ -80,9 +80,6 @@ class Echo:
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
 
-    def set_threads(self, threads: int) -> None:
-        pass
-
 
 def _orders(item: Any, what: str) -> bool:
     return isinstance(item, dict) and what in item
@@ -92,7 +89,7 @@ class Vectors(Echo):
     """32 x 384 floats, whatever is asked: what an embedding model answers, without the model."""
 
     abilities: ClassVar[tuple[str, ...]] = ("embed",)
-    example: ClassVar[Example] = Example(["hello"], {}, "embed")
+    example: Example = Example(["hello"], {}, "embed")
     rows: ClassVar[Any] = np.random.default_rng(0).standard_normal((32, 384), dtype=np.float32)
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
@@ -106,7 +103,7 @@ class LettersOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Letters:
+class Letters(Batched):
     """All that a text model can do, with letters for tokens: small answers that a test can work out by hand.
 
     Token ids are code points between a 1 and a 2; a vector counts letters by their code point modulo 8.
@@ -127,7 +124,7 @@ class Letters:
         "tokens",
     )
     Options: ClassVar[type[BaseModel]] = LettersOptions
-    example: ClassVar[Example] = Example(["hello"], {}, "embed")
+    example: Example = Example(["hello"], {}, "embed")
     LIMIT: ClassVar[int] = 32
     LABELS: ClassVar[tuple[str, ...]] = ("vowel", "consonant", "other")
     PROMPTS: ClassVar[Mapping[str, str]] = {"query": "q: "}
@@ -241,9 +238,6 @@ class Letters:
             return {"scores": np.array(outputs, np.float32), "labels": [list(self.LABELS)] * len(outputs)}
         return Rows.of(outputs) if outputs[0].ndim == 2 else np.stack(outputs)
 
-    def set_threads(self, threads: int) -> None:
-        pass
-
 
 class PaintingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -259,7 +253,7 @@ class PaintingOptions(BaseModel):
     fails_at: int = 2
 
 
-class Painting:
+class Painting(Stepped):
     """Paints squares at once that a model would paint after minutes, and is in no hurry: a streaming family.
 
     The colour is the prompt's, the place of a square in it the seed's. A given picture shows through for as much as
@@ -269,8 +263,8 @@ class Painting:
     engines: ClassVar[tuple[str, ...]] = ("painting",)
     abilities: ClassVar[tuple[str, ...]] = ("text2image", "image2image", "inpainting")
     Options: ClassVar[type[BaseModel]] = PaintingOptions
-    example: ClassVar[Example] = Example(["a square"], {"width": 16, "height": 16}, "text2image")
-    pace: ClassVar[BatchHints] = BatchHints(parallel=4)
+    example: Example = Example(["a square"], {"width": 16, "height": 16}, "text2image")
+    pace: BatchHints = BatchHints(parallel=4)
     MOST_PIXELS: ClassVar[int] = 2_000_000
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
@@ -335,12 +329,6 @@ class Painting:
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("it streams")
-
-    def set_threads(self, threads: int) -> None:
-        pass
 
 
 def painted_colour(prompt: str) -> tuple[int, int, int]:

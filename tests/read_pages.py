@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.ocr import pictures
 from deployments.ocr.page import Block, Line, Page, Usage, Word, bounds, page_of, rectangle
@@ -101,13 +101,13 @@ class ReaderOptions(BaseModel):
     parallel: int = 2
 
 
-class Reader:
+class Reader(Stepped):
     """A word on a page can be an order: `sleep:0.5` takes longer, `fail` raises, `refuse` is a fault of the page."""
 
     engines: ClassVar[tuple[str, ...]] = ("reading",)
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
     Options: ClassVar[type[BaseModel]] = ReaderOptions
-    example: ClassVar[Example] = Example([picture(PROBE)], {}, "ocr")
+    example: Example = Example([picture(PROBE)], {}, "ocr")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._options: ReaderOptions = setup.options
@@ -160,12 +160,6 @@ class Reader:
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("it streams")
-
-    def set_threads(self, threads: int) -> None:
-        pass
 
 
 class Journal:

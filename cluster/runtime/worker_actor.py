@@ -54,7 +54,7 @@ class WorkerActor(Worker):
         # Threads that wait for each other stay awake for 20 microseconds: to fall asleep between two layers takes
         # longer than many a layer does, and who stays awake for milliseconds takes the cores from the ingress.
         # What streams computes for seconds in one team of threads, with more to do in between: it keeps the usual 3 ms.
-        if not hasattr(load_family(wanted.family), "stream"):
+        if load_family(wanted.family).contract == "batched":
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         node_memory.go_first(OOM_SCORE)

@@ -1,20 +1,25 @@
 """The contract between a worker and the code that can run one kind of model.
 
-A family is one class with `Options`, `example`, `load`, `prepare`, `run`. Torch and its friends are imported inside
-`load` and nowhere else, so that knowing of a family costs nothing.
+A family is one class with `Options`, `example`, `load`, `prepare` and `pack`, and with the method of the contract that
+it inherits: `Batched.run`, `Stepped.stream` or `Talking.begin`. Torch and other model libraries are imported inside
+`load` and nowhere else, so that whoever only names a family does not wait for them.
 """
 
 from __future__ import annotations
 
 import importlib
+from abc import abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 from pydantic import BaseModel
 
 from cluster.catalog.entry import Entry, Source
+
+#: The parameters of a request; what they mean depends on the ability that is asked for.
+Params: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -82,44 +87,15 @@ class Example:
     """What a family warms up on, and what a probe runs."""
 
     items: Sequence[Any]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Params = field(default_factory=dict)
     ability: str = ""
-
-
-class Family(Protocol):
-    #: Names under which `model_engine` finds it.
-    engines: ClassVar[tuple[str, ...]]
-    #: What its models can be asked for: embed, rerank, ...
-    abilities: ClassVar[tuple[str, ...]]
-    #: Launch options; unknown ones are refused at the door.
-    Options: ClassVar[type[BaseModel]]
-    example: ClassVar[Example]
-    #: Read once the model is loaded.
-    pace: BatchHints
-
-    def load(self, setup: Setup) -> Mapping[str, Any]:
-        """Loads the model; what it returns is told to whoever asks about the model."""
-
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        """Checks and encodes one request, off the event loop when large; raises BadRequest for that caller alone."""
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        """As many answers as inputs; an input that cannot be answered may have a ClusterError for an answer.
-
-        Called in as many threads at once as `pace` says."""
-
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
-        """One caller's answers as they travel: what he asked for, arrays stacked to one array."""
-
-    def set_threads(self, threads: int) -> None:
-        """How many cores it may use from now on."""
 
 
 class Progress(Protocol):
     """One value under way, as the family that works on it sees it. Usable from any thread."""
 
     def check(self) -> None:
-        """Raises once nobody waits for the answer any more; called at every step, so that work ends with the wish."""
+        """Raises once nobody waits for the answer any more. Called at every step, so that unwanted work ends soon."""
 
     def tell(self, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
         """How far this value is."""
@@ -129,7 +105,7 @@ class Progress(Protocol):
 
 
 class Unwatched:
-    """The course of a value that nobody asked for, such as an example."""
+    """The progress of a value that no caller waits for, such as an example."""
 
     def check(self) -> None:
         pass
@@ -141,27 +117,134 @@ class Unwatched:
         pass
 
 
-class Stepped(Family, Protocol):
-    """A family that works on each value by itself for seconds, in a thread of its own, instead of on batches.
+class Family(Protocol):
+    """What every family has. One that can be served inherits `Batched`, `Stepped` or `Talking`, which say how it works
+    on requests."""
 
-    What several of them can share is its own affair: their threads may meet inside of it.
+    contract: ClassVar[str]
+    #: Names under which `model_engine` finds it.
+    engines: ClassVar[tuple[str, ...]]
+    #: What its models can be asked for: embed, rerank, ...
+    abilities: ClassVar[tuple[str, ...]]
+    #: Launch options; a launch with an unknown one is refused.
+    Options: ClassVar[type[BaseModel]]
+    #: Read when the model is loaded, so that `load` may choose another for that very model.
+    example: Example
+    #: Read when the model is loaded.
+    pace: BatchHints = BatchHints()
+
+    @abstractmethod
+    def load(self, setup: Setup) -> Mapping[str, Any]:
+        """Loads the model; returns what clients are told about it."""
+
+    @abstractmethod
+    def prepare(self, ability: str, items: Sequence[Any], params: Params) -> Prepared:
+        """Checks and encodes one request, off the event loop when large; raises BadRequest for that caller alone."""
+
+    @abstractmethod
+    def pack(self, outputs: list[Any], params: Params) -> object:
+        """One caller's answers in the form that is sent to him: what he asked for, arrays stacked to one array."""
+
+    def set_threads(self, threads: int) -> None:
+        """How many cores it may use from now on. Does nothing for families that start no threads of their own."""
+
+
+class Batched(Family, Protocol):
+    """A family that computes many inputs at once, of one caller or of several: embedding, rerank, classify."""
+
+    contract: ClassVar[Literal["batched"]] = "batched"
+
+    @abstractmethod
+    def run(self, batch: Sequence[Any]) -> Sequence[object]:
+        """As many answers as inputs; for an input that cannot be answered the answer may be a ClusterError.
+
+        Called from as many threads at once as `pace.parallel` says."""
+
+
+class Stepped(Family, Protocol):
+    """A family that works on each value by itself, for seconds, in a thread of its own: pictures, pages.
+
+    Values that are computed at the same time may still share passes of the model; the family arranges that itself.
     """
 
-    def stream(self, value: Any, course: Progress) -> Any:
-        """The answer to one value."""
+    contract: ClassVar[Literal["stepped"]] = "stepped"
+
+    @abstractmethod
+    def stream(self, value: Any, progress: Progress) -> object:
+        """The answer to one value. Called from as many threads at once as `pace.parallel` says."""
 
 
-#: Where wishes that an earlier version stored say that a family is.
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last that a `Talking` family says about a value."""
+
+    #: The output, which `pack` takes, or the reason why there is none.
+    outcome: object | Exception
+
+
+#: Takes the next piece of one value's answer, which is of the family's own making, or `Finished`.
+Tell: TypeAlias = Callable[[object], None]
+#: Ends the work on one value.
+Stop: TypeAlias = Callable[[], None]
+
+
+class Talking(Family, Protocol):
+    """A family whose engine has a scheduler of its own, as those of language models do.
+
+    The engine takes new values at any time, decides itself which of them share a step, and answers in pieces. So there
+    is no queue and no batch of ours before it: the worker only limits how many values are under way, which
+    `pace.parallel` says, and carries the pieces.
+
+    Workers cannot serve this contract yet: they refuse to load such a family and say so.
+    """
+
+    contract: ClassVar[Literal["talking"]] = "talking"
+
+    @abstractmethod
+    def begin(self, value: Any, tell: Tell) -> Stop:
+        """Gives one value to the engine and returns at once, before anything of it is computed.
+
+        Called on the event loop that serves requests, while other values are under way; a value that the engine
+        refuses raises here, and then nothing is told of it.
+
+        `tell` may be called from any thread, also before `begin` has returned, but never by two threads at once for
+        one value. It returns quickly and does not raise. It is called in the order of the answer, at most once per step
+        of the engine, with everything that this step added; the last call, and only that one, is given a `Finished`.
+
+        The `Stop` that is returned may be called from any thread, any number of times, also after the end. It returns
+        at once. The engine then drops the value at its next step and still tells `Finished`, with
+        `errors.RequestCancelled` unless the value was done before. So whoever began a value waits for its `Finished`
+        and can rely on it that nothing of it is left in the engine afterwards.
+        """
+
+
+#: What a worker can be given.
+AnyFamily: TypeAlias = Batched | Stepped | Talking
+CONTRACTS = (Batched, Stepped, Talking)
+
+
+def refuse_without_contract(family: type[object]) -> None:
+    """A class says how it works by what it inherits, not by the methods that it happens to have."""
+    if not any(contract in family.__mro__ for contract in CONTRACTS):
+        names = ", ".join(contract.__name__ for contract in CONTRACTS)
+        raise TypeError(
+            f"{family.__module__}:{family.__qualname__} cannot be served: a family inherits one of {names} from "
+            f"{__name__}, which says how it works on requests."
+        )
+
+
+#: Packages that have moved, as wishes name them that an earlier version stored.
 MOVED = {f"deployments.{package}": f"deployments.text.{package}" for package in ("embedding", "rerank", "classify")}
 
 
-def load_family(path: str) -> type[Family]:
+def load_family(path: str) -> type[AnyFamily]:
     """The class named `module:Class`."""
     module, _, name = path.partition(":")
     package = ".".join(module.split(".")[:2])
     module = MOVED.get(package, package) + module.removeprefix(package)
-    found: type[Family] = getattr(importlib.import_module(module), name)
-    return found
+    family: type[AnyFamily] = getattr(importlib.import_module(module), name)
+    refuse_without_contract(family)
+    return family
 
 
 def path_of(family: type[Family]) -> str:

@@ -35,7 +35,7 @@ from cluster.versioned import Versioned
 from cluster.weights.locate import locate
 from cluster.worker.batching import Batcher, Item
 from cluster.worker.cache import Cache
-from cluster.worker.family import BatchHints, Family, Prepared, Progress, Setup, Unwatched, load_family
+from cluster.worker.family import AnyFamily, Prepared, Progress, Setup, Unwatched, load_family
 from cluster.worker.metrics import WorkerMetrics
 from cluster.worker.stepping import SteppedQueue
 
@@ -66,7 +66,7 @@ class Worker:
         self._claim = claim
         self._settings = settings
         self._epoch = 0
-        self._family: Family = load_family(wanted.family)()
+        self._family: AnyFamily = load_family(wanted.family)()
         self._model_threads = ThreadPoolExecutor(1, "model", _give_way)
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
         self._batcher: Batcher | None = None
@@ -328,7 +328,7 @@ class Worker:
     def _queue(self) -> Batcher:
         if self._batcher is None:
             self._loop = asyncio.get_running_loop()
-            pace = getattr(self._family, "pace", None) or BatchHints()
+            pace = self._family.pace
             settings = self._settings
             self._batcher = Batcher(
                 self._run,
@@ -349,7 +349,7 @@ class Worker:
 
     @property
     def _streams(self) -> bool:
-        return hasattr(self._family, "stream")
+        return self._family.contract == "stepped"
 
     def _let_loader_go(self) -> None:
         """What streams computes in threads of its own; that of the loading would only keep cores awake."""
@@ -359,16 +359,18 @@ class Worker:
     def _stream_jobs(self) -> SteppedQueue:
         if self._jobs is None:
             self._loop = asyncio.get_running_loop()
-            pace = getattr(self._family, "pace", None) or BatchHints()
+            pace = self._family.pace
             threads = ThreadPoolExecutor(pace.parallel, "model", _give_way)
             self._jobs = SteppedQueue(self._stream, threads, parallel=pace.parallel, speed=pace.speed)
         return self._jobs
 
-    def _stream(self, value: Any, course: Progress) -> Any:
+    def _stream(self, value: Any, progress: Progress) -> Any:
+        assert self._family.contract == "stepped"
         with _or_end():
-            return self._family.stream(value, course)  # type: ignore[attr-defined]
+            return self._family.stream(value, progress)
 
     def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        assert self._family.contract == "batched"
         with _or_end():
             return self._family.run(batch)
 
@@ -441,6 +443,10 @@ class Worker:
 
     def _load_model(self, folder: Path) -> Any:
         """In the model's own thread: some libraries keep state per thread."""
+        if self._family.contract == "talking":
+            raise errors.LoadFailed(
+                f"{self._wanted.uid} could not be loaded: workers cannot serve yet what brings a scheduler of its own."
+            )
         spec = self._wanted.spec
         options = self._family.Options.model_validate({**self._wanted.entry.options, **spec.options})
         start = self._board.value.progress.fraction

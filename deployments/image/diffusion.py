@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Unwatched
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped, Unwatched
 from deployments.abilities import TASKS
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
@@ -42,12 +42,12 @@ MEASURE_S = 15.0
 TOKEN_SIDE = 16
 
 
-class Diffusion:
+class Diffusion(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("diffusers",)
     abilities: ClassVar[tuple[str, ...]] = TASKS
     Options: ClassVar[type[BaseModel]] = ImageOptions
     #: Made anew for the size of the loaded model.
-    example: ClassVar[Example] = Example(["a lighthouse by the sea"], {}, "text2image")
+    example: Example = Example(["a lighthouse by the sea"], {}, "text2image")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         assert setup.fetch is not None
@@ -90,7 +90,7 @@ class Diffusion:
         # Parts that take turns on the device cannot work for two requests at once.
         self.pace = BatchHints(parallel=AT_ONCE if shared else 1)
         self._default_cache = options.cache
-        self.example = self._own_example(setup.device)  # type: ignore[misc]
+        self.example = self._own_example(setup.device)
         measured = self._warm_up()
         setup.report(1.0)
         return {
@@ -122,9 +122,6 @@ class Diffusion:
 
     def stream(self, value: Sketch, course: Progress) -> Picture:
         return self.studio.draw(value, course)
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("pictures are streamed")
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import environment, errors
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.page import Block, Box, Line, Page, Word, bounds, page_of, rectangle
 from deployments.ocr.pictures import Sheet
@@ -35,11 +35,11 @@ class TesseractOptions(BaseModel):
     max_pixels: int = Field(default=60_000_000, ge=10_000, le=300_000_000)
 
 
-class Tesseract:
+class Tesseract(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("tesseract",)
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
     Options: ClassVar[type[BaseModel]] = TesseractOptions
-    example: ClassVar[Example] = Example([BLANK_PAGE], {}, "ocr")
+    example: Example = Example([BLANK_PAGE], {}, "ocr")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         if shutil.which(PROGRAM) is None:
@@ -68,14 +68,8 @@ class Tesseract:
         blocks = list(_blocks(table, reading))
         return page_of(width, height, blocks, dpi=sheet.dpi)
 
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("pages are streamed")
-
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
-
-    def set_threads(self, threads: int) -> None:
-        """Each page has a program of its own, of one thread."""
 
     def _table(self, sheet: Sheet, reading: Reading, course: Progress) -> list[Cell]:
         chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Setup
+from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 
@@ -28,17 +28,16 @@ class EmbeddingOptions(TextOptions):
     dimensions: int | None = Field(default=None, gt=0, description="Keep the first dimensions only (Matryoshka).")
 
 
-class Texts:
+class Texts(Batched):
     """Loads a model of texts and prepares requests for it; what is made of the texts is for the families to say."""
 
     engines: ClassVar[tuple[str, ...]] = ENGINES
     abilities: ClassVar[tuple[str, ...]] = ("embed", "tokenize", "decode", "tokens")
     Options: ClassVar[type[BaseModel]] = TextOptions
-    example: ClassVar[Example] = Example(TEXTS, {}, "embed")
+    example: Example = Example(TEXTS, {}, "embed")
     #: A class of sentence-transformers, and where its models leave their answers.
     kind: ClassVar[str] = "SentenceTransformer"
     output: ClassVar[str] = "sentence_embedding"
-    pace: BatchHints
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         options = setup.options

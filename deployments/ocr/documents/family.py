@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.device import dtype_for
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.documents.kinds import Kind, kind_in
@@ -38,11 +38,11 @@ class DocumentOptions(BaseModel):
     max_new_tokens: int = Field(default=MOST_TOKENS, ge=1, le=MOST_TOKENS)
 
 
-class Documents:
+class Documents(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("transformers",)
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
     Options: ClassVar[type[BaseModel]] = DocumentOptions
-    example: ClassVar[Example] = Example([BLANK_PAGE], {"max_new_tokens": EXAMPLE_TOKENS}, "ocr")
+    example: Example = Example([BLANK_PAGE], {"max_new_tokens": EXAMPLE_TOKENS}, "ocr")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         self._options: DocumentOptions = setup.options
@@ -88,9 +88,6 @@ class Documents:
         course.check()
         (written,) = self._sharing.answers([self._order(sheet, reading, course)], course)
         return self._page(sheet, reading, written)
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("pages are streamed")
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs

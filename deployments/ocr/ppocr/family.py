@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.page import Page
 from deployments.ocr.pictures import Sheet
@@ -39,12 +39,12 @@ class PpOcrOptions(BaseModel):
     max_pixels: int = Field(default=60_000_000, ge=10_000, le=300_000_000)
 
 
-class PpOcr:
+class PpOcr(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "torch")
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
     Options: ClassVar[type[BaseModel]] = PpOcrOptions
     #: Made anew when it is loaded: whoever only knows of the family needs no library to draw.
-    example: ClassVar[Example] = Example([BLANK_PAGE], {}, "ocr")
+    example: Example = Example([BLANK_PAGE], {}, "ocr")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         options: PpOcrOptions = setup.options
@@ -52,7 +52,7 @@ class PpOcr:
         setup.report(0.2)
         nets = _nets(setup)
         self._reader = Reader(nets)
-        self.example = Example([drawn_page()], {}, "ocr")  # type: ignore[misc]
+        self.example = Example([drawn_page()], {}, "ocr")
         pages = PAGES_ON_A_CARD if setup.device != "cpu" else max(LEAST_PAGES, PAGES_PER_CORE * setup.threads)
         self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
@@ -72,9 +72,6 @@ class PpOcr:
     def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
         sheet, reading = value
         return self._reader.read(sheet, reading, course)
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise NotImplementedError("pages are streamed")
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs

@@ -9,18 +9,17 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Setup
+from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 from deployments.vectors import refused_unless_finite, sigmoid
 
 
-class SequenceClassifiers:
+class SequenceClassifiers(Batched):
     engines: ClassVar[tuple[str, ...]] = ENGINES
     abilities: ClassVar[tuple[str, ...]] = ("classify",)
     Options: ClassVar[type[BaseModel]] = EncoderOptions
-    example: ClassVar[Example] = Example(["I like it.", ["It rains.", "The street is wet."]], {}, "classify")
-    pace: BatchHints
+    example: Example = Example(["I like it.", ["It rains.", "The street is wet."]], {}, "classify")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         options: EncoderOptions = setup.options

@@ -14,7 +14,7 @@ from deployments.vectors import Rows
 
 class LateInteraction(LateTexts):
     abilities: ClassVar[tuple[str, ...]] = ("embed_tokens", "tokenize", "decode", "tokens")
-    example: ClassVar[Example] = Example(TEXTS, {}, "embed_tokens")
+    example: Example = Example(TEXTS, {}, "embed_tokens")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         about = super().load(setup)

@@ -30,7 +30,7 @@ class SparseOptions(TextOptions):
 class SparseEncoders(Texts):
     abilities: ClassVar[tuple[str, ...]] = ("embed_sparse", "tokenize", "decode", "tokens")
     Options: ClassVar[type[BaseModel]] = SparseOptions
-    example: ClassVar[Example] = Example(TEXTS, {}, "embed_sparse")
+    example: Example = Example(TEXTS, {}, "embed_sparse")
     kind: ClassVar[str] = "SparseEncoder"
 
     def load(self, setup: Setup) -> Mapping[str, Any]:

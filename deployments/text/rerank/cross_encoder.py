@@ -9,21 +9,20 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Setup
+from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
 from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, text_of
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 from deployments.vectors import refused_unless_finite, sigmoid
 
 
-class CrossEncoders:
+class CrossEncoders(Batched):
     engines: ClassVar[tuple[str, ...]] = (*ENGINES, "cross_encoder")
     abilities: ClassVar[tuple[str, ...]] = ("rerank",)
     Options: ClassVar[type[BaseModel]] = RerankOptions
-    example: ClassVar[Example] = EXAMPLE
+    example: Example = EXAMPLE
     #: What every pass of the model is given beside the texts.
     constants: ClassVar[Mapping[str, Any]] = {}
-    pace: BatchHints
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         options = setup.options

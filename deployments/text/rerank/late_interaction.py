@@ -27,7 +27,7 @@ class LateRerankOptions(TextOptions):
 class LateRerankers(LateTexts):
     abilities: ClassVar[tuple[str, ...]] = ("rerank",)
     Options: ClassVar[type[BaseModel]] = LateRerankOptions
-    example: ClassVar[Example] = EXAMPLE
+    example: Example = EXAMPLE
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         return {**super().load(setup), "type": setup.entry.facts.get("type", "late interaction")}

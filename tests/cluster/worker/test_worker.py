@@ -17,7 +17,7 @@ from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
 from cluster.status import Claim, Report
-from cluster.worker.family import Prepared, Progress, Setup
+from cluster.worker.family import Prepared, Progress, Setup, Stepped, Stop, Talking, Tell
 from cluster.worker.worker import INLINE_CHARACTERS, Worker
 from tests.families import Echo
 from tests.make import GIB, make_wanted
@@ -59,7 +59,7 @@ class Held(Echo):
         self.seen.append((threading.current_thread().name, threads))
 
 
-class Streamed(Held):
+class Streamed(Stepped, Held):
     """Works on each value by itself, in as many steps as a number says, or one."""
 
     steps: ClassVar[list[Any]] = []
@@ -83,6 +83,13 @@ class Streamed(Held):
 
     def run(self, batch: Sequence[Any]) -> Sequence[Any]:
         raise AssertionError("what streams is not batched")
+
+
+class Conversing(Talking, Held):
+    """Brings a scheduler of its own."""
+
+    def begin(self, value: Any, tell: Tell) -> Stop:
+        raise AssertionError("no worker can serve this")
 
 
 class Broken(Echo):
@@ -196,6 +203,7 @@ def test_the_way_to_ready_can_be_followed(tmp_path: Path) -> None:
         pytest.param(Echo, {"load_error": "no such layer"}, "ValueError: no such layer", id="the load raises"),
         pytest.param(Echo, {"steps": "many"}, "steps", id="an option it does not take"),
         pytest.param(Broken, {}, "RuntimeError: the kernel is not there", id="the warm-up raises"),
+        pytest.param(Conversing, {}, "workers cannot serve yet", id="a contract that no worker serves"),
     ],
 )
 def test_a_failed_load_says_why_and_how_its_log_ended(
