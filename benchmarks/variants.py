@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -17,6 +18,7 @@ from cluster.runtime.worker_client import infer
 from cluster.settings import Settings
 from deployments.ingress import generic
 from deployments.ingress.app import build
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import guard
 from deployments.ingress.paths import Whole
 from deployments.ingress.server import Server
@@ -54,7 +56,8 @@ class Hop(Serving):
 def add(app: FastAPI, prefix: str, serving: Serving) -> None:
     """The real routes behind the real guard, so that only the hop differs."""
     same = Depends(guard("infer", serving.settings, lambda: serving.dispatcher.keys))
-    routers: list[APIRouter] = [generic.router(serving), embeddings.router(serving)]
+    services = replace(Services.of(serving.dispatcher, serving.settings), serving=serving)
+    routers: list[APIRouter] = [generic.router(serving), embeddings.router(services)]
     for route in (route for routes in routers for route in routes.routes):
         app.add_api_route(
             prefix + route.path, route.endpoint, methods=route.methods, dependencies=[same], include_in_schema=False

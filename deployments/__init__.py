@@ -1,6 +1,7 @@
 """What is served: the model types, and how a launch is looked up and checked before anything is started.
 
-A wing is a package here, or a plugin module, that ends in `TYPES = (ModelType(...), ...)`; nothing else names them.
+A wing is a package here, or a plugin module, that ends in `TYPES = (ModelType(...), ...)`; nothing else names them. Its
+HTTP is in its module `http`, which only an ingress imports (`deployments/ingress/dialects.py`).
 """
 
 from __future__ import annotations
@@ -90,12 +91,17 @@ class ModelType:
         )
 
 
+def wings(plugins: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The modules that may bring model types: the packages here, and the plugins."""
+    packages = (f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.ispkg)
+    return (*packages, *plugins)
+
+
 @cache
 def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
     """Every model type by its name."""
-    modules = [f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__) if module.ispkg]
     found = {}
-    for name in (*modules, *plugins):
+    for name in wings(plugins):
         wing = importlib.import_module(name)
         for type in getattr(wing, "TYPES", ()):
             found[type.name] = type

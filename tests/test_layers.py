@@ -25,7 +25,6 @@ LAYERS = """
     deployments.* deployments
     deployments.ingress
     deployments.text | deployments.image | deployments.ocr
-    deployments.ingress.app deployments.ingress.deploy
     cluster.cli
 """
 #: In one wing, but each a model type of its own: what two of them need belongs in the wing.
@@ -144,7 +143,7 @@ def knows_its_neighbour(item: Import) -> str | None:
 
 
 def brings_in_ray(item: Import) -> str | None:
-    if item.package != "ray" or room_of(item.importer) in RAY:
+    if item.package != "ray" or item.importer in RAY or room_of(item.importer) in RAY:
         return None
     return f"{item}; only {' and '.join(RAY)} may."
 

@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -20,10 +21,10 @@ from cluster.keys import Key, Scope
 from cluster.runtime.actor_calls import HEAD_RESOURCE
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from deployments.image.http import images, sdapi
 from deployments.ingress import control, generic, jobs
-from deployments.ingress.bodies import CONTROL_BYTES, Bodies, Limits
-from deployments.ingress.files import Files
+from deployments.ingress.bodies import Bodies, Limits
+from deployments.ingress.dialects import Services, control_bytes, dialects, file_bytes
+from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.middleware import (
@@ -36,10 +37,9 @@ from deployments.ingress.middleware import (
 from deployments.ingress.origins import OriginMiddleware, Origins
 from deployments.ingress.paths import Whole, include
 from deployments.ingress.server import Server
-from deployments.ingress.serving import ONGOING, Serving
-from deployments.ocr.http import chat, mistral, ocr
-from deployments.ocr.http.pages import RequestProgress
-from deployments.text.http import classify, cohere, embeddings, rerank, tei, vllm
+from deployments.ingress.serving import ONGOING
+
+ErrorResponse = Callable[[errors.ClusterError], Response]
 
 #: The Ray resource of nodes that answer HTTP besides the head.
 INGRESS_RESOURCE = "ingress"
@@ -56,15 +56,17 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
     LagWatch(metrics.stalled)
-    dispatcher = RequestProgress(supervisor, settings, metrics)
-    serving = Serving(dispatcher, settings)
+    dispatcher = Dispatcher(supervisor, settings, metrics)
+    services = Services.of(dispatcher, settings)
     # The description of the routes is for whoever may use them.
     openapi_url = None if settings.asks_for_keys else "/openapi.json"
     # What FastAPI would measure is measured at the door; deciding that for every request has a price.
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url, telemetry=unmeasured)
-    app.state.serving = serving
+    app.state.serving = services.serving
     infer_paths: list[re.Pattern[str]] = []
+    #: How errors are answered, by path, where not as everywhere.
+    error_responses: dict[str, ErrorResponse] = {}
     limits, bodies = Limits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
     # The last one added is passed first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
@@ -75,7 +77,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     async def answer_error(request: Request, error: Exception) -> Response:
         known = as_cluster_error(error)
         metrics.error(known.code())
-        return tei.answer_error(known) if request.url.path in tei.PATHS else error_response(known)
+        return error_responses.get(request.url.path, error_response)(known)
 
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
@@ -83,31 +85,27 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     def known_keys() -> tuple[Key, ...]:
         return dispatcher.keys
 
-    def behind(scope: Scope, routes: APIRouter, most_bytes: int = CONTROL_BYTES) -> None:
-        for route in routes.routes:
-            if isinstance(route, APIRoute):
-                limits.set(route.path, min(most_bytes, settings.max_body_bytes))
-        if scope == "infer":
-            infer_paths.extend(compile_path(route.path)[0] for route in routes.routes if isinstance(route, APIRoute))
+    def behind(
+        scope: Scope,
+        routes: APIRouter,
+        body_limit: Callable[[Settings], int] = control_bytes,
+        answer: ErrorResponse = error_response,
+    ) -> None:
+        for path in [route.path for route in routes.routes if isinstance(route, APIRoute)]:
+            limits.set(path, body_limit(settings))
+            if answer is not error_response:
+                error_responses[path] = answer
+            if scope == "infer":
+                infer_paths.append(compile_path(path)[0])
         include(app, routes, [Depends(guard(scope, settings, known_keys))])
 
-    files = Files(settings)
-    background = jobs.BackgroundJobs(dispatcher, settings)
-    painting = images.Images(serving, files, background)
-    reading = ocr.Ocr(serving, dispatcher, background)
     for router in control.public_routers(dispatcher, settings):
         include(app, router)
-    include(app, files.router())
-    for dialect in (rerank, classify, tei, vllm):
-        behind("infer", dialect.router(serving), settings.max_text_bytes)
-    # These take files, some of them within their JSON.
-    for dialect in (embeddings, cohere, generic):
-        behind("infer", dialect.router(serving), settings.max_body_bytes)
-    for pictures in (images, sdapi):
-        behind("infer", pictures.router(painting), settings.max_body_bytes)
-    for documents in (ocr, mistral, chat):
-        behind("infer", documents.router(reading), settings.max_body_bytes)
-    behind("infer", jobs.router(background, dispatcher))
+    include(app, services.files.router())
+    for dialect in dialects(settings.plugins):
+        behind(dialect.scope, dialect.router(services), dialect.body_limit, dialect.error_response)
+    behind("infer", generic.router(services.serving), file_bytes)
+    behind("infer", jobs.router(services.jobs, services.progress))
     for scope, router in control.routers(dispatcher, supervisor, settings, metrics):
         behind(scope, router)
     app.router.routes.insert(0, Whole(app.routes))

@@ -12,7 +12,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal
 
 import orjson
@@ -24,18 +24,16 @@ from cluster import errors, keys
 from cluster.calls import View
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from deployments.abilities import TASKS
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.files import Shelf
 from deployments.ingress.middleware import Json, as_cluster_error, error_response
+from deployments.ingress.progress import RequestProgress, views
 
 log = logging.getLogger("cluster.ingress")
 
 #: How often a record is written while nothing happens, and the silence after which nobody works on it any more.
 BEAT_S = 1.0
 DEAD_S = 15.0
-#: How soon a request is asked for again that no worker knows yet.
-UNKNOWN_S = 0.1
 #: How long a worker takes no request of an id that was cancelled, which may still be on its way.
 BLOCK_S = 60.0
 #: Jobs that one ingress works on at once.
@@ -93,29 +91,10 @@ class Record(BaseModel):
         return {"object": "image.job", **self.model_dump(exclude={"owner"})}
 
 
-async def views(
-    asking: asyncio.Future[Any], watch: Callable[[int, float], Awaitable[View | None]], beat_s: float
-) -> AsyncGenerator[View | None]:
-    """How far a request is, whenever that changes, and at least every so often, until it is answered."""
-    seen = -1
-    while not asking.done():
-        watching = asyncio.ensure_future(watch(seen, beat_s))
-        try:
-            await asyncio.wait((asking, watching), timeout=beat_s, return_when=asyncio.FIRST_COMPLETED)
-            view = watching.result() if watching.done() else None
-        finally:
-            watching.cancel()
-        is_new = view is not None and view.version > seen
-        if not asking.done() and watching.done() and not is_new:
-            await asyncio.wait((asking,), timeout=min(UNKNOWN_S, beat_s))
-        if not asking.done():
-            seen = view.version if view is not None else seen
-            yield view if is_new else None
-
-
 class BackgroundJobs:
-    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+    def __init__(self, dispatcher: Dispatcher, progress: RequestProgress, settings: Settings) -> None:
         self._dispatcher = dispatcher
+        self._progress = progress
         self._settings = settings
         self._records = Shelf(settings.home / "jobs", max(settings.jobs_keep_s, DEAD_S))
         self._results = Shelf(settings.home / "jobs" / "results", settings.jobs_keep_s, settings.files_bytes)
@@ -160,7 +139,7 @@ class BackgroundJobs:
         written = time.monotonic()
 
         def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._dispatcher.watch(model, record.call_owner, seen, wait_s)
+            return self._progress.watch(model, record.call_owner, seen, wait_s)
 
         async with contextlib.aclosing(views(asking, watch, BEAT_S)) as seen:
             async for view in seen:
@@ -199,7 +178,7 @@ class BackgroundJobs:
             raise HTTPException(404, f"There is no job {id!r:.100}, or not any more.")
         model = self._dispatcher.table.models.get(found.model)
         is_open = model is not None and not found.is_over
-        view = await self._dispatcher.watch(model, found.call_owner) if model and is_open else None
+        view = await self._progress.watch(model, found.call_owner) if model and is_open else None
         return found.seen(view) if view is not None and view.state in ("waiting", "running") else found
 
     async def all_of(self, key: keys.Key | None) -> list[Record]:
@@ -248,7 +227,7 @@ def _is_of(record: Record, key: keys.Key | None) -> bool:
     return record.owner == (key.id if key else None)
 
 
-def router(jobs: BackgroundJobs, dispatcher: Dispatcher) -> APIRouter:
+def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
     routes = APIRouter(tags=["images"])
 
     @routes.get("/v1/images/jobs")
@@ -282,9 +261,9 @@ def router(jobs: BackgroundJobs, dispatcher: Dispatcher) -> APIRouter:
         return Json({**found.shown(), "deleted": True})
 
     @routes.get("/v1/requests/{request_id}/progress")
-    async def progress(request_id: str, request: Request) -> Json:
+    async def how_far(request_id: str, request: Request) -> Json:
         """How far a request is that was sent with this id and takes its time."""
-        found = await seen_of(dispatcher, request.state.key, request_id)
+        found = await progress.find(request.state.key, request_id)
         if found is None:
             raise HTTPException(404, f"No request {request_id!r:.150} is known.")
         told = {"progress": found.fraction, "state": found.state, "stage": found.stage}
@@ -297,26 +276,3 @@ def error_of(told: dict[str, Any]) -> errors.ClusterError:
     """The error that ended a job, as it was raised."""
     kind = errors.every_error().get(told.get("code", ""), errors.ClusterError)
     return kind(str(told.get("message", "")), told.get("param"))
-
-
-def painters(dispatcher: Dispatcher, key: keys.Key | None) -> list[ModelRoutes]:
-    """The models that draw and that this key may use."""
-    return able(dispatcher, key, TASKS)
-
-
-def able(dispatcher: Dispatcher, key: keys.Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
-    """The models that can any of this and that this key may use."""
-    return [
-        model
-        for _, model in sorted(dispatcher.table.visible(key).items())
-        if any(ability in model.abilities for ability in abilities)
-    ]
-
-
-async def seen_of(dispatcher: Dispatcher, key: keys.Key | None, request_id: str) -> View | None:
-    """How far a request of this key is, whichever model works on it; one that is under way counts before one that
-    ended."""
-    owner = keys.owner_of(request_id, key.id if key else None)
-    asked = [dispatcher.watch(model, owner) for model in able(dispatcher, key, (*TASKS, "ocr"))]
-    found = [view for view in await asyncio.gather(*asked) if view is not None]
-    return min(found, key=lambda view: view.state not in ("running", "waiting"), default=None)

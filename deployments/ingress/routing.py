@@ -48,6 +48,11 @@ class RouteTable:
             return self.models
         return {uid: self.models[uid] for uid in key.models if uid in self.models}
 
+    def able(self, key: Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
+        """The models that can do any of this and that exist for that key, by uid."""
+        models = (model for _, model in sorted(self.visible(key).items()))
+        return [model for model in models if not set(abilities).isdisjoint(model.abilities)]
+
     def find(self, model: str | None, ability: str = "", key: Key | None = None) -> ModelRoutes:
         """The model of that uid, name or hub id; without a name, the only one that can do what is asked. Of models
         that the key is not for nothing is told, not even whether they exist."""

@@ -1,1 +1,8 @@
 """The routes of image models, a file for each dialect."""
+
+from __future__ import annotations
+
+from deployments.image.http import images, sdapi
+from deployments.ingress.dialects import Dialect, file_bytes
+
+ROUTES = (Dialect(images.router, file_bytes), Dialect(sdapi.router, file_bytes))

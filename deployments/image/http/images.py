@@ -21,12 +21,11 @@ from deployments.image.http import forms, masks
 from deployments.image.http.forms import Ask, Brought
 from deployments.image.requests import Drawing, Picture, Task
 from deployments.ingress import jobs
+from deployments.ingress.dialects import Services
 from deployments.ingress.events import Events
-from deployments.ingress.files import Files
-from deployments.ingress.jobs import BackgroundJobs
 from deployments.ingress.media import Media
 from deployments.ingress.middleware import Json, as_cluster_error, owner_of
-from deployments.ingress.serving import Serving
+from deployments.ingress.progress import views
 
 #: Pixels of a picture that count as one token: the patches that most models draw in.
 PATCH = 16 * 16
@@ -72,11 +71,12 @@ class Order:
 
 
 class Images:
-    def __init__(self, serving: Serving, files: Files, background: BackgroundJobs) -> None:
-        self.serving = serving
-        self._files = files
-        self._background = background
-        self._media = Media(serving.settings)
+    def __init__(self, services: Services) -> None:
+        self.serving = services.serving
+        self._progress = services.progress
+        self._files = services.files
+        self._background = services.jobs
+        self._media = Media(services.settings)
 
     # ------------------------------------------------------------------------------------------ what is asked
 
@@ -118,7 +118,7 @@ class Images:
                     found = self.serving.dispatcher.table.find(name, task, key)
             _refuse_unable(found, task)
             return found
-        able = [model for model in jobs.painters(self.serving.dispatcher, key) if can(model, task)]
+        able = [model for model in self.serving.dispatcher.table.able(key, TASKS) if can(model, task)]
         if not able:
             raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", "model")
         return next((model for model in able if model.workers), able[0])
@@ -131,7 +131,7 @@ class Images:
         if ask.request_id is None and not (ask.stream and "x-request-id" in request.headers):
             return
         id = request.state.request_id
-        view = await self.serving.dispatcher.watch(model, owner_of(request))
+        view = await self._progress.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
             raise errors.Conflict(f"Duplicate request id: {id}", "request_id")
 
@@ -189,10 +189,10 @@ class Images:
         has_begun = False
 
         def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self.serving.dispatcher.watch(order.model, owner_of(request), seen, wait_s)
+            return self._progress.watch(order.model, owner_of(request), seen, wait_s)
 
         try:
-            async with contextlib.aclosing(jobs.views(asking, watch, beat_s)) as seen:
+            async with contextlib.aclosing(views(asking, watch, beat_s)) as seen:
                 async for view in seen:
                     previews = view.previews[: order.drawing.partial_images] if view is not None else ()
                     for index in range(shown, len(previews)):
@@ -224,9 +224,10 @@ class Images:
         return _event(f"{order.subject}.completed", {**told, **self._shown(order, picture)})
 
 
-def router(images: Images) -> APIRouter:
+def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["images"])
-    settings = images.serving.settings
+    images = services.shared(Images)
+    settings = services.settings
 
     async def answered(request: Request, task: Task, ask: Ask, options: dict[str, Any], subject: Subject) -> Response:
         return await images.answer(request, await images.order(request, task, ask, options, subject))

@@ -20,6 +20,7 @@ from cluster import errors, keys
 from cluster.calls import View
 from cluster.names import cut
 from cluster.routes import ModelRoutes
+from deployments.abilities import TASKS
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import Ask
 from deployments.image.http.images import Images, Order, as_base64
@@ -27,7 +28,7 @@ from deployments.image.http.masks import Cut, Inpaint
 from deployments.image.pictures import parameters_of
 from deployments.image.requests import MOST_PREVIEWS, Picture
 from deployments.image.samplers import NAMES
-from deployments.ingress import jobs
+from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
 from deployments.ingress.media import Media
 from deployments.ingress.middleware import Json, checked, json_body
@@ -106,10 +107,11 @@ class Given(NamedTuple):
 
 
 class WebUi:
-    def __init__(self, images: Images) -> None:
-        self._images = images
-        self._settings = images.serving.settings
-        self._dispatcher = images.serving.dispatcher
+    def __init__(self, services: Services) -> None:
+        self._images = services.shared(Images)
+        self._settings = services.settings
+        self._dispatcher = services.dispatcher
+        self._progress = services.progress
         self._media = Media(self._settings)
         #: Which model each key has chosen: its clients do that in a request of their own.
         self._chosen = Shelf(self._settings.home / "sdapi", float("inf"))
@@ -117,7 +119,7 @@ class WebUi:
     # ------------------------------------------------------------------------------------------------- models
 
     def models(self, key: keys.Key | None) -> list[ModelRoutes]:
-        return jobs.painters(self._dispatcher, key)
+        return self._dispatcher.table.able(key, TASKS)
 
     async def chosen(self, key: keys.Key | None) -> str | None:
         """The model that was chosen, if it still runs; else the first there is."""
@@ -199,7 +201,7 @@ class WebUi:
     # ----------------------------------------------------------------------------------------------- progress
 
     async def seen(self, key: keys.Key | None) -> View | None:
-        return await jobs.seen_of(self._dispatcher, key, request_id_of(key))
+        return await self._progress.find(key, request_id_of(key))
 
     async def interrupt(self, key: keys.Key | None) -> None:
         owner = keys.owner_of(request_id_of(key), key.id if key else None)
@@ -211,9 +213,9 @@ class WebUi:
         return await asyncio.to_thread(masks.texts_in, found["image"], self._settings.max_image_pixels)
 
 
-def router(images: Images) -> APIRouter:
+def router(services: Services) -> APIRouter:
     routes = APIRouter(prefix="/sdapi/v1", tags=["sdapi"])
-    webui = WebUi(images)
+    webui = WebUi(services)
 
     @routes.post("/txt2img")
     async def txt2img(request: Request) -> Json:

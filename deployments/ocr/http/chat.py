@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from deployments.ingress import jobs
+from deployments.ingress.dialects import Services
 from deployments.ingress.events import Events
 from deployments.ingress.middleware import Json, as_cluster_error, checked, json_body, owner_of
 from deployments.ocr import formats
@@ -93,8 +94,9 @@ class Chat:
         return _event({**self._told, "object": "chat.completion.chunk", "choices": [choice]})
 
 
-def router(ocr: Ocr) -> APIRouter:
+def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["ocr"])
+    ocr = services.shared(Ocr)
 
     @routes.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, checked, json_body, owner_of
 from deployments.ocr.http.body import Ask, Pages
 from deployments.ocr.http.ocr import Ocr
@@ -38,8 +39,9 @@ class Body(BaseModel):
     image_min_size: int | None = Field(default=None, ge=0)
 
 
-def router(ocr: Ocr) -> APIRouter:
+def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["ocr"])
+    ocr = services.shared(Ocr)
 
     @routes.post("/v1/ocr")
     async def read(request: Request) -> Json:

@@ -18,14 +18,14 @@ from cluster import errors
 from cluster.calls import View
 from cluster.routes import ModelRoutes
 from deployments.ingress import jobs
+from deployments.ingress.dialects import Services
 from deployments.ingress.events import Events
-from deployments.ingress.jobs import BackgroundJobs
 from deployments.ingress.middleware import Json, as_cluster_error, owner_of
-from deployments.ingress.serving import Serving
+from deployments.ingress.progress import views
 from deployments.ocr import formats
 from deployments.ocr.http.body import Ask, Papers
 from deployments.ocr.http.documents import Document, Documents, Given
-from deployments.ocr.http.pages import Course, Read, RequestProgress, every, refuse_unread
+from deployments.ocr.http.pages import Course, Read, every, refuse_unread
 from deployments.ocr.page import Page
 from deployments.ocr.requests import Reading
 from deployments.ocr.searchable import SearchablePdf, searchable
@@ -68,12 +68,11 @@ class Order:
 
 
 class Ocr:
-    def __init__(self, serving: Serving, overseer: RequestProgress, background: BackgroundJobs) -> None:
-        self.serving = serving
-        self.papers = Papers(serving.settings)
-        self._overseer = overseer
-        self._documents = Documents(serving.settings)
-        self._background = background
+    def __init__(self, services: Services) -> None:
+        self.serving = services.serving
+        self.papers = Papers(services.settings)
+        self._services = services
+        self._documents = Documents(services.settings)
 
     async def order(self, request: Request) -> Order:
         ask, reading, files = await self.papers.read(request)
@@ -104,13 +103,13 @@ class Ocr:
         if ask.request_id is None:
             return
         request.state.request_id = ask.request_id
-        view = await self._overseer.watch(model, owner_of(request))
+        view = await self._services.progress.watch(model, owner_of(request))
         if view is not None and view.state in ("waiting", "running"):
             raise errors.Conflict(f"Duplicate request id: {ask.request_id}", "request_id")
 
     def course(self, order: Order, owner: str, timeout_s: float) -> Course:
         return Course(
-            self._overseer, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
+            self._services, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
             timeout_s,
         )  # fmt: skip
 
@@ -167,7 +166,7 @@ class Ocr:
                 with await self._written_pdf(course) as file:
                     return await asyncio.to_thread(_all_of, file)
 
-        record = await self._background.begin(request.state.key, order.model, work)
+        record = await self._services.jobs.begin(request.state.key, order.model, work)
         return Json(record.shown(), 202)
 
     # -------------------------------------------------------------------------------------------------- streams
@@ -217,9 +216,9 @@ class Ocr:
         beat_s, shown = self.serving.settings.keep_alive_s, 0
 
         def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._overseer.watch(order.model, id, seen, wait_s)
+            return self._services.progress.watch(order.model, id, seen, wait_s)
 
-        async with contextlib.aclosing(jobs.views(coming, watch, beat_s)) as seen:
+        async with contextlib.aclosing(views(coming, watch, beat_s)) as seen:
             async for view in seen:
                 pieces = view.previews[shown:] if view is not None else ()
                 for piece in pieces:
@@ -281,8 +280,9 @@ def _pieces_of(file: BinaryIO) -> Iterator[bytes]:
             yield piece
 
 
-def router(ocr: Ocr) -> APIRouter:
+def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["ocr"])
+    ocr = services.shared(Ocr)
 
     @routes.post("/v1/images/ocr")
     async def read(request: Request) -> Response:

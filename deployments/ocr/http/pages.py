@@ -1,5 +1,5 @@
 """The pages of one document read by all workers of a model: a few at once, answered in order, what fails told on its
-page; and how far such a request is as a whole, which no worker knows."""
+page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster import errors
 from cluster.calls import Answer, View
 from cluster.routes import ModelRoutes
 from cluster.versioned import Versioned
-from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.dialects import Services
 from deployments.ocr.http.documents import Document, Sheet
 from deployments.ocr.page import Page, unread
 from deployments.ocr.requests import Reading
@@ -34,36 +34,12 @@ class Read(NamedTuple):
     error: errors.ClusterError | None = None
 
 
-class RequestProgress(Dispatcher):
-    """Knows of requests that are made of many calls how far they are."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        #: By the model's uid and the request's owner.
-        self._boards: dict[tuple[str, str], Versioned[View]] = {}
-
-    @contextlib.contextmanager
-    def overseeing(self, uid: str, owner: str, steps: int) -> Iterator[Versioned[View]]:
-        board = self._boards[uid, owner] = Versioned(View(0, "running", stage="reading", steps=steps))
-        try:
-            yield board
-        finally:
-            self._boards.pop((uid, owner), None)
-
-    async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
-        board = self._boards.get((model.uid, owner))
-        if board is None:
-            return await super().watch(model, owner, seen, wait_s)
-        _, view = await board.newer(seen, wait_s)
-        return view
-
-
 class Course:
     """One document under way. Leaving its pages drops what is still to be read."""
 
     def __init__(
         self,
-        dispatcher: RequestProgress,
+        services: Services,
         model: ModelRoutes,
         document: Document,
         numbers: Sequence[int],
@@ -76,7 +52,8 @@ class Course:
         self.document = document
         self.numbers = numbers
         self._owner = owner
-        self._dispatcher = dispatcher
+        self._dispatcher = services.dispatcher
+        self._progress = services.progress
         self._params = reading.params()
         self._dpi = dpi
         self._began = asyncio.get_running_loop().time()
@@ -91,7 +68,7 @@ class Course:
             # Of one page its worker knows more.
             yield await self._one(self.numbers[0])
             return
-        with self._dispatcher.overseeing(self.model.uid, self._owner, len(self.numbers)) as board:
+        with self._progress.counting(self.model.uid, self._owner, len(self.numbers)) as board:
             async with contextlib.aclosing(self._in_order(board)) as pages:
                 async for read in pages:
                     yield read

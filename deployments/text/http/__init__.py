@@ -1,1 +1,16 @@
 """The routes of text models, a file for each dialect."""
+
+from __future__ import annotations
+
+from deployments.ingress.dialects import Dialect, file_bytes, text_bytes
+from deployments.text.http import classify, cohere, embeddings, rerank, tei, vllm
+
+ROUTES = (
+    Dialect(rerank.router, text_bytes),
+    Dialect(classify.router, text_bytes),
+    Dialect(tei.router, text_bytes, error_response=tei.answer_error),
+    Dialect(vllm.router, text_bytes),
+    # Images and sounds are embedded as well.
+    Dialect(embeddings.router, file_bytes),
+    Dialect(cohere.router, file_bytes),
+)

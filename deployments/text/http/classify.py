@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, json_body
-from deployments.ingress.serving import Served, Serving
+from deployments.ingress.serving import Served
 from deployments.text.http.fields import flag, model_of, texts_of, truncation
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["classify"])
 
     async def classified(request: Request, is_raw: Any) -> Served:

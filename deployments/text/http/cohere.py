@@ -8,13 +8,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from cluster import errors
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, json_body
-from deployments.ingress.serving import Served, Serving
+from deployments.ingress.serving import Served
 from deployments.text.http.encoding import Form
 from deployments.text.http.fields import embedding_params, model_of, most_tokens, texts_of
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["embeddings"])
 
     async def embed(request: Request, version: int) -> tuple[dict[str, Any], dict[str, Any], Form, Served]:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served, Serving
 from deployments.text.http.encoding import Form
@@ -24,7 +25,8 @@ MODALITIES = ("image", "audio")
 ABILITIES = {"dense": "embed", "sparse": "embed_sparse", "tokens": "embed_tokens"}
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["embeddings"])
 
     async def embed(request: Request, modality: str | None = None) -> Response:

@@ -21,15 +21,17 @@ from fastapi import APIRouter, Request
 from cluster import errors
 from cluster.names import quoted
 from deployments.ingress.bodies import inner_json
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, json_body
-from deployments.ingress.serving import Served, Serving
+from deployments.ingress.serving import Served
 from deployments.text.http.fields import count, first, flag, model_of, truncation
 
 #: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
 LONG_DOCUMENTS = ("truncate", "error", "chunk")
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["rerank"])
 
     async def served(request: Request) -> tuple[dict[str, Any], list[Any], Served]:

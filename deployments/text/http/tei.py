@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.routes import ModelRoutes
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, error_response, json_body
 from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.ingress.version import VERSION
@@ -22,13 +23,12 @@ from deployments.text.http.classify import best_first
 from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
 from deployments.vectors import unit
 
-PATHS = frozenset(("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info"))
-
 #: More are written down by a thread, between whose steps the loop answers others.
 FEW_TOKENS = 5000
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["text-embeddings-inference"])
 
     async def ask(request: Request, body: Mapping[str, Any], ability: str, items: Sequence[Any], params: Any) -> Served:

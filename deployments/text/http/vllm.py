@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from deployments.ingress.dialects import Services
 from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served, Serving
 from deployments.text.http.classify import is_raw, scores_of
@@ -30,7 +31,8 @@ TASKS = {
 }
 
 
-def router(serving: Serving) -> APIRouter:
+def router(services: Services) -> APIRouter:
+    serving = services.serving
     routes = APIRouter(tags=["vllm"])
 
     @routes.post("/score")

@@ -21,7 +21,7 @@ from cluster.calls import View
 from deployments.image.http.forms import ALIASES, Ask
 from deployments.image.http.sdapi import UNSERVED, Image2Image, Text2Image
 from deployments.image.requests import Drawing
-from deployments.ingress.jobs import views
+from deployments.ingress.progress import views
 from tests.live import LiveCluster, until
 from tests.painted import (
     Journal,
