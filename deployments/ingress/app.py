@@ -21,9 +21,9 @@ from cluster.keys import Key, Scope
 from cluster.runtime.actor_calls import HEAD_RESOURCE
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from deployments.ingress import control, generic, jobs
+from deployments.ingress import chat, control, generic, jobs
 from deployments.ingress.bodies import Bodies, Limits
-from deployments.ingress.dialects import Services, control_bytes, dialects, file_bytes
+from deployments.ingress.dialects import Services, chats, control_bytes, dialects, file_bytes
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.metrics import IngressMetrics
@@ -105,6 +105,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     for dialect in dialects(settings.plugins):
         behind(dialect.scope, dialect.router(services), dialect.body_limit, dialect.error_response)
     behind("infer", generic.router(services.serving), file_bytes)
+    behind("infer", chat.router(services, chats(settings.plugins)), file_bytes)
     behind("infer", jobs.router(services.jobs, services.progress))
     for scope, router in control.routers(dispatcher, supervisor, settings, metrics):
         behind(scope, router)

@@ -1,4 +1,5 @@
-"""The HTTP that model types bring: the module `http` of a wing ends in `ROUTES`, a row for each dialect it speaks.
+"""The HTTP that model types bring: the module `http` of a wing ends in `ROUTES`, a row for each dialect it speaks, and
+in `CHATS` where its models answer chats.
 
 A wing is imported for its types by everything that lists or launches models; its `http` only here, by an ingress.
 """
@@ -7,15 +8,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.keys import Scope
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from deployments import wings
 from deployments.ingress.bodies import CONTROL_BYTES
 from deployments.ingress.dispatch import Dispatcher
@@ -26,6 +29,8 @@ from deployments.ingress.progress import RequestProgress
 from deployments.ingress.serving import Serving
 
 T = TypeVar("T")
+#: Answers a chat whose body it is given as it came.
+ChatAnswer = Callable[[Request, JsonObject], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,19 @@ class Dialect:
 
 def dialects(plugins: tuple[str, ...] = ()) -> Iterator[Dialect]:
     """Those of every wing, in the order in which its types are found."""
+    for module in _http_modules(plugins):
+        yield from module.ROUTES
+
+
+def chats(plugins: tuple[str, ...] = ()) -> dict[str, Callable[[Services], ChatAnswer]]:
+    """What answers chats, by the ability of the models that it is for: the `CHATS` of every wing that has some."""
+    return {
+        ability: make for module in _http_modules(plugins) for ability, make in getattr(module, "CHATS", {}).items()
+    }
+
+
+def _http_modules(plugins: tuple[str, ...]) -> Iterator[ModuleType]:
     for wing in wings(plugins):
         is_package = hasattr(importlib.import_module(wing), "__path__")
         if is_package and importlib.util.find_spec(f"{wing}.http") is not None:
-            yield from importlib.import_module(f"{wing}.http").ROUTES
+            yield importlib.import_module(f"{wing}.http")

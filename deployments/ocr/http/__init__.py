@@ -5,4 +5,5 @@ from __future__ import annotations
 from deployments.ingress.dialects import Dialect, file_bytes
 from deployments.ocr.http import chat, mistral, ocr
 
-ROUTES = (Dialect(ocr.router, file_bytes), Dialect(mistral.router, file_bytes), Dialect(chat.router, file_bytes))
+ROUTES = (Dialect(ocr.router, file_bytes), Dialect(mistral.router, file_bytes))
+CHATS = {"ocr": chat.answerer}

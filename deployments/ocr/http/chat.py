@@ -8,14 +8,15 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.ingress import jobs
-from deployments.ingress.dialects import Services
+from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.events import Events
-from deployments.ingress.middleware import Json, as_cluster_error, checked, json_body, owner_of
+from deployments.ingress.middleware import Json, as_cluster_error, checked, owner_of
 from deployments.ocr import formats
 from deployments.ocr.http.body import Ask
 from deployments.ocr.http.documents import Given
@@ -94,22 +95,20 @@ class Chat:
         return _event({**self._told, "object": "chat.completion.chunk", "choices": [choice]})
 
 
-def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["ocr"])
+def answerer(services: Services) -> ChatAnswer:
     ocr = services.shared(Ocr)
 
-    @routes.post("/v1/chat/completions")
-    async def chat(request: Request) -> Response:
-        body: Body = checked(Body, await json_body(request))
+    async def answer(request: Request, fields: JsonObject) -> Response:
+        body: Body = checked(Body, fields)
         prompt, files = await _last_of(ocr, body.messages)
         model = ocr.choose(request, body.model)
         reading = body.reading(prompt)
         order = ocr.ordered(model, Ask(), reading, await ocr.open(request, files))
         course = ocr.course(order, owner_of(request), ocr.timeout_of(request))
-        answer = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
-        return await Events.of(answer.events()) if body.stream else await answer.whole()
+        chat = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
+        return await Events.of(chat.events()) if body.stream else await chat.whole()
 
-    return routes
+    return answer
 
 
 async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, list[Given]]:

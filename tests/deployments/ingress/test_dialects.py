@@ -67,6 +67,26 @@ def test_a_key_must_be_for_the_scope_of_a_plugins_routes(tmp_path: Path) -> None
     run(test())
 
 
+def test_the_wing_answers_a_chat_whose_ability_the_model_has(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asked(with_toy(tmp_path), StandIn({"m": None})) as client:
+            for body in ({"model": "m", "messages": "hi"}, {"messages": "hi"}):
+                answer = await client.post("/v1/chat/completions", json=body)
+                assert answer.json() == {"toy said": "hi"}
+
+    run(test())
+
+
+def test_a_chat_that_no_wing_can_answer_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with asked(settings(tmp_path), StandIn({"m": None})) as client:
+            messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "aGk="}}]}]
+            answer = await client.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+            assert answer.status_code == 400 and "Model m cannot ocr" in answer.text
+
+    run(test())
+
+
 def test_only_wings_with_http_bring_dialects() -> None:
     assert TOY in wings((TOY,)) and "toy" in model_types((TOY,))
     own, all_of_them = list(dialects()), list(dialects(("tests.families", TOY)))

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.settings import Settings
-from deployments.ingress.dialects import Dialect, Services
+from cluster.value import JsonObject
+from deployments.ingress.dialects import ChatAnswer, Dialect, Services
 from deployments.ingress.middleware import Json, json_body
 
 
@@ -31,3 +32,13 @@ def small(settings: Settings) -> int:
 
 
 ROUTES = (Dialect(router, small, scope="launch", error_response=error_response),)
+
+
+def answerer(services: Services) -> ChatAnswer:
+    async def answer(request: Request, body: JsonObject) -> Response:
+        return Json({"toy said": body["messages"]})
+
+    return answer
+
+
+CHATS = {"infer": answerer}
