@@ -199,7 +199,7 @@ def main() -> None:
         cluster = LiveCluster(Path(folder) / "home", **variables)
         try:
             cluster.up()
-            with cluster.client.client() as client:
+            with cluster.client() as client:
                 client.launch_model("all-MiniLM-L6-v2", model_uid=EMBEDDER)
                 client.launch_model("ce-tiny", model_uid=RERANKER)
                 client.launch_model("ppocr-v6", model_uid=READER)

@@ -88,7 +88,7 @@ def main() -> None:
                 ],
                 env=cluster.environment,
             )
-            with cluster.client.client() as client:
+            with cluster.client() as client:
                 client.launch_model(model_name="echo", model_type="echo")
                 client.launch_model(model_name="vectors", model_type="echo")
             own_port = free_port()

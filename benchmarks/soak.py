@@ -64,7 +64,7 @@ def count(cluster: LiveCluster) -> Count:
             if word:
                 files[process.pid], resident[process.pid] = process.num_fds(), process.memory_info().rss
                 names[process.pid] = word
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         rows = client.cluster_info(detailed=True)
     workers = sum(row["workers"] for row in rows)
     return Count(len(processes), workers, sum(row["mem_claimed"] for row in rows), sockets, files, resident, names)
@@ -75,7 +75,7 @@ class Churn:
 
     def __init__(self, cluster: LiveCluster, seed: int) -> None:
         self._cluster = cluster
-        self._client = cluster.client.client()
+        self._client = cluster.client()
         self._random = random.Random(seed)
         self._numbers = itertools.count()
         self.done: Counter[str] = Counter()
@@ -156,7 +156,7 @@ def main() -> None:
     cluster = LiveCluster(Path(mkdtemp(prefix="soak-")))
     cluster.up()
     try:
-        with cluster.client.client() as client:
+        with cluster.client() as client:
             client.launch_model("echo", model_type="echo", model_uid="steady", replica=2)
         churn = Churn(cluster, asked.seed)
         for _ in range(WARM_ROUNDS):

@@ -373,7 +373,7 @@ def supply(bench: Bench, outcome: Outcome) -> None:
         with bench.own(HF_ENDPOINT=hub.url) as cluster:
             register(cluster, "tiny", "org/tiny")
             submit(cluster, "tiny", "tiny")
-            with cluster.client.client() as client:
+            with cluster.client() as client:
                 status = until(lambda: (s := client.status("tiny")).reason and s, within=90)
             must(status.state != READY, "it is served")
             outcome.say(status.reason[:160])

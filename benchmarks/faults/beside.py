@@ -53,7 +53,7 @@ class Ours:
 
     def __init__(self, cluster: LiveCluster) -> None:
         self._cluster, self.url = cluster, cluster.url
-        with cluster.client.client() as client:
+        with cluster.client() as client:
             self.model = client.launch_model("all-MiniLM-L6-v2", model_type="embedding")
 
     def model_process(self) -> psutil.Process:

@@ -89,7 +89,7 @@ def node_lost(bench: Bench, outcome: Outcome) -> None:
     cluster = bench.cluster
     node = cluster.add_node(ip="127.0.0.4")
     bench.launch("free", replica=3)
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         must("127.0.0.4" in {worker.node for worker in client.status("free").workers}, "nothing was placed there")
         with bench.traffic("free", outcome):
             lost = time.monotonic()
@@ -107,7 +107,7 @@ def storm(bench: Bench, outcome: Outcome) -> None:
     cluster = bench.cluster
     nodes = [cluster.add_node(ip=f"127.0.0.{number}") for number in (5, 6, 7)]
     bench.launch("spread", replica=4)
-    with bench.traffic("spread", outcome), cluster.client.client() as client:
+    with bench.traffic("spread", outcome), cluster.client() as client:
         must(len({worker.node for worker in client.status("spread").workers}) == 4, "not one on each node")
         lost = time.monotonic()
         for node in nodes:
@@ -129,7 +129,7 @@ def partition(bench: Bench, outcome: Outcome) -> None:
     bench.launch("torn", replica=2)
     family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
     try:
-        with bench.traffic("torn", outcome), cluster.client.client() as client:
+        with bench.traffic("torn", outcome), cluster.client() as client:
             cut = time.monotonic()
             for process in family:
                 process.suspend()
@@ -373,7 +373,7 @@ def _take_memory(bench: Bench, outcome: Outcome, cluster: LiveCluster, group: Pa
             until(lambda: "HOST_OOM" in bench.events("grown", cluster), within=15, why="no event says HOST_OOM")
             hog.kill()
             freed = time.monotonic()
-            with cluster.client.client() as client:
+            with cluster.client() as client:
                 bench.back(outcome, lambda: client.status("grown").state == READY, within=60, since=freed)
     finally:
         hog.kill()

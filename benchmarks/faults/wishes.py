@@ -52,7 +52,7 @@ def submit(cluster: LiveCluster, uid: str, name: str, **fields: Any) -> None:
 
 
 def state(cluster: LiveCluster, uid: str) -> Any:
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         return client.status(uid)
 
 

@@ -28,7 +28,7 @@ class OurImages(Server):
             try:
                 cluster.up()
                 folder = str(self._folders[kind])
-                with cluster.client.client() as client:
+                with cluster.client() as client:
                     uid = client.launch_model(
                         model_name=f"benchmark-{kind}", model_type="image", model_path=folder, timeout=600
                     )

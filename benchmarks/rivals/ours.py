@@ -41,7 +41,7 @@ class Ours(Server):
             try:
                 cluster.up()
                 name = "all-MiniLM-L6-v2" if kind == EMBEDDING else "ce-tiny"
-                with cluster.client.client() as client:
+                with cluster.client() as client:
                     uid = client.launch_model(model_name=name, model_type=kind, model_engine=self._engine, timeout=600)
                     engine = client.describe_model(uid).get("engine", self._engine)
                 yield Running(cluster.url, tuple(one.pid for one in cluster.processes()), uid, engine=engine)

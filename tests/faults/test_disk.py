@@ -47,7 +47,7 @@ def supervisor(cluster: LiveCluster) -> psutil.Process:
 def test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included(cluster: LiveCluster, disk: SmallDisk) -> None:
     launch(cluster, "full", replica=2)
     before = cluster.worker_pids("full")
-    with cluster.client.client() as client, traffic(cluster.url, "full") as seen:
+    with cluster.client() as client, traffic(cluster.url, "full") as seen:
         disk.fill()
         old = supervisor(cluster)
         killed = kill(old.pid)
@@ -79,7 +79,7 @@ def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(clust
     launch(cluster, "newer", replica=2)
     before = cluster.worker_pids("newer")
     store = SqliteStore(cluster.settings.store)
-    with cluster.client.client() as client, traffic(cluster.url, "newer") as seen:
+    with cluster.client() as client, traffic(cluster.url, "newer") as seen:
         row = store.get("wish", "newer")
         assert row is not None
         store.put("wish", "newer", {**row, "colour": "red"})
@@ -91,7 +91,7 @@ def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(clust
     print(f"\na wish of a newer version: {seen}")
     assert seen.failures == []
     store.close()
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         client.terminate_model("newer")
         until(lambda: not [pid for pid in before if psutil.pid_exists(pid)], within=20)
 
@@ -112,6 +112,6 @@ def test_after_down_the_file_alone_is_whole_and_damaged_it_is_salvaged_by_up(
     print(f"\n{done.stderr}")
     assert f"{store} was damaged (file is not a database)" in done.stderr
     assert "2 models, 0 keys and 0 registrations could be read and are kept" in done.stderr
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         until(lambda: {s.state for s in client.statuses()} == {ModelState.READY}, within=60)
         assert [event for event in client.events() if event["event_content"] in done.stderr]

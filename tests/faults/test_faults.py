@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ray
 
 
 def launch(cluster: LiveCluster, uid: str, **fields: object) -> str:
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         return client.launch_model(model_name="echo", model_type="echo", model_uid=uid, **fields)
 
 

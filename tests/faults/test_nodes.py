@@ -27,7 +27,7 @@ def nodes(breakable: LiveCluster) -> Iterator[LiveCluster]:
 
 
 def launch(cluster: LiveCluster, uid: str, **fields: object) -> ModelStatus:
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         client.launch_model(model_name="echo", model_type="echo", model_uid=uid, **fields)
         return client.status(uid)
 

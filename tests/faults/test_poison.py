@@ -25,7 +25,7 @@ def poison(cluster: LiveCluster, uid: str, name: str) -> httpx.Response:
 
 
 def restarts(cluster: LiveCluster, uid: str) -> int:
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         return client.status(uid).restarts
 
 

@@ -28,7 +28,7 @@ def cluster(usual: LiveCluster) -> LiveCluster:
 
 
 def launch(cluster: LiveCluster, uid: str) -> None:
-    with cluster.client.client() as client:
+    with cluster.client() as client:
         client.launch_model(model_name="echo", model_type="echo", model_uid=uid)
         if uid != "echo":
             client.terminate_model(uid)
