@@ -1,6 +1,6 @@
 """Launches and serves models on Ray; here is what users import, and none of it brings in ray or torch."""
 
-from cluster.client.client import AsyncClient, Client
+from cluster.client import AsyncClient, Client
 from cluster.errors import (
     BadOption,
     BadRequest,

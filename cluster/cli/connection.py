@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from cluster import errors
 from cluster.cli.output import json_option, local_time, print_json, print_table
-from cluster.client.client import Client, bad_option
+from cluster.client.client import Client
+from cluster.client.launches import bad_option
 from cluster.settings import Settings
 
 P = ParamSpec("P")

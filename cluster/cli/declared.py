@@ -13,7 +13,8 @@ from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import follow
-from cluster.client.client import Client, spec_of
+from cluster.client.client import Client
+from cluster.client.launches import spec_of
 from cluster.launch import LaunchSpec
 
 file_option = click.option(

@@ -21,7 +21,8 @@ from cluster.cli.options import parse_value
 from cluster.cli.output import json_option, print_json
 from cluster.cli.preview import Previews, way_of
 from cluster.cli.progress import Bars, Lines, Row, shown
-from cluster.client.client import DRAWS, Client, ImageModel
+from cluster.client.client import Client
+from cluster.client.images import ImageModel
 from cluster.client.results import Picture
 
 #: Between two looks at how far it is.
@@ -220,7 +221,7 @@ def generate(
 
 
 def only_one(client: Client) -> str:
-    able = [uid for uid, about in client.list_models().items() if DRAWS.intersection(about.get("model_ability") or ())]
+    able = [uid for uid, description in client.list_models().items() if ImageModel.fits(description)]
     if not able:
         raise errors.ModelNotFound("No image model serves; launch one with `cluster launch --model-type image`.")
     if len(able) > 1:

@@ -15,7 +15,8 @@ from cluster.cli.connection import talks
 from cluster.cli.options import family_options, flags_of, nearest_flag, with_dashes
 from cluster.cli.output import json_option, print_json, print_table, size
 from cluster.cli.progress import follow
-from cluster.client.client import Client, how_it_goes_on, spec_of
+from cluster.client.client import Client
+from cluster.client.launches import how_it_goes_on, spec_of
 from cluster.launch import LaunchSpec
 from cluster.status import ModelStatus
 

@@ -20,7 +20,8 @@ from cluster.cli.connection import complete_uid, talks
 from cluster.cli.generate import _read_options
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import Bars, Lines, Row, shown
-from cluster.client.client import READS, Client, OcrModel
+from cluster.client.client import Client
+from cluster.client.documents import OcrModel
 from cluster.client.results import Page
 
 SUFFIXES = {
@@ -293,7 +294,7 @@ def _tell(report: Mapping[str, Any], errand: Errand) -> None:
 
 
 def only_one(client: Client) -> str:
-    able = [uid for uid, about in client.list_models().items() if READS in (about.get("model_ability") or ())]
+    able = [uid for uid, description in client.list_models().items() if OcrModel.fits(description)]
     if not able:
         raise errors.ModelNotFound(
             "No model that reads serves; launch one with `cluster launch --model-name ppocr-v6`."

@@ -13,25 +13,31 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypedDict, TypeVar, overload
+from urllib.parse import quote
 
 import anyio
 import httpx
 import orjson
 
 from cluster import errors
+from cluster.value import JsonObject
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: What stands behind the `?` of an address; None leaves it out.
+Params: TypeAlias = Mapping[str, str | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     method: str
     path: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    body: Any = None
-    #: Files by the names of their fields; with any, the body's fields travel beside them as a form.
+    params: Params = field(default_factory=dict)
+    #: Sent as JSON; with files, an object whose fields travel beside them as a form.
+    body: object = None
+    #: Files by the names of their fields.
     files: Sequence[tuple[str, bytes]] = ()
     #: How long the server may hold the answer on purpose.
     held_s: float = 0.0
@@ -45,20 +51,23 @@ class Pause:
 
 
 #: A call under way: yields what to do next, is sent the parsed answer, returns a T.
-Steps = Generator[Request | Pause, Any, T]
+Steps: TypeAlias = Generator[Request | Pause, Any, T]
+#: What a method of the async client returns.
+Awaited: TypeAlias = Coroutine[Any, Any, T]
 
 
-def ask(method: str, path: str, params: Mapping[str, Any] | None = None, body: Any = None) -> Steps[Any]:
+def ask(method: str, path: str, params: Params | None = None, body: object = None) -> Steps[Any]:
     """The call of one request whose answer is the result."""
     return (yield Request(method, path, params or {}, body))
 
 
-class Sync:
-    """Makes its calls at once."""
+class Driver:
+    """Makes calls at once."""
 
-    _http: httpx.Client
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
 
-    def _drive(self, steps: Steps[T]) -> T:
+    def run(self, steps: Steps[T]) -> T:
         try:
             step = next(steps)
             while True:
@@ -72,32 +81,36 @@ class Sync:
             result: T = done.value
             return result
 
-    def _do(self, step: Request | Pause) -> Any:
+    def _do(self, step: Request | Pause) -> object:
         if isinstance(step, Pause):
-            return time.sleep(step.seconds)
-        with _translated(step, self._http.base_url):
-            return parse(self._http.request(**_for_httpx(step, self._http.timeout)))
+            time.sleep(step.seconds)
+            return None
+        with _translated(step, self.http.base_url):
+            return parse(self.http.send(_built(self.http, step)))
 
-    def _events(self, request: Request, read: Callable[[Any], T | None]) -> Generator[T, None, None]:
-        """What `read` makes of that which the server sends as it goes along, except None; whoever stops reading leaves,
-        and the server stops too."""
-        sent = _for_httpx(request, self._http.timeout)
-        with _translated(request, self._http.base_url), self._http.stream(**sent) as response:
-            if not response.is_success:
-                response.read()
-                parse(response)
-            events = Events(response)
-            for line in response.iter_lines():
-                if (event := events.take(line)) is not None and (told := read(event)) is not None:
-                    yield told
+    def events(self, request: Request, read: Callable[[JsonObject], T | None]) -> Generator[T, None, None]:
+        """What `read` makes of each event, except None. Closing the generator makes the server stop too."""
+        with _translated(request, self.http.base_url):
+            response = self.http.send(_built(self.http, request), stream=True)
+            try:
+                if not response.is_success:
+                    response.read()
+                    parse(response)
+                parser = EventParser(response)
+                for line in response.iter_lines():
+                    if (event := parser.take(line)) is not None and (value := read(event)) is not None:
+                        yield value
+            finally:
+                response.close()
 
 
-class Async:
+class AsyncDriver:
     """Makes calls that are awaited."""
 
-    _http: httpx.AsyncClient
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
 
-    async def _drive(self, steps: Steps[T]) -> T:
+    async def run(self, steps: Steps[T]) -> T:
         try:
             step = next(steps)
             while True:
@@ -111,24 +124,39 @@ class Async:
             result: T = done.value
             return result
 
-    async def _do(self, step: Request | Pause) -> Any:
+    async def _do(self, step: Request | Pause) -> object:
         if isinstance(step, Pause):
-            return await anyio.sleep(step.seconds)
-        with _translated(step, self._http.base_url):
-            return parse(await self._http.request(**_for_httpx(step, self._http.timeout)))
+            await anyio.sleep(step.seconds)
+            return None
+        with _translated(step, self.http.base_url):
+            return parse(await self.http.send(_built(self.http, step)))
 
-    async def _events(self, request: Request, read: Callable[[Any], T | None]) -> AsyncGenerator[T, None]:
-        """As `Sync` does it."""
-        sent = _for_httpx(request, self._http.timeout)
-        with _translated(request, self._http.base_url):
-            async with self._http.stream(**sent) as response:
+    async def events(self, request: Request, read: Callable[[JsonObject], T | None]) -> AsyncGenerator[T, None]:
+        """The same as `Driver.events`."""
+        with _translated(request, self.http.base_url):
+            response = await self.http.send(_built(self.http, request), stream=True)
+            try:
                 if not response.is_success:
                     await response.aread()
                     parse(response)
-                events = Events(response)
+                parser = EventParser(response)
                 async for line in response.aiter_lines():
-                    if (event := events.take(line)) is not None and (told := read(event)) is not None:
-                        yield told
+                    if (event := parser.take(line)) is not None and (value := read(event)) is not None:
+                        yield value
+            finally:
+                await response.aclose()
+
+
+class Sync:
+    """Has calls that are made at once."""
+
+    driver: Driver
+
+
+class Async:
+    """Has calls that are awaited."""
+
+    driver: AsyncDriver
 
 
 class call(Generic[P, T]):
@@ -146,20 +174,20 @@ class call(Generic[P, T]):
     @overload
     def __get__(self, owner: Sync, kind: type) -> Callable[P, T]: ...
     @overload
-    def __get__(self, owner: Async, kind: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, owner: Async, kind: type) -> Callable[P, Awaited[T]]: ...
 
-    def __get__(self, owner: Any, kind: type) -> Any:
+    def __get__(self, owner: Sync | Async | None, kind: type) -> Self | Callable[P, T | Awaited[T]]:
         if owner is None:
             return self
 
-        @functools.wraps(MethodType(self.steps, owner))
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return owner._drive(self.steps(owner, *args, **kwargs))
+        def method(*args: P.args, **kwargs: P.kwargs) -> T | Awaited[T]:
+            return owner.driver.run(self.steps(owner, *args, **kwargs))
 
+        functools.update_wrapper(method, MethodType(self.steps, owner))
         return method
 
 
-def parse(response: httpx.Response) -> Any:
+def parse(response: httpx.Response) -> object:
     """The body of an answer, or the error the server raised as the class it raised."""
     try:
         body = orjson.loads(response.content) if response.content else None
@@ -172,21 +200,21 @@ def parse(response: httpx.Response) -> Any:
     raise _error_of(response, body)
 
 
-class Events:
+class EventParser:
     """Reads server-sent events line by line: comments keep the connection open, an error is raised as its class."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
         self._data: list[str] = []
 
-    def take(self, line: str) -> Any:
+    def take(self, line: str) -> JsonObject | None:
         """The event that this line ends, or None."""
         if line.startswith("data:"):
             self._data.append(line.removeprefix("data:").strip())
         if line or not self._data:
             return None
         text, self._data = "\n".join(self._data), []
-        event = None if text == "[DONE]" else orjson.loads(text)
+        event: JsonObject | None = None if text == "[DONE]" else orjson.loads(text)
         if isinstance(event, dict) and "error" in event:
             raise _error_of(self._response, event)
         return event
@@ -206,19 +234,19 @@ _BY_STATUS = {
 }
 
 
-def _error_of(response: httpx.Response, body: Any) -> errors.ClusterError:
-    fields = body if isinstance(body, dict) else {}
+def _error_of(response: httpx.Response, body: object) -> errors.ClusterError:
+    fields: JsonObject = body if isinstance(body, dict) else {}
     error = fields.get("error")
     if not isinstance(error, dict):
-        # On the routes of text-embeddings-inference the sentence itself is there, and what else is known beside it.
+        # On the routes of text-embeddings-inference, `error` is the sentence itself and the rest stands beside it.
         error = {**fields, "message": error} if "error_type" in fields else {}
     kind = errors.every_error().get(str(error.get("code")))
     message = error.get("message") or fields.get("detail")
     if kind is None or not isinstance(message, str):
         kind = kind or _BY_STATUS.get(response.status_code, errors.ClusterError)
         request = response.request
-        said = str(message or body or response.reason_phrase)[:500].removesuffix(".")
-        message = f"{request.method} {request.url} answered {response.status_code}: {said}."
+        answer = str(message or body or response.reason_phrase)[:500].removesuffix(".")
+        message = f"{request.method} {request.url} answered {response.status_code}: {answer}."
     try:
         retry_after_s = float(response.headers["retry-after"])
     except (KeyError, ValueError):
@@ -236,42 +264,69 @@ def _translated(request: Request, url: httpx.URL) -> Iterator[None]:
     except (httpx.ConnectError, httpx.ConnectTimeout):
         raise errors.Unavailable(f"Nothing answers at {url}; start a cluster with `cluster up`.") from None
     except httpx.TimeoutException:
-        raise errors.DeadlineExceeded(f"{url} gave no answer to {request.method} {request.path} in time.") from None
+        raise errors.DeadlineExceeded(f"{url} did not answer {request.method} {request.path} in time.") from None
     except httpx.UnsupportedProtocol:
-        raise errors.BadRequest(f"{url} is no address of a cluster, such as http://127.0.0.1:9997.") from None
+        raise errors.BadRequest(_not_an_address(url)) from None
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
         raise errors.Unavailable(f"{url} broke off {request.method} {request.path}: {why}.") from error
 
 
-def _for_httpx(request: Request, timeout: httpx.Timeout) -> dict[str, Any]:
-    arguments: dict[str, Any] = {"method": request.method, "url": request.path, "params": given(request.params)}
-    if request.files:
-        arguments["data"] = request.body
-        arguments["files"] = [(name, ("image", file, "application/octet-stream")) for name, file in request.files]
-    elif request.body is not None:
-        arguments["content"] = orjson.dumps(request.body, option=orjson.OPT_SERIALIZE_NUMPY)
-        arguments["headers"] = {"Content-Type": "application/json"}
+def _not_an_address(url: httpx.URL | str) -> str:
+    return f"'{url}' is not the address of a cluster, such as http://127.0.0.1:9997."
+
+
+def _built(http: httpx.Client | httpx.AsyncClient, request: Request) -> httpx.Request:
+    timeout = http.timeout
     if request.held_s and timeout.read is not None:
-        longer = {**timeout.as_dict(), "read": timeout.read + request.held_s}
-        arguments["timeout"] = httpx.Timeout(**longer)
-    return arguments
+        timeout = httpx.Timeout(
+            connect=timeout.connect, read=timeout.read + request.held_s, write=timeout.write, pool=timeout.pool
+        )
+    params: Params = without_nones(request.params)
+    if request.files:
+        fields = request.body if isinstance(request.body, dict) else {}
+        files = [(name, ("image", file, "application/octet-stream")) for name, file in request.files]
+        return http.build_request(
+            request.method, request.path, params=params, data=fields, files=files, timeout=timeout
+        )
+    if request.body is None:
+        return http.build_request(request.method, request.path, params=params, timeout=timeout)
+    return http.build_request(
+        request.method,
+        request.path,
+        params=params,
+        content=orjson.dumps(request.body, option=orjson.OPT_SERIALIZE_NUMPY),
+        headers={"Content-Type": "application/json"},
+        timeout=timeout,
+    )
 
 
-def http_options(base_url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
+class HttpOptions(TypedDict):
+    base_url: httpx.URL
+    headers: dict[str, str]
+    timeout: httpx.Timeout
+    limits: httpx.Limits
+    trust_env: bool
+
+
+def http_options(base_url: str, api_key: str | None, timeout: float) -> HttpOptions:
     try:
         url = httpx.URL(base_url.rstrip("/") if "://" in base_url else f"http://{base_url.rstrip('/')}")
     except httpx.InvalidURL:
-        raise errors.BadRequest(f"{base_url!r} is no address of a cluster, such as http://127.0.0.1:9997.") from None
+        raise errors.BadRequest(_not_an_address(base_url)) from None
     return {
         "base_url": url,
         "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
         "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
         "limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100),
-        # What runs on this machine is never meant to be reached through a proxy.
+        # A server on this machine is never meant to be reached through a proxy.
         "trust_env": url.host != "localhost" and not url.host.startswith("127."),
     }
 
 
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_nones(values: Mapping[str, T | None]) -> dict[str, T]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def path_part(text: str | int) -> str:
+    return quote(str(text), safe="")

@@ -1,27 +1,28 @@
-"""The calls of an image model's handle."""
+"""The calls and handles of models that draw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import orjson
 
 from cluster import errors
-from cluster.client.http import Request, given
+from cluster.client.http import Request, without_nones
 from cluster.client.jobs import lasting
-from cluster.client.results import file_of
+from cluster.client.model import AsyncModel, Model, ModelCalls
+from cluster.client.results import ImageSource, file_of
 
 
-class ImageCalls:
-    """What image models take, as far as each can do it; `options` are any other field of a request.
+class ImageCalls(ModelCalls):
+    """The calls of models that draw; a model answers those that it is able to. `options` are other request fields.
 
-    A picture, also that of `control_image`, is given as a path, as bytes, as an open file, or as a PIL image.
-    Returned are `Pictures`; with `stream=True` or `partial_images` above 0 an iterator of `Picture`, those first that
-    are not final; with `background=True` a job.
+    Every picture, `control_image` too, is a path, bytes, an open file or a PIL image. A call returns `Pictures`; with
+    `stream=True` or `partial_images` above 0 an iterator of `Picture`, the previews before the final ones; with
+    `background=True` a job.
     """
 
-    uid: str
+    model_type = "image"
+    abilities = frozenset({"text2image", "image2image", "inpainting"})
 
     @lasting
     def text_to_image(
@@ -31,7 +32,7 @@ class ImageCalls:
         n: int = 1,
         size: str | None = None,
         response_format: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> Request:
         """Pictures of a prompt: `text_to_image("a lighthouse", size="512x512", seed=7, num_inference_steps=20)`."""
         fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
@@ -41,48 +42,48 @@ class ImageCalls:
     def image_to_image(
         self,
         /,
-        image: Any,
+        image: ImageSource | Sequence[ImageSource],
         prompt: str,
         negative_prompt: str | None = None,
         n: int = 1,
         size: str | None = None,
         response_format: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> Request:
-        """A picture redrawn by a prompt; `strength` is how much of it."""
+        """A picture redrawn by a prompt; `strength` says how much of it."""
         fields = {"prompt": prompt, "negative_prompt": negative_prompt, "n": n, "size": size, **options}
         fields = {"model": self.uid, "response_format": response_format, **fields}
-        return _request("/v1/images/variations", fields, [("image", one) for one in _several(image)])
+        return _request("/v1/images/variations", fields, [("image", source) for source in _several(image)])
 
     @lasting
     def image_edit(
         self,
         /,
-        images: Any,
+        images: ImageSource | Sequence[ImageSource],
         prompt: str,
-        mask: Any = None,
+        mask: ImageSource | None = None,
         n: int = 1,
         size: str | None = None,
         response_format: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> Request:
-        """One picture or several edited by a prompt; what of the mask is transparent, or else white, is repainted."""
+        """One picture or several edited by a prompt, where the mask is transparent or, if it is opaque, white."""
         fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
-        files = [("image[]", one) for one in _several(images)]
+        files = [("image[]", source) for source in _several(images)]
         return _request("/v1/images/edits", {"model": self.uid, **fields}, [*files, *_named("mask", mask)])
 
     @lasting
     def inpainting(
         self,
         /,
-        image: Any,
-        mask_image: Any,
+        image: ImageSource,
+        mask_image: ImageSource,
         prompt: str,
         negative_prompt: str | None = None,
         n: int = 1,
         size: str | None = None,
         response_format: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> Request:
         """A picture repainted where the mask is white."""
         fields = {"prompt": prompt, "negative_prompt": negative_prompt, "n": n, "size": size, **options}
@@ -93,40 +94,48 @@ class ImageCalls:
     def variation(
         self,
         /,
-        image: Any,
+        image: ImageSource,
         n: int = 1,
         size: str | None = None,
         response_format: str | None = None,
-        **options: Any,
+        **options: object,
     ) -> Request:
-        """A picture drawn anew without a word."""
+        """A picture drawn anew without a prompt."""
         fields = {"n": n, "size": size, "response_format": response_format, **options}
         return _request("/v1/images/variations", {"model": self.uid, **fields}, [("image", image)])
 
 
-def _request(path: str, fields: Mapping[str, Any], files: Iterable[tuple[str, Any]] = ()) -> Request:
-    asked = given(fields)
-    if asked.get("partial_images"):
-        asked["stream"] = True
-    control = asked.pop("control_image", None)
-    read = [(name, file_of(image)) for name, image in [*files, *_named("control_image", control)]]
-    streams = bool(asked.get("stream"))
-    return Request("POST", path, body=_flat(asked) if read else asked, files=read, streams=streams)
+class ImageModel(ImageCalls, Model):
+    pass
 
 
-def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """As a form can carry them: what is no text, number or switch goes into `kwargs`, which is JSON."""
+class AsyncImageModel(ImageCalls, AsyncModel):
+    pass
+
+
+def _request(path: str, fields: Mapping[str, object], images: Iterable[tuple[str, ImageSource]] = ()) -> Request:
+    body = without_nones(fields)
+    if body.get("partial_images"):
+        body["stream"] = True
+    control = body.pop("control_image", None)
+    files = [(name, file_of(image)) for name, image in [*images, *_named("control_image", control)]]
+    streams = bool(body.get("stream"))
+    return Request("POST", path, body=_flat(body) if files else body, files=files, streams=streams)
+
+
+def _flat(fields: Mapping[str, object]) -> dict[str, object]:
+    """As a form can carry them: text, numbers and switches as they are, the rest as JSON in `kwargs`."""
     flat = {name: value for name, value in fields.items() if isinstance(value, (str, int, float))}
     nested = {name: value for name, value in fields.items() if name not in flat}
-    return {**flat, "kwargs": orjson.dumps(nested).decode()} if nested else flat
+    return {**flat, "kwargs": orjson.dumps(nested).decode()} if nested else {**flat}
 
 
-def _several(images: Any) -> list[Any]:
-    found = list(images) if isinstance(images, (list, tuple)) else [images]
-    if not found:
+def _several(images: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    sources = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not sources:
         raise errors.BadRequest("There is no picture to start from: the list is empty.", "image")
-    return found
+    return sources
 
 
-def _named(name: str, image: Any) -> list[tuple[str, Any]]:
+def _named(name: str, image: object) -> list[tuple[str, object]]:
     return [] if image is None else [(name, image)]

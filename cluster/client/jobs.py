@@ -1,17 +1,17 @@
-"""Calls that may last: answered at once, told as they go along, or left to a job that outlives its caller."""
+"""Calls that may take long: answered at once, as a stream, or by a job that outlives its caller."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import update_wrapper
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, overload
-from urllib.parse import quote
 
 from cluster import errors
-from cluster.client.http import Async, Pause, Request, Steps, Sync, call
+from cluster.client.http import Async, AsyncDriver, Driver, Pause, Request, Steps, Sync, ask, call, path_part
 from cluster.client.results import answer_of, event_of
+from cluster.value import JsonObject
 
 P = ParamSpec("P")
 
@@ -19,49 +19,49 @@ P = ParamSpec("P")
 LOOK_S = 0.5
 
 
-class _JobCalls:
-    """What is worked on whether or not anybody waits; the server keeps its result for a while."""
+class JobCalls:
+    """Work that the server goes on with whether or not anybody waits; it keeps the result for a while."""
 
-    def __init__(self, owner: Sync | Async, id: str) -> None:
-        self._http: Any = owner._http
-        self._path = f"/v1/images/jobs/{quote(id, safe='')}"
-        self.id = id
+    id: str
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.id!r})"
 
+    @property
+    def path(self) -> str:
+        return f"/v1/images/jobs/{path_part(self.id)}"
+
     @call
-    def describe(self) -> Steps[dict[str, Any]]:
-        """All that is known of it: its status, progress, when it was made and when it is forgotten."""
-        answer: dict[str, Any] = yield Request("GET", self._path)
-        return answer
+    def describe(self) -> Steps[JsonObject]:
+        """Its status, its progress, when it was made and when the server forgets it."""
+        return ask("GET", self.path)
 
     @call
     def status(self) -> Steps[str]:
         """`queued`, `in_progress`, `completed`, `failed` or `cancelled`."""
-        job = yield from _JobCalls.describe.steps(self)
+        job = yield from JobCalls.describe.steps(self)
         return str(job["status"])
 
     @call
     def progress(self) -> Steps[float]:
         """How much is done, 0 to 1."""
-        job = yield from _JobCalls.describe.steps(self)
+        job = yield from JobCalls.describe.steps(self)
         return float(job["progress"])
 
     @call
     def cancel(self) -> Steps[None]:
-        """Stops it at its next step; of one that is done, nothing is kept."""
-        yield Request("DELETE", self._path)
+        """Stops it at its next step; of a job that is done, the result is deleted."""
+        yield Request("DELETE", self.path)
 
     @call
     def result(self, timeout: float | None = None) -> Steps[Any]:
-        """Waits for what would have been answered at once, or raises what the job failed of."""
+        """Waits for what the call would have returned without a job, or raises the error that ended the job."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
-            job = yield from _JobCalls.describe.steps(self)
+            job = yield from JobCalls.describe.steps(self)
             if job["status"] not in ("queued", "in_progress"):
-                # Asked for by itself, the result of what failed is the error.
-                return answer_of(job["result"] if "result" in job else (yield Request("GET", f"{self._path}/result")))
+                # The result of a failed job is its error, which this route answers with.
+                return answer_of(job["result"] if "result" in job else (yield Request("GET", f"{self.path}/result")))
             if deadline is not None and time.monotonic() > deadline:
                 raise errors.DeadlineExceeded(
                     f"The job {self.id} is at {job['progress']:.0%} after {timeout:g} s and goes on; "
@@ -70,23 +70,27 @@ class _JobCalls:
             yield Pause(LOOK_S)
 
 
-class Job(_JobCalls, Sync):
-    pass
+class Job(JobCalls, Sync):
+    def __init__(self, driver: Driver, id: str) -> None:
+        self.driver = driver
+        self.id = id
 
 
-class AsyncJob(_JobCalls, Async):
-    pass
+class AsyncJob(JobCalls, Async):
+    def __init__(self, driver: AsyncDriver, id: str) -> None:
+        self.driver = driver
+        self.id = id
 
 
-def job_of(owner: Any, id: str) -> Job | AsyncJob:
-    return Job(owner, id) if isinstance(owner, Sync) else AsyncJob(owner, id)
+def job_of(owner: Sync | Async, id: str) -> Job | AsyncJob:
+    return Job(owner.driver, id) if isinstance(owner, Sync) else AsyncJob(owner.driver, id)
 
 
 class lasting(Generic[P]):
-    """Makes the description of a request a method; what is asked decides what it returns.
+    """Makes the description of a request a method whose result depends on what is asked for.
 
-    The answer; where the request asks for a stream, an iterator of what comes out on the way; with `background=True`
-    a job.
+    By default the answer; with `stream=True` an iterator of what comes out on the way; with `background=True` a job.
+    So its type is `Any`: no signature tells the three apart where the options are open.
     """
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Request]) -> None:
@@ -98,21 +102,21 @@ class lasting(Generic[P]):
     @overload
     def __get__(self, owner: Sync | Async, kind: type) -> Callable[P, Any]: ...
 
-    def __get__(self, owner: Any, kind: type) -> Any:
+    def __get__(self, owner: Sync | Async | None, kind: type) -> Self | Callable[P, object]:
         if owner is None:
             return self
 
-        @wraps(MethodType(self.describe, owner))
-        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+        def method(*args: P.args, **kwargs: P.kwargs) -> object:
             request = self.describe(owner, *args, **kwargs)
             if request.streams:
-                return owner._events(request, event_of)
-            return owner._drive(_answered(owner, request))
+                return owner.driver.events(request, event_of)
+            return owner.driver.run(_answered(owner, request))
 
+        update_wrapper(method, MethodType(self.describe, owner))
         return method
 
 
-def _answered(owner: Any, request: Request) -> Steps[Any]:
+def _answered(owner: Sync | Async, request: Request) -> Steps[object]:
     answer = yield request
     is_job = isinstance(answer, Mapping) and answer.get("object") == "image.job"
     return job_of(owner, answer["id"]) if is_job else answer_of(answer)

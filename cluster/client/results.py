@@ -1,21 +1,33 @@
-"""What models answer that draw or read, and the pictures that are given to them."""
+"""The answers of models that draw or read, and the files that callers give them."""
 
 from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, overload
 
 from cluster import errors
+from cluster.value import JsonObject
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class OpenFile(Protocol):
+    def read(self) -> bytes: ...
+
+
+#: How a caller may give a picture or a document.
+ImageSource: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | OpenFile | Picture | Image"
 
 
 class Picture:
-    """One picture of an answer; `raw` is all that the server said of it."""
+    """One picture of an answer; `raw` is the server's JSON for it."""
 
-    def __init__(self, raw: Mapping[str, Any], is_final: bool = True) -> None:
+    def __init__(self, raw: JsonObject, is_final: bool = True) -> None:
         self.raw = raw
         self.is_final = is_final
 
@@ -35,15 +47,14 @@ class Picture:
         return self.raw.get("seed")
 
     @property
-    def receipt(self) -> dict[str, Any] | None:
-        """All it takes to make the picture again."""
+    def receipt(self) -> JsonObject | None:
+        """All that is needed to make the same picture again."""
         return self.raw.get("receipt")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         Path(path).write_bytes(self.data)
 
-    def pil(self) -> Any:
-        """A `PIL.Image.Image`."""
+    def pil(self) -> Image:
         from PIL import Image
 
         return Image.open(BytesIO(self.data))
@@ -53,9 +64,9 @@ class Picture:
 
 
 class Pictures(Sequence[Picture]):
-    """The pictures of one answer; `raw` is that answer, and `pictures["data"]` reads it as Xinference's client does."""
+    """The pictures of one answer; `raw` is its JSON, which `pictures["data"]` reads as Xinference's client does."""
 
-    def __init__(self, raw: Mapping[str, Any]) -> None:
+    def __init__(self, raw: JsonObject) -> None:
         self.raw = raw
         self._pictures = [Picture(row) for row in raw["data"]]
 
@@ -66,7 +77,7 @@ class Pictures(Sequence[Picture]):
     @overload
     def __getitem__(self, which: str) -> Any: ...
 
-    def __getitem__(self, which: int | slice | str) -> Any:
+    def __getitem__(self, which: int | slice | str) -> object:
         return self.raw[which] if isinstance(which, str) else self._pictures[which]
 
     def __len__(self) -> int:
@@ -77,9 +88,9 @@ class Pictures(Sequence[Picture]):
 
 
 class Page:
-    """One page that was read; `raw` is all that the server said of it."""
+    """One page that was read; `raw` is the server's JSON for it."""
 
-    def __init__(self, raw: Mapping[str, Any], content: Any = None, done: int = 1, pages: int = 1) -> None:
+    def __init__(self, raw: JsonObject, content: object = None, done: int = 1, pages: int = 1) -> None:
         self.raw = raw
         self._content = content
         #: How many pages there are so far, and will be.
@@ -100,11 +111,11 @@ class Page:
         return str(self.raw["markdown"])
 
     @property
-    def blocks(self) -> list[dict[str, Any]]:
+    def blocks(self) -> list[JsonObject]:
         return list(self.raw["blocks"])
 
     @property
-    def lines(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[JsonObject]:
         return [line for block in self.blocks for line in block["lines"]]
 
     @property
@@ -121,25 +132,25 @@ class Page:
         return f"Page(number={self.number}, text={self.text[:40]!r})"
 
 
-def answer_of(raw: Any) -> Any:
-    """`Pictures`; the bytes of a file; text, or what else JSON says."""
-    if not isinstance(raw, Mapping):
+def answer_of(raw: object) -> Any:
+    """The answer as the caller gets it: `Pictures`, a file's bytes, or the plain JSON value."""
+    if not isinstance(raw, dict):
         return raw
     if raw.keys() == {"b64_json", "output_format"}:
         return base64.b64decode(raw["b64_json"])
     return Pictures(raw) if raw.keys() >= {"created", "data"} else raw
 
 
-def event_of(event: Mapping[str, Any]) -> Picture | Page | None:
-    """What has come out on the way; None for what only tells that it goes on."""
+def event_of(event: JsonObject) -> Picture | Page | None:
+    """The picture or page of a streamed event; None for an event that only tells of progress."""
     kind = str(event.get("type"))
     if kind == "ocr.page":
         return Page(event["page"], event.get("content"), event["done"], event["pages"])
     return Picture(event, not kind.endswith(".partial_image")) if kind.startswith("image_") else None
 
 
-def file_of(image: Any) -> bytes:
-    """A given picture as a file."""
+def file_of(image: object) -> bytes:
+    """The bytes of an `ImageSource`, or an error that says what a source may be."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         return bytes(image)
     if isinstance(image, (str, os.PathLike)):

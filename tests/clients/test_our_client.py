@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cluster import AsyncClient, Client, LaunchSpec, errors
-from cluster.client.client import AsyncEmbeddingModel, EmbeddingModel, RerankModel
+from cluster.client import AsyncEmbeddingModel, EmbeddingModel, RerankModel
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 from tests.live import LiveCluster, until
 

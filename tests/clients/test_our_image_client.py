@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
-from cluster.client.client import ImageModel
+from cluster.client import ImageModel
 from tests.families import painted_colour
 from tests.live import ROOT, LiveCluster, until
 from tests.painted import painting
@@ -102,7 +102,7 @@ def test_a_variation_needs_no_word(model):
 def test_an_address_can_be_opened_by_anybody(client, model):
     picture = model.text_to_image("a tree", response_format="url", output_format="webp")[0]
     assert picture.url.startswith(f"{client.base_url}/v1/files/")
-    fetched = Image.open(BytesIO(client._http.get(picture.url).content))
+    fetched = Image.open(BytesIO(client.driver.http.get(picture.url).content))
     assert (fetched.format, fetched.size) == ("WEBP", (64, 64))
 
 

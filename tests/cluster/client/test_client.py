@@ -15,18 +15,19 @@ import pytest
 
 import cluster
 from cluster import AsyncClient, Client, LaunchSpec, errors
-from cluster.client.client import (
+from cluster.client import (
     AsyncEmbeddingModel,
     AsyncImageModel,
     AsyncRerankModel,
+    AsyncTextModel,
     EmbeddingModel,
     ImageModel,
     Model,
     RerankModel,
-    body_of,
-    spec_of,
+    TextModel,
 )
 from cluster.client.http import call
+from cluster.client.launches import body_of, spec_of
 from tests.cluster.client.fake_server import to_response
 from tests.cluster.statuses import make_status, make_worker
 
@@ -312,7 +313,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
 
 
 def handle(client: Client | AsyncClient, model_type: str) -> Any:
-    return client._handle("m", {"model_type": model_type})
+    return client.handle("m", {"model_type": model_type})
 
 
 async def result_of_async(make: Callable[[Any], Any], wire: Wire) -> Any:
@@ -363,7 +364,13 @@ def test_signatures_and_docstrings_are_those_of_the_description() -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "kind"),
-    [("embedding", EmbeddingModel), ("rerank", RerankModel), ("image", ImageModel), ("llm", Model)],
+    [
+        ("embedding", EmbeddingModel),
+        ("rerank", RerankModel),
+        ("classify", TextModel),
+        ("image", ImageModel),
+        ("llm", Model),
+    ],
 )
 def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> None:
     wire = Wire({"model_type": model_type, "replica": 1})
@@ -377,7 +384,12 @@ def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> Non
 
 @pytest.mark.parametrize(
     ("model_type", "kind"),
-    [("embedding", AsyncEmbeddingModel), ("rerank", AsyncRerankModel), ("image", AsyncImageModel)],
+    [
+        ("embedding", AsyncEmbeddingModel),
+        ("rerank", AsyncRerankModel),
+        ("classify", AsyncTextModel),
+        ("image", AsyncImageModel),
+    ],
 )
 def test_get_model_of_the_async_client_is_awaited_too(model_type: str, kind: type) -> None:
     assert type(asyncio.run(result_of_async(lambda c: c.get_model("m"), Wire({"model_type": model_type})))) is kind

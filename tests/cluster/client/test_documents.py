@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
-from cluster.client.client import AsyncOcrModel, OcrModel
+from cluster.client.documents import AsyncOcrModel, OcrModel
 from cluster.client.jobs import AsyncJob, Job
 from cluster.client.results import Page
 from tests.cluster.client.fake_server import Running

@@ -100,7 +100,7 @@ def test_a_connection_that_breaks_is_an_error_of_ours(broken: httpx.HTTPError, k
 
 @pytest.mark.parametrize("url", ["ftp://h", "http://h:x"])
 def test_an_address_that_is_none(url: str) -> None:
-    with pytest.raises(errors.BadRequest, match="no address of a cluster"):
+    with pytest.raises(errors.BadRequest, match="not the address of a cluster"):
         with Client(url) as client:
             client.version()
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from cluster import AsyncClient, Client, errors
-from cluster.client.client import AsyncImageModel, ImageModel
-from cluster.client.images import ImageCalls
+from cluster.client.images import AsyncImageModel, ImageCalls, ImageModel
 from cluster.client.jobs import lasting
 from cluster.client.results import Picture
 from tests.cluster.client.fake_server import Running

@@ -539,7 +539,7 @@ def test_no_route_is_open_but_those_that_say_nothing(ask, admin, described):
 
 def admin_like(admin: Client) -> str:
     """The real key but for its last letter."""
-    key = admin._http.headers["authorization"].removeprefix("Bearer ")
+    key = admin.driver.http.headers["authorization"].removeprefix("Bearer ")
     return key[:-1] + ("a" if key[-1] != "a" else "b")
 
 
@@ -557,7 +557,7 @@ def test_the_description_of_the_routes_is_closed_too(ask, admin):
 
 @pytest.mark.slow
 def test_a_key_in_the_address_or_under_another_scheme_does_not_count(ask, locked, admin):
-    key = admin._http.headers["authorization"].removeprefix("Bearer ")
+    key = admin.driver.http.headers["authorization"].removeprefix("Bearer ")
     assert ask("GET", f"/v1/models?api_key={key}", None).status_code == 401
     basic = httpx.get(f"{locked.url}/v1/models", headers={"Authorization": f"Basic {key}"})
     assert basic.status_code == 401
