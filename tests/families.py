@@ -23,7 +23,7 @@ from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import Batched, BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.image import pictures
-from deployments.image.requests import Drawing, Picture
+from deployments.image.requests import Drawing, DrawnPicture
 from deployments.vectors import Rows, SparseRows, unit
 
 
@@ -285,7 +285,7 @@ class Painting(Stepped):
     def _steps(self, drawing: Drawing) -> int:
         return drawing.num_inference_steps or self._options.steps
 
-    def stream(self, value: Any, course: Progress) -> Picture:
+    def stream(self, value: Any, course: Progress) -> DrawnPicture:
         ability, drawing, seed, given = value
         final = self._painted(ability, drawing, seed, given)
         steps, previews = self._steps(drawing), drawing.partial_images
@@ -305,7 +305,7 @@ class Painting(Stepped):
         asked = drawing.model_dump(exclude_unset=True, exclude={"images", "mask", "control_image", "seed", "n"})
         receipt = {**asked, **told, "task": ability, "model": "painting"}
         data = pictures.written(final, drawing.output_format, drawing.output_compression, receipt)
-        return Picture(data, drawing.output_format, width, height, seed, receipt)
+        return DrawnPicture(data, drawing.output_format, width, height, seed, receipt)
 
     def _painted(self, ability: str, drawing: Drawing, seed: int, given: Sequence[Any]) -> Any:
         own = given[0].size if given else (64, 64)

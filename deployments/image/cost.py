@@ -1,28 +1,35 @@
-"""The work in a picture, in floating-point operations: a pass of the denoiser counted from its own configuration.
+"""The work in a picture, in floating-point operations: one pass of the denoiser, counted from its configuration.
 
-Counted on a copy without memory, so it costs no time on the device and does not depend on how the weights are kept.
+The count is made on a copy on torch's meta device, which has no memory. So it takes no time on the device, and does not
+depend on how the weights are stored.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from deployments.image.tensors import Argument
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
 log = logging.getLogger("cluster.worker.worker")
 
-#: What grows with the square of the pixels is attention, what does not grow is the text: nothing grows in other ways.
+#: Terms of the polynomial: the text does not grow with the pixels, most layers grow with them, and attention with their
+#: square. Nothing grows in another way.
 TERMS = 3
 
 
 class Cost(NamedTuple):
-    """Of one pass for one sample, as a polynomial in how many times `pixels` the picture has."""
+    """Operations of one pass for one sample, as a polynomial in the ratio of a picture's pixels to `pixels`."""
 
     pixels: int
     terms: tuple[float, ...]
-    #: Samples that one step takes at the model's own guidance.
+    #: Samples of one step at the model's own guidance.
     samples: float = 1.0
 
     def of(self, width: int, height: int, steps: int) -> float:
@@ -31,30 +38,30 @@ class Cost(NamedTuple):
         return max(each, 0.0) * self.samples * steps
 
 
-class Seen(NamedTuple):
+class ObservedCall(NamedTuple):
     """A call that the denoiser got for a picture of so many pixels."""
 
     pixels: int
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
+    args: Sequence[Argument]
+    kwargs: Mapping[str, Argument]
     samples: int
 
 
-def counted(module: Any, calls: Sequence[Seen], samples_per_step: float) -> Cost:
-    """By calls for pictures of different sizes, three of which tell everything. Where they cannot be counted, pixels
-    stand for work."""
+def counted(module: ModelMixin, calls: Sequence[ObservedCall], samples_per_step: float) -> Cost:
+    """The cost by calls for pictures of different sizes; three sizes determine it. Where the operations cannot be
+    counted, cost is proportional to pixels."""
     pixels = max(call.pixels for call in calls)
     try:
-        found = _on_paper(module, calls)
-    # A count is a convenience: a module that cannot be copied is still served, in an order by pixels.
+        operations = _operations(module, calls)
+    # A model whose denoiser cannot be copied is still served; its requests are then ordered by their pixels.
     except Exception as error:
         log.info("operations of %s cannot be counted: %s: %s", type(module).__name__, type(error).__name__, error)
         return Cost(pixels, (0.0, float(pixels)), samples_per_step)
-    return Cost(pixels, _terms({size / pixels: operations for size, operations in found.items()}), samples_per_step)
+    return Cost(pixels, _terms({size / pixels: count for size, count in operations.items()}), samples_per_step)
 
 
 def _terms(by_ratio: Mapping[float, float]) -> tuple[float, ...]:
-    """Of the polynomial through these; with one size known, work grows as the pixels do."""
+    """The terms of the polynomial through these points; one point alone gives a cost proportional to pixels."""
     if len(by_ratio) == 1:
         return 0.0, next(iter(by_ratio.values()))
     ratios = sorted(by_ratio)[-TERMS:]
@@ -62,30 +69,30 @@ def _terms(by_ratio: Mapping[float, float]) -> tuple[float, ...]:
     return tuple(float(term) for term in np.linalg.solve(powers, [by_ratio[ratio] for ratio in ratios]))
 
 
-def _on_paper(module: Any, calls: Sequence[Seen]) -> dict[int, float]:
+def _operations(module: ModelMixin, calls: Sequence[ObservedCall]) -> dict[int, float]:
     """Pixels -> operations for one sample."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     config = {name: value for name, value in module.config.items() if name != "quantization_config"}
-    found = {}
+    operations = {}
     with torch.device("meta"), torch.no_grad():
-        paper = type(module).from_config(config)
+        twin = type(module).from_config(config)
         for call in calls:
             with FlopCounterMode(display=False) as counter:
-                paper(*_on_meta(list(call.args)), **_on_meta(dict(call.kwargs)))
-            found[call.pixels] = counter.get_total_flops() / call.samples
-    return found
+                twin(*_on_meta(list(call.args)), **_on_meta(dict(call.kwargs)))
+            operations[call.pixels] = counter.get_total_flops() / call.samples
+    return operations
 
 
-def _on_meta(value: Any) -> Any:
+def _on_meta(value: Argument) -> Argument:
     import torch
 
     if isinstance(value, torch.Tensor):
         floats = value.is_floating_point()
         return torch.empty(value.shape, dtype=torch.float32 if floats else value.dtype, device="meta")
     if isinstance(value, dict):
-        return {name: _on_meta(one) for name, one in value.items()}
+        return {name: _on_meta(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_on_meta(one) for one in value)
+        return type(value)(_on_meta(item) for item in value)
     return value

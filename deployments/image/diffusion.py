@@ -7,38 +7,45 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
+from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped, Unwatched
 from deployments.abilities import TASKS
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
-from deployments.image.cores import Cores
-from deployments.image.cost import Seen, counted
+from deployments.image.cost import ObservedCall, counted
+from deployments.image.fibers import ComputeThread
 from deployments.image.loras import names_in
 from deployments.image.options import ImageOptions
-from deployments.image.requests import Drawing, Picture
-from deployments.image.sketch import Model, Sketch, sketches
-from deployments.image.studio import Studio
+from deployments.image.requests import Drawing, DrawnPicture
+from deployments.image.resolved_drawing import LoadedModel, ResolvedDrawing, resolved
+from deployments.image.runner import Runner, denoiser_of
 from deployments.image.tasks import call_arguments, classes_for
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
+    from deployments.image.tasks import PipelineClass
 
 log = logging.getLogger("cluster.worker.worker")
 
-#: Pictures of a model that says nothing: as many pixels as the largest that such models are trained on, twice.
+#: Most pixels of a picture, where the launch says nothing: twice as many as the largest pictures that such models are
+#: trained on.
 USUAL_PIXELS = 2 * 1024 * 1024
-#: Requests under way at once; the others wait in line.
+#: Requests under way at once; the others wait in the worker's queue.
 AT_ONCE = 16
-#: What one pass takes along at most: guidance makes two samples of a picture.
+#: Most samples of one pass. With guidance, a picture has two.
 SAMPLES_AT_ONCE = 2 * AT_ONCE
-#: What the example may cost on CPU, where a picture of full size would take minutes.
+#: Size and steps of the example on CPU, where a picture of full size would take minutes.
 EXAMPLE_SIDE = 256
 EXAMPLE_STEPS = 2
-#: How long a launch may measure what passes of several samples take.
+#: How long a launch may measure passes of several samples.
 MEASURE_S = 15.0
-#: One such token is a square of so many pixels on a side, as services that count pictures in tokens have it.
+#: Side in pixels of the square that counts as one token, as in other services that count pictures in tokens.
 TOKEN_SIDE = 16
 
 
@@ -46,34 +53,34 @@ class Diffusion(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("diffusers",)
     abilities: ClassVar[tuple[str, ...]] = TASKS
     Options: ClassVar[type[BaseModel]] = ImageOptions
-    #: Made anew for the size of the loaded model.
+    #: Replaced by one of the right size once the model is loaded.
     example: Example = Example(["a lighthouse by the sea"], {}, "text2image")
 
     def load(self, setup: Setup) -> Mapping[str, Any]:
         assert setup.fetch is not None
         setup.report(0.1)
-        # In the thread that will compute: what another computes leaves it with a team of threads for all cores.
-        cores = Cores(setup.device)
-        pipe, about = cores.run(loading.load, setup, setup.fetch)
+        # In the thread that will compute, because a second thread that computes would get an OpenMP team of its own.
+        compute = ComputeThread(setup.device)
+        pipe, about = compute.run(loading.load, setup, setup.fetch)
         setup.report(0.7, "warming up")
         options: ImageOptions = setup.options
         facts = setup.entry.facts
-        # A ControlNet makes it another pipeline than the catalogue names.
+        # With a ControlNet, the pipelines are others than those that the catalogue names.
         is_guided = getattr(pipe, "controlnet", None) is not None
         classes = classes_for(pipe, {} if is_guided else facts.get("pipelines", {}))
         shared = about.get("offload") != "model"
         always = about.get("always", ())
-        self.studio = Studio(
+        self.runner = Runner(
             pipe,
             about=_receipt(setup, about),
             always=always,
             caches={name: PRESETS[name]() for name in presets_for(denoiser_or_none(pipe))},
-            most=SAMPLES_AT_ONCE,
-            cores=cores,
+            most_samples=SAMPLES_AT_ONCE,
+            compute=compute,
         )
         self.set_threads(setup.threads)
         side = int(facts.get("resolution") or _own_side(pipe))
-        self._model = Model(
+        self._model = LoadedModel(
             name=setup.entry.name,
             classes=classes,
             scheduler=pipe.scheduler,
@@ -82,12 +89,12 @@ class Diffusion(Stepped):
             max_pixels=options.max_pixels or max(USUAL_PIXELS, 2 * side * side),
             facts=facts,
             adapters=names_in(pipe) - set(always),
-            caches=presets_for(self.studio.denoiser),
+            caches=presets_for(self.runner.module),
             takes_control=is_guided,
-            labels=getattr(self.studio.denoiser.config, "num_class_embeds", None),
+            labels=getattr(self.runner.module.config, "num_class_embeds", None),
         )
         self._most_pictures = options.max_num_images
-        # Parts that take turns on the device cannot work for two requests at once.
+        # With whole parts offloaded, one part is on the device at a time: requests run one after the other.
         self.pace = BatchHints(parallel=AT_ONCE if shared else 1)
         self._default_cache = options.cache
         self.example = self._own_example(setup.device)
@@ -116,23 +123,23 @@ class Diffusion(Stepped):
             raise errors.BadRequest(f"{drawing.n} pictures are asked for, {self._most_pictures} are allowed.", "n")
         if drawing.cache is None and self._default_cache:
             drawing = drawing.model_copy(update={"cache": self._default_cache})
-        values = sketches(self._model, ability, drawing.prompt, drawing)
-        tokens = [math.ceil(one.width / TOKEN_SIDE) * math.ceil(one.height / TOKEN_SIDE) for one in values]
-        return Prepared(values, tokens, costs=[self.studio.cost_of(one) for one in values])
+        values = resolved(self._model, ability, drawing.prompt, drawing)
+        tokens = [math.ceil(value.width / TOKEN_SIDE) * math.ceil(value.height / TOKEN_SIDE) for value in values]
+        return Prepared(values, tokens, costs=[self.runner.cost_of(value) for value in values])
 
-    def stream(self, value: Sketch, course: Progress) -> Picture:
-        return self.studio.draw(value, course)
+    def stream(self, value: ResolvedDrawing, progress: Progress) -> DrawnPicture:
+        return self.runner.draw(value, progress)
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
 
     def set_threads(self, threads: int) -> None:
-        self.studio.steps.set_threads(threads)
+        self.runner.set_threads(threads)
 
     # ------------------------------------------------------------------------------------------- warming up
 
     def _own_example(self, device: str) -> Example:
-        """A picture of the model's own, small where it would take long."""
+        """A picture of the model's own size, or a small one where that would take long."""
         model = self._model
         task = next(task for task in TASKS if task in model.classes)
         is_free = device == "cpu" and "width" in call_arguments(model.classes[task])
@@ -141,7 +148,7 @@ class Diffusion(Stepped):
     def _example_of(self, task: str, side: int) -> Example:
         model = self._model
         side = max(side // model.multiple, 1) * model.multiple
-        params: dict[str, Any] = {"width": side, "height": side, "seed": 0, "num_inference_steps": EXAMPLE_STEPS}
+        params: JsonObject = {"width": side, "height": side, "seed": 0, "num_inference_steps": EXAMPLE_STEPS}
         if task != "text2image":
             params["images"] = (_grey(side),)
         if task == "inpainting":
@@ -150,52 +157,52 @@ class Diffusion(Stepped):
             params["control_image"] = _grey(side)
         return Example(self.example.items, params, task)
 
-    def _warm_up(self) -> dict[str, Any]:
-        """Draws the example, counts its operations, and measures what passes of several samples take."""
-        studio = self.studio
-        sketch = self._sketch_of(self.example)
-        with studio.steps.recording() as calls:
-            studio.draw(sketch, Unwatched())
+    def _warm_up(self) -> JsonObject:
+        """Draws the example, counts its operations, and measures passes of several samples."""
+        runner, denoiser = self.runner, self.runner.queue.denoiser
+        drawing = self._resolved(self.example)
+        with runner.queue.recording() as calls:
+            runner.draw(drawing, Unwatched())
         if not calls:
             raise errors.LoadFailed("The example picture never called the denoiser.")
-        samples = sum(call.samples for call in calls) / sketch.run_steps
-        last = calls[-1]
-        # The first call, as of the smaller ones: with and without the prompt may be calls of different lengths.
-        seen = Seen(sketch.width * sketch.height, calls[0].args, calls[0].kwargs, calls[0].samples)
-        studio.cost = counted(studio.denoiser, [seen, *self._smaller_ones(sketch)], samples)
+        samples = sum(call.samples for call in calls) / drawing.run_steps
+        first, last = calls[0], calls[-1]
+        # The first call, like those of the smaller pictures: the call without the prompt may be shorter than it.
+        observed = ObservedCall(drawing.width * drawing.height, first.args, first.kwargs, first.samples)
+        runner.cost = counted(runner.module, [observed, *self._smaller_calls(drawing)], samples)
         if self.pace.parallel > 1:
-            studio.cores.run(studio.steps.measure, last, MEASURE_S)
+            runner.compute.run(denoiser.measure, last, MEASURE_S)
         started = time.perf_counter()
-        studio.draw(sketch, Unwatched())
+        runner.draw(drawing, Unwatched())
         seconds = time.perf_counter() - started
-        cost = studio.cost_of(sketch)
-        # A short example spends most of its time beside the denoiser, which a picture of full length does not.
-        step_s = studio.steps.saturation.seconds(studio.steps.shape_of(last), last.samples)
-        step_s = step_s or seconds / sketch.run_steps
-        self.pace = BatchHints(parallel=self.pace.parallel, speed=max(cost / seconds, cost / sketch.run_steps / step_s))
-        table = studio.steps.saturation.table()
-        log.info("one step is %.3g operations; passes of so many samples take %s", cost / sketch.run_steps, table)
+        cost = runner.cost_of(drawing)
+        # A short example spends most of its time outside the denoiser, unlike a picture with all its steps.
+        step_s = denoiser.saturation.seconds(last.shape, last.samples) or seconds / drawing.run_steps
+        speed = max(cost / seconds, cost / drawing.run_steps / step_s)
+        self.pace = BatchHints(parallel=self.pace.parallel, speed=speed)
+        table = denoiser.saturation.table()
+        log.info("one step is %.3g operations; seconds of a pass by samples: %s", cost / drawing.run_steps, table)
         return {
-            "example": f"{sketch.width}x{sketch.height}",
-            "operations_per_step": cost / sketch.run_steps,
+            "example": f"{drawing.width}x{drawing.height}",
+            "operations_per_step": cost / drawing.run_steps,
             "seconds_by_samples": {str(count): round(taken, 4) for count, taken in (table[0] if table else {}).items()},
         }
 
-    def _smaller_ones(self, sketch: Sketch) -> list[Seen]:
-        """What the denoiser would be asked for pictures of less than the example's size, where it can draw such."""
-        if "width" not in call_arguments(sketch.pipeline):
+    def _smaller_calls(self, drawing: ResolvedDrawing) -> list[ObservedCall]:
+        """The denoiser's first calls for pictures smaller than the example, where the model can draw such."""
+        if "width" not in call_arguments(drawing.pipeline):
             return []
-        sides = [sketch.width * quarters // 4 for quarters in (3, 2)]
-        smaller = [self._sketch_of(self._example_of(sketch.task, side)) for side in sides]
-        distinct = {one.width: one for one in smaller if one.width < sketch.width}
-        return [self.studio.first_call(one) for one in distinct.values()]
+        sides = [drawing.width * quarters // 4 for quarters in (3, 2)]
+        smaller = [self._resolved(self._example_of(drawing.task, side)) for side in sides]
+        by_width = {other.width: other for other in smaller if other.width < drawing.width}
+        return [self.runner.first_call(other) for other in by_width.values()]
 
-    def _sketch_of(self, example: Example) -> Sketch:
-        found: Sketch = self.prepare(example.ability, example.items, example.params).values[0]
-        return found
+    def _resolved(self, example: Example) -> ResolvedDrawing:
+        drawing: ResolvedDrawing = self.prepare(example.ability, example.items, example.params).values[0]
+        return drawing
 
 
-def denoiser_or_none(pipe: Any) -> Any:
+def denoiser_or_none(pipe: DiffusionPipeline) -> ModelMixin | None:
     return getattr(pipe, "transformer", None) or getattr(pipe, "unet", None)
 
 
@@ -205,8 +212,8 @@ def _prompt(items: Sequence[Any]) -> str:
     return items[0]
 
 
-def _receipt(setup: Setup, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What it takes to have the same model again."""
+def _receipt(setup: Setup, about: JsonObject) -> JsonObject:
+    """What it takes to load the same model again."""
     return {
         "model": setup.entry.name,
         "source": setup.source.id if setup.source.hub != "local" else setup.folder.name,
@@ -219,8 +226,9 @@ def _receipt(setup: Setup, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _multiple(pipe: Any) -> int:
-    """What both sides must be multiples of: the decoder's scale, and the patches of a transformer."""
+def _multiple(pipe: DiffusionPipeline) -> int:
+    """Both sides must be multiples of this: the scale of the VAE, and twice that for a transformer, which has patches
+    of two by two latents."""
     scale = int(getattr(pipe, "vae_scale_factor", 1))
     if getattr(pipe, "vae", None) is None:
         return 1
@@ -228,18 +236,17 @@ def _multiple(pipe: Any) -> int:
     return scale * 2 if patches else scale
 
 
-def _own_side(pipe: Any) -> int:
+def _own_side(pipe: DiffusionPipeline) -> int:
     scale = int(getattr(pipe, "vae_scale_factor", 8)) if getattr(pipe, "vae", None) is not None else 1
     size = getattr(pipe, "default_sample_size", None)
     if size is None:
-        config = denoiser_or_none(pipe).config
-        size = getattr(config, "sample_size", None) or 64
+        size = getattr(denoiser_of(pipe).config, "sample_size", None) or 64
     if isinstance(size, (list, tuple)):
         size = size[0]
     return int(size) * scale
 
 
-def _default_steps(classes: Mapping[str, Any]) -> int:
+def _default_steps(classes: Mapping[str, PipelineClass]) -> int:
     first = next(iter(classes.values()))
     return int(call_arguments(first).get("num_inference_steps") or 1)
 

@@ -90,7 +90,7 @@ class Drawing(BaseModel):
         return self.model_dump(exclude_unset=True)
 
 
-class Picture(NamedTuple):
+class DrawnPicture(NamedTuple):
     """One finished picture, as a file, and all it takes to make it again."""
 
     data: bytes

@@ -19,7 +19,7 @@ from cluster.routes import ModelRoutes
 from deployments.abilities import TASKS
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import Ask, Brought
-from deployments.image.requests import Drawing, Picture, Task
+from deployments.image.requests import Drawing, DrawnPicture, Task
 from deployments.ingress import jobs
 from deployments.ingress.dialects import Services
 from deployments.ingress.events import Events
@@ -49,7 +49,7 @@ class Order:
     given_pixels: int = 0
     base_url: str = ""
 
-    def usage(self, drawn: Sequence[Picture], *, with_input: bool = True) -> dict[str, Any]:
+    def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> dict[str, Any]:
         """What came with a request counts once, however many answers tell of it."""
         text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
         given = self.given_pixels // PATCH if with_input else 0
@@ -62,7 +62,7 @@ class Order:
             "total_tokens": text + given + made,
         }
 
-    def told(self, drawn: Sequence[Picture]) -> dict[str, Any]:
+    def told(self, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
         """What an answer says of all its pictures."""
         size = f"{drawn[0].width}x{drawn[0].height}" if drawn else self.ask.size or "auto"
         background = "transparent" if self.ask.background == "transparent" else "opaque"
@@ -146,12 +146,12 @@ class Images:
         drawn = await self.draw(request, order)
         return Json(await asyncio.to_thread(self._body, order, drawn))
 
-    async def draw(self, request: Request, order: Order) -> list[Picture]:
+    async def draw(self, request: Request, order: Order) -> list[DrawnPicture]:
         drawing = order.drawing
         served = await self.serving.ask(
             request, order.model.uid, order.task, [drawing.prompt], drawing.params(), alone=True
         )
-        drawn: list[Picture] = served.answer.outputs
+        drawn: list[DrawnPicture] = served.answer.outputs
         return drawn
 
     async def _later(self, request: Request, order: Order) -> Response:
@@ -167,11 +167,11 @@ class Images:
         record = await self._background.begin(request.state.key, order.model, work)
         return Json(record.shown(), 202)
 
-    def _body(self, order: Order, drawn: Sequence[Picture]) -> dict[str, Any]:
+    def _body(self, order: Order, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
         data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
         return {"created": int(time.time()), **order.told(drawn), "data": data, "usage": order.usage(drawn)}
 
-    def _shown(self, order: Order, picture: Picture) -> dict[str, Any]:
+    def _shown(self, order: Order, picture: DrawnPicture) -> dict[str, Any]:
         as_url = order.ask.response_format == "url"
         return {
             "b64_json": None if as_url else as_base64(picture.data),
@@ -218,7 +218,7 @@ class Images:
         shown = {"b64_json": as_base64(preview), "created_at": int(time.time()), "partial_image_index": index}
         return _event(f"{order.subject}.partial_image", {**order.told(()), **shown, "output_format": format})
 
-    def _completed(self, order: Order, picture: Picture, is_first: bool) -> bytes:
+    def _completed(self, order: Order, picture: DrawnPicture, is_first: bool) -> bytes:
         usage = order.usage([picture], with_input=is_first)
         told = {**order.told([picture]), "created_at": int(time.time()), "usage": usage}
         return _event(f"{order.subject}.completed", {**told, **self._shown(order, picture)})

@@ -26,7 +26,7 @@ from deployments.image.http.forms import Ask
 from deployments.image.http.images import Images, Order, as_base64
 from deployments.image.http.masks import Cut, Inpaint
 from deployments.image.pictures import parameters_of
-from deployments.image.requests import MOST_PREVIEWS, Picture
+from deployments.image.requests import MOST_PREVIEWS, DrawnPicture
 from deployments.image.samplers import NAMES
 from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
@@ -187,7 +187,7 @@ class WebUi:
         cut = await asyncio.to_thread(masks.cut, images[0], mask, how, width / height, most)
         return Given((cut.image, *images[1:]), cut.mask, cut, images[0])
 
-    def _whole(self, drawn: list[Picture], given: Given) -> list[Picture]:
+    def _whole(self, drawn: list[DrawnPicture], given: Given) -> list[DrawnPicture]:
         """Parts that were drawn alone, back in their pictures. For threads."""
         if given.cut is None or given.cut.box is None:
             return drawn
@@ -354,7 +354,7 @@ def sampler_of(asked: Text2Image) -> str | None:
     return f"{name} {scheduler.title()}"
 
 
-def info_of(asked: Text2Image, order: Order, drawn: list[Picture], started: float) -> str:
+def info_of(asked: Text2Image, order: Order, drawn: list[DrawnPicture], started: float) -> str:
     """A text that is JSON again, as clients expect it."""
     seeds = [picture.seed for picture in drawn]
     first = drawn[0]

@@ -11,53 +11,55 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from deployments.image.cost import Cost, Seen, counted
+from deployments.image.cost import Cost, ObservedCall, counted
 from deployments.image.diffusion import Diffusion
-from deployments.image.sketch import Sketch
-from tests.deployments.image.studios import Painter
+from deployments.image.resolved_drawing import ResolvedDrawing
+from tests.deployments.image.painter import Painter
 
 #: How far from a real count it may be.
 CLOSE = 0.02
 
 
-def sketch_of(painter: Painter, width: int, height: int, steps: int) -> Sketch:
+def drawing_of(painter: Painter, width: int, height: int, steps: int) -> ResolvedDrawing:
     """With as many words as the launch has counted."""
-    return painter.sketch(prompt=str(Diffusion.example.items[0]), width=width, height=height, num_inference_steps=steps)
+    return painter.drawing(
+        prompt=str(Diffusion.example.items[0]), width=width, height=height, num_inference_steps=steps
+    )
 
 
 def operations(painter: Painter, width: int, height: int, steps: int) -> float:
     """Of all passes of the denoiser for a picture, counted while it is drawn with the real weights."""
-    sketch = sketch_of(painter, width, height, steps)
-    with painter.studio.steps.recording() as calls:
-        painter.paint(sketch)
+    drawing = drawing_of(painter, width, height, steps)
+    with painter.runner.queue.recording() as calls:
+        painter.paint(drawing)
 
     def count(call: Any) -> int:
         # Of the kernels of a CPU the counter does not know attention.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
-            painter.studio.denoiser(*call.args, **call.kwargs)
+            painter.runner.module(*call.args, **call.kwargs)
         return int(counter.get_total_flops())
 
     # It counts what its own thread computes.
-    return sum(painter.studio.cores.run(count, call) for call in calls)
+    return sum(painter.runner.compute.run(count, call) for call in calls)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd3", "flux", "qwen_image"])
 def test_it_is_what_the_library_counts_at_every_size(folder_of: Callable[[str], Path], name: str) -> None:
     painter = Painter.of(folder_of(name))
     for width, height, steps in ((64, 64, 4), (128, 96, 4), (320, 256, 2)):
-        sketch = sketch_of(painter, width, height, steps)
+        drawing = drawing_of(painter, width, height, steps)
         real = operations(painter, width, height, steps)
         # Two steps of this sampler are three calls, four are five: the launch has seen two.
         if name == "sd15":
             real *= (3 / 2) / ((steps + 1) / steps)
-        assert painter.studio.cost_of(sketch) == pytest.approx(real, rel=CLOSE)
+        assert painter.runner.cost_of(drawing) == pytest.approx(real, rel=CLOSE)
 
 
 def test_a_part_of_the_steps_is_a_part_of_the_cost(folder_of: Callable[[str], Path]) -> None:
     painter = Painter.of(folder_of("sdxl"))
-    half = painter.sketch("image2image", num_inference_steps=20, strength=0.5)
-    whole = painter.sketch("image2image", num_inference_steps=20, strength=1.0)
-    assert painter.studio.cost_of(half) == painter.studio.cost_of(whole) / 2
+    half = painter.drawing("image2image", num_inference_steps=20, strength=0.5)
+    whole = painter.drawing("image2image", num_inference_steps=20, strength=1.0)
+    assert painter.runner.cost_of(half) == painter.runner.cost_of(whole) / 2
 
 
 def test_a_polynomial_in_the_pixels() -> None:
@@ -68,7 +70,7 @@ def test_a_polynomial_in_the_pixels() -> None:
 
 def test_one_size_alone_grows_with_the_pixels() -> None:
     module = Counted()
-    found = counted(module, [Seen(16, (torch.ones(2, 16),), {}, 2)], 1.0)
+    found = counted(module, [ObservedCall(16, (torch.ones(2, 16),), {}, 2)], 1.0)
     assert found.of(4, 4, 1) == 2 * 16 * 16
     assert found.of(8, 4, 1) == 2 * found.of(4, 4, 1)
 
@@ -98,7 +100,7 @@ class Uncountable(Counted):
 
 
 def test_where_nothing_can_be_counted_pixels_stand_for_work() -> None:
-    found = counted(Uncountable(), [Seen(64, (torch.ones(1, 16),), {}, 1)], 2.0)
+    found = counted(Uncountable(), [ObservedCall(64, (torch.ones(1, 16),), {}, 1)], 2.0)
     assert found.of(8, 8, 3) == 64 * 2 * 3
     assert found.of(16, 8, 3) == 2 * found.of(8, 8, 3)
 
@@ -106,6 +108,6 @@ def test_where_nothing_can_be_counted_pixels_stand_for_work() -> None:
 def test_counting_takes_no_memory_and_leaves_the_module_alone() -> None:
     module = Counted()
     before = module.layer.weight.clone()
-    counted(module, [Seen(16, (torch.ones(1, 16),), {}, 1)], 1.0)
+    counted(module, [ObservedCall(16, (torch.ones(1, 16),), {}, 1)], 1.0)
     assert module.layer.weight.device.type == "cpu"
     assert torch.equal(module.layer.weight, before)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cluster import errors
 from deployments.image import pictures
-from tests.deployments.image.studios import as_file
+from tests.deployments.image.painter import as_file
 
 MOST = 10_000
 RECEIPT = {"prompt": "a cät", "negative_prompt": "fog", "seed": 7, "num_inference_steps": 4, "width": 4, "height": 2}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cluster import errors
 from tests import terrain
-from tests.deployments.image.studios import Painter, Watched, away, one_core
+from tests.deployments.image.painter import Painter, Watched, away, one_thread
 from tests.live import LiveCluster
 
 Bare = Callable[[int, int], Any]
@@ -42,15 +42,15 @@ def bare(folder: Path) -> Bare:
 
     def draw(label: int, seed: int) -> Any:
         generator = torch.Generator().manual_seed(seed)
-        with one_core():
+        with one_thread():
             return pipe(class_labels=label, num_inference_steps=1, generator=generator, output_type="np").images[0]
 
     return draw
 
 
-def sketch(painter: Painter, **asked: Any) -> Any:
+def drawing(painter: Painter, **asked: Any) -> Any:
     given = {"width": None, "height": None, "num_inference_steps": 1, **asked}
-    return painter.sketch(prompt="", **given)
+    return painter.drawing(prompt="", **given)
 
 
 def test_it_is_what_the_package_runs(folder: Path) -> None:
@@ -76,10 +76,10 @@ def test_it_is_what_the_package_runs(folder: Path) -> None:
 
 @pytest.mark.parametrize(("label", "seed"), [(0, 1), (50, 2), (99, 3)])
 def test_a_picture_is_that_of_the_bare_pipeline(painter: Painter, bare: Bare, label: int, seed: int) -> None:
-    asked = sketch(painter, class_label=label, seed=seed)
+    asked = drawing(painter, class_label=label, seed=seed)
     expected = bare(label, seed)
     assert away(painter.paint(asked), expected) < 1e-5
-    drawn = painter.studio.draw(asked, Watched())
+    drawn = painter.runner.draw(asked, Watched())
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(drawn.data))), (expected[..., 0] * 255).round())
     assert (drawn.width, drawn.height) == (terrain.SIDE, terrain.SIDE)
     assert drawn.receipt["class_label"] == label
@@ -87,24 +87,24 @@ def test_a_picture_is_that_of_the_bare_pipeline(painter: Painter, bare: Bare, la
 
 def test_many_seeds_and_classes_at_once_are_each_its_own(painter: Painter, bare: Bare) -> None:
     asked = [(label, seed) for seed, label in enumerate((0, 20, 40, 60, 80, 99, 99, 0))]
-    before = painter.studio.steps.passes
-    found = painter.at_random_times([sketch(painter, class_label=label, seed=seed) for label, seed in asked], 1, 0.01)
-    assert painter.studio.steps.passes - before < len(asked)
+    before = painter.runner.queue.denoiser.passes
+    found = painter.at_random_times([drawing(painter, class_label=label, seed=seed) for label, seed in asked], 1, 0.01)
+    assert painter.runner.queue.denoiser.passes - before < len(asked)
     assert max(away(pixels, bare(*one)) for pixels, one in zip(found, asked, strict=True)) < 1e-5
 
 
 def test_a_higher_class_is_rougher(painter: Painter) -> None:
     heights = {
-        label: np.mean([painter.paint(sketch(painter, class_label=label, seed=seed)).std() for seed in range(4)])
+        label: np.mean([painter.paint(drawing(painter, class_label=label, seed=seed)).std() for seed in range(4)])
         for label in (9, 50, 89)
     }
     assert heights[9] < heights[50] < heights[89]
 
 
 def test_without_a_class_it_is_one_by_the_seed(painter: Painter, bare: Bare) -> None:
-    drawn = painter.studio.draw(sketch(painter, seed=312), Watched())
+    drawn = painter.runner.draw(drawing(painter, seed=312), Watched())
     assert drawn.receipt["class_label"] == 12
-    assert away(painter.paint(sketch(painter, seed=312)), bare(12, 312)) < 1e-5
+    assert away(painter.paint(drawing(painter, seed=312)), bare(12, 312)) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_without_a_class_it_is_one_by_the_seed(painter: Painter, bare: Bare) -> 
 )
 def test_what_it_cannot_do_is_refused(painter: Painter, asked: dict[str, Any], message: str, param: str) -> None:
     with pytest.raises(errors.BadRequest) as raised:
-        sketch(painter, **asked)
+        drawing(painter, **asked)
     assert raised.value.message == message
     assert raised.value.param == param
 

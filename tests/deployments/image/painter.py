@@ -1,4 +1,4 @@
-"""A studio as a worker has it, and pictures asked of it at random times."""
+"""A runner as a worker has it, and pictures asked of it at random times."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cluster import errors
 from cluster.weights.locate import locate
 from cluster.worker.family import Setup
 from deployments.image.diffusion import Diffusion
+from deployments.image.resolved_drawing import ResolvedDrawing
+from deployments.image.runner import Runner
 from deployments.image.saturation import Saturation
-from deployments.image.sketch import Sketch
-from deployments.image.studio import Studio
 from tests.pipelines import setup_of
 
 SIDE = 64
@@ -31,7 +31,7 @@ PROMPTS = ("a cat", "a dog on the beach", "a red car", "mountains at dawn with s
 
 @dataclass
 class Watched:
-    """A course that writes down what it is told, and can be stopped."""
+    """A progress that writes down what it is told, and can be stopped."""
 
     stopped: bool = False
     told: list[tuple[float, str, int, int]] = field(default_factory=list)
@@ -64,51 +64,51 @@ class Painter:
     def __init__(self, setup: Setup) -> None:
         self.family = Diffusion()
         self.about = self.family.load(setup)
-        self.studio: Studio = self.family.studio
+        self.runner: Runner = self.family.runner
 
     @classmethod
     def of(cls, folder: Path, **launch: Any) -> Painter:
         setup = setup_of(folder, **launch)
         # Files that a launch names are where it says.
         painter = cls(replace(setup, fetch=lambda source: locate(source, home=folder, offline=True)))
-        painter.studio.steps.saturation = Generous()
+        painter.runner.queue.denoiser.saturation = Generous()
         return painter
 
-    def sketches(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> list[Sketch]:
+    def drawings(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> list[ResolvedDrawing]:
         free = {} if task != "text2image" else {"width": SIDE, "height": SIDE}
         given = {"images": (noise(),)} if task != "text2image" else {}
         given |= {"mask": white_square()} if task == "inpainting" else {}
         asked = {"seed": 0, "num_inference_steps": 4, **free, **given, **params}
         return list(self.family.prepare(task, [prompt], asked).values)
 
-    def sketch(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> Sketch:
-        (one,) = self.sketches(task, prompt, **params)
+    def drawing(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> ResolvedDrawing:
+        (one,) = self.drawings(task, prompt, **params)
         return one
 
-    def paint(self, sketch: Sketch, course: Any = None) -> Any:
-        return self.studio.paint(sketch, course or Watched())
+    def paint(self, drawing: ResolvedDrawing, progress: Any = None) -> Any:
+        return self.runner.paint(drawing, progress or Watched())
 
-    def at_random_times(self, sketches: Sequence[Sketch], seed: int, within_s: float = 0.1) -> list[Any]:
+    def at_random_times(self, drawings: Sequence[ResolvedDrawing], seed: int, within_s: float = 0.1) -> list[Any]:
         """Their pictures, each in a thread of its own; an exception where there is none."""
         chance = random.Random(seed)
-        delays = [chance.uniform(0, within_s) for _ in sketches]
+        delays = [chance.uniform(0, within_s) for _ in drawings]
 
-        def later(sketch: Sketch, delay: float) -> Any:
+        def later(drawing: ResolvedDrawing, delay: float) -> Any:
             time.sleep(delay)
             try:
-                return self.paint(sketch)
+                return self.paint(drawing)
             except Exception as error:
                 return error
 
-        with ThreadPoolExecutor(len(sketches)) as threads:
-            return list(threads.map(later, sketches, delays))
+        with ThreadPoolExecutor(len(drawings)) as threads:
+            return list(threads.map(later, drawings, delays))
 
     def is_at_rest(self) -> bool:
         """Whether nothing is under way any more, and nothing is left of what was."""
         deadline = time.monotonic() + 5
-        while not self.studio.steps.is_idle and time.monotonic() < deadline:
+        while not self.runner.queue.is_idle and time.monotonic() < deadline:
             time.sleep(0.01)
-        return self.studio.steps.is_idle and not getattr(self.studio.denoiser, "is_cache_enabled", False)
+        return self.runner.queue.is_idle and not getattr(self.runner.module, "is_cache_enabled", False)
 
 
 def away(one: Any, other: Any) -> float:
@@ -120,7 +120,7 @@ def away(one: Any, other: Any) -> float:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """As a painter computes here: sums of several threads come in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from cluster import errors
 from deployments.image.loras import adapting
 from deployments.image.samplers import DIFFUSION, FLOW
-from tests.deployments.image.studios import PROMPTS, SIDE, Painter, Watched, away, one_core
+from tests.deployments.image.painter import PROMPTS, SIDE, Painter, Watched, away, one_thread
 from tests.pipelines import NINE, SMALL
 
 FolderOf = Callable[[str], Path]
@@ -82,7 +82,7 @@ def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
     # Pictures to start from are encoded one after the other, so that only longer requests meet at the denoiser.
     fewest, most = (2, 7) if task == "text2image" else (10, 20)
     return [
-        painter.sketch(
+        painter.drawing(
             task,
             chance.choice(PROMPTS),
             seed=chance.randrange(2**32),
@@ -100,14 +100,14 @@ def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
 @pytest.mark.parametrize(("name", "task"), TASKS)
 def test_eight_at_random_times_are_what_each_is_alone(painter_of: PainterOf, name: str, task: str) -> None:
     painter = painter_of(name)
-    sketches = eight(painter, task, seed=1)
-    before = painter.studio.steps.passes
-    alone = [painter.paint(one) for one in sketches]
-    needed = painter.studio.steps.passes - before
-    together = painter.at_random_times(sketches, seed=2, within_s=0.02)
+    drawings = eight(painter, task, seed=1)
+    before = painter.runner.queue.denoiser.passes
+    alone = [painter.paint(one) for one in drawings]
+    needed = painter.runner.queue.denoiser.passes - before
+    together = painter.at_random_times(drawings, seed=2, within_s=0.02)
     assert max(map(away, alone, together)) < NEAR
     assert len({pixels.tobytes() for pixels in alone}) == 8
-    assert painter.studio.steps.passes - before - needed < needed, "nobody shared a pass"
+    assert painter.runner.queue.denoiser.passes - before - needed < needed, "nobody shared a pass"
     assert painter.is_at_rest()
 
 
@@ -116,22 +116,22 @@ def test_a_picture_is_that_of_the_bare_pipeline(folder_of: FolderOf, painter_of:
     pipe = DiffusionPipeline.from_pretrained(folder_of(name))
     pipe.set_progress_bar_config(disable=True)
     asked = {"num_inference_steps": 3, "width": SIDE, "height": SIDE, "output_type": "np", **SMALL.get(name, {})}
-    with one_core():
+    with one_thread():
         bare = pipe(prompt="a cat", generator=torch.Generator().manual_seed(7), **asked)
-    ours = painter_of(name).paint(painter_of(name).sketch(num_inference_steps=3, seed=7))
+    ours = painter_of(name).paint(painter_of(name).drawing(num_inference_steps=3, seed=7))
     assert away(ours, bare.images[0]) < 1e-6
 
 
 def test_sizes_and_samplers_at_the_same_time(painter_of: PainterOf) -> None:
     painter = painter_of("sd15")
     sizes = [(64, 64), (96, 64), (64, 32)]
-    sketches = [
-        painter.sketch(width=width, height=height, seed=seed, num_inference_steps=3, sampler_name=name)
+    drawings = [
+        painter.drawing(width=width, height=height, seed=seed, num_inference_steps=3, sampler_name=name)
         for seed, name in enumerate((None, "Euler a", "Heun"))
         for width, height in sizes
     ]
-    alone = [painter.paint(one) for one in sketches]
-    together = painter.at_random_times(sketches, seed=3, within_s=0.02)
+    alone = [painter.paint(one) for one in drawings]
+    together = painter.at_random_times(drawings, seed=3, within_s=0.02)
     assert max(map(away, alone, together)) < NEAR
     assert {pixels.shape for pixels in together} == {(height, width, 3) for width, height in sizes}
 
@@ -139,20 +139,20 @@ def test_sizes_and_samplers_at_the_same_time(painter_of: PainterOf) -> None:
 @pytest.mark.parametrize(("name", "known"), [("sd15", DIFFUSION), ("sdxl", DIFFUSION), ("sd3", FLOW), ("flux", FLOW)])
 def test_every_sampler_draws_and_batches(painter_of: PainterOf, name: str, known: Any) -> None:
     painter = painter_of(name)
-    sketches = [painter.sketch(seed=5, num_inference_steps=3, sampler_name=one) for one in known]
-    alone = [painter.paint(one) for one in sketches]
-    together = painter.at_random_times(sketches, seed=4, within_s=0.02)
+    drawings = [painter.drawing(seed=5, num_inference_steps=3, sampler_name=one) for one in known]
+    alone = [painter.paint(one) for one in drawings]
+    together = painter.at_random_times(drawings, seed=4, within_s=0.02)
     assert max(map(away, alone, together)) < NEAR
-    assert len({pixels.tobytes() for pixels in alone}) > len(sketches) * 0.6
+    assert len({pixels.tobytes() for pixels in alone}) > len(drawings) * 0.6
 
 
 def test_several_pictures_of_a_request_are_those_of_their_seeds(painter_of: PainterOf) -> None:
     painter = painter_of("flux")
-    several = painter.sketches(n=3, seed=[5, 2**63 - 1, 9])
-    counted = painter.sketches(n=3, seed=2**63 - 2)
+    several = painter.drawings(n=3, seed=[5, 2**63 - 1, 9])
+    counted = painter.drawings(n=3, seed=2**63 - 2)
     assert [one.seed for one in several] == [5, 2**63 - 1, 9]
     assert [one.seed for one in counted] == [2**63 - 2, 2**63 - 1, 0]
-    alone = [painter.paint(painter.sketch(seed=seed)) for seed in (5, 2**63 - 1, 9)]
+    alone = [painter.paint(painter.drawing(seed=seed)) for seed in (5, 2**63 - 1, 9)]
     assert max(map(away, painter.at_random_times(several, seed=1), alone)) < NEAR
 
 
@@ -164,32 +164,32 @@ SETS: list[dict[str, float]] = [{}, {"ink": 1.0}, {"ink": 0.4}, {"wash": 1.0}, {
 @pytest.mark.parametrize("name", ["sd15", "flux"])
 def test_loras_of_one_request_are_in_no_other(painter_of: PainterOf, with_loras: PainterOf, name: str) -> None:
     painter = with_loras(name)
-    sketches = [
-        painter.sketch(prompt=prompt, seed=3, loras=[{"name": lora, "scale": scale} for lora, scale in one.items()])
+    drawings = [
+        painter.drawing(prompt=prompt, seed=3, loras=[{"name": lora, "scale": scale} for lora, scale in one.items()])
         for prompt in PROMPTS[:2]
         for one in SETS
     ]
     # In another order, each after another set; the words are encoded anew under each.
-    alone = {place: painter.paint(sketches[place]) for place in random.Random(1).sample(range(10), 10)}
+    alone = {place: painter.paint(drawings[place]) for place in random.Random(1).sample(range(10), 10)}
     for seed in (1, 2, 3):
-        together = painter.at_random_times(sketches, seed=seed, within_s=0.02)
+        together = painter.at_random_times(drawings, seed=seed, within_s=0.02)
         assert max(away(alone[place], pixels) for place, pixels in enumerate(together)) < NEAR
     apart = [away(alone[one], alone[other]) for one in range(5) for other in range(one)]
     assert min(apart) > 10 * NEAR
-    assert away(alone[0], painter_of(name).paint(painter_of(name).sketch(seed=3))) < NEAR
+    assert away(alone[0], painter_of(name).paint(painter_of(name).drawing(seed=3))) < NEAR
 
 
 def test_loras_reach_the_words_as_well(with_loras: PainterOf) -> None:
     painter = with_loras("sd15")
-    asked = [painter.sketch(loras=[{"name": "ink"}]), painter.sketch()]
+    asked = [painter.drawing(loras=[{"name": "ink"}]), painter.drawing()]
     for one in asked:
         painter.paint(one)
-    embedded = [kept[0].abs().sum().item() for kept, _ in painter.studio.encodings._kept.values()]
+    embedded = [kept[0].abs().sum().item() for kept, _ in painter.runner.encodings._kept.values()]
     assert len(set(embedded)) == len(embedded) >= 2
 
 
 def test_a_lora_that_belongs_to_the_model_counts_for_who_asks_for_none(with_loras: PainterOf) -> None:
-    pipe = with_loras("flux").studio.pipe
+    pipe = with_loras("flux").runner.pipe
     layer = next(one for one in pipe.transformer.modules() if isinstance(one, BaseTunerLayer))
     adapt = adapting(pipe, {"transformer"}, always=("wash",))
     found = []
@@ -203,7 +203,7 @@ def test_a_lora_that_belongs_to_the_model_counts_for_who_asks_for_none(with_lora
 
 def test_encoders_and_the_denoiser_are_adapted_apart(with_loras: PainterOf) -> None:
     """They work at the same time, on different requests."""
-    pipe = with_loras("sd15").studio.pipe
+    pipe = with_loras("sd15").runner.pipe
     adapting(pipe, {"unet"})((("ink", 1.0),))
     adapting(pipe, {"text_encoder"})(())
     in_force = {
@@ -221,8 +221,8 @@ def test_encoders_and_the_denoiser_are_adapted_apart(with_loras: PainterOf) -> N
 def test_a_cache_is_of_its_request_and_gone_after_it(painter_of: PainterOf, name: str) -> None:
     painter = painter_of(name)
     more = {"true_cfg_scale": 3.0, "negative_prompt": "fog"} if name == "qwen_image" else {}
-    plain = [painter.sketch(seed=seed, num_inference_steps=8, **more) for seed in range(4)]
-    cached = [painter.sketch(seed=0, num_inference_steps=8, cache=one, **more) for one in painter.about["caches"]]
+    plain = [painter.drawing(seed=seed, num_inference_steps=8, **more) for seed in range(4)]
+    cached = [painter.drawing(seed=0, num_inference_steps=8, cache=one, **more) for one in painter.about["caches"]]
     assert cached
     plain_alone = [painter.paint(one) for one in plain]
     cached_alone = [painter.paint(one) for one in cached]
@@ -235,13 +235,13 @@ def test_a_cache_is_of_its_request_and_gone_after_it(painter_of: PainterOf, name
 
 def test_a_cache_of_an_aborted_picture_is_gone_too(painter_of: PainterOf) -> None:
     painter = painter_of("flux")
-    before = painter.paint(painter.sketch())
-    course = Watched()
-    course.on_step = lambda step: setattr(course, "stopped", step == 3)
+    before = painter.paint(painter.drawing())
+    progress = Watched()
+    progress.on_step = lambda step: setattr(progress, "stopped", step == 3)
     with pytest.raises(errors.RequestCancelled):
-        painter.paint(painter.sketch(num_inference_steps=9, cache="first-block-fast"), course)
+        painter.paint(painter.drawing(num_inference_steps=9, cache="first-block-fast"), progress)
     assert painter.is_at_rest()
-    assert away(painter.paint(painter.sketch()), before) == 0
+    assert away(painter.paint(painter.drawing()), before) == 0
 
 
 # ---------------------------------------------------------------------------------------------------- aborts
@@ -252,33 +252,33 @@ def test_after_an_abort_one_step_is_run_at_most(painter_of: PainterOf, name: str
     painter = painter_of(name)
     chance = random.Random(name)
     for _ in range(12):
-        course = Watched()
+        progress = Watched()
         with ThreadPoolExecutor(1) as thread:
-            done = thread.submit(painter.paint, painter.sketch(num_inference_steps=200), course)
+            done = thread.submit(painter.paint, painter.drawing(num_inference_steps=200), progress)
             time.sleep(chance.uniform(0, 0.1))
-            course.stopped = True
-            at = painter.studio.steps.passes
+            progress.stopped = True
+            at = painter.runner.queue.denoiser.passes
             assert isinstance(done.exception(10), errors.RequestCancelled)
-        assert painter.studio.steps.passes - at <= 1
+        assert painter.runner.queue.denoiser.passes - at <= 1
 
 
 @pytest.mark.slow
 def test_two_hundred_aborts_leave_nothing_behind(painter_of: PainterOf) -> None:
     painter = painter_of("sd15")
     chance = random.Random(11)
-    known = [painter.sketch(seed=seed, num_inference_steps=2 + seed) for seed in range(4)]
+    known = [painter.drawing(seed=seed, num_inference_steps=2 + seed) for seed in range(4)]
     alone = [painter.paint(one) for one in known]
     started = len(threading.enumerate())
     aborted = set(chance.sample(range(300), 200))
 
     def asked(place: int) -> None:
-        course, which = Watched(), place % len(known)
-        stop = threading.Timer(chance.uniform(0, 0.15), setattr, (course, "stopped", True))
+        progress, which = Watched(), place % len(known)
+        stop = threading.Timer(chance.uniform(0, 0.15), setattr, (progress, "stopped", True))
         if place in aborted:
             stop.start()
         try:
-            assert away(painter.paint(known[which], course), alone[which]) < NEAR
-            assert not course.stopped or place in aborted
+            assert away(painter.paint(known[which], progress), alone[which]) < NEAR
+            assert not progress.stopped or place in aborted
         except errors.RequestCancelled:
             assert place in aborted
         finally:
@@ -307,9 +307,9 @@ def test_numbers_that_overflow_fail_for_whoever_asked_for_them(folder_of: Folder
     endless = {name: torch.full_like(value, 1e30) for name, value in load_file(file).items()}
     save_file(endless, tmp_path / "endless.safetensors")
     painter = Painter.of(folder_of("sd15"), lora_modules={"endless": str(tmp_path / "endless.safetensors")})
-    good = [painter.sketch(seed=seed) for seed in range(4)]
+    good = [painter.drawing(seed=seed) for seed in range(4)]
     alone = [painter.paint(one) for one in good]
-    bad = painter.sketch(loras=[{"name": "endless"}])
+    bad = painter.drawing(loras=[{"name": "endless"}])
     *found, failed = painter.at_random_times([*good, bad], seed=1, within_s=0.02)
     assert isinstance(failed, errors.InferenceFailed)
     assert "torch_dtype" in failed.message
@@ -320,7 +320,7 @@ def test_numbers_that_overflow_fail_for_whoever_asked_for_them(folder_of: Folder
 def test_what_a_pipeline_refuses_is_a_bad_request(painter_of: PainterOf) -> None:
     painter = painter_of("flux")
     with pytest.raises(errors.BadRequest, match="FluxPipeline refuses this: `max_sequence_length`"):
-        painter.paint(painter.sketch(max_sequence_length=600))
+        painter.paint(painter.drawing(max_sequence_length=600))
     assert painter.is_at_rest()
 
 
@@ -329,29 +329,31 @@ def test_what_a_pipeline_refuses_is_a_bad_request(painter_of: PainterOf) -> None
 
 @pytest.mark.parametrize("sampler", [None, "Heun"])
 def test_progress_grows_up_to_the_last_step(painter_of: PainterOf, sampler: str | None) -> None:
-    painter, course = painter_of("sd15"), Watched()
-    picture = painter.studio.draw(painter.sketch(num_inference_steps=6, sampler_name=sampler, partial_images=2), course)
-    fractions = [fraction for fraction, *_ in course.told]
+    painter, progress = painter_of("sd15"), Watched()
+    picture = painter.runner.draw(
+        painter.drawing(num_inference_steps=6, sampler_name=sampler, partial_images=2), progress
+    )
+    fractions = [fraction for fraction, *_ in progress.told]
     assert fractions == sorted(fractions)
     assert fractions[-1] < 1
     assert len(set(fractions)) == len(fractions)
-    stages = [stage for _, stage, *_ in course.told]
+    stages = [stage for _, stage, *_ in progress.told]
     assert stages == ["encoding", *["denoising"] * (len(stages) - 3), "decoding", "writing"]
-    step, steps = course.told[-2][2:]
+    step, steps = progress.told[-2][2:]
     assert step == steps >= 6
-    assert [Image.open(io.BytesIO(shown)).size for shown in course.shown] == [(64, 64)] * 2
+    assert [Image.open(io.BytesIO(shown)).size for shown in progress.shown] == [(64, 64)] * 2
     assert picture.receipt["num_inference_steps"] == 6
 
 
 def test_a_receipt_makes_the_same_picture_again(painter_of: PainterOf) -> None:
     painter = painter_of("sd15")
-    first = painter.studio.draw(
-        painter.sketch(prompt="tea", seed=8, guidance_scale=3.0, sampler_name="Euler a"), Watched()
+    first = painter.runner.draw(
+        painter.drawing(prompt="tea", seed=8, guidance_scale=3.0, sampler_name="Euler a"), Watched()
     )
     told = first.receipt
     asked = {name: told[name] for name in ("seed", "width", "height", "num_inference_steps", "guidance_scale")}
-    again = painter.sketch(prompt=told["prompt"], sampler_name=told["sampler_name"], **asked)
-    assert painter.studio.draw(again, Watched()).data == first.data
+    again = painter.drawing(prompt=told["prompt"], sampler_name=told["sampler_name"], **asked)
+    assert painter.runner.draw(again, Watched()).data == first.data
     assert told["scheduler"] == "EulerAncestralDiscreteScheduler"
     assert told["pipeline"] == "StableDiffusionPipeline"
     assert told["quantization"] == {}

@@ -1,4 +1,4 @@
-"""Strands of one thread: whoever waits lets the others go on, and what is computed elsewhere keeps nobody waiting."""
+"""Fibers of one thread: whoever waits lets the others go on, and what is computed elsewhere keeps nobody waiting."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from deployments.image.cores import Cores, Strand, strand_here
+from deployments.image.fibers import ComputeThread, Fiber, current_fiber
 
 WAIT_S = 10
 
 
-def here() -> Strand:
-    strand = strand_here()
-    assert strand is not None
-    return strand
+def here() -> Fiber:
+    fiber = current_fiber()
+    assert fiber is not None
+    return fiber
 
 
 def test_strands_take_turns_in_one_thread() -> None:
-    cores, order, waiting = Cores("cpu"), [], []
+    compute, order, waiting = ComputeThread("cpu"), [], []
 
     def work(name: str) -> str:
         order.append((name, threading.get_ident()))
@@ -29,25 +29,25 @@ def test_strands_take_turns_in_one_thread() -> None:
         order.append((name, threading.get_ident()))
         return name
 
-    both = [cores.begin(lambda name=name: work(name), None) for name in ("one", "two")]
-    cores.run(lambda: None)
+    both = [compute.begin(lambda name=name: work(name), None) for name in ("one", "two")]
+    compute.run(lambda: None)
     assert [name for name, _ in order] == ["one", "two"]
-    for strand in reversed(waiting):
-        cores.post(strand.switch)
+    for fiber in reversed(waiting):
+        compute.post(fiber.switch)
     assert [done.result(WAIT_S) for done in both] == ["one", "two"]
     assert [name for name, _ in order] == ["one", "two", "two", "one"]
     assert len({thread for _, thread in order}) == 1
 
 
 def test_on_cpu_all_is_computed_in_the_one_thread() -> None:
-    cores = Cores("cpu")
-    outside = cores.run(threading.get_ident)
-    inside = cores.begin(lambda: cores.run(threading.get_ident), None).result(WAIT_S)
+    compute = ComputeThread("cpu")
+    outside = compute.run(threading.get_ident)
+    inside = compute.begin(lambda: compute.run(threading.get_ident), None).result(WAIT_S)
     assert outside == inside != threading.get_ident()
 
 
 def test_elsewhere_others_go_on_while_a_strand_waits_for_a_stage() -> None:
-    cores, may_end, found = Cores("cuda"), threading.Event(), []
+    compute, may_end, found = ComputeThread("cuda"), threading.Event(), []
 
     def stage() -> int:
         assert may_end.wait(WAIT_S)
@@ -55,11 +55,11 @@ def test_elsewhere_others_go_on_while_a_strand_waits_for_a_stage() -> None:
 
     def work() -> Any:
         before = threading.get_ident()
-        apart = cores.run(stage)
+        apart = compute.run(stage)
         return before, apart, threading.get_ident()
 
-    slow = cores.begin(work, None)
-    quick = cores.begin(lambda: found.append("quick"), None)
+    slow = compute.begin(work, None)
+    quick = compute.begin(lambda: found.append("quick"), None)
     quick.result(WAIT_S)
     assert not slow.done()
     may_end.set()
@@ -69,35 +69,39 @@ def test_elsewhere_others_go_on_while_a_strand_waits_for_a_stage() -> None:
 
 def test_an_error_is_told_where_it_belongs() -> None:
     for device in ("cpu", "cuda"):
-        cores = Cores(device)
+        compute = ComputeThread(device)
 
         def fail() -> None:
             raise ZeroDivisionError("no")
 
-        def survive(cores: Cores = cores) -> str:
+        def survive(compute: ComputeThread = compute) -> str:
             with pytest.raises(ZeroDivisionError):
-                cores.run(fail)
+                compute.run(fail)
             return "alive"
 
-        assert cores.begin(survive, None).result(WAIT_S) == "alive"
+        assert compute.begin(survive, None).result(WAIT_S) == "alive"
         with pytest.raises(ZeroDivisionError):
-            cores.begin(fail, None).result(WAIT_S)
-        assert cores.begin(lambda: "next", None).result(WAIT_S) == "next"
+            compute.begin(fail, None).result(WAIT_S)
+        assert compute.begin(lambda: "next", None).result(WAIT_S) == "next"
 
 
 def test_who_has_not_begun_can_be_cancelled() -> None:
-    cores, may_end, ran = Cores("cpu"), threading.Event(), []
-    cores.post(lambda: may_end.wait(WAIT_S))
-    done = cores.begin(lambda: ran.append(True), None)
+    compute, may_end, ran = ComputeThread("cpu"), threading.Event(), []
+    compute.post(lambda: may_end.wait(WAIT_S))
+    done = compute.begin(lambda: ran.append(True), None)
     assert done.cancel()
     may_end.set()
-    cores.run(lambda: None)
+    compute.run(lambda: None)
     assert not ran
 
 
 def test_nothing_that_is_computed_keeps_what_learning_would_need() -> None:
     weight = torch.ones(1, requires_grad=True)
     for device in ("cpu", "cuda"):
-        cores = Cores(device)
-        assert not cores.begin(lambda: weight * 2, None).result(WAIT_S).requires_grad
-        assert not cores.begin(lambda cores=cores: cores.run(lambda: weight * 2), None).result(WAIT_S).requires_grad
+        compute = ComputeThread(device)
+        assert not compute.begin(lambda: weight * 2, None).result(WAIT_S).requires_grad
+        assert (
+            not compute.begin(lambda compute=compute: compute.run(lambda: weight * 2), None)
+            .result(WAIT_S)
+            .requires_grad
+        )

@@ -1,4 +1,4 @@
-"""One picture to make, with everything decided: what was asked, completed by what the model does by itself."""
+"""One picture to make, with everything decided: the request, checked against the model and completed by defaults."""
 
 from __future__ import annotations
 
@@ -6,65 +6,73 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 from deployments.image import pictures
+from deployments.image.loras import Adapters
 from deployments.image.requests import MOST_SEED, MOST_STEPS, Drawing, Task
 from deployments.image.samplers import check_sampler
-from deployments.image.steps import Adapters
 from deployments.image.tasks import BY_REFERENCE, call_arguments, class_for
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+    from PIL.Image import Image
+
+    from deployments.image.tasks import PipelineClass
 
 
 @dataclass(frozen=True)
-class Model:
-    """What of a loaded model requests are checked against and completed with."""
+class LoadedModel:
+    """What requests are checked against, and the defaults that complete them."""
 
     name: str
-    classes: Mapping[str, Any]
-    #: The model's own scheduler; never run, only asked.
-    scheduler: Any
+    #: Task -> class of the pipeline that does it.
+    classes: Mapping[str, PipelineClass]
+    #: The model's own scheduler. It is never run; its configuration says which samplers the model can use.
+    scheduler: SchedulerMixin
     #: Sides are multiples of this.
     multiple: int
-    #: Side of a picture that nobody gave a size.
+    #: Side of a picture where the request gives no size.
     side: int
     max_pixels: int
-    #: Steps, guidance and the like, where the catalogue knows better than the library.
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    #: Defaults for steps, guidance and so on, where the catalogue knows better ones than the library.
+    facts: JsonObject = field(default_factory=dict)
     adapters: frozenset[str] = frozenset()
     caches: tuple[str, ...] = ()
     takes_control: bool = False
-    #: How many classes it was trained on, where it draws one of them instead of a prompt.
+    #: How many classes it was trained on, for a model that draws a class instead of a prompt.
     labels: int | None = None
 
 
 @dataclass(frozen=True)
-class Sketch:
+class ResolvedDrawing:
     task: Task
-    pipeline: Any
-    drawing: Drawing
+    pipeline: PipelineClass
+    request: Drawing
     width: int
     height: int
     steps: int
-    #: Steps that are really run: a picture to start from saves the first ones.
+    #: Steps that are really run: with a picture to start from, the first ones are skipped.
     run_steps: int
     seed: int
     sampler: str | None
     adapters: Adapters
     cache: str | None
     #: Decoded pictures; never changed.
-    images: tuple[Any, ...] = ()
-    mask: Any = None
-    control: Any = None
-    #: Named arguments that the pipeline takes and the request or the model gives.
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    #: One of several of a request shows how far it is.
+    images: tuple[Image, ...] = ()
+    mask: Image | None = None
+    control: Image | None = None
+    #: Further arguments of the pipeline, from the request or from the model's defaults.
+    arguments: JsonObject = field(default_factory=dict)
+    #: How many previews are made on the way; of several pictures of a request, only the first has any.
     previews: int = 0
 
 
-def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Sketch]:
-    """One for each picture asked for; raises what the caller must change."""
+def resolved(model: LoadedModel, task: str, prompt: str, drawing: Drawing) -> list[ResolvedDrawing]:
+    """One for each picture of the request; raises BadRequest with what the caller must change."""
     pipeline = class_for(model.classes, task, model.name)
     takes = call_arguments(pipeline)
     drawing = drawing.model_copy(update={"prompt": prompt})
@@ -76,13 +84,13 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     control = _control(model, drawing)
     arguments = _arguments(model, takes, drawing)
     if drawing.cache is not None and drawing.cache not in model.caches:
-        known = ", ".join(model.caches) or "none"
-        raise errors.BadRequest(f"There is no cache {quoted(drawing.cache)} for this model; there is {known}.", "cache")
+        names = ", ".join(model.caches) or "none"
+        raise errors.BadRequest(f"There is no cache {quoted(drawing.cache)} for this model; there is {names}.", "cache")
     return [
-        Sketch(
+        ResolvedDrawing(
             task=task,  # type: ignore[arg-type]
             pipeline=pipeline,
-            drawing=drawing,
+            request=drawing,
             width=width,
             height=height,
             steps=steps,
@@ -101,7 +109,9 @@ def sketches(model: Model, task: str, prompt: str, drawing: Drawing) -> list[Ske
     ]
 
 
-def _pictures(model: Model, pipeline: Any, task: str, drawing: Drawing) -> tuple[tuple[Any, ...], Any]:
+def _pictures(
+    model: LoadedModel, pipeline: PipelineClass, task: str, drawing: Drawing
+) -> tuple[tuple[Image, ...], Image | None]:
     if task == "text2image":
         if drawing.images or drawing.mask is not None:
             raise errors.BadRequest("A picture was given where none is read: ask for image2image.", "image")
@@ -122,8 +132,8 @@ def _pictures(model: Model, pipeline: Any, task: str, drawing: Drawing) -> tuple
     return images, pictures.read(drawing.mask, model.max_pixels, "mask").convert("L")
 
 
-def _size(model: Model, takes: Mapping[str, Any], drawing: Drawing, images: tuple[Any, ...]) -> tuple[int, int]:
-    """As asked, or that of the picture given, or the model's own."""
+def _size(model: LoadedModel, takes: JsonObject, drawing: Drawing, images: tuple[Image, ...]) -> tuple[int, int]:
+    """The size that was asked for, else that of the first picture to start from, else the model's own."""
     if not images and "width" not in takes:
         if {drawing.width, drawing.height} - {None, model.side}:
             raise errors.BadRequest(f"{model.name} draws {model.side}x{model.side} only: ask for that.", "size")
@@ -148,7 +158,7 @@ def _size(model: Model, takes: Mapping[str, Any], drawing: Drawing, images: tupl
     return width, height
 
 
-def _steps(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> tuple[int, int]:
+def _steps(model: LoadedModel, takes: JsonObject, drawing: Drawing) -> tuple[int, int]:
     steps = drawing.num_inference_steps or model.facts.get("steps") or takes.get("num_inference_steps") or 1
     strength = _strength(takes, drawing)
     if strength is None:
@@ -161,26 +171,26 @@ def _steps(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> tuple[in
             "strength",
         )
     steps = max(steps, needed)
-    # What is left of a product of fractions may be just below one.
+    # Rounding may leave the product of two fractions just below one.
     steps += int(steps * strength) < 1
     return steps, min(int(steps * strength), steps)
 
 
-def _strength(takes: Mapping[str, Any], drawing: Drawing) -> float | None:
+def _strength(takes: JsonObject, drawing: Drawing) -> float | None:
     if "strength" not in takes:
         return None
     return drawing.strength if drawing.strength is not None else float(takes["strength"])
 
 
-def _adapters(model: Model, drawing: Drawing) -> Adapters:
-    for one in drawing.loras:
-        if one.name not in model.adapters:
-            known = ", ".join(sorted(model.adapters)) or "none: launch the model with lora_modules"
-            raise errors.BadRequest(f"There is no LoRA {quoted(one.name)} here; there is {known}.", "loras")
-    return tuple(sorted((one.name, one.scale) for one in drawing.loras if one.scale))
+def _adapters(model: LoadedModel, drawing: Drawing) -> Adapters:
+    for lora in drawing.loras:
+        if lora.name not in model.adapters:
+            names = ", ".join(sorted(model.adapters)) or "none: launch the model with lora_modules"
+            raise errors.BadRequest(f"There is no LoRA {quoted(lora.name)} here; there is {names}.", "loras")
+    return tuple(sorted((lora.name, lora.scale) for lora in drawing.loras if lora.scale))
 
 
-def _control(model: Model, drawing: Drawing) -> Any:
+def _control(model: LoadedModel, drawing: Drawing) -> Image | None:
     if drawing.control_image is None:
         if model.takes_control:
             raise errors.BadRequest(
@@ -192,8 +202,9 @@ def _control(model: Model, drawing: Drawing) -> Any:
     return pictures.read_colours(drawing.control_image, model.max_pixels, "control_image")
 
 
-def _arguments(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> dict[str, Any]:
-    """Numbers that steer; what was asked for and the pipeline does not know is refused, never dropped."""
+def _arguments(model: LoadedModel, takes: JsonObject, drawing: Drawing) -> JsonObject:
+    """Further arguments of the pipeline. What the request asks for and the pipeline does not take is refused, never
+    silently dropped."""
     named = {
         "guidance_scale": (drawing.guidance_scale, "guidance"),
         "true_cfg_scale": (drawing.true_cfg_scale, "true_cfg"),
@@ -204,29 +215,30 @@ def _arguments(model: Model, takes: Mapping[str, Any], drawing: Drawing) -> dict
         "controlnet_conditioning_scale": (drawing.controlnet_conditioning_scale, ""),
     }
     arguments = {}
-    for name, (asked, fact) in named.items():
-        value = asked if asked is not None else model.facts.get(fact)
+    for name, (requested, fact) in named.items():
+        value = requested if requested is not None else model.facts.get(fact)
         if value is None:
             continue
         if name in takes:
             arguments[name] = value
-        elif asked:
+        elif requested:
             raise errors.BadRequest(f"{model.name} takes no {name}.", name)
     return arguments
 
 
-def _label(model: Model, takes: Mapping[str, Any], drawing: Drawing, seed: int) -> dict[str, int]:
-    """The class to draw, for models that know any; left out, one by the seed: the same picture every time."""
-    asked = drawing.class_label
+def _label(model: LoadedModel, takes: JsonObject, drawing: Drawing, seed: int) -> dict[str, int]:
+    """The class to draw, for models that draw classes. Without one in the request the seed chooses, so that equal seeds
+    still make equal pictures."""
+    label = drawing.class_label
     if model.labels is None or "class_labels" not in takes:
-        if asked is not None:
+        if label is not None:
             raise errors.BadRequest(f"{model.name} draws from words, not classes: leave it out.", "class_label")
         return {}
-    if asked is not None and asked >= model.labels:
+    if label is not None and label >= model.labels:
         raise errors.BadRequest(
-            f"There is no class {asked}: {model.name} knows those from 0 to {model.labels - 1}.", "class_label"
+            f"There is no class {label}: {model.name} knows those from 0 to {model.labels - 1}.", "class_label"
         )
-    return {"class_labels": seed % model.labels if asked is None else asked}
+    return {"class_labels": seed % model.labels if label is None else label}
 
 
 def _seeds(drawing: Drawing) -> list[int]:

@@ -19,8 +19,8 @@ from PIL import Image
 
 from cluster import errors
 from deployments.image.requests import MOST_SEED, Drawing
-from deployments.image.sketch import Model, Sketch, sketches
-from tests.deployments.image.studios import as_file, noise, white_square
+from deployments.image.resolved_drawing import LoadedModel, ResolvedDrawing, resolved
+from tests.deployments.image.painter import as_file, noise, white_square
 
 CLASSES = {
     "text2image": StableDiffusionPipeline,
@@ -29,7 +29,7 @@ CLASSES = {
 }
 
 
-def model(**more: Any) -> Model:
+def model(**more: Any) -> LoadedModel:
     scheduler = PNDMScheduler(beta_schedule="scaled_linear")
     known = {
         "name": "m",
@@ -39,11 +39,11 @@ def model(**more: Any) -> Model:
         "side": 64,
         "max_pixels": 128 * 128,
     }
-    return Model(**{**known, **more})
+    return LoadedModel(**{**known, **more})
 
 
-def one(task: str = "text2image", of: Model | None = None, **asked: Any) -> Sketch:
-    found = sketches(of or model(), task, "a cat", Drawing.model_validate(asked))
+def one(task: str = "text2image", of: LoadedModel | None = None, **asked: Any) -> ResolvedDrawing:
+    found = resolved(of or model(), task, "a cat", Drawing.model_validate(asked))
     assert len(found) == asked.get("n", 1)
     return found[0]
 
@@ -117,9 +117,9 @@ def test_a_strength_of_next_to_nothing_is_refused() -> None:
 
 
 def test_seeds_count_on_from_the_first_and_stay_in_their_bounds() -> None:
-    found = sketches(model(), "text2image", "a cat", Drawing(n=3, seed=MOST_SEED - 1))
+    found = resolved(model(), "text2image", "a cat", Drawing(n=3, seed=MOST_SEED - 1))
     assert [one.seed for one in found] == [MOST_SEED - 1, MOST_SEED, 0]
-    listed = sketches(model(), "text2image", "a cat", Drawing(n=2, seed=[9, 4]))
+    listed = resolved(model(), "text2image", "a cat", Drawing(n=2, seed=[9, 4]))
     assert [one.seed for one in listed] == [9, 4]
 
 
@@ -128,7 +128,7 @@ def test_without_a_seed_every_request_has_another() -> None:
 
 
 def test_previews_are_of_the_first_picture() -> None:
-    found = sketches(model(), "text2image", "a cat", Drawing(n=3, partial_images=2))
+    found = resolved(model(), "text2image", "a cat", Drawing(n=3, partial_images=2))
     assert [one.previews for one in found] == [2, 0, 0]
 
 
@@ -198,7 +198,7 @@ def test_refused(task: str, of: dict[str, Any], asked: dict[str, Any], message: 
 
 
 def test_a_picture_is_decoded_once_for_all_of_a_request() -> None:
-    found = sketches(model(), "image2image", "a cat", Drawing(n=3, images=(PICTURE,)))
+    found = resolved(model(), "image2image", "a cat", Drawing(n=3, images=(PICTURE,)))
     assert len({id(one.images[0]) for one in found}) == 1
 
 

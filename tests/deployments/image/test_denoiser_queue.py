@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from cluster import errors
-from deployments.image.cores import Cores
+from deployments.image.denoiser import as_request_error
+from deployments.image.denoiser_queue import DenoiserQueue, DenoiserRequest
+from deployments.image.fibers import ComputeThread
+from deployments.image.loras import Adapters
 from deployments.image.saturation import Saturation
-from deployments.image.steps import Adapters, Rider, Steps, as_request_error
-from tests.deployments.image.studios import Watched
+from tests.deployments.image.painter import Watched
 
 #: What keeps the denoiser busy while others come; it is not written down.
 FIRST = [0.5]
@@ -61,31 +63,31 @@ class Slow(Saturation):
         return 1.0
 
 
-class Ring:
-    """Steps before a doubling denoiser, with riders that call at once."""
+class QueueUnderTest:
+    """A queue before a doubling denoiser, with requests that call at once."""
 
-    def __init__(self, most_samples: int = 100, **more: Any) -> None:
-        self.module = Doubling(most_samples)
+    def __init__(self, fits: int = 100, **more: Any) -> None:
+        self.module = Doubling(fits)
         self.adapted: list[Adapters] = []
-        self.cores = Cores("cpu")
-        self.steps = Steps(self.module, Slow(), self.cores, adapt=self.adapted.append, **more)
+        self.compute = ComputeThread("cpu")
+        self.queue = DenoiserQueue(self.module, Slow(), self.compute, adapt=self.adapted.append, **more)
         self.threads = ThreadPoolExecutor(16)
 
-    def ask(self, value: float, rider: Rider | None = None, **kwargs: Any) -> Future[float]:
+    def ask(self, value: float, request: DenoiserRequest | None = None, **kwargs: Any) -> Future[float]:
         """One call of a request of its own."""
-        rider = rider or Rider(Watched(), 1.0, 1)
+        request = request or DenoiserRequest(Watched(), 1.0, 1)
         asked = {"sample": torch.full((1, 2, 2), value), **kwargs}
 
         def call() -> float:
-            with self.steps.riding(rider) as ride:
-                return float(ride(self.module, **asked)[0].flatten()[0])
+            with self.queue.admitted(request) as run:
+                return float(run(self.module, **asked)[0].flatten()[0])
 
         return self.threads.submit(call)
 
     @property
     def waiting(self) -> int:
         """Requests for which the thread that computes has had no time yet."""
-        return self.cores._executor._work_queue.qsize()
+        return self.compute._executor._work_queue.qsize()
 
     def together(self, *calls: dict[str, Any]) -> list[float | BaseException | None]:
         """Their answers, where all of them waited while the denoiser was busy with another."""
@@ -103,7 +105,7 @@ class Ring:
         self.module.gate.set()
         first.result(10)
         found = [one.exception(10) or one.result() for one in asked]
-        until(lambda: self.steps.is_idle)
+        until(lambda: self.queue.is_idle)
         return found
 
 
@@ -114,96 +116,96 @@ def until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
-def rider(cost: float = 1.0, adapters: Adapters = (), course: Watched | None = None) -> Rider:
-    return Rider(course or Watched(), cost, 1, adapters)
+def request(cost: float = 1.0, adapters: Adapters = (), progress: Watched | None = None) -> DenoiserRequest:
+    return DenoiserRequest(progress or Watched(), cost, 1, adapters)
 
 
 # --------------------------------------------------------------------------------------------- what fits together
 
 
 def test_calls_that_fit_share_a_pass() -> None:
-    ring = Ring()
-    assert ring.together({"value": 1.0}, {"value": 2.0}, {"value": 3.0}) == [2.0, 4.0, 6.0]
-    assert ring.module.passes == [[1.0, 2.0, 3.0]]
+    queued = QueueUnderTest()
+    assert queued.together({"value": 1.0}, {"value": 2.0}, {"value": 3.0}) == [2.0, 4.0, 6.0]
+    assert queued.module.passes == [[1.0, 2.0, 3.0]]
 
 
 def test_all_passes_are_of_one_thread() -> None:
-    ring = Ring()
-    ring.together({"value": 1.0}, {"value": 2.0, "sample": torch.full((1, 5), 2.0)})
-    assert len(ring.module.threads) == 1
-    assert threading.get_ident() not in ring.module.threads
+    queued = QueueUnderTest()
+    queued.together({"value": 1.0}, {"value": 2.0, "sample": torch.full((1, 5), 2.0)})
+    assert len(queued.module.threads) == 1
+    assert threading.get_ident() not in queued.module.threads
 
 
 def test_a_call_of_nobody_goes_straight_through() -> None:
-    ring = Ring()
-    assert ring.module(torch.ones(1, 2))[0].tolist() == [[2.0, 2.0]]
-    assert ring.module.threads == {ring.cores.run(threading.get_ident)}
+    queued = QueueUnderTest()
+    assert queued.module(torch.ones(1, 2))[0].tolist() == [[2.0, 2.0]]
+    assert queued.module.threads == {queued.compute.run(threading.get_ident)}
 
 
 def test_sizes_kinds_and_adapters_do_not_mix() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     calls = [
         {"value": 1.0},
         {"value": 2.0, "sample": torch.full((1, 3, 2), 2.0)},
         {"value": 3.0, "sample": torch.full((1, 2, 2), 3.0, dtype=torch.float64)},
-        {"value": 4.0, "rider": rider(adapters=(("ink", 1.0),))},
+        {"value": 4.0, "request": request(adapters=(("ink", 1.0),))},
         {"value": 5.0, "return_dict": False},
         {"value": 6.0},
     ]
-    assert ring.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
-    assert sorted(ring.module.passes) == [[1.0, 6.0], [2.0], [3.0], [4.0], [5.0]]
-    assert (("ink", 1.0),) in ring.adapted
+    assert queued.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
+    assert sorted(queued.module.passes) == [[1.0, 6.0], [2.0], [3.0], [4.0], [5.0]]
+    assert (("ink", 1.0),) in queued.adapted
 
 
 def test_steps_of_different_times_share_a_pass_each_with_its_own() -> None:
-    ring = Ring()
-    ring.together({"value": 1.0, "timestep": torch.tensor(9.0)}, {"value": 2.0, "timestep": torch.tensor(4.0)})
-    assert ring.module.passes == [[1.0, 2.0]]
-    assert ring.module.kwargs[-1]["timestep"].tolist() == [9.0, 4.0]
+    queued = QueueUnderTest()
+    queued.together({"value": 1.0, "timestep": torch.tensor(9.0)}, {"value": 2.0, "timestep": torch.tensor(4.0)})
+    assert queued.module.passes == [[1.0, 2.0]]
+    assert queued.module.kwargs[-1]["timestep"].tolist() == [9.0, 4.0]
 
 
 def test_with_and_without_the_prompt_stay_together() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     pairs = [torch.tensor([[value], [value + 0.25]]) for value in (1.0, 2.0)]
     times = [{"value": 0, "sample": pair, "timestep": torch.tensor(float(at))} for at, pair in enumerate(pairs)]
-    assert ring.together(*times) == [2.0, 4.0]
-    assert ring.module.passes == [[1.0, 1.25, 2.0, 2.25]]
-    assert ring.module.kwargs[-1]["timestep"].tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert queued.together(*times) == [2.0, 4.0]
+    assert queued.module.passes == [[1.0, 1.25, 2.0, 2.25]]
+    assert queued.module.kwargs[-1]["timestep"].tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_positions_are_shared_by_their_content() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     here, there = torch.arange(6.0).view(3, 2), torch.ones(3, 2)
     calls = [{"value": value, "img_ids": ids.clone()} for value, ids in ((1.0, here), (2.0, here), (3.0, there))]
-    ring.together(*calls)
-    assert sorted(ring.module.passes) == [[1.0, 2.0], [3.0]]
-    joined = next(told["img_ids"] for told in ring.module.kwargs if told["img_ids"].sum() == 15)
+    queued.together(*calls)
+    assert sorted(queued.module.passes) == [[1.0, 2.0], [3.0]]
+    joined = next(told["img_ids"] for told in queued.module.kwargs if told["img_ids"].sum() == 15)
     assert torch.equal(joined, here)
 
 
 def test_words_of_several_lengths_are_filled_up_and_masked() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     short, long = torch.ones(1, 2, 4), torch.ones(1, 3, 4)
     calls = [
         {"value": 1.0, "encoder_hidden_states": short, "encoder_hidden_states_mask": None},
         {"value": 2.0, "encoder_hidden_states": long, "encoder_hidden_states_mask": torch.ones(1, 3, dtype=torch.bool)},
     ]
-    ring.together(*calls)
-    told = ring.module.kwargs[-1]
-    assert ring.module.passes == [[1.0, 2.0]]
+    queued.together(*calls)
+    told = queued.module.kwargs[-1]
+    assert queued.module.passes == [[1.0, 2.0]]
     assert told["encoder_hidden_states"].sum(dim=(1, 2)).tolist() == [8.0, 12.0]
     assert told["encoder_hidden_states_mask"].tolist() == [[True, True, False], [True, True, True]]
 
 
 def test_words_without_a_mask_share_a_pass_only_at_equal_length() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     lengths = [(1.0, 2), (2.0, 3), (3.0, 2)]
-    ring.together(*({"value": value, "encoder_hidden_states": torch.ones(1, n, 4)} for value, n in lengths))
-    assert sorted(ring.module.passes) == [[1.0, 3.0], [2.0]]
+    queued.together(*({"value": value, "encoder_hidden_states": torch.ones(1, n, 4)} for value, n in lengths))
+    assert sorted(queued.module.passes) == [[1.0, 3.0], [2.0]]
 
 
 def test_nested_arguments_are_joined_as_they_nest() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     calls = [
         {
             "value": value,
@@ -213,8 +215,8 @@ def test_nested_arguments_are_joined_as_they_nest() -> None:
         }
         for value in (1.0, 2.0)
     ]
-    ring.together(*calls)
-    told = ring.module.kwargs[-1]
+    queued.together(*calls)
+    told = queued.module.kwargs[-1]
     assert told["added"]["sizes"].tolist() == [[1.0, 1.0], [2.0, 2.0]]
     assert [one.shape for one in told["residuals"]] == [(2, 3), (2, 5)]
     assert told["shapes"] == [(1, 4, 4), (1, 4, 4)]
@@ -224,10 +226,10 @@ def test_nested_arguments_are_joined_as_they_nest() -> None:
 
 
 def test_whoever_has_least_left_goes_first_and_nobody_waits_for_ever() -> None:
-    ring = Ring(most=1)
-    calls = [{"value": value, "rider": rider(cost)} for value, cost in ((1.0, 50), (2.0, 9), (3.0, 7), (4.0, 8))]
-    ring.together(*calls)
-    order = [values[0] for values in ring.module.passes]
+    queued = QueueUnderTest(most_samples=1)
+    calls = [{"value": value, "request": request(cost)} for value, cost in ((1.0, 50), (2.0, 9), (3.0, 7), (4.0, 8))]
+    queued.together(*calls)
+    order = [values[0] for values in queued.module.passes]
     assert sorted(order) == [1.0, 2.0, 3.0, 4.0]
     assert order.index(3.0) < order.index(4.0) < order.index(2.0)
     # The fourth turn is of whoever came first.
@@ -235,50 +237,50 @@ def test_whoever_has_least_left_goes_first_and_nobody_waits_for_ever() -> None:
 
 
 def test_a_pass_takes_no_more_than_fit() -> None:
-    ring = Ring(most=2)
-    ring.together(*({"value": float(value)} for value in range(1, 6)))
-    assert sorted(len(values) for values in ring.module.passes) == [1, 2, 2]
+    queued = QueueUnderTest(most_samples=2)
+    queued.together(*({"value": float(value)} for value in range(1, 6)))
+    assert sorted(len(values) for values in queued.module.passes) == [1, 2, 2]
 
 
 def test_who_is_alone_shares_with_nobody_and_gives_way_afterwards() -> None:
-    ring = Ring()
-    lone, is_in, may_end = rider(), threading.Event(), threading.Event()
+    queued = QueueUnderTest()
+    lone, is_in, may_end = request(), threading.Event(), threading.Event()
 
     def alone() -> float:
-        with ring.steps.riding(lone, alone=True) as ride:
+        with queued.queue.admitted(lone, alone=True) as run:
             is_in.set()
             assert may_end.wait(10)
-            return float(ride(ring.module, torch.full((1, 2), 1.0))[0][0, 0])
+            return float(run(queued.module, torch.full((1, 2), 1.0))[0][0, 0])
 
     def another() -> float:
-        with ring.steps.riding(rider()) as ride:
-            return float(ride(ring.module, torch.full((1, 2), 3.0))[0][0, 0])
+        with queued.queue.admitted(request()) as run:
+            return float(run(queued.module, torch.full((1, 2), 3.0))[0][0, 0])
 
-    first = ring.threads.submit(alone)
+    first = queued.threads.submit(alone)
     assert is_in.wait(10)
-    second = ring.threads.submit(another)
-    until(lambda: len(ring.steps._pending) == 1)
-    third = ring.threads.submit(alone)
+    second = queued.threads.submit(another)
+    until(lambda: len(queued.queue._pending) == 1)
+    third = queued.threads.submit(alone)
     may_end.set()
     assert [done.result(10) for done in (first, second, third)] == [2.0, 6.0, 2.0]
-    assert ring.module.passes == [[1.0], [3.0], [1.0]]
-    until(lambda: ring.steps.is_idle)
+    assert queued.module.passes == [[1.0], [3.0], [1.0]]
+    until(lambda: queued.queue.is_idle)
 
 
 def test_alone_begins_only_when_the_pass_under_way_is_over() -> None:
-    ring = Ring()
-    ring.module.gate.clear()
-    other = ring.ask(1.0)
-    assert ring.module.entered.wait(10)
+    queued = QueueUnderTest()
+    queued.module.gate.clear()
+    other = queued.ask(1.0)
+    assert queued.module.entered.wait(10)
     is_in = threading.Event()
 
     def alone() -> None:
-        with ring.steps.riding(rider(), alone=True):
+        with queued.queue.admitted(request(), alone=True):
             is_in.set()
 
-    lone = ring.threads.submit(alone)
+    lone = queued.threads.submit(alone)
     assert not is_in.wait(0.1)
-    ring.module.gate.set()
+    queued.module.gate.set()
     lone.result(10)
     assert other.result(10) == 2.0
 
@@ -304,21 +306,21 @@ class Contextual(Doubling):
 
 def test_what_a_cache_is_told_of_a_call_is_not_what_others_say_meanwhile() -> None:
     module = Contextual()
-    steps = Steps(module, Slow())
+    queue = DenoiserQueue(module, Slow())
 
     def call(name: str) -> None:
         with module.cache_context(name):
             module(torch.ones(1, 2))
 
-    with ThreadPoolExecutor(1) as threads, steps.riding(rider(), alone=True) as ride:
+    with ThreadPoolExecutor(1) as threads, queue.admitted(request(), alone=True) as run:
 
         def other() -> None:
-            with steps.riding(rider()) as ride:
-                ride(call, "uncond")
+            with queue.admitted(request()) as run:
+                run(call, "uncond")
 
         late = threads.submit(other)
-        until(lambda: len(steps._pending) == 1)
-        ride(call, "cond")
+        until(lambda: len(queue._pending) == 1)
+        run(call, "cond")
         assert module.seen == ["cond"]
     late.result(10)
     # Nobody's context, who is not alone: there is no cache to be told.
@@ -327,17 +329,17 @@ def test_what_a_cache_is_told_of_a_call_is_not_what_others_say_meanwhile() -> No
 
 
 def test_calls_without_a_name_are_told_apart_by_their_place_in_the_step() -> None:
-    module, lone = Contextual(), rider()
-    steps = Steps(module, Slow())
+    module, lone = Contextual(), request()
+    queue = DenoiserQueue(module, Slow())
 
     def two_steps() -> None:
         for step in (1, 2):
             module(torch.ones(1, 2))
             module(torch.ones(1, 2))
-            lone.reach(step)
+            lone.finish(step)
 
-    with steps.riding(lone, alone=True) as ride:
-        ride(two_steps)
+    with queue.admitted(lone, alone=True) as run:
+        run(two_steps)
     assert module.seen == ["call 0", "call 1"] * 2
 
 
@@ -345,18 +347,18 @@ def test_calls_without_a_name_are_told_apart_by_their_place_in_the_step() -> Non
 
 
 def test_a_call_that_fails_fails_alone() -> None:
-    ring = Ring()
-    one, bad, three = ring.together({"value": 1.0}, {"value": -1.0}, {"value": 3.0})
+    queued = QueueUnderTest()
+    one, bad, three = queued.together({"value": 1.0}, {"value": -1.0}, {"value": 3.0})
     assert (one, three) == (2.0, 6.0)
     assert isinstance(bad, ZeroDivisionError)
-    assert ring.module.passes[0] == [1.0, -1.0, 3.0]
-    assert sorted(ring.module.passes[1:]) == [[-1.0], [1.0], [3.0]]
+    assert queued.module.passes[0] == [1.0, -1.0, 3.0]
+    assert sorted(queued.module.passes[1:]) == [[-1.0], [1.0], [3.0]]
 
 
 def test_a_call_for_no_picture_at_all_is_not_the_end_of_the_others() -> None:
-    ring = Ring()
+    queued = QueueUnderTest()
     calls = [{"value": 0.0, "sample": torch.ones(0, 4)}, {"value": 1.0}]
-    nothing, something = ring.together(*calls)
+    nothing, something = queued.together(*calls)
     assert isinstance(nothing, IndexError)
     assert something == 2.0
 
@@ -368,25 +370,25 @@ class Lost(Slow):
 
 def test_when_nobody_can_be_served_all_are_told() -> None:
     module = Doubling()
-    steps = Steps(module, Lost())
+    queue = DenoiserQueue(module, Lost())
     for _ in range(2):
-        with pytest.raises(KeyError, match="the table is lost"), steps.riding(rider()) as ride:
-            ride(module, torch.ones(1, 2))
-    assert not steps._pending
+        with pytest.raises(KeyError, match="the table is lost"), queue.admitted(request()) as run:
+            run(module, torch.ones(1, 2))
+    assert not queue._pending
 
 
 def test_too_many_for_the_memory_are_fewer_from_then_on() -> None:
-    ring = Ring(most_samples=2)
+    queued = QueueUnderTest(fits=2)
     calls = [{"value": float(value)} for value in range(1, 6)]
-    assert ring.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0]
-    assert len(ring.module.passes[0]) == 5
-    ring.together(*calls)
-    assert max(map(len, ring.module.passes)) == 2
+    assert queued.together(*calls) == [2.0, 4.0, 6.0, 8.0, 10.0]
+    assert len(queued.module.passes[0]) == 5
+    queued.together(*calls)
+    assert max(map(len, queued.module.passes)) == 2
 
 
 def test_one_that_does_not_fit_by_itself_is_told_so() -> None:
-    ring = Ring(most_samples=0)
-    (found,) = ring.together({"value": 1.0})
+    queued = QueueUnderTest(fits=0)
+    (found,) = queued.together({"value": 1.0})
     assert isinstance(found, errors.OutOfMemory)
     assert "smaller picture" in found.message
 
@@ -412,14 +414,14 @@ def test_what_a_failed_pass_made_is_let_go() -> None:
             kept.append(weakref.ref(made))
             raise torch.OutOfMemoryError("too many")
 
-    ring = Ring()
-    ring.module.forward = Wasteful().forward  # type: ignore[method-assign]
-    steps = Steps(ring.module, Slow())
+    queued = QueueUnderTest()
+    queued.module.forward = Wasteful().forward  # type: ignore[method-assign]
+    queue = DenoiserQueue(queued.module, Slow())
     with ThreadPoolExecutor(2) as threads:
 
         def call() -> Any:
-            with steps.riding(rider()) as ride:
-                return ride(ring.module, torch.ones(1, 2))
+            with queue.admitted(request()) as run:
+                return run(queued.module, torch.ones(1, 2))
 
         both = [threads.submit(call), threads.submit(call)]
         results = [one.exception(10) for one in both]
@@ -428,40 +430,40 @@ def test_what_a_failed_pass_made_is_let_go() -> None:
 
 
 def test_an_aborted_call_is_dropped_before_its_pass() -> None:
-    ring, course = Ring(), Watched()
-    ring.module.gate.clear()
-    first = ring.ask(9.0)
-    assert ring.module.entered.wait(10)
-    waiting = ring.ask(1.0, rider(course=course))
-    until(lambda: ring.waiting == 1)
-    course.stopped = True
+    queued, progress = QueueUnderTest(), Watched()
+    queued.module.gate.clear()
+    first = queued.ask(9.0)
+    assert queued.module.entered.wait(10)
+    waiting = queued.ask(1.0, request(progress=progress))
+    until(lambda: queued.waiting == 1)
+    progress.stopped = True
     # Long before the pass under way is over.
     assert isinstance(waiting.exception(2), errors.RequestCancelled)
-    ring.module.gate.set()
+    queued.module.gate.set()
     assert first.result(10) == 18.0
-    until(lambda: ring.steps.is_idle)
-    assert ring.module.passes == [[9.0]]
+    until(lambda: queued.queue.is_idle)
+    assert queued.module.passes == [[9.0]]
 
 
 def test_an_aborted_call_that_waits_for_the_denoiser_is_dropped() -> None:
-    ring, course, is_in, may_end = Ring(), Watched(), threading.Event(), threading.Event()
+    queued, progress, is_in, may_end = QueueUnderTest(), Watched(), threading.Event(), threading.Event()
 
     def alone() -> None:
-        with ring.steps.riding(rider(), alone=True):
+        with queued.queue.admitted(request(), alone=True):
             is_in.set()
             assert may_end.wait(10)
 
-    lone = ring.threads.submit(alone)
+    lone = queued.threads.submit(alone)
     assert is_in.wait(10)
-    waiting = ring.ask(1.0, rider(course=course))
-    until(lambda: len(ring.steps._pending) == 1)
-    course.stopped = True
+    waiting = queued.ask(1.0, request(progress=progress))
+    until(lambda: len(queued.queue._pending) == 1)
+    progress.stopped = True
     assert isinstance(waiting.exception(2), errors.RequestCancelled)
-    assert not ring.steps._pending
+    assert not queued.queue._pending
     may_end.set()
     lone.result(10)
-    until(lambda: ring.steps.is_idle)
-    assert ring.module.passes == []
+    until(lambda: queued.queue.is_idle)
+    assert queued.module.passes == []
 
 
 def test_a_failing_adaptation_is_told_to_its_request_only() -> None:
@@ -470,11 +472,11 @@ def test_a_failing_adaptation_is_told_to_its_request_only() -> None:
             raise KeyError("no such layer")
 
     module = Doubling()
-    steps = Steps(module, Slow(), adapt=adapt)
+    queue = DenoiserQueue(module, Slow(), adapt=adapt)
 
     def call(adapters: Adapters) -> Any:
-        with steps.riding(rider(adapters=adapters)) as ride:
-            return ride(module, torch.ones(1, 2))[0].sum().item()
+        with queue.admitted(request(adapters=adapters)) as run:
+            return run(module, torch.ones(1, 2))[0].sum().item()
 
     with ThreadPoolExecutor(2) as threads:
         bad, good = threads.submit(call, (("ink", 1.0),)), threads.submit(call, ())
@@ -485,10 +487,10 @@ def test_a_failing_adaptation_is_told_to_its_request_only() -> None:
 def test_a_compiled_denoiser_stays_compiled() -> None:
     module = torch.nn.Linear(2, 2)
     module.compile(backend="eager")
-    steps = Steps(module, Slow())
+    queue = DenoiserQueue(module, Slow())
     plain = module.weight @ torch.ones(2) + module.bias
-    with steps.riding(rider()) as ride:
-        found = ride(module, torch.ones(1, 2))
+    with queue.admitted(request()) as run:
+        found = run(module, torch.ones(1, 2))
     assert torch.allclose(found[0], plain)
     assert module._compiled_call_impl is None
-    assert hasattr(steps._forward, "_torchdynamo_orig_callable")
+    assert hasattr(queue.denoiser.forward, "_torchdynamo_orig_callable")
