@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from ray import serve
 
 from cluster.calls import Answer, Call
@@ -18,8 +18,8 @@ from cluster.runtime.worker_client import infer
 from cluster.settings import Settings
 from deployments.ingress import generic
 from deployments.ingress.app import build
+from deployments.ingress.auth import guard
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import guard
 from deployments.ingress.paths import Whole
 from deployments.ingress.server import Server
 from deployments.ingress.serving import Served, Serving
@@ -55,12 +55,12 @@ class Hop(Serving):
 
 def add(app: FastAPI, prefix: str, serving: Serving) -> None:
     """The real routes behind the real guard, so that only the hop differs."""
-    same = Depends(guard("infer", serving.settings, lambda: serving.dispatcher.keys))
+    same = guard("infer", serving.settings, lambda: serving.dispatcher.keys)
     services = replace(Services.of(serving.dispatcher, serving.settings), serving=serving)
     routers: list[APIRouter] = [generic.router(serving), embeddings.router(services)]
     for route in (route for routes in routers for route in routes.routes):
         app.add_api_route(
-            prefix + route.path, route.endpoint, methods=route.methods, dependencies=[same], include_in_schema=False
+            prefix + route.path, route.endpoint, methods=route.methods, dependencies=same, include_in_schema=False
         )
 
 

@@ -118,5 +118,5 @@ class lasting(Generic[P]):
 
 def _answered(owner: Sync | Async, request: Request) -> Steps[object]:
     answer = yield request
-    is_job = isinstance(answer, Mapping) and answer.get("object") == "image.job"
+    is_job = isinstance(answer, Mapping) and str(answer.get("object")).endswith(".job")
     return job_of(owner, answer["id"]) if is_job else answer_of(answer)

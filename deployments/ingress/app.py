@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from ray import serve
@@ -22,18 +22,14 @@ from cluster.runtime.actor_calls import HEAD_RESOURCE
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress import chat, control, generic, jobs
-from deployments.ingress.bodies import Bodies, Limits
+from deployments.ingress.auth import guard
+from deployments.ingress.bodies import Bodies, BodyLimits
 from deployments.ingress.dialects import Services, chats, control_bytes, dialects, file_bytes
 from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.errors import as_cluster_error, error_response
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.metrics import IngressMetrics
-from deployments.ingress.middleware import (
-    Lines,
-    RequestMiddleware,
-    as_cluster_error,
-    error_response,
-    guard,
-)
+from deployments.ingress.middleware import AccessLog, RequestMiddleware
 from deployments.ingress.origins import OriginMiddleware, Origins
 from deployments.ingress.paths import Whole, include
 from deployments.ingress.server import Server
@@ -67,11 +63,17 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     infer_paths: list[re.Pattern[str]] = []
     #: How errors are answered, by path, where not as everywhere.
     error_responses: dict[str, ErrorResponse] = {}
-    limits, bodies = Limits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
+    limits, bodies = BodyLimits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
     # The last one added is passed first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
     app.add_middleware(
-        RequestMiddleware, metrics=metrics, most=ONGOING, lines=Lines(logs), limits=limits, bodies=bodies
+        RequestMiddleware,
+        metrics=metrics,
+        most=ONGOING,
+        access_log=AccessLog(logs),
+        limits=limits,
+        bodies=bodies,
+        asks_for_keys=settings.asks_for_keys,
     )
 
     async def answer_error(request: Request, error: Exception) -> Response:
@@ -82,7 +84,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
 
-    def known_keys() -> tuple[Key, ...]:
+    def current_keys() -> tuple[Key, ...]:
         return dispatcher.keys
 
     def behind(
@@ -97,7 +99,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
                 error_responses[path] = answer
             if scope == "infer":
                 infer_paths.append(compile_path(path)[0])
-        include(app, routes, [Depends(guard(scope, settings, known_keys))])
+        include(app, routes, guard(scope, settings, current_keys))
 
     for router in control.public_routers(dispatcher, settings):
         include(app, router)

@@ -1,5 +1,5 @@
-"""The bodies that one ingress is being sent: how large each may be, what all of them hold together, which of them goes
-when there is no room, and what one may cost to be read as JSON."""
+"""Bodies: how large each may be, what all that an ingress is being sent hold together, which of them goes when there is
+no room, what one may cost to be read as JSON; and JSON in and out."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, NamedTuple
 
 import orjson
-from fastapi import Request
+from fastapi import Request, Response
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData
 from starlette.types import Message, Receive
 
 from cluster import errors
+from cluster.names import cut, quoted
+from cluster.value import JsonObject
 
 #: Of routes that take neither texts nor files, and of those that said nothing.
 CONTROL_BYTES = 1_000_000
@@ -37,7 +40,7 @@ GIVE_BACK_AFTER_S = 1.0
 # ---------------------------------------------------------------------------------------------------- what they hold
 
 
-class Limits:
+class BodyLimits:
     """How large a body may be, by the path of its route."""
 
     def __init__(self) -> None:
@@ -58,9 +61,9 @@ class Bodies:
         self._most_unfinished = most_unfinished
         self._ended_bytes = 0
         self.bytes = 0
-        self.unfinished: set[Body] = set()
+        self.unfinished: set[IncomingBody] = set()
 
-    def begin(self, body: Body, announced: int) -> None:
+    def begin(self, body: IncomingBody, announced: int) -> None:
         """Refuses what certainly has no room; what others still send may make way for it."""
         if announced > SMALL and self.bytes + announced > self._most_bytes:
             held = self.bytes - sum(other.size for other in self.unfinished)
@@ -76,7 +79,7 @@ class Bodies:
                 )
         self.unfinished.add(body)
 
-    def grew(self, body: Body, by: int) -> None:
+    def grew(self, body: IncomingBody, by: int) -> None:
         self.bytes += by
         while self.bytes > self._most_bytes and body.size > SMALL:
             held: Counter[str] = Counter()
@@ -87,10 +90,10 @@ class Bodies:
                 raise self._no_room()
             self._close(victim, "there was no room left for others")
 
-    def is_whole(self, body: Body) -> None:
+    def is_whole(self, body: IncomingBody) -> None:
         self.unfinished.discard(body)
 
-    def end(self, body: Body) -> None:
+    def end(self, body: IncomingBody) -> None:
         self.unfinished.discard(body)
         self.bytes -= body.size
         self._ended_bytes += body.size
@@ -100,7 +103,7 @@ class Bodies:
             # By then nobody holds them any more.
             loop.call_later(GIVE_BACK_AFTER_S, loop.run_in_executor, None, _give_back)
 
-    def _close(self, victim: Body, why: str) -> None:
+    def _close(self, victim: IncomingBody, why: str) -> None:
         self.end(victim)
         victim.size = 0
         victim.close(errors.Unavailable(f"The body came too slowly while {why}; send it again.", retry_after_s=RETRY_S))
@@ -118,14 +121,14 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def slowest(bodies: Collection[Body], weights: Mapping[str, int]) -> Body | None:
+def slowest(bodies: Collection[IncomingBody], weights: Mapping[str, int]) -> IncomingBody | None:
     """Of the address that weighs most the one that came the slowest; None where all have only just begun."""
     now = asyncio.get_running_loop().time()
     old = [body for body in bodies if now - body.since >= GRACE_S]
     return max(old, key=lambda body: (weights[body.address], -body.size / (now - body.since)), default=None)
 
 
-class Body:
+class IncomingBody:
     """What one client sends: a body within the limits, and after it perhaps that he has left.
 
     Nobody listens for that while a request is young: it would cost every request a task, and few take so long.
@@ -324,3 +327,52 @@ def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:
         if signs.excess:
             break
     return signs
+
+
+# ---------------------------------------------------------------------------------------------------- JSON in and out
+
+
+class Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
+
+
+def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest] = errors.InvalidBody) -> Any:
+    """The data as its schema reads it, or the first thing wrong with it."""
+    if isinstance(data, (dict, list)):
+        refuse_wide(data)
+    try:
+        return schema.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = cut(".".join(map(str, problem["loc"])))
+        text = problem["msg"].removeprefix("Value error, ")
+        param = cut(str(problem["loc"][0])) if problem["loc"] else None
+        if isinstance(problem.get("ctx", {}).get("error"), errors.ClusterError):
+            raise problem["ctx"]["error"] from None
+        raise invalid(f"{where}: {text}" if where else text, param) from None
+
+
+async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.InvalidBody) -> JsonObject:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    # Any page may send other types anywhere without asking first, and pages say where they are from.
+    if "origin" in request.headers and kind != "application/json" and not kind.endswith("+json"):
+        raise invalid(f"A web page sends its body as Content-Type: application/json, not as {quoted(kind)}.")
+    body = await request.body()
+    if len(body) > SMALL:
+        await refuse_costly(body)
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise invalid(f"The body is not JSON: {error}.") from None
+    if not isinstance(data, dict):
+        raise invalid(f"The body must be a JSON object, not {type(data).__name__}.")
+    return data

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter, Request, Response
 
+from deployments.ingress.bodies import json_body
 from deployments.ingress.dialects import ChatAnswer, Services
-from deployments.ingress.middleware import json_body
 
 
 def router(services: Services, chats: Mapping[str, Callable[[Services], ChatAnswer]]) -> APIRouter:

@@ -22,9 +22,9 @@ from cluster.value import JsonObject
 from deployments import wings
 from deployments.ingress.bodies import CONTROL_BYTES
 from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.errors import error_response
 from deployments.ingress.files import Files
 from deployments.ingress.jobs import BackgroundJobs
-from deployments.ingress.middleware import error_response
 from deployments.ingress.progress import RequestProgress
 from deployments.ingress.serving import Serving
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from cluster import errors, keys
-from deployments.ingress.middleware import Json, checked, json_body
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.serving import Serving
 
 

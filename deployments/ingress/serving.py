@@ -17,9 +17,9 @@ from cluster.calls import Answer
 from cluster.names import quoted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
+from deployments.ingress.auth import owner_of
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.media import Media
-from deployments.ingress.middleware import owner_of
 from deployments.vectors import Rows, joined
 
 T = TypeVar("T")

@@ -19,10 +19,19 @@ from fastapi import Request, Response
 
 from cluster import errors
 from deployments.image.http.forms import size_of
-from deployments.ingress.bodies import CONTROL_BYTES, Limits, Signs, form_of, refuse_costly, signs_outside_texts
+from deployments.ingress.bodies import (
+    CONTROL_BYTES,
+    BodyLimits,
+    Json,
+    Signs,
+    checked,
+    form_of,
+    json_body,
+    refuse_costly,
+    signs_outside_texts,
+)
 from deployments.ingress.control.changes import Declared
 from deployments.ingress.media import PIECE, decoded
-from deployments.ingress.middleware import Json, checked, json_body
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
 from deployments.ocr.http.body import Ask, of_fields
 from tests.deployments.ingress.test_middleware import House, run
@@ -121,7 +130,7 @@ def test_only_what_stands_outside_texts_counts() -> None:
 
 
 def test_a_route_that_says_nothing_takes_little() -> None:
-    limits = Limits()
+    limits = BodyLimits()
     limits.set("/v1/embeddings", 100)
     assert (limits.of("/v1/embeddings"), limits.of("/v1/anything")) == (100, CONTROL_BYTES)
 

@@ -19,9 +19,8 @@ from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
 from deployments.image.http import masks
 from deployments.image.requests import MOST_SEED, Drawing
-from deployments.ingress.bodies import form_of, inner_json
+from deployments.ingress.bodies import checked, form_of, inner_json, json_body
 from deployments.ingress.media import Media
-from deployments.ingress.middleware import checked, json_body
 
 #: Every name under which files come, and the field of a drawing that they are.
 FILES = {

@@ -20,11 +20,12 @@ from deployments.abilities import TASKS
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import Ask, Brought
 from deployments.image.requests import Drawing, DrawnPicture, Task
-from deployments.ingress import jobs
+from deployments.ingress.auth import owner_of
+from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
+from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ingress.media import Media
-from deployments.ingress.middleware import Json, as_cluster_error, owner_of
 from deployments.ingress.progress import views
 
 #: Pixels of a picture that count as one token: the patches that most models draw in.
@@ -164,8 +165,8 @@ class Images:
             )
             return await asyncio.to_thread(self._body, order, answer.outputs)
 
-        record = await self._background.begin(request.state.key, order.model, work)
-        return Json(record.shown(), 202)
+        record = await self._background.begin("image.job", request.state.key, order.model, work)
+        return Json(record.to_json(), 202)
 
     def _body(self, order: Order, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
         data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
@@ -209,7 +210,7 @@ class Images:
         except Exception as error:
             if not has_begun:
                 raise
-            yield _event("error", jobs.error_body(as_cluster_error(error)))
+            yield _event("error", error_body(as_cluster_error(error)))
         finally:
             asking.cancel()
 

@@ -28,10 +28,10 @@ from deployments.image.http.masks import Cut, Inpaint
 from deployments.image.pictures import parameters_of
 from deployments.image.requests import MOST_PREVIEWS, DrawnPicture
 from deployments.image.samplers import NAMES
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
 from deployments.ingress.media import Media
-from deployments.ingress.middleware import Json, checked, json_body
 
 #: How the noise falls from step to step; the name of a sampler has it at its end.
 SCHEDULERS = ("automatic", "karras", "exponential", "beta")

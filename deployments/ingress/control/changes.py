@@ -14,9 +14,9 @@ from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.value import JsonObject
 from deployments import resolve
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog, looked_up
-from deployments.ingress.middleware import Json, checked, json_body
 
 
 class Declared(BaseModel):

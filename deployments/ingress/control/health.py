@@ -17,9 +17,10 @@ from cluster.metrics import page
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.value import JsonObject
+from deployments.ingress.auth import bearer
+from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
-from deployments.ingress.middleware import Json, bearer
 
 
 def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:

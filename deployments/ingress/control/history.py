@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends
 
 from cluster.runtime.supervisor_client import SupervisorClient
+from deployments.ingress.bodies import Json
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.shapes import event_row
-from deployments.ingress.middleware import Json
 
 #: The most lines of a log that one answer holds.
 MOST_LINES = 10_000

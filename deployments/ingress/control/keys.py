@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.keys import Key
 from cluster.runtime.supervisor_client import SupervisorClient
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.waiting import until_seen
-from deployments.ingress.middleware import Json, checked, json_body
 
 
 class NewKey(BaseModel):

@@ -9,8 +9,8 @@ from cluster.names import cut
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from deployments.ingress.bodies import Json
 from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row
-from deployments.ingress.middleware import Json
 from deployments.ingress.routing import RouteTable
 
 OWNER = "xinference"

@@ -13,11 +13,11 @@ from cluster.settings import Settings
 from cluster.status import ModelState, ModelStatus
 from cluster.value import JsonObject
 from cluster.weights.inventory import asking_once
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.plan import fit_of, resolved
 from deployments.ingress.control.shapes import progress_body
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
-from deployments.ingress.middleware import Json, checked, json_body
 from deployments.ingress.routing import RouteTable
 
 #: How long a launch may be waited for when the caller sets no limit.

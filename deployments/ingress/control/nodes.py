@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request
 from cluster import keys
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node
+from deployments.ingress.bodies import Json
 from deployments.ingress.control.shapes import load_row, node_row
-from deployments.ingress.middleware import Json
 
 
 def watching(supervisor: SupervisorClient) -> APIRouter:

@@ -14,10 +14,10 @@ from cluster.names import quoted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments import model_types
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
 from deployments.ingress.control.shapes import cached_rows, engines_body
-from deployments.ingress.middleware import Json, checked, json_body
 
 
 class Registration(BaseModel):

@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.runtime.supervisor_client import SupervisorClient
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.shapes import replica_row
-from deployments.ingress.middleware import Json, checked, json_body
 
 
 class Replicas(BaseModel):

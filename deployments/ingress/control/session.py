@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from cluster.settings import Settings
-from deployments.ingress.middleware import Json
+from deployments.ingress.bodies import Json
 from deployments.ingress.version import VERSION
 
 

@@ -12,9 +12,8 @@ from starlette.datastructures import UploadFile
 from cluster import errors
 from cluster.names import cut, nearest, quoted
 from cluster.settings import Settings
-from deployments.ingress.bodies import form_of, inner_json
+from deployments.ingress.bodies import checked, form_of, inner_json, json_body
 from deployments.ingress.media import Fetcher, Media, decoded_aside
-from deployments.ingress.middleware import checked, json_body
 from deployments.ocr.http.documents import Given
 from deployments.ocr.requests import Reading
 

@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.value import JsonObject
-from deployments.ingress import jobs
+from deployments.ingress.auth import owner_of
+from deployments.ingress.bodies import Json, checked
 from deployments.ingress.dialects import ChatAnswer, Services
+from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
-from deployments.ingress.middleware import Json, as_cluster_error, checked, owner_of
 from deployments.ocr import formats
 from deployments.ocr.http.body import Ask
 from deployments.ocr.http.documents import Given
@@ -88,7 +89,7 @@ class Chat:
         except Exception as error:
             if not any(read.page.markdown for read in found):
                 raise
-            yield _event(jobs.error_body(as_cluster_error(error)))
+            yield _event(error_body(as_cluster_error(error)))
 
     def _chunk(self, delta: dict[str, str], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}

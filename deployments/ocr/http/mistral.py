@@ -13,8 +13,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from deployments.ingress.auth import owner_of
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, checked, json_body, owner_of
 from deployments.ocr.http.body import Ask, Pages
 from deployments.ocr.http.ocr import Ocr
 from deployments.ocr.http.pages import every

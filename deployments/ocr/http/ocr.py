@@ -17,10 +17,11 @@ from starlette.responses import StreamingResponse
 from cluster import errors
 from cluster.calls import View
 from cluster.routes import ModelRoutes
-from deployments.ingress import jobs
+from deployments.ingress.auth import owner_of
+from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
+from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
-from deployments.ingress.middleware import Json, as_cluster_error, owner_of
 from deployments.ingress.progress import views
 from deployments.ocr import formats
 from deployments.ocr.http.body import Ask, Papers
@@ -166,8 +167,8 @@ class Ocr:
                 with await self._written_pdf(course) as file:
                     return await asyncio.to_thread(_all_of, file)
 
-        record = await self._services.jobs.begin(request.state.key, order.model, work)
-        return Json(record.shown(), 202)
+        record = await self._services.jobs.begin("ocr.job", request.state.key, order.model, work)
+        return Json(record.to_json(), 202)
 
     # -------------------------------------------------------------------------------------------------- streams
 
@@ -186,7 +187,7 @@ class Ocr:
         except Exception as error:
             if not has_begun:
                 raise
-            yield event_of("error", jobs.error_body(as_cluster_error(error)))
+            yield event_of("error", error_body(as_cluster_error(error)))
 
     async def _of_pages(
         self, order: Order, course: Course, pages: AsyncGenerator[Read], found: list[Read]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served
 from deployments.text.http.fields import flag, model_of, texts_of, truncation
 

@@ -8,8 +8,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from cluster import errors
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served
 from deployments.text.http.encoding import Form
 from deployments.text.http.fields import embedding_params, model_of, most_tokens, texts_of

@@ -13,8 +13,8 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served, Serving
 from deployments.text.http.encoding import Form
 from deployments.text.http.fields import embedding_params, first, flag, model_of, most_tokens, name_of

@@ -20,9 +20,8 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.names import quoted
-from deployments.ingress.bodies import inner_json
+from deployments.ingress.bodies import Json, inner_json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served
 from deployments.text.http.fields import count, first, flag, model_of, truncation
 

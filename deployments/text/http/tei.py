@@ -15,8 +15,9 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.routes import ModelRoutes
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, error_response, json_body
+from deployments.ingress.errors import error_response
 from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.ingress.version import VERSION
 from deployments.text.http.classify import best_first

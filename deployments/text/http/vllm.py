@@ -11,8 +11,8 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.middleware import Json, json_body
 from deployments.ingress.serving import Served, Serving
 from deployments.text.http.classify import is_raw, scores_of
 from deployments.text.http.embeddings import inputs

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict
 from cluster import errors
 from cluster.metrics import page
 from cluster.settings import Settings
-from deployments.ingress.bodies import Bodies, Limits
+from deployments.ingress.bodies import Bodies, BodyLimits, Json, checked, json_body
 from deployments.ingress.metrics import IngressMetrics
-from deployments.ingress.middleware import WRITE_S, Json, Lines, RequestMiddleware, checked, json_body
+from deployments.ingress.middleware import WRITE_S, AccessLog, RequestMiddleware
 from deployments.ingress.server import Server
 from tests.live import free_port
 
@@ -37,14 +37,14 @@ class House:
         self.settings = Settings(**{"port": free_port(), "max_body_bytes": 300_000, **settings})
         app = FastAPI(openapi_url=None)
         logging.getLogger("cluster.access").setLevel(logging.INFO)
-        self.limits, self.bodies = Limits(), Bodies(self.settings.bodies_bytes)
+        self.limits, self.bodies = BodyLimits(), Bodies(self.settings.bodies_bytes)
         for path in ("/work", "/late"):
             self.limits.set(path, self.settings.max_body_bytes)
         app.add_middleware(
             RequestMiddleware,
             metrics=self.metrics,
             most=most,
-            lines=Lines(self.log),
+            access_log=AccessLog(self.log),
             limits=self.limits,
             bodies=self.bodies,
         )

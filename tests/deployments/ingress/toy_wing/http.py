@@ -7,8 +7,8 @@ from fastapi import APIRouter, Request, Response
 from cluster import errors
 from cluster.settings import Settings
 from cluster.value import JsonObject
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import ChatAnswer, Dialect, Services
-from deployments.ingress.middleware import Json, json_body
 
 
 def router(services: Services) -> APIRouter:

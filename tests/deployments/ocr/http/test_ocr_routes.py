@@ -341,7 +341,7 @@ def finished(server: httpx.Client, id: str) -> dict[str, Any]:
 
 def test_a_job_outlives_its_caller(server):
     answer = asked(server, document("one", "two", "three", "four"), model="slow-reader", background="true")
-    assert answer.status_code == 202
+    assert answer.status_code == 202 and answer.json()["object"] == "ocr.job"
     id = answer.json()["id"]
     seen = until(lambda: 0 < server.get(f"/v1/images/jobs/{id}").json()["progress"] < 1, within=10)
     assert seen
