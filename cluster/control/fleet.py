@@ -6,18 +6,17 @@ plans; the simulation in the tests does the same with workers that exist only on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
-from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, Worker, WorkerEvent, step
+from cluster.control.lifecycle import HOLDS_CLAIM, Worker, WorkerEvent, step
 from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, Waiting, reconcile
-from cluster.errors import ClusterError, DownloadFailed
+from cluster.errors import DownloadFailed
 from cluster.launch import Wanted
-from cluster.routes import ModelRoutes, Route
 from cluster.settings import Settings
-from cluster.status import Claim, Memory, ModelState, ModelStatus, Node, Report, WorkerName, WorkerState, WorkerStatus
+from cluster.status import Claim, Memory, Node, Report, WorkerName, WorkerState
 
 S = WorkerState
 E = WorkerEvent
@@ -295,123 +294,10 @@ class Fleet:
         found = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
         return sorted(found, key=lambda w: (w.name.generation, w.name.index))
 
-    def routes(self) -> dict[str, ModelRoutes]:
-        """What ingresses may send work to. A worker that does not answer a probe is used only when no other is left."""
-        table = {}
-        for uid, wish in self.wanted.items():
-            ready = [w for w in self.of(uid) if w.state == S.READY]
-            usable = ready or [w for w in self.of(uid) if w.state == S.SUSPECT]
-            state, reason = self.state_of(wish)
-            table[uid] = ModelRoutes(
-                uid=uid,
-                abilities=wish.abilities,
-                workers=tuple(Route(str(w.name), wish.spec.request_limits, w.node) for w in usable),
-                state=state,
-                reason=reason,
-                description=self.description(wish),
-                aliases=tuple(
-                    {wish.entry.name.lower(), wish.source.id.lower(), *(alias.lower() for alias in wish.entry.aliases)}
-                ),
-                recovering=uid in self.served and uid not in self.unreadable,
-            )
-        return table
-
-    def state_of(self, wish: Wanted) -> tuple[ModelState, str]:
-        workers = self.of(wish.uid)
-        current = [w for w in workers if w.name.generation == wish.generation]
-        ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
-        if wish.uid in self.unreadable:
-            serves = any(w.state in (S.READY, S.SUSPECT) for w in workers)
-            return (ModelState.DEGRADED if serves else ModelState.WAITING), self.unreadable[wish.uid]
-        failed = [w for w in current if w.state == S.FAILED]
-        if ready >= wish.replica:
-            return ModelState.READY, ""
-        if failed:
-            serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
-            return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
-        reason = self.waiting[wish.uid].reason if wish.uid in self.waiting else ""
-        if any(w.state in (S.READY, S.SUSPECT) for w in workers):
-            return ModelState.DEGRADED, reason
-        if any(w.state in ALIVE for w in current) or not reason:
-            return ModelState.LOADING, reason
-        return ModelState.WAITING, reason
-
-    def status(self, wish: Wanted) -> ModelStatus:
-        state, reason = self.state_of(wish)
-        workers = self.of(wish.uid)
-        current = [w for w in workers if w.name.generation == wish.generation and w.state in ALIVE]
-        failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wish.generation), None)
-        fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
-        return ModelStatus(
-            uid=wish.uid,
-            state=state,
-            reason=reason,
-            error_code=_code_of(failed.report.error) if failed else self.waiting.get(wish.uid, Waiting("")).code,
-            log_tail=failed.report.log_tail if failed else (),
-            replica=wish.replica,
-            ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
-            restarts=self.restarts.get(wish.uid, 0),
-            generation=wish.generation,
-            stage=next(
-                (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
-            ),
-            progress=1.0 if state == ModelState.READY else sum(fractions) / wish.replica,
-            created=wish.created,
-            wanted=wish,
-            workers=tuple(self._worker_status(w) for w in workers),
-            about=next((w.report.about for w in current if w.state == S.READY), {}),
-        )
-
-    def _worker_status(self, worker: Worker) -> WorkerStatus:
-        report = worker.report
-        node = self.nodes.get(worker.node)
-        return WorkerStatus(
-            id=str(worker.name),
-            index=worker.name.index,
-            generation=worker.name.generation,
-            state=worker.state,
-            node=node.ip if node else worker.node,
-            address=f"{report.node_ip}:{report.pid}" if report.pid else "",
-            pid=report.pid,
-            cards=report.cards or tuple(card for card, _ in worker.claim.cards),
-            claim_bytes=worker.claim.memory_bytes,
-            stage=report.progress.stage,
-            progress=1.0 if worker.state == S.READY else report.progress.fraction,
-            done_bytes=report.progress.done_bytes,
-            total_bytes=report.progress.total_bytes,
-            files=report.progress.files,
-            reason=worker.reason,
-            error_code=_code_of(report.error),
-        )
-
-    def description(self, wish: Wanted) -> dict[str, object]:
-        """What clients of any dialect read about a model; the keys are Xinference's."""
-        workers = self.of(wish.uid)
-        ready = [w for w in workers if w.state in (S.READY, S.SUSPECT)]
-        about: Mapping[str, object] = ready[0].report.about if ready else {}
-        entry, source = wish.entry, wish.source
-        return {
-            "model_type": entry.type,
-            "address": ready[0].report.node_ip + f":{ready[0].report.pid}" if ready else "",
-            "accelerators": [str(card) for w in ready for card in w.report.cards],
-            "model_name": entry.name,
-            "model_engine": wish.spec.model_engine or entry.family.replace("-", "_"),
-            "model_format": source.format,
-            "model_family": entry.family,
-            "model_hub": source.hub,
-            "model_revision": source.revision,
-            "quantization": wish.spec.quantization or "none",
-            "language": list(entry.languages),
-            "max_tokens": entry.max_tokens,
-            "dimensions": entry.facts.get("dimensions"),
-            "model_ability": list(wish.abilities),
-            "controlnet": entry.facts.get("controlnet"),
-            "replica": wish.replica,
-            **about,
-        }
-
-
-def _code_of(error: Exception | None) -> str:
-    if error is None:
-        return ""
-    return error.code() if isinstance(error, ClusterError) else "load_failed"
+    def threads_on(self, node_id: str) -> int:
+        """Workers of a node share its cores: each computes with this many threads."""
+        node = self.nodes.get(node_id)
+        sharing = [
+            w for w in self.workers.values() if w.node == node_id and w.state in (S.READY, S.LOADING, S.STARTING)
+        ]
+        return max(1, int((node.cpus if node else 1) // max(1, len(sharing))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster.control.fleet import Fleet
+from cluster.control.views import state_of
 from cluster.metrics import Samples, gauge_family
 
 
@@ -12,7 +13,7 @@ def samples_of(fleet: Fleet, uptime_s: float, free_bytes: int | None = None) -> 
         for w in fleet.workers.values()
     ]
     wished = [({"model": uid}, float(wish.replica)) for uid, wish in fleet.wanted.items()]
-    models = [({"model": uid, "state": str(fleet.state_of(wish)[0])}, 1.0) for uid, wish in fleet.wanted.items()]
+    models = [({"model": uid, "state": str(state_of(fleet, wish)[0])}, 1.0) for uid, wish in fleet.wanted.items()]
     restarts = [({"model": uid}, float(fleet.restarts.get(uid, 0))) for uid in fleet.wanted]
     memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
     claimed = [

@@ -76,7 +76,7 @@ async def _drain_workers(settings: Settings, node: str, deadline: float) -> list
     routes = [route for model in snapshot.models.values() for route in model.workers if route.node == node]
     busy = {route.worker: RayHandle(snapshot.handles[route.worker]) for route in routes}
     for handle in busy.values():
-        await handle.control("drain", snapshot.epoch, timeout_s=10.0)
+        await handle.drain(snapshot.epoch, timeout_s=10.0)
     while busy and time.monotonic() < deadline:
         busy = {name: handle for name, handle in busy.items() if await _is_busy(handle)}
         await asyncio.sleep(0.2)
@@ -85,7 +85,7 @@ async def _drain_workers(settings: Settings, node: str, deadline: float) -> list
 
 async def _is_busy(handle: Any) -> bool:
     try:
-        _, _, report = await handle.control("describe", timeout_s=5.0)
+        _, _, report = await handle.describe(timeout_s=5.0)
     except errors.WorkerLost:
         return False
     except errors.ClusterError:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
 import ray
@@ -14,17 +14,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
-from cluster.control.supervisor import Handle
+from cluster.control.platform import Handle
 from cluster.launch import Wanted
+from cluster.metrics import Samples
 from cluster.runtime import node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, answer_of
 from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
-from cluster.status import Memory, Node, WorkerName
+from cluster.status import Claim, Memory, Node, Report, WorkerName
 from cluster.weights.locate import locate
+from cluster.worker.worker import Worker
 
 log = logging.getLogger("cluster.platform")
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
 
 #: Longest that a dry run waits for a node to look for a folder.
 LOOK_S = 10.0
@@ -36,10 +40,39 @@ class RayHandle(Handle):
     def __init__(self, actor: Any) -> None:
         self.remote = actor
 
-    async def control(self, method: str, *args: Any, timeout_s: float) -> Any:
+    async def describe(self, *, timeout_s: float) -> tuple[Wanted, Claim, Report]:
+        return await self._control(timeout_s, Worker.describe)
+
+    async def start(self, epoch: int, where: tuple[str, str], threads: int, *, timeout_s: float) -> None:
+        await self._control(timeout_s, Worker.start, epoch, where, threads)
+
+    async def report(self, epoch: int, version: int, wait_s: float, *, timeout_s: float) -> tuple[int, Report]:
+        return await self._control(timeout_s, Worker.report, epoch, version, wait_s)
+
+    async def set_threads(self, epoch: int, threads: int, *, timeout_s: float) -> None:
+        await self._control(timeout_s, Worker.set_threads, epoch, threads)
+
+    async def drain(self, epoch: int, *, timeout_s: float) -> None:
+        await self._control(timeout_s, Worker.drain, epoch)
+
+    async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
+        return await self._control(timeout_s, Worker.logs, lines)
+
+    async def samples(self, *, timeout_s: float) -> Samples:
+        return await self._control(timeout_s, Worker.samples)
+
+    async def _control(
+        self,
+        timeout_s: float,
+        method: Callable[Concatenate[Worker, Arguments], Awaitable[T]],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> T:
         """Control calls have a thread of their own: a worker busy with inference answers them."""
-        call = getattr(self.remote, method).options(concurrency_group="control")
-        return await answer_of(call.remote(*args), timeout_s)
+        # Ray knows an actor's methods by their names only.
+        call = getattr(self.remote, method.__name__).options(concurrency_group="control")
+        answer: T = await answer_of(call.remote(*args, **kwargs), timeout_s)
+        return answer
 
     async def probe(self, timeout_s: float) -> float:
         return float(await answer_of(self.remote.probe.remote(), timeout_s))

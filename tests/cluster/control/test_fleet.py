@@ -9,6 +9,7 @@ from cluster import errors
 from cluster.control.fleet import EVENT_OF_PHASE, Fleet
 from cluster.control.lifecycle import WorkerEvent
 from cluster.control.reconcile import GOOD_RUN_S
+from cluster.control.views import routes_of, state_of, status_of
 from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, ModelState, Node, Report, WorkerName, WorkerState
@@ -61,7 +62,7 @@ def the(found: Fleet) -> str:
 
 
 def state(found: Fleet, uid: str = "m") -> tuple[ModelState, str]:
-    return found.state_of(found.wanted[uid])
+    return state_of(found, found.wanted[uid])
 
 
 def lose(found: Fleet, name: str, now: float) -> None:
@@ -159,7 +160,7 @@ def test_a_model_that_is_not_wanted_any_more_leaves_nothing() -> None:
     lose(found, the(found), 10.0)
     found.unwant("m")
     assert (found.wanted, found.losses, found.restarts, found.waiting, found.served) == ({}, {}, {}, {}, set())
-    assert found.routes() == {}
+    assert routes_of(found) == {}
 
 
 def test_a_drained_worker_is_no_loss() -> None:
@@ -234,7 +235,7 @@ def test_a_failed_load_says_why_and_is_not_tried_again() -> None:
     found = failed(errors.LoadFailed("m could not be loaded: ValueError: no such option"))
     assert [carry_out(found, now) for now in (2.0, 100.0, 1e6)] == [[], [], []]
     assert found.expired(1e6) == []
-    status = found.status(found.wanted["m"])
+    status = status_of(found, found.wanted["m"])
     assert (status.state, status.reason) == (M.FAILED, "m could not be loaded: ValueError: no such option")
     assert (status.error_code, status.log_tail) == ("load_failed", ("loading", "it broke"))
     assert (status.workers[0].state, status.workers[0].error_code) == (S.FAILED, "load_failed")
@@ -242,7 +243,7 @@ def test_a_failed_load_says_why_and_is_not_tried_again() -> None:
 
 def test_a_failure_that_is_not_ours_is_a_failed_load() -> None:
     found = failed(ValueError("no such option"))
-    assert found.status(found.wanted["m"]).error_code == "load_failed"
+    assert status_of(found, found.wanted["m"]).error_code == "load_failed"
 
 
 def test_weights_that_could_not_be_had_are_tried_again_after_the_pause() -> None:
@@ -271,7 +272,7 @@ def test_an_adopted_worker_goes_on_where_it_was() -> None:
     assert found.adopt(name, ready(pid=7), Claim(GIB), 5.0).state == S.READY
     assert carry_out(found, 5.0) == []
     assert state(found) == (M.READY, "")
-    assert [route.worker for route in found.routes()["m"].workers] == [str(name)]
+    assert [route.worker for route in routes_of(found)["m"].workers] == [str(name)]
 
 
 @pytest.mark.parametrize(
@@ -391,7 +392,7 @@ def test_a_model_that_lost_its_only_worker_loads_again() -> None:
     assert state(found) == (M.WAITING, "lost 1 times, started again in 0 s")
     carry_out(found, 11.0)
     assert state(found)[0] == M.LOADING
-    assert found.status(found.wanted["m"]).restarts == 1
+    assert status_of(found, found.wanted["m"]).restarts == 1
 
 
 def test_a_bad_update_is_told_while_the_old_one_serves() -> None:
@@ -401,7 +402,7 @@ def test_a_bad_update_is_told_while_the_old_one_serves() -> None:
     found.see_report(new, Report(phase="failed", error=errors.LoadFailed("bad weights")), 2.0)
     carry_out(found, 3.0)
     assert state(found) == (M.DEGRADED, "bad weights")
-    (route,) = found.routes()["m"].workers
+    (route,) = routes_of(found)["m"].workers
     assert route.worker == "worker:m:1:0-s0"
 
 
@@ -410,7 +411,7 @@ def test_old_and_new_generation_serve_together() -> None:
     found.want(make_wanted(replica=2, generation=2))
     new, _ = carry_out(found, 1.0)
     found.see_report(new, ready(), 2.0)
-    assert [route.worker for route in found.routes()["m"].workers] == [
+    assert [route.worker for route in routes_of(found)["m"].workers] == [
         *("worker:m:1:0-s0", "worker:m:1:1-s1", "worker:m:2:0-s2")
     ]
 
@@ -419,18 +420,18 @@ def test_a_silent_worker_is_used_only_when_no_other_is_left() -> None:
     found = serving(make_wanted(replica=2))
     first, second = found.workers
     found.see(first, E.SILENT, 1.0)
-    assert [route.worker for route in found.routes()["m"].workers] == [second]
+    assert [route.worker for route in routes_of(found)["m"].workers] == [second]
     found.see(second, E.SILENT, 2.0)
-    assert [route.worker for route in found.routes()["m"].workers] == [first, second]
+    assert [route.worker for route in routes_of(found)["m"].workers] == [first, second]
     found.see(first, E.ANSWERED, 3.0)
-    assert [route.worker for route in found.routes()["m"].workers] == [first]
+    assert [route.worker for route in routes_of(found)["m"].workers] == [first]
 
 
 @pytest.mark.parametrize("event", [E.DRAIN, E.DIED])
 def test_what_stops_is_routed_out(event: E) -> None:
     found = serving(make_wanted())
     found.see(the(found), event, 1.0)
-    assert found.routes()["m"].workers == ()
+    assert routes_of(found)["m"].workers == ()
 
 
 def test_routes_say_all_that_an_ingress_needs() -> None:
@@ -441,7 +442,7 @@ def test_routes_say_all_that_an_ingress_needs() -> None:
             "source": wanted.source.model_copy(update={"hub": "huggingface", "id": "Org/M"}),
         }
     )
-    model = serving(wanted).routes()["m"]
+    model = routes_of(serving(wanted))["m"]
     assert (model.abilities, model.state, model.reason, model.recovering) == (("infer",), M.READY, "", True)
     assert set(model.aliases) == {"m", "mm", "org/m"}
     assert [(route.limit, route.node) for route in model.workers] == [(3, "n0")]
@@ -454,7 +455,7 @@ def test_a_model_that_has_served_is_recovering_and_a_new_one_is_not() -> None:
     found = serving(make_wanted())
     found.want(make_wanted("new"))
     found.see(the(found), E.DIED, 1.0)
-    assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
+    assert {uid: model.recovering for uid, model in routes_of(found).items()} == {"m": True, "new": False}
 
 
 def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
@@ -462,7 +463,7 @@ def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
     found = fleet(make_wanted())
     found.adopt(WorkerName("m", 1, 0, "old"), ready(), Claim(GIB), 5.0)
     found.want(make_wanted(generation=2))
-    assert found.routes()["m"].recovering
+    assert routes_of(found)["m"].recovering
 
 
 # ------------------------------------------------------------------------------------------------ was it READY
@@ -505,7 +506,7 @@ def test_how_many_there_were_is_remembered_as_well() -> None:
 def test_what_was_ready_before_a_restart_is_recovering_after_it() -> None:
     found = fleet(make_wanted(), make_wanted("new"))
     found.remember([make_wanted(), make_wanted("terminated")])
-    assert {uid: model.recovering for uid, model in found.routes().items()} == {"m": True, "new": False}
+    assert {uid: model.recovering for uid, model in routes_of(found).items()} == {"m": True, "new": False}
     found.unwant("m")
     assert found.last_ready == {} and found.served == set()
 
@@ -546,7 +547,7 @@ def test_progress_is_the_mean_of_all_replicas() -> None:
     first, second, *_ = carry_out(found, 0.0)
     found.see_report(first, ready(), 1.0)
     found.see_report(second, Report(phase="loading", progress=LoadProgress("downloading", 0.5)), 1.0)
-    status = found.status(found.wanted["m"])
+    status = status_of(found, found.wanted["m"])
     assert (status.progress, status.stage, status.ready, status.replica) == (0.375, "downloading", 1, 4)
 
 
@@ -564,14 +565,14 @@ def test_the_stage_is_told_at_every_moment(report: Report | None, stage: str, pr
     if report is not None:
         carry_out(found, 0.0)
         found.see_report(the(found), report, 1.0)
-    status = found.status(found.wanted["m"])
+    status = status_of(found, found.wanted["m"])
     assert (status.stage, status.progress) == (stage, progress)
 
 
 def test_the_status_says_where_each_worker_is() -> None:
     found = serving(make_wanted())
     found.see_report(the(found), ready(pid=42, about={"dimensions": 384}), 1.0)
-    status = found.status(found.wanted["m"])
+    status = status_of(found, found.wanted["m"])
     (told,) = status.workers
     assert (told.node, told.address, told.pid, told.claim_bytes) == ("n0", "10.0.0.1:42", 42, GIB)
     assert status.about == {"dimensions": 384}

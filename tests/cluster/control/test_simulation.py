@@ -15,6 +15,7 @@ from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent
 from cluster.control.reconcile import is_settled
+from cluster.control.views import routes_of
 from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import LoadProgress, Report, WorkerState
@@ -170,7 +171,7 @@ class World:
                 for card, share in worker.claim.cards:
                     cards[card] += share
             assert all(used <= 1.0001 for used in cards.values()), cards
-        for model in self.fleet.routes().values():
+        for model in routes_of(self.fleet).values():
             places = Counter(
                 (w.name.generation, w.name.index) for w in holding if str(w) in {r.worker for r in model.workers}
             )

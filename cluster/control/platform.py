@@ -1,0 +1,62 @@
+"""What the supervisor needs of whatever runs the workers. Ray is one such platform, a test's world another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from cluster.catalog.entry import Source
+from cluster.control.placement import Placement
+from cluster.launch import Wanted
+from cluster.metrics import Samples
+from cluster.status import Claim, Memory, Node, Report, WorkerName
+
+
+class Handle(Protocol):
+    """A worker somewhere. Every call raises WorkerLost when its process is gone, and Unavailable when it does not
+    answer in time; those with an epoch raise StaleEpoch when a newer supervisor has spoken to the worker."""
+
+    #: What an ingress needs to call it.
+    remote: Any
+
+    async def describe(self, *, timeout_s: float) -> tuple[Wanted, Claim, Report]:
+        """For a supervisor that finds this worker running."""
+
+    async def start(self, epoch: int, where: tuple[str, str], threads: int, *, timeout_s: float) -> None:
+        """Begins to load; `where` is the node's id and address."""
+
+    async def report(self, epoch: int, version: int, wait_s: float, *, timeout_s: float) -> tuple[int, Report]:
+        """What the worker says of itself and the version of that, as soon as it is not the version named."""
+
+    async def set_threads(self, epoch: int, threads: int, *, timeout_s: float) -> None: ...
+
+    async def drain(self, epoch: int, *, timeout_s: float) -> None: ...
+
+    async def logs(self, lines: int, *, timeout_s: float) -> list[str]: ...
+
+    async def samples(self, *, timeout_s: float) -> Samples: ...
+
+    async def probe(self, timeout_s: float) -> float: ...
+
+    async def whereabouts(self) -> tuple[str, str, int]:
+        """Its node, the node's address and its process, as the platform knows them without asking the worker."""
+
+    def kill(self) -> None: ...
+
+
+class Platform(Protocol):
+    async def nodes(self) -> Sequence[Node]: ...
+
+    async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Handle: ...
+
+    async def find(self) -> Mapping[WorkerName, Handle]:
+        """Workers that may be running, by what their names say."""
+
+    async def look_for(self, node_id: str, source: Source) -> None:
+        """Raises where a folder cannot be loaded from on that node."""
+
+    async def end_process(self, node_id: str, pid: int) -> bool:
+        """Ends a worker's process that may not react to `kill`; False where that cannot be done now."""
+
+    def memory(self) -> tuple[str, Memory] | None:
+        """The supervisor's own node and its memory, where that can be read."""

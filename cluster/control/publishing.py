@@ -1,0 +1,111 @@
+"""What the supervisor tells: routes to the ingresses, statuses to people who wait for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from cluster import errors
+from cluster.control.fleet import Fleet
+from cluster.control.records import Records
+from cluster.control.views import routes_of, status_of
+from cluster.control.watching import Watch
+from cluster.keys import Key
+from cluster.routes import Snapshot
+from cluster.status import ModelState, ModelStatus
+from cluster.suspicion import MOST_POISON, POISON_S
+from cluster.versioned import Versioned
+
+#: Poison is told for a little less than the ingresses remember it, or they would remember it again.
+POISON_TOLD_LESS_S = 10.0
+
+
+class Publisher:
+    """Posts what differs from the last time, and lets callers wait for it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        watch: Watch,
+        records: Records,
+        keys: Mapping[str, Key],
+        clock: Callable[[], float],
+    ) -> None:
+        """`keys` changes with the keys there are."""
+        self._fleet = fleet
+        self._watch = watch
+        self._records = records
+        self._keys = keys
+        self._clock = clock
+        # Above every version of an earlier supervisor: none posts a million changes a second.
+        version = records.epoch << 20
+        self.snapshots = Versioned(Snapshot(version, {}, {}, tuple(keys.values()), epoch=records.epoch), version)
+        self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({})
+        #: Until when each is told to the ingresses.
+        self._poison: dict[tuple[str, str], float] = {}
+        #: Launches that were READY once, by uid and generation.
+        self._launched: set[tuple[str, int]] = set()
+
+    def publish(self) -> None:
+        self._post_routes()
+        self._post_statuses()
+        for wanted in self._fleet.newly_ready():
+            self._records.put_later("ready", wanted.uid, wanted.model_dump(mode="json"))
+
+    def _post_routes(self) -> None:
+        models = routes_of(self._fleet)
+        routed = {route.worker for model in models.values() for route in model.workers}
+        keys, poison = tuple(self._keys.values()), tuple(self._poison)
+        last = self.snapshots.value
+        if models == last.models and keys == last.keys and poison == last.poison:
+            return
+        handles = {name: handle.remote for name, handle in self._watch.handles.items() if name in routed}
+        reports = {name: self._fleet.workers[name].report for name in handles}
+        sockets = {name: (report.node_id, report.socket) for name, report in reports.items() if report.socket}
+        version = self.snapshots.version + 1
+        self.snapshots.post(Snapshot(version, models, handles, keys, sockets, self._records.epoch, poison))
+
+    def _post_statuses(self) -> None:
+        before = self.statuses.value
+        statuses = {}
+        for uid, wanted in self._fleet.wanted.items():
+            status = status_of(self._fleet, wanted)
+            old = before.get(uid)
+            version = old.version if old else self.snapshots.version
+            if old is None or status.model_copy(update={"version": version}) != old:
+                version += 1
+            statuses[uid] = status.model_copy(update={"version": version})
+            if status.state == ModelState.READY:
+                self._launched.add((uid, status.generation))
+        if statuses != before:
+            self.statuses.post(statuses)
+
+    async def watch(self, version: int, timeout_s: float) -> Snapshot:
+        """The routing table as soon as it is not that version."""
+        return (await self.snapshots.newer(version, timeout_s))[1]
+
+    async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
+        """What can be told of a model; with a version, as soon as it is not that one."""
+        deadline = self._clock() + wait_s
+        while True:
+            posted, statuses = self.statuses.version, self.statuses.value
+            status = statuses.get(uid)
+            if status is None:
+                raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
+            seconds_left = deadline - self._clock()
+            if version is None or status.version != version or seconds_left <= 0:
+                return status
+            await self.statuses.newer(posted, seconds_left)
+
+    def was_ready(self, status: ModelStatus) -> bool:
+        """Whether this launch was READY once; then it cannot be cancelled any more."""
+        return (status.uid, status.generation) in self._launched
+
+    # ------------------------------------------------------------------------------------ poison
+
+    def add_poison(self, uid: str, fingerprint: str) -> None:
+        self._poison[uid, fingerprint] = self._clock() + POISON_S - POISON_TOLD_LESS_S
+        while len(self._poison) > MOST_POISON:
+            del self._poison[next(iter(self._poison))]
+
+    def drop_old_poison(self, now: float) -> None:
+        self._poison = {poison: until for poison, until in self._poison.items() if until > now}

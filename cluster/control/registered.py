@@ -1,0 +1,59 @@
+"""What people register beside models: entries of the catalogue, and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from cluster import errors
+from cluster.catalog.entry import Entry
+from cluster.control.records import Records
+from cluster.keys import Key, new_key
+
+
+class Registrations:
+    """Entries that people added to the catalogue."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    async def all(self) -> list[Entry]:
+        return list((await self._records.readable("entry", Entry)).values())
+
+    async def add(self, entry: Entry) -> None:
+        await self._records.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))
+
+    async def remove(self, type: str, name: str) -> None:
+        if not await self._records.delete("entry", f"{type}/{name}"):
+            raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", "model_name")
+
+
+class KeyRing:
+    """The keys there are. Ingresses get them with their routes, so a change is published at once."""
+
+    def __init__(self, records: Records, keys: dict[str, Key], publish: Callable[[], None]) -> None:
+        self._records = records
+        self._keys = keys
+        self._publish = publish
+
+    async def create(self, name: str, scopes: Iterable[str], models: Iterable[str] | None) -> tuple[Key, str]:
+        """The key, and its text, which is stored nowhere."""
+        key, text = new_key(name, scopes, models)
+        await self._records.alone(self._add(key))
+        return key, text
+
+    async def _add(self, key: Key) -> None:
+        await self._records.put("key", key.id, key.model_dump(mode="json"))
+        self._keys[key.id] = key
+        self._publish()
+
+    def all(self) -> list[Key]:
+        return list(self._keys.values())
+
+    async def revoke(self, id: str) -> None:
+        await self._records.alone(self._remove(id))
+
+    async def _remove(self, id: str) -> None:
+        if not await self._records.delete("key", id):
+            raise errors.BadRequest(f"There is no key with the id {id!r}; `cluster keys list` shows them.", "id")
+        self._keys.pop(id, None)
+        self._publish()

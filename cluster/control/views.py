@@ -1,0 +1,151 @@
+"""What can be told of a fleet: routes, statuses, and what is claimed on each node. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cluster.control.fleet import Fleet
+from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, Worker
+from cluster.control.reconcile import Waiting
+from cluster.errors import ClusterError
+from cluster.launch import Wanted
+from cluster.routes import ModelRoutes, Route
+from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
+
+S = WorkerState
+
+
+def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
+    """What ingresses may send work to. A worker that does not answer a probe is used only when no other is left."""
+    table = {}
+    for uid, wanted in fleet.wanted.items():
+        ready = [w for w in fleet.of(uid) if w.state == S.READY]
+        usable = ready or [w for w in fleet.of(uid) if w.state == S.SUSPECT]
+        state, reason = state_of(fleet, wanted)
+        names = (wanted.entry.name, wanted.source.id, *wanted.entry.aliases)
+        table[uid] = ModelRoutes(
+            uid=uid,
+            abilities=wanted.abilities,
+            workers=tuple(Route(str(w.name), wanted.spec.request_limits, w.node) for w in usable),
+            state=state,
+            reason=reason,
+            description=description_of(fleet, wanted),
+            aliases=tuple({name.lower() for name in names}),
+            recovering=uid in fleet.served and uid not in fleet.unreadable,
+        )
+    return table
+
+
+def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
+    """The state of a model, and why it is not READY."""
+    workers = fleet.of(wanted.uid)
+    current = [w for w in workers if w.name.generation == wanted.generation]
+    ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
+    if wanted.uid in fleet.unreadable:
+        serves = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+        return (ModelState.DEGRADED if serves else ModelState.WAITING), fleet.unreadable[wanted.uid]
+    failed = [w for w in current if w.state == S.FAILED]
+    if ready >= wanted.replica:
+        return ModelState.READY, ""
+    if failed:
+        serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+        return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
+    reason = fleet.waiting[wanted.uid].reason if wanted.uid in fleet.waiting else ""
+    if any(w.state in (S.READY, S.SUSPECT) for w in workers):
+        return ModelState.DEGRADED, reason
+    if any(w.state in ALIVE for w in current) or not reason:
+        return ModelState.LOADING, reason
+    return ModelState.WAITING, reason
+
+
+def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
+    state, reason = state_of(fleet, wanted)
+    workers = fleet.of(wanted.uid)
+    current = [w for w in workers if w.name.generation == wanted.generation and w.state in ALIVE]
+    failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wanted.generation), None)
+    fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
+    return ModelStatus(
+        uid=wanted.uid,
+        state=state,
+        reason=reason,
+        error_code=_code_of(failed.report.error) if failed else fleet.waiting.get(wanted.uid, Waiting("")).code,
+        log_tail=failed.report.log_tail if failed else (),
+        replica=wanted.replica,
+        ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
+        restarts=fleet.restarts.get(wanted.uid, 0),
+        generation=wanted.generation,
+        stage=next(
+            (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
+        ),
+        progress=1.0 if state == ModelState.READY else sum(fractions) / wanted.replica,
+        created=wanted.created,
+        wanted=wanted,
+        workers=tuple(_worker_status(fleet, w) for w in workers),
+        about=next((w.report.about for w in current if w.state == S.READY), {}),
+    )
+
+
+def _worker_status(fleet: Fleet, worker: Worker) -> WorkerStatus:
+    report = worker.report
+    node = fleet.nodes.get(worker.node)
+    return WorkerStatus(
+        id=str(worker.name),
+        index=worker.name.index,
+        generation=worker.name.generation,
+        state=worker.state,
+        node=node.ip if node else worker.node,
+        address=f"{report.node_ip}:{report.pid}" if report.pid else "",
+        pid=report.pid,
+        cards=report.cards or tuple(card for card, _ in worker.claim.cards),
+        claim_bytes=worker.claim.memory_bytes,
+        stage=report.progress.stage,
+        progress=1.0 if worker.state == S.READY else report.progress.fraction,
+        done_bytes=report.progress.done_bytes,
+        total_bytes=report.progress.total_bytes,
+        files=report.progress.files,
+        reason=worker.reason,
+        error_code=_code_of(report.error),
+    )
+
+
+def description_of(fleet: Fleet, wanted: Wanted) -> dict[str, object]:
+    """What clients of any dialect read about a model; the keys are Xinference's."""
+    ready = [w for w in fleet.of(wanted.uid) if w.state in (S.READY, S.SUSPECT)]
+    about: Mapping[str, object] = ready[0].report.about if ready else {}
+    entry, source = wanted.entry, wanted.source
+    return {
+        "model_type": entry.type,
+        "address": ready[0].report.node_ip + f":{ready[0].report.pid}" if ready else "",
+        "accelerators": [str(card) for w in ready for card in w.report.cards],
+        "model_name": entry.name,
+        "model_engine": wanted.spec.model_engine or entry.family.replace("-", "_"),
+        "model_format": source.format,
+        "model_family": entry.family,
+        "model_hub": source.hub,
+        "model_revision": source.revision,
+        "quantization": wanted.spec.quantization or "none",
+        "language": list(entry.languages),
+        "max_tokens": entry.max_tokens,
+        "dimensions": entry.facts.get("dimensions"),
+        "model_ability": list(wanted.abilities),
+        "controlnet": entry.facts.get("controlnet"),
+        "replica": wanted.replica,
+        **about,
+    }
+
+
+def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:
+    """Every node, what is claimed on it, and by how many workers."""
+    rows = []
+    for node in fleet.nodes.values():
+        workers = [w for w in fleet.workers.values() if w.node == node.id and w.state in HOLDS_CLAIM]
+        cards = tuple(card for w in workers for card in w.claim.cards)
+        claim = Claim(sum(w.claim.memory_bytes for w in workers), cards, sum(w.claim.cpus for w in workers))
+        rows.append((node, claim, len(workers)))
+    return rows
+
+
+def _code_of(error: Exception | None) -> str:
+    if error is None:
+        return ""
+    return error.code() if isinstance(error, ClusterError) else "load_failed"

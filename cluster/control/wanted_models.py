@@ -1,0 +1,184 @@
+"""What people want: models launched, scaled, declared and terminated. Written down before anything is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from cluster import errors
+from cluster.control.changes import Change, asks_the_same, difference, differences
+from cluster.control.fleet import Fleet
+from cluster.control.placement import NoRoom
+from cluster.control.platform import Platform
+from cluster.control.publishing import Publisher
+from cluster.control.records import Records
+from cluster.control.views import state_of
+from cluster.launch import Wanted
+from cluster.status import ModelState, ModelStatus
+
+#: Nodes on which a dry run looks for a folder.
+MOST_LOOKS = 8
+
+
+class WantedModels:
+    """Changes what is wanted, one change at a time. A change that cannot be written down is not made."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        platform: Platform,
+        records: Records,
+        publisher: Publisher,
+        wall_clock: Callable[[], float],
+        wake: asyncio.Event,
+    ) -> None:
+        """`wake` begins the next tick at once."""
+        self._fleet = fleet
+        self._platform = platform
+        self._records = records
+        self._publisher = publisher
+        self._wall_clock = wall_clock
+        self._wake = wake
+
+    async def launch(self, wanted: Wanted, uid_given: bool) -> ModelStatus:
+        """An equal launch is the same launch; another one under the same uid is refused."""
+        return await self._records.alone(self._launch(wanted, uid_given))
+
+    async def could_launch(self, wanted: Wanted) -> str:
+        """Why it would not fit now, or an empty string. Raises what the launch would end with where its folder is not
+        there."""
+        placements = self._fleet.placements(wanted)
+        if isinstance(placements, NoRoom):
+            return str(placements)
+        if wanted.source.hub == "local":
+            nodes = list(dict.fromkeys(placement.node for placement in placements))[:MOST_LOOKS]
+            await asyncio.gather(*(self._platform.look_for(node, wanted.source) for node in nodes))
+        return ""
+
+    async def terminate(self, uid: str) -> None:
+        await self._records.alone(self._terminate(uid))
+
+    async def cancel(self, uid: str) -> None:
+        """Ends a launch that is not READY yet."""
+        await self._records.alone(self._cancel(uid))
+
+    async def scale(self, uid: str, replica: int) -> ModelStatus:
+        return await self._records.alone(self._scale(uid, replica))
+
+    async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
+        """Makes what is wanted equal to a declared list; only what an earlier list declared is ever removed."""
+        return await self._records.alone(self._apply(declared, prune, dry_run))
+
+    # ------------------------------------------------------------------------------------ each change
+
+    async def _launch(self, wanted: Wanted, uid_given: bool) -> ModelStatus:
+        uid = wanted.uid
+        before = self._fleet.wanted.get(uid)
+        self._refuse_unreadable(uid)
+        if before is not None and asks_the_same(before, wanted):
+            if state_of(self._fleet, before)[0] != ModelState.FAILED:
+                return self._status(uid)
+        elif before is not None:
+            if uid_given:
+                raise errors.Conflict(
+                    f"Model uid {uid} is taken by another launch ({difference(before, wanted)}); "
+                    "terminate it or choose another model_uid.",
+                    "model_uid",
+                )
+            uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
+        wanted = await self._numbered(wanted, uid)
+        no_room = self._fleet.could_place(wanted)
+        if no_room is not None:
+            raise no_room.error()
+        await self._want(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
+        return self._status(uid)
+
+    async def _terminate(self, uid: str) -> None:
+        self._refuse_unknown(uid)
+        await self._unwant(uid, "Terminate model")
+        self._publisher.publish()
+
+    async def _cancel(self, uid: str) -> None:
+        status = await self._publisher.status(uid)
+        if self._publisher.was_ready(status):
+            raise errors.Conflict(f"Model {uid} is not launching any more, it is {status.state}; terminate it instead.")
+        await self._unwant(uid, "Launch cancelled")
+        self._publisher.publish()
+
+    async def _scale(self, uid: str, replica: int) -> ModelStatus:
+        before = self._refuse_unknown(uid)
+        self._refuse_unreadable(uid)
+        if replica < 1:
+            raise errors.BadOption(f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", "replica")
+        if before.spec.gpu_idx is not None or before.spec.replica_config is not None:
+            raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
+        after = before.model_copy(update={"spec": before.spec.model_copy(update={"replica": replica})})
+        no_room = self._fleet.could_place(after) if replica > before.replica else None
+        if no_room is not None:
+            raise no_room.error()
+        await self._want(after, f"Scale from {before.replica} to {replica} replica(s)")
+        return self._status(uid)
+
+    async def _apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
+        changes = differences(self._fleet.wanted, declared, prune)
+        if not dry_run:
+            for change in changes:
+                await self._carry_out(change)
+            self._publisher.publish()
+        return changes
+
+    async def _carry_out(self, change: Change) -> None:
+        before, after = change.before, change.after
+        is_unreadable = change.uid in self._fleet.unreadable
+        if change.change == "terminate":
+            await self._unwant(change.uid, "Terminate model: no longer declared")
+        elif is_unreadable and change.change == "same":
+            return
+        elif is_unreadable and after is not None:
+            # A version for which it is declared otherwise takes the place of what runs, once it is READY.
+            await self._want(_declared(await self._numbered(after, change.uid)), "Update model: declared")
+        elif after is not None and change.change == "scale" and before is not None:
+            await self._want(_declared(before.model_copy(update={"spec": after.spec})), "Scale: declared")
+        elif change.change == "same" and before is not None:
+            if not before.declared:
+                await self._want(_declared(before), "Declared as it is")
+        elif after is not None:
+            wanted = _declared(await self._numbered(after, change.uid))
+            await self._want(wanted, f"{change.change.capitalize()} model: declared")
+
+    # ------------------------------------------------------------------------------------ what all have in common
+
+    def _refuse_unknown(self, uid: str) -> Wanted:
+        wanted = self._fleet.wanted.get(uid)
+        if wanted is None:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
+        return wanted
+
+    def _refuse_unreadable(self, uid: str) -> None:
+        if uid in self._fleet.unreadable:
+            raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", "model_uid")
+
+    async def _numbered(self, wanted: Wanted, uid: str) -> Wanted:
+        highest = max((other.generation for other in self._fleet.wanted.values()), default=0)
+        generation = await self._records.next_number("generation", highest + 1)
+        return wanted.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
+
+    async def _want(self, wanted: Wanted, text: str) -> None:
+        await self._records.put("wish", wanted.uid, wanted.model_dump(mode="json"))
+        self._fleet.want(wanted)
+        self._records.tell(wanted.uid, "INFO", text)
+        self._publisher.publish()
+        self._wake.set()
+
+    async def _unwant(self, uid: str, text: str) -> None:
+        await self._records.delete("wish", uid, "ready")
+        self._fleet.unwant(uid)
+        self._records.tell(uid, "INFO", text)
+        self._wake.set()
+
+    def _status(self, uid: str) -> ModelStatus:
+        return self._publisher.statuses.value[uid]
+
+
+def _declared(wanted: Wanted) -> Wanted:
+    return wanted.model_copy(update={"declared": True})

@@ -1,0 +1,309 @@
+"""Watches the workers: follows what they report, probes that they compute, gives them orders, ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cluster import errors
+from cluster.control.fleet import Fleet
+from cluster.control.lifecycle import Worker, WorkerEvent
+from cluster.control.platform import Handle, Platform
+from cluster.control.records import Records
+from cluster.settings import Settings
+from cluster.status import Memory, Node, Report, WorkerName, WorkerState
+
+log = logging.getLogger("cluster.control.watching")
+E = WorkerEvent
+S = WorkerState
+#: How long one long poll on a worker is held; its failure is the death notice.
+REPORT_WAIT_S = 10.0
+#: A control call that takes longer than this was not answered.
+CONTROL_TIMEOUT_S = 10.0
+#: A suspect whose control thread says nothing for so long hangs as a whole, and one question to it.
+HUNG_S = 4.0
+HEAR_S = 2.0
+
+
+@dataclass
+class _Watched:
+    """The tasks and the handle that belong to one worker."""
+
+    handle: Handle
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Watch:
+    """Holds a handle for every worker of the fleet, and tells the fleet what is heard of it."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        platform: Platform,
+        settings: Settings,
+        records: Records,
+        clock: Callable[[], float],
+        wake: asyncio.Event,
+    ) -> None:
+        """`wake` begins the next tick at once."""
+        self._fleet = fleet
+        self._platform = platform
+        self._settings = settings
+        self._records = records
+        self._clock = clock
+        self._wake = wake
+        self._watched: dict[str, _Watched] = {}
+        #: The threads that each worker was last told to compute with.
+        self._threads: dict[str, int] = {}
+        self._background_tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def handles(self) -> dict[str, Handle]:
+        return {name: watched.handle for name, watched in self._watched.items()}
+
+    def begin(self, name: WorkerName, handle: Handle) -> None:
+        self._watched[str(name)] = _Watched(handle)
+        self._spawn(str(name), self._follow(str(name), handle))
+        self._spawn(str(name), self._probe(str(name), handle))
+
+    def begin_from_outside(self, name: WorkerName, handle: Handle) -> None:
+        """For a worker of another version, whose reports cannot be read: only its death is looked out for."""
+        self._watched[str(name)] = _Watched(handle)
+        self._spawn(str(name), self._await_death(str(name), handle))
+
+    def end(self, worker: Worker) -> None:
+        """Kills a worker and forgets it."""
+        watched = self._watched.pop(str(worker), None)
+        self._fleet.workers.pop(str(worker), None)
+        self._threads.pop(str(worker), None)
+        if watched is not None:
+            watched.handle.kill()
+            for task in watched.tasks:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Leaves the workers to the next supervisor."""
+        tasks = [task for watched in self._watched.values() for task in watched.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        watched = self._watched.get(name)
+        task = asyncio.ensure_future(work)
+        if watched is not None:
+            watched.tasks = [old for old in watched.tasks if not old.done()] + [task]
+
+    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Work that belongs to no living worker; nobody waits for its end."""
+        task = asyncio.ensure_future(work)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
+
+    # ------------------------------------------------------------------------------------ following
+
+    async def _follow(self, name: str, handle: Handle) -> None:
+        """One call is always pending at a worker: it brings every change, and its failure is the death notice."""
+        version = -1
+        while name in self._fleet.workers:
+            state = self._fleet.workers[name].state
+            # A process that is still being started has not had its chance to answer yet.
+            patience = self._settings.start_timeout_s if state == S.STARTING else REPORT_WAIT_S + CONTROL_TIMEOUT_S
+            try:
+                version, report = await handle.report(self._records.epoch, version, REPORT_WAIT_S, timeout_s=patience)
+            except errors.WorkerLost as lost:
+                self._hear(name, E.DIED, str(lost))
+                return
+            except errors.StaleEpoch:
+                log.error("a newer supervisor is in charge; this one stands back")
+                return
+            except errors.Unavailable:
+                self._hear(name, E.SILENT, "does not answer")
+                await asyncio.sleep(self._settings.tick_s)
+                continue
+            if name not in self._fleet.workers or self._fleet.workers[name].state in (S.LOST, S.GONE, S.FAILED):
+                return
+            self._see_report(name, handle, report)
+
+    def _see_report(self, name: str, handle: Handle, report: Report) -> None:
+        before, before_report = self._fleet.workers[name].state, self._fleet.workers[name].report
+        after = self._fleet.see_report(name, report, self._clock())
+        uid = after.name.uid
+        if after.state == S.READY and before != S.READY:
+            self._records.tell(uid, "INFO", f"Worker {name} is READY after {report.load_seconds:.1f} s")
+        if after.state == S.FAILED and before != S.FAILED:
+            self._records.tell(uid, "ERROR", f"Worker {name} failed: {after.reason}")
+            # Its claim is given back with its state; the process may not outlive that.
+            handle.kill()
+        # A long poll that ended without news brings an old reading of the memory once more.
+        if report.memory != before_report.memory:
+            self._see_memory(after.node, report.memory)
+        if replace(report, memory=before_report.memory) != before_report:
+            self._wake.set()
+
+    async def _await_death(self, name: str, handle: Handle) -> None:
+        while name in self._fleet.workers:
+            try:
+                await handle.logs(1, timeout_s=CONTROL_TIMEOUT_S)
+                self._hear(name, E.ANSWERED, "")
+            except errors.WorkerLost as lost:
+                self._hear(name, E.DIED, str(lost))
+                return
+            except errors.ClusterError as error:
+                log.debug("%s: %s", name, error)
+            await asyncio.sleep(self._settings.tick_s)
+
+    def _hear(self, name: str, event: WorkerEvent, reason: str) -> None:
+        """What came back from a call; the worker may have been dropped while the call was under way."""
+        worker = self._fleet.workers.get(name)
+        if worker is None:
+            return
+        if event == E.DIED and worker.state != S.LOST:
+            self.see_own_memory()
+            reason = self._fleet.why_died(worker, reason, self._clock())
+        self.see(name, event, reason)
+
+    def see(self, name: str, event: WorkerEvent, reason: str) -> Worker:
+        before = self._fleet.workers[name]
+        after = self._fleet.see(name, event, self._clock(), reason)
+        if after.state != before.state:
+            self._wake.set()
+            if after.state in (S.LOST, S.SUSPECT):
+                self._records.tell(after.name.uid, "WARNING", f"Worker {name} is {after.state}: {reason}")
+            if after.state == S.SUSPECT and after.name.uid not in self._fleet.unreadable:
+                self._background(self._end_if_hung(name))
+        return after
+
+    # ------------------------------------------------------------------------------------ suspecting
+
+    async def _probe(self, name: str, handle: Handle) -> None:
+        """A real forward pass now and then; it finds the worker that answers but does not compute."""
+        while name in self._fleet.workers:
+            is_suspect = self._fleet.workers[name].state == S.SUSPECT
+            await asyncio.sleep(self._settings.tick_s if is_suspect else self._settings.probe_s)
+            worker = self._fleet.workers.get(name)
+            if worker is None or worker.state not in (S.READY, S.SUSPECT):
+                continue
+            await self._probe_once(name, handle)
+
+    async def _probe_once(self, name: str, handle: Handle) -> None:
+        try:
+            await handle.probe(self._settings.probe_timeout_s)
+            self._hear(name, E.ANSWERED, "")
+        except (errors.WorkerDraining, errors.ModelLoading):
+            return
+        except errors.WorkerLost as lost:
+            self._hear(name, E.DIED, str(lost))
+        except errors.ClusterError as error:
+            self._hear(name, E.SILENT, f"probe: {error}")
+
+    def suspect(self, name: str) -> None:
+        """An ingress hears nothing from this worker, which has work."""
+        if name in self._fleet.workers and self._fleet.workers[name].state == S.READY:
+            self.see(name, E.SILENT, "an ingress hears nothing from it")
+
+    async def _end_if_hung(self, name: str) -> None:
+        """Ends a suspect whose control thread is silent as well: a process that only computes would answer. Where even
+        its machine does not answer nothing is known, and the deadline of its state decides."""
+        deadline = self._clock() + HUNG_S
+        while self._clock() < deadline:
+            worker, watched = self._fleet.workers.get(name), self._watched.get(name)
+            if worker is None or watched is None or worker.state != S.SUSPECT:
+                return
+            try:
+                await watched.handle.report(self._records.epoch, -1, 0.0, timeout_s=HEAR_S)
+                await self._probe_once(name, watched.handle)
+                return
+            except errors.Unavailable:
+                await asyncio.sleep(0.1)
+            except errors.ClusterError:
+                return
+        worker = self._fleet.workers.get(name)
+        if worker is None or worker.state != S.SUSPECT or not worker.report.pid:
+            return
+        if await self._platform.end_process(worker.node, worker.report.pid):
+            self._hear(name, E.DIED, f"answered nothing for {HUNG_S:.0f} s and was ended")
+
+    def see_expired(self, now: float) -> None:
+        """Ends what stayed in a state beyond its deadline."""
+        for worker in self._fleet.expired(now):
+            after = self.see(str(worker), E.EXPIRED, f"{worker.state} for {now - worker.since:.0f} s")
+            if after.report.pid and after.state == S.LOST:
+                # A process that does not answer a probe may not react to a kill, and would keep its memory.
+                self._background(self._platform.end_process(after.node, after.report.pid))
+
+    # ------------------------------------------------------------------------------------ memory
+
+    def see_own_memory(self) -> None:
+        """Workers report the memory of their nodes; this node's can be read without any."""
+        reading = self._platform.memory()
+        if reading is not None:
+            self._see_memory(*reading)
+
+    def _see_memory(self, node: str, memory: Memory) -> None:
+        """Ends the worker that gives way, if any: not politely, memory does not wait."""
+        decision = self._fleet.see_memory(node, memory, self._clock())
+        if decision is None:
+            return
+        worker, reason = decision
+        self._background(self._platform.end_process(worker.node, worker.report.pid))
+        watched = self._watched.get(str(worker))
+        if watched is not None:
+            watched.handle.kill()
+        self.see(str(worker), E.DIED, reason)
+
+    # ------------------------------------------------------------------------------------ orders
+
+    def order_start(self, name: WorkerName, node: Node) -> None:
+        epoch, threads, timeout_s = self._records.epoch, self._fleet.threads_on(node.id), self._settings.start_timeout_s
+        where = (node.id, node.ip)
+        self._order(str(name), lambda handle: handle.start(epoch, where, threads, timeout_s=timeout_s))
+
+    def order_drain(self, worker: Worker) -> None:
+        epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
+        self._order(str(worker), lambda handle: handle.drain(epoch, timeout_s=timeout_s))
+
+    def share_cores(self) -> None:
+        """Tells each worker how many threads to compute with, when that has changed."""
+        for name, worker in self._fleet.workers.items():
+            if worker.state != S.READY:
+                continue
+            threads = int(worker.claim.cpus) or self._fleet.threads_on(worker.node)
+            if self._threads.get(name) != threads:
+                self._threads[name] = threads
+                self._order_threads(name, threads)
+
+    def _order_threads(self, name: str, threads: int) -> None:
+        epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
+        self._order(name, lambda handle: handle.set_threads(epoch, threads, timeout_s=timeout_s))
+
+    def _order(self, name: str, order: Callable[[Handle], Awaitable[None]]) -> None:
+        """A command whose failure needs no answer here: `_follow` hears of a death, a deadline of silence."""
+        self._spawn(name, self._carry_out(name, order))
+
+    async def _carry_out(self, name: str, order: Callable[[Handle], Awaitable[None]]) -> None:
+        watched = self._watched.get(name)
+        if watched is None:
+            return
+        try:
+            await order(watched.handle)
+        except errors.ClusterError as error:
+            log.warning("%s did not take an order: %s", name, error)
+
+    # ------------------------------------------------------------------------------------ asking
+
+    async def logs(self, uid: str, count: int) -> list[str]:
+        lines: list[str] = []
+        for worker in self._fleet.of(uid):
+            watched = self._watched.get(str(worker))
+            if watched is None or worker.state == S.FAILED:
+                lines += worker.report.log_tail
+                continue
+            try:
+                lines += await watched.handle.logs(count, timeout_s=CONTROL_TIMEOUT_S)
+            except errors.ClusterError as error:
+                lines.append(f"{worker}: {error}")
+        return lines[-count:]

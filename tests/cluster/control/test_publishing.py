@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from cluster import errors
+from cluster.status import LoadProgress
+from tests.cluster.control.scenes import (
+    PATIENCE_S,
+    M,
+    Scene,
+    play,
+)
+from tests.make import make_wanted
+
+
+def test_watching_waits_for_what_is_new() -> None:
+    async def scene(s: Scene) -> None:
+        first = await s.supervisor.watch(-1, PATIENCE_S)
+        same = await s.supervisor.watch(first.version, 0.01)
+        assert same.version == first.version
+        watcher = asyncio.create_task(s.supervisor.watch(first.version, PATIENCE_S))
+        await s.launch(make_wanted())
+        assert (await watcher).models["m"].state == M.LOADING
+
+    play(scene)
+
+
+def test_the_table_stays_the_same_while_nothing_changes() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        version = (await s.supervisor.watch(-1, 0)).version
+        status = await s.supervisor.status("m")
+        await s.ticks(5)
+        assert (await s.supervisor.watch(-1, 0)).version == version
+        assert (await s.supervisor.status("m")).version == status.version
+
+    play(scene)
+
+
+def test_a_status_can_be_followed_to_its_end() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.loads = False
+        status = await s.launch(make_wanted())
+        seen = [status.progress]
+        process = (await s.until(s.world.alive))[0]
+        await s.until(lambda: process.board.value.phase == "loading")
+        for done in (0.3, 0.6):
+            process.tell(progress=LoadProgress("loading", done))
+            while status.progress < done:
+                status = await s.supervisor.status("m", status.version, PATIENCE_S)
+            seen.append(status.progress)
+        process.load()
+        while status.state != M.READY:
+            status = await s.supervisor.status("m", status.version, PATIENCE_S)
+        assert seen == [0.0, 0.3, 0.6]
+
+    play(scene)
+
+
+def test_a_status_that_does_not_change_is_told_after_the_wait() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        status = await s.supervisor.status("m")
+        assert await s.supervisor.status("m", status.version, 0.02) == status
+        assert await s.supervisor.status("m", status.version - 1, PATIENCE_S) == status
+
+    play(scene)
+
+
+def test_who_follows_a_model_learns_that_it_was_terminated() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.ticks()
+        status = await s.supervisor.status("m")
+        follower = asyncio.create_task(s.supervisor.status("m", status.version, PATIENCE_S))
+        await asyncio.sleep(0)
+        await s.supervisor.terminate("m")
+        with pytest.raises(errors.UnknownUid):
+            await follower
+
+    play(scene)
+
+
+def test_events_are_told_after_the_model_is_gone() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+        assert "Terminate model" in await s.events()
+
+    play(scene)
+
+
+def test_poison_is_told_to_every_ingress_and_the_next_worker_starts_at_once() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        before = s.world.the()
+        before.kill()
+        await s.supervisor.poisoned("m", "f1", [str(before.name)])
+        assert s.supervisor._publisher.snapshots.value.poison == (("m", "f1"),)
+        await s.state(M.READY)
+        assert s.supervisor._fleet.losses == {}
+        assert any("A request ended 1 workers" in event.text for event in await s.supervisor.events("m"))
+
+    play(scene)

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.status import Memory
+from tests.cluster.control.scenes import (
+    PATIENCE_S,
+    M,
+    S,
+    Scene,
+    play,
+    silent,
+    starting_mute,
+)
+from tests.make import make_node, make_wanted
+
+
+def test_a_death_is_heard_of_at_once() -> None:
+    """By the call that is pending at the worker, not by the next tick or probe."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        version = (await s.supervisor.watch(-1, 0)).version
+        dead, left = s.world.alive()
+        dead.kill()
+        snapshot = await s.supervisor.watch(version, PATIENCE_S)
+        assert [route.worker for route in snapshot.models["m"].workers] == [str(left.name)]
+        assert snapshot.models["m"].recovering
+
+    play(scene, tick_s=60, probe_s=60)
+
+
+def test_a_death_that_is_heard_twice_is_told_once() -> None:
+    """The pending call and a probe both fail."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=20))
+        for process in s.world.alive():
+            process.kill()
+        await s.until(lambda: not s.supervisor._fleet.workers)
+        events = await s.events()
+        assert sum("is LOST" in text for text in events) == 20
+
+    play(scene, probe_s=0.001, tick_s=0.2)
+
+
+def test_a_worker_that_never_answers_is_replaced_at_the_deadline() -> None:
+    async def scene(s: Scene) -> None:
+        await starting_mute(s)
+        first = s.world.the()
+        s.world.answers = True
+        await s.ticks()
+        assert first.alive
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_silent_worker_is_used_only_when_no_other_is_left() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, second = s.world.alive()
+        first.answers = False
+        await s.until(lambda: s.world.routed() == {str(second.name)})
+        assert first.alive
+        second.answers = False
+        await s.until(lambda: s.world.routed() == {str(first.name), str(second.name)})
+        first.answers = True
+        await s.until(lambda: s.world.routed() == {str(first.name)})
+
+    play(scene)
+
+
+def test_a_silent_worker_is_replaced_at_the_deadline() -> None:
+    async def scene(s: Scene) -> None:
+        await silent(s)
+        first = s.world.the()
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        await s.until(lambda: s.world.ended_by_pid == [("n0", first.pid)])
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_worker_that_answers_but_does_not_compute_is_replaced() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        first.computes = False
+        await s.until(lambda: "probe" in " ".join(w.reason for w in s.supervisor._fleet.workers.values()))
+        # Its reports go on saying that it is ready.
+        first.commands.clear()
+        await s.until(lambda: first.commands.count("report") > 3)
+        s.world.clock_ahead += 61
+        await s.until(lambda: not first.alive)
+        s.world.clock_ahead += 2
+        await s.until(s.world.alive)
+
+    play(scene)
+
+
+def test_logs_are_those_of_the_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, second = map(str, (p.name for p in s.world.alive()))
+        assert await s.supervisor.logs("m", 7) == [
+            *(f"{first} says {n}" for n in (3, 4)),
+            *(f"{second} says {n}" for n in range(5)),
+        ]
+        s.world.alive()[0].answers = False
+        assert f"{first}: It does not answer." in await s.supervisor.logs("m", 100)
+
+    play(scene)
+
+
+def test_the_cores_of_a_node_are_shared_by_its_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"))
+        await s.until(lambda: s.world.the("a").threads == 8)
+        await s.ready(make_wanted("b"), make_wanted("c", n_cpu=1))
+        await s.until(lambda: [s.world.the(uid).threads for uid in "abc"] == [2, 2, 1])
+        await s.supervisor.terminate("b")
+        await s.until(lambda: s.world.the("a").threads == 4)
+
+    play(scene, make_node(cpus=8))
+
+
+GB = 10**9
+PLENTY, LITTLE = Memory(24 * GB, 12 * GB), Memory(24 * GB, 1 * GB, largest=("hog", 7, 9 * GB))
+
+
+def test_when_memory_runs_out_one_worker_goes_says_why_and_comes_back_when_there_is_room() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("small"), make_wanted("grown"))
+        for uid, held in (("small", 1 * GB), ("grown", 5 * GB)):
+            s.world.the(uid).tell(memory=replace(PLENTY, own_bytes=held))
+        await s.ticks()
+        (small, grown) = s.world.the("small"), s.world.the("grown")
+        small.tell(memory=replace(LITTLE, own_bytes=1 * GB))
+        await s.until(lambda: not grown.alive)
+        assert s.world.ended_by_pid == [(grown.board.value.node_id, grown.pid)]
+        s.world.clock_ahead += 30  # all pauses after a loss are over
+        await s.ticks()
+        (waiting,) = [status for status in await s.supervisor.all_statuses() if status.uid == "grown"]
+        assert (
+            waiting.state == M.WAITING
+            and "0.0 GiB left for models, 1.0 GiB asked; of other processes hog (pid 7)" in waiting.reason
+        )
+        assert small.alive and s.world.alive("grown") == []
+        (text,) = [text for text in await s.events("grown") if "HOST_OOM" in text]
+        assert "1.0 GB of 24.0 GB memory were left on" in text and "held 5.0 GB" in text
+        assert "hog (pid 7) holds most, 9.0 GB: end it" in text
+        small.tell(memory=replace(PLENTY, own_bytes=1 * GB))
+        await s.state(M.READY, uid="grown")
+
+    play(scene, make_node("n0"))
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_is_told_as_such() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=3))
+        await s.ready()
+        await s.ticks()
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=4))
+        s.world.the().kill()
+        await s.until(lambda: len(s.world.started) == 2)
+        (text,) = [text for text in await s.events() if "is LOST" in text]
+        assert "HOST_OOM: its process was killed" in text
+
+    play(scene, make_node("n0"))
+
+
+def test_a_worker_that_dies_with_memory_to_spare_did_not_die_of_it() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.reading = ("n0", replace(PLENTY, oom_kills=3))
+        await s.ready()
+        await s.ticks()
+        s.world.the().kill()
+        await s.until(lambda: len(s.world.started) == 2)
+        assert not [text for text in await s.events() if "HOST_OOM" in text]
+
+    play(scene, make_node("n0"))
+
+
+def test_a_worker_that_answers_nothing_at_all_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.control.watching.HUNG_S", 0.05)
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        hung = s.world.alive()[0]
+        hung.answers = False
+        await s.supervisor.suspect(str(hung.name))
+        await s.until(lambda: s.world.ended_by_pid)
+        assert s.world.ended_by_pid == [(hung.board.value.node_id, hung.pid)]
+        hung.kill()
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_a_suspect_that_answers_is_ready_again_without_waiting_for_its_next_probe() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.suspect(str(s.world.the().name))
+        await s.until(lambda: [w for w in s.supervisor._fleet.workers.values() if w.state == S.READY])
+        assert s.world.ended_by_pid == []
+
+    play(scene, probe_s=60)
