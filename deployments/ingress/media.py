@@ -197,9 +197,26 @@ async def decoded_aside(text: str, kind: str, most_bytes: int, where: str, param
 class Media:
     """Reads the images and sounds of requests, within what the server allows."""
 
-    def __init__(self, settings: Settings, fetcher: Fetcher | None = None) -> None:
+    def __init__(self, settings: Settings, fetcher: Fetcher | None = None, most_bytes: int | None = None) -> None:
+        """`most_bytes`: of one of them, where that is not what images and sounds may have."""
         self._settings = settings
-        self._fetcher = fetcher or Fetcher(settings.media_bytes)
+        self._most_bytes = most_bytes or settings.media_bytes
+        self._fetcher = fetcher or Fetcher(self._most_bytes)
+
+    async def file(self, value: object, field: str, title: str, within: Sequence[str] = ("image_url",)) -> bytes:
+        """A file that stands in JSON: a data URI, base64, an address, or an object that holds one under a name of
+        `within`. Errors call it by its title."""
+        if isinstance(value, Mapping):
+            value = next((value[name] for name in within if value.get(name)), value)
+            value = value.get("url") if isinstance(value, Mapping) else value
+        if not isinstance(value, str):
+            names = " or ".join(within)
+            raise errors.InvalidBody(f"{field} must be a data URI, or an object whose {names} is one.", field)
+        if not value[:8].lower().startswith(("http://", "https://")):
+            return await decoded_aside(value, "image", self._most_bytes, title, field)
+        (read,) = await self.read([{"image": value}], field)
+        data: bytes = read["image"]
+        return data
 
     async def read(self, items: Sequence[Any], param: str = "input") -> list[Any]:
         """The same inputs, with `{"image": "…"}` and `{"audio": "…"}` read."""
@@ -211,8 +228,8 @@ class Media:
                 if text[:8].lower().startswith(("http://", "https://")):
                     waiting[position] = (kind, text)
                 else:
-                    most = self._settings.media_bytes
-                    found[position] = {kind: await decoded_aside(text, kind, most, f"Input {position}", param)}
+                    data = await decoded_aside(text, kind, self._most_bytes, f"Input {position}", param)
+                    found[position] = {kind: data}
         if waiting and not self._settings.fetch_urls:
             raise errors.BadRequest(
                 f"Input {min(waiting)} is a URL, and none is fetched unless the server is started with "

@@ -7,12 +7,15 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
-from cluster import keys
+from fastapi import Request
+
+from cluster import errors, keys
 from cluster.calls import View
 from cluster.keys import Key
 from cluster.routes import ModelRoutes
 from cluster.versioned import Versioned
 from deployments.abilities import SLOW
+from deployments.ingress.auth import owner_of
 from deployments.ingress.dispatch import Dispatcher
 
 #: How soon to ask again about a request that no worker knows yet.
@@ -43,6 +46,17 @@ class RequestProgress:
             return await self._dispatcher.watch(model, owner, seen, wait_s)
         _, view = await counted.newer(seen, wait_s)
         return view
+
+    async def name(self, request: Request, model: ModelRoutes, request_id: str | None, *, streams: bool) -> None:
+        """Gives a request the id that its body asks for. Callers watch and stop requests by their id, so nobody else
+        may have it at the time; the id of a header only counts for that where the answer is a stream."""
+        if request_id is not None:
+            request.state.request_id = request_id
+        elif not (streams and "x-request-id" in request.headers):
+            return
+        view = await self.watch(model, owner_of(request))
+        if view is not None and view.state in ("waiting", "running"):
+            raise errors.Conflict(f"Duplicate request id: {request.state.request_id}", "request_id")
 
     async def find(self, key: Key | None, request_id: str) -> View | None:
         """How far a request of this key is, whichever model works on it; one under way counts before one that ended."""

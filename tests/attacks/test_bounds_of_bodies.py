@@ -20,8 +20,6 @@ from fastapi import Request, Response
 from cluster import errors
 from deployments.image.http.forms import size_of
 from deployments.ingress.bodies import (
-    CONTROL_BYTES,
-    BodyLimits,
     Json,
     Signs,
     checked,
@@ -30,7 +28,9 @@ from deployments.ingress.bodies import (
     refuse_costly,
     signs_outside_texts,
 )
+from deployments.ingress.body_reader import object_of
 from deployments.ingress.control.changes import Declared
+from deployments.ingress.incoming import CONTROL_BYTES, BodyLimits
 from deployments.ingress.media import PIECE, decoded
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
 from deployments.ocr.http.body import Ask, of_fields
@@ -352,7 +352,7 @@ WIDE: dict[str, Callable[[], Any]] = {
     "objects held against a schema": lambda: checked(Declared, {"models": [{}] * 45_000}),
     "unknown fields": lambda: checked(Ask, {f"x{number}": 1 for number in range(90_000)}),
     "a text of many values": lambda: of_fields({"languages": "xx," * 1_000_000}),
-    "JSON within a text": lambda: of_fields({"kwargs": "[" + "[]," * 1_000_000 + "1]"}),
+    "JSON within a text": lambda: object_of("[" + "[]," * 1_000_000 + "1]", "kwargs"),
     "a size that is none": lambda: size_of("1" * 20_000_000),
 }
 

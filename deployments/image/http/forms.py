@@ -7,19 +7,20 @@ import asyncio
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.datastructures import UploadFile
 
 from cluster import errors
-from cluster.names import cut, nearest, quoted
+from cluster.names import quoted
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from deployments.image.http import masks
 from deployments.image.requests import MOST_SEED, Drawing
-from deployments.ingress.bodies import checked, form_of, inner_json, json_body
+from deployments.ingress.bodies import checked
+from deployments.ingress.body_reader import BodyReader, BodySchema
 from deployments.ingress.media import Media
 
 #: Every name under which files come, and the field of a drawing that they are.
@@ -39,11 +40,8 @@ ALIASES = {
     "sampler": "sampler_name",
     "denoising_strength": "strength",
 }
-#: Fields that a form can only hold as JSON.
-AS_JSON = ("kwargs", "extra_body", "loras", "seed")
-#: Parts of a form.
+#: Files of one request.
 MOST_FILES = 20
-MOST_FIELDS = 100
 
 #: How many of its usual steps a model takes for a quality.
 STEPS_FOR = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
@@ -86,15 +84,22 @@ class Ask(BaseModel):
 
 
 OPTIONS = tuple(name for name in Drawing.model_fields if name not in FILES.values())
-KNOWN = (*Ask.model_fields, *OPTIONS, *ALIASES, *FILES, "kwargs", "extra_body")
 
 
 @dataclass(frozen=True)
 class Brought:
     """The fields, and the files by the names under which a drawing has them."""
 
-    fields: dict[str, Any]
-    files: dict[str, list[bytes]] = field(default_factory=dict)
+    fields: JsonObject
+    files: Mapping[str, list[bytes]]
+
+    @classmethod
+    async def of(cls, reader: BodyReader, request: Request) -> Brought:
+        fields, uploads = await reader.read(request)
+        files: dict[str, list[bytes]] = {}
+        for upload in uploads:
+            files.setdefault(upload.field, []).append(upload.data)
+        return cls(fields, files)
 
     def file(self, name: str) -> bytes | None:
         found = self.files.get(name, [])
@@ -103,89 +108,21 @@ class Brought:
         return found[0] if found else None
 
 
-async def read(request: Request, settings: Settings, media: Media) -> Brought:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_form = kind in ("multipart/form-data", "application/x-www-form-urlencoded")
-    pairs = await _form(request, settings) if is_form else _pairs(await json_body(request))
-    fields: dict[str, Any] = {}
-    files: dict[str, list[bytes]] = {}
-    for name, value in pairs:
-        if name not in KNOWN:
-            raise unknown(name)
-        if name in FILES:
-            found = value if isinstance(value, bytes) else await _decoded(value, name, media)
-            files.setdefault(FILES[name], []).append(found)
-        elif isinstance(value, bytes):
-            raise errors.InvalidBody(f"{name} must be text, not a file.", name)
-        else:
-            fields[name] = value
-    return Brought(_flat(fields), files)
+def reader(media: Media, settings: Settings) -> BodyReader:
+    async def decode(value: object, name: str, index: int) -> bytes:
+        return await media.file(value, name, name)
 
-
-def unknown(name: str) -> errors.InvalidBody:
-    near = nearest(name, KNOWN)
-    hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(KNOWN))}."
-    return errors.InvalidBody(f"There is no field {quoted(name)}; {hint}", cut(name))
-
-
-def _pairs(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Null is what is not given; several files may be one field."""
-    return [
-        (name, value)
-        for name, given in body.items()
-        if given is not None
-        for value in (given if name in FILES and isinstance(given, list) else [given])
-    ]
-
-
-async def _form(request: Request, settings: Settings) -> list[tuple[str, Any]]:
-    # A picture may also be a text of base64.
-    most = settings.media_bytes * 4 // 3 + 1000
-    async with form_of(request, MOST_FILES, MOST_FIELDS, most) as form:
-        given = [(name, await _content(name, value, settings)) for name, value in form.multi_items()]
-    # Clients send what was left empty.
-    return [(name, _from_text(name, value)) for name, value in given if value not in ("", "null")]
-
-
-async def _content(name: str, value: UploadFile | str, settings: Settings) -> Any:
-    if isinstance(value, str):
-        return value
-    if (value.size or 0) > settings.media_bytes:
-        raise errors.TooLarge(f"{name} has {value.size} bytes, {settings.media_bytes} are allowed.", name)
-    return await value.read()
-
-
-def _from_text(name: str, value: Any) -> Any:
-    if name not in AS_JSON or not isinstance(value, str):
-        return value
-    return inner_json(value, name)
-
-
-async def _decoded(value: Any, name: str, media: Media) -> bytes:
-    """A picture within JSON: a data URI, base64, or an object that holds one."""
-    if isinstance(value, Mapping):
-        value = value.get("image_url")
-        value = value.get("url") if isinstance(value, Mapping) else value
-    if not isinstance(value, str):
-        raise errors.InvalidBody(f"{name} must be a data URI, or an object whose image_url is one.", name)
-    (found,) = await media.read([{"image": value}], name)
-    picture: bytes = found["image"]
-    return picture
-
-
-def _flat(fields: dict[str, Any]) -> dict[str, Any]:
-    """What clients nest, beside what they do not, under one name each; what stands outside counts."""
-    nested: dict[str, Any] = {}
-    for name in ("kwargs", "extra_body"):
-        within = fields.pop(name, None)
-        within = _from_text(name, within) if within else {}
-        if not isinstance(within, Mapping):
-            raise errors.InvalidBody(f"{name} must be an object, as such or as a text of JSON.", name)
-        for inner in within:
-            if inner not in KNOWN or inner in FILES:
-                raise unknown(str(inner))
-        nested |= {inner: value for inner, value in within.items() if value is not None}
-    return {ALIASES.get(name, name): value for name, value in {**nested, **fields}.items()}
+    return BodyReader(
+        BodySchema(
+            fields=(*Ask.model_fields, *OPTIONS),
+            files=FILES,
+            aliases=ALIASES,
+            max_files=MOST_FILES,
+            max_file_bytes=settings.media_bytes,
+            json_in_forms=("loras", "seed"),
+        ),
+        decode,
+    )
 
 
 def options_of(fields: Mapping[str, Any]) -> dict[str, Any]:

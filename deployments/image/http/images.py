@@ -77,12 +77,12 @@ class Images:
         self._progress = services.progress
         self._files = services.files
         self._background = services.jobs
-        self._media = Media(services.settings)
+        self._reader = forms.reader(Media(services.settings), services.settings)
 
     # ------------------------------------------------------------------------------------------ what is asked
 
     async def read(self, request: Request) -> tuple[Ask, dict[str, Any], Brought]:
-        brought = await forms.read(request, self.serving.settings, self._media)
+        brought = await Brought.of(self._reader, request)
         ask, options = forms.ask_of(brought.fields), forms.options_of(brought.fields)
         if brought.files.get("control_image"):
             options["control_image"] = brought.file("control_image")
@@ -106,7 +106,7 @@ class Images:
                 "A job in the background streams nothing; leave out stream or background.", "stream"
             )
         pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
-        await self._name(request, model, ask)
+        await self._progress.name(request, model, ask.request_id, streams=ask.stream)
         return Order(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
 
     def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
@@ -123,18 +123,6 @@ class Images:
         if not able:
             raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", "model")
         return next((model for model in able if model.workers), able[0])
-
-    async def _name(self, request: Request, model: ModelRoutes, ask: Ask) -> None:
-        """The id that the caller wants it to have, which no other request may have at the time: it is by this id that
-        a request is watched and stopped."""
-        if ask.request_id is not None:
-            request.state.request_id = ask.request_id
-        if ask.request_id is None and not (ask.stream and "x-request-id" in request.headers):
-            return
-        id = request.state.request_id
-        view = await self._progress.watch(model, owner_of(request))
-        if view is not None and view.state in ("waiting", "running"):
-            raise errors.Conflict(f"Duplicate request id: {id}", "request_id")
 
     # ---------------------------------------------------------------------------------------- what is answered
 

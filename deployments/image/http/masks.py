@@ -14,7 +14,6 @@ from deployments.image import pictures
 
 #: Beginnings of the files that are taken, which is decided before a decoder sees them.
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 def size_of(data: bytes, param: str) -> tuple[int, int]:
@@ -24,7 +23,7 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
     if not data.startswith(MAGIC):
         raise errors.InvalidBody(f"{param} is no picture: it must be a PNG, JPEG, WebP, GIF or BMP file.", param)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=pictures.FORMATS) as image:
             width, height = image.size
             return width, height
     except Image.DecompressionBombError as error:

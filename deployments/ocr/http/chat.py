@@ -19,7 +19,7 @@ from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ocr import formats
-from deployments.ocr.http.body import Ask
+from deployments.ocr.http.body import Ask, nameless
 from deployments.ocr.http.documents import Given
 from deployments.ocr.http.ocr import Ocr, Order
 from deployments.ocr.http.pages import Course, Read, every, refuse_unread
@@ -123,7 +123,8 @@ async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, l
         if kind == "text":
             words.append(str(part.get("text") or ""))
         elif kind == "image_url":
-            files.append(await ocr.papers.given(part, "image", len(files)))
+            title = nameless("image", len(files))
+            files.append(Given(title, await ocr.body.decode(part, "image", len(files))))
         else:
             raise errors.InvalidBody(f"A message takes text and image_url, not {kind!r:.50}.", "messages")
     if not files:

@@ -17,6 +17,7 @@ from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ocr.http.body import Ask, Pages
+from deployments.ocr.http.documents import Given
 from deployments.ocr.http.ocr import Ocr
 from deployments.ocr.http.pages import every
 from deployments.ocr.page import Block, Page
@@ -52,7 +53,7 @@ def router(services: Services) -> APIRouter:
         kind = body.document.get("type", "document_url")
         if kind not in ("document_url", "image_url"):
             raise errors.InvalidBody(f"document takes document_url or image_url, not {kind!r:.50}.", "document")
-        file = await ocr.papers.given(body.document, "document")
+        file = Given("document", await ocr.body.decode(body.document, "document"))
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
         model = ocr.choose(request, body.model)
         document = await ocr.open(request, [file])

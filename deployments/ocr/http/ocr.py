@@ -14,7 +14,6 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from cluster import errors
 from cluster.calls import View
 from cluster.routes import ModelRoutes
 from deployments.ingress.auth import owner_of
@@ -24,7 +23,7 @@ from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ingress.progress import views
 from deployments.ocr import formats
-from deployments.ocr.http.body import Ask, Papers
+from deployments.ocr.http.body import Ask, BodyOfPages
 from deployments.ocr.http.documents import Document, Documents, Given
 from deployments.ocr.http.pages import Course, Read, every, refuse_unread
 from deployments.ocr.page import Page
@@ -71,14 +70,14 @@ class Order:
 class Ocr:
     def __init__(self, services: Services) -> None:
         self.serving = services.serving
-        self.papers = Papers(services.settings)
+        self.body = BodyOfPages(services.settings)
         self._services = services
         self._documents = Documents(services.settings)
 
     async def order(self, request: Request) -> Order:
-        ask, reading, files = await self.papers.read(request)
+        ask, reading, files = await self.body.read(request)
         model = self.choose(request, ask.model)
-        await self._name(request, model, ask)
+        await self._services.progress.name(request, model, ask.request_id, streams=ask.stream)
         return self.ordered(model, ask, reading, await self.open(request, files))
 
     async def open(self, request: Request, files: Sequence[Given]) -> Document:
@@ -98,15 +97,6 @@ class Ocr:
         found = self.serving.find(request, name, "ocr")
         request.state.model = found.uid
         return found
-
-    async def _name(self, request: Request, model: ModelRoutes, ask: Ask) -> None:
-        """The id that the caller wants it to have, which no other request may have at the time."""
-        if ask.request_id is None:
-            return
-        request.state.request_id = ask.request_id
-        view = await self._services.progress.watch(model, owner_of(request))
-        if view is not None and view.state in ("waiting", "running"):
-            raise errors.Conflict(f"Duplicate request id: {ask.request_id}", "request_id")
 
     def course(self, order: Order, owner: str, timeout_s: float) -> Course:
         return Course(
