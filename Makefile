@@ -6,7 +6,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check house format clean
+.PHONY: serve test quick check house flows format clean
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
@@ -16,6 +16,11 @@ test: .venv/tests-installed check
 	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m ray
 
+# The tests that need no cluster.
+quick: .venv/tests-installed
+	@started=$$(date +%s); PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist loadfile; \
+		status=$$?; echo "$$(($$(date +%s) - started)) s"; exit $$status
+
 check: .venv/tests-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -24,6 +29,10 @@ check: .venv/tests-installed
 # How the sources are written: sizes, names, types, cycles. tests/test_house.py limits what it prints.
 house: .venv/installed
 	$(BIN)/python -m tests.house
+
+# Which files a request passes, as docs/architecture.md lists them. Starts a cluster of its own; takes some minutes.
+flows: .venv/tests-installed
+	$(BIN)/python -m tests.flows
 
 format: .venv/tests-installed
 	$(BIN)/ruff format .

@@ -69,7 +69,7 @@ class LiveCluster:
             **inherited,
             "CLUSTER_HOME": str(home),
             "CLUSTER_PORT": str(self.port),
-            "CLUSTER_PLUGINS": "tests.families,tests.read_pages",
+            "CLUSTER_PLUGINS": "tests.families,tests.read_pages,docs.examples.trigrams,docs.examples.language",
             "CLUSTER_ENDPOINT": self.url,
             # A second one has nothing to do but to be there when the first is not.
             "CLUSTER_INGRESS_REPLICAS": "1",
