@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.catalog.entry import Entry, Source
 from cluster.launch import LaunchSpec, Wanted
 from cluster.status import Node
@@ -23,7 +25,7 @@ def make_wanted(
     claim_gib: float = 1,
     generation: int = 1,
     options: dict | None = None,
-    **fields,
+    **fields: Any,
 ) -> Wanted:
     source = Source(hub="local", id="/nowhere")
     fields.setdefault("n_gpu", None)

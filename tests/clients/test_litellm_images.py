@@ -27,7 +27,7 @@ def base(live: LiveCluster, painter: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("provider", ["xinference", "openai"])
-def test_a_text_becomes_pictures(base, painter, provider):
+def test_a_text_becomes_pictures(base: dict[str, Any], painter: str, provider: str) -> None:
     answer = litellm.image_generation(model=f"{provider}/{painter}", prompt="sea", n=2, size="96x64", **base)
     assert len(answer.data) == 2
     # Nothing was asked for, so nothing that would have to be fetched comes.
@@ -35,25 +35,25 @@ def test_a_text_becomes_pictures(base, painter, provider):
     assert image.size == (96, 64) and corners(image)[0] == painted_colour("sea")
 
 
-def test_an_address_can_be_asked_for(base, painter):
+def test_an_address_can_be_asked_for(base: dict[str, Any], painter: str) -> None:
     answer = litellm.image_generation(model=f"xinference/{painter}", prompt="sea", response_format="url", **base)
     assert opened(httpx.get(answer.data[0].url).content).size == (64, 64)
 
 
-def test_what_it_does_not_know_is_passed_on(base, painter):
+def test_what_it_does_not_know_is_passed_on(base: dict[str, Any], painter: str) -> None:
     sent = {"seed": 5, "kwargs": '{"num_inference_steps": 2}'}
     answers = [litellm.image_generation(model=f"xinference/{painter}", prompt="sea", **sent, **base) for _ in range(2)]
     other = litellm.image_generation(model=f"xinference/{painter}", prompt="sea", **{**sent, "seed": 6}, **base)
     assert answers[0].data[0].b64_json == answers[1].data[0].b64_json != other.data[0].b64_json
 
 
-def test_the_async_call_gets_the_same(base, painter):
+def test_the_async_call_gets_the_same(base: dict[str, Any], painter: str) -> None:
     asked = {"model": f"xinference/{painter}", "prompt": "sea", **base}
     answer = asyncio.run(litellm.aimage_generation(**asked))
     assert answer.data[0].b64_json == litellm.image_generation(**asked).data[0].b64_json
 
 
-def test_pictures_are_edited_as_openais(base, painter):
+def test_pictures_are_edited_as_openais(base: dict[str, Any], painter: str) -> None:
     red = io.BytesIO(filled("red"))
     mask = io.BytesIO(half((0, 0, 0, 0), (0, 0, 0, 255), mode="RGBA"))
     answer = litellm.image_edit(model=f"openai/{painter}", image=red, mask=mask, prompt="sea", **base)
@@ -63,12 +63,12 @@ def test_pictures_are_edited_as_openais(base, painter):
     assert len(answer.data) == 2
 
 
-def test_a_variation_names_no_model(base, painter):
+def test_a_variation_names_no_model(base: dict[str, Any], painter: str) -> None:
     answer = litellm.image_variation(model=f"openai/{painter}", image=filled("red"), **base)
     assert answer.data[0].b64_json or answer.data[0].url
 
 
-def test_errors_are_its_own(base, painter):
+def test_errors_are_its_own(base: dict[str, Any], painter: str) -> None:
     with pytest.raises(litellm.exceptions.NotFoundError, match="uid: nowhere"):
         litellm.image_generation(model="xinference/nowhere", prompt="a", **base)
     with pytest.raises(litellm.exceptions.BadRequestError, match="size takes auto"):

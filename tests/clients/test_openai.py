@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import openai
@@ -20,7 +21,9 @@ def client(live: LiveCluster) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def test_by_default_vectors_travel_as_base64_and_are_the_same(client, embedder, vectors):
+def test_by_default_vectors_travel_as_base64_and_are_the_same(
+    client: openai.OpenAI, embedder: str, vectors: list[list[float]]
+) -> None:
     raw = client.embeddings.with_raw_response.create(model=embedder, input=TEXTS)
     assert isinstance(raw.http_response.json()["data"][0]["embedding"], str)
     answer = raw.parse()
@@ -30,35 +33,37 @@ def test_by_default_vectors_travel_as_base64_and_are_the_same(client, embedder, 
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 3 * 5
 
 
-def test_floats_are_the_same(client, embedder, vectors):
+def test_floats_are_the_same(client: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
     answer = client.embeddings.create(model=embedder, input=TEXTS, encoding_format="float")
     assert_same([row.embedding for row in answer.data], vectors)
 
 
-def test_what_is_alike_is_near(client, embedder):
+def test_what_is_alike_is_near(client: openai.OpenAI, embedder: str) -> None:
     cat, kitten, rates = (row.embedding for row in client.embeddings.create(model=embedder, input=TEXTS).data)
     assert np.dot(cat, kitten) > 0.5 > np.dot(cat, rates)
     assert np.linalg.norm(cat) == pytest.approx(1, abs=1e-5)
 
 
-def test_one_text_is_one_row(client, embedder, vectors):
+def test_one_text_is_one_row(client: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
     answer = client.embeddings.create(model=embedder, input=TEXTS[0])
     assert_same([row.embedding for row in answer.data], vectors[:1])
 
 
-def test_fewer_dimensions_are_the_first_ones_at_length_one(client, embedder, vectors):
+def test_fewer_dimensions_are_the_first_ones_at_length_one(
+    client: openai.OpenAI, embedder: str, vectors: list[list[float]]
+) -> None:
     answer = client.embeddings.create(model=embedder, input=TEXTS, dimensions=64)
     cut = np.array(vectors)[:, :64]
     assert_same([row.embedding for row in answer.data], cut / np.linalg.norm(cut, axis=1, keepdims=True))
 
 
-def test_a_precision_can_be_asked_for(client, embedder, vectors):
+def test_a_precision_can_be_asked_for(client: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
     asked = {"model": embedder, "input": TEXTS, "encoding_format": "float", "extra_body": {"output_dtype": "int8"}}
     found = [row.embedding for row in client.embeddings.create(**asked).data]
     assert_nearly_all(found, quantized(np.array(vectors, np.float32), "int8"))
 
 
-def test_raw_bytes_can_be_asked_for(client, embedder, vectors):
+def test_raw_bytes_can_be_asked_for(client: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
     headers = {"Accept": "application/octet-stream"}
     asked = {"model": embedder, "input": TEXTS, "encoding_format": "float", "extra_headers": headers}
     raw = client.embeddings.with_raw_response.create(**asked).http_response
@@ -66,7 +71,7 @@ def test_raw_bytes_can_be_asked_for(client, embedder, vectors):
     assert_same(np.frombuffer(raw.content, raw.headers["x-dtype"]).reshape(shape), vectors)
 
 
-def test_token_ids_are_the_models_own(client, embedder):
+def test_token_ids_are_the_models_own(client: openai.OpenAI, embedder: str) -> None:
     # [CLS] hello world [SEP]
     ids = [101, 7592, 2088, 102]
     answer = client.embeddings.create(model=embedder, input=ids)
@@ -78,7 +83,7 @@ def test_token_ids_are_the_models_own(client, embedder):
     assert len(both.data) == 2 and both.usage.prompt_tokens == 7
 
 
-def test_the_async_client_gets_the_same(live, embedder, vectors):
+def test_the_async_client_gets_the_same(live: LiveCluster, embedder: str, vectors: list[list[float]]) -> None:
     async def embed() -> list[list[float]]:
         async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
             answers = await asyncio.gather(*(client.embeddings.create(model=embedder, input=text) for text in TEXTS))
@@ -87,7 +92,7 @@ def test_the_async_client_gets_the_same(live, embedder, vectors):
     assert_same(asyncio.run(embed()), vectors)
 
 
-def test_models_are_listed_and_retrieved(client, embedder, reranker):
+def test_models_are_listed_and_retrieved(client: openai.OpenAI, embedder: str, reranker: str) -> None:
     listed = {model.id: model for model in client.models.list()}
     assert {embedder, reranker} <= listed.keys()
     assert listed[embedder].object == "model"
@@ -95,7 +100,7 @@ def test_models_are_listed_and_retrieved(client, embedder, reranker):
     assert client.models.retrieve(embedder).model_name == "all-MiniLM-L6-v2"
 
 
-def test_a_model_that_is_not_there_is_not_found(client, embedder):
+def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI, embedder: str) -> None:
     with pytest.raises(openai.NotFoundError) as raised:
         client.embeddings.create(model="nowhere", input="a")
     assert raised.value.code == "model_not_found" and raised.value.param == "model"
@@ -113,12 +118,12 @@ def test_a_model_that_is_not_there_is_not_found(client, embedder):
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),
     ],
 )
-def test_a_bad_body_is_a_bad_request(client, embedder, body, param):
+def test_a_bad_body_is_a_bad_request(client: openai.OpenAI, embedder: str, body: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client.embeddings.create(model=embedder, **body)
     assert raised.value.param == param and raised.value.type == "invalid_request_error"
 
 
-def test_a_reranker_does_not_embed(client, reranker):
+def test_a_reranker_does_not_embed(client: openai.OpenAI, reranker: str) -> None:
     with pytest.raises(openai.BadRequestError, match="cannot embed; it can rerank"):
         client.embeddings.create(model=reranker, input="a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def client(live: LiveCluster) -> Iterator[Client]:
         assert {status.uid for status in client.statuses()} == before, "a test left wishes behind"
 
 
-def test_a_model_lives_from_launch_to_terminate(client):
+def test_a_model_lives_from_launch_to_terminate(client: Client) -> None:
     uid = client.launch_model("echo", model_uid="our-echo", steps=3)
     status = client.status(uid)
     assert (status.state, status.ready, status.wanted.spec.options) == ("READY", 1, {"steps": 3})
@@ -36,7 +37,7 @@ def test_a_model_lives_from_launch_to_terminate(client):
         client.get_model(uid)
 
 
-def test_embedding_is_the_same(client, embedder, vectors):
+def test_embedding_is_the_same(client: Client, embedder: str, vectors: list[list[float]]) -> None:
     model = client.get_model(embedder)
     assert isinstance(model, EmbeddingModel)
     answer = model.create_embedding(TEXTS)
@@ -45,7 +46,7 @@ def test_embedding_is_the_same(client, embedder, vectors):
     assert model.convert_ids_to_tokens([7592, 2088]) == ["hello", "world"]
 
 
-def test_a_text_models_handle_can_all_that_it_can(client, letters):
+def test_a_text_models_handle_can_all_that_it_can(client: Client, letters: str) -> None:
     # The handle that a model of the type embedding gets.
     model = EmbeddingModel(client, letters)
     assert model.embed_sparse("ab")["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
@@ -57,7 +58,7 @@ def test_a_text_models_handle_can_all_that_it_can(client, letters):
     assert [row["score"] for row in model.score("ab", ["ab", "xy"], raw_scores=True)["data"]] == [4, -4]
 
 
-def test_errors_of_every_dialect_are_raised_as_their_class(client, letters):
+def test_errors_of_every_dialect_are_raised_as_their_class(client: Client, letters: str) -> None:
     model = EmbeddingModel(client, letters)
     with pytest.raises(errors.InvalidBody, match="skip_special_tokens") as raised:
         model.decode([97], skip_special_tokens="yes")
@@ -68,7 +69,7 @@ def test_errors_of_every_dialect_are_raised_as_their_class(client, letters):
         EmbeddingModel(client, "nowhere").tokenize("a")
 
 
-def test_rerank_is_the_same(client, reranker, scores):
+def test_rerank_is_the_same(client: Client, reranker: str, scores: dict[int, float]) -> None:
     model = client.get_model(reranker)
     assert isinstance(model, RerankModel)
     answer = model.rerank(DOCUMENTS, QUERY, top_n=2, return_documents=True)
@@ -77,7 +78,7 @@ def test_rerank_is_the_same(client, reranker, scores):
     assert answer["results"][0]["document"] == {"text": DOCUMENTS[1]}
 
 
-def test_a_model_is_ready_as_soon_as_its_launch_says_so(client):
+def test_a_model_is_ready_as_soon_as_its_launch_says_so(client: Client) -> None:
     for turn in range(2):
         uid = client.launch_model("echo", model_uid=f"our-quick-{turn}")
         assert client.get_model(uid).infer("/v1/infer", items=[turn])["results"] == [turn]
@@ -85,7 +86,7 @@ def test_a_model_is_ready_as_soon_as_its_launch_says_so(client):
         client.terminate_model(uid)
 
 
-def test_what_is_wished_for_can_be_written_down_and_read_again(client):
+def test_what_is_wished_for_can_be_written_down_and_read_again(client: Client) -> None:
     uid = client.launch_model("echo", model_uid="our-declared", steps=3)
     declared = client.export()
     assert {"model_name": "echo", "model_type": "echo", "model_uid": uid, "steps": 3} in declared
@@ -94,7 +95,7 @@ def test_what_is_wished_for_can_be_written_down_and_read_again(client):
     client.terminate_model(uid)
 
 
-def test_a_request_under_way_can_be_aborted(client, live):
+def test_a_request_under_way_can_be_aborted(client: Client, live: LiveCluster) -> None:
     uid = client.launch_model("echo", model_uid="our-aborted")
     body = {"model": uid, "items": [{"sleep": 5}]}
     with ThreadPoolExecutor() as threads:
@@ -106,7 +107,7 @@ def test_a_request_under_way_can_be_aborted(client, live):
     client.terminate_model(uid)
 
 
-def test_equal_launches_are_one(client):
+def test_equal_launches_are_one(client: Client) -> None:
     first = client.submit(_spec(model_uid="our-one"))
     assert client.submit(_spec(model_uid="our-one")) == first
     with pytest.raises(errors.Conflict, match="our-one is taken by another launch .steps differ"):
@@ -115,11 +116,11 @@ def test_equal_launches_are_one(client):
     client.terminate_model("our-one")
 
 
-def _spec(**fields):
+def _spec(**fields: Any):
     return LaunchSpec(model_name="echo", model_type="echo", **fields)
 
 
-def test_a_misspelled_option_is_asked_about(client):
+def test_a_misspelled_option_is_asked_about(client: Client) -> None:
     with pytest.raises(
         errors.BadOption, match="There is no option 'load_secnods'; did you mean 'load_seconds'"
     ) as raised:
@@ -127,12 +128,12 @@ def test_a_misspelled_option_is_asked_about(client):
     assert raised.value.param == "load_secnods" and raised.value.status == 400
 
 
-def test_a_misspelled_model_is_asked_about(client):
+def test_a_misspelled_model_is_asked_about(client: Client) -> None:
     with pytest.raises(errors.UnknownModel, match="all-MiniLM-L6-v2"):
         client.launch_model("all-MiniLM-L6-v3", "embedding")
 
 
-def test_what_does_not_fit_says_why_on_every_node(client):
+def test_what_does_not_fit_says_why_on_every_node(client: Client) -> None:
     with pytest.raises(errors.DoesNotFit, match=r"our-huge fits on no node \(.*of .*\)") as raised:
         client.launch_model("echo", model_uid="our-huge", memory="900TiB")
     assert raised.value.status == 503
@@ -140,7 +141,7 @@ def test_what_does_not_fit_says_why_on_every_node(client):
     assert checked["fits"] is False and checked["claim_bytes"] == 900 * 2**40
 
 
-def test_a_failed_load_says_why_and_how_its_log_ended(client):
+def test_a_failed_load_says_why_and_how_its_log_ended(client: Client) -> None:
     with pytest.raises(errors.LoadFailed, match="the weights are torn") as raised:
         client.launch_model("echo", model_uid="our-torn", load_error="the weights are torn")
     assert any("the weights are torn" in line for line in raised.value.log_tail)
@@ -149,10 +150,10 @@ def test_a_failed_load_says_why_and_how_its_log_ended(client):
     client.terminate_model("our-torn")
 
 
-def test_a_cancelled_launch_is_cancelled_for_whoever_waits(client):
+def test_a_cancelled_launch_is_cancelled_for_whoever_waits(client: Client) -> None:
     uid, generation = client.submit(_spec(model_uid="our-slow", options={"load_seconds": 30}))
 
-    def cancel_once_loading(status):
+    def cancel_once_loading(status) -> None:
         if status.stage == "loading":
             client.cancel_launch_model(uid)
 
@@ -160,7 +161,7 @@ def test_a_cancelled_launch_is_cancelled_for_whoever_waits(client):
         client.wait_until_ready(uid, generation, timeout=20, on_status=cancel_once_loading)
 
 
-def test_an_error_of_the_model_is_no_error_of_the_next_request(client):
+def test_an_error_of_the_model_is_no_error_of_the_next_request(client: Client) -> None:
     uid = client.launch_model("echo", model_uid="our-raising")
     model = client.get_model(uid)
     with pytest.raises(errors.InferenceFailed, match="told to raise"):
@@ -171,7 +172,9 @@ def test_an_error_of_the_model_is_no_error_of_the_next_request(client):
     client.terminate_model(uid)
 
 
-def test_the_async_client_does_the_same(live, embedder, reranker, vectors, scores):
+def test_the_async_client_does_the_same(
+    live: LiveCluster, embedder: str, reranker: str, vectors: list[list[float]], scores: dict[int, float]
+) -> None:
     async def live_through() -> None:
         async with AsyncClient(live.url) as client:
             uid = await client.launch_model("echo", model_uid="our-async", steps=2)

@@ -59,7 +59,7 @@ def solid(colour: str | tuple[int, ...], mode: str = "RGB") -> Image.Image:
     return Image.new(mode, (32, 32), colour)
 
 
-def test_a_text_becomes_pictures(model):
+def test_a_text_becomes_pictures(model: ImageModel) -> None:
     pictures = model.text_to_image("a tree", n=2, size="48x32", seed=20)
     assert [(one.seed, one.pil().size, one.pil().getpixel((0, 0))) for one in pictures] == [
         (20, (48, 32), TREE),
@@ -69,7 +69,7 @@ def test_a_text_becomes_pictures(model):
     assert pictures["data"][0]["revised_prompt"] is None
 
 
-def test_options_reach_the_model_through_a_form_as_through_json(model):
+def test_options_reach_the_model_through_a_form_as_through_json(model: ImageModel) -> None:
     fields = {"num_inference_steps": 3, "loras": [{"name": "blue", "scale": 0.5}], "seed": [5, 9], "n": 2}
     drawn = model.text_to_image("a tree", **fields)
     redrawn = model.image_to_image(drawn[0], "a tree", "leaves", strength=0.25, **fields)
@@ -80,7 +80,7 @@ def test_options_reach_the_model_through_a_form_as_through_json(model):
     assert (redrawn[0].receipt["strength"], redrawn[0].receipt["negative_prompt"]) == (0.25, "leaves")
 
 
-def test_white_is_repainted_and_so_is_what_is_transparent(model):
+def test_white_is_repainted_and_so_is_what_is_transparent(model: ImageModel) -> None:
     half = solid("black")
     half.paste("white", (16, 0, 32, 32))
     hole = solid((0, 0, 0, 255), "RGBA")
@@ -95,18 +95,18 @@ def test_white_is_repainted_and_so_is_what_is_transparent(model):
         assert picture.pil().getpixel((24, 31)) == TREE
 
 
-def test_a_variation_needs_no_word(model):
+def test_a_variation_needs_no_word(model: ImageModel) -> None:
     assert model.variation(solid("white"), n=2, size="16x16")[1].pil().size == (16, 16)
 
 
-def test_an_address_can_be_opened_by_anybody(client, model):
+def test_an_address_can_be_opened_by_anybody(client: Client, model: ImageModel) -> None:
     picture = model.text_to_image("a tree", response_format="url", output_format="webp")[0]
     assert picture.url.startswith(f"{client.base_url}/v1/files/")
     fetched = Image.open(BytesIO(client.driver.http.get(picture.url).content))
     assert (fetched.format, fetched.size) == ("WEBP", (64, 64))
 
 
-def test_a_stream_ends_with_the_picture_that_comes_without_one(model):
+def test_a_stream_ends_with_the_picture_that_comes_without_one(model: ImageModel) -> None:
     *previews, last = model.text_to_image("a tree", seed=3, partial_images=2, num_inference_steps=6)
     assert [one.is_final for one in previews] == [False, False]
     assert previews[0].pil().size == last.pil().size == (64, 64)
@@ -114,7 +114,7 @@ def test_a_stream_ends_with_the_picture_that_comes_without_one(model):
     assert (last.is_final, last.pil().tobytes()) == (True, whole.pil().tobytes())
 
 
-def test_the_async_client_streams_and_waits_for_jobs(live, painter):
+def test_the_async_client_streams_and_waits_for_jobs(live: LiveCluster, painter: str) -> None:
     async def use() -> tuple[list[bool], int]:
         async with AsyncClient(live.url) as client:
             model = await client.get_model(painter)
@@ -125,7 +125,7 @@ def test_the_async_client_streams_and_waits_for_jobs(live, painter):
     assert asyncio.run(use()) == ([False, True], 2)
 
 
-def test_what_cannot_be_drawn_is_the_servers_sentence(model):
+def test_what_cannot_be_drawn_is_the_servers_sentence(model: ImageModel) -> None:
     with pytest.raises(errors.InvalidBody, match="did you mean 'num_inference_steps'") as raised:
         model.text_to_image("a tree", num_inferense_steps=3)
     assert raised.value.param == "num_inferense_steps"
@@ -135,7 +135,7 @@ def test_what_cannot_be_drawn_is_the_servers_sentence(model):
         list(model.text_to_image("told to fail", stream=True))
 
 
-def test_whoever_stops_reading_stops_the_painter(model, journal):
+def test_whoever_stops_reading_stops_the_painter(model: ImageModel, journal: Path) -> None:
     prompt = uuid.uuid4().hex
     stream = model.text_to_image(prompt, partial_images=3, num_inference_steps=100)
     next(stream)
@@ -145,7 +145,7 @@ def test_whoever_stops_reading_stops_the_painter(model, journal):
     assert steps_of(journal, prompt) - taken <= 2
 
 
-def test_a_job_is_watched_and_cancelled(client, model, journal):
+def test_a_job_is_watched_and_cancelled(client: Client, model: ImageModel, journal: Path) -> None:
     prompt = uuid.uuid4().hex
     job = model.text_to_image(prompt, background=True, num_inference_steps=400)
     assert job.id in [known["id"] for known in client.list_image_jobs()]
@@ -162,12 +162,12 @@ def test_a_job_is_watched_and_cancelled(client, model, journal):
         job.result()
 
 
-def test_a_job_fails_with_the_error_of_its_model(model):
+def test_a_job_fails_with_the_error_of_its_model(model: ImageModel) -> None:
     with pytest.raises(errors.InferenceFailed, match="told to fail"):
         model.text_to_image("told to fail", background=True).result(timeout=30)
 
 
-def test_a_request_is_watched_and_aborted_by_its_id(client, model, painter):
+def test_a_request_is_watched_and_aborted_by_its_id(client: Client, model: ImageModel, painter: str) -> None:
     stream = model.text_to_image("a tree", num_inference_steps=100, partial_images=3, request_id="ours-1")
     next(stream)
     said = client.get_progress("ours-1")
@@ -180,7 +180,7 @@ def test_a_request_is_watched_and_aborted_by_its_id(client, model, painter):
 # The command
 
 
-def test_the_command_draws_and_edits(live, painter, tmp_path):
+def test_the_command_draws_and_edits(live: LiveCluster, painter: str, tmp_path: Path) -> None:
     done = live.command(
         "generate", "a tree", "-u", painter, "-o", str(tmp_path / "tree.webp"), "-s", "32x32", "-n", "2"
     )
@@ -206,7 +206,9 @@ def test_the_command_draws_and_edits(live, painter, tmp_path):
     assert (picture.size, picture.getpixel((0, 0))) == ((32, 32), painted_colour("a bush"))
 
 
-def test_the_command_tells_how_far_it_is_and_ctrl_c_stops_the_painter(live, painter, journal, tmp_path):
+def test_the_command_tells_how_far_it_is_and_ctrl_c_stops_the_painter(
+    live: LiveCluster, painter: str, journal: Path, tmp_path: Path
+) -> None:
     prompt = uuid.uuid4().hex
     words = live.command_line("generate", prompt, "-u", painter, "--steps", "400", "-o", str(tmp_path / "x.png"))
     pipe = subprocess.PIPE

@@ -40,7 +40,7 @@ def pixels(text: str) -> np.ndarray:
     return np.asarray(opened(text).convert("RGB"), dtype=np.int16)
 
 
-def test_openai_draws_edits_and_streams(client, tiny):
+def test_openai_draws_edits_and_streams(client: openai.OpenAI, tiny: str) -> None:
     extra = {"seed": 1, "num_inference_steps": 4}
     asked = {"model": tiny, "prompt": "a lighthouse", "size": SIZE, "extra_body": extra}
     once, again = (client.images.generate(**asked).data[0] for _ in range(2))
@@ -58,14 +58,14 @@ def test_openai_draws_edits_and_streams(client, tiny):
     assert len(varied.data) == 2
 
 
-def test_litellm_draws_the_same(live, client, tiny):
+def test_litellm_draws_the_same(live: LiveCluster, client: openai.OpenAI, tiny: str) -> None:
     base = {"api_base": f"{live.url}/v1", "api_key": "none", "size": SIZE, "seed": 1, "kwargs": '{"steps": 2}'}
     lite = litellm.image_generation(model=f"xinference/{tiny}", prompt="sea", **base).data[0]
     own = client.images.generate(model=tiny, prompt="sea", size=SIZE, extra_body={"seed": 1, "steps": 2}).data[0]
     assert lite.b64_json == own.b64_json
 
 
-def test_xinference_finds_an_image_model_and_draws(live, tiny):
+def test_xinference_finds_an_image_model_and_draws(live: LiveCluster, tiny: str) -> None:
     xinference = RESTfulClient(live.url)
     model = xinference.get_model(tiny)
     options = {"response_format": "b64_json", "num_inference_steps": 2, "seed": 3}
@@ -81,7 +81,7 @@ def test_xinference_finds_an_image_model_and_draws(live, tiny):
     xinference.close()
 
 
-def test_the_web_interface_is_served(live, tiny):
+def test_the_web_interface_is_served(live: LiveCluster, tiny: str) -> None:
     asked = {"prompt": "sea", "steps": 4, "width": 64, "height": 64, "sampler_name": "Euler a", "cfg_scale": 5}
     answer = httpx.post(f"{live.url}/sdapi/v1/txt2img", json={**asked, "model": tiny}, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -90,7 +90,7 @@ def test_the_web_interface_is_served(live, tiny):
     assert opened(answer.json()["images"][0]).info["parameters"] == info["infotexts"][0]
 
 
-def test_a_sampler_that_is_not_there_is_told(client, tiny):
+def test_a_sampler_that_is_not_there_is_told(client: openai.OpenAI, tiny: str) -> None:
     with pytest.raises(openai.BadRequestError, match="There is no sampler 'Eular'") as raised:
         client.images.generate(model=tiny, prompt="a", size=SIZE, extra_body={"sampler_name": "Eular"})
     assert raised.value.param == "sampler_name"

@@ -34,7 +34,7 @@ def custom_reranker(name: str, folder: Path = CE_TINY) -> str:
     return json.dumps({**spec, "model_specs": [{"model_format": "pytorch", "model_uri": f"file://{folder}"}]})
 
 
-def test_a_model_lives_from_launch_to_terminate(client):
+def test_a_model_lives_from_launch_to_terminate(client: RESTfulClient) -> None:
     uid = client.launch_model("echo", model_type="echo", model_uid="xinf-echo", replica=1, n_gpu=None, steps=7)
     assert uid == "xinf-echo"
     assert client.list_models()[uid]["model_name"] == "echo"
@@ -50,7 +50,7 @@ def test_a_model_lives_from_launch_to_terminate(client):
         client.terminate_model(uid)
 
 
-def test_a_real_model_takes_launch_options(client, vectors):
+def test_a_real_model_takes_launch_options(client: RESTfulClient, vectors: list[list[float]]) -> None:
     uid = client.launch_model(
         "all-MiniLM-L6-v2",
         model_type="embedding",
@@ -69,7 +69,7 @@ def test_a_real_model_takes_launch_options(client, vectors):
     client.terminate_model(uid)
 
 
-def test_embeddings_are_the_same(client, embedder, vectors):
+def test_embeddings_are_the_same(client: RESTfulClient, embedder: str, vectors: list[list[float]]) -> None:
     model = client.get_model(embedder)
     answer = model.create_embedding(TEXTS)
     assert_same([row["embedding"] for row in answer["data"]], vectors)
@@ -79,7 +79,7 @@ def test_embeddings_are_the_same(client, embedder, vectors):
     assert_same(model.create_embedding(TEXTS[0], dimensions=384)["data"][0]["embedding"], vectors[0])
 
 
-def test_sparse_weights_are_by_token_id(live, letters):
+def test_sparse_weights_are_by_token_id(live: LiveCluster, letters: str) -> None:
     # Its client makes handles of the types that Xinference has.
     model = RESTfulEmbeddingModelHandle(letters, live.url, {})
     answer = model.create_embedding(["ab"], return_sparse=True)
@@ -87,13 +87,13 @@ def test_sparse_weights_are_by_token_id(live, letters):
     assert answer["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
 
 
-def test_ids_become_tokens(client, embedder):
+def test_ids_become_tokens(client: RESTfulClient, embedder: str) -> None:
     model = client.get_model(embedder)
     assert model.convert_ids_to_tokens([101, 7592, "2088", 102]) == ["[CLS]", "hello", "world", "[SEP]"]
     assert model.convert_ids_to_tokens([[7592], [2088, 102]]) == [["hello"], ["world", "[SEP]"]]
 
 
-def test_rerank_is_the_same(client, reranker, scores):
+def test_rerank_is_the_same(client: RESTfulClient, reranker: str, scores: dict[int, float]) -> None:
     answer = client.get_model(reranker).rerank(DOCUMENTS, QUERY)
     assert [row["index"] for row in answer["results"]] == list(scores)
     assert_same([row["relevance_score"] for row in answer["results"]], list(scores.values()))
@@ -101,7 +101,7 @@ def test_rerank_is_the_same(client, reranker, scores):
     assert answer["meta"]["tokens"] is None and answer["id"]
 
 
-def test_rerank_takes_all_its_arguments(client, reranker, scores):
+def test_rerank_takes_all_its_arguments(client: RESTfulClient, reranker: str, scores: dict[int, float]) -> None:
     model = client.get_model(reranker)
     answer = model.rerank(DOCUMENTS, QUERY, top_n=2, return_documents=True, return_len=True, raw_scores=True)
     assert [row["index"] for row in answer["results"]] == list(scores)[:2]
@@ -117,14 +117,14 @@ def test_rerank_takes_all_its_arguments(client, reranker, scores):
         model.rerank(DOCUMENTS, QUERY, mood="good")
 
 
-def test_a_handle_of_a_model_that_went_says_so(client):
+def test_a_handle_of_a_model_that_went_says_so(client: RESTfulClient) -> None:
     uid = client.launch_model("vectors", model_type="echo", model_uid="xinf-gone")
     client.terminate_model(uid)
     with pytest.raises(RuntimeError, match="Failed to get the model description.*uid: xinf-gone"):
         client.get_model(uid)
 
 
-def test_bad_launches_are_refused_with_the_reason(client):
+def test_bad_launches_are_refused_with_the_reason(client: RESTfulClient) -> None:
     for asked, reason in (
         ({"model_name": "no-such-model", "model_type": "embedding"}, "No embedding model is called 'no-such-model'"),
         ({"model_name": "echo", "model_type": "echo", "step": 3}, "There is no option 'step'; did you mean 'steps'"),
@@ -140,7 +140,7 @@ def test_bad_launches_are_refused_with_the_reason(client):
     client.terminate_model("xinf-bad")
 
 
-def test_a_launch_can_be_followed_and_cancelled(client, live):
+def test_a_launch_can_be_followed_and_cancelled(client: RESTfulClient, live: LiveCluster) -> None:
     with ThreadPoolExecutor() as threads:
         other = RESTfulClient(live.url)
         launch = threads.submit(other.launch_model, "echo", "echo", model_uid="xinf-slow", load_seconds=30)
@@ -163,14 +163,14 @@ def _loading(progress):
     return progress if progress["stage"] == "loading" and progress["progress"] > 0 else None
 
 
-def test_a_ready_model_is_all_done_and_not_cancelled(client, embedder):
+def test_a_ready_model_is_all_done_and_not_cancelled(client: RESTfulClient, embedder: str) -> None:
     progress = client.get_launch_model_progress(embedder)
     assert progress["progress"] == 1.0
     with pytest.raises(RuntimeError, match="not launching any more"):
         client.cancel_launch_model(embedder)
 
 
-def test_replicas_come_and_go(client):
+def test_replicas_come_and_go(client: RESTfulClient) -> None:
     uid = client.launch_model("echo", "echo", model_uid="xinf-many")
     assert client.add_model_replica(uid)["replica_model_uid"] == "xinf-many-rep1"
     added = client.add_model_replica(uid, replica=2)
@@ -191,7 +191,7 @@ def test_replicas_come_and_go(client):
     client.terminate_model(uid)
 
 
-def test_a_custom_model_is_registered_launched_and_forgotten(client, scores):
+def test_a_custom_model_is_registered_launched_and_forgotten(client: RESTfulClient, scores: dict[int, float]) -> None:
     name = "xinf-own-reranker"
     assert client.register_model("rerank", custom_reranker(name), persist=True) is None
     listed = {row["model_name"]: row["is_builtin"] for row in client.list_model_registrations("rerank")}
@@ -217,14 +217,14 @@ def test_a_custom_model_is_registered_launched_and_forgotten(client, scores):
         client.unregister_model("rerank", name)
 
 
-def test_a_bad_registration_is_refused_with_the_reason(client):
+def test_a_bad_registration_is_refused_with_the_reason(client: RESTfulClient) -> None:
     with pytest.raises(RuntimeError, match="The registration is not JSON"):
         client.register_model("rerank", "{", persist=False)
     with pytest.raises(RuntimeError, match="built-in"):
         client.register_model("rerank", custom_reranker("ce-tiny"), persist=False)
 
 
-def test_engines_say_what_they_take(client):
+def test_engines_say_what_they_take(client: RESTfulClient) -> None:
     found = client.query_engine_by_model_name("all-MiniLM-L6-v2", model_type="embedding")
     assert found["sentence_transformers"][0]["model_format"] == "pytorch"
     assert client.query_engine_by_model_name("all-MiniLM-L6-v2", model_type=None) == found
@@ -232,7 +232,7 @@ def test_engines_say_what_they_take(client):
         client.query_engine_by_model_name("no-such-model", model_type="embedding")
 
 
-def test_the_cluster_tells_of_itself(client, live, embedder):
+def test_the_cluster_tells_of_itself(client: RESTfulClient, live: LiveCluster, embedder: str) -> None:
     (worker,) = client.get_workers_info()
     assert worker["models"][embedder] == "all-MiniLM-L6-v2"
     assert client.get_supervisor_info() == {"supervisor_ip": worker["work-ip"]}
@@ -241,7 +241,9 @@ def test_the_cluster_tells_of_itself(client, live, embedder):
     assert client.list_cached_models() == []
 
 
-def test_the_async_client_does_the_same(live, embedder, reranker, vectors, scores):
+def test_the_async_client_does_the_same(
+    live: LiveCluster, embedder: str, reranker: str, vectors: list[list[float]], scores: dict[int, float]
+) -> None:
     async def live_through() -> None:
         client = AsyncRESTfulClient(live.url)
         try:

@@ -49,7 +49,7 @@ def client(live: LiveCluster, painter: str) -> Iterator[RESTfulClient]:
     client.close()
 
 
-def test_a_text_becomes_pictures_at_real_addresses(model):
+def test_a_text_becomes_pictures_at_real_addresses(model: RESTfulImageModelHandle) -> None:
     answer = model.text_to_image("sea", n=2, size="96*64", seed=5, num_inference_steps=2, negative_prompt="dogs")
     assert answer["created"] > 0 and [row["b64_json"] for row in answer["data"]] == [None, None]
     image = opened(httpx.get(answer["data"][0]["url"]).content)
@@ -59,7 +59,7 @@ def test_a_text_becomes_pictures_at_real_addresses(model):
     assert opened(inline["data"][0]["b64_json"]).tobytes() == image.tobytes()
 
 
-def test_a_picture_becomes_another(model):
+def test_a_picture_becomes_another(model: RESTfulImageModelHandle) -> None:
     answer = model.image_to_image(
         filled("red"), "sea", negative_prompt="dogs", n=2, response_format="b64_json", strength=0.25
     )
@@ -69,7 +69,7 @@ def test_a_picture_becomes_another(model):
     assert opened(several["data"][0]["b64_json"]).size == (32, 32)
 
 
-def test_pictures_are_edited(model, tmp_path: Path):
+def test_pictures_are_edited(model: RESTfulImageModelHandle, tmp_path: Path) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(filled("red"))
     for images in (filled("red"), [filled("red")], str(path), [str(path), filled("blue")]):
@@ -79,12 +79,14 @@ def test_pictures_are_edited(model, tmp_path: Path):
     assert corners(opened(masked["data"][0]["b64_json"])) == (painted_colour("sea"), RED)
 
 
-def test_white_is_painted_anew(model):
+def test_white_is_painted_anew(model: RESTfulImageModelHandle) -> None:
     answer = model.inpainting(filled("red"), half("black", "white"), "sea", response_format="b64_json")
     assert corners(opened(answer["data"][0]["b64_json"])) == (RED, painted_colour("sea"))
 
 
-def test_a_request_is_followed_and_aborted_by_its_id(client, slow, journal):
+def test_a_request_is_followed_and_aborted_by_its_id(
+    client: RESTfulClient, slow: RESTfulImageModelHandle, journal: Journal
+) -> None:
     with ThreadPoolExecutor() as threads:
         asked = {"request_id": "xinf-1", "num_inference_steps": 50}
         answer = threads.submit(slow.text_to_image, "abort me", **asked)
@@ -104,7 +106,7 @@ def test_a_request_is_followed_and_aborted_by_its_id(client, slow, journal):
         client.get_progress("xinf-none")
 
 
-def test_bad_requests_say_what_is_wrong(model):
+def test_bad_requests_say_what_is_wrong(model: RESTfulImageModelHandle) -> None:
     with pytest.raises(RuntimeError, match="size takes auto or a width and a height"):
         model.text_to_image("a", size="large")
     with pytest.raises(RuntimeError, match="There is no field 'seeed'; did you mean 'seed'"):
@@ -113,7 +115,7 @@ def test_bad_requests_say_what_is_wrong(model):
         model.image_to_image(b"nothing", "a")
 
 
-def test_the_async_client_gets_the_same(live, model, journal):
+def test_the_async_client_gets_the_same(live: LiveCluster, model: RESTfulImageModelHandle, journal: Journal) -> None:
     async def draw() -> dict[str, object]:
         other = AsyncRESTfulImageModelHandle("xinf-painter", live.url, {})
         try:

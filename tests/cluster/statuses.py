@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.status import ModelState, ModelStatus, WorkerState, WorkerStatus
 from tests.make import make_wanted
 
 
-def make_worker(index: int = 0, state: str = "LOADING", generation: int = 1, **fields) -> WorkerStatus:
+def make_worker(index: int = 0, state: str = "LOADING", generation: int = 1, **fields: Any) -> WorkerStatus:
     return WorkerStatus(id=f"w{index}", index=index, generation=generation, state=WorkerState(state), **fields)
 
 
 def make_status(
-    uid: str = "m", state: str = "LOADING", *, type: str = "embedding", generation: int = 1, **fields
+    uid: str = "m", state: str = "LOADING", *, type: str = "embedding", generation: int = 1, **fields: Any
 ) -> ModelStatus:
     replica = fields.pop("replica", 1)
     wanted = make_wanted(uid, replica=replica, generation=generation)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import pytest
 from ray import cloudpickle
@@ -32,7 +33,7 @@ def test_the_tree_in_the_docstring_is_the_classes() -> None:
 
 @pytest.mark.parametrize("error", EVERY, ids=lambda error: error.__name__)
 @pytest.mark.parametrize("pickled", [pickle, cloudpickle], ids=["pickle", "cloudpickle"])
-def test_errors_cross_processes_whole(error: type[errors.ClusterError], pickled) -> None:
+def test_errors_cross_processes_whole(error: type[errors.ClusterError], pickled: Any) -> None:
     sent = error("m fits on no node (a: draining).", "n_gpu", 30.0)
     arrived = pickled.loads(pickled.dumps(sent))
     assert type(arrived) is error

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -38,11 +39,11 @@ XINFERENCE_CLIENT = {
 }
 
 
-def spec(**fields) -> LaunchSpec:
+def spec(**fields: Any) -> LaunchSpec:
     return LaunchSpec.model_validate({"model_name": "m", **fields})
 
 
-def refusal(**fields) -> str:
+def refusal(**fields: Any) -> str:
     with pytest.raises(ValidationError) as caught:
         spec(**fields)
     return caught.value.errors()[0]["msg"].removeprefix("Value error, ")

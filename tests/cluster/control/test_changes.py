@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cluster.control.changes import asks_the_same, difference, differences
@@ -7,11 +9,11 @@ from cluster.launch import Wanted
 from tests.make import make_wanted
 
 
-def declared(uid: str = "m", **fields) -> Wanted:
+def declared(uid: str = "m", **fields: Any) -> Wanted:
     return make_wanted(uid, **fields).model_copy(update={"declared": True})
 
 
-def with_entry(wanted: Wanted, **fields) -> Wanted:
+def with_entry(wanted: Wanted, **fields: Any) -> Wanted:
     return wanted.model_copy(update={"entry": wanted.entry.model_copy(update=fields)})
 
 

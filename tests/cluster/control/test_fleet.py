@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ M = ModelState
 S = WorkerState
 
 
-def fleet(*wanted: Wanted, nodes: Sequence[Node] = (), **settings) -> Fleet:
+def fleet(*wanted: Wanted, nodes: Sequence[Node] = (), **settings: Any) -> Fleet:
     suffixes = map("s{}".format, itertools.count())
     found = Fleet(Settings(memory_fraction=1.0, **settings), new_suffix=lambda: next(suffixes))
     found.see_nodes(nodes or [make_node()], 0.0)
@@ -42,13 +43,13 @@ def carry_out(found: Fleet, now: float) -> list[str]:
     return [str(start.name) for start in plan.start]
 
 
-def ready(pid: int = 1, **fields) -> Report:
+def ready(pid: int = 1, **fields: Any) -> Report:
     return Report(
         phase="ready", progress=LoadProgress("ready", 1.0), pid=pid, node_id="n0", node_ip="10.0.0.1", **fields
     )
 
 
-def serving(*wanted: Wanted, now: float = 0.0, nodes: Sequence[Node] = (), **settings) -> Fleet:
+def serving(*wanted: Wanted, now: float = 0.0, nodes: Sequence[Node] = (), **settings: Any) -> Fleet:
     found = fleet(*wanted, nodes=nodes, **settings)
     for name in carry_out(found, now):
         found.see_report(name, ready(), now)
@@ -223,7 +224,7 @@ def test_a_load_that_moves_is_not_stalled() -> None:
 # -------------------------------------------------------------------------------------------------- failures
 
 
-def failed(error: Exception, **settings) -> Fleet:
+def failed(error: Exception, **settings: Any) -> Fleet:
     found = fleet(make_wanted(), **settings)
     carry_out(found, 0.0)
     report = Report(phase="failed", error=error, log_tail=("loading", "it broke"))

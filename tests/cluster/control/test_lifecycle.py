@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ S = WorkerState
 EVERY_PAIR = list(itertools.product(S, E))
 
 
-def worker(state: S = S.STARTING, **fields) -> Worker:
+def worker(state: S = S.STARTING, **fields: Any) -> Worker:
     return Worker(WorkerName("m", 1, 0, "a"), state, "n0", Claim(), 0.0, **fields)
 
 

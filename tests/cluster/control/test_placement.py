@@ -4,6 +4,7 @@ import itertools
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from cluster.status import Claim, Node
 from tests.make import GIB, make_node, make_wanted
 
 
-def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, **where) -> Demand:
+def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, **where: Any) -> Demand:
     return Demand(uid, int(gib * GIB), ReplicaPlace(**{"n_gpu": None, **where}), n_cpu)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,7 @@ class Case:
         )
 
 
-def wish(replica: int = 1, **fields) -> Wanted:
+def wish(replica: int = 1, **fields: Any) -> Wanted:
     return make_wanted("m", replica=replica, **fields)
 
 

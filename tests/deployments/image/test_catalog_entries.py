@@ -92,34 +92,34 @@ def denoiser_class(pipeline: type[DiffusionPipeline]) -> Any:
     return getattr(diffusers, annotation) if isinstance(annotation, str) else annotation
 
 
-def test_every_expected_model_is_there_and_no_other():
+def test_every_expected_model_is_there_and_no_other() -> None:
     assert {entry.name for entry in ENTRIES} == set(NAMES)
     assert len(ENTRIES) == len(NAMES)
     assert {entry.family for entry in ENTRIES} == {"diffusers"}
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_match_without_regard_to_case_or_dots(name):
+def test_names_match_without_regard_to_case_or_dots(name: Any) -> None:
     for spelled in (name.lower(), name.upper(), name.replace(".", ""), name.replace(".", "-")):
         assert Catalog.builtin().find(spelled, "image").name == name
 
 
 @each()
-def test_rows_are_whole(entry):
+def test_rows_are_whole(entry: Any) -> None:
     assert entry.description.endswith(".") and entry.licence
     assert entry.sources[0].hub == "huggingface"
     assert entry.facts["resolution"] % entry.facts["multiple_of"] == 0
 
 
 @each()
-def test_revisions_are_commits(entry):
+def test_revisions_are_commits(entry: Any) -> None:
     pinned = [source.revision for source in entry.sources]
     pinned += [place["revision"] for place in entry.facts.get("controlnets", {}).values()]
     assert all(revision is None or re.fullmatch("[0-9a-f]{40}", revision) for revision in pinned)
 
 
 @each()
-def test_classes_exist_and_can_do_their_tasks(entry):
+def test_classes_exist_and_can_do_their_tasks(entry: Any) -> None:
     assert entry.facts["pipelines"]
     for task, pipeline in classes(entry).items():
         assert issubclass(pipeline, DiffusionPipeline)
@@ -127,21 +127,21 @@ def test_classes_exist_and_can_do_their_tasks(entry):
 
 
 @each()
-def test_what_draws_without_a_picture_can_be_called_without_one(entry):
+def test_what_draws_without_a_picture_can_be_called_without_one(entry: Any) -> None:
     if "text2image" in entry.facts["pipelines"]:
         image = inspect.signature(classes(entry)["text2image"].__call__).parameters.get("image")
         assert image is None or image.default is None
 
 
 @each()
-def test_defaults_of_a_request_are_arguments_of_every_class(entry):
+def test_defaults_of_a_request_are_arguments_of_every_class(entry: Any) -> None:
     for pipeline in classes(entry).values():
         for fact in ARGUMENTS.keys() & entry.facts.keys():
             assert ARGUMENTS[fact] in parameters(pipeline.__call__), (pipeline, fact)
 
 
 @each()
-def test_no_default_is_left_to_the_class(entry):
+def test_no_default_is_left_to_the_class(entry: Any) -> None:
     """Classes of one model have different ones: 3.5 and 7.0 for the guidance of FLUX.1."""
     takes = set.intersection(*(parameters(pipeline.__call__) for pipeline in classes(entry).values()))
     assert "steps" in entry.facts
@@ -150,7 +150,7 @@ def test_no_default_is_left_to_the_class(entry):
 
 
 @each()
-def test_components_are_parts_of_every_class(entry):
+def test_components_are_parts_of_every_class(entry: Any) -> None:
     components = entry.facts["components"]
     assert len(components.keys() & {"transformer", "unet"}) == 1 and "vae" in components
     assert all(0.05 < billions < 40 for billions in components.values())
@@ -159,7 +159,7 @@ def test_components_are_parts_of_every_class(entry):
 
 
 @each()
-def test_every_text_encoder_is_listed_with_its_size(entry):
+def test_every_text_encoder_is_listed_with_its_size(entry: Any) -> None:
     listed = set(entry.facts["text_encoders"])
     assert listed <= entry.facts["components"].keys()
     for pipeline in classes(entry).values():
@@ -178,7 +178,7 @@ def test_every_text_encoder_is_listed_with_its_size(entry):
         ("stable-diffusion-v1.5", "UNet2DConditionModel", {"cross_attention_dim": 768}),
     ],
 )
-def test_sizes_are_those_of_the_denoisers(name, denoiser, config):
+def test_sizes_are_those_of_the_denoisers(name: str, denoiser: str, config: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = getattr(diffusers, denoiser)(**config)
     components = Catalog.builtin().find(name, "image").facts["components"]
@@ -187,7 +187,7 @@ def test_sizes_are_those_of_the_denoisers(name, denoiser, config):
 
 
 @each()
-def test_launch_options_are_known_and_quantise_what_is_there(entry):
+def test_launch_options_are_known_and_quantise_what_is_there(entry: Any) -> None:
     options = ImageOptions.model_validate(entry.options)
     assert options.torch_dtype in ("float16", "bfloat16")
     assert set(options.quantize_text_encoder) <= set(entry.facts["text_encoders"])
@@ -195,26 +195,26 @@ def test_launch_options_are_known_and_quantise_what_is_there(entry):
 
 
 @pytest.mark.parametrize("name, encoders, denoiser, dtype", LAUNCHED_WITH)
-def test_defaults_of_a_launch(name, encoders, denoiser, dtype):
+def test_defaults_of_a_launch(name: Any, encoders: Any, denoiser: Any, dtype: Any) -> None:
     options = ImageOptions.model_validate(Catalog.builtin().find(name, "image").options)
     assert (options.quantize_text_encoder, options.text_encoder_quantization) == (encoders, "8-bit")
     assert (options.transformer_quantization, options.torch_dtype) == (denoiser, dtype)
 
 
 @pytest.mark.parametrize("name, steps, guidance, true_cfg", ASKED_WITH)
-def test_defaults_of_a_request(name, steps, guidance, true_cfg):
+def test_defaults_of_a_request(name: Any, steps: Any, guidance: Any, true_cfg: Any) -> None:
     facts = Catalog.builtin().find(name, "image").facts
     assert (facts["steps"], facts.get("guidance"), facts.get("true_cfg")) == (steps, guidance, true_cfg)
 
 
-def test_models_behind_a_gate_say_so():
+def test_models_behind_a_gate_say_so() -> None:
     free = {"FLUX.2-klein-4B"}
     gated = {name for name in NAMES if name.startswith(("sd3", "FLUX"))} - free
     assert {entry.name for entry in ENTRIES if entry.gated} == gated
 
 
 @each("gguf")
-def test_gguf_files_are_of_a_denoiser_that_can_be_loaded_from_them(entry):
+def test_gguf_files_are_of_a_denoiser_that_can_be_loaded_from_them(entry: Any) -> None:
     gguf = entry.facts["gguf"]
     assert all(hasattr(denoiser_class(pipeline), "from_single_file") for pipeline in classes(entry).values())
     assert {f"MOSTLY_{quantization}" for quantization in gguf["quantizations"]} <= set(LlamaFileType.__members__)
@@ -233,21 +233,21 @@ def test_gguf_files_are_of_a_denoiser_that_can_be_loaded_from_them(entry):
         ("Z-Image-Turbo", "unsloth/Z-Image-Turbo-GGUF", "z-image-turbo-Q4_0.gguf"),
     ],
 )
-def test_gguf_file_of_a_quantization(name, id, file):
+def test_gguf_file_of_a_quantization(name: str, id: str, file: str) -> None:
     gguf = Catalog.builtin().find(name, "image").facts["gguf"]
     assert "Q4_0" in gguf["quantizations"]
     assert (gguf["huggingface"]["id"], gguf["huggingface"]["file"].format(quantization="Q4_0")) == (id, file)
 
 
 @each("lightning")
-def test_distilled_adapters_name_their_steps_and_fit_a_class_that_takes_adapters(entry):
+def test_distilled_adapters_name_their_steps_and_fit_a_class_that_takes_adapters(entry: Any) -> None:
     lightning = entry.facts["lightning"]
     assert all(hasattr(pipeline, "load_lora_weights") for pipeline in classes(entry).values())
     assert all(re.match(r"[48]steps-", version) for version in lightning["versions"])
     assert all("{version}" in lightning[hub]["file"] for hub in ("huggingface", "modelscope"))
 
 
-def test_controlnets_by_name():
+def test_controlnets_by_name() -> None:
     facts = {entry.name: entry.facts["controlnets"] for entry in ENTRIES if "controlnets" in entry.facts}
     assert {name: list(nets) for name, nets in facts.items()} == {
         "stable-diffusion-v1.5": ["canny", "mlsd", "hed", "scribble", "openpose", "normal", "seg"],
@@ -257,7 +257,7 @@ def test_controlnets_by_name():
 
 
 @each()
-def test_what_is_listed_can_be_registered_again(entry):
+def test_what_is_listed_can_be_registered_again(entry: Any) -> None:
     listed = {**to_registration(entry), "model_name": "copy", "aliases": []}
     again = parse_registration("image", json.dumps(listed))
     assert (again.facts, again.options, again.gated) == (entry.facts, entry.options, entry.gated)

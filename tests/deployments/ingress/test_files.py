@@ -14,6 +14,7 @@ import pytest
 
 from cluster import errors
 from deployments.ingress.files import Shelf
+from tests.live import LiveCluster
 from tests.painted import opened, painting
 
 
@@ -140,7 +141,7 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(live) -> Iterator[httpx.Client]:
+def server(live: LiveCluster) -> Iterator[httpx.Client]:
     with painting(live, "files-painter"), httpx.Client(base_url=live.url, timeout=20) as http:
         yield http
 
@@ -154,7 +155,7 @@ def asked_for_urls(server: httpx.Client, **fields: object) -> list[str]:
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_an_address_gives_the_picture(live, server, format):
+def test_an_address_gives_the_picture(live: LiveCluster, server: httpx.Client, format: str) -> None:
     (url,) = asked_for_urls(server, output_format=format)
     assert re.fullmatch(rf"{live.url}/v1/files/[\w-]{{32}}\.{format}", url)
     answer = httpx.get(url)
@@ -170,12 +171,12 @@ def test_an_address_gives_the_picture(live, server, format):
     assert named.json()["data"][0]["url"].startswith("http://localhost:8080/v1/files/")
 
 
-def test_no_two_addresses_are_alike(server):
+def test_no_two_addresses_are_alike(server: httpx.Client) -> None:
     urls = asked_for_urls(server, n=8, seed=[1] * 8) + asked_for_urls(server, n=8, seed=[1] * 8)
     assert len(set(urls)) == 16
 
 
-def test_files_are_for_the_owner_of_the_installation_alone(live, server):
+def test_files_are_for_the_owner_of_the_installation_alone(live: LiveCluster, server: httpx.Client) -> None:
     asked_for_urls(server)
     assert (live.home / "files").stat().st_mode & 0o077 == 0
 
@@ -194,12 +195,12 @@ def test_files_are_for_the_owner_of_the_installation_alone(live, server):
         "%F0%9F%90%88.png",
     ],
 )
-def test_what_is_no_file_is_a_404(server, name):
+def test_what_is_no_file_is_a_404(server: httpx.Client, name: str) -> None:
     answer = server.get(f"/v1/files/{name}")
     assert answer.status_code == 404 and answer.json()["detail"]
 
 
-def test_an_address_that_is_too_old_is_a_404(live, server):
+def test_an_address_that_is_too_old_is_a_404(live: LiveCluster, server: httpx.Client) -> None:
     (url,) = asked_for_urls(server)
     path = live.home / "files" / url.rpartition("/")[2]
     then = time.time() - 3601

@@ -99,13 +99,13 @@ def assert_serves(server: httpx.Client, path: str) -> None:
 # ------------------------------------------------------------------------------------------------ bodies
 
 
-def test_the_table_below_has_every_inference_route(described):
+def test_the_table_below_has_every_inference_route(described: dict[str, dict[str, Any]]) -> None:
     found = {path for path, calls in described.items() if SERVING & set(calls.get("post", {}).get("tags", ()))}
     assert found - {ABORT} == GOOD.keys()
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_what_is_no_json_object_is_refused(server, path):
+def test_what_is_no_json_object_is_refused(server: httpx.Client, path: Any) -> None:
     for body in (
         b"",
         b"{",
@@ -179,7 +179,7 @@ BAD_EMBEDDINGS = [
 
 
 @pytest.mark.parametrize(("body", "param"), BAD_EMBEDDINGS, ids=lambda value: str(value)[:60])
-def test_a_bad_embedding_request_is_a_400(server, body, param):
+def test_a_bad_embedding_request_is_a_400(server: httpx.Client, body: Any, param: Any) -> None:
     for path in ("/v1/embeddings", "/embeddings"):
         assert_refused(server.post(path, json=body), 400, param)
         assert_serves(server, path)
@@ -259,7 +259,7 @@ BAD_OTHERS = [
 
 
 @pytest.mark.parametrize(("path", "body", "param"), BAD_OTHERS, ids=lambda value: str(value)[:60])
-def test_a_body_that_does_not_fit_is_a_422(server, path, body, param):
+def test_a_body_that_does_not_fit_is_a_422(server: httpx.Client, path: Any, body: Any, param: Any) -> None:
     assert assert_refused(server.post(path, json=body), 422, param)["error"]["code"] == "invalid_body"
     assert_serves(server, path)
 
@@ -281,7 +281,7 @@ def test_a_body_that_does_not_fit_is_a_422(server, path, body, param):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_what_fits_but_cannot_be_done_is_a_400(server, path, body):
+def test_what_fits_but_cannot_be_done_is_a_400(server: httpx.Client, path: str, body: Any) -> None:
     assert_refused(server.post(path, json=body), 400)
     assert_serves(server, path)
 
@@ -374,7 +374,7 @@ ODD = (
 
 
 @pytest.mark.parametrize("path", FIELDS)
-def test_any_field_may_hold_anything_and_is_taken_or_named(server, path):
+def test_any_field_may_hold_anything_and_is_taken_or_named(server: httpx.Client, path: Any) -> None:
     whole = FIELDS[path]
     assert server.post(path, json=whole).status_code == 200
     for name in whole:
@@ -389,7 +389,7 @@ def test_any_field_may_hold_anything_and_is_taken_or_named(server, path):
     assert server.post(path, json=whole).status_code == 200
 
 
-def test_whatever_else_an_object_holds_stays_at_the_door(server):
+def test_whatever_else_an_object_holds_stays_at_the_door(server: httpx.Client) -> None:
     odd = {"text": "a", "x": NESTED}
     plain = server.post("/v1/embeddings", json=MINILM).json()["data"][0]["embedding"]
     answer = server.post("/v1/embeddings", json={**MINILM, "input": [odd]})
@@ -398,12 +398,12 @@ def test_whatever_else_an_object_holds_stays_at_the_door(server):
     assert [row["index"] for row in ranked.json()["results"]] == [0, 1]
 
 
-def test_items_nested_too_deeply_are_refused(server):
+def test_items_nested_too_deeply_are_refused(server: httpx.Client) -> None:
     assert_refused(server.post("/v1/infer", json={**INFER, "items": [NESTED]}, timeout=3), 422, "items")
 
 
 @pytest.mark.parametrize("path", GOOD)
-def test_inference_on_an_unknown_uid_is_a_404(server, path):
+def test_inference_on_an_unknown_uid_is_a_404(server: httpx.Client, path: Any) -> None:
     body = assert_refused(server.post(path, json={**GOOD[path], "model": "nowhere"}), 404, "model")
     assert body["error"]["code"] == "model_not_found" and "uid: nowhere" in body["detail"]
 
@@ -425,18 +425,18 @@ def test_inference_on_an_unknown_uid_is_a_404(server, path):
     ],
 )
 @pytest.mark.parametrize("uid", ["nowhere", "%00", "%F0%9F%90%88", "x" * 300])
-def test_control_of_an_unknown_uid_is_a_400(server, method, path, uid):
+def test_control_of_an_unknown_uid_is_a_400(server: httpx.Client, method: str, path: str, uid: str) -> None:
     answer = server.request(method, f"/v1/models/{uid}{path}", json={"replica": 1})
     assert assert_refused(answer, 400)["error"]["code"] == "unknown_uid"
 
 
-def test_unknown_paths_and_methods_have_the_same_shape(server):
+def test_unknown_paths_and_methods_have_the_same_shape(server: httpx.Client) -> None:
     assert_refused(server.get("/nowhere"), 404)
     assert_refused(server.put("/v1/models"), 405)
     assert_refused(server.get("/v1/embeddings"), 405)
 
 
-def test_bad_query_parameters_have_the_same_shape(server):
+def test_bad_query_parameters_have_the_same_shape(server: httpx.Client) -> None:
     assert_refused(server.get("/v1/models/minilm/status", params={"version": "new"}), 422)
     assert_refused(server.get("/v1/models/minilm/status", params={"version": 1, "wait": "nan"}), 422)
     assert_refused(server.post("/v1/models", params={"timeout": "nan"}, json={"model_name": "echo"}), 422)
@@ -451,7 +451,7 @@ def ids_of(answer: httpx.Response) -> set[str]:
     return set(answer.headers.get_list("x-request-id", split_commas=True))
 
 
-def test_a_request_keeps_the_id_it_came_with(server):
+def test_a_request_keeps_the_id_it_came_with(server: httpx.Client) -> None:
     given = {"x-request-id": "mine-1.2:3_4"}
     answer = server.post("/v2/embed", json=COHERE, headers=given)
     assert answer.json()["id"] == "mine-1.2:3_4"
@@ -460,7 +460,7 @@ def test_a_request_keeps_the_id_it_came_with(server):
     assert ids_of(answer) == ids_of(unfit) == ids_of(unknown) == {"mine-1.2:3_4"}
 
 
-def test_a_request_without_an_id_gets_one_of_its_own(server):
+def test_a_request_without_an_id_gets_one_of_its_own(server: httpx.Client) -> None:
     answers = [server.post("/v2/embed", json=COHERE) for _ in range(5)]
     ids = [answer.json()["id"] for answer in answers]
     assert len(set(ids)) == 5 and all(re.fullmatch(r"[\w.:-]{8,128}", id) for id in ids)
@@ -468,12 +468,12 @@ def test_a_request_without_an_id_gets_one_of_its_own(server):
 
 
 @pytest.mark.parametrize("id", ["", "two words", "a" * 129, 'quote"', "né".encode()])
-def test_an_id_that_would_spoil_a_log_is_replaced(server, id):
+def test_an_id_that_would_spoil_a_log_is_replaced(server: httpx.Client, id: Any) -> None:
     answer = server.post("/v2/embed", json=COHERE, headers={"x-request-id": id})
     assert re.fullmatch(r"[\w.:-]{8,128}", answer.json()["id"])
 
 
-def test_an_answer_says_its_id_once(server):
+def test_an_answer_says_its_id_once(server: httpx.Client) -> None:
     answer = server.get("/health", headers={"x-request-id": "mine-1"})
     assert answer.headers.get_list("x-request-id") == ["mine-1"]
 
@@ -520,7 +520,9 @@ def every_call(described: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_no_route_is_open_but_those_that_say_nothing(ask, admin, described):
+def test_no_route_is_open_but_those_that_say_nothing(
+    ask: Callable[..., httpx.Response], admin: Client, described: dict[str, dict[str, Any]]
+) -> None:
     calls = every_call(described)
     assert len(calls) > 40 and ("GET", "/ping") in calls
     for method, path in calls:
@@ -544,19 +546,21 @@ def admin_like(admin: Client) -> str:
 
 
 @pytest.mark.slow
-def test_public_routes_name_no_model(ask, admin):
+def test_public_routes_name_no_model(ask: Callable[..., httpx.Response], admin: Client) -> None:
     for path in sorted(PUBLIC):
         assert "first" not in ask("GET", path, None).text
 
 
 @pytest.mark.slow
-def test_the_description_of_the_routes_is_closed_too(ask, admin):
+def test_the_description_of_the_routes_is_closed_too(ask: Callable[..., httpx.Response], admin: Client) -> None:
     for path in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"):
         assert ask("GET", path, None).status_code == 404
 
 
 @pytest.mark.slow
-def test_a_key_in_the_address_or_under_another_scheme_does_not_count(ask, locked, admin):
+def test_a_key_in_the_address_or_under_another_scheme_does_not_count(
+    ask: Callable[..., httpx.Response], locked: LiveCluster, admin: Client
+) -> None:
     key = admin.driver.http.headers["authorization"].removeprefix("Bearer ")
     assert ask("GET", f"/v1/models?api_key={key}", None).status_code == 401
     basic = httpx.get(f"{locked.url}/v1/models", headers={"Authorization": f"Basic {key}"})
@@ -565,7 +569,9 @@ def test_a_key_in_the_address_or_under_another_scheme_does_not_count(ask, locked
 
 
 @pytest.mark.slow
-def test_a_key_does_what_its_scope_says_and_nothing_else(ask, admin, described):
+def test_a_key_does_what_its_scope_says_and_nothing_else(
+    ask: Callable[..., httpx.Response], admin: Client, described: dict[str, dict[str, Any]]
+) -> None:
     infer = key_for(admin, "infer")["key"]
     for method, path in every_call(described):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
@@ -592,7 +598,7 @@ def test_a_key_does_what_its_scope_says_and_nothing_else(ask, admin, described):
 
 
 @pytest.mark.slow
-def test_a_key_for_some_models_touches_no_others(ask, admin):
+def test_a_key_for_some_models_touches_no_others(ask: Callable[..., httpx.Response], admin: Client) -> None:
     key = key_for(admin, "infer", "list", "launch", models=["first"])["key"]
     assert ask("POST", "/v1/infer", key, {"model": "first", "items": [1]}).json()["results"] == [1]
     refused = ask("POST", "/v1/infer", key, {"model": "second", "items": [1]})
@@ -614,7 +620,7 @@ def test_a_key_for_some_models_touches_no_others(ask, admin):
 
 
 @pytest.mark.slow
-def test_a_revoked_key_stops_working(ask, admin):
+def test_a_revoked_key_stops_working(ask: Callable[..., httpx.Response], admin: Client) -> None:
     made = key_for(admin, "infer")
     call = ("POST", "/v1/infer", made["key"], {"model": "first", "items": [1]})
     assert ask(*call).status_code == 200
@@ -626,7 +632,7 @@ def test_a_revoked_key_stops_working(ask, admin):
 
 
 @pytest.mark.slow
-def test_our_client_raises_what_a_key_may_not(locked, admin):
+def test_our_client_raises_what_a_key_may_not(locked: LiveCluster, admin: Client) -> None:
     with locked.client() as nobody, pytest.raises(errors.NotAuthenticated):
         nobody.list_models()
     with locked.client(key_for(admin, "infer")["key"]) as limited, pytest.raises(errors.NotPermitted, match="launch"):
@@ -634,7 +640,7 @@ def test_our_client_raises_what_a_key_may_not(locked, admin):
 
 
 @pytest.mark.slow
-def test_keys_are_stored_as_hashes_only(locked, admin):
+def test_keys_are_stored_as_hashes_only(locked: LiveCluster, admin: Client) -> None:
     made = key_for(admin, "infer")
     stored = b"".join(file.read_bytes() for file in locked.home.glob("cluster.db*"))
     assert made["id"].encode() in stored and made["key"].encode() not in stored

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from deployments.ingress.routing import RouteTable
 
 
 def model(
-    uid: str = "m", *workers: str, limit: int | None = None, abilities: tuple[str, ...] = ("embed",), **fields
+    uid: str = "m", *workers: str, limit: int | None = None, abilities: tuple[str, ...] = ("embed",), **fields: Any
 ) -> ModelRoutes:
     routes = tuple(Route(worker, limit) for worker in workers)
     fields.setdefault("state", ModelState.READY)

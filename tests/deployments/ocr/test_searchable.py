@@ -73,7 +73,7 @@ def boxes_in(told: str) -> list[tuple[str, list[float]]]:
 
 
 @needs_poppler
-def test_pdftotext_finds_each_word_at_its_place(tmp_path):
+def test_pdftotext_finds_each_word_at_its_place(tmp_path: Path) -> None:
     data = searchable([(paper(), page_with(*rows_of_two()))])
     found = dict(boxes_in(pdftotext(data, tmp_path, "-bbox")))
     assert found.keys() == WORDS.keys()
@@ -82,12 +82,12 @@ def test_pdftotext_finds_each_word_at_its_place(tmp_path):
 
 
 @needs_poppler
-def test_pdftotext_reads_lines_in_order(tmp_path):
+def test_pdftotext_reads_lines_in_order(tmp_path: Path) -> None:
     told = pdftotext(searchable([(paper(), page_with(*rows_of_two()))]), tmp_path)
     assert told.split() == list(WORDS)
 
 
-def test_pdfium_finds_each_word_at_its_place():
+def test_pdfium_finds_each_word_at_its_place() -> None:
     data = searchable([(paper(), page_with(*rows_of_two()))])
     text = pypdfium2.PdfDocument(data)[0].get_textpage()
     whole = text.get_text_range()
@@ -101,20 +101,20 @@ def test_pdfium_finds_each_word_at_its_place():
 
 
 @needs_poppler
-def test_words_that_run_to_the_left_are_read_as_they_were_written(tmp_path):
+def test_words_that_run_to_the_left_are_read_as_they_were_written(tmp_path: Path) -> None:
     page = page_with(line(word("שלום", (500, 100, 600, 140))), line(word("مرحبا", (500, 200, 600, 240))))
     told = pdftotext(searchable([(paper(), page)]), tmp_path)
     assert "שלום" in told and "مرحبا" in told
 
 
 @needs_poppler
-def test_characters_beyond_the_basic_plane_survive(tmp_path):
+def test_characters_beyond_the_basic_plane_survive(tmp_path: Path) -> None:
     told = pdftotext(searchable([(paper(), page_with(line(word("𝒜🎉", (100, 100, 200, 140)))))]), tmp_path)
     assert "𝒜🎉" in told
 
 
 @needs_poppler
-def test_words_without_a_space_between_them_are_one_word(tmp_path):
+def test_words_without_a_space_between_them_are_one_word(tmp_path: Path) -> None:
     joined = line(word("日本", (100, 100, 180, 140)), word("語", (180, 100, 220, 140)), joint="")
     told = pdftotext(searchable([(paper(), page_with(joined))]), tmp_path)
     assert told.split() == ["日本語"]
@@ -129,14 +129,14 @@ def test_words_without_a_space_between_them_are_one_word(tmp_path):
     ids=["on its head", "on its side"],
 )
 @needs_poppler
-def test_text_that_is_turned_stands_where_it_is_turned_to(polygon: Polygon, wanted, tmp_path):
+def test_text_that_is_turned_stands_where_it_is_turned_to(polygon: Polygon, wanted: Any, tmp_path: Path) -> None:
     page = page_with(Line("turned", bounds(polygon), polygon, 0.9))
     ((said, box),) = boxes_in(pdftotext(searchable([(paper(), page)]), tmp_path, "-bbox"))
     assert said == "turned" and box == pytest.approx(wanted, abs=1.5)
 
 
 @needs_poppler
-def test_what_a_model_wrote_without_a_place_is_on_its_page(tmp_path):
+def test_what_a_model_wrote_without_a_place_is_on_its_page(tmp_path: Path) -> None:
     pages = [page_of(*SIZE, [Block(text=f"chapter {number}\nits text")], dpi=DPI) for number in (1, 2)]
     told = pdftotext(searchable([(paper(), page) for page in pages]), tmp_path)
     assert [part.split() for part in told.split("\f")[:2]] == [
@@ -149,7 +149,7 @@ def drawn(data: bytes, number: int = 0) -> Image.Image:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "WEBP", "TIFF"])
-def test_the_page_looks_as_it_was_sent_and_the_text_is_not_seen(format):
+def test_the_page_looks_as_it_was_sent_and_the_text_is_not_seen(format: str) -> None:
     image = Image.effect_noise(SIZE, 60).convert("RGB")
     image.paste("red", (200, 200, 500, 400))
     target = io.BytesIO()
@@ -160,20 +160,20 @@ def test_the_page_looks_as_it_was_sent_and_the_text_is_not_seen(format):
     assert shown.size == sent.size and difference.getextrema()[1] <= 6
 
 
-def test_a_plain_page_is_kept_to_the_pixel():
+def test_a_plain_page_is_kept_to_the_pixel() -> None:
     """Where that is smaller than the same as JPEG."""
     data = picture("kept", size=SIZE)
     shown = drawn(searchable([(data, Page(*SIZE, dpi=DPI))])).convert("L")
     assert shown.tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
-def test_a_photograph_is_kept_as_the_file_it_was():
+def test_a_photograph_is_kept_as_the_file_it_was() -> None:
     target = io.BytesIO()
     Image.effect_noise(SIZE, 60).convert("RGB").save(target, "JPEG")
     assert target.getvalue() in searchable([(target.getvalue(), Page(*SIZE))])
 
 
-def test_what_is_transparent_is_white():
+def test_what_is_transparent_is_white() -> None:
     assert drawn(searchable([(paper("RGBA", colour=(0, 0, 0, 0)), Page(*SIZE, dpi=DPI))])).getpixel((5, 5)) == (
         255,
         255,
@@ -181,7 +181,7 @@ def test_what_is_transparent_is_white():
     )
 
 
-def test_a_page_that_was_not_read_is_there_without_text():
+def test_a_page_that_was_not_read_is_there_without_text() -> None:
     pages = [(paper(), page_with(*rows_of_two())), (paper(colour=9), Page(*SIZE, dpi=DPI, number=2, error="no"))]
     found = pypdfium2.PdfDocument(searchable(pages))
     assert len(found) == 2 and found[1].get_textpage().get_text_range() == ""

@@ -81,7 +81,7 @@ def assert_refused(answer: httpx.Response, status: int, param: str | None = None
 # -------------------------------------------------------------------------------------------- generations
 
 
-def test_a_picture_comes_in_the_shape_of_openai(server):
+def test_a_picture_comes_in_the_shape_of_openai(server: httpx.Client) -> None:
     body = drawn(server, json={"model": "a-painter", "prompt": "a red cat", "size": "96x64", "seed": 3})
     assert body.keys() == {"created", "background", "output_format", "quality", "size", "data", "usage"}
     assert (body["background"], body["output_format"], body["quality"]) == ("opaque", "png", "medium")
@@ -102,7 +102,7 @@ def test_a_picture_comes_in_the_shape_of_openai(server):
     }
 
 
-def test_several_pictures_have_seeds_that_follow_or_that_are_given(server):
+def test_several_pictures_have_seeds_that_follow_or_that_are_given(server: httpx.Client) -> None:
     body = drawn(server, json={"prompt": "a", "n": 3, "seed": 40})
     assert [row["seed"] for row in body["data"]] == [40, 41, 42]
     assert len({row["b64_json"] for row in body["data"]}) == 3
@@ -110,14 +110,14 @@ def test_several_pictures_have_seeds_that_follow_or_that_are_given(server):
     assert [row["seed"] for row in body["data"]] == [9, 5]
 
 
-def test_minus_one_is_any_seed(server):
+def test_minus_one_is_any_seed(server: httpx.Client) -> None:
     body = drawn(server, json={"prompt": "a", "n": 2, "seed": [-1, -1]})
     assert len({row["seed"] for row in body["data"]}) == 2
     drawn(server, json={"prompt": "a", "seed": -1})
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_formats_are_what_was_asked_for(server, format):
+def test_formats_are_what_was_asked_for(server: httpx.Client, format: str) -> None:
     body = drawn(server, json={"prompt": "a", "output_format": format, "output_compression": 60})
     assert body["output_format"] == format
     assert opened(body["data"][0]["b64_json"]).format == format.upper()
@@ -135,7 +135,7 @@ OPTIONS = {
 }
 
 
-def test_options_stand_at_the_top_or_in_what_clients_nest(server):
+def test_options_stand_at_the_top_or_in_what_clients_nest(server: httpx.Client) -> None:
     asked = {"prompt": "a", "size": "64x64"}
     answers = [
         drawn(server, json={**asked, **OPTIONS}),
@@ -165,23 +165,25 @@ def test_options_stand_at_the_top_or_in_what_clients_nest(server):
         ({"quality": "high", "steps": 1}, 1, "high"),
     ],
 )
-def test_quality_is_a_share_of_the_usual_steps(server, asked, steps, told):
+def test_quality_is_a_share_of_the_usual_steps(
+    server: httpx.Client, asked: dict[str, Any], steps: int, told: str
+) -> None:
     body = drawn(server, json={"model": "a-painter", "prompt": "a", **asked})
     assert body["data"][0]["receipt"]["num_inference_steps"] == steps
     assert body["quality"] == told
 
 
 @pytest.mark.parametrize("size", ["128x32", "128*32", "128X32", "128 x 32", "128,32"])
-def test_a_size_may_be_written_as_any_client_does(server, size):
+def test_a_size_may_be_written_as_any_client_does(server: httpx.Client, size: str) -> None:
     assert opened(drawn(server, json={"prompt": "a", "size": size})["data"][0]["b64_json"]).size == (128, 32)
 
 
-def test_width_and_height_count_before_the_size_that_clients_always_send(server):
+def test_width_and_height_count_before_the_size_that_clients_always_send(server: httpx.Client) -> None:
     body = drawn(server, json={"prompt": "a", "size": "1024*1024", "kwargs": '{"width": 80, "height": 48}'})
     assert body["size"] == "80x48"
 
 
-def test_what_openai_and_xinference_send_besides_is_taken(server):
+def test_what_openai_and_xinference_send_besides_is_taken(server: httpx.Client) -> None:
     sent = {"user": "me", "safety_identifier": "x", "moderation": "low", "style": "vivid", "background": "opaque"}
     drawn(server, json={"prompt": "a", **sent, "size": "auto", "kwargs": "{}", "partial_images": None, "stream": False})
 
@@ -232,20 +234,22 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "param"), BAD, ids=lambda value: str(value)[:50])
-def test_what_cannot_be_drawn_is_refused_before_a_step_is_taken(server, journal, body, status, param):
+def test_what_cannot_be_drawn_is_refused_before_a_step_is_taken(
+    server: httpx.Client, journal: Journal, body: Any, status: Any, param: Any
+) -> None:
     before = len(journal)
     assert_refused(server.post(GENERATIONS, json=body), status, param)
     assert len(journal) == before
 
 
-def test_a_misspelt_field_is_told_the_nearest(server):
+def test_a_misspelt_field_is_told_the_nearest(server: httpx.Client) -> None:
     told = assert_refused(server.post(GENERATIONS, json={"prompt": "a", "guidence_scale": 3}), 422)
     assert told == "There is no field 'guidence_scale'; did you mean 'guidance_scale'?"
 
 
 @pytest.mark.parametrize("path", [GENERATIONS, EDITS, VARIATIONS, INPAINTING])
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b'{"prompt": NaN}', b"\xff"])
-def test_what_is_no_json_object_is_refused(server, path, body):
+def test_what_is_no_json_object_is_refused(server: httpx.Client, path: Any, body: bytes) -> None:
     assert_refused(server.post(path, content=body), 422)
 
 
@@ -259,7 +263,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("path", FIELDS)
-def test_any_field_may_hold_anything_and_is_taken_or_refused(server, path):
+def test_any_field_may_hold_anything_and_is_taken_or_refused(server: httpx.Client, path: Any) -> None:
     whole = {"prompt": "a", "steps": 1, "init_images": [as_uri(filled()).partition(",")[2]]}
     whole = whole if path.startswith("/sdapi") else {"prompt": "a"}
     for name in FIELDS[path]:
@@ -278,13 +282,13 @@ def test_any_field_may_hold_anything_and_is_taken_or_refused(server, path):
 # ------------------------------------------------------------------------------------------------- models
 
 
-def test_without_a_name_the_first_model_that_can_is_asked(server):
+def test_without_a_name_the_first_model_that_can_is_asked(server: httpx.Client) -> None:
     assert drawn(server, json={"prompt": "a"})["data"][0]["receipt"]["num_inference_steps"] == 4
     body = drawn(server, VARIATIONS, files={"image": filled()})
     assert body["data"][0]["receipt"]["task"] == "image2image"
 
 
-def test_a_model_that_only_changes_whole_pictures_says_so(server):
+def test_a_model_that_only_changes_whole_pictures_says_so(server: httpx.Client) -> None:
     asked = {"data": {"model": "b-editor", "prompt": "a"}, "files": {"image": filled(), "mask": filled("white")}}
     told = assert_refused(server.post(EDITS, **asked), 400, "mask")
     assert told == "Model b-editor takes no mask: it changes pictures as a whole; leave the mask out."
@@ -294,7 +298,7 @@ def test_a_model_that_only_changes_whole_pictures_says_so(server):
 
 
 @pytest.mark.parametrize("name", ["image", "image[]", "images", "images[]"])
-def test_a_picture_to_edit_comes_under_any_of_its_names(server, name):
+def test_a_picture_to_edit_comes_under_any_of_its_names(server: httpx.Client, name: str) -> None:
     body = drawn(server, EDITS, data={"prompt": "sea", "n": "2", "seed": "7"}, files=[(name, ("a.png", filled("red")))])
     assert len(body["data"]) == 2 and body["size"] == "64x48"
     left, right = corners(opened(body["data"][0]["b64_json"]))
@@ -302,7 +306,7 @@ def test_a_picture_to_edit_comes_under_any_of_its_names(server, name):
     assert body["usage"]["input_tokens_details"]["image_tokens"] == 64 * 48 // 256
 
 
-def test_edits_may_be_json_with_pictures_in_it(server):
+def test_edits_may_be_json_with_pictures_in_it(server: httpx.Client) -> None:
     uri = as_uri(filled("red"))
     wanted = drawn(server, EDITS, data={"prompt": "sea"}, files={"image": filled("red")})["data"][0]["b64_json"]
     for given in (uri, [uri], uri.partition(",")[2], {"image_url": uri}, [{"image_url": {"url": uri}}]):
@@ -310,12 +314,12 @@ def test_edits_may_be_json_with_pictures_in_it(server):
         assert body["data"][0]["b64_json"] == wanted
 
 
-def test_no_picture_is_fetched_unless_that_is_allowed(server):
+def test_no_picture_is_fetched_unless_that_is_allowed(server: httpx.Client) -> None:
     asked = {"prompt": "a", "image": "http://127.0.0.1/x.png"}
     assert "CLUSTER_FETCH_URLS" in assert_refused(server.post(EDITS, json=asked), 400, "image")
 
 
-def test_several_pictures_come_in_their_order(server):
+def test_several_pictures_come_in_their_order(server: httpx.Client) -> None:
     files = [("image[]", ("a.png", filled("red"))), ("image[]", ("b.png", filled("blue")))]
     first = drawn(server, EDITS, data={"prompt": "a"}, files=files)["data"][0]["b64_json"]
     other = drawn(server, EDITS, data={"prompt": "a"}, files=files[::-1])["data"][0]["b64_json"]
@@ -340,7 +344,9 @@ CLEAR, SOLID = (0, 0, 0, 0), (0, 0, 0, 255)
         (INPAINTING, "mask", half("black", "white", size=(32, 24)), "right"),
     ],
 )
-def test_a_mask_says_what_is_drawn_anew_in_its_dialects_way(server, path, name, mask, painted):
+def test_a_mask_says_what_is_drawn_anew_in_its_dialects_way(
+    server: httpx.Client, path: Any, name: str, mask: Any, painted: str
+) -> None:
     files = {"image": filled("red"), name: mask}
     body = drawn(server, path, data={"prompt": "sea"}, files=files)
     assert body["data"][0]["receipt"]["task"] == "inpainting"
@@ -348,12 +354,12 @@ def test_a_mask_says_what_is_drawn_anew_in_its_dialects_way(server, path, name, 
     assert corners(opened(body["data"][0]["b64_json"])) == ((new, old) if painted == "left" else (old, new))
 
 
-def test_a_variation_needs_neither_prompt_nor_model(server):
+def test_a_variation_needs_neither_prompt_nor_model(server: httpx.Client) -> None:
     body = drawn(server, VARIATIONS, files={"image": filled("red")})
     assert is_near(corners(opened(body["data"][0]["b64_json"]))[0], blended((255, 0, 0), painted_colour("")))
 
 
-def test_a_variation_with_a_prompt_is_xinferences(server):
+def test_a_variation_with_a_prompt_is_xinferences(server: httpx.Client) -> None:
     data = {"model": "a-painter", "prompt": "sea", "negative_prompt": "", "kwargs": '{"strength": 1.0, "seed": 4}'}
     body = drawn(server, VARIATIONS, data=data, files={"image": filled("red")})
     assert corners(opened(body["data"][0]["b64_json"]))[0] == painted_colour("sea") and body["data"][0]["seed"] == 4
@@ -384,19 +390,19 @@ def head_of_png(width: int, height: int) -> bytes:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_no_picture_or_too_much_of_one_is_refused(server, image, status):
+def test_what_is_no_picture_or_too_much_of_one_is_refused(server: httpx.Client, image: Any, status: int) -> None:
     files = [("image", ("a.png", image))]
     assert_refused(server.post(EDITS, data={"prompt": "a"}, files=files), status, "image")
     drawn(server, EDITS, data={"prompt": "a"}, files={"image": filled()})
 
 
-def test_pictures_are_counted_together(server):
+def test_pictures_are_counted_together(server: httpx.Client) -> None:
     files = [("image[]", ("a.png", head_of_png(7000, 7000)))] * 3
     told = assert_refused(server.post(EDITS, data={"prompt": "a"}, files=files), 413, "image")
     assert told == "The pictures of the request have 147.0 million pixels or more, 100.0 million are allowed."
 
 
-def test_a_bad_mask_is_told_by_its_name(server):
+def test_a_bad_mask_is_told_by_its_name(server: httpx.Client) -> None:
     for path, name in ((EDITS, "mask"), (INPAINTING, "mask_image")):
         files = {"image": filled(), name: b"no mask"}
         assert_refused(server.post(path, data={"prompt": "a"}, files=files), 422, name)
@@ -404,7 +410,7 @@ def test_a_bad_mask_is_told_by_its_name(server):
         assert_refused(server.post(path, data={"prompt": "a"}, files=files), 413, name)
 
 
-def test_forms_that_do_not_fit_are_refused(server):
+def test_forms_that_do_not_fit_are_refused(server: httpx.Client) -> None:
     image = {"image": filled()}
     assert_refused(server.post(EDITS, data={"prompt": "a"}), 422, "image")
     assert_refused(server.post(EDITS, files=image), 422, "prompt")
@@ -435,7 +441,7 @@ SLOW = {"model": "c-slow", "prompt": "sea", "steps": 4, "stream": True}
 
 
 @pytest.mark.parametrize("previews", [0, 1, 2, 3])
-def test_a_stream_shows_as_many_previews_as_were_asked_for(server, previews):
+def test_a_stream_shows_as_many_previews_as_were_asked_for(server: httpx.Client, previews: int) -> None:
     with server.stream("POST", GENERATIONS, json={**SLOW, "partial_images": previews}) as response:
         assert response.status_code == 200 and response.headers["content-type"].startswith("text/event-stream")
         events = events_of(response)
@@ -452,7 +458,7 @@ def test_a_stream_shows_as_many_previews_as_were_asked_for(server, previews):
     assert events[-1][1]["usage"]["total_tokens"] == 1 + 16 and events[-1][1]["size"] == "64x64"
 
 
-def test_a_stream_of_an_edit_has_the_names_of_edits(server):
+def test_a_stream_of_an_edit_has_the_names_of_edits(server: httpx.Client) -> None:
     form = {"model": "a-painter", "prompt": "sea", "stream": "true", "n": "2"}
     with server.stream("POST", EDITS, data=form, files={"image": filled()}) as response:
         events = events_of(response)
@@ -461,14 +467,14 @@ def test_a_stream_of_an_edit_has_the_names_of_edits(server):
     assert [told["usage"]["input_tokens"] for _, told in events] == [1 + 12, 0]
 
 
-def test_what_fails_before_anything_was_shown_is_an_error_like_any_other(server):
+def test_what_fails_before_anything_was_shown_is_an_error_like_any_other(server: httpx.Client) -> None:
     failing = {"model": "c-slow", "prompt": "told to fail", "stream": True}
     answer = server.post(GENERATIONS, json=failing)
     assert answer.status_code == 500 and "told to fail" in answer.json()["detail"]
     assert_refused(server.post(GENERATIONS, json={**failing, "size": "4096x4096"}), 400, "size")
 
 
-def test_what_fails_later_is_an_event(server):
+def test_what_fails_later_is_an_event(server: httpx.Client) -> None:
     failing = {"model": "c-slow", "prompt": "told to fail", "stream": True, "steps": 4, "partial_images": 3}
     with server.stream("POST", GENERATIONS, json=failing) as response:
         assert response.status_code == 200
@@ -478,7 +484,7 @@ def test_what_fails_later_is_an_event(server):
     assert events[-1][1]["error"]["code"] == "inference_failed"
 
 
-def test_a_silent_stream_is_kept_alive(live, server):
+def test_a_silent_stream_is_kept_alive(live: LiveCluster, server: httpx.Client) -> None:
     with (
         painting(live, "d-silent", step_seconds=4.0, steps=1),
         server.stream("POST", GENERATIONS, json={"model": "d-silent", "prompt": "a", "stream": True}) as response,
@@ -506,7 +512,7 @@ def test_views_are_told_when_they_change_and_at_every_beat() -> None:
 # ------------------------------------------------------------------------------- progress, abort, disconnect
 
 
-def test_a_request_is_followed_and_stopped_by_the_id_it_was_given(server, slow_journal):
+def test_a_request_is_followed_and_stopped_by_the_id_it_was_given(server: httpx.Client, slow_journal: Journal) -> None:
     asked = {"model": "c-slow", "prompt": "abort me", "steps": 50, "kwargs": json.dumps({"request_id": "mine-1"})}
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(server.post, GENERATIONS, json=asked)
@@ -527,19 +533,21 @@ def test_a_request_is_followed_and_stopped_by_the_id_it_was_given(server, slow_j
     assert slow_journal.steps("abort me") <= ran + 1
 
 
-def test_the_progress_of_what_nobody_asked_for_is_a_404(server):
+def test_the_progress_of_what_nobody_asked_for_is_a_404(server: httpx.Client) -> None:
     told = assert_refused(server.get("/v1/requests/never/progress"), 404)
     assert told == "No request 'never' is known."
 
 
-def test_what_is_done_is_wholly_done(server):
+def test_what_is_done_is_wholly_done(server: httpx.Client) -> None:
     drawn(server, json={"prompt": "a", "request_id": "mine-2"})
     seen = server.get("/v1/requests/mine-2/progress").json()
     assert seen["progress"] == 1.0 and seen["state"] == "done"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_at_most_one_step_is_taken_after_the_client_has_left(live, server, slow_journal, stream):
+def test_at_most_one_step_is_taken_after_the_client_has_left(
+    live: LiveCluster, server: httpx.Client, slow_journal: Journal, stream: bool
+) -> None:
     prompt = f"leaves {stream}"
     asked = {"model": "c-slow", "prompt": prompt, "steps": 8}
     asked |= {"stream": True, "partial_images": 3} if stream else {}
@@ -556,7 +564,7 @@ def test_at_most_one_step_is_taken_after_the_client_has_left(live, server, slow_
 
 
 @pytest.mark.slow
-def test_two_hundred_that_leave_at_random_leave_nothing_behind(live, server):
+def test_two_hundred_that_leave_at_random_leave_nothing_behind(live: LiveCluster, server: httpx.Client) -> None:
     """And every picture that somebody waits for is right."""
     seeds = random.Random(0)
     wanted = {

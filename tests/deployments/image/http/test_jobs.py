@@ -52,7 +52,7 @@ def until_over(server: httpx.Client, id: str) -> dict[str, Any]:
     return seen(server, id)
 
 
-def test_a_job_goes_on_without_its_client_and_keeps_the_answer(live, server):
+def test_a_job_goes_on_without_its_client_and_keeps_the_answer(live: LiveCluster, server: httpx.Client) -> None:
     with httpx.Client(base_url=live.url, timeout=20) as leaver:
         id = begun(leaver, "sea", steps=6, size="80x64", seed=5)["id"]
     under_way = until(
@@ -72,7 +72,7 @@ def test_a_job_goes_on_without_its_client_and_keeps_the_answer(live, server):
     assert id in [row["id"] for row in listed] and not any("result" in row for row in listed)
 
 
-def test_an_edit_may_be_a_job_and_its_answer_an_address(server):
+def test_an_edit_may_be_a_job_and_its_answer_an_address(server: httpx.Client) -> None:
     form = {"model": "jobs-painter", "prompt": "sea", "background": "true", "response_format": "url", "steps": "1"}
     files = {"image": filled("red"), "mask": half("white", "black")}
     answer = server.post("/v1/images/edits", data=form, files=files)
@@ -82,7 +82,7 @@ def test_an_edit_may_be_a_job_and_its_answer_an_address(server):
     assert corners(picture) == (painted_colour("sea"), (255, 0, 0))
 
 
-def test_a_cancelled_job_takes_at_most_one_more_step(server, journal):
+def test_a_cancelled_job_takes_at_most_one_more_step(server: httpx.Client, journal: Journal) -> None:
     id = begun(server, "cancel me", steps=50)["id"]
     ran = journal.wait_for("cancel me", 2)
     assert server.delete(f"/v1/images/jobs/{id}").json()["status"] == "cancelled"
@@ -93,20 +93,20 @@ def test_a_cancelled_job_takes_at_most_one_more_step(server, journal):
     assert answer.status_code == 409 and answer.json()["error"]["code"] == "request_cancelled"
 
 
-def test_a_job_is_cancelled_before_it_began(server, journal):
+def test_a_job_is_cancelled_before_it_began(server: httpx.Client, journal: Journal) -> None:
     id = begun(server, "never", steps=50)["id"]
     assert server.delete(f"/v1/images/jobs/{id}").json()["status"] == "cancelled"
     assert journal.after("never", 3 * STEP_S) <= 1
 
 
-def test_a_job_can_be_aborted_like_any_request(server, journal):
+def test_a_job_can_be_aborted_like_any_request(server: httpx.Client, journal: Journal) -> None:
     id = begun(server, "abort", steps=50)["id"]
     journal.wait_for("abort", 1)
     assert server.post(f"/v1/models/jobs-painter/requests/{id}/abort").json() == {"msg": "DONE"}
     assert until_over(server, id)["status"] == "cancelled"
 
 
-def test_a_job_that_fails_says_why(server):
+def test_a_job_that_fails_says_why(server: httpx.Client) -> None:
     id = begun(server, "told to fail")["id"]
     job = until_over(server, id)
     assert job["status"] == "failed" and "told to fail" in job["error"]["message"]
@@ -114,7 +114,7 @@ def test_a_job_that_fails_says_why(server):
     assert answer.status_code == 500 and answer.json()["error"] == job["error"]
 
 
-def test_what_is_done_is_forgotten_on_request(live, server):
+def test_what_is_done_is_forgotten_on_request(live: LiveCluster, server: httpx.Client) -> None:
     id = begun(server, "a", steps=1)["id"]
     until_over(server, id)
     assert server.delete(f"/v1/images/jobs/{id}").json()["deleted"] is True
@@ -124,12 +124,12 @@ def test_what_is_done_is_forgotten_on_request(live, server):
 
 @pytest.mark.parametrize("id", ["job-" + "0" * 32, "nothing", "..%2f..%2fcluster", "%00", "x" * 300])
 @pytest.mark.parametrize(("method", "rest"), [("GET", ""), ("GET", "/result"), ("DELETE", "")])
-def test_what_is_no_job_is_a_404(server, id, method, rest):
+def test_what_is_no_job_is_a_404(server: httpx.Client, id: str, method: str, rest: str) -> None:
     answer = server.request(method, f"/v1/images/jobs/{id}{rest}")
     assert answer.status_code == 404 and answer.json()["detail"]
 
 
-def test_bad_jobs_are_refused_at_once(server):
+def test_bad_jobs_are_refused_at_once(server: httpx.Client) -> None:
     asked = {"model": "jobs-painter", "prompt": "a", "background": True}
     before = server.get("/v1/images/jobs").json()["data"]
     for wrong, status in (({"steps": 10**9}, 422), ({"model": "nowhere"}, 404), ({"stream": True}, 400)):
@@ -137,7 +137,7 @@ def test_bad_jobs_are_refused_at_once(server):
     assert server.get("/v1/images/jobs").json()["data"] == before
 
 
-def test_a_job_whose_ingress_ended_is_told_failed(live, server):
+def test_a_job_whose_ingress_ended_is_told_failed(live: LiveCluster, server: httpx.Client) -> None:
     """Its record is not written any more, which is all that is left to see of it."""
     id = begun(server, "a", steps=1)["id"]
     until_over(server, id)
@@ -152,7 +152,7 @@ def test_a_job_whose_ingress_ended_is_told_failed(live, server):
     assert job["error"]["message"] == "The ingress that worked on the job ended; send it again."
 
 
-def test_a_result_is_kept_for_as_long_as_it_says(live, server):
+def test_a_result_is_kept_for_as_long_as_it_says(live: LiveCluster, server: httpx.Client) -> None:
     id = begun(server, "a", steps=1)["id"]
     until_over(server, id)
     path = live.home / "jobs" / f"{id}.json"
@@ -183,7 +183,7 @@ def ask(locked: LiveCluster) -> Iterator[Callable[..., httpx.Response]]:
 
 
 @pytest.mark.slow
-def test_a_job_is_its_makers_alone(ask):
+def test_a_job_is_its_makers_alone(ask: Callable[..., httpx.Response]) -> None:
     asked = {"prompt": "a", "steps": 3, "background": True}
     assert ask(None, "POST", "/v1/images/generations", asked).status_code == 401
     id = ask("ann", "POST", "/v1/images/generations", asked).json()["id"]
@@ -198,7 +198,7 @@ def test_a_job_is_its_makers_alone(ask):
 
 
 @pytest.mark.slow
-def test_a_key_draws_with_its_own_models_and_sees_no_others(ask):
+def test_a_key_draws_with_its_own_models_and_sees_no_others(ask: Callable[..., httpx.Response]) -> None:
     second = {"model": "second", "prompt": "a"}
     for path in ("/v1/images/generations", "/sdapi/v1/txt2img"):
         assert ask("ann", "POST", path, second).status_code == 403
@@ -210,7 +210,7 @@ def test_a_key_draws_with_its_own_models_and_sees_no_others(ask):
 
 
 @pytest.mark.slow
-def test_an_address_needs_no_key(ask):
+def test_an_address_needs_no_key(ask: Callable[..., httpx.Response]) -> None:
     asked = {"prompt": "a", "response_format": "url"}
     url = ask("ann", "POST", "/v1/images/generations", asked).json()["data"][0]["url"]
     assert opened(httpx.get(url).content).size == (64, 64)

@@ -91,7 +91,7 @@ USUAL = {
 }
 
 
-def test_a_picture_of_a_text_comes_bare_and_with_a_text_of_json(server):
+def test_a_picture_of_a_text_comes_bare_and_with_a_text_of_json(server: httpx.Client) -> None:
     (image,), info, parameters = drawn(server, **USUAL)
     assert image.format == "PNG" and image.size == (64, 48) and corners(image)[0] == painted_colour("sea")
     assert (info["steps"], info["cfg_scale"], info["sampler_name"]) == (2, 7.0, "Euler a")
@@ -100,18 +100,18 @@ def test_a_picture_of_a_text_comes_bare_and_with_a_text_of_json(server):
     assert parameters["prompt"] == "sea" and parameters["width"] == 64
 
 
-def test_batches_are_multiplied(server):
+def test_batches_are_multiplied(server: httpx.Client) -> None:
     images, info, _ = drawn(server, **{**USUAL, "seed": 10, "batch_size": 2, "n_iter": 3})
     assert len(images) == 6 and info["all_seeds"] == list(range(10, 16))
     assert len(info["all_prompts"]) == len(info["infotexts"]) == 6
 
 
-def test_pictures_may_be_left_out(server):
+def test_pictures_may_be_left_out(server: httpx.Client) -> None:
     images, info, _ = drawn(server, **{**USUAL, "send_images": False})
     assert images == [] and info["all_seeds"]
 
 
-def test_least_is_enough(server):
+def test_least_is_enough(server: httpx.Client) -> None:
     (image,), _, _ = drawn(server, prompt="sea")
     assert image.size == (64, 64)
 
@@ -128,12 +128,12 @@ def test_least_is_enough(server):
         ({"prompt": "sea <lora:blue:0.8>"}, {"prompt": "sea", "loras": [{"name": "blue", "scale": 0.8}]}),
     ],
 )
-def test_its_fields_are_ours(server, sent, read):
+def test_its_fields_are_ours(server: httpx.Client, sent: dict[str, Any], read: dict[str, Any]) -> None:
     _, info, _ = drawn(server, **{**USUAL, **sent})
     assert {name: info["receipts"][0][name] for name in read} == read
 
 
-def test_no_sampler_is_the_models_own(server):
+def test_no_sampler_is_the_models_own(server: httpx.Client) -> None:
     for name in ("Automatic", "", None):
         _, info, _ = drawn(server, **{**USUAL, "sampler_name": name, "scheduler": None})
         assert "sampler_name" not in info["receipts"][0]
@@ -160,7 +160,9 @@ def test_no_sampler_is_the_models_own(server):
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_what_would_change_the_picture_and_is_not_done_is_refused(server, sent, status, param):
+def test_what_would_change_the_picture_and_is_not_done_is_refused(
+    server: httpx.Client, sent: dict[str, Any], status: int, param: str
+) -> None:
     answer = server.post("/txt2img", json={**USUAL, **sent})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["param"] == param and answer.json()["detail"]
@@ -170,7 +172,7 @@ def test_what_would_change_the_picture_and_is_not_done_is_refused(server, sent, 
 
 
 @pytest.mark.parametrize("given", [text_of(filled("red")), as_uri(filled("red"))])
-def test_a_picture_to_start_from_is_bare_or_a_data_uri(server, given):
+def test_a_picture_to_start_from_is_bare_or_a_data_uri(server: httpx.Client, given: Any) -> None:
     asked = {**USUAL, "init_images": [given], "denoising_strength": 0.25}
     (image,), info, parameters = drawn(server, "/img2img", **asked)
     assert is_near(corners(image)[0], blended((255, 0, 0), painted_colour("sea"), 0.25))
@@ -178,7 +180,7 @@ def test_a_picture_to_start_from_is_bare_or_a_data_uri(server, given):
 
 
 @pytest.mark.parametrize(("inverts", "painted"), [(0, "right"), (1, "left"), (False, "right"), (True, "left")])
-def test_white_in_a_mask_is_drawn_anew_or_kept(server, inverts, painted):
+def test_white_in_a_mask_is_drawn_anew_or_kept(server: httpx.Client, inverts: bool | int, painted: str) -> None:
     asked = {"init_images": [text_of(filled("red"))], "mask": text_of(half("black", "white"))}
     asked |= {"inpainting_mask_invert": inverts, "mask_blur": 0, "inpaint_full_res": 0, "inpainting_fill": 1}
     (image,), _, _ = drawn(server, "/img2img", **USUAL, **asked)
@@ -186,7 +188,7 @@ def test_white_in_a_mask_is_drawn_anew_or_kept(server, inverts, painted):
     assert corners(image) == ((new, old) if painted == "left" else (old, new))
 
 
-def test_only_what_is_masked_is_drawn_and_put_back(server):
+def test_only_what_is_masked_is_drawn_and_put_back(server: httpx.Client) -> None:
     mask = half("black", "white", size=(256, 192))
     asked = {"init_images": [text_of(filled("red", (256, 192)))], "mask": text_of(mask), "mask_blur": 0}
     asked |= {"inpaint_full_res": True, "inpaint_full_res_padding": 8}
@@ -200,7 +202,7 @@ def test_only_what_is_masked_is_drawn_and_put_back(server):
     assert json.loads(image.info["receipt"]) == info["receipts"][0]
 
 
-def test_a_blurred_mask_has_soft_edges(server):
+def test_a_blurred_mask_has_soft_edges(server: httpx.Client) -> None:
     asked = {"init_images": [text_of(filled("red"))], "mask": text_of(half("black", "white")), "mask_blur": 4}
     (image,), _, _ = drawn(server, "/img2img", **USUAL, **asked, inpaint_full_res=False)
     assert image.getpixel((32, 47)) not in ((255, 0, 0), painted_colour("sea"))
@@ -208,7 +210,7 @@ def test_a_blurred_mask_has_soft_edges(server):
 
 
 @pytest.mark.parametrize(("mode", "left"), [(0, "red"), (1, "blend"), (2, "black")])
-def test_a_picture_of_another_shape_is_stretched_cut_or_bordered(server, mode, left):
+def test_a_picture_of_another_shape_is_stretched_cut_or_bordered(server: httpx.Client, mode: int, left: str) -> None:
     asked = {"init_images": [text_of(half("red", "blue", (96, 32)))], "denoising_strength": 0.01, "resize_mode": mode}
     (image,), _, _ = drawn(server, "/img2img", **{**USUAL, "width": 64, "height": 64}, **asked)
     wanted = {"red": (255, 0, 0), "blend": (255, 0, 0), "black": (0, 0, 0)}[left]
@@ -230,7 +232,7 @@ def test_a_picture_of_another_shape_is_stretched_cut_or_bordered(server, mode, l
     ],
     ids=lambda value: str(value)[:50],
 )
-def test_bad_pictures_are_refused(server, sent, status, param):
+def test_bad_pictures_are_refused(server: httpx.Client, sent: dict[str, Any], status: int, param: str) -> None:
     answer = server.post("/img2img", json={**USUAL, **sent})
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["param"] == param
@@ -239,7 +241,7 @@ def test_bad_pictures_are_refused(server, sent, status, param):
 # ------------------------------------------------------------------------------------------- what there is
 
 
-def test_a_model_is_chosen_for_the_requests_that_follow(server):
+def test_a_model_is_chosen_for_the_requests_that_follow(server: httpx.Client) -> None:
     assert [row["title"] for row in server.get("/sd-models").json()] == ["sd-one", "sd-two"]
     assert server.get("/options").json()["sd_model_checkpoint"] == "sd-one"
     assert server.post("/options", json={"sd_model_checkpoint": "nowhere"}).status_code == 400
@@ -252,7 +254,7 @@ def test_a_model_is_chosen_for_the_requests_that_follow(server):
     server.post("/options", json={"sd_model_checkpoint": "sd-one"})
 
 
-def test_lists_have_the_fields_that_clients_read(server):
+def test_lists_have_the_fields_that_clients_read(server: httpx.Client) -> None:
     assert {row["name"] for row in server.get("/samplers").json()} >= {"Euler", "Euler a", "DPM++ 2M Karras"}
     assert {row["name"] for row in server.get("/schedulers").json()} >= {"automatic", "karras"}
     assert [row["name"] for row in server.get("/loras").json()] == ["blue"]
@@ -260,7 +262,7 @@ def test_lists_have_the_fields_that_clients_read(server):
     assert server.get("/memory").json()["ram"]["total"] > 0
 
 
-def test_progress_is_seen_and_interrupted(server, journal):
+def test_progress_is_seen_and_interrupted(server: httpx.Client, journal: Journal) -> None:
     idle = server.get("/progress").json()
     assert idle["state"]["job_count"] == 0 and idle["current_image"] is None
     asked = {**USUAL, "prompt": "stop me", "steps": 20, "model": "sd-two"}
@@ -277,7 +279,7 @@ def test_progress_is_seen_and_interrupted(server, journal):
     assert server.get("/progress").json()["state"]["job_count"] == 0
 
 
-def test_a_picture_says_how_it_was_made(server):
+def test_a_picture_says_how_it_was_made(server: httpx.Client) -> None:
     answer = server.post("/txt2img", json={**USUAL, "seed": 12}).json()
     told = server.post("/png-info", json={"image": answer["images"][0]}).json()
     assert told["info"] == json.loads(answer["info"])["infotexts"][0]

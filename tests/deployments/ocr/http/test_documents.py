@@ -121,33 +121,33 @@ def encrypted_pdf() -> bytes:
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP"])
-def test_a_picture_goes_to_the_model_as_it_came(format):
+def test_a_picture_goes_to_the_model_as_it_came(format: str) -> None:
     data = picture("hello", format)
     (sheet,) = sheets((f"a.{format}", data))
     assert sheet.data == data and (sheet.width, sheet.height) == (280, 280)
 
 
-def test_a_gif_is_its_first_frame():
+def test_a_gif_is_its_first_frame() -> None:
     target = io.BytesIO()
     page("first").save(target, "GIF", save_all=True, append_images=[page("second")])
     (sheet,) = sheets(("a.gif", target.getvalue()))
     assert text_of(opened(sheet)) == "first"
 
 
-def test_all_frames_of_a_tiff_are_pages():
+def test_all_frames_of_a_tiff_are_pages() -> None:
     found = sheets(("a.tiff", document("first", "second", "third", format="TIFF", dpi=150)))
     assert [text_of(opened(sheet)) for sheet in found] == ["first", "second", "third"]
     assert [sheet.dpi for sheet in found] == [150, 150, 150]
 
 
 @pytest.mark.parametrize("dpi", [72, 200, 600])
-def test_pages_of_a_pdf_are_drawn_at_the_resolution_that_is_asked_for(dpi):
+def test_pages_of_a_pdf_are_drawn_at_the_resolution_that_is_asked_for(dpi: int) -> None:
     found = sheets(("a.pdf", document("first", "second")), dpi=dpi)
     assert [text_of(opened(sheet)) for sheet in found] == ["first", "second"]
     assert {(sheet.dpi, abs(sheet.width - 280 * dpi / 72) <= 1) for sheet in found} == {(dpi, True)}
 
 
-def test_a_page_without_colour_is_drawn_in_grey_and_one_with_colour_is_not():
+def test_a_page_without_colour_is_drawn_in_grey_and_one_with_colour_is_not() -> None:
     target = io.BytesIO()
     red = Image.new("RGB", (50, 50), "white")
     ImageDraw.Draw(red).rectangle((10, 10, 40, 40), "red")
@@ -155,7 +155,7 @@ def test_a_page_without_colour_is_drawn_in_grey_and_one_with_colour_is_not():
     assert [opened(sheet).mode for sheet in sheets(("a.pdf", target.getvalue()))] == ["L", "RGB"]
 
 
-def test_a_photograph_that_lies_on_its_side_is_set_upright():
+def test_a_photograph_that_lies_on_its_side_is_set_upright() -> None:
     target = io.BytesIO()
     exif = Image.Exif()
     exif[rendering.ORIENTATION] = 6
@@ -164,7 +164,7 @@ def test_a_photograph_that_lies_on_its_side_is_set_upright():
     assert (sheet.width, sheet.height) == (280, 140) and text_of(opened(sheet)) == "upright"
 
 
-def test_sixteen_bits_are_scaled_and_what_is_transparent_is_white():
+def test_sixteen_bits_are_scaled_and_what_is_transparent_is_white() -> None:
     deep, clear = io.BytesIO(), io.BytesIO()
     dark = Image.new("I;16", (20, 10), 1000)
     dark.paste(60000, (10, 0, 20, 10))
@@ -175,7 +175,7 @@ def test_sixteen_bits_are_scaled_and_what_is_transparent_is_white():
     assert white.convert("RGB").getpixel((5, 5)) == (255, 255, 255)
 
 
-def test_pages_are_counted_through_all_files():
+def test_pages_are_counted_through_all_files() -> None:
     files = ("a.pdf", document("one", "two")), ("b.png", picture("three")), ("c.tiff", document("four", format="TIFF"))
 
     async def use(found: Document) -> list[Any]:
@@ -192,7 +192,7 @@ def test_pages_are_counted_through_all_files():
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
-def test_what_is_no_document_is_refused_by_its_name():
+def test_what_is_no_document_is_refused_by_its_name() -> None:
     said = {
         "zero.png": (b"", "zero.png is empty."),
         "text.png": (b"just text", "text.png is neither a picture (PNG, JPEG, WebP, TIFF, BMP, GIF) nor a PDF."),
@@ -206,7 +206,7 @@ def test_what_is_no_document_is_refused_by_its_name():
         assert error.message == sentence
 
 
-def test_a_small_file_of_a_huge_picture_is_refused_unopened():
+def test_a_small_file_of_a_huge_picture_is_refused_unopened() -> None:
     data = png_that_says(100_000, 100_000)
     assert len(data) < 2100
     error = refusal(("bomb.png", data))
@@ -215,7 +215,7 @@ def test_a_small_file_of_a_huge_picture_is_refused_unopened():
     assert isinstance(refusal(("long.png", png_that_says(30_000, 10))), errors.TooLarge)
 
 
-def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not():
+def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not() -> None:
     made = pypdfium2.PdfDocument.new()
     made.new_page(100, 100)
     made.new_page(14_000, 14_000)
@@ -232,7 +232,7 @@ def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not():
     assert abs(sheet.width - 417) <= 1
 
 
-def test_a_bad_page_is_told_by_its_number_and_the_others_are_drawn():
+def test_a_bad_page_is_told_by_its_number_and_the_others_are_drawn() -> None:
     async def use(found: Document) -> tuple[list[int], str]:
         with pytest.raises(errors.InvalidBody) as raised:
             await found.sheet(2, 72)
@@ -242,7 +242,7 @@ def test_a_bad_page_is_told_by_its_number_and_the_others_are_drawn():
     assert widths == [50, 60] and said == "Page 2 of a.pdf is broken and cannot be drawn."
 
 
-def test_more_pages_than_are_allowed_are_refused_unless_some_are_picked():
+def test_more_pages_than_are_allowed_are_refused_unless_some_are_picked() -> None:
     async def use(found: Document) -> tuple[str, int]:
         with pytest.raises(errors.TooLarge) as raised:
             DOCUMENTS.choose(found, None)
@@ -264,12 +264,12 @@ def test_more_pages_than_are_allowed_are_refused_unless_some_are_picked():
         (" 2 - 3 , 5", [2, 3, 5]),
     ],
 )
-def test_pages_are_numbers_and_ranges(asked, numbers):
+def test_pages_are_numbers_and_ranges(asked: Any, numbers: Any) -> None:
     assert numbers_of(asked, 9, "a.pdf", 100) == numbers
 
 
 @pytest.mark.parametrize("asked", [0, 10, "3-2", "8-10", "a", "", "-", "1--2", [1, "x"], "1-999999999", True, 1.5])
-def test_pages_that_are_not_there_are_refused(asked):
+def test_pages_that_are_not_there_are_refused(asked: Any) -> None:
     with pytest.raises(errors.InvalidBody) as raised:
         numbers_of(asked, 9, "a.pdf", 100)
     assert raised.value.param == "pages"
@@ -282,7 +282,7 @@ def children() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if is_alive(child) and rendering.__file__ in child.cmdline()}
 
 
-def test_a_process_that_hangs_or_dies_is_told_and_replaced():
+def test_a_process_that_hangs_or_dies_is_told_and_replaced() -> None:
     others = children()
 
     async def use(found: Document) -> list[str]:
@@ -305,7 +305,7 @@ def test_a_process_that_hangs_or_dies_is_told_and_replaced():
     ]
 
 
-def test_processes_end_with_the_one_that_started_them(tmp_path):
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     program = (
         "import asyncio, os, sys\n"
         "from cluster.settings import Settings\n"
@@ -324,7 +324,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
         until(lambda: not is_alive(child), within=5)
 
 
-def test_nothing_stays_on_disk_after_a_request():
+def test_nothing_stays_on_disk_after_a_request() -> None:
     async def use(found: Document) -> Path:
         folder = Path(found._folder.name)
         assert [path.name for path in folder.iterdir()] == ["0"]

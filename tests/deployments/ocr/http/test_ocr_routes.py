@@ -79,17 +79,17 @@ def streamed(server: httpx.Client, *files: bytes, model: str = "reader", **field
 # --------------------------------------------------------------------------------------------------- what is answered
 
 
-def test_without_a_wish_the_answer_is_the_text_as_json(server):
+def test_without_a_wish_the_answer_is_the_text_as_json(server: httpx.Client) -> None:
     answer = asked(server, picture("hello world"))
     assert answer.headers["content-type"] == "application/json" and answer.content == b'"hello world"'
 
 
-def test_pages_are_joined_by_blank_lines(server):
+def test_pages_are_joined_by_blank_lines(server: httpx.Client) -> None:
     for data in (document("one", "two\nlines"), document("one", "two\nlines", format="TIFF")):
         assert told(asked(server, data)) == "one\n\ntwo\nlines"
 
 
-def test_wishes_stand_at_the_top_or_in_kwargs(server):
+def test_wishes_stand_at_the_top_or_in_kwargs(server: httpx.Client) -> None:
     options = {"languages": ["de", "eng"], "pages": "2"}
     answers = [
         asked(server, document("one", "two"), kwargs=json.dumps(options)),
@@ -102,7 +102,7 @@ def test_wishes_stand_at_the_top_or_in_kwargs(server):
     assert [told(answer) for answer in answers] == ["two\nlanguages de en"] * 5
 
 
-def test_json_takes_data_uris_base64_and_objects_that_hold_one(server):
+def test_json_takes_data_uris_base64_and_objects_that_hold_one(server: httpx.Client) -> None:
     one, two = as_uri(picture("one")), as_uri(document("two"), "application/pdf")
     bodies = [
         {"images": [one, two]},
@@ -113,7 +113,7 @@ def test_json_takes_data_uris_base64_and_objects_that_hold_one(server):
     assert [told(server.post(OCR, json={"model": "reader", **body})) for body in bodies] == ["one\n\ntwo"] * 4
 
 
-def test_json_says_all_that_was_read(server):
+def test_json_says_all_that_was_read(server: httpx.Client) -> None:
     body = told(
         asked(server, ("scan.pdf", document("one page", "two")), ("b.png", picture("three")), output_format="json")
     )
@@ -128,7 +128,7 @@ def test_json_says_all_that_was_read(server):
     ]
 
 
-def test_features_are_what_is_told(server):
+def test_features_are_what_is_told(server: httpx.Client) -> None:
     body = told(asked(server, picture("one"), output_format="json", features="confidence"))
     (line,) = body["pages"][0]["blocks"][0]["lines"]
     assert line == {"text": "one", "score": 0.9}
@@ -144,7 +144,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize("format", STARTS)
-def test_formats_of_text_are_json_unless_the_file_itself_is_asked_for(server, format):
+def test_formats_of_text_are_json_unless_the_file_itself_is_asked_for(server: httpx.Client, format: Any) -> None:
     type, start = STARTS[format]
     body = told(asked(server, picture("one"), output_format=format))
     assert body.startswith(start) and "one" in body
@@ -152,7 +152,7 @@ def test_formats_of_text_are_json_unless_the_file_itself_is_asked_for(server, fo
     assert plain.headers["content-type"].startswith(type) and plain.text == body
 
 
-def test_a_pdf_is_the_scan_with_its_text(server):
+def test_a_pdf_is_the_scan_with_its_text(server: httpx.Client) -> None:
     answer = asked(server, document("one page", "two"), output_format="pdf", dpi="144")
     assert answer.status_code == 200 and answer.headers["content-type"] == "application/pdf"
     assert int(answer.headers["content-length"]) == len(answer.content)
@@ -165,13 +165,13 @@ def test_a_pdf_is_the_scan_with_its_text(server):
     assert (left, 280 - top) == pytest.approx((28, 28), abs=1)
 
 
-def test_several_files_become_one_document(server):
+def test_several_files_become_one_document(server: httpx.Client) -> None:
     answer = asked(server, picture("one"), document("two", "three"), picture("four", "JPEG"), output_format="pdf")
     pdf = pypdfium2.PdfDocument(answer.content)
     assert [text_of(found.render().to_pil()) for found in pdf] == ["one", "two", "three", "four"]
 
 
-def test_a_model_that_cannot_read_is_refused_by_what_it_can(server, letters):
+def test_a_model_that_cannot_read_is_refused_by_what_it_can(server: httpx.Client, letters: str) -> None:
     assert "cannot ocr" in assert_refused(asked(server, picture("hello"), model=letters), 400, "model")
     assert_refused(asked(server, picture("hello"), model="nobody"), 404, "model")
     assert "4 running models can ocr" in assert_refused(server.post(OCR, files={"image": picture("x")}), 400, "model")
@@ -180,13 +180,13 @@ def test_a_model_that_cannot_read_is_refused_by_what_it_can(server, letters):
 # ---------------------------------------------------------------------------------------------------- many pages
 
 
-def test_pages_come_in_order_under_random_delays(server):
+def test_pages_come_in_order_under_random_delays(server: httpx.Client) -> None:
     chance = random.Random(5)
     texts = [f"page {number} sleep:{chance.choice([0, 0.05, 0.2])}" for number in range(20)]
     assert told(asked(server, document(*texts), model="two-readers")) == "\n\n".join(texts)
 
 
-def test_pages_are_read_by_all_workers_at_once(server):
+def test_pages_are_read_by_all_workers_at_once(server: httpx.Client) -> None:
     """Ten pages of 0.2 s: two workers of one page at a time need one second, one would need two."""
     data = document(*(f"page {number}" for number in range(10)))
     told(asked(server, data, model="two-readers"))
@@ -195,7 +195,7 @@ def test_pages_are_read_by_all_workers_at_once(server):
     assert 1.0 <= time.monotonic() - began < 1.9
 
 
-def test_a_bad_page_is_told_on_that_page_and_the_others_come_out(server):
+def test_a_bad_page_is_told_on_that_page_and_the_others_come_out(server: httpx.Client) -> None:
     answer = asked(server, ("a.pdf", document("one", "refuse", "fail", "four")), output_format="json")
     pages = told(answer)["pages"]
     assert [found["text"] for found in pages] == ["one", "", "", "four"]
@@ -205,21 +205,21 @@ def test_a_bad_page_is_told_on_that_page_and_the_others_come_out(server):
     assert told(plain) == "one\n\nfour" and plain.headers["x-unread-pages"] == "2,3"
 
 
-def test_a_page_that_cannot_be_drawn_is_told_on_that_page(server):
+def test_a_page_that_cannot_be_drawn_is_told_on_that_page(server: httpx.Client) -> None:
     pages = told(asked(server, ("a.pdf", pdf_with_a_bad_page()), output_format="json"))["pages"]
     assert [found.get("error") for found in pages] == [None, "Page 2 of a.pdf is broken and cannot be drawn.", None]
     pdf = asked(server, ("a.pdf", pdf_with_a_bad_page()), output_format="pdf")
     assert len(pypdfium2.PdfDocument(pdf.content)) == 2
 
 
-def test_when_no_page_can_be_read_the_answer_is_the_error(server):
+def test_when_no_page_can_be_read_the_answer_is_the_error(server: httpx.Client) -> None:
     for fields in ({}, {"output_format": "pdf"}):
         assert "told to be refused" in assert_refused(asked(server, document("refuse", "refuse"), **fields), 400)
     assert_refused(asked(server, picture("fail")), 500)
     assert_refused(asked(server, picture("fail"), stream="true"), 500)
 
 
-def test_a_wish_that_the_model_cannot_meet_is_the_error_of_the_request(server):
+def test_a_wish_that_the_model_cannot_meet_is_the_error_of_the_request(server: httpx.Client) -> None:
     said = assert_refused(asked(server, document("one", "two"), task="table"), 400, "task")
     assert said == "This model cannot table; it can ocr."
 
@@ -227,7 +227,7 @@ def test_a_wish_that_the_model_cannot_meet_is_the_error_of_the_request(server):
 # ------------------------------------------------------------------------------------------------------ streams
 
 
-def test_a_stream_tells_each_page_in_order(server):
+def test_a_stream_tells_each_page_in_order(server: httpx.Client) -> None:
     data = document("one sleep:0.3", "two", "refuse", "four")
     found = streamed(server, data, output_format="markdown")
     assert [event["type"] for event in found] == ["ocr.page"] * 4 + ["ocr.completed"]
@@ -239,7 +239,7 @@ def test_a_stream_tells_each_page_in_order(server):
     assert found[4] == {"type": "ocr.completed", "model": "reader", "pages": 4, "unread": [3], "usage": usage}
 
 
-def test_pages_are_there_before_all_are_read(server):
+def test_pages_are_there_before_all_are_read(server: httpx.Client) -> None:
     fields = {"model": "slow-reader", "stream": "true"}
     files = {"image": document("one", "two", "three", "four")}
     with server.stream("POST", OCR, files=files, data=fields) as answer:
@@ -247,14 +247,14 @@ def test_pages_are_there_before_all_are_read(server):
     assert len(times) == 4 and times[3] - times[0] > 0.9 * PAGE_S
 
 
-def test_what_is_written_of_a_page_comes_as_it_is_written(server):
+def test_what_is_written_of_a_page_comes_as_it_is_written(server: httpx.Client) -> None:
     found = streamed(server, picture("these are the words"), model="writer")
     deltas = [event["delta"] for event in found if event["type"] == "ocr.delta"]
     assert "".join(deltas) and "these are the words ".startswith("".join(deltas))
     assert found[-2]["type"] == "ocr.page" and found[-2]["page"]["text"] == "these are the words"
 
 
-def test_what_is_written_of_each_page_comes_before_it_and_after_the_one_before(server):
+def test_what_is_written_of_each_page_comes_before_it_and_after_the_one_before(server: httpx.Client) -> None:
     texts = ["these are the words ", "of the second page ", "and of the third "]
     found = streamed(server, document(*(text.strip() for text in texts)), model="writer")
     ends = [place for place, event in enumerate(found) if event["type"] == "ocr.page"]
@@ -266,7 +266,7 @@ def test_what_is_written_of_each_page_comes_before_it_and_after_the_one_before(s
     assert len(ends) == 3 and any(event["type"] == "ocr.delta" for event in found[: ends[0]])
 
 
-def test_what_is_wrong_is_an_error_before_a_stream_begins(server):
+def test_what_is_wrong_is_an_error_before_a_stream_begins(server: httpx.Client) -> None:
     assert_refused(asked(server, b"", stream="true"), 422, "image")
     assert_refused(asked(server, picture("one"), stream="true", task="table"), 400, "task")
     assert_refused(asked(server, picture("one"), stream="true", background="true"), 400, "stream")
@@ -287,7 +287,7 @@ def assert_stops(journal: Journal, begun: int) -> None:
     assert journal.count("begin") == now and journal.count("end") < now
 
 
-def test_when_the_client_leaves_no_further_page_is_read(server, journal):
+def test_when_the_client_leaves_no_further_page_is_read(server: httpx.Client, journal: Journal) -> None:
     before = journal.count("begin")
     with server.stream("POST", OCR, files={"image": LONG}, data={"model": "slow-reader", "stream": "true"}) as answer:
         next(events(answer))
@@ -304,7 +304,9 @@ def test_when_the_client_leaves_no_further_page_is_read(server, journal):
     assert_stops(journal, journal.count("begin"))
 
 
-def test_an_abort_ends_all_pages_and_tells_the_caller(server, live, journal):
+def test_an_abort_ends_all_pages_and_tells_the_caller(
+    server: httpx.Client, live: LiveCluster, journal: Journal
+) -> None:
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(asked, server, LONG, model="slow-reader", request_id="abort-me")
         before = journal.count("end")
@@ -316,7 +318,7 @@ def test_an_abort_ends_all_pages_and_tells_the_caller(server, live, journal):
     assert_stops(journal, journal.count("begin"))
 
 
-def test_progress_is_that_of_the_whole_document(server):
+def test_progress_is_that_of_the_whole_document(server: httpx.Client) -> None:
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(asked, server, document("1", "2", "3", "4"), model="slow-reader", request_id="how-far")
         until(lambda: server.get("/v1/requests/how-far/progress").status_code == 200, within=5)
@@ -339,7 +341,7 @@ def finished(server: httpx.Client, id: str) -> dict[str, Any]:
     return job
 
 
-def test_a_job_outlives_its_caller(server):
+def test_a_job_outlives_its_caller(server: httpx.Client) -> None:
     answer = asked(server, document("one", "two", "three", "four"), model="slow-reader", background="true")
     assert answer.status_code == 202 and answer.json()["object"] == "ocr.job"
     id = answer.json()["id"]
@@ -349,7 +351,7 @@ def test_a_job_outlives_its_caller(server):
     assert server.get(f"/v1/images/jobs/{id}/result").json() == "one\n\ntwo\n\nthree\n\nfour"
 
 
-def test_a_job_can_be_stopped_and_can_fail(server, journal):
+def test_a_job_can_be_stopped_and_can_fail(server: httpx.Client, journal: Journal) -> None:
     id = asked(server, LONG, model="slow-reader", background="true").json()["id"]
     before = journal.count("end")
     until(lambda: journal.count("end") > before, within=10)
@@ -362,7 +364,7 @@ def test_a_job_can_be_stopped_and_can_fail(server, journal):
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_files_that_cannot_be_read_are_refused_by_name(server):
+def test_files_that_cannot_be_read_are_refused_by_name(server: httpx.Client) -> None:
     bad = {
         "zero.png": (b"", 422, "zero.png is empty."),
         "text.png": (b"just text", 422, "text.png is neither a picture"),
@@ -395,16 +397,18 @@ def test_files_that_cannot_be_read_are_refused_by_name(server):
         ({"request_id": "a b"}, 422, "request_id"),
     ],
 )
-def test_wishes_that_make_no_sense_are_refused_by_their_name(server, fields, status, param):
+def test_wishes_that_make_no_sense_are_refused_by_their_name(
+    server: httpx.Client, fields: dict[str, Any], status: int, param: str
+) -> None:
     assert_refused(asked(server, ("a.pdf", document("one", "two")), **fields), status, param)
 
 
-def test_a_page_out_of_range_is_told_with_what_there_is(server):
+def test_a_page_out_of_range_is_told_with_what_there_is(server: httpx.Client) -> None:
     answer = asked(server, ("a.pdf", document("one", "two")), pages="2,9")
     assert assert_refused(answer, 422, "pages") == "pages asks for 9, and a.pdf has 2 pages."
 
 
-def test_a_request_without_a_file_says_what_is_missing(server):
+def test_a_request_without_a_file_says_what_is_missing(server: httpx.Client) -> None:
     for answer in (server.post(OCR, data={"model": "reader"}), server.post(OCR, json={"model": "reader", "image": []})):
         assert_refused(answer, 422, "image")
     assert_refused(server.post(OCR, json={"model": "reader", "image": 5}), 422, "image")
@@ -412,7 +416,7 @@ def test_a_request_without_a_file_says_what_is_missing(server):
     assert_refused(server.post(OCR, files={"prompt": b"x", "image": picture("one")}), 422, "prompt")
 
 
-def test_bad_requests_leave_nothing_behind(server, journal):
+def test_bad_requests_leave_nothing_behind(server: httpx.Client, journal: Journal) -> None:
     begun = journal.count("begin")
     assert_refused(asked(server, document("one"), model="slow-reader", pages="2"), 422)
     assert_refused(asked(server, b"", model="slow-reader"), 422)
@@ -422,7 +426,7 @@ def test_bad_requests_leave_nothing_behind(server, journal):
 # --------------------------------------------------------------------------------------------------------- Mistral
 
 
-def test_the_route_of_mistral_counts_from_nought(server):
+def test_the_route_of_mistral_counts_from_nought(server: httpx.Client) -> None:
     asking = {"model": "reader", "document": {"type": "document_url", "document_url": as_uri(document("a", "b", "c"))}}
     body = told(server.post(MISTRAL, json={**asking, "pages": [0, 2], "include_image_base64": True}))
     assert [(found["index"], found["markdown"], found["images"]) for found in body["pages"]] == [
@@ -436,7 +440,7 @@ def test_the_route_of_mistral_counts_from_nought(server):
     assert told(server.post(MISTRAL, json=picked))["pages"][0]["markdown"] == "x"
 
 
-def test_the_route_of_mistral_refuses_what_it_cannot(server):
+def test_the_route_of_mistral_refuses_what_it_cannot(server: httpx.Client) -> None:
     file = {"document": {"type": "file", "file_id": "1"}}
     assert_refused(server.post(MISTRAL, json={"model": "reader", **file}), 422, "document")
     url = {"document": {"type": "document_url", "document_url": as_uri(document("a"))}}
@@ -452,7 +456,7 @@ def message(*files: bytes, text: str = "") -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*([{"type": "text", "text": text}] if text else []), *shown]}]
 
 
-def test_a_chat_reads_what_its_last_message_shows(live, server):
+def test_a_chat_reads_what_its_last_message_shows(live: LiveCluster, server: httpx.Client) -> None:
     client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
     first = message(picture("not this"))
     answer = client.chat.completions.create(model="reader", messages=[*first, *message(picture("one"), text="what?")])
@@ -465,7 +469,7 @@ def test_a_chat_reads_what_its_last_message_shows(live, server):
     assert said == "a\n\nb" and chunks[-1].usage.total_tokens == 4
 
 
-def test_a_chat_without_a_picture_is_refused(server):
+def test_a_chat_without_a_picture_is_refused(server: httpx.Client) -> None:
     for content in ("hello", [{"type": "text", "text": "hello"}], [{"type": "input_audio"}], None):
         body = {"model": "reader", "messages": [{"role": "user", "content": content}]}
         assert_refused(server.post("/v1/chat/completions", json=body), 422, "messages")

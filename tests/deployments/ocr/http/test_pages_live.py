@@ -45,14 +45,16 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_pdf_is_read_page_by_page(live, reader, scan):
+def test_a_pdf_is_read_page_by_page(live: LiveCluster, reader: str, scan: Path) -> None:
     with live.client() as client:
         model = client.get_model(reader)
         assert model.ocr(scan).split() == [word for words in PAGES for word in words]
         assert [page.text.split() for page in model.ocr(scan, stream=True, pages=2)] == [list(PAGES[1])]
 
 
-def test_words_of_the_searchable_pdf_are_where_they_were_drawn(live, reader, scan, tmp_path):
+def test_words_of_the_searchable_pdf_are_where_they_were_drawn(
+    live: LiveCluster, reader: str, scan: Path, tmp_path: Path
+) -> None:
     done = live.command("ocr", str(scan), "-u", reader, "-o", str(tmp_path / "out.pdf"))
     assert done.returncode == 0, done.stderr
     pdf = pypdfium2.PdfDocument(tmp_path / "out.pdf")
@@ -63,7 +65,7 @@ def test_words_of_the_searchable_pdf_are_where_they_were_drawn(live, reader, sca
             assert (left * DPI / 72, (height - top) * DPI / 72) == pytest.approx((x, y), abs=20), word
 
 
-def test_chosen_languages_are_checked_by_the_model(live, reader, scan):
+def test_chosen_languages_are_checked_by_the_model(live: LiveCluster, reader: str, scan: Path) -> None:
     files = {"image": ("scan.pdf", io.BytesIO(scan.read_bytes()))}
     answer = httpx.post(f"{live.url}/v1/images/ocr", files=files, data={"kwargs": json.dumps({"prompt": "translate"})})
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
