@@ -77,9 +77,9 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     )
 
     async def answer_error(request: Request, error: Exception) -> Response:
-        known = as_cluster_error(error)
-        metrics.error(known.code())
-        return error_responses.get(request.url.path, error_response)(known)
+        refusal = as_cluster_error(error)
+        metrics.error(refusal.code())
+        return error_responses.get(request.url.path, error_response)(refusal)
 
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)

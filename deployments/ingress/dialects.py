@@ -22,7 +22,7 @@ from cluster.value import JsonObject
 from deployments import wings
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.errors import error_response
-from deployments.ingress.files import Files
+from deployments.ingress.files import KeptFiles
 from deployments.ingress.incoming import CONTROL_BYTES
 from deployments.ingress.jobs import BackgroundJobs
 from deployments.ingress.progress import RequestProgress
@@ -41,7 +41,7 @@ class Services:
     dispatcher: Dispatcher
     serving: Serving
     progress: RequestProgress
-    files: Files
+    files: KeptFiles
     jobs: BackgroundJobs
     _shared: dict[Callable[[Services], Any], Any] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Services:
             dispatcher,
             Serving(dispatcher, settings),
             progress,
-            Files(settings),
+            KeptFiles(settings),
             BackgroundJobs(dispatcher, progress, settings),
         )
 

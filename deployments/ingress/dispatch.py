@@ -303,9 +303,9 @@ class Dispatcher:
 
     async def abort(self, model: ModelRoutes, owner: str, block_s: float = 0.0) -> bool:
         """Drops a request wherever it is; any ingress may be asked, not only the one that holds it."""
-        asked = (line.cancel([owner], block_s) for line in self._lines_of(model))
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        return any(answer is True for answer in found)
+        cancels = (line.cancel([owner], block_s) for line in self._lines_of(model))
+        answers = await asyncio.gather(*cancels, return_exceptions=True)
+        return any(answer is True for answer in answers)
 
     async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
         """How far a request is, as soon as it is not what was seen; None when no worker of the model knows it."""

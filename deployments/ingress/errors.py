@@ -42,9 +42,9 @@ def as_cluster_error(error: Exception) -> errors.ClusterError:
         problem = error.errors()[0]
         return errors.InvalidBody(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
     if isinstance(error, HTTPException):
-        found = errors.BadRequest(str(error.detail))
-        found.status = error.status_code
-        return found
+        refusal = errors.BadRequest(str(error.detail))
+        refusal.status = error.status_code
+        return refusal
     log.exception("unexpected", exc_info=error)
     return errors.ClusterError(f"Internal error: {type(error).__name__}: {error}")
 
@@ -55,7 +55,7 @@ def error_body(error: errors.ClusterError) -> JsonObject:
     return body
 
 
-def error_of(told: JsonObject) -> errors.ClusterError:
+def error_of(body: JsonObject) -> errors.ClusterError:
     """The error that ended a job, as it was raised."""
-    kind = errors.every_error().get(told.get("code", ""), errors.ClusterError)
-    return kind(str(told.get("message", "")), told.get("param"))
+    kind = errors.every_error().get(body.get("code", ""), errors.ClusterError)
+    return kind(str(body.get("message", "")), body.get("param"))

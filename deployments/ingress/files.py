@@ -82,15 +82,15 @@ class Shelf:
         except FileNotFoundError:
             return None
 
-    def _age_of(self, name: str, told: float) -> float:
+    def _age_of(self, name: str, modified: float) -> float:
         """The clock on the wall is only asked of a file that has not been seen yet: when it is set, nothing that is
         kept grows older. A file from before that is taken to be younger than it is, never older."""
         now = self._clock()
         written, of = self._written.get(name, (0.0, None))
-        if of != told:
+        if of != modified:
             jumped = max(self._wall() - now - self._ahead, 0.0)
-            written = now - max(0.0, self._wall() - jumped - told)
-            self._written[name] = written, told
+            written = now - max(0.0, self._wall() - jumped - modified)
+            self._written[name] = written, modified
         return now - written
 
     def drop(self, name: str) -> None:
@@ -101,7 +101,7 @@ class Shelf:
 
     def sweep(self, coming: int = 0) -> None:
         """Makes room for what comes."""
-        files = [(self._age_of(path.name, told), size, path) for told, size, path in _seen(self.folder)]
+        files = [(self._age_of(path.name, modified), size, path) for modified, size, path in _seen(self.folder)]
         names = {path.name for _, _, path in files}
         self._written = {name: entry for name, entry in list(self._written.items()) if name in names}
         total = coming + sum(size for _, size, _ in files)
@@ -118,18 +118,18 @@ class Shelf:
 
 def _seen(folder: Path) -> list[tuple[float, int, Path]]:
     """Others may take away what has just been listed."""
-    found = []
+    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
-                told = entry.stat(follow_symlinks=False)
+                stat = entry.stat(follow_symlinks=False)
                 if not entry.is_file(follow_symlinks=False):
                     continue
-                found.append((told.st_mtime, told.st_size, Path(entry.path)))
-    return found
+                files.append((stat.st_mtime, stat.st_size, Path(entry.path)))
+    return files
 
 
-class Files:
+class KeptFiles:
     """Pictures that are answered as addresses."""
 
     def __init__(self, settings: Settings) -> None:

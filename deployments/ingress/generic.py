@@ -34,12 +34,12 @@ def router(serving: Serving) -> APIRouter:
         if not isinstance(items, list):
             raise errors.InvalidBody("items must be a list.", "items")
         serving.refuse_many(items)
-        asked: Infer = checked(Infer, body)
+        fields: Infer = checked(Infer, body)
         try:
-            orjson.dumps([items, asked.params])
+            orjson.dumps([items, fields.params])
         except orjson.JSONEncodeError as error:
             raise errors.InvalidBody(f"items cannot be sent on: {error}.", "items") from None
-        served = await serving.ask(request, asked.model, asked.ability, items, asked.params)
+        served = await serving.ask(request, fields.model, fields.ability, items, fields.params)
         answer = served.answer
         try:
             return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
@@ -52,14 +52,14 @@ def router(serving: Serving) -> APIRouter:
     async def abort(uid: str, request_id: str, request: Request) -> Json:
         """For a request that was sent with this x-request-id and the same key; none of that id is taken again for
         `block_duration`."""
-        asked: Abort = checked(Abort, await json_body(request) if await request.body() else {})
+        fields: Abort = checked(Abort, await json_body(request) if await request.body() else {})
         key = request.state.key
         keys.check_model(key, uid)
         model = serving.dispatcher.table.models.get(uid)
         if model is None:
             return Json({"msg": "NO_OP"})
         owner = keys.owner_of(request_id, key.id if key else None)
-        found = await serving.dispatcher.abort(model, owner, asked.block_duration)
-        return Json({"msg": "DONE" if found else "NOT_FOUND"})
+        was_there = await serving.dispatcher.abort(model, owner, fields.block_duration)
+        return Json({"msg": "DONE" if was_there else "NOT_FOUND"})
 
     return routes

@@ -36,8 +36,8 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 
 async def addresses_of(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    results = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in results))
 
 
 def is_public(text: str) -> bool:
@@ -103,9 +103,9 @@ class Fetcher:
                 httpcore.AsyncConnectionPool(ssl_context=self._ssl, network_backend=self._backend) as pool,
             ):
                 for _ in range(REDIRECTS + 1):
-                    found, moved_to = await self._one(pool, url)
+                    body, moved_to = await self._one(pool, url)
                     if moved_to is None:
-                        return found
+                        return body
                     url = moved_to
         except TimeoutError:
             raise errors.BadRequest(f"{_shown(url)} did not come within {self._timeout_s:g} s.") from None
@@ -127,20 +127,20 @@ class Fetcher:
         _refuse_odd(url)
         headers = [("Accept", "*/*"), ("Accept-Encoding", "identity"), ("User-Agent", "model-cluster")]
         async with pool.stream("GET", url.partition("#")[0], headers=headers) as response:
-            told = {name.lower(): value.decode("latin-1") for name, value in response.headers}
-            if response.status in (301, 302, 303, 307, 308) and b"location" in told:
-                return b"", urljoin(url, told[b"location"])
+            headers_back = {name.lower(): value.decode("latin-1") for name, value in response.headers}
+            if response.status in (301, 302, 303, 307, 308) and b"location" in headers_back:
+                return b"", urljoin(url, headers_back[b"location"])
             if response.status != 200:
                 raise errors.BadRequest(f"{_shown(url)} answered {response.status}.")
-            if told.get(b"content-encoding", "identity") != "identity":
+            if headers_back.get(b"content-encoding", "identity") != "identity":
                 raise errors.BadRequest(f"{_shown(url)} came compressed, which was not asked for.")
-            length = told.get(b"content-length", "")
+            length = headers_back.get(b"content-length", "")
             self._refuse_large(url, int(length) if length.isdigit() else 0)
-            found = bytearray()
+            body = bytearray()
             async for part in response.aiter_stream():
-                found += part
-                self._refuse_large(url, len(found))
-            return bytes(found), None
+                body += part
+                self._refuse_large(url, len(body))
+            return bytes(body), None
 
     def _refuse_large(self, url: str, size: int) -> None:
         if size > self._most_bytes:
@@ -177,14 +177,14 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
         if "=" in text[:-2]:
             raise ValueError("padding within")
         # In pieces, between which other threads run.
-        found = b"".join(base64.b64decode(text[at : at + PIECE], validate=True) for at in range(0, len(text), PIECE))
+        data = b"".join(base64.b64decode(text[at : at + PIECE], validate=True) for at in range(0, len(text), PIECE))
     except (binascii.Error, ValueError):
         raise errors.InvalidBody(
             f"{where} must be a data URI such as data:{kind}/…;base64,… or base64.", param
         ) from None
-    if not found:
+    if not data:
         raise errors.InvalidBody(f"{where} is empty.", param)
-    return found
+    return data
 
 
 async def decoded_aside(text: str, kind: str, most_bytes: int, where: str, param: str = "input") -> bytes:
@@ -194,7 +194,7 @@ async def decoded_aside(text: str, kind: str, most_bytes: int, where: str, param
     return await asyncio.to_thread(decoded, text, kind, most_bytes, where, param)
 
 
-class Media:
+class MediaReader:
     """Reads the images and sounds of requests, within what the server allows."""
 
     def __init__(self, settings: Settings, fetcher: Fetcher | None = None, most_bytes: int | None = None) -> None:

@@ -53,15 +53,15 @@ class IngressMetrics:
         self._of_route: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        found = self._of_route.get((route, status))
-        if found is None:
-            found = (
+        series = self._of_route.get((route, status))
+        if series is None:
+            series = (
                 self._requests.labels(self.ingress, route, str(status)),
                 self._seconds.labels(self.ingress, route),
             )
-            self._of_route[route, status] = found
-        found[0].inc()
-        found[1].observe(seconds)
+            self._of_route[route, status] = series
+        series[0].inc()
+        series[1].observe(seconds)
 
     def error(self, code: str) -> None:
         self._errors.labels(self.ingress, code).inc()

@@ -85,8 +85,8 @@ class RequestMiddleware:
             # The web server leaves out the body of what answers it.
             scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
-        request_id = given if _ID.fullmatch(given) else f"{random.getrandbits(96):024x}"
+        sent_id = headers.get(b"x-request-id", b"").decode("latin-1")
+        request_id = sent_id if _ID.fullmatch(sent_id) else f"{random.getrandbits(96):024x}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         if not self._asks_for_keys:
@@ -128,9 +128,9 @@ class RequestMiddleware:
             status = CLIENT_LEFT
         # The last place where an error can still become an answer.
         except Exception as error:
-            known = as_cluster_error(error)
-            self._metrics.error(known.code())
-            await error_response(known)(scope, receive, tell)
+            refusal = as_cluster_error(error)
+            self._metrics.error(refusal.code())
+            await error_response(refusal)(scope, receive, tell)
         finally:
             body.end()
             self._ongoing -= 1

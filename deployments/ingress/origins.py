@@ -145,11 +145,11 @@ class OriginMiddleware:
         allowed = self._origins.allows(origin, infers)
         if allowed is None:
             raise refused(origin)
-        told = [(b"access-control-allow-origin", allowed.encode()), (b"vary", b"Origin")]
+        headers_back = [(b"access-control-allow-origin", allowed.encode()), (b"vary", b"Origin")]
 
         async def tell(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *told, (b"access-control-expose-headers", b"*")]
+                message["headers"] = [*message["headers"], *headers_back, (b"access-control-expose-headers", b"*")]
             await send(message)
 
         method = headers.get(b"access-control-request-method")
@@ -161,7 +161,7 @@ class OriginMiddleware:
             raise errors.BadRequest("The browser asks leave for what are no names of methods or headers.")
         response = Response(status_code=204)
         response.raw_headers += [
-            *told,
+            *headers_back,
             (b"access-control-allow-methods", method),
             (b"access-control-allow-headers", names),
             (b"access-control-max-age", PREFLIGHT_S),

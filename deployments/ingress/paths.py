@@ -37,8 +37,8 @@ class Whole(BaseRoute):
                     self._routes.setdefault((method, route.path), route)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        found = self._routes.get((scope.get("method", ""), scope["path"]))
-        return (Match.NONE, {}) if found is None else found.matches(scope)
+        route = self._routes.get((scope.get("method", ""), scope["path"]))
+        return (Match.NONE, {}) if route is None else route.matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._routes[scope["method"], scope["path"]].handle(scope, receive, send)

@@ -62,8 +62,8 @@ class RouteTable:
             )
         models = self.visible(key)
         if model:
-            found = models.get(model) or _by_alias(models, model, ability)
-            if found is None:
+            match = models.get(model) or _by_alias(models, model, ability)
+            if match is None:
                 raise _unknown(model, sorted(models), is_limited=models is not self.models)
         else:
             able = [m for m in models.values() if not ability or ability in m.abilities]
@@ -73,12 +73,12 @@ class RouteTable:
                     f"The request names no model and {len(able)} running models {can}: {names}.",
                     "model",
                 )
-            found = able[0]
-        if ability and ability not in found.abilities:
+            match = able[0]
+        if ability and ability not in match.abilities:
             raise errors.BadRequest(
-                f"Model {found.uid} cannot {cut(ability)}; it can {', '.join(found.abilities)}.", "model"
+                f"Model {match.uid} cannot {cut(ability)}; it can {', '.join(match.abilities)}.", "model"
             )
-        return found
+        return match
 
     def is_usable(self, model: ModelRoutes, avoiding: Collection[str] = ()) -> bool:
         return any(r.worker not in avoiding and r.worker not in self.avoided for r in model.workers)

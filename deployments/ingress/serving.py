@@ -19,7 +19,7 @@ from cluster.routes import ModelRoutes
 from cluster.settings import Settings
 from deployments.ingress.auth import owner_of
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.media import Media
+from deployments.ingress.media import MediaReader
 from deployments.vectors import Rows, joined
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class Serving:
     def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
         self.dispatcher = dispatcher
         self.settings = settings
-        self._media = Media(settings)
+        self._media = MediaReader(settings)
 
     async def ask(
         self,
@@ -94,23 +94,23 @@ class Serving:
     ) -> Served:
         """`alone`: the request takes long, and shares no call to a worker."""
         self.refuse_many(items)
-        found = self.find(request, model, ability)
-        request.state.model = found.uid
+        routes = self.find(request, model, ability)
+        request.state.model = routes.uid
         started = time.perf_counter()
         timeout_s = self._timeout(request)
 
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
                 return await self.dispatcher.ask(
-                    found, ability, items[first:last], params, owner_of(request), timeout_s, alone
+                    routes, ability, items[first:last], params, owner_of(request), timeout_s, alone
                 )
             except errors.BadRequest as error:
                 raise renumbered(error, first) from None
 
-        spans = spans_of(len(items), len(found.workers) if ability in IN_PARTS else 1)
+        spans = spans_of(len(items), len(routes.workers) if ability in IN_PARTS else 1)
         answers = await _all_or_none([part_of(*span) for span in spans])
         answer = _whole([answer for answer, _ in answers])
-        return Served(found, answer, answers[0][1], (time.perf_counter() - started) * 1000)
+        return Served(routes, answer, answers[0][1], (time.perf_counter() - started) * 1000)
 
     async def embed(
         self,
@@ -135,11 +135,11 @@ class Serving:
         parts = await self.ask_all(
             request, model, [(needed, [items[i] for i in at], params) for needed, at in places.items()]
         )
-        whole = _together(parts)
+        served = _together(parts)
         if len(parts) == 1:
-            return whole
+            return served
         order = np.argsort(np.concatenate(list(places.values())))
-        return replace(whole, answer=whole.answer._replace(outputs=_ordered(whole.answer.outputs, order)))
+        return replace(served, answer=served.answer._replace(outputs=_ordered(served.answer.outputs, order)))
 
     async def ask_all(
         self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]]
@@ -192,15 +192,15 @@ class Serving:
     def _timeout(self, request: Request) -> float:
         """The caller's own deadline, if he gave one, within what the server allows."""
         most = self.settings.request_timeout_s
-        given = request.headers.get("x-request-timeout")
-        if given is None:
+        header = request.headers.get("x-request-timeout")
+        if header is None:
             return most
         try:
-            seconds = float(given)
+            seconds = float(header)
         except ValueError:
-            raise errors.BadRequest(f"x-request-timeout takes seconds, not {quoted(given)}.") from None
+            raise errors.BadRequest(f"x-request-timeout takes seconds, not {quoted(header)}.") from None
         if not seconds > 0:
-            raise errors.BadRequest(f"x-request-timeout must be above 0, not {quoted(given)}.")
+            raise errors.BadRequest(f"x-request-timeout must be above 0, not {quoted(header)}.")
         return min(seconds, most)
 
 
@@ -212,10 +212,10 @@ def spans_of(items: int, workers: int) -> list[tuple[int, int]]:
 
 def renumbered(error: errors.BadRequest, first: int) -> errors.BadRequest:
     """The error of an input by its place in the whole request, not in its part."""
-    found = re.match(r"Input (\d+)", error.message)
-    if not first or found is None:
+    match = re.match(r"Input (\d+)", error.message)
+    if not first or match is None:
         return error
-    message = f"Input {int(found[1]) + first}{error.message[found.end() :]}"
+    message = f"Input {int(match[1]) + first}{error.message[match.end() :]}"
     return type(error)(message, error.param, error.retry_after_s)
 
 
@@ -223,11 +223,11 @@ async def _all_or_none(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All answers, or the first error, after which nobody waits for the others."""
     if len(questions) == 1:
         return [await questions[0]]
-    asked = [asyncio.ensure_future(question) for question in questions]
+    answers = [asyncio.ensure_future(question) for question in questions]
     try:
-        return await asyncio.gather(*asked)
+        return await asyncio.gather(*answers)
     finally:
-        for unanswered in asked:
+        for unanswered in answers:
             unanswered.cancel()
 
 
@@ -245,11 +245,11 @@ def _whole(parts: Sequence[Answer]) -> Answer:
 def _ordered(outputs: Any, order: Any) -> Any:
     if isinstance(outputs, Rows):
         rows = list(outputs)
-        return Rows.of([rows[place] for place in order])
+        return Rows.of([rows[position] for position in order])
     return outputs[order]
 
 
 def _together(parts: Sequence[Served]) -> Served:
     """Several answers as one: the outputs one after another, the tokens added up, the time of the slowest."""
-    whole = _whole([part.answer for part in parts])
-    return Served(parts[0].model, whole, parts[0].worker, max(part.total_ms for part in parts))
+    answer = _whole([part.answer for part in parts])
+    return Served(parts[0].model, answer, parts[0].worker, max(part.total_ms for part in parts))

@@ -195,8 +195,8 @@ class WorkerQueue:
         self._expect(batch)
         try:
             outcomes, self.queued = await self.line.infer([sent.call for sent in batch], longest + 5)
-            while rest := self._deliver(batch, outcomes):
-                batch = rest
+            while unanswered := self._deliver(batch, outcomes):
+                batch = unanswered
                 outcomes, self.queued = await self.line.collect([sent.call.id for sent in batch], longest + 5)
         except Exception as error:
             self._failed(batch, error)
@@ -207,10 +207,10 @@ class WorkerQueue:
     def _deliver(self, batch: Sequence[Sent], outcomes: Sequence[Answer | errors.ClusterError | None]) -> list[Sent]:
         """Gives everybody his outcome; returns those who have none yet."""
         self._heard_at = asyncio.get_running_loop().time()
-        rest = []
+        unanswered = []
         for sent, outcome in zip(batch, outcomes, strict=True):
             if outcome is None:
-                rest.append(sent)
+                unanswered.append(sent)
                 continue
             self._sent.pop(sent, None)
             if isinstance(outcome, errors.Overloaded):
@@ -221,7 +221,7 @@ class WorkerQueue:
                 sent.answer.set_result(outcome)
             else:
                 sent.answer.set_exception(outcome)
-        return rest
+        return unanswered
 
     def _failed(self, batch: Sequence[Sent], error: Exception) -> None:
         if isinstance(error, errors.WorkerLost) and not self._is_dead:
@@ -232,10 +232,10 @@ class WorkerQueue:
             for sent in batch:
                 self._spawn(self._carry([sent]))
             return
-        known = error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
+        refusal = error if isinstance(error, errors.ClusterError) else errors.BadRequest(f"It cannot be sent: {error}")
         for sent in batch:
             if not sent.answer.done():
-                sent.answer.set_exception(known)
+                sent.answer.set_exception(refusal)
 
     def _expect(self, batch: Sequence[Sent]) -> None:
         if not self._sent:

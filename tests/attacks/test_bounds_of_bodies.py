@@ -33,7 +33,7 @@ from deployments.ingress.control.changes import Declared
 from deployments.ingress.incoming import CONTROL_BYTES, BodyLimits
 from deployments.ingress.media import PIECE, decoded
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
-from deployments.ocr.http.body import Ask, of_fields
+from deployments.ocr.http.body import OcrFields, of_fields
 from tests.deployments.ingress.test_middleware import House, run
 
 # ---------------------------------------------------------------------------------------------------------- as JSON
@@ -350,7 +350,7 @@ def test_a_body_that_drips_is_not_waited_for() -> None:
 WIDE: dict[str, Callable[[], Any]] = {
     "a list held against a schema": lambda: checked(Declared, {"models": [1] * 300_000}),
     "objects held against a schema": lambda: checked(Declared, {"models": [{}] * 45_000}),
-    "unknown fields": lambda: checked(Ask, {f"x{number}": 1 for number in range(90_000)}),
+    "unknown fields": lambda: checked(OcrFields, {f"x{number}": 1 for number in range(90_000)}),
     "a text of many values": lambda: of_fields({"languages": "xx," * 1_000_000}),
     "JSON within a text": lambda: object_of("[" + "[]," * 1_000_000 + "1]", "kwargs"),
     "a size that is none": lambda: size_of("1" * 20_000_000),

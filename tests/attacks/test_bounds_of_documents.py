@@ -19,7 +19,7 @@ from PIL import Image
 from cluster import errors
 from cluster.settings import Settings
 from deployments.ocr.http import rendering
-from deployments.ocr.http.documents import Document, Documents, Given
+from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
 from deployments.ocr.http.renderers import KEPT_BYTES, Renderers, Turn, Turns
 from tests.live import is_alive
 from tests.read_pages import document, picture
@@ -62,7 +62,7 @@ def children() -> list[psutil.Process]:
     return [child for child in psutil.Process().children() if is_alive(child) and rendering.__file__ in child.cmdline()]
 
 
-def with_documents(documents: Documents, use: Callable[[], Awaitable[None]]) -> None:
+def with_documents(documents: DocumentOpener, use: Callable[[], Awaitable[None]]) -> None:
     """Ends the processes that they started."""
     before = set(children())
 
@@ -78,8 +78,8 @@ def with_documents(documents: Documents, use: Callable[[], Awaitable[None]]) -> 
             child.wait(5)
 
 
-async def read(documents: Documents, name: str, data: bytes, caller: str = "") -> Document:
-    opened = await documents.open([Given(name, data)], caller)
+async def read(documents: DocumentOpener, name: str, data: bytes, caller: str = "") -> Document:
+    opened = await documents.open([DocumentFile(name, data)], caller)
     try:
         await asyncio.gather(*(opened.sheet(number, 72) for number in range(1, opened.pages + 1)))
     finally:
@@ -92,7 +92,7 @@ async def read(documents: Documents, name: str, data: bytes, caller: str = "") -
 
 @ON_LINUX
 def test_what_a_file_makes_of_itself_is_bounded() -> None:
-    documents = Documents(Settings(render_processes=1, render_bytes=200_000_000))
+    documents = DocumentOpener(Settings(render_processes=1, render_bytes=200_000_000))
     file = pdf_that_unpacks(150)
 
     async def use() -> None:
@@ -143,7 +143,7 @@ def test_a_process_that_keeps_much_after_an_answer_ends(tmp_path: Path) -> None:
 
 @ON_LINUX
 def test_a_page_that_needs_more_memory_than_there_is_is_refused_by_a_sentence() -> None:
-    documents = Documents(Settings(render_processes=1, render_bytes=200_000_000))
+    documents = DocumentOpener(Settings(render_processes=1, render_bytes=200_000_000))
     large = io.BytesIO()
     Image.new("RGB", (7000, 7000)).save(large, "TIFF", compression="tiff_adobe_deflate")
 
@@ -159,7 +159,7 @@ def test_a_page_that_needs_more_memory_than_there_is_is_refused_by_a_sentence() 
 
 
 def test_frames_are_counted_no_further_than_they_may_be_read() -> None:
-    documents = Documents(Settings(render_processes=1))
+    documents = DocumentOpener(Settings(render_processes=1))
 
     async def use() -> None:
         await read(documents, "warm.png", picture("hello"))
@@ -207,7 +207,7 @@ def test_whoever_has_the_least_drawn_is_next_and_nobody_waits_behind_all_pages_o
 
 def test_an_order_that_takes_long_gives_way_to_callers_who_have_nothing() -> None:
     """Two of one caller hang; the other's page is drawn after the time that one may take while others wait."""
-    documents = Documents(Settings(render_processes=2), patience_s=30, hurry_s=1.0)
+    documents = DocumentOpener(Settings(render_processes=2), patience_s=30, hurry_s=1.0)
 
     async def use() -> None:
         before = set(children())

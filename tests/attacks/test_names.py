@@ -30,12 +30,12 @@ MOST_BYTES = 8000
 
 
 def test_no_field_comes_back_whole_and_none_takes_long(tmp_path: Path) -> None:
-    drawing = (*forms.Ask.model_fields, *forms.OPTIONS, *forms.ALIASES, *forms.FILES, *NESTED)
+    drawing = (*forms.ImageFields.model_fields, *forms.OPTIONS, *forms.ALIASES, *forms.FILES, *NESTED)
     more = {
         "/v1/models": (*LaunchSpec.model_fields, *ImageOptions.model_fields),
         "/v1/images/generations": drawing,
         "/v1/images/edits": drawing,
-        "/v1/images/ocr": (*body.Ask.model_fields, *Reading.model_fields, *body.ALIASES, *body.FILES, *NESTED),
+        "/v1/images/ocr": (*body.OcrFields.model_fields, *Reading.model_fields, *body.ALIASES, *body.FILES, *NESTED),
     }
     plain: dict[str, Any] = {"input": "a", "inputs": "a", "query": "a", "documents": ["a"], "items": ["a"]}
     plain |= {"model": "m", "prompt": "a", "model_name": "echo", "model_uid": "m"}

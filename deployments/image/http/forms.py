@@ -21,7 +21,7 @@ from deployments.image.http import masks
 from deployments.image.requests import MOST_SEED, Drawing
 from deployments.ingress.bodies import checked
 from deployments.ingress.body_reader import BodyReader, BodySchema
-from deployments.ingress.media import Media
+from deployments.ingress.media import MediaReader
 
 #: Every name under which files come, and the field of a drawing that they are.
 FILES = {
@@ -53,7 +53,7 @@ MOST_SIZE = 40
 _SIZE = re.compile(r"(\d{1,5})\s*[^\d\s]\s*(\d{1,5})")
 
 
-class Ask(BaseModel):
+class ImageFields(BaseModel):
     """The fields that are not the model's affair."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -87,14 +87,14 @@ OPTIONS = tuple(name for name in Drawing.model_fields if name not in FILES.value
 
 
 @dataclass(frozen=True)
-class Brought:
+class ImageBody:
     """The fields, and the files by the names under which a drawing has them."""
 
     fields: JsonObject
     files: Mapping[str, list[bytes]]
 
     @classmethod
-    async def of(cls, reader: BodyReader, request: Request) -> Brought:
+    async def of(cls, reader: BodyReader, request: Request) -> ImageBody:
         fields, uploads = await reader.read(request)
         files: dict[str, list[bytes]] = {}
         for upload in uploads:
@@ -102,19 +102,19 @@ class Brought:
         return cls(fields, files)
 
     def file(self, name: str) -> bytes | None:
-        found = self.files.get(name, [])
-        if len(found) > 1:
-            raise errors.InvalidBody(f"{name} must be one file, not {len(found)}.", name)
-        return found[0] if found else None
+        files = self.files.get(name, [])
+        if len(files) > 1:
+            raise errors.InvalidBody(f"{name} must be one file, not {len(files)}.", name)
+        return files[0] if files else None
 
 
-def reader(media: Media, settings: Settings) -> BodyReader:
+def reader(media: MediaReader, settings: Settings) -> BodyReader:
     async def decode(value: object, name: str, index: int) -> bytes:
         return await media.file(value, name, name)
 
     return BodyReader(
         BodySchema(
-            fields=(*Ask.model_fields, *OPTIONS),
+            fields=(*ImageFields.model_fields, *OPTIONS),
             files=FILES,
             aliases=ALIASES,
             max_files=MOST_FILES,
@@ -138,18 +138,18 @@ def options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def ask_of(fields: Mapping[str, Any]) -> Ask:
-    asked: Ask = checked(Ask, {name: value for name, value in fields.items() if name not in OPTIONS})
-    return asked
+def ask_of(fields: Mapping[str, Any]) -> ImageFields:
+    ask: ImageFields = checked(ImageFields, {name: value for name, value in fields.items() if name not in OPTIONS})
+    return ask
 
 
 def drawing_of(options: Mapping[str, Any]) -> Drawing:
     try:
-        found: Drawing = checked(Drawing, options)
+        drawing: Drawing = checked(Drawing, options)
     except errors.InvalidBody as error:
         # What is said of a drawing as a whole begins with the field that it is about.
         raise errors.InvalidBody(error.message, error.param or error.message.partition(" ")[0]) from None
-    return found
+    return drawing
 
 
 def size_of(text: Any) -> tuple[int | None, int | None]:
@@ -157,9 +157,9 @@ def size_of(text: Any) -> tuple[int | None, int | None]:
     if isinstance(text, str) and len(text) <= MOST_SIZE:
         if text.strip().lower() in ("auto", "original", ""):
             return None, None
-        found = _SIZE.fullmatch(text.strip())
-        if found:
-            return int(found[1]), int(found[2])
+        match = _SIZE.fullmatch(text.strip())
+        if match:
+            return int(match[1]), int(match[2])
     raise errors.InvalidBody(f"size takes auto or a width and a height such as 1024x1024, not {quoted(text)}.", "size")
 
 
@@ -170,7 +170,7 @@ def seed_of(given: Any) -> Any:
     return None if given in (-1, "-1") else given
 
 
-def steps_of(ask: Ask, usual: Any) -> int | None:
+def steps_of(ask: ImageFields, usual: Any) -> int | None:
     """Steps for a quality, from the model's usual number of them; None for just that."""
     if not isinstance(usual, int) or ask.level == "medium":
         return None

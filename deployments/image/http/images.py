@@ -18,14 +18,14 @@ from cluster.calls import View
 from cluster.routes import ModelRoutes
 from deployments.abilities import TASKS
 from deployments.image.http import forms, masks
-from deployments.image.http.forms import Ask, Brought
+from deployments.image.http.forms import ImageBody, ImageFields
 from deployments.image.requests import Drawing, DrawnPicture, Task
 from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
-from deployments.ingress.media import Media
+from deployments.ingress.media import MediaReader
 from deployments.ingress.progress import views
 
 #: Pixels of a picture that count as one token: the patches that most models draw in.
@@ -38,13 +38,13 @@ Subject = Literal["image_generation", "image_edit"]
 
 
 @dataclass(frozen=True)
-class Order:
+class ImageOrder:
     """A request for pictures, checked as far as that is possible without the model."""
 
     model: ModelRoutes
     task: Task
     drawing: Drawing
-    ask: Ask
+    ask: ImageFields
     subject: Subject
     #: Pixels of all pictures that came with it.
     given_pixels: int = 0
@@ -53,14 +53,14 @@ class Order:
     def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> dict[str, Any]:
         """What came with a request counts once, however many answers tell of it."""
         text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
-        given = self.given_pixels // PATCH if with_input else 0
-        made = sum(picture.width * picture.height // PATCH for picture in drawn)
+        image = self.given_pixels // PATCH if with_input else 0
+        output = sum(picture.width * picture.height // PATCH for picture in drawn)
         return {
-            "input_tokens": text + given,
-            "input_tokens_details": {"text_tokens": text, "image_tokens": given},
-            "output_tokens": made,
-            "output_tokens_details": {"text_tokens": 0, "image_tokens": made},
-            "total_tokens": text + given + made,
+            "input_tokens": text + image,
+            "input_tokens_details": {"text_tokens": text, "image_tokens": image},
+            "output_tokens": output,
+            "output_tokens_details": {"text_tokens": 0, "image_tokens": output},
+            "total_tokens": text + image + output,
         }
 
     def told(self, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
@@ -77,12 +77,12 @@ class Images:
         self._progress = services.progress
         self._files = services.files
         self._background = services.jobs
-        self._reader = forms.reader(Media(services.settings), services.settings)
+        self._reader = forms.reader(MediaReader(services.settings), services.settings)
 
     # ------------------------------------------------------------------------------------------ what is asked
 
-    async def read(self, request: Request) -> tuple[Ask, dict[str, Any], Brought]:
-        brought = await Brought.of(self._reader, request)
+    async def read(self, request: Request) -> tuple[ImageFields, dict[str, Any], ImageBody]:
+        brought = await ImageBody.of(self._reader, request)
         ask, options = forms.ask_of(brought.fields), forms.options_of(brought.fields)
         if brought.files.get("control_image"):
             options["control_image"] = brought.file("control_image")
@@ -90,7 +90,9 @@ class Images:
             options.pop("partial_images", None)
         return ask, options, brought
 
-    async def order(self, request: Request, task: Task, ask: Ask, options: dict[str, Any], subject: Subject) -> Order:
+    async def order(
+        self, request: Request, task: Task, ask: ImageFields, options: dict[str, Any], subject: Subject
+    ) -> ImageOrder:
         model = self.choose(request.state.key, ask.model, task)
         steps = forms.steps_of(ask, model.description.get("steps"))
         if steps is not None:
@@ -107,18 +109,18 @@ class Images:
             )
         pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
         await self._progress.name(request, model, ask.request_id, streams=ask.stream)
-        return Order(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
+        return ImageOrder(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
 
     def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
         """The model of that name; without a name, the first that can."""
         if name is not None:
-            found = self.serving.dispatcher.table.find(name, "", key)
+            chosen = self.serving.dispatcher.table.find(name, "", key)
             # A name may stand for several, of which another one can.
-            if not can(found, task):
+            if not can(chosen, task):
                 with contextlib.suppress(errors.BadRequest):
-                    found = self.serving.dispatcher.table.find(name, task, key)
-            _refuse_unable(found, task)
-            return found
+                    chosen = self.serving.dispatcher.table.find(name, task, key)
+            _refuse_unable(chosen, task)
+            return chosen
         able = [model for model in self.serving.dispatcher.table.able(key, TASKS) if can(model, task)]
         if not able:
             raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", "model")
@@ -126,7 +128,7 @@ class Images:
 
     # ---------------------------------------------------------------------------------------- what is answered
 
-    async def answer(self, request: Request, order: Order) -> Response:
+    async def answer(self, request: Request, order: ImageOrder) -> Response:
         if order.ask.in_background:
             return await self._later(request, order)
         if order.ask.stream:
@@ -135,7 +137,7 @@ class Images:
         drawn = await self.draw(request, order)
         return Json(await asyncio.to_thread(self._body, order, drawn))
 
-    async def draw(self, request: Request, order: Order) -> list[DrawnPicture]:
+    async def draw(self, request: Request, order: ImageOrder) -> list[DrawnPicture]:
         drawing = order.drawing
         served = await self.serving.ask(
             request, order.model.uid, order.task, [drawing.prompt], drawing.params(), alone=True
@@ -143,7 +145,7 @@ class Images:
         drawn: list[DrawnPicture] = served.answer.outputs
         return drawn
 
-    async def _later(self, request: Request, order: Order) -> Response:
+    async def _later(self, request: Request, order: ImageOrder) -> Response:
         request.state.model = order.model.uid
 
         async def work(owner: str) -> dict[str, Any]:
@@ -156,11 +158,11 @@ class Images:
         record = await self._background.begin("image.job", request.state.key, order.model, work)
         return Json(record.to_json(), 202)
 
-    def _body(self, order: Order, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
+    def _body(self, order: ImageOrder, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
         data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
         return {"created": int(time.time()), **order.told(drawn), "data": data, "usage": order.usage(drawn)}
 
-    def _shown(self, order: Order, picture: DrawnPicture) -> dict[str, Any]:
+    def _shown(self, order: ImageOrder, picture: DrawnPicture) -> dict[str, Any]:
         as_url = order.ask.response_format == "url"
         return {
             "b64_json": None if as_url else as_base64(picture.data),
@@ -171,27 +173,27 @@ class Images:
 
     # -------------------------------------------------------------------------------------------------- streams
 
-    async def _events(self, request: Request, order: Order) -> AsyncGenerator[bytes]:
-        asking = asyncio.ensure_future(self.draw(request, order))
-        shown, told_at = 0, time.monotonic()
+    async def _events(self, request: Request, order: ImageOrder) -> AsyncGenerator[bytes]:
+        answer = asyncio.ensure_future(self.draw(request, order))
+        sent, sent_at = 0, time.monotonic()
         beat_s = self.serving.settings.keep_alive_s
         has_begun = False
 
-        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._progress.watch(order.model, owner_of(request), seen, wait_s)
+        def watch(version: int, wait_s: float) -> Awaitable[View | None]:
+            return self._progress.watch(order.model, owner_of(request), version, wait_s)
 
         try:
-            async with contextlib.aclosing(views(asking, watch, beat_s)) as seen:
-                async for view in seen:
+            async with contextlib.aclosing(views(answer, watch, beat_s)) as changes:
+                async for view in changes:
                     previews = view.previews[: order.drawing.partial_images] if view is not None else ()
-                    for index in range(shown, len(previews)):
+                    for index in range(sent, len(previews)):
                         yield self._partial(order, previews[index], index)
-                    if len(previews) > shown:
-                        shown, told_at, has_begun = len(previews), time.monotonic(), True
-                    elif time.monotonic() - told_at >= beat_s:
-                        told_at, has_begun = time.monotonic(), True
+                    if len(previews) > sent:
+                        sent, sent_at, has_begun = len(previews), time.monotonic(), True
+                    elif time.monotonic() - sent_at >= beat_s:
+                        sent_at, has_begun = time.monotonic(), True
                         yield b": still at work\n\n"
-            for index, picture in enumerate(await asking):
+            for index, picture in enumerate(await answer):
                 yield await asyncio.to_thread(self._completed, order, picture, not index)
                 has_begun = True
         # Once the answer has begun, its status is out.
@@ -200,17 +202,17 @@ class Images:
                 raise
             yield _event("error", error_body(as_cluster_error(error)))
         finally:
-            asking.cancel()
+            answer.cancel()
 
-    def _partial(self, order: Order, preview: bytes, index: int) -> bytes:
+    def _partial(self, order: ImageOrder, preview: bytes, index: int) -> bytes:
         format = "png" if preview.startswith(b"\x89PNG") else "jpeg" if preview.startswith(b"\xff\xd8") else "webp"
-        shown = {"b64_json": as_base64(preview), "created_at": int(time.time()), "partial_image_index": index}
-        return _event(f"{order.subject}.partial_image", {**order.told(()), **shown, "output_format": format})
+        content = {"b64_json": as_base64(preview), "created_at": int(time.time()), "partial_image_index": index}
+        return _event(f"{order.subject}.partial_image", {**order.told(()), **content, "output_format": format})
 
-    def _completed(self, order: Order, picture: DrawnPicture, is_first: bool) -> bytes:
+    def _completed(self, order: ImageOrder, picture: DrawnPicture, is_first: bool) -> bytes:
         usage = order.usage([picture], with_input=is_first)
-        told = {**order.told([picture]), "created_at": int(time.time()), "usage": usage}
-        return _event(f"{order.subject}.completed", {**told, **self._shown(order, picture)})
+        content = {**order.told([picture]), "created_at": int(time.time()), "usage": usage}
+        return _event(f"{order.subject}.completed", {**content, **self._shown(order, picture)})
 
 
 def router(services: Services) -> APIRouter:
@@ -218,7 +220,9 @@ def router(services: Services) -> APIRouter:
     images = services.shared(Images)
     settings = services.settings
 
-    async def answered(request: Request, task: Task, ask: Ask, options: dict[str, Any], subject: Subject) -> Response:
+    async def answered(
+        request: Request, task: Task, ask: ImageFields, options: dict[str, Any], subject: Subject
+    ) -> Response:
         return await images.answer(request, await images.order(request, task, ask, options, subject))
 
     @routes.post("/v1/images/generations")
@@ -236,10 +240,10 @@ def router(services: Services) -> APIRouter:
         ask, options, brought = await images.read(request)
         _needs_prompt(options)
         options["images"] = _pictures_of(brought)
-        given = brought.file("mask")
-        if given is None:
+        mask = brought.file("mask")
+        if mask is None:
             return await answered(request, "image2image", ask, options, "image_edit")
-        options["mask"] = await _mask(masks.edit_mask, given, "mask")
+        options["mask"] = await _mask(masks.edit_mask, mask, "mask")
         return await answered(request, "inpainting", ask, options, "image_edit")
 
     @routes.post("/v1/images/variations")
@@ -255,10 +259,10 @@ def router(services: Services) -> APIRouter:
         ask, options, brought = await images.read(request)
         _needs_prompt(options)
         options["images"] = _pictures_of(brought)
-        given = brought.file("mask")
-        if given is None:
+        mask = brought.file("mask")
+        if mask is None:
             raise errors.InvalidBody("mask_image is missing: it is white where to draw anew.", "mask_image")
-        options["mask"] = await _mask(masks.plain_mask, given, "mask_image")
+        options["mask"] = await _mask(masks.plain_mask, mask, "mask_image")
         return await answered(request, "inpainting", ask, options, "image_edit")
 
     async def _mask(make: Callable[[bytes, int, str], bytes], given: bytes, param: str) -> bytes:
@@ -273,18 +277,18 @@ def _needs_prompt(options: dict[str, Any]) -> None:
         raise errors.InvalidBody("prompt must be a text, and is missing or empty.", "prompt")
 
 
-def _pictures_of(brought: Brought) -> tuple[bytes, ...]:
-    found = tuple(brought.files.get("images", ()))
-    if not found:
+def _pictures_of(brought: ImageBody) -> tuple[bytes, ...]:
+    images = tuple(brought.files.get("images", ()))
+    if not images:
         raise errors.InvalidBody("At least one image file is required.", "image")
-    return found
+    return images
 
 
 def given_with(drawing: Drawing) -> list[tuple[str, bytes]]:
     """The pictures that came with a request, by the names of their fields."""
-    given = [("image", data) for data in drawing.images]
-    given += [("mask", drawing.mask)] if drawing.mask is not None else []
-    return given + ([("control_image", drawing.control_image)] if drawing.control_image is not None else [])
+    pictures = [("image", data) for data in drawing.images]
+    pictures += [("mask", drawing.mask)] if drawing.mask is not None else []
+    return pictures + ([("control_image", drawing.control_image)] if drawing.control_image is not None else [])
 
 
 def can(model: ModelRoutes, task: str) -> bool:
@@ -299,8 +303,8 @@ def _refuse_unable(model: ModelRoutes, task: Task) -> None:
         raise errors.BadRequest(
             f"Model {model.uid} takes no mask: it changes pictures as a whole; leave the mask out.", "mask"
         )
-    known = ", ".join(ability for ability in TASKS if can(model, ability)) or "none of the tasks for images"
-    raise errors.BadRequest(f"Model {model.uid} cannot {task}; it can {known}.", "model")
+    tasks = ", ".join(ability for ability in TASKS if can(model, ability)) or "none of the tasks for images"
+    raise errors.BadRequest(f"Model {model.uid} cannot {task}; it can {tasks}.", "model")
 
 
 def as_base64(data: bytes) -> str:

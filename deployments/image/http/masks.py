@@ -89,17 +89,17 @@ def cut(image: bytes, mask: bytes, how: Inpaint, aspect: float | None, most: int
     """The part of a picture that is to be redrawn, and its mask, at the picture's own scale."""
     from PIL import ImageChops, ImageFilter
 
-    whole = pictures.read_colours(image, most, "init_images")
-    marked = pictures.read(mask, most, "mask").convert("RGB").convert("L").resize(whole.size)
+    picture = pictures.read_colours(image, most, "init_images")
+    marked = pictures.read(mask, most, "mask").convert("RGB").convert("L").resize(picture.size)
     if how.is_inverted:
         marked = ImageChops.invert(marked)
     if how.blur:
         marked = marked.filter(ImageFilter.GaussianBlur(how.blur))
-    found = marked.point(lambda value: 255 if value > 127 else 0).getbbox() if how.is_only_masked else None
-    if found is None:
-        return Cut(as_png(whole), as_png(marked), None)
-    box = around(found, how.padding, aspect or whole.width / whole.height, whole.size)
-    return Cut(as_png(whole.crop(box)), as_png(marked.crop(box)), box)
+    box = marked.point(lambda value: 255 if value > 127 else 0).getbbox() if how.is_only_masked else None
+    if box is None:
+        return Cut(as_png(picture), as_png(marked), None)
+    around_it = around(box, how.padding, aspect or picture.width / picture.height, picture.size)
+    return Cut(as_png(picture.crop(around_it)), as_png(marked.crop(around_it)), around_it)
 
 
 def around(
@@ -122,16 +122,16 @@ def pasted(drawn: bytes, image: bytes, whole_mask: Cut, most: int) -> bytes:
     assert whole_mask.box is not None
     box = whole_mask.box
     part = pictures.read(drawn, most, "image")
-    told = PngInfo()
+    info = PngInfo()
     for name, text in part.info.items():
         if isinstance(text, str):
-            told.add_itxt(name, text)
+            info.add_itxt(name, text)
     size = box[2] - box[0], box[3] - box[1]
     canvas = pictures.read_colours(image, most, "init_images")
     mask = pictures.read(whole_mask.mask, most, "mask")
     canvas.paste(part.convert("RGB").resize(size, Image.Resampling.LANCZOS), box, mask)
     target = io.BytesIO()
-    canvas.save(target, "PNG", pnginfo=told)
+    canvas.save(target, "PNG", pnginfo=info)
     return target.getvalue()
 
 
@@ -145,10 +145,10 @@ def fitted(data: bytes, size: tuple[int, int], mode: int, most: int, param: str)
 
 def texts_in(data: bytes, most: int) -> dict[str, str]:
     """What the file of a picture says about it."""
-    found = pictures.read(data, most, "image").info
-    comment = found.get("comment")
-    told = {name: text for name, text in found.items() if isinstance(text, str)}
-    return told | ({"receipt": comment.decode(errors="replace")} if isinstance(comment, bytes) else {})
+    info = pictures.read(data, most, "image").info
+    comment = info.get("comment")
+    texts = {name: text for name, text in info.items() if isinstance(text, str)}
+    return texts | ({"receipt": comment.decode(errors="replace")} if isinstance(comment, bytes) else {})
 
 
 def as_png(image: Any) -> bytes:

@@ -22,8 +22,8 @@ from cluster.names import cut
 from cluster.routes import ModelRoutes
 from deployments.abilities import TASKS
 from deployments.image.http import forms, masks
-from deployments.image.http.forms import Ask
-from deployments.image.http.images import Images, Order, as_base64
+from deployments.image.http.forms import ImageFields
+from deployments.image.http.images import ImageOrder, Images, as_base64
 from deployments.image.http.masks import Cut, Inpaint
 from deployments.image.pictures import parameters_of
 from deployments.image.requests import MOST_PREVIEWS, DrawnPicture
@@ -31,7 +31,7 @@ from deployments.image.samplers import NAMES
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
-from deployments.ingress.media import Media
+from deployments.ingress.media import MediaReader
 
 #: How the noise falls from step to step; the name of a sampler has it at its end.
 SCHEDULERS = ("automatic", "karras", "exponential", "beta")
@@ -97,7 +97,7 @@ class PngInfo(BaseModel):
     image: str
 
 
-class Given(NamedTuple):
+class InputPictures(NamedTuple):
     """The pictures of a request as they are drawn on, and what is cut out of what."""
 
     images: tuple[bytes, ...]
@@ -112,7 +112,7 @@ class WebUi:
         self._settings = services.settings
         self._dispatcher = services.dispatcher
         self._progress = services.progress
-        self._media = Media(self._settings)
+        self._media = MediaReader(self._settings)
         #: Which model each key has chosen: its clients do that in a request of their own.
         self._chosen = Shelf(self._settings.home / "sdapi", float("inf"))
 
@@ -135,38 +135,38 @@ class WebUi:
 
     # ------------------------------------------------------------------------------------------------ pictures
 
-    async def draw(self, request: Request, asked: Text2Image) -> Json:
+    async def draw(self, request: Request, body: Text2Image) -> Json:
         started = time.time()
         request.state.request_id = request_id_of(request.state.key)
-        settings = asked.override_settings
-        name = asked.model or settings.get("sd_model_checkpoint") or await self.chosen(request.state.key)
-        options = options_of(asked)
-        given = await self._given(asked, options) if isinstance(asked, Image2Image) else Given(())
-        options |= {"images": given.images} if given.images else {}
-        options |= {"mask": given.mask} if given.mask is not None else {}
-        task: Any = "text2image" if not given.images else "image2image" if given.mask is None else "inpainting"
-        ask: Ask = checked(Ask, {"model": name})
+        settings = body.override_settings
+        name = body.model or settings.get("sd_model_checkpoint") or await self.chosen(request.state.key)
+        options = options_of(body)
+        inputs = await self._given(body, options) if isinstance(body, Image2Image) else InputPictures(())
+        options |= {"images": inputs.images} if inputs.images else {}
+        options |= {"mask": inputs.mask} if inputs.mask is not None else {}
+        task: Any = "text2image" if not inputs.images else "image2image" if inputs.mask is None else "inpainting"
+        ask: ImageFields = checked(ImageFields, {"model": name})
         order = await self._images.order(request, task, ask, options, "image_generation")
         drawn = await self._images.draw(request, order)
-        drawn = await asyncio.to_thread(self._whole, drawn, given)
+        drawn = await asyncio.to_thread(self._whole, drawn, inputs)
         encoded = await asyncio.to_thread(lambda: [as_base64(picture.data) for picture in drawn])
         hidden = {"init_images", "mask"}
         return Json(
             {
-                "images": encoded if asked.send_images else [],
-                "parameters": asked.model_dump(exclude=hidden),
-                "info": info_of(asked, order, drawn, started),
+                "images": encoded if body.send_images else [],
+                "parameters": body.model_dump(exclude=hidden),
+                "info": info_of(body, order, drawn, started),
             }
         )
 
-    async def _given(self, asked: Image2Image, options: dict[str, Any]) -> Given:
+    async def _given(self, asked: Image2Image, options: dict[str, Any]) -> InputPictures:
         most = self._settings.max_image_pixels
         read = await self._media.read([{"image": text} for text in asked.init_images], "init_images")
-        images = tuple(found["image"] for found in read)
+        images = tuple(item["image"] for item in read)
         mask = None
         if asked.mask is not None:
-            (found,) = await self._media.read([{"image": asked.mask}], "mask")
-            mask = found["image"]
+            (item,) = await self._media.read([{"image": asked.mask}], "mask")
+            mask = item["image"]
         files = [("init_images", data) for data in images] + ([("mask", mask)] if mask else [])
         await forms.check_pictures(files, self._settings)
         size = asked.width, asked.height
@@ -176,7 +176,7 @@ class WebUi:
             images = tuple([await asyncio.to_thread(_fitted, data, shape, most) for data in images])
             mask = mask and await asyncio.to_thread(_fitted, mask, shape, most)
         if mask is None:
-            return Given(images)
+            return InputPictures(images)
         how = Inpaint(
             asked.mask_blur, asked.inpainting_mask_invert, asked.inpaint_full_res, asked.inpaint_full_res_padding
         )
@@ -185,9 +185,9 @@ class WebUi:
         forms.drawing_of({"width": width, "height": height})
         options |= {"width": width, "height": height}
         cut = await asyncio.to_thread(masks.cut, images[0], mask, how, width / height, most)
-        return Given((cut.image, *images[1:]), cut.mask, cut, images[0])
+        return InputPictures((cut.image, *images[1:]), cut.mask, cut, images[0])
 
-    def _whole(self, drawn: list[DrawnPicture], given: Given) -> list[DrawnPicture]:
+    def _whole(self, drawn: list[DrawnPicture], given: InputPictures) -> list[DrawnPicture]:
         """Parts that were drawn alone, back in their pictures. For threads."""
         if given.cut is None or given.cut.box is None:
             return drawn
@@ -208,9 +208,9 @@ class WebUi:
         await asyncio.gather(*(self._dispatcher.abort(model, owner) for model in self.models(key)))
 
     async def texts_in(self, text: str) -> dict[str, str]:
-        (found,) = await self._media.read([{"image": text}], "image")
-        await forms.check_pictures([("image", found["image"])], self._settings)
-        return await asyncio.to_thread(masks.texts_in, found["image"], self._settings.max_image_pixels)
+        (item,) = await self._media.read([{"image": text}], "image")
+        await forms.check_pictures([("image", item["image"])], self._settings)
+        return await asyncio.to_thread(masks.texts_in, item["image"], self._settings.max_image_pixels)
 
 
 def router(services: Services) -> APIRouter:
@@ -232,9 +232,9 @@ def router(services: Services) -> APIRouter:
     @routes.post("/options")
     async def set_options(request: Request) -> Json:
         """Of all that can be set there, only the model means anything here."""
-        asked: Options = checked(Options, await json_body(request))
-        if asked.sd_model_checkpoint is not None:
-            await webui.choose(request.state.key, asked.sd_model_checkpoint)
+        body: Options = checked(Options, await json_body(request))
+        if body.sd_model_checkpoint is not None:
+            await webui.choose(request.state.key, body.sd_model_checkpoint)
         return Json(None)
 
     @routes.get("/sd-models")
@@ -253,8 +253,8 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/loras")
     async def loras(request: Request) -> Json:
-        found = [name for model in webui.models(request.state.key) for name in model.description.get("loras") or ()]
-        rows = [{"name": name, "alias": name, "path": name, "metadata": {}} for name in dict.fromkeys(found)]
+        names = [name for model in webui.models(request.state.key) for name in model.description.get("loras") or ()]
+        rows = [{"name": name, "alias": name, "path": name, "metadata": {}} for name in dict.fromkeys(names)]
         return Json(rows)
 
     @routes.get("/upscalers")
@@ -264,8 +264,8 @@ def router(services: Services) -> APIRouter:
     @routes.get("/memory")
     async def memory() -> Json:
         """Of the machine that answers; models may live on others, see /v1/workers."""
-        found = psutil.virtual_memory()
-        return Json({"ram": {"free": found.available, "used": found.used, "total": found.total}, "cuda": {}})
+        machine = psutil.virtual_memory()
+        return Json({"ram": {"free": machine.available, "used": machine.used, "total": machine.total}, "cuda": {}})
 
     @routes.get("/progress")
     async def progress(request: Request, skip_current_image: bool = False) -> Json:
@@ -278,8 +278,8 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/png-info")
     async def png_info(request: Request) -> Json:
-        asked: PngInfo = checked(PngInfo, await json_body(request))
-        texts = await webui.texts_in(asked.image)
+        body: PngInfo = checked(PngInfo, await json_body(request))
+        texts = await webui.texts_in(body.image)
         info = texts.get("parameters") or texts.get("receipt", "")
         return Json({"info": info, "items": texts, "parameters": parameters_in(info)})
 
@@ -291,17 +291,17 @@ def read(schema: type[BaseModel], body: Mapping[str, Any]) -> Any:
     for name, sentence in UNSERVED.items():
         if body.get(name) not in (None, False, 0, "", []):
             raise errors.BadRequest(sentence, name)
-    found = checked(schema, {name: value for name, value in body.items() if value is not None})
-    for script, given in found.alwayson_scripts.items():
+    fields = checked(schema, {name: value for name, value in body.items() if value is not None})
+    for script, value in fields.alwayson_scripts.items():
         if script.lower() == "controlnet":
             raise errors.BadRequest(
                 "ControlNet is not driven by alwayson_scripts here; launch the model with controlnet=… and send "
                 "control_image to /v1/images/generations.",
                 "alwayson_scripts",
             )
-        if given not in ({}, [], None) and given != {"args": []}:
+        if value not in ({}, [], None) and value != {"args": []}:
             raise errors.BadRequest(f"The script {script!r:.100} is not run here.", "alwayson_scripts")
-    return found
+    return fields
 
 
 def options_of(asked: Text2Image) -> dict[str, Any]:
@@ -333,15 +333,15 @@ def options_of(asked: Text2Image) -> dict[str, Any]:
 
 def loras_in(prompt: str) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without its `<lora:name:scale>`, and those."""
-    found = []
+    loras = []
     for name, scale in _LORA.findall(prompt):
         try:
-            found.append({"name": name, "scale": float(scale or 1)})
+            loras.append({"name": name, "scale": float(scale or 1)})
         except ValueError:
             raise errors.InvalidBody(
                 f"<lora:{cut(name)}:{cut(scale)}> has no number for its scale.", "prompt"
             ) from None
-    return _LORA.sub("", prompt).strip(), found
+    return _LORA.sub("", prompt).strip(), loras
 
 
 def sampler_of(asked: Text2Image) -> str | None:
@@ -354,11 +354,11 @@ def sampler_of(asked: Text2Image) -> str | None:
     return f"{name} {scheduler.title()}"
 
 
-def info_of(asked: Text2Image, order: Order, drawn: list[DrawnPicture], started: float) -> str:
+def info_of(asked: Text2Image, order: ImageOrder, drawn: list[DrawnPicture], started: float) -> str:
     """A text that is JSON again, as clients expect it."""
     seeds = [picture.seed for picture in drawn]
     first = drawn[0]
-    told = {
+    info = {
         "prompt": asked.prompt,
         "all_prompts": [asked.prompt] * len(drawn),
         "negative_prompt": asked.negative_prompt,
@@ -382,7 +382,7 @@ def info_of(asked: Text2Image, order: Order, drawn: list[DrawnPicture], started:
         "job_timestamp": time.strftime("%Y%m%d%H%M%S", time.localtime(started)),
         "receipts": [picture.receipt for picture in drawn],
     }
-    return orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
+    return orjson.dumps(info, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
 
 
 def progress_of(view: View | None, skips_image: bool) -> dict[str, Any]:
@@ -400,9 +400,9 @@ def progress_of(view: View | None, skips_image: bool) -> dict[str, Any]:
         "sampling_step": view.step,
         "sampling_steps": view.steps,
     }
-    shown = as_base64(view.previews[-1]) if view.previews and not skips_image else None
+    image = as_base64(view.previews[-1]) if view.previews and not skips_image else None
     eta = view.eta_s or 0.0
-    return {"progress": view.fraction, "eta_relative": eta, "state": state, "current_image": shown, "textinfo": None}
+    return {"progress": view.fraction, "eta_relative": eta, "state": state, "current_image": image, "textinfo": None}
 
 
 def parameters_in(info: str) -> dict[str, str]:

@@ -12,8 +12,8 @@ from cluster.settings import Settings
 from cluster.value import JsonObject
 from deployments.ingress.bodies import checked
 from deployments.ingress.body_reader import BodyReader, BodySchema, Upload
-from deployments.ingress.media import Media
-from deployments.ocr.http.documents import Given
+from deployments.ingress.media import MediaReader
+from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.requests import Reading
 
 #: Every name under which files come.
@@ -35,7 +35,7 @@ Pages = (
 Format = Literal["text", "json", "markdown", "html", "hocr", "tsv", "pdf"]
 
 
-class Ask(BaseModel):
+class OcrFields(BaseModel):
     """The fields that are not the model's affair."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -53,13 +53,13 @@ class Ask(BaseModel):
     request_id: str | None = Field(default=None, pattern=r"^[\w.:-]{1,128}$")
 
 
-class BodyOfPages:
+class OcrBody:
     """Reads requests."""
 
     def __init__(self, settings: Settings) -> None:
-        self._media = Media(settings, most_bytes=settings.max_body_bytes)
+        self._media = MediaReader(settings, most_bytes=settings.max_body_bytes)
         schema = BodySchema(
-            fields=(*Ask.model_fields, *Reading.model_fields),
+            fields=(*OcrFields.model_fields, *Reading.model_fields),
             files={**{name: name for name in FILES}, **{f"{name}[]": name for name in FILES}},
             aliases=ALIASES,
             max_files=settings.max_pages,
@@ -67,7 +67,7 @@ class BodyOfPages:
         )
         self._reader = BodyReader(schema, self.decode)
 
-    async def read(self, request: Request) -> tuple[Ask, Reading, list[Given]]:
+    async def read(self, request: Request) -> tuple[OcrFields, Reading, list[DocumentFile]]:
         fields, uploads = await self._reader.read(request)
         ask, reading = of_fields(fields)
         if not uploads:
@@ -80,24 +80,24 @@ class BodyOfPages:
         return await self._media.file(value, field, nameless(field, index), ("image_url", "document_url"))
 
 
-def _named(upload: Upload, index: int) -> Given:
+def _named(upload: Upload, index: int) -> DocumentFile:
     name = nameless(upload.field, index) if upload.name in NAMELESS else upload.name[:200]
-    return Given(name, upload.data)
+    return DocumentFile(name, upload.data)
 
 
 def nameless(field: str, index: int = 0) -> str:
     return field.removesuffix("s") + (f" {index + 1}" if index else "")
 
 
-def of_fields(fields: JsonObject) -> tuple[Ask, Reading]:
-    whole = dict(fields)
+def of_fields(fields: JsonObject) -> tuple[OcrFields, Reading]:
+    values = dict(fields)
     for name in LISTS:
-        if isinstance(whole.get(name), str):
-            if len(whole[name]) > MOST_LISTED:
-                raise errors.TooLarge(f"{name} has {len(whole[name])} characters, {MOST_LISTED} are allowed.", name)
-            whole[name] = [part.strip() for part in whole[name].split(",") if part.strip()]
-    reading: Reading = checked(Reading, {name: whole[name] for name in whole if name in Reading.model_fields})
-    ask: Ask = checked(Ask, {name: whole[name] for name in whole if name not in Reading.model_fields})
+        if isinstance(values.get(name), str):
+            if len(values[name]) > MOST_LISTED:
+                raise errors.TooLarge(f"{name} has {len(values[name])} characters, {MOST_LISTED} are allowed.", name)
+            values[name] = [part.strip() for part in values[name].split(",") if part.strip()]
+    reading: Reading = checked(Reading, {name: values[name] for name in values if name in Reading.model_fields})
+    ask: OcrFields = checked(OcrFields, {name: values[name] for name in values if name not in Reading.model_fields})
     if ask.stream and ask.background:
         raise errors.BadRequest("A job in the background streams nothing; leave out stream or background.", "stream")
     return ask, reading

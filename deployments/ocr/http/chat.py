@@ -19,17 +19,17 @@ from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ocr import formats
-from deployments.ocr.http.body import Ask, nameless
-from deployments.ocr.http.documents import Given
-from deployments.ocr.http.ocr import Ocr, Order
-from deployments.ocr.http.pages import Course, Read, every, refuse_unread
+from deployments.ocr.http.body import OcrFields, nameless
+from deployments.ocr.http.documents import DocumentFile
+from deployments.ocr.http.ocr import Ocr, OcrOrder
+from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
 from deployments.ocr.page import Page
 from deployments.ocr.requests import Reading
 
 END = b"data: [DONE]\n\n"
 
 
-class Body(BaseModel):
+class ChatBody(BaseModel):
     """The rest of what chats are asked with has no meaning for a page, and is let pass."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -43,19 +43,19 @@ class Body(BaseModel):
     temperature: float | None = None
 
     def reading(self, prompt: str) -> Reading:
-        asked = {
+        fields = {
             "prompt": prompt or None,
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
         }
-        found: Reading = checked(Reading, {name: value for name, value in asked.items() if value is not None})
-        return found
+        reading: Reading = checked(Reading, {name: value for name, value in fields.items() if value is not None})
+        return reading
 
 
 class Chat:
     """One answer, whole or in pieces."""
 
-    def __init__(self, order: Order, course: Course, request_id: str, tells_usage: bool) -> None:
+    def __init__(self, order: OcrOrder, course: DocumentRun, request_id: str, tells_usage: bool) -> None:
         self._order = order
         self._course = course
         self._tells_usage = tells_usage
@@ -70,24 +70,26 @@ class Chat:
 
     async def events(self) -> AsyncGenerator[bytes]:
         """A piece for each page."""
-        found: list[Read] = []
+        results: list[PageResult] = []
         try:
             with contextlib.closing(self._order.document):
                 async with contextlib.aclosing(self._course.pages()) as pages:
-                    async for read in pages:
-                        joint = "\n\n" if any(one.page.markdown for one in found) and read.page.markdown else ""
-                        found.append(read._replace(sheet=None))
-                        if read.page.markdown:
-                            yield self._chunk({"role": "assistant", "content": joint + read.page.markdown})
-            refuse_unread(found)
-            ended = [read.page for read in found]
+                    async for result in pages:
+                        joint = (
+                            "\n\n" if any(earlier.page.markdown for earlier in results) and result.page.markdown else ""
+                        )
+                        results.append(result._replace(sheet=None))
+                        if result.page.markdown:
+                            yield self._chunk({"role": "assistant", "content": joint + result.page.markdown})
+            refuse_unread(results)
+            ended = [result.page for result in results]
             yield self._chunk({}, _why_it_ended(ended))
             if self._tells_usage:
                 yield _event({**self._told, "object": "chat.completion.chunk", "choices": [], "usage": _usage(ended)})
             yield END
         # Once the answer has begun, its status is out.
         except Exception as error:
-            if not any(read.page.markdown for read in found):
+            if not any(result.page.markdown for result in results):
                 raise
             yield _event(error_body(as_cluster_error(error)))
 
@@ -100,11 +102,11 @@ def answerer(services: Services) -> ChatAnswer:
     ocr = services.shared(Ocr)
 
     async def answer(request: Request, fields: JsonObject) -> Response:
-        body: Body = checked(Body, fields)
+        body: ChatBody = checked(ChatBody, fields)
         prompt, files = await _last_of(ocr, body.messages)
         model = ocr.choose(request, body.model)
         reading = body.reading(prompt)
-        order = ocr.ordered(model, Ask(), reading, await ocr.open(request, files))
+        order = ocr.ordered(model, OcrFields(), reading, await ocr.open(request, files))
         course = ocr.course(order, owner_of(request), ocr.timeout_of(request))
         chat = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
         return await Events.of(chat.events()) if body.stream else await chat.whole()
@@ -112,19 +114,19 @@ def answerer(services: Services) -> ChatAnswer:
     return answer
 
 
-async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, list[Given]]:
+async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, list[DocumentFile]]:
     """The words and the pictures of the last message of the user."""
-    content = next((found.get("content") for found in reversed(messages) if found.get("role") == "user"), None)
+    content = next((message.get("content") for message in reversed(messages) if message.get("role") == "user"), None)
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
     words: list[str] = []
-    files: list[Given] = []
+    files: list[DocumentFile] = []
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             words.append(str(part.get("text") or ""))
         elif kind == "image_url":
             title = nameless("image", len(files))
-            files.append(Given(title, await ocr.body.decode(part, "image", len(files))))
+            files.append(DocumentFile(title, await ocr.body.decode(part, "image", len(files))))
         else:
             raise errors.InvalidBody(f"A message takes text and image_url, not {kind!r:.50}.", "messages")
     if not files:
@@ -138,8 +140,8 @@ def _why_it_ended(pages: Sequence[Page]) -> str:
 
 def _usage(pages: Sequence[Page]) -> dict[str, int]:
     used = formats.usage(pages)
-    asked, made = used["prompt_tokens"], used["output_tokens"]
-    return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+    prompt, completion = used["prompt_tokens"], used["output_tokens"]
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def _event(content: dict[str, Any]) -> bytes:

@@ -21,14 +21,14 @@ MOST_RANGE = 40
 _RANGE = re.compile(r"(\d{1,9})?\s*(-)?\s*(\d{1,9})?")
 
 
-class Given(NamedTuple):
+class DocumentFile(NamedTuple):
     """A file as it came."""
 
     name: str
     data: bytes
 
 
-class Sheet(NamedTuple):
+class PageImage(NamedTuple):
     """A page as a picture that models read."""
 
     data: bytes
@@ -44,7 +44,7 @@ class _File:
     kind: str
     pages: int
     #: A single picture that needs no drawing.
-    sheet: Sheet | None = None
+    sheet: PageImage | None = None
 
 
 class Document:
@@ -78,25 +78,25 @@ class Document:
         file, index = self._place(number)
         return file.name if file.pages == 1 else f"Page {index + 1} of {file.name}"
 
-    async def add(self, given: Given) -> None:
+    async def add(self, file: DocumentFile) -> None:
         path = Path(self._folder.name) / str(len(self._files))
-        await asyncio.to_thread(path.write_bytes, given.data)
+        await asyncio.to_thread(path.write_bytes, file.data)
         bounds = {**self._bounds, "most_frames": self._most_pages}
-        told, _ = await self._renderers.order(given.name, self._caller, do="look", path=str(path), **bounds)
+        facts, _ = await self._renderers.order(file.name, self._caller, do="look", path=str(path), **bounds)
         sheet = None
-        if told["kind"] == "picture":
-            sheet = Sheet(given.data, told["width"], told["height"], told["dpi"]) if told["as_is"] else None
-        self._files.append(_File(given.name, path, told["kind"], told["pages"], sheet))
+        if facts["kind"] == "picture":
+            sheet = PageImage(file.data, facts["width"], facts["height"], facts["dpi"]) if facts["as_is"] else None
+        self._files.append(_File(file.name, path, facts["kind"], facts["pages"], sheet))
 
-    async def sheet(self, number: int, dpi: int) -> Sheet:
+    async def sheet(self, number: int, dpi: int) -> PageImage:
         """That page; `dpi` is for those that have no pixels of their own."""
         file, index = self._place(number)
         if file.sheet is not None:
             return file.sheet
         where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi}
         title = self.title_of(number)
-        told, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
-        return Sheet(data, told["width"], told["height"], told["dpi"])
+        facts, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
+        return PageImage(data, facts["width"], facts["height"], facts["dpi"])
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -110,12 +110,12 @@ class Document:
         raise IndexError(number)
 
 
-class Documents:
+class DocumentOpener:
     def __init__(self, settings: Settings, patience_s: float = PATIENCE_S, hurry_s: float = HURRY_S) -> None:
         self._settings = settings
         self._renderers = Renderers(settings.render_processes, settings.render_bytes, patience_s, hurry_s)
 
-    async def open(self, files: Sequence[Given], caller: str = "") -> Document:
+    async def open(self, files: Sequence[DocumentFile], caller: str = "") -> Document:
         """To be closed by whoever reads it. Pages of several callers are drawn in turns."""
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="cluster-pages-")
         document = Document(self._renderers, folder, self._settings, caller)
@@ -137,17 +137,17 @@ class Documents:
 def numbers_of(pages: Any, count: int, name: str, most: int) -> list[int]:
     """Numbers of pages, from 1, out of `3`, `"1-3,7"`, `"5-"` or a list of such; counted before any is written out."""
     ranges: list[range] = []
-    asked = 0
+    wanted = 0
     for part in _parts_of(pages, most):
         first, last = _range_of(part.strip(), count)
         if not 1 <= first <= last <= count:
             has = f"{count} page{'s' if count > 1 else ''}"
             raise errors.InvalidBody(f"pages asks for {part.strip()}, and {name} has {has}.", "pages")
         ranges.append(range(first, last + 1))
-        asked += len(ranges[-1])
-    if asked > most:
+        wanted += len(ranges[-1])
+    if wanted > most:
         raise errors.TooLarge(
-            f"{name} has {count} pages, of which {asked} are to be read; {most} are allowed in one request: pick some "
+            f"{name} has {count} pages, of which {wanted} are to be read; {most} are allowed in one request: pick some "
             "with pages, such as 1-100.",
             "pages",
         )
@@ -157,14 +157,14 @@ def numbers_of(pages: Any, count: int, name: str, most: int) -> list[int]:
 def _parts_of(pages: Any, most: int) -> list[str]:
     """What stands between commas, of no more than there may be pages."""
     parts = 0
-    for one in pages if isinstance(pages, list) else [pages]:
-        parts += 1 + str(one).count(",")
+    for item in pages if isinstance(pages, list) else [pages]:
+        parts += 1 + str(item).count(",")
         if parts > most:
             raise errors.TooLarge(
                 f"pages asks for more than {most} pages or ranges; {most} pages are allowed in one request.",
                 "pages",
             )
-    return [part for one in (pages if isinstance(pages, list) else [pages]) for part in str(one).split(",")]
+    return [part for item in (pages if isinstance(pages, list) else [pages]) for part in str(item).split(",")]
 
 
 def _range_of(part: str, count: int) -> tuple[int, int]:

@@ -16,8 +16,8 @@ from cluster import errors
 from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
-from deployments.ocr.http.body import Ask, Pages
-from deployments.ocr.http.documents import Given
+from deployments.ocr.http.body import OcrFields, Pages
+from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.http.ocr import Ocr
 from deployments.ocr.http.pages import every
 from deployments.ocr.page import Block, Page
@@ -27,7 +27,7 @@ from deployments.ocr.requests import USUAL_FEATURES, Reading
 PICTURES = ("figure", "chart")
 
 
-class Body(BaseModel):
+class MistralBody(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str | None = None
@@ -47,21 +47,21 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/v1/ocr")
     async def read(request: Request) -> Json:
-        body: Body = checked(
-            Body, {name: value for name, value in (await json_body(request)).items() if value is not None}
+        body: MistralBody = checked(
+            MistralBody, {name: value for name, value in (await json_body(request)).items() if value is not None}
         )
         kind = body.document.get("type", "document_url")
         if kind not in ("document_url", "image_url"):
             raise errors.InvalidBody(f"document takes document_url or image_url, not {kind!r:.50}.", "document")
-        file = Given("document", await ocr.body.decode(body.document, "document"))
+        file = DocumentFile("document", await ocr.body.decode(body.document, "document"))
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
         model = ocr.choose(request, body.model)
         document = await ocr.open(request, [file])
-        ask = Ask(model=body.model, pages=_from_one(body.pages))
+        ask = OcrFields(model=body.model, pages=_from_one(body.pages))
         order = ocr.ordered(model, ask, Reading(features=features), document)
         with contextlib.closing(document):
-            found = await every(ocr.course(order, owner_of(request), ocr.timeout_of(request)))
-        pages = await asyncio.to_thread(lambda: [_page(read.page, body) for read in found])
+            results = await every(ocr.course(order, owner_of(request), ocr.timeout_of(request)))
+        pages = await asyncio.to_thread(lambda: [_page(read.page, body) for read in results])
         usage = {"pages_processed": len(pages), "doc_size_bytes": len(file.data)}
         return Json({"pages": pages, "model": model.uid, "document_annotation": None, "usage_info": usage})
 
@@ -71,25 +71,25 @@ def router(services: Services) -> APIRouter:
 def _from_one(pages: Any) -> Any:
     """Numbers from 0 as numbers from 1."""
     if isinstance(pages, list):
-        return [_from_one(one) for one in pages]
+        return [_from_one(page) for page in pages]
     if isinstance(pages, str):
         return re.sub(r"\d{1,18}", lambda digits: str(int(digits[0]) + 1), pages)
     return pages if pages is None else pages + 1
 
 
-def _page(page: Page, body: Body) -> dict[str, Any]:
-    told: dict[str, Any] = {
+def _page(page: Page, body: MistralBody) -> dict[str, Any]:
+    row: dict[str, Any] = {
         "index": page.number - 1,
         "markdown": page.markdown,
         "images": list(_images(page, body)),
         "dimensions": {"dpi": round(page.dpi or 0), "height": page.height, "width": page.width},
     }
-    return told if page.error is None else {**told, "error": page.error}
+    return row if page.error is None else {**row, "error": page.error}
 
 
-def _images(page: Page, body: Body) -> Iterator[dict[str, Any]]:
-    shown = [block for block in page.blocks if block.type in PICTURES and _is_large(block, body.image_min_size or 0)]
-    for index, block in enumerate(shown[: body.image_limit]):
+def _images(page: Page, body: MistralBody) -> Iterator[dict[str, Any]]:
+    blocks = [block for block in page.blocks if block.type in PICTURES and _is_large(block, body.image_min_size or 0)]
+    for index, block in enumerate(blocks[: body.image_limit]):
         assert block.bbox is not None
         left, top, right, bottom = map(round, block.bbox)
         picture = None

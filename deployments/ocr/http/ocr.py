@@ -23,9 +23,9 @@ from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ingress.progress import views
 from deployments.ocr import formats
-from deployments.ocr.http.body import Ask, BodyOfPages
-from deployments.ocr.http.documents import Document, Documents, Given
-from deployments.ocr.http.pages import Course, Read, every, refuse_unread
+from deployments.ocr.http.body import OcrBody, OcrFields
+from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
+from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
 from deployments.ocr.page import Page
 from deployments.ocr.requests import Reading
 from deployments.ocr.searchable import SearchablePdf, searchable
@@ -45,11 +45,11 @@ PIECE = 256 * 1024
 
 
 @dataclass(frozen=True)
-class Order:
+class OcrOrder:
     """A request for text, checked as far as that is possible without the model."""
 
     model: ModelRoutes
-    ask: Ask
+    ask: OcrFields
     reading: Reading
     document: Document
     numbers: Sequence[int]
@@ -63,43 +63,43 @@ class Order:
         """All of a document in the format that was asked for; not as PDF, which takes the pictures as well."""
         if self.ask.output_format != "json":
             return formats.WRITERS[self.ask.output_format](pages)
-        whole = formats.as_dict(pages, self.reading.features)
-        return {**whole, "pages": [self.told(page) for page in pages], "model": self.model.uid}
+        document = formats.as_dict(pages, self.reading.features)
+        return {**document, "pages": [self.told(page) for page in pages], "model": self.model.uid}
 
 
 class Ocr:
     def __init__(self, services: Services) -> None:
         self.serving = services.serving
-        self.body = BodyOfPages(services.settings)
+        self.body = OcrBody(services.settings)
         self._services = services
-        self._documents = Documents(services.settings)
+        self._documents = DocumentOpener(services.settings)
 
-    async def order(self, request: Request) -> Order:
+    async def order(self, request: Request) -> OcrOrder:
         ask, reading, files = await self.body.read(request)
         model = self.choose(request, ask.model)
         await self._services.progress.name(request, model, ask.request_id, streams=ask.stream)
         return self.ordered(model, ask, reading, await self.open(request, files))
 
-    async def open(self, request: Request, files: Sequence[Given]) -> Document:
+    async def open(self, request: Request, files: Sequence[DocumentFile]) -> Document:
         return await self._documents.open(files, caller_of(request))
 
     def timeout_of(self, request: Request) -> float:
         return self.serving._timeout(request)
 
-    def ordered(self, model: ModelRoutes, ask: Ask, reading: Reading, document: Document) -> Order:
+    def ordered(self, model: ModelRoutes, ask: OcrFields, reading: Reading, document: Document) -> OcrOrder:
         try:
-            return Order(model, ask, reading, document, self._documents.choose(document, ask.pages))
+            return OcrOrder(model, ask, reading, document, self._documents.choose(document, ask.pages))
         except BaseException:
             document.close()
             raise
 
     def choose(self, request: Request, name: str | None) -> ModelRoutes:
-        found = self.serving.find(request, name, "ocr")
-        request.state.model = found.uid
-        return found
+        model = self.serving.find(request, name, "ocr")
+        request.state.model = model.uid
+        return model
 
-    def course(self, order: Order, owner: str, timeout_s: float) -> Course:
-        return Course(
+    def course(self, order: OcrOrder, owner: str, timeout_s: float) -> DocumentRun:
+        return DocumentRun(
             self._services, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
             timeout_s,
         )  # fmt: skip
@@ -116,16 +116,16 @@ class Ocr:
         with contextlib.closing(order.document):
             if order.ask.output_format == "pdf":
                 return await self._pdf(order, course)
-            found = await every(course)
-        body = await asyncio.to_thread(order.written, [read.page for read in found])
-        headers = _told_of_unread(found)
+            results = await every(course)
+        body = await asyncio.to_thread(order.written, [read.page for read in results])
+        headers = _told_of_unread(results)
         media_type = MEDIA_TYPES.get(order.ask.output_format)
         if media_type is not None and media_type in request.headers.get("accept", ""):
             headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
             return Response(body, media_type=media_type, headers=headers)
         return Json(body, headers=headers)
 
-    async def _pdf(self, order: Order, course: Course) -> Response:
+    async def _pdf(self, order: OcrOrder, course: DocumentRun) -> Response:
         file = await self._written_pdf(course)
         if order.ask.response_format == "b64_json":
             with file:
@@ -133,27 +133,27 @@ class Ocr:
         headers = {"Content-Length": str(file.tell())}
         return StreamingResponse(_pieces_of(file), media_type=PDF, headers=headers)
 
-    async def _written_pdf(self, course: Course) -> BinaryIO:
+    async def _written_pdf(self, course: DocumentRun) -> BinaryIO:
         """Page by page into a file, at whose end it stands."""
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL_BYTES))
         pdf = SearchablePdf(file)
-        found: list[Read] = []
+        results: list[PageResult] = []
         async with contextlib.aclosing(course.pages()) as pages:
             async for read in pages:
                 if read.sheet is not None:
                     await asyncio.to_thread(pdf.add, read.sheet.data, read.page)
-                found.append(read._replace(page=Page(0, 0), sheet=None))
-        refuse_unread(found)
+                results.append(read._replace(page=Page(0, 0), sheet=None))
+        refuse_unread(results)
         await asyncio.to_thread(pdf.close)
         return file
 
-    async def _later(self, request: Request, order: Order) -> Response:
+    async def _later(self, request: Request, order: OcrOrder) -> Response:
         async def work(owner: str) -> Any:
             with contextlib.closing(order.document):
                 course = self.course(order, owner, self.serving.settings.job_timeout_s)
                 if order.ask.output_format != "pdf":
-                    found = await every(course)
-                    return await asyncio.to_thread(order.written, [read.page for read in found])
+                    results = await every(course)
+                    return await asyncio.to_thread(order.written, [read.page for read in results])
                 with await self._written_pdf(course) as file:
                     return await asyncio.to_thread(_all_of, file)
 
@@ -162,17 +162,17 @@ class Ocr:
 
     # -------------------------------------------------------------------------------------------------- streams
 
-    async def _events(self, order: Order, course: Course) -> AsyncGenerator[bytes]:
+    async def _events(self, order: OcrOrder, course: DocumentRun) -> AsyncGenerator[bytes]:
         """Each page as soon as it and those before it are read, and what is written of it so far."""
         has_begun = False
-        found: list[Read] = []
+        results: list[PageResult] = []
         try:
             with contextlib.closing(order.document):
                 async with contextlib.aclosing(course.pages()) as pages:
-                    async for event in self._of_pages(order, course, pages, found):
+                    async for event in self._of_pages(order, course, pages, results):
                         yield event
                         has_begun = True
-                yield event_of("ocr.completed", _summary(order, found))
+                yield event_of("ocr.completed", _summary(order, results))
         # Once the answer has begun, its status is out.
         except Exception as error:
             if not has_begun:
@@ -180,12 +180,12 @@ class Ocr:
             yield event_of("error", error_body(as_cluster_error(error)))
 
     async def _of_pages(
-        self, order: Order, course: Course, pages: AsyncGenerator[Read], found: list[Read]
+        self, order: OcrOrder, course: DocumentRun, pages: AsyncGenerator[PageResult], results: list[PageResult]
     ) -> AsyncGenerator[bytes]:
         while True:
             coming = asyncio.ensure_future(anext(pages, None))
             try:
-                number = order.numbers[min(len(found), len(order.numbers) - 1)]
+                number = order.numbers[min(len(results), len(order.numbers) - 1)]
                 async with contextlib.aclosing(self._meanwhile(order, course.id_of(number), number, coming)) as signs:
                     async for sign in signs:
                         yield sign
@@ -197,44 +197,44 @@ class Ocr:
                 return
             if len(order.numbers) == 1:
                 refuse_unread([read])
-            yield await asyncio.to_thread(_page_event, order, read, len(found) + 1)
-            found.append(read._replace(page=read.page._replace(blocks=()), sheet=None))
+            yield await asyncio.to_thread(_page_event, order, read, len(results) + 1)
+            results.append(read._replace(page=read.page._replace(blocks=()), sheet=None))
 
     async def _meanwhile(
-        self, order: Order, id: str, number: int, coming: asyncio.Future[Any]
+        self, order: OcrOrder, id: str, number: int, coming: asyncio.Future[Any]
     ) -> AsyncGenerator[bytes]:
         """What can be told until the next page is read."""
-        beat_s, shown = self.serving.settings.keep_alive_s, 0
+        beat_s, sent = self.serving.settings.keep_alive_s, 0
 
-        def watch(seen: int, wait_s: float) -> Awaitable[View | None]:
-            return self._services.progress.watch(order.model, id, seen, wait_s)
+        def watch(version: int, wait_s: float) -> Awaitable[View | None]:
+            return self._services.progress.watch(order.model, id, version, wait_s)
 
-        async with contextlib.aclosing(views(coming, watch, beat_s)) as seen:
-            async for view in seen:
-                pieces = view.previews[shown:] if view is not None else ()
+        async with contextlib.aclosing(views(coming, watch, beat_s)) as changes:
+            async for view in changes:
+                pieces = view.previews[sent:] if view is not None else ()
                 for piece in pieces:
                     delta = {"page": number, "delta": piece.decode(errors="replace")}
                     yield event_of("ocr.delta", delta)
-                shown += len(pieces)
+                sent += len(pieces)
                 if view is None:
                     yield b": still at work\n\n"
 
 
-def _page_event(order: Order, read: Read, done: int) -> bytes:
+def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
     content: Any = None
     format = order.ask.output_format
     if format == "pdf":
         content = _as_base64(searchable([(read.sheet.data, read.page)])) if read.sheet is not None else None
     elif format != "json":
         content = formats.WRITERS[format]([read.page])
-    told = {"page": order.told(read.page), "done": done, "pages": len(order.numbers), "content": content}
-    return event_of("ocr.page", told)
+    event = {"page": order.told(read.page), "done": done, "pages": len(order.numbers), "content": content}
+    return event_of("ocr.page", event)
 
 
-def _summary(order: Order, found: Sequence[Read]) -> dict[str, Any]:
-    unread = [read.page.number for read in found if read.error is not None]
-    usage = formats.usage([read.page for read in found])
-    return {"model": order.model.uid, "pages": len(found), "unread": unread, "usage": usage}
+def _summary(order: OcrOrder, results: Sequence[PageResult]) -> dict[str, Any]:
+    unread = [read.page.number for read in results if read.error is not None]
+    usage = formats.usage([read.page for read in results])
+    return {"model": order.model.uid, "pages": len(results), "unread": unread, "usage": usage}
 
 
 def caller_of(request: Request) -> str:
@@ -249,9 +249,9 @@ def event_of(name: str, content: Mapping[str, Any]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))
 
 
-def _told_of_unread(found: Sequence[Read]) -> dict[str, str]:
+def _told_of_unread(results: Sequence[PageResult]) -> dict[str, str]:
     """Formats of text have no place to say so."""
-    numbers = ",".join(str(read.page.number) for read in found if read.error is not None)
+    numbers = ",".join(str(read.page.number) for read in results if read.error is not None)
     return {"x-unread-pages": numbers} if numbers else {}
 
 

@@ -14,7 +14,7 @@ from cluster.calls import Answer, View
 from cluster.routes import ModelRoutes
 from cluster.versioned import Versioned
 from deployments.ingress.dialects import Services
-from deployments.ocr.http.documents import Document, Sheet
+from deployments.ocr.http.documents import Document, PageImage
 from deployments.ocr.page import Page, unread
 from deployments.ocr.requests import Reading
 
@@ -26,15 +26,15 @@ LEAST_PAUSE_S, MOST_PAUSE_S = 0.2, 2.0
 OF_ONE_PAGE = (errors.BadRequest, errors.TooLarge, errors.InferenceFailed, errors.OutOfMemory)
 
 
-class Read(NamedTuple):
+class PageResult(NamedTuple):
     page: Page
     #: What was read; None where it could not be drawn.
-    sheet: Sheet | None
+    sheet: PageImage | None
     #: Why it was not read.
     error: errors.ClusterError | None = None
 
 
-class Course:
+class DocumentRun:
     """One document under way. Leaving its pages drops what is still to be read."""
 
     def __init__(
@@ -63,7 +63,7 @@ class Course:
         """By which the workers know what is asked for that page."""
         return f"{self._owner}#{number}"
 
-    async def pages(self) -> AsyncGenerator[Read]:
+    async def pages(self) -> AsyncGenerator[PageResult]:
         if len(self.numbers) == 1:
             # Of one page its worker knows more.
             yield await self._one(self.numbers[0])
@@ -79,9 +79,9 @@ class Course:
         eta_s = (asyncio.get_running_loop().time() - self._began) / done * (total - done)
         return view._replace(version=done, fraction=done / total, step=done, eta_s=eta_s)
 
-    async def _in_order(self, board: Versioned[View]) -> AsyncGenerator[Read]:
+    async def _in_order(self, board: Versioned[View]) -> AsyncGenerator[PageResult]:
         coming = iter(self.numbers)
-        under_way: deque[asyncio.Task[Read]] = deque()
+        under_way: deque[asyncio.Task[PageResult]] = deque()
         try:
             self._fill(under_way, coming, board)
             while under_way:
@@ -94,16 +94,16 @@ class Course:
                 unread_page.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)
 
-    def _fill(self, under_way: deque[asyncio.Task[Read]], coming: Iterator[int], board: Versioned[View]) -> None:
-        known = self._dispatcher.table.models.get(self.model.uid, self.model)
-        most = PER_WORKER * max(1, len(known.workers)) + MORE
+    def _fill(self, under_way: deque[asyncio.Task[PageResult]], coming: Iterator[int], board: Versioned[View]) -> None:
+        model = self._dispatcher.table.models.get(self.model.uid, self.model)
+        most = PER_WORKER * max(1, len(model.workers)) + MORE
         while len(under_way) < most and (number := next(coming, None)) is not None:
             task = asyncio.create_task(self._one(number), name=f"{self._owner} page {number}")
             task.add_done_callback(lambda _: board.amend(self._advanced))
             under_way.append(task)
 
     @staticmethod
-    async def _until_next(under_way: deque[asyncio.Task[Read]]) -> None:
+    async def _until_next(under_way: deque[asyncio.Task[PageResult]]) -> None:
         """Raises as soon as any page does: then there is no use in the others."""
         while True:
             for task in under_way:
@@ -113,8 +113,8 @@ class Course:
                 return
             await asyncio.wait([task for task in under_way if not task.done()], return_when=asyncio.FIRST_COMPLETED)
 
-    async def _one(self, number: int) -> Read:
-        sheet: Sheet | None = None
+    async def _one(self, number: int) -> PageResult:
+        sheet: PageImage | None = None
         try:
             sheet = await self.document.sheet(number, self._dpi)
             answer = await self._ask(number, sheet)
@@ -122,13 +122,13 @@ class Course:
             # What was asked for is wrong on every page.
             if error.param in Reading.model_fields:
                 raise
-            told = self._named(error, number)
-            page = unread(number, told.message)
+            refusal = self._named(error, number)
+            page = unread(number, refusal.message)
             if sheet is not None:
                 page = page._replace(width=sheet.width, height=sheet.height, dpi=sheet.dpi)
-            return Read(page, sheet, told)
+            return PageResult(page, sheet, refusal)
         (page,) = answer.outputs
-        return Read(page._replace(number=number, dpi=page.dpi or sheet.dpi), sheet)
+        return PageResult(page._replace(number=number, dpi=page.dpi or sheet.dpi), sheet)
 
     def _named(self, error: errors.ClusterError, number: int) -> errors.ClusterError:
         """To a worker every page is the image."""
@@ -137,7 +137,7 @@ class Course:
         message = self.document.title_of(number) + error.message.removeprefix("image")
         return type(error)(message, error.param, error.retry_after_s)
 
-    async def _ask(self, number: int, sheet: Sheet) -> Answer:
+    async def _ask(self, number: int, sheet: PageImage) -> Answer:
         """A document as a whole is refused with its first page; the others wait for room."""
         loop = asyncio.get_running_loop()
         while True:
@@ -159,14 +159,14 @@ class Course:
                 await asyncio.sleep(pause_s)
 
 
-async def every(course: Course) -> list[Read]:
+async def every(course: DocumentRun) -> list[PageResult]:
     """All pages without their pictures; an error where there is not one that could be read."""
     async with contextlib.aclosing(course.pages()) as pages:
         return refuse_unread([read._replace(sheet=None) async for read in pages])
 
 
-def refuse_unread(found: list[Read]) -> list[Read]:
-    if found and all(read.error is not None for read in found):
-        assert found[0].error is not None
-        raise found[0].error
-    return found
+def refuse_unread(results: list[PageResult]) -> list[PageResult]:
+    if results and all(read.error is not None for read in results):
+        assert results[0].error is not None
+        raise results[0].error
+    return results

@@ -25,7 +25,7 @@ LOOK_S = 0.5
 #: A process that keeps more than this after an answer is ended: libraries hold on to what a file made of itself.
 KEPT_BYTES = 300_000_000
 
-Order = dict[str, Any]
+RenderOrder = dict[str, Any]
 Answer = tuple[dict[str, Any], bytes]
 
 
@@ -42,15 +42,15 @@ class _Child:
         self._kept_bytes = kept_bytes
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, order: Order) -> Answer:
+    def ask(self, order: RenderOrder) -> Answer:
         process = self._process or self._started()
         try:
-            told, content = _asked(process, order)
+            facts, content = _asked(process, order)
             # What it told is what was asked for, also when it has just ended.
             with contextlib.suppress(psutil.Error):
                 if psutil.Process(process.pid).memory_info().rss > self._kept_bytes:
                     self.end()
-            return told, content
+            return facts, content
         except (OSError, orjson.JSONDecodeError):
             self.end()
             raise Lost from None
@@ -77,18 +77,18 @@ class _Child:
         return self._process
 
 
-def _asked(process: subprocess.Popen[bytes], order: Order) -> Answer:
+def _asked(process: subprocess.Popen[bytes], order: RenderOrder) -> Answer:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(orjson.dumps(order) + b"\n")
     process.stdin.flush()
-    told: dict[str, Any] = orjson.loads(process.stdout.readline())
-    content = process.stdout.read(told.pop("bytes"))
-    return told, content
+    facts: dict[str, Any] = orjson.loads(process.stdout.readline())
+    content = process.stdout.read(facts.pop("bytes"))
+    return facts, content
 
 
 class Turn(NamedTuple):
     caller: str
-    order: Order
+    order: RenderOrder
     answer: asyncio.Future[Answer]
 
 
@@ -151,13 +151,13 @@ class Renderers:
         self._turns.add(Turn(caller, order, answer))
         self._begin()
         try:
-            told, content = await answer
+            facts, content = await answer
         except Lost as lost:
             raise errors.InvalidBody(f"{name} cannot be read: what reads it {lost}.", "image") from None
-        if "refused" in told:
-            kind = errors.TooLarge if told["is_too_large"] else errors.InvalidBody
-            raise kind(f"{name} {told['refused'].rstrip('.')}.", "image")
-        return told, content
+        if "refused" in facts:
+            kind = errors.TooLarge if facts["is_too_large"] else errors.InvalidBody
+            raise kind(f"{name} {facts['refused'].rstrip('.')}.", "image")
+        return facts, content
 
     def _begin(self) -> None:
         while (turn := self._turns.next()) is not None:

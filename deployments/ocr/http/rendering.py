@@ -56,17 +56,17 @@ def look(path: str, most_pixels: int, most_side: int, most_frames: int) -> Answe
     image = _opened(path)
     _refuse_large(image.width, image.height, most_pixels, most_side)
     as_is = image.format in SENT_AS_IS and _is_upright(image) and not getattr(image, "is_animated", False)
-    found = {"kind": "picture", "pages": 1, "width": image.width, "height": image.height, "dpi": _dpi_of(image)}
-    return {**found, "as_is": as_is}, b""
+    facts = {"kind": "picture", "pages": 1, "width": image.width, "height": image.height, "dpi": _dpi_of(image)}
+    return {**facts, "as_is": as_is}, b""
 
 
 def draw(path: str, kind: str, index: int, dpi: int, most_pixels: int, most_side: int) -> Answer:
     """One page as PNG."""
     bounds = most_pixels, most_side
-    image, told = _page_of_pdf(path, index, dpi, *bounds) if kind == "pdf" else _frame(path, index, *bounds)
+    image, dpi_drawn = _page_of_pdf(path, index, dpi, *bounds) if kind == "pdf" else _frame(path, index, *bounds)
     target = io.BytesIO()
     _without_colour(image).save(target, "PNG", compress_level=1)
-    return {"width": image.width, "height": image.height, "dpi": told}, target.getvalue()
+    return {"width": image.width, "height": image.height, "dpi": dpi_drawn}, target.getvalue()
 
 
 # A process reads the pages of few documents at a time, and opening a large one takes long.
@@ -154,8 +154,8 @@ def _is_upright(image: Any) -> bool:
 
 
 def _dpi_of(image: Any) -> float | None:
-    found = image.info.get("dpi")
-    dpi = float(found[0]) if found else 0.0
+    value = image.info.get("dpi")
+    dpi = float(value[0]) if value else 0.0
     return round(dpi, 2) if LEAST_DPI <= dpi <= MOST_DPI else None
 
 
@@ -219,8 +219,8 @@ def answered(line: bytes) -> Answer:
 def serve(orders: BinaryIO, answers: BinaryIO) -> None:
     """Until nobody orders any more."""
     while line := orders.readline():
-        told, content = answered(line)
-        answers.write(orjson.dumps({**told, "bytes": len(content)}) + b"\n")
+        facts, content = answered(line)
+        answers.write(orjson.dumps({**facts, "bytes": len(content)}) + b"\n")
         answers.write(content)
         answers.flush()
 

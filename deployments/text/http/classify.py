@@ -79,6 +79,6 @@ def best_first(outputs: Any) -> list[list[dict[str, Any]]]:
     scores, labels = scores_of(outputs)
     orders = np.argsort(-scores, axis=1, kind="stable")
     return [
-        [{"score": row[place], "label": names[place]} for place in order]
+        [{"score": row[position], "label": names[position]} for position in order]
         for row, names, order in zip(scores, labels, orders.tolist(), strict=True)
     ]

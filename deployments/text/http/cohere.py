@@ -65,10 +65,10 @@ def router(services: Services) -> APIRouter:
 def _items(body: Mapping[str, Any]) -> tuple[str, list[Any]]:
     """The inputs, and under which of the three names they came."""
     if body.get("inputs") is not None:
-        given = body["inputs"]
-        if not isinstance(given, list) or not given:
+        items = body["inputs"]
+        if not isinstance(items, list) or not items:
             raise errors.InvalidBody("inputs must be a list of at least one.", "inputs")
-        return "inputs", [_content(item) for item in given]
+        return "inputs", [_content(item) for item in items]
     if body.get("images") is not None:
         return "images", [{"image": image} for image in texts_of(body["images"], "images")]
     texts = body.get("texts")
@@ -84,7 +84,7 @@ def _content(item: Any) -> Any:
     texts = [part.get("text") for part in parts if part.get("type", "text") == "text"]
     images = [part.get("image_url") for part in parts if part.get("type") == "image_url"]
     urls = [image.get("url") if isinstance(image, dict) else image for image in images]
-    if len(texts) + len(urls) < len(parts) or not all(isinstance(given, str) for given in (*texts, *urls)):
+    if len(texts) + len(urls) < len(parts) or not all(isinstance(text, str) for text in (*texts, *urls)):
         raise errors.InvalidBody("the contents of inputs must be texts, or one image_url.", "inputs")
     if texts and not urls:
         return " ".join(map(str, texts))

@@ -53,11 +53,11 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v1/convert_ids_to_tokens")
     async def convert_ids_to_tokens(request: Request) -> Json:
         body = await json_body(request)
-        given: Any = body.get("input")
-        is_nested = isinstance(given, list) and bool(given) and all(isinstance(ids, list) for ids in given)
-        if isinstance(given, list):
-            serving.refuse_many([token for ids in given for token in ids] if is_nested else given)
-        lists = [_token_ids(ids) for ids in given] if is_nested else [_token_ids(given)]
+        value: Any = body.get("input")
+        is_nested = isinstance(value, list) and bool(value) and all(isinstance(ids, list) for ids in value)
+        if isinstance(value, list):
+            serving.refuse_many([token for ids in value for token in ids] if is_nested else value)
+        lists = [_token_ids(ids) for ids in value] if is_nested else [_token_ids(value)]
         served = await serving.ask(request, model_of(body), "tokens", [token for ids in lists for token in ids], {})
         tokens = iter(served.answer.outputs)
         answers = [list(islice(tokens, len(ids))) for ids in lists]
@@ -67,8 +67,8 @@ def router(services: Services) -> APIRouter:
 
 
 async def _answer(serving: Serving, request: Request, body: dict[str, Any], modality: str | None) -> Response:
-    if isinstance(given := body.get("input"), list) and given and not isinstance(given[0], int):
-        serving.refuse_many(given)
+    if isinstance(value := body.get("input"), list) and value and not isinstance(value[0], int):
+        serving.refuse_many(value)
     items = inputs(body, modality or first(body, str, "modality"))
     model, kinds = model_of(body), _kinds(body)
     form = Form.asked(body, request.headers.get("accept", ""))
@@ -91,19 +91,19 @@ async def _answer(serving: Serving, request: Request, body: dict[str, Any], moda
 
 def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
     """Texts, lists of token ids, and `{"image": …}` or `{"audio": …}`; whatever else an object holds stays here."""
-    given = body.get("input")
-    if isinstance(given, (str, dict)):
-        given = [given]
-    if not isinstance(given, list) or not given:
+    items = body.get("input")
+    if isinstance(items, (str, dict)):
+        items = [items]
+    if not isinstance(items, list) or not items:
         raise errors.InvalidBody("input must be a text or a list of at least one, and is missing or empty.", "input")
     if modality not in (None, "text", *MODALITIES):
         raise errors.InvalidBody(f"modality takes text, image or audio, not {quoted(modality)}.", "modality")
-    types = set(map(type, given))
+    types = set(map(type, items))
     if types == {str}:
-        return given if modality in (None, "text") else [{modality: text} for text in given]
+        return items if modality in (None, "text") else [{modality: text} for text in items]
     if types == {int} and modality in (None, "text"):
-        return [given]
-    return [_input(item, position, modality) for position, item in enumerate(given)]
+        return [items]
+    return [_input(item, position, modality) for position, item in enumerate(items)]
 
 
 def _input(item: Any, position: int, modality: str | None) -> Any:
@@ -131,12 +131,12 @@ def _token_ids(given: Any) -> list[int]:
 def _kinds(body: Mapping[str, Any]) -> list[str]:
     """The kinds of vectors asked for: what `return_…` names, one vector per input where nothing is named."""
     tokens = name_of(body, "return_multivector", "return_colbert_vecs") or "return_multivector"
-    asked = {
+    wanted = {
         "dense": flag(body.get("return_dense"), "return_dense"),
         "sparse": flag(body.get("return_sparse"), "return_sparse"),
         "tokens": flag(body.get(tokens), tokens),
     }
-    return [kind for kind, is_asked in asked.items() if is_asked] or ["dense"]
+    return [kind for kind, is_asked in wanted.items() if is_asked] or ["dense"]
 
 
 def _refuse_forms(form: Form, kinds: list[str]) -> None:

@@ -46,14 +46,14 @@ class Form:
         if first(body, str, "endianness") == "big":
             raise errors.BadRequest("Vectors travel little-endian; endianness big is not served.", "endianness")
         name = name_of(body, *NAMES)
-        given = "float" if name is None else body[name]
-        kinds = given if isinstance(given, list) else [given]
+        value = "float" if name is None else body[name]
+        kinds = value if isinstance(value, list) else [value]
         for kind in kinds:
             if not isinstance(kind, str) or kind not in WORDS:
                 raise errors.InvalidBody(f"{name} takes {', '.join(WORDS)}, not {quoted(kind)}.", name)
         if not kinds or ("bytes" in encoding and len(set(kinds)) > 1):
             raise errors.InvalidBody(f"{name} takes one precision, and several where vectors are JSON.", name)
-        return cls(tuple(dict.fromkeys(kinds)), encoding, isinstance(given, list))
+        return cls(tuple(dict.fromkeys(kinds)), encoding, isinstance(value, list))
 
     @property
     def is_bytes(self) -> bool:
@@ -78,8 +78,8 @@ class Form:
         array = _at(vectors, WORDS[self.kinds[0]])
         flat = array.values if isinstance(array, Rows) else array
         headers = {"x-shape": ",".join(map(str, flat.shape)), "x-dtype": str(flat.dtype), **served.headers}
-        if self.encoding == "bytes" and (told := _metadata(array, served)) and len(told) <= METADATA_BYTES:
-            headers["metadata"] = told
+        if self.encoding == "bytes" and (metadata := _metadata(array, served)) and len(metadata) <= METADATA_BYTES:
+            headers["metadata"] = metadata
         return Response(flat.tobytes(), media_type="application/octet-stream", headers=headers)
 
 
@@ -93,8 +93,8 @@ def _metadata(array: Any, served: Served) -> str:
     """Where each input's vectors lie, as vLLM's clients read it."""
     rows, start = [], 0
     for index, row in enumerate(array):
-        place = {"index": index, "embed_dtype": str(row.dtype), "endianness": "little"}
-        rows.append({**place, "start": start, "end": start + row.nbytes, "shape": row.shape})
+        common = {"index": index, "embed_dtype": str(row.dtype), "endianness": "little"}
+        rows.append({**common, "start": start, "end": start + row.nbytes, "shape": row.shape})
         start += row.nbytes
-    told = {"id": served.id("embd"), "created": int(time.time()), "model": served.model.uid, "data": rows}
-    return orjson.dumps({**told, "usage": served.usage}).decode()
+    metadata = {"id": served.id("embd"), "created": int(time.time()), "model": served.model.uid, "data": rows}
+    return orjson.dumps({**metadata, "usage": served.usage}).decode()

@@ -55,10 +55,10 @@ def is_int(value: Any) -> bool:
 
 def texts_of(given: Any, name: str) -> list[str]:
     """One text or several, at least one."""
-    found = [given] if isinstance(given, str) else given
-    if not isinstance(found, list) or not found or set(map(type, found)) != {str}:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or set(map(type, texts)) != {str}:
         raise errors.InvalidBody(f"{name} must be a text or a list of at least one.", name)
-    return found
+    return texts
 
 
 def ids_of(given: Any, name: str) -> list[int]:
@@ -70,17 +70,17 @@ def ids_of(given: Any, name: str) -> list[int]:
 
 def truncation(body: Mapping[str, Any]) -> str | None:
     """START, END or NONE, which is where a text that is too long is cut; None where the caller does not say."""
-    asked = first(body, (bool, str), "truncate", "truncation")
-    if isinstance(asked, str):
-        if asked.upper() not in ("START", "END", "NONE"):
+    value = first(body, (bool, str), "truncate", "truncation")
+    if isinstance(value, str):
+        if value.upper() not in ("START", "END", "NONE"):
             name = name_of(body, "truncate", "truncation")
-            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(asked)}.", name)
-        return asked.upper()
-    if asked is False:
+            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(value)}.", name)
+        return value.upper()
+    if value is False:
         return "NONE"
     name = name_of(body, "truncation_direction", "truncation_side")
     if name is None:
-        return "END" if asked else None
+        return "END" if value else None
     side = first(body, str, name)
     if side.lower() not in ("left", "right"):
         raise errors.InvalidBody(f"{name} takes left or right, not {quoted(side)}.", name)

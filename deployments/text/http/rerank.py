@@ -60,18 +60,18 @@ def router(services: Services) -> APIRouter:
         is_voyage = body.get("top_k") is not None or "truncation" in body
         # Xinference's clients alone always name `return_len`. They expect null where no document was asked for; those
         # of Jina and Voyage expect nothing there.
-        found = _body(body, documents, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
+        content = _body(body, documents, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
         if is_voyage:
-            found["object"] = "list"
+            content["object"] = "list"
         # A Voyage client that wants every result cannot be told from the others, so all get its list.
-        return Json({**found, "data": found["results"]}, headers=answer.headers)
+        return Json({**content, "data": content["results"]}, headers=answer.headers)
 
     @routes.post("/v2/rerank")
     async def cohere_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
         ranked = _ranked(body, answer)
-        found = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
-        return Json(found, headers=answer.headers)
+        content = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
+        return Json(content, headers=answer.headers)
 
     return routes
 
@@ -144,10 +144,10 @@ KWARGS = {
 
 def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
     """Xinference's client repeats its keyword arguments as JSON, and its users expect an error for unknown ones."""
-    given = body.get("kwargs")
-    if given is None:
+    value = body.get("kwargs")
+    if value is None:
         return
-    kwargs = inner_json(given, "kwargs") if isinstance(given, str) else given
+    kwargs = inner_json(value, "kwargs") if isinstance(value, str) else value
     if kwargs is not None and not isinstance(kwargs, dict):
         raise errors.InvalidBody("kwargs must be an object or the JSON of one.", "kwargs")
     unknown = sorted(set(kwargs or {}) - KWARGS)
@@ -175,13 +175,13 @@ def _body(
     as_text: bool,
     with_null: bool,
 ) -> dict[str, Any]:
-    shown = flag(body.get("return_documents"), "return_documents")
+    with_documents = flag(body.get("return_documents"), "return_documents")
     tokens = served.answer.tokens
     results = []
     for index, score in ranked:
         document = documents[index]
         row: dict[str, Any] = {"index": index, "relevance_score": score}
-        if shown:
+        if with_documents:
             row["document"] = (
                 _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
             )

@@ -79,11 +79,11 @@ def router(services: Services) -> APIRouter:
     @routes.post("/similarity")
     async def similarity(request: Request) -> Json:
         body = await json_body(request)
-        given = first(body, dict, "inputs") or {}
-        source = first(given, str, "source_sentence")
+        inputs = first(body, dict, "inputs") or {}
+        source = first(inputs, str, "source_sentence")
         if source is None:
             raise errors.InvalidBody("inputs needs a source_sentence, which is a text.", "source_sentence")
-        items = [source, *texts_of(given.get("sentences"), "sentences")]
+        items = [source, *texts_of(inputs.get("sentences"), "sentences")]
         params = embedding_params(first(body, dict, "parameters") or {})
         served = await ask(request, body, "embed", items, params)
         vectors = unit(served.answer.outputs)
@@ -107,10 +107,10 @@ def router(services: Services) -> APIRouter:
     @routes.post("/decode")
     async def decode(request: Request) -> Json:
         body = await json_body(request)
-        given: Any = body.get("ids")
-        _refuse_none(given, "ids")
-        is_batch = isinstance(given, list) and isinstance(given[0], list)
-        lists = [ids_of(ids, "ids") for ids in (given if is_batch else [given])]
+        value: Any = body.get("ids")
+        _refuse_none(value, "ids")
+        is_batch = isinstance(value, list) and isinstance(value[0], list)
+        lists = [ids_of(ids, "ids") for ids in (value if is_batch else [value])]
         skips = (
             True
             if body.get("skip_special_tokens") is None
@@ -152,21 +152,21 @@ def _sequences(given: Any) -> tuple[list[Any], bool]:
     """Texts and pairs of them, and whether they came as a batch: `["a", "b"]` is one pair."""
     _refuse_none(given, "inputs")
     is_batch = isinstance(given, list) and isinstance(given[0], list)
-    found = given if is_batch else [[given] if isinstance(given, str) else given]
-    for one in found:
-        if not isinstance(one, list) or len(one) not in (1, 2) or set(map(type, one)) != {str}:
+    sequences = given if is_batch else [[given] if isinstance(given, str) else given]
+    for sequence in sequences:
+        if not isinstance(sequence, list) or len(sequence) not in (1, 2) or set(map(type, sequence)) != {str}:
             raise errors.InvalidBody(
                 "inputs must be a text, a pair of texts, or a list of lists of one text or a pair.", "inputs"
             )
-    return [one[0] if len(one) == 1 else one for one in found], is_batch
+    return [sequence[0] if len(sequence) == 1 else sequence for sequence in sequences], is_batch
 
 
 def _told_tokens(served: Served, items: Sequence[Any]) -> Json:
-    return Json([_tokens(one) for one in served.answer.outputs], headers=served.timings(items))
+    return Json([_tokens(tokens) for tokens in served.answer.outputs], headers=served.timings(items))
 
 
-def _tokens(one: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    columns = (one[name] for name in ("ids", "tokens", "special", "start", "stop"))
+def _tokens(row: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    columns = (row[name] for name in ("ids", "tokens", "special", "start", "stop"))
     return [
         # What stands for no part of the text has no place in it.
         {
@@ -181,17 +181,17 @@ def _tokens(one: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
-    told = model.description
+    facts = model.description
     settings = serving.settings
     limits = [route.limit for route in model.workers]
     return {
-        "model_id": told.get("model_name", model.uid),
-        "model_sha": told.get("model_revision"),
-        "model_dtype": told.get("dtype", "float32"),
+        "model_id": facts.get("model_name", model.uid),
+        "model_sha": facts.get("model_revision"),
+        "model_dtype": facts.get("dtype", "float32"),
         "served_model_name": model.uid,
         "model_type": _model_type(model),
         "max_concurrent_requests": ONGOING if None in limits else sum(filter(None, limits)),
-        "max_input_length": told.get("max_tokens") or 0,
+        "max_input_length": facts.get("max_tokens") or 0,
         "max_batch_tokens": settings.batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_items,
@@ -245,7 +245,7 @@ def answer_error(error: errors.ClusterError) -> Json:
             status, kind = 400, "Empty"
         elif error.param == "model":
             status, kind = 424, "Backend"
-    told = error_response(error)
-    headers = {name: value for name, value in told.headers.items() if name == "retry-after"}
+    usual = error_response(error)
+    headers = {name: value for name, value in usual.headers.items() if name == "retry-after"}
     body = {"error": error.message, "error_type": kind, "code": error.code(), "param": error.param}
     return Json(body, status, headers)

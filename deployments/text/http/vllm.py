@@ -46,7 +46,7 @@ def router(services: Services) -> APIRouter:
         if serving.able(request, model, "rerank", "embed") == "rerank":
             scores, tokens, uid = await _reranked(serving, request, body, left, right)
         else:
-            places = {text: place for place, text in enumerate(dict.fromkeys([*left, *right]))}
+            places = {text: position for position, text in enumerate(dict.fromkeys([*left, *right]))}
             served = await serving.ask(request, model, "embed", list(places), embedding_params(body))
             vectors = unit(served.answer.outputs)
             sides = (vectors[[places[text] for text in side]] for side in (left, right))
@@ -57,7 +57,7 @@ def router(services: Services) -> APIRouter:
             "object": "list",
             "created": int(time.time()),
             "model": uid,
-            "data": [{"index": index, "object": "score", "score": one} for index, one in enumerate(scores)],
+            "data": [{"index": index, "object": "score", "score": value} for index, value in enumerate(scores)],
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         }
         return Json(answer)
@@ -116,9 +116,11 @@ async def _reranked(
     if (cut := truncation(body)) is not None:
         params["truncate"] = cut
     places: dict[str, list[int]] = {}
-    for place, query in enumerate(left):
-        places.setdefault(query, []).append(place)
-    questions = [("rerank", [right[place] for place in at], {**params, "query": query}) for query, at in places.items()]
+    for position, query in enumerate(left):
+        places.setdefault(query, []).append(position)
+    questions = [
+        ("rerank", [right[position] for position in at], {**params, "query": query}) for query, at in places.items()
+    ]
     answers = await serving.ask_all(request, model_of(body), questions)
     scores = np.empty(len(left), np.float32)
     for at, served in zip(places.values(), answers, strict=True):

@@ -13,7 +13,7 @@ import pytest
 
 from cluster import errors
 from cluster.settings import Settings
-from deployments.ingress.media import Fetcher, Media, addresses_of, decoded, is_public
+from deployments.ingress.media import Fetcher, MediaReader, addresses_of, decoded, is_public
 
 PICTURE = bytes(range(256)) * 8
 
@@ -264,7 +264,7 @@ def test_a_large_data_uri_is_not_decoded() -> None:
 
 
 def read(items: list[Any], fetcher: Fetcher | None = None, **settings: Any) -> list[Any]:
-    return asyncio.run(Media(Settings(**settings), fetcher).read(items))
+    return asyncio.run(MediaReader(Settings(**settings), fetcher).read(items))
 
 
 def test_texts_pass_and_media_are_read_in_their_places(port: int) -> None:

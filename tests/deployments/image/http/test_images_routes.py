@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from cluster.calls import View
-from deployments.image.http.forms import ALIASES, Ask
+from deployments.image.http.forms import ALIASES, ImageFields
 from deployments.image.http.sdapi import UNSERVED, Image2Image, Text2Image
 from deployments.image.requests import Drawing
 from deployments.ingress.progress import views
@@ -256,7 +256,7 @@ def test_what_is_no_json_object_is_refused(server: httpx.Client, path: Any, body
 NESTED = json.loads("[" * 900 + "]" * 900)
 ODD = (-1, 2**70, 1.5, True, "odd", "", [], {}, [None], [5, "a"], {"text": 5}, [{"image": 5}], "\0", NESTED)
 FIELDS = {
-    GENERATIONS: [*Ask.model_fields, *Drawing.model_fields, *ALIASES, "kwargs", "extra_body"],
+    GENERATIONS: [*ImageFields.model_fields, *Drawing.model_fields, *ALIASES, "kwargs", "extra_body"],
     "/sdapi/v1/txt2img": [*Text2Image.model_fields, *UNSERVED],
     "/sdapi/v1/img2img": list(Image2Image.model_fields),
 }

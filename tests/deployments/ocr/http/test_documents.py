@@ -20,28 +20,28 @@ from PIL import Image, ImageDraw
 from cluster import errors
 from cluster.settings import Settings
 from deployments.ocr.http import rendering
-from deployments.ocr.http.documents import Document, Documents, Given, Sheet, numbers_of
+from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener, PageImage, numbers_of
 from tests.live import is_alive, until
 from tests.read_pages import document, page, picture, text_of
 
 
-def opened(sheet: Sheet) -> Image.Image:
+def opened(sheet: PageImage) -> Image.Image:
     image = Image.open(io.BytesIO(sheet.data))
     assert image.size == (sheet.width, sheet.height)
     return image
 
 
 #: Its processes are those of all tests but the one that ends them.
-DOCUMENTS = Documents(Settings())
+DOCUMENTS = DocumentOpener(Settings())
 
 
 def with_document(
     *files: tuple[str, bytes],
     use: Callable[[Document], Coroutine[Any, Any, Any]],
-    documents: Documents = DOCUMENTS,
+    documents: DocumentOpener = DOCUMENTS,
 ) -> Any:
     async def run() -> Any:
-        found = await documents.open([Given(*file) for file in files])
+        found = await documents.open([DocumentFile(*file) for file in files])
         try:
             return await use(found)
         finally:
@@ -50,8 +50,8 @@ def with_document(
     return asyncio.run(run())
 
 
-def sheets(*files: tuple[str, bytes], dpi: int = 72) -> list[Sheet]:
-    async def use(found: Document) -> list[Sheet]:
+def sheets(*files: tuple[str, bytes], dpi: int = 72) -> list[PageImage]:
+    async def use(found: Document) -> list[PageImage]:
         return await asyncio.gather(*(found.sheet(number, dpi) for number in range(1, found.pages + 1)))
 
     return with_document(*files, use=use)
@@ -222,7 +222,7 @@ def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not() -> None:
     target = io.BytesIO()
     made.save(target)
 
-    async def use(found: Document) -> tuple[Sheet, str]:
+    async def use(found: Document) -> tuple[PageImage, str]:
         with pytest.raises(errors.TooLarge) as raised:
             await found.sheet(2, 300)
         return await found.sheet(1, 300), raised.value.message
@@ -297,7 +297,7 @@ def test_a_process_that_hangs_or_dies_is_told_and_replaced() -> None:
         assert text_of(opened(await found.sheet(2, 72))) == "two"
         return said
 
-    impatient = Documents(Settings(render_processes=1), 2.0)
+    impatient = DocumentOpener(Settings(render_processes=1), 2.0)
     said = with_document(("a.pdf", document("one", "two")), use=use, documents=impatient)
     assert said == [
         "Page 2 of a.pdf cannot be read: what reads it took longer than 2 s.",
@@ -309,8 +309,8 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
     program = (
         "import asyncio, os, sys\n"
         "from cluster.settings import Settings\n"
-        "from deployments.ocr.http.documents import Documents, Given\n"
-        "document = asyncio.run(Documents(Settings()).open([Given('a', open(sys.argv[1], 'rb').read())]))\n"
+        "from deployments.ocr.http.documents import DocumentFile, DocumentOpener\n"
+        "document = asyncio.run(DocumentOpener(Settings()).open([DocumentFile('a', open(sys.argv[1], 'rb').read())]))\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
     )
