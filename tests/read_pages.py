@@ -22,7 +22,7 @@ from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.ocr import pictures
-from deployments.ocr.page import Block, Line, Page, Usage, Word, bounds, page_of, rectangle
+from deployments.ocr.page import Block, Line, RecognisedPage, Usage, Word, bounds, page_of, rectangle
 from deployments.ocr.requests import Reading
 from tests.live import LiveCluster, until
 
@@ -70,7 +70,7 @@ def text_of(image: Image.Image) -> str:
         raise errors.BadRequest("Nothing on the picture can be read.", "image") from None
 
 
-def read(image: Image.Image, text: str) -> Page:
+def read(image: Image.Image, text: str) -> RecognisedPage:
     """The page as it is answered, each word at a place that follows from the text."""
     width, height = image.size
     lines = []
@@ -84,7 +84,7 @@ def read(image: Image.Image, text: str) -> Page:
         box = bounds(point for word in words for point in word.polygon)
         lines.append(Line(said, box, rectangle(box), 0.9, tuple(words)))
     if not lines:
-        return Page(width, height)
+        return RecognisedPage(width, height)
     block = Block(text=text, bbox=bounds(p for line in lines for p in line.polygon), score=0.9, lines=tuple(lines))
     return page_of(width, height, [block], usage=Usage(1, 1, len(text.split())))
 
@@ -122,7 +122,7 @@ class Reader(Stepped):
         images = [pictures.opened(item, 100_000_000).image for item in items]
         return Prepared([(image, reading) for image in images], [1] * len(images), costs=[1.0] * len(images))
 
-    def stream(self, value: Any, course: Progress) -> Page:
+    def stream(self, value: Any, course: Progress) -> RecognisedPage:
         image, reading = value
         text = text_of(image)
         self._note("begin", text)

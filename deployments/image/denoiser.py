@@ -25,7 +25,7 @@ log = logging.getLogger("cluster.worker.worker")
 CacheCall = tuple[str, dict[str, Argument]]
 
 
-class Call(Protocol):
+class PassCall(Protocol):
     """What a pass needs of one call, and where it leaves the result."""
 
     args: tuple[Argument, ...]
@@ -73,11 +73,11 @@ class Denoiser:
         """The module's own."""
         return self._methods.forward
 
-    def capacity(self, call: Call) -> int:
+    def capacity(self, call: PassCall) -> int:
         """How many samples a pass of such calls should have."""
         return min(self._most_samples, self.saturation.cap(call.shape))
 
-    def measure(self, call: Call, seconds: float) -> None:
+    def measure(self, call: PassCall, seconds: float) -> None:
         """Measures passes of ever more copies of one call, as long as further copies make each of them cheaper."""
         until = time.monotonic() + seconds
         copies = 1
@@ -96,7 +96,7 @@ class Denoiser:
                     return
                 copies *= 2
 
-    def serve(self, calls: Sequence[Call], *, has_cache: bool) -> None:
+    def serve(self, calls: Sequence[PassCall], *, has_cache: bool) -> None:
         """One pass; afterwards each call has an answer or an error. `has_cache`: the calls are of the one request that
         has the denoiser to itself, and a cache may be enabled."""
         wanted = [call for call in calls if _is_wanted(call)]
@@ -114,7 +114,7 @@ class Denoiser:
         for call in wanted:
             self.serve([call], has_cache=has_cache)
 
-    def _failure(self, calls: Sequence[Call], has_cache: bool) -> Exception | None:
+    def _failure(self, calls: Sequence[PassCall], has_cache: bool) -> Exception | None:
         """Runs the pass. The error comes without its frames, which would keep alive all tensors that the pass made."""
         try:
             self._pass(calls, has_cache)
@@ -125,7 +125,7 @@ class Denoiser:
             return error.with_traceback(None)
         return None
 
-    def _pass(self, calls: Sequence[Call], has_cache: bool) -> None:
+    def _pass(self, calls: Sequence[PassCall], has_cache: bool) -> None:
         first = calls[0]
         self._adapt(first.adapters)
         counts = [call.samples for call in calls]
@@ -142,14 +142,14 @@ class Denoiser:
         for call, part in zip(calls, parts, strict=True):
             call.answer = part
 
-    def _cache_context(self, call: Call) -> AbstractContextManager[None]:
+    def _cache_context(self, call: PassCall) -> AbstractContextManager[None]:
         if self._methods.cache_context is None:
             return nullcontext()
         name, arguments = call.cache_call
         return self._methods.cache_context(name, **arguments)
 
 
-def _is_wanted(call: Call) -> bool:
+def _is_wanted(call: PassCall) -> bool:
     try:
         call.check()
     except errors.ClusterError as error:

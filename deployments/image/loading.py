@@ -36,7 +36,7 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Launch:
+class LoadingLaunch:
     """What every stage of loading needs to know."""
 
     setup: Setup
@@ -76,7 +76,7 @@ def load(setup: Setup, fetch: Fetch) -> Loaded:
     dtype = dtype_for(number_format(options, setup.asked, setup.device != "cpu"), setup)
     checkpoint = checkpoint_in(setup.folder)
     folder = fetch(rest_of(checkpoint, setup.entry, setup.source)) if checkpoint else setup.folder
-    launch = Launch(setup, options, folder, Layout.of(folder), dtype, fetch, checkpoint)
+    launch = LoadingLaunch(setup, options, folder, Layout.of(folder), dtype, fetch, checkpoint)
     _refuse_impossible(launch)
     setup.report(0.2, "loading weights")
     parts = _parts(launch)
@@ -92,7 +92,7 @@ def load(setup: Setup, fetch: Fetch) -> Loaded:
 # ---------------------------------------------------------------------------------------- what cannot be done
 
 
-def _refuse_impossible(launch: Launch) -> None:
+def _refuse_impossible(launch: LoadingLaunch) -> None:
     """Before a byte of the weights is read."""
     options, layout, setup = launch.options, launch.layout, launch.setup
     layout.refuse_unknown("quantize_text_encoder", options.quantize_text_encoder)
@@ -110,7 +110,7 @@ def _refuse_impossible(launch: Launch) -> None:
     _refuse_cache(launch)
 
 
-def _refuse_packing(launch: Launch) -> None:
+def _refuse_packing(launch: LoadingLaunch) -> None:
     """diffusers packs what it reads from a folder only."""
     if launch.checkpoint is None:
         return
@@ -123,7 +123,7 @@ def _refuse_packing(launch: Launch) -> None:
         )
 
 
-def _refuse_pickles(launch: Launch) -> None:
+def _refuse_pickles(launch: LoadingLaunch) -> None:
     if launch.setup.allow_pickle:
         return
     if launch.options.allow_pickle:
@@ -140,7 +140,7 @@ def _refuse_pickles(launch: Launch) -> None:
         )
 
 
-def _refuse_cache(launch: Launch) -> None:
+def _refuse_cache(launch: LoadingLaunch) -> None:
     from diffusers import CacheMixin
 
     kind = class_of(launch.layout, launch.layout.denoiser)
@@ -162,7 +162,7 @@ def class_of(layout: Layout, slot: str) -> Any:
         raise errors.LoadFailed(f"{layout.pipeline} needs {name} of {library}, which is not installed.") from None
 
 
-def _parts(launch: Launch) -> dict[str, Any]:
+def _parts(launch: LoadingLaunch) -> dict[str, Any]:
     """The parts that are not loaded as they lie in the folder; None for those that are left out."""
     denoiser = launch.layout.denoiser
     parts: dict[str, Any] = dict.fromkeys(launch.options.dropped)
@@ -174,7 +174,7 @@ def _parts(launch: Launch) -> dict[str, Any]:
     return parts
 
 
-def _denoiser_file(launch: Launch) -> Path | None:
+def _denoiser_file(launch: LoadingLaunch) -> Path | None:
     """Where it is in a file of its own; one of another model is refused before it is read."""
     gguf = gguf_source(launch.setup.entry, launch.options, launch.setup.source.hub)
     if gguf is None:
@@ -185,7 +185,7 @@ def _denoiser_file(launch: Launch) -> Path | None:
     return file
 
 
-def _quantised(launch: Launch, slot: str, bits: str) -> Any:
+def _quantised(launch: LoadingLaunch, slot: str, bits: str) -> Any:
     kind = class_of(launch.layout, slot)
     with allowed_without_gpu(launch.device):
         part = kind.from_pretrained(
@@ -202,7 +202,7 @@ def _quantised(launch: Launch, slot: str, bits: str) -> Any:
 # ---------------------------------------------------------------------------------------------- pipeline
 
 
-def _pipeline(launch: Launch, parts: dict[str, Any]) -> Any:
+def _pipeline(launch: LoadingLaunch, parts: dict[str, Any]) -> Any:
     if launch.checkpoint is not None and is_whole(launch.checkpoint):
         kind = getattr(importlib.import_module("diffusers"), launch.layout.pipeline)
         pipe = whole_pipeline(kind, launch.checkpoint, launch.folder, launch.dtype, parts)
@@ -212,7 +212,7 @@ def _pipeline(launch: Launch, parts: dict[str, Any]) -> Any:
     return pipe
 
 
-def _from_folder(launch: Launch, parts: Mapping[str, Any]) -> Any:
+def _from_folder(launch: LoadingLaunch, parts: Mapping[str, Any]) -> Any:
     from diffusers import DiffusionPipeline
 
     spread = {"device_map": "balanced"} if launch.options.device_map == "balanced" and launch.device != "cpu" else {}
@@ -225,7 +225,7 @@ def _from_folder(launch: Launch, parts: Mapping[str, Any]) -> Any:
     return pipe
 
 
-def _outfitted(launch: Launch, pipe: Any) -> tuple[Any, dict[str, Any]]:
+def _outfitted(launch: LoadingLaunch, pipe: Any) -> tuple[Any, dict[str, Any]]:
     """With everything that comes from elsewhere, and what is to be told of it."""
     options, entry, hub = launch.options, launch.setup.entry, launch.setup.source.hub
     told: dict[str, Any] = {}
@@ -257,7 +257,7 @@ def _use_only(pipe: Any, names: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------- about
 
 
-def _about(launch: Launch, pipe: Any) -> dict[str, Any]:
+def _about(launch: LoadingLaunch, pipe: Any) -> dict[str, Any]:
     import torch
 
     modules = {slot: part for slot, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
@@ -276,7 +276,7 @@ QUANTIZE = (
 )
 
 
-def _part_about(launch: Launch, slot: str, part: Any) -> dict[str, Any]:
+def _part_about(launch: LoadingLaunch, slot: str, part: Any) -> dict[str, Any]:
     return {
         "class": type(part).__name__,
         "dtype": str(launch.dtype).removeprefix("torch."),
@@ -294,14 +294,14 @@ def bytes_of(part: Any) -> int:
     return int(packed + sum(tensor.nbytes for tensor in tensors.values()))
 
 
-def _home_of(launch: Launch, part: Any) -> str:
+def _home_of(launch: LoadingLaunch, part: Any) -> str:
     offload = launch.options.offload
     if offload is None or (offload != "model" and is_packed(part)):
         return ", ".join(sorted({tensor.device.type for tensor in part.parameters()}))
     return f"cpu ({offload} offload)"
 
 
-def _quantization_of(launch: Launch, slot: str) -> str:
+def _quantization_of(launch: LoadingLaunch, slot: str) -> str:
     if slot == launch.layout.denoiser:
         if launch.options.takes_gguf:
             return f"GGUF {launch.options.gguf_quantization or ''}".strip()

@@ -16,7 +16,7 @@ from deployments.image.layout import DENOISERS, INDEX, Layout
 from deployments.image.options import ImageOptions
 from deployments.image.plan import (
     Case,
-    Plan,
+    MemoryPlan,
     Weights,
     advice,
     number_format,
@@ -31,7 +31,7 @@ from deployments.image.sources import controlnet_source, gguf_source, lightning_
 
 
 @dataclass(frozen=True)
-class Launch:
+class PlannedLaunch:
     """What was asked for, and what of it is on this machine; the one that will load it may have more."""
 
     spec: LaunchSpec
@@ -58,7 +58,7 @@ def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, ro
     options = ImageOptions.model_validate({**entry.options, **spec.options})
     if source.hub == "local" and source.id.endswith(".safetensors"):
         source = source.model_copy(update={"id": str(Path(source.id).parent), "path": Path(source.id).name})
-    launch = Launch(spec, entry, source, settings, options, None, None)
+    launch = PlannedLaunch(spec, entry, source, settings, options, None, None)
     inventory = launch.here(source, allow_pickle=True)
     if inventory is not None:
         layout = Layout.told_by(inventory) if INDEX in inventory.files else None
@@ -70,7 +70,7 @@ def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, ro
     return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, told))
 
 
-def _shown(made: Plan, told: str) -> dict[str, Any]:
+def _shown(made: MemoryPlan, told: str) -> dict[str, Any]:
     return {
         "components": [
             {
@@ -93,7 +93,7 @@ def _shown(made: Plan, told: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ what cannot be loaded
 
 
-def _refuse(launch: Launch) -> None:
+def _refuse(launch: PlannedLaunch) -> None:
     """While there is somebody to read it; the worker looks again, at its own disk."""
     options, entry, hub = launch.options, launch.entry, launch.source.hub
     for option, path in paths_in(options):
@@ -113,7 +113,7 @@ def _refuse(launch: Launch) -> None:
 # ------------------------------------------------------------------------------------------------ what it weighs
 
 
-def _case(launch: Launch, room: Room) -> Case:
+def _case(launch: PlannedLaunch, room: Room) -> Case:
     entry, options = launch.entry, launch.options
     weights = weights_told(entry.facts)
     if launch.layout is not None and launch.inventory is not None:
@@ -136,7 +136,7 @@ def _case(launch: Launch, room: Room) -> Case:
     )
 
 
-def _gguf_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weights]:
+def _gguf_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> dict[str, Weights]:
     """Of the denoiser, when it comes from a GGUF file that is on this machine."""
     source = gguf_source(launch.entry, launch.options, launch.source.hub)
     file = launch.here(source) if source is not None else None
@@ -148,7 +148,7 @@ def _gguf_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weig
     return {slot: replace(weights.get(slot, Weights(kind, 0)), gguf_bytes=gguf_bytes(file))}
 
 
-def _controlnet_weights(launch: Launch, weights: dict[str, Weights]) -> dict[str, Weights]:
+def _controlnet_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> dict[str, Weights]:
     found = {}
     for name in launch.options.controlnet:
         inventory = launch.here(controlnet_source(launch.entry, name, launch.source.hub))

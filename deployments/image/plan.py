@@ -219,7 +219,7 @@ def number_format(options: ImageOptions, asked: Collection[str], on_gpu: bool) -
 
 
 @dataclass(frozen=True)
-class Row:
+class PlannedPart:
     slot: str
     kind: str
     dtype: str
@@ -262,8 +262,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Plan:
-    rows: tuple[Row, ...]
+class MemoryPlan:
+    rows: tuple[PlannedPart, ...]
     activation_bytes: int
     fixed_bytes: int
     #: Of the card, or of main memory where there is none.
@@ -274,7 +274,7 @@ class Plan:
         return int(self.peak_bytes * MARGIN)
 
 
-def plan(case: Case) -> Plan:
+def plan(case: Case) -> MemoryPlan:
     rows = tuple(_rows(case))
     decoded = min(case.pixels, case.sizes.tile**2) if case.options.vae_tiling else case.pixels
     decoding = int(DECODER_BYTES_PER_PIXEL * case.sizes.decoder * case.item_bytes * decoded)
@@ -287,15 +287,15 @@ def plan(case: Case) -> Plan:
             size + (decoding if slot == "vae" else denoising if slot == case.denoiser else 0)
             for slot, size in _at_once(case, rows)
         )
-    return Plan(rows, max(decoding, denoising), fixed, peak + fixed)
+    return MemoryPlan(rows, max(decoding, denoising), fixed, peak + fixed)
 
 
-def _rows(case: Case) -> Iterator[Row]:
+def _rows(case: Case) -> Iterator[PlannedPart]:
     for slot, weights in case.weights.items():
         if slot not in case.options.dropped:
             quantization = quantization_of(case, slot)
             size = weights.bytes(case.item_bytes, quantization)
-            yield Row(slot, weights.kind, case.dtype, quantization, size, _home_of(case, quantization))
+            yield PlannedPart(slot, weights.kind, case.dtype, quantization, size, _home_of(case, quantization))
 
 
 def quantization_of(case: Case, slot: str) -> str:
@@ -325,7 +325,7 @@ def _home_of(case: Case, quantization: str) -> str:
     return "card"
 
 
-def _at_once(case: Case, rows: Iterable[Row]) -> Iterator[tuple[str, int]]:
+def _at_once(case: Case, rows: Iterable[PlannedPart]) -> Iterator[tuple[str, int]]:
     """What is on the card together with the part that runs, for each that may run."""
     rows = tuple(rows)
     stays = sum(row.bytes for row in rows if row.lives_on == "card")
@@ -387,7 +387,7 @@ def fitting(case: Case, room_bytes: int) -> tuple[str, int] | None:
     return None
 
 
-def advice(case: Case, made: Plan, room_bytes: int) -> str:
+def advice(case: Case, made: MemoryPlan, room_bytes: int) -> str:
     """Whether it fits, in one sentence."""
     where = "the card" if case.on_gpu else "main memory"
     needs = f"{case.name} needs {gigabytes(made.peak_bytes)}"

@@ -17,13 +17,13 @@ SIDE = 256
 QUALITY = 80
 
 
-class Previews:
+class PreviewMap:
     def __init__(self, weights: Any, bias: Any) -> None:
         self._weights = weights
         self._bias = bias
 
     @classmethod
-    def of(cls, pipe: Any) -> Previews | None:
+    def of(cls, pipe: Any) -> PreviewMap | None:
         """None for models whose latents cannot be looked at this way."""
         vae = getattr(pipe, "vae", None)
         if vae is None or not hasattr(vae, "encode"):

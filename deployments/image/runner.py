@@ -19,7 +19,7 @@ from deployments.image.denoiser_queue import DenoiserCall, DenoiserQueue, Denois
 from deployments.image.encodings import Encodings
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import adapting
-from deployments.image.previews import Previews
+from deployments.image.previews import PreviewMap
 from deployments.image.replacements import Forward, share_prompt_encoders, share_vae
 from deployments.image.requests import DrawnPicture
 from deployments.image.resolved_drawing import ResolvedDrawing
@@ -83,7 +83,7 @@ class Runner:
             self.module, Saturation(most_samples), compute, adapt=adapt, most_samples=most_samples
         )
         self.encodings = Encodings()
-        self.previews = compute.run(Previews.of, pipe)
+        self.previews = compute.run(PreviewMap.of, pipe)
         self.cost = Cost(1, (0.0, 1.0))
         self._about = about
         self._caches = caches

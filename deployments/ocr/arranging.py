@@ -22,7 +22,7 @@ PARAGRAPH_PITCH = 1.4
 PARAGRAPH_SIZE = 1.35
 
 
-class Piece(NamedTuple):
+class TextBox(NamedTuple):
     """A box with text in it; `number` is the caller's."""
 
     number: int
@@ -45,10 +45,10 @@ class Piece(NamedTuple):
 
 
 #: Pieces side by side, from left to right.
-Row = list[Piece]
+Row = list[TextBox]
 
 
-def paragraphs(pieces: Sequence[Piece]) -> list[list[Row]]:
+def paragraphs(pieces: Sequence[TextBox]) -> list[list[Row]]:
     """Rows of pieces, a list to each paragraph, in the order in which they are read."""
     return [paragraph for column in columns(pieces) for paragraph in _paragraphs(rows(column))]
 
@@ -56,13 +56,13 @@ def paragraphs(pieces: Sequence[Piece]) -> list[list[Row]]:
 # ------------------------------------------------------------------------------------------------ columns
 
 
-def columns(pieces: Sequence[Piece]) -> list[list[Piece]]:
+def columns(pieces: Sequence[TextBox]) -> list[list[TextBox]]:
     """What is read from top to bottom without looking aside."""
     gutter = _best_gutter(pieces)
     if gutter is None:
         return [list(pieces)]
-    found: list[list[Piece]] = []
-    plain: list[Piece] = []
+    found: list[list[TextBox]] = []
+    plain: list[TextBox] = []
     for part in _between_crossings(pieces, gutter):
         sides = _sides(part, gutter)
         if not _are_columns(sides):
@@ -75,7 +75,7 @@ def columns(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return found + (columns(plain) if plain else [])
 
 
-def _best_gutter(pieces: Sequence[Piece]) -> float | None:
+def _best_gutter(pieces: Sequence[TextBox]) -> float | None:
     """Where to cut from top to bottom so that most of the page becomes columns."""
     lefts = sorted(piece.left for piece in pieces)
     if len(lefts) < 2 * COLUMN_LINES:
@@ -92,9 +92,9 @@ def _best_gutter(pieces: Sequence[Piece]) -> float | None:
     return best
 
 
-def _between_crossings(pieces: Sequence[Piece], gutter: float) -> list[list[Piece]]:
+def _between_crossings(pieces: Sequence[TextBox], gutter: float) -> list[list[TextBox]]:
     """Runs of pieces from the top down, parted by those that stand on the gutter, which are runs of their own."""
-    parts: list[list[Piece]] = []
+    parts: list[list[TextBox]] = []
     was_crossing = None
     for piece in sorted(pieces, key=lambda piece: piece.middle):
         crosses = piece.left < gutter < piece.right
@@ -105,16 +105,16 @@ def _between_crossings(pieces: Sequence[Piece], gutter: float) -> list[list[Piec
     return parts
 
 
-def _sides(part: Sequence[Piece], gutter: float) -> tuple[list[Piece], list[Piece]]:
+def _sides(part: Sequence[TextBox], gutter: float) -> tuple[list[TextBox], list[TextBox]]:
     left = [piece for piece in part if piece.right <= gutter]
     return left, [piece for piece in part if piece.right > gutter]
 
 
-def _are_columns(sides: tuple[list[Piece], list[Piece]]) -> bool:
+def _are_columns(sides: tuple[list[TextBox], list[TextBox]]) -> bool:
     return all(map(_is_column, sides)) and _overlap(*sides) > 0
 
 
-def _is_column(side: Sequence[Piece]) -> bool:
+def _is_column(side: Sequence[TextBox]) -> bool:
     if len(side) < COLUMN_LINES:
         return False
     extent = max(piece.right for piece in side) - min(piece.left for piece in side)
@@ -124,7 +124,7 @@ def _is_column(side: Sequence[Piece]) -> bool:
     return usual >= COLUMN_HEIGHTS * median(piece.height for piece in side) and in_rows >= COLUMN_FILL * extent
 
 
-def _overlap(one: Sequence[Piece], other: Sequence[Piece]) -> float:
+def _overlap(one: Sequence[TextBox], other: Sequence[TextBox]) -> float:
     top = max(min(piece.top for piece in side) for side in (one, other))
     bottom = min(max(piece.bottom for piece in side) for side in (one, other))
     return bottom - top
@@ -133,7 +133,7 @@ def _overlap(one: Sequence[Piece], other: Sequence[Piece]) -> float:
 # --------------------------------------------------------------------------------------- rows, paragraphs
 
 
-def rows(pieces: Sequence[Piece]) -> list[Row]:
+def rows(pieces: Sequence[TextBox]) -> list[Row]:
     found: list[Row] = []
     for piece in sorted(pieces, key=lambda piece: piece.middle):
         row = found[-1] if found else None
@@ -144,7 +144,7 @@ def rows(pieces: Sequence[Piece]) -> list[Row]:
     return [sorted(row, key=lambda piece: piece.left) for row in found]
 
 
-def _shared_height(row: Row, piece: Piece) -> float:
+def _shared_height(row: Row, piece: TextBox) -> float:
     """With the piece nearest to it of those in the row, as a share of the lower one."""
     near = min(row, key=lambda other: max(other.left - piece.right, piece.left - other.right))
     if min(near.right, piece.right) - max(near.left, piece.left) > 0.5 * min(near.width, piece.width):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster import errors
-from deployments.ocr.pictures import Sheet, opened
+from deployments.ocr.pictures import PageImage, opened
 from deployments.ocr.requests import Reading
 
 #: A picture of nothing, 64 x 32.
@@ -18,7 +18,7 @@ BLANK_PAGE = base64.b64decode(
 )
 
 
-def sheet_in(items: Sequence[Any], most_pixels: int) -> Sheet:
+def sheet_in(items: Sequence[Any], most_pixels: int) -> PageImage:
     if len(items) != 1 or not isinstance(items[0], (bytes, bytearray)):
         raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", "image")
     return opened(bytes(items[0]), most_pixels)

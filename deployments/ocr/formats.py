@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
-from deployments.ocr.page import Block, Box, Line, Page, Word
+from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word
 from deployments.ocr.requests import USUAL_FEATURES
 
 #: What a table that a model wrote may have in it; anything else of it is text.
@@ -21,15 +21,15 @@ TSV_COLUMNS = (
 )  # fmt: skip
 
 
-def text(pages: Sequence[Page]) -> str:
+def text(pages: Sequence[RecognisedPage]) -> str:
     return "\n\n".join(page.text for page in pages if page.text)
 
 
-def markdown(pages: Sequence[Page]) -> str:
+def markdown(pages: Sequence[RecognisedPage]) -> str:
     return "\n\n".join(page.markdown for page in pages if page.markdown)
 
 
-def as_dict(pages: Sequence[Page], features: Collection[str] = USUAL_FEATURES) -> dict[str, Any]:
+def as_dict(pages: Sequence[RecognisedPage], features: Collection[str] = USUAL_FEATURES) -> dict[str, Any]:
     return {
         "pages": [page.to_dict(features) for page in pages],
         "markdown": markdown(pages),
@@ -38,7 +38,7 @@ def as_dict(pages: Sequence[Page], features: Collection[str] = USUAL_FEATURES) -
     }
 
 
-def usage(pages: Sequence[Page]) -> dict[str, int]:
+def usage(pages: Sequence[RecognisedPage]) -> dict[str, int]:
     return {
         name: sum(getattr(page.usage, name) for page in pages) for name in ("pages", "prompt_tokens", "output_tokens")
     }
@@ -47,13 +47,13 @@ def usage(pages: Sequence[Page]) -> dict[str, int]:
 # --------------------------------------------------------------------------------------------------- HTML
 
 
-def html(pages: Sequence[Page]) -> str:
+def html(pages: Sequence[RecognisedPage]) -> str:
     body = "\n".join(_section(page) for page in pages)
     head = '<!DOCTYPE html>\n<html>\n<head><meta charset="utf-8"><title>OCR</title></head>'
     return f"{head}\n<body>\n{body}\n</body>\n</html>\n"
 
 
-def _section(page: Page) -> str:
+def _section(page: RecognisedPage) -> str:
     parts = [_html_of(block) for block in page.blocks]
     if page.error is not None:
         parts.append(f'<p class="error">{_escaped(page.error)}</p>')
@@ -107,7 +107,7 @@ class _Kept(HTMLParser):
 # --------------------------------------------------------------------------------------------------- hOCR
 
 
-def hocr(pages: Sequence[Page]) -> str:
+def hocr(pages: Sequence[RecognisedPage]) -> str:
     body = "\n".join(_hocr_page(page) for page in pages)
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -120,7 +120,7 @@ def hocr(pages: Sequence[Page]) -> str:
     )
 
 
-def _hocr_page(page: Page) -> str:
+def _hocr_page(page: RecognisedPage) -> str:
     n = page.number
     parts = [f"<div class='ocr_page' id='page_{n}' title='bbox 0 0 {page.width} {page.height}; ppageno {n - 1}'>"]
     for b, block in enumerate(page.blocks, 1):
@@ -151,7 +151,7 @@ def _hocr_box(box: Box) -> str:
 # ---------------------------------------------------------------------------------------------------- TSV
 
 
-def tsv(pages: Sequence[Page]) -> str:
+def tsv(pages: Sequence[RecognisedPage]) -> str:
     """The columns of tesseract's, which other programs read: levels are page, block, paragraph, line and word."""
     rows: list[tuple[Any, ...]] = [TSV_COLUMNS]
     for page in pages:
@@ -159,7 +159,7 @@ def tsv(pages: Sequence[Page]) -> str:
     return "".join("\t".join(map(str, row)) + "\n" for row in rows)
 
 
-def _tsv_rows(page: Page) -> Iterator[tuple[Any, ...]]:
+def _tsv_rows(page: RecognisedPage) -> Iterator[tuple[Any, ...]]:
     n = page.number
     yield (1, n, 0, 0, 0, 0, *_place(_whole(page)), -1, "")
     for b, block in enumerate(page.blocks, 1):
@@ -178,7 +178,7 @@ def _words(line: Line) -> tuple[Word, ...]:
     return line.words or (Word(line.text, line.bbox, line.polygon, line.score),)
 
 
-def _whole(page: Page) -> Box:
+def _whole(page: RecognisedPage) -> Box:
     return 0, 0, page.width, page.height
 
 
@@ -201,7 +201,7 @@ def _escaped(text: str) -> str:
 
 
 #: What can be written of pages as a string, by the name that a request gives.
-WRITERS: Mapping[str, Callable[[Sequence[Page]], str]] = {
+WRITERS: Mapping[str, Callable[[Sequence[RecognisedPage]], str]] = {
     "text": text,
     "markdown": markdown,
     "html": html,

@@ -57,7 +57,7 @@ class Usage(NamedTuple):
     output_tokens: int = 0
 
 
-class Page(NamedTuple):
+class RecognisedPage(NamedTuple):
     width: int
     height: int
     blocks: tuple[Block, ...] = ()
@@ -101,16 +101,16 @@ class Page(NamedTuple):
         return told
 
 
-def page_of(width: int, height: int, blocks: Sequence[Block], **more: Any) -> Page:
+def page_of(width: int, height: int, blocks: Sequence[Block], **more: Any) -> RecognisedPage:
     """A page whose text and markdown are those of its blocks."""
     text = "\n\n".join(block.text for block in blocks if block.text)
     markdown = "\n\n".join(filter(None, map(markdown_of, blocks)))
-    return Page(width, height, tuple(blocks), text, markdown, **more)
+    return RecognisedPage(width, height, tuple(blocks), text, markdown, **more)
 
 
-def unread(number: int, error: str, width: int = 0, height: int = 0) -> Page:
+def unread(number: int, error: str, width: int = 0, height: int = 0) -> RecognisedPage:
     """A page that could not be read, in a document whose others could."""
-    return Page(width, height, number=number, error=error)
+    return RecognisedPage(width, height, number=number, error=error)
 
 
 def markdown_of(block: Block) -> str:

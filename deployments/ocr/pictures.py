@@ -9,7 +9,7 @@ from cluster import errors
 from deployments.ocr.requests import MOST_SIDE
 
 
-class Sheet(NamedTuple):
+class PageImage(NamedTuple):
     """A page to read."""
 
     #: Rows of pixels in three colours, on white where it was transparent.
@@ -22,7 +22,7 @@ class Sheet(NamedTuple):
         return int(width), int(height)
 
 
-def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
+def opened(data: bytes, most_pixels: int, param: str = "image") -> PageImage:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
@@ -32,7 +32,7 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
         _refuse_large(image.width, image.height, most_pixels, param)
         image.load()
         dpi = _dpi(image.info)
-        return Sheet(_on_white(ImageOps.exif_transpose(image)), dpi)
+        return PageImage(_on_white(ImageOps.exif_transpose(image)), dpi)
     except Image.DecompressionBombError as error:
         raise errors.BadRequest(
             f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", param
@@ -41,7 +41,7 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> Sheet:
         raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
 
 
-def cut_out(sheet: Sheet, box: tuple[float, float, float, float]) -> bytes | None:
+def cut_out(sheet: PageImage, box: tuple[float, float, float, float]) -> bytes | None:
     """That part of the page as PNG; None of one that has no extent."""
     width, height = sheet.size
     left, top, right, bottom = box

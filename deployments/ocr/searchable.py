@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from deployments.ocr.page import Block, Box, Page, Polygon, bounds, rectangle
+from deployments.ocr.page import Block, Box, Polygon, RecognisedPage, bounds, rectangle
 
 POINTS = 72
 #: Of pages that do not say how large they are.
@@ -34,7 +34,7 @@ CATALOG, PAGES, FONT, GLYPHS, DESCRIPTOR, FONT_FILE, MEANINGS, TO_GLYPHS = range
 IN_TABLE = 100
 
 
-class Piece(NamedTuple):
+class PlacedText(NamedTuple):
     """A word, or a line that has none, and where it stands."""
 
     text: str
@@ -52,7 +52,7 @@ class SearchablePdf:
         self._codes: dict[str, int] = {" ": 1}
         file.write(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n")
 
-    def add(self, picture: bytes, page: Page) -> None:
+    def add(self, picture: bytes, page: RecognisedPage) -> None:
         """For threads: the picture may have to be packed anew."""
         width, height, image = _embedded(picture)
         scale = POINTS / (page.dpi or USUAL_DPI)
@@ -85,14 +85,14 @@ class SearchablePdf:
 
     # ------------------------------------------------------------------------------------------- the text
 
-    def _text(self, page: Page, x_scale: float, y_scale: float, height: float) -> str:
+    def _text(self, page: RecognisedPage, x_scale: float, y_scale: float, height: float) -> str:
         shown = ["BT 3 Tr"]
         for piece in _pieces(page):
             polygon = piece.polygon if len(piece.polygon) == 4 else rectangle(bounds(piece.polygon))
             shown += self._set(piece, [(x * x_scale, height - y * y_scale) for x, y in polygon])
         return "\n".join((*shown, "ET"))
 
-    def _set(self, piece: Piece, corners: Sequence[tuple[float, float]]) -> list[str]:
+    def _set(self, piece: PlacedText, corners: Sequence[tuple[float, float]]) -> list[str]:
         """One piece at its place, as wide as that is; nothing where there is no place."""
         (x0, y0), _, (x2, y2), (x3, y3) = corners
         width, size = math.hypot(x2 - x3, y2 - y3), math.hypot(x0 - x3, y0 - y3)
@@ -151,7 +151,7 @@ class SearchablePdf:
         self._file.write(b"\nendstream\nendobj\n")
 
 
-def searchable(pictures: Iterable[tuple[bytes, Page]]) -> bytes:
+def searchable(pictures: Iterable[tuple[bytes, RecognisedPage]]) -> bytes:
     """The whole file at once, for few pages."""
     target = io.BytesIO()
     document = SearchablePdf(target)
@@ -164,7 +164,7 @@ def searchable(pictures: Iterable[tuple[bytes, Page]]) -> bytes:
 # --------------------------------------------------------------------------------------------------- what stands where
 
 
-def _pieces(page: Page) -> Iterator[Piece]:
+def _pieces(page: RecognisedPage) -> Iterator[PlacedText]:
     unplaced: list[str] = []
     for block in page.blocks:
         if block.lines:
@@ -178,22 +178,22 @@ def _pieces(page: Page) -> Iterator[Piece]:
     yield from _spread(lines, (0, 0, page.width, page.height * min(1.0, len(lines) / USUAL_LINES)))
 
 
-def _of_lines(block: Block) -> Iterator[Piece]:
+def _of_lines(block: Block) -> Iterator[PlacedText]:
     for line in block.lines:
         rest = line.text
         for word in line.words:
             _, _, rest = rest.partition(word.text)
-            yield Piece(word.text, word.polygon, not rest or rest[:1].isspace())
+            yield PlacedText(word.text, word.polygon, not rest or rest[:1].isspace())
         if not line.words:
-            yield Piece(line.text, line.polygon, True)
+            yield PlacedText(line.text, line.polygon, True)
 
 
-def _spread(lines: Sequence[str], box: Box) -> Iterator[Piece]:
+def _spread(lines: Sequence[str], box: Box) -> Iterator[PlacedText]:
     left, top, right, bottom = box
     step = (bottom - top) / max(len(lines), 1)
     for index, text in enumerate(lines):
         if text.strip():
-            yield Piece(
+            yield PlacedText(
                 text.strip(), rectangle((left, top + index * step, right, top + index * step + step * 0.9)), True
             )
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster import environment, errors
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
-from deployments.ocr.page import Block, Box, Line, Page, Word, bounds, page_of, rectangle
-from deployments.ocr.pictures import Sheet
+from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word, bounds, page_of, rectangle
+from deployments.ocr.pictures import PageImage
 from deployments.ocr.requests import LANGUAGES, Reading
 
 PROGRAM = "tesseract"
@@ -60,7 +60,7 @@ class Tesseract(Stepped):
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
+    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
         sheet, reading = value
         course.tell(0.1, "reading")
         table = self._table(sheet, reading, course)
@@ -71,7 +71,7 @@ class Tesseract(Stepped):
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
 
-    def _table(self, sheet: Sheet, reading: Reading, course: Progress) -> list[Cell]:
+    def _table(self, sheet: PageImage, reading: Reading, course: Progress) -> list[Cell]:
         chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})
         layout = ANY_DIRECTION if reading.turn and "osd" in self._data else ANY_LAYOUT
         with NamedTemporaryFile(suffix=".png") as file:
@@ -108,7 +108,7 @@ def _box(cell: Cell) -> Box:
     return left, top, left + width, top + height
 
 
-def _as_png(sheet: Sheet) -> bytes:
+def _as_png(sheet: PageImage) -> bytes:
     target = io.BytesIO()
     sheet.image.save(target, "PNG", compress_level=1, **({"dpi": (sheet.dpi, sheet.dpi)} if sheet.dpi else {}))
     return target.getvalue()

@@ -13,9 +13,9 @@ from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.device import dtype_for
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.documents.kinds import Kind, kind_in
-from deployments.ocr.documents.writing import Limits, Order, Writer, Written
-from deployments.ocr.page import Block, Page, Usage, page_of
-from deployments.ocr.pictures import Sheet, cut_out
+from deployments.ocr.documents.writing import PageToWrite, Writer, WritingLimits, Written
+from deployments.ocr.page import Block, RecognisedPage, Usage, page_of
+from deployments.ocr.pictures import PageImage, cut_out
 from deployments.ocr.requests import MOST_TOKENS, Reading
 from deployments.ocr.sharing import Sharing
 
@@ -83,7 +83,7 @@ class Documents(Stepped):
         sheet = sheet_in(items, self._options.max_pixels)
         return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
+    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
         sheet, reading = value
         course.check()
         (written,) = self._sharing.answers([self._order(sheet, reading, course)], course)
@@ -97,17 +97,17 @@ class Documents(Stepped):
 
         torch.set_num_threads(threads)
 
-    def _order(self, sheet: Sheet, reading: Reading, course: Progress) -> Order:
-        limits = Limits(
+    def _order(self, sheet: PageImage, reading: Reading, course: Progress) -> PageToWrite:
+        limits = WritingLimits(
             reading.task,
             reading.max_new_tokens or min(self._kind.max_new_tokens, self._options.max_new_tokens),
             reading.temperature or 0.0,
             reading.no_repeat_ngram_size or 0,
         )
         prompt = reading.prompt or self._kind.prompts[reading.task] or self._start
-        return Order(sheet.image, prompt, limits, reading.max_length, course)
+        return PageToWrite(sheet.image, prompt, limits, reading.max_length, course)
 
-    def _page(self, sheet: Sheet, reading: Reading, written: Written) -> Page:
+    def _page(self, sheet: PageImage, reading: Reading, written: Written) -> RecognisedPage:
         width, height = sheet.size
         blocks = self._kind.answer_to(reading.task)(written.text, width, height)
         if "figures" in reading.features:
@@ -123,7 +123,7 @@ class Documents(Stepped):
         )
 
 
-def _with_picture(block: Block, sheet: Sheet) -> Block:
+def _with_picture(block: Block, sheet: PageImage) -> Block:
     """Of what is drawn, and not written, also how it looks."""
     if block.type not in ("figure", "chart") or block.bbox is None:
         return block

@@ -15,7 +15,7 @@ from deployments.ocr.documents.kinds import Kind
 log = logging.getLogger("cluster.worker.worker")
 
 
-class Limits(NamedTuple):
+class WritingLimits(NamedTuple):
     """What pages must have in common to be written together."""
 
     task: str
@@ -25,12 +25,12 @@ class Limits(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class PageToWrite:
     """One page to write down."""
 
     image: Any
     prompt: str
-    limits: Limits
+    limits: WritingLimits
     #: Of the prompt and what is written together; None for no other limit.
     max_length: int | None
     course: Progress
@@ -48,7 +48,7 @@ class Written(NamedTuple):
 class _Row:
     """How far one page of a batch is."""
 
-    order: Order
+    order: PageToWrite
     tokens: list[int] = field(default_factory=list)
     error: errors.ClusterError | None = None
     #: Where it began to repeat itself.
@@ -73,7 +73,7 @@ class Writer:
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def write(self, orders: Sequence[Order]) -> list[Written | Exception]:
+    def write(self, orders: Sequence[PageToWrite]) -> list[Written | Exception]:
         """Several that fail together are tried one by one: each is told only of its own fault."""
         try:
             return self._written(orders)
@@ -83,7 +83,7 @@ class Writer:
             log.warning("%d pages could not be written together, each is tried alone: %s", len(orders), error)
             return [one for order in orders for one in self.write([order])]
 
-    def _written(self, orders: Sequence[Order]) -> list[Written | Exception]:
+    def _written(self, orders: Sequence[PageToWrite]) -> list[Written | Exception]:
         import torch
 
         inputs = self._inputs(orders).to(self._model.device, dtype=self._model.dtype)
@@ -113,7 +113,7 @@ class Writer:
             return [self._written_start(inputs)] * count
         return [int(length) for length in mask.sum(dim=1)]
 
-    def _inputs(self, orders: Sequence[Order]) -> Any:
+    def _inputs(self, orders: Sequence[PageToWrite]) -> Any:
         images = [order.image for order in orders]
         kind, task = self._kind, orders[0].limits.task
         if kind.style == "start":
@@ -126,7 +126,7 @@ class Writer:
         texts = [self._chat(order) for order in orders]
         return self._processor(images=[[image] for image in images], text=texts, padding=True, **arguments)
 
-    def _chat(self, order: Order) -> str:
+    def _chat(self, order: PageToWrite) -> str:
         content: list[dict[str, Any]] = [{"type": "image"}]
         if order.prompt:
             content.append({"type": "text", "text": order.prompt})
@@ -144,7 +144,7 @@ class Writer:
             inputs["decoder_input_ids"] = words["input_ids"]
         return BatchFeature(inputs)
 
-    def _settings(self, limits: Limits) -> dict[str, Any]:
+    def _settings(self, limits: WritingLimits) -> dict[str, Any]:
         settings: dict[str, Any] = {"max_new_tokens": limits.max_new_tokens, "do_sample": limits.temperature > 0}
         if limits.temperature > 0:
             settings["temperature"] = limits.temperature

@@ -23,7 +23,7 @@ from deployments.ocr.http.body import OcrFields, nameless
 from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.http.ocr import Ocr, OcrOrder
 from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
-from deployments.ocr.page import Page
+from deployments.ocr.page import RecognisedPage
 from deployments.ocr.requests import Reading
 
 END = b"data: [DONE]\n\n"
@@ -134,11 +134,11 @@ async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, l
     return "\n".join(filter(None, words)), files
 
 
-def _why_it_ended(pages: Sequence[Page]) -> str:
+def _why_it_ended(pages: Sequence[RecognisedPage]) -> str:
     return "length" if any(page.truncated or page.repetition for page in pages) else "stop"
 
 
-def _usage(pages: Sequence[Page]) -> dict[str, int]:
+def _usage(pages: Sequence[RecognisedPage]) -> dict[str, int]:
     used = formats.usage(pages)
     prompt, completion = used["prompt_tokens"], used["output_tokens"]
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -20,7 +20,7 @@ from deployments.ocr.http.body import OcrFields, Pages
 from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.http.ocr import Ocr
 from deployments.ocr.http.pages import every
-from deployments.ocr.page import Block, Page
+from deployments.ocr.page import Block, RecognisedPage
 from deployments.ocr.requests import USUAL_FEATURES, Reading
 
 #: Of pictures on a page, which are cut out as such.
@@ -77,7 +77,7 @@ def _from_one(pages: Any) -> Any:
     return pages if pages is None else pages + 1
 
 
-def _page(page: Page, body: MistralBody) -> dict[str, Any]:
+def _page(page: RecognisedPage, body: MistralBody) -> dict[str, Any]:
     row: dict[str, Any] = {
         "index": page.number - 1,
         "markdown": page.markdown,
@@ -87,7 +87,7 @@ def _page(page: Page, body: MistralBody) -> dict[str, Any]:
     return row if page.error is None else {**row, "error": page.error}
 
 
-def _images(page: Page, body: MistralBody) -> Iterator[dict[str, Any]]:
+def _images(page: RecognisedPage, body: MistralBody) -> Iterator[dict[str, Any]]:
     blocks = [block for block in page.blocks if block.type in PICTURES and _is_large(block, body.image_min_size or 0)]
     for index, block in enumerate(blocks[: body.image_limit]):
         assert block.bbox is not None

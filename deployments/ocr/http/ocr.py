@@ -26,7 +26,7 @@ from deployments.ocr import formats
 from deployments.ocr.http.body import OcrBody, OcrFields
 from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
 from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
-from deployments.ocr.page import Page
+from deployments.ocr.page import RecognisedPage
 from deployments.ocr.requests import Reading
 from deployments.ocr.searchable import SearchablePdf, searchable
 
@@ -54,12 +54,12 @@ class OcrOrder:
     document: Document
     numbers: Sequence[int]
 
-    def told(self, page: Page) -> dict[str, Any]:
+    def told(self, page: RecognisedPage) -> dict[str, Any]:
         """A page as JSON, with the file it is in."""
         name, number = self.document.file_of(page.number)
         return {**page.to_dict(self.reading.features), "file": name, "file_page": number}
 
-    def written(self, pages: Sequence[Page]) -> Any:
+    def written(self, pages: Sequence[RecognisedPage]) -> Any:
         """All of a document in the format that was asked for; not as PDF, which takes the pictures as well."""
         if self.ask.output_format != "json":
             return formats.WRITERS[self.ask.output_format](pages)
@@ -142,7 +142,7 @@ class Ocr:
             async for read in pages:
                 if read.sheet is not None:
                     await asyncio.to_thread(pdf.add, read.sheet.data, read.page)
-                results.append(read._replace(page=Page(0, 0), sheet=None))
+                results.append(read._replace(page=RecognisedPage(0, 0), sheet=None))
         refuse_unread(results)
         await asyncio.to_thread(pdf.close)
         return file

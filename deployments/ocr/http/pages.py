@@ -15,7 +15,7 @@ from cluster.routes import ModelRoutes
 from cluster.versioned import Versioned
 from deployments.ingress.dialects import Services
 from deployments.ocr.http.documents import Document, PageImage
-from deployments.ocr.page import Page, unread
+from deployments.ocr.page import RecognisedPage, unread
 from deployments.ocr.requests import Reading
 
 #: What a worker is given at once: pages that it reads, and pages that are drawn meanwhile.
@@ -27,7 +27,7 @@ OF_ONE_PAGE = (errors.BadRequest, errors.TooLarge, errors.InferenceFailed, error
 
 
 class PageResult(NamedTuple):
-    page: Page
+    page: RecognisedPage
     #: What was read; None where it could not be drawn.
     sheet: PageImage | None
     #: Why it was not read.

@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
-from deployments.ocr.page import Page
-from deployments.ocr.pictures import Sheet
+from deployments.ocr.page import RecognisedPage
+from deployments.ocr.pictures import PageImage
 from deployments.ocr.ppocr.nets import Nets
 from deployments.ocr.ppocr.onnx_nets import OnnxNets
-from deployments.ocr.ppocr.reader import Reader
+from deployments.ocr.ppocr.reader import PageReader
 from deployments.ocr.ppocr.torch_nets import TorchNets
 from deployments.ocr.requests import Reading
 
@@ -51,7 +51,7 @@ class PpOcr(Stepped):
         self._most_pixels = options.max_pixels
         setup.report(0.2)
         nets = _nets(setup)
-        self._reader = Reader(nets)
+        self._reader = PageReader(nets)
         self.example = Example([drawn_page()], {}, "ocr")
         pages = PAGES_ON_A_CARD if setup.device != "cpu" else max(LEAST_PAGES, PAGES_PER_CORE * setup.threads)
         self.pace = BatchHints(parallel=pages)
@@ -69,7 +69,7 @@ class PpOcr(Stepped):
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[Sheet, Reading], course: Progress) -> Page:
+    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
         sheet, reading = value
         return self._reader.read(sheet, reading, course)
 

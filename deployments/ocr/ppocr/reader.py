@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.worker.family import Progress
-from deployments.ocr.arranging import Piece, Row, paragraphs
-from deployments.ocr.page import Block, Line, Page, Word, bounds, page_of
-from deployments.ocr.pictures import Sheet
+from deployments.ocr.arranging import Row, TextBox, paragraphs
+from deployments.ocr.page import Block, Line, RecognisedPage, Word, bounds, page_of
+from deployments.ocr.pictures import PageImage
 from deployments.ocr.ppocr import direction, finding, letters, strips
 from deployments.ocr.ppocr.finding import Floats, Found, Pixels
 from deployments.ocr.ppocr.letters import Letter
@@ -33,7 +33,7 @@ TITLE = 1.5
 TITLE_ROWS = 2
 
 
-class Read(NamedTuple):
+class ReadLine(NamedTuple):
     """A line that was read: its corners in the page's pixels, in reading direction."""
 
     corners: Floats
@@ -44,7 +44,7 @@ class Read(NamedTuple):
         return letters.score_of(self.line)
 
 
-class Reader:
+class PageReader:
     """The nets, shared by all pages under way."""
 
     def __init__(self, nets: Nets) -> None:
@@ -58,7 +58,7 @@ class Reader:
         for sharing in (self._detecting, self._turning, self._reading):
             sharing.set_threads(threads)
 
-    def read(self, sheet: Sheet, reading: Reading, course: Progress) -> Page:
+    def read(self, sheet: PageImage, reading: Reading, course: Progress) -> RecognisedPage:
         pixels: Pixels = np.ascontiguousarray(np.asarray(sheet.image)[:, :, ::-1])
         course.tell(0.05, "finding text")
         found = self._find(pixels, course)
@@ -89,7 +89,7 @@ class Reader:
 
     def _read(
         self, pixels: Pixels, found: Sequence[Floats], reading: Reading, course: Progress
-    ) -> tuple[list[Read], float]:
+    ) -> tuple[list[ReadLine], float]:
         """All lines, and by how many degrees the page is turned clockwise."""
         slope = direction.page_slope(found)
         standing = [direction.turned_to(corners, slope) for corners in found]
@@ -114,16 +114,16 @@ class Reader:
         turned = self._texts(strips.upside_down(cuts), strips.NARROW, course)
         return sum(map(letters.score_of, turned)) > sum(map(letters.score_of, upright))
 
-    def _lines(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[Read]:
+    def _lines(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[ReadLine]:
         cuts = [strips.cut_out(pixels, corners) for corners in found]
         texts = self._texts(cuts, strips.NARROW, course)
         unsure = [place for place, (cut, line) in enumerate(zip(cuts, texts, strict=True)) if _is_unsure(cut, line)]
         again = self._texts([cuts[place] for place in unsure], strips.FULL, course)
         for place, line in zip(unsure, again, strict=True):
             texts[place] = max(texts[place], line, key=letters.weakest)
-        return [Read(corners, line) for corners, line in zip(found, texts, strict=True)]
+        return [ReadLine(corners, line) for corners, line in zip(found, texts, strict=True)]
 
-    def _labels(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[Read]:
+    def _labels(self, pixels: Pixels, found: Sequence[Floats], course: Progress) -> list[ReadLine]:
         """What stands across the page is read each way, and upright: whichever makes most sense."""
         ways = [
             self._lines(pixels, [turn(corners) for corners in found], course)
@@ -160,13 +160,13 @@ def _is_unsure(cut: Pixels, line: Sequence[Letter]) -> bool:
 # ------------------------------------------------------------------------------------------ putting in order
 
 
-def arranged(lines: Sequence[Read], slope: float, with_words: bool) -> list[Block]:
+def arranged(lines: Sequence[ReadLine], slope: float, with_words: bool) -> list[Block]:
     pieces = [_piece(number, one.corners, slope) for number, one in enumerate(lines)]
     usual = median(piece.height for piece in pieces) if pieces else 0.0
     return [_block(lines, paragraph, usual, with_words) for paragraph in paragraphs(pieces)]
 
 
-def _piece(number: int, corners: Floats, slope: float) -> Piece:
+def _piece(number: int, corners: Floats, slope: float) -> TextBox:
     """Its box on the page turned back."""
     turn = math.radians(slope)
     x, y = corners.mean(axis=0)
@@ -176,7 +176,7 @@ def _piece(number: int, corners: Floats, slope: float) -> Piece:
     height = abs(down[1] * math.cos(turn) - down[0] * math.sin(turn))
     if direction.runs_across(corners) or width < height / direction.CLEARLY_LONG:
         width, height = max(width, 1.0), max(height, 1.0)
-    return Piece(
+    return TextBox(
         number,
         float(centre[0] - width / 2),
         float(centre[1] - height / 2),
@@ -185,7 +185,7 @@ def _piece(number: int, corners: Floats, slope: float) -> Piece:
     )
 
 
-def _block(lines: Sequence[Read], paragraph: Sequence[Row], usual: float, with_words: bool) -> Block:
+def _block(lines: Sequence[ReadLine], paragraph: Sequence[Row], usual: float, with_words: bool) -> Block:
     told = [_line_of([lines[piece.number] for piece in row], with_words) for row in paragraph]
     height = median(piece.height for row in paragraph for piece in row)
     is_title = height > TITLE * usual and len(paragraph) <= TITLE_ROWS
@@ -201,7 +201,7 @@ def _block(lines: Sequence[Read], paragraph: Sequence[Row], usual: float, with_w
     )
 
 
-def _line_of(row: Sequence[Read], with_words: bool) -> Line:
+def _line_of(row: Sequence[ReadLine], with_words: bool) -> Line:
     """What stands side by side, as one line."""
     corners = [row[0].corners[0], row[-1].corners[1], row[-1].corners[2], row[0].corners[3]]
     polygon = tuple((float(x), float(y)) for x, y in corners)
@@ -215,7 +215,7 @@ def _line_of(row: Sequence[Read], with_words: bool) -> Line:
     )
 
 
-def _words(read: Read) -> list[Word]:
+def _words(read: ReadLine) -> list[Word]:
     corners = read.corners
     found = []
     for span in letters.words(read.line):

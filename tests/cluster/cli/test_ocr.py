@@ -19,7 +19,7 @@ from click.testing import Result
 from cluster import errors
 from cluster.cli.ocr import errands_of, format_of, joined
 from deployments.ocr.formats import WRITERS
-from deployments.ocr.page import Page, unread
+from deployments.ocr.page import RecognisedPage, unread
 from deployments.ocr.searchable import searchable
 from tests.cluster.cli.terminal import Terminal
 from tests.cluster.client.fake_server import Running
@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def read_page(text: str, number: int) -> Page:
+def read_page(text: str, number: int) -> RecognisedPage:
     return read(page(text), text)._replace(number=number, dpi=72)
 
 

@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline, QwenImagePipeline
 from PIL import Image
 
-from deployments.image.previews import Previews
+from deployments.image.previews import PreviewMap
 from tests import pipelines
 
 
@@ -55,7 +55,7 @@ def landscape(width: int, height: int) -> torch.Tensor:
     return torch.stack([0.2 * hill, 0.3 + 0.5 * hill, 1 - 0.8 * hill])[None] * 2 - 1
 
 
-def shown(previews: Previews, pipe: Any, latents: torch.Tensor, width: int, height: int) -> Any:
+def shown(previews: PreviewMap, pipe: Any, latents: torch.Tensor, width: int, height: int) -> Any:
     data = previews.jpeg(pipe, latents, height, width)
     assert data is not None
     found = Image.open(io.BytesIO(data))
@@ -73,7 +73,7 @@ def alike(image: Any, pixels: torch.Tensor) -> float:
 @pytest.mark.parametrize(("width", "height"), [(256, 128), (64, 64)])
 def test_a_preview_resembles_its_picture(factors: dict[str, float], width: int, height: int) -> None:
     vae, pixels = Carrying(**factors), landscape(width, height)
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     image = shown(previews, SimpleNamespace(), vae.latents(pixels), width, height)
     assert image.size == (width, height)
@@ -82,7 +82,7 @@ def test_a_preview_resembles_its_picture(factors: dict[str, float], width: int, 
 
 def test_latents_laid_out_in_patches_are_put_back() -> None:
     vae, pixels = Carrying(), landscape(96, 64)
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     packed = FluxPipeline._pack_latents(vae.latents(pixels), 1, 16, 8, 12)
     pipe = SimpleNamespace(_unpack_latents=FluxPipeline._unpack_latents, vae_scale_factor=8)
@@ -93,7 +93,7 @@ def test_latents_laid_out_in_patches_are_put_back() -> None:
 
 def test_latents_of_one_frame_of_a_film_are_a_picture() -> None:
     vae, pixels = Carrying(), landscape(64, 64)
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     packed = QwenImagePipeline._pack_latents(vae.latents(pixels), 1, 16, 8, 8)
     pipe = SimpleNamespace(_unpack_latents=QwenImagePipeline._unpack_latents, vae_scale_factor=8)
@@ -103,21 +103,21 @@ def test_latents_of_one_frame_of_a_film_are_a_picture() -> None:
 def test_mean_and_deviation_of_latents_are_undone() -> None:
     vae = Carrying(latents_mean=[0.5] * 16, latents_std=[2.0] * 16)
     pixels = landscape(64, 64)
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     assert alike(shown(previews, SimpleNamespace(), (vae.latents(pixels) - 0.5) / 2.0, 64, 64), pixels) > 0.97
 
 
 def test_a_large_picture_has_a_small_preview() -> None:
     vae = Carrying()
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     assert shown(previews, SimpleNamespace(), vae.latents(landscape(1024, 512)), 1024, 512).size == (512, 256)
 
 
 def test_noise_that_overflowed_is_still_a_picture() -> None:
     vae = Carrying()
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     latents = torch.full((1, 16, 4, 4), float("nan"))
     assert shown(previews, SimpleNamespace(), latents, 32, 32).size == (32, 32)
@@ -125,15 +125,15 @@ def test_noise_that_overflowed_is_still_a_picture() -> None:
 
 def test_latents_of_another_kind_have_none() -> None:
     vae = Carrying()
-    previews = Previews.of(SimpleNamespace(vae=vae))
+    previews = PreviewMap.of(SimpleNamespace(vae=vae))
     assert previews is not None
     assert previews.jpeg(SimpleNamespace(), torch.zeros(1, 4, 8, 8), 64, 64) is None
     assert previews.jpeg(SimpleNamespace(), torch.zeros(1, 64, 16), 64, 64) is None
 
 
 def test_a_model_without_an_encoder_has_none() -> None:
-    assert Previews.of(SimpleNamespace(vae=None)) is None
-    assert Previews.of(SimpleNamespace()) is None
+    assert PreviewMap.of(SimpleNamespace(vae=None)) is None
+    assert PreviewMap.of(SimpleNamespace()) is None
 
 
 def test_an_encoder_that_fails_is_no_reason_not_to_serve() -> None:
@@ -141,9 +141,9 @@ def test_an_encoder_that_fails_is_no_reason_not_to_serve() -> None:
         def encode(self, sample: torch.Tensor) -> Any:
             raise RuntimeError("needs a GPU")
 
-    assert Previews.of(SimpleNamespace(vae=Broken())) is None
+    assert PreviewMap.of(SimpleNamespace(vae=Broken())) is None
 
 
 @pytest.mark.parametrize("make", [pipelines.vae, lambda: pipelines.flow_vae(0.1, 0.4)])
 def test_the_librarys_own_encoders_can_be_read(make: Any) -> None:
-    assert Previews.of(SimpleNamespace(vae=make())) is not None
+    assert PreviewMap.of(SimpleNamespace(vae=make())) is not None

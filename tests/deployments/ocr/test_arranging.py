@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-from deployments.ocr.arranging import Piece, paragraphs
+from deployments.ocr.arranging import TextBox, paragraphs
 
 
-def read(pieces: list[Piece]) -> list[list[list[int]]]:
+def read(pieces: list[TextBox]) -> list[list[list[int]]]:
     return [[[piece.number for piece in row] for row in paragraph] for paragraph in paragraphs(pieces)]
 
 
-def line(number: int, left: float, top: float, width: float, height: float = 20) -> Piece:
-    return Piece(number, left, top, left + width, top + height)
+def line(number: int, left: float, top: float, width: float, height: float = 20) -> TextBox:
+    return TextBox(number, left, top, left + width, top + height)
 
 
 def test_a_page_without_text_has_no_paragraphs() -> None:

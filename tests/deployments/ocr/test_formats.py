@@ -4,7 +4,7 @@ import pickle
 from xml.etree import ElementTree
 
 from deployments.ocr import formats
-from deployments.ocr.page import Block, Line, Page, Word, page_of, rectangle, unread
+from deployments.ocr.page import Block, Line, RecognisedPage, Word, page_of, rectangle, unread
 
 BOX = (10.0, 20.0, 110.4, 40.0)
 HALF = (10.0, 20.0, 60.0, 40.0)
@@ -14,7 +14,7 @@ LINE = Line("a<b done", BOX, rectangle(BOX), 0.9, WORDS)
 TABLE = '<table><tr><td onclick="x()" colspan="2">1 &amp; 2</td></tr></table><script>alert(1)</script>'
 
 
-def page() -> Page:
+def page() -> RecognisedPage:
     return page_of(
         200,
         100,

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cluster import errors
-from deployments.ocr.page import Page
+from deployments.ocr.page import RecognisedPage
 from deployments.ocr.ppocr.onnx_nets import OnnxNets
 from deployments.ocr.ppocr.torch_nets import TorchNets
 from tests import pages
@@ -34,9 +34,9 @@ class Watched:
     def show(self, preview: bytes) -> None: ...
 
 
-def read(family: Any, image: Any, course: Watched | None = None, **params: Any) -> Page:
+def read(family: Any, image: Any, course: Watched | None = None, **params: Any) -> RecognisedPage:
     (value,) = family.prepare("ocr", [as_file(image)], params).values
-    page: Page = family.stream(value, course or Watched())
+    page: RecognisedPage = family.stream(value, course or Watched())
     return page
 
 

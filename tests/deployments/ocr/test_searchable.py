@@ -13,7 +13,7 @@ import pypdfium2
 import pytest
 from PIL import Image, ImageChops
 
-from deployments.ocr.page import Block, Line, Page, Polygon, Word, bounds, page_of, rectangle
+from deployments.ocr.page import Block, Line, Polygon, RecognisedPage, Word, bounds, page_of, rectangle
 from deployments.ocr.searchable import searchable
 from tests.read_pages import picture
 
@@ -43,7 +43,7 @@ def line(*words: Word, joint: str = " ") -> Line:
     return Line(joint.join(one.text for one in words), box, rectangle(box), 0.9, words)
 
 
-def page_with(*lines: Line, **more: Any) -> Page:
+def page_with(*lines: Line, **more: Any) -> RecognisedPage:
     box = bounds(point for one in lines for point in one.polygon)
     return page_of(*SIZE, [Block(text="\n".join(one.text for one in lines), bbox=box, lines=lines)], dpi=DPI, **more)
 
@@ -163,26 +163,25 @@ def test_the_page_looks_as_it_was_sent_and_the_text_is_not_seen(format: str) -> 
 def test_a_plain_page_is_kept_to_the_pixel() -> None:
     """Where that is smaller than the same as JPEG."""
     data = picture("kept", size=SIZE)
-    shown = drawn(searchable([(data, Page(*SIZE, dpi=DPI))])).convert("L")
+    shown = drawn(searchable([(data, RecognisedPage(*SIZE, dpi=DPI))])).convert("L")
     assert shown.tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
 def test_a_photograph_is_kept_as_the_file_it_was() -> None:
     target = io.BytesIO()
     Image.effect_noise(SIZE, 60).convert("RGB").save(target, "JPEG")
-    assert target.getvalue() in searchable([(target.getvalue(), Page(*SIZE))])
+    assert target.getvalue() in searchable([(target.getvalue(), RecognisedPage(*SIZE))])
 
 
 def test_what_is_transparent_is_white() -> None:
-    assert drawn(searchable([(paper("RGBA", colour=(0, 0, 0, 0)), Page(*SIZE, dpi=DPI))])).getpixel((5, 5)) == (
-        255,
-        255,
-        255,
-    )
+    page = RecognisedPage(*SIZE, dpi=DPI)
+    image = drawn(searchable([(paper("RGBA", colour=(0, 0, 0, 0)), page)]))
+    assert image.getpixel((5, 5)) == (255, 255, 255)
 
 
 def test_a_page_that_was_not_read_is_there_without_text() -> None:
-    pages = [(paper(), page_with(*rows_of_two())), (paper(colour=9), Page(*SIZE, dpi=DPI, number=2, error="no"))]
+    unread_page = RecognisedPage(*SIZE, dpi=DPI, number=2, error="no")
+    pages = [(paper(), page_with(*rows_of_two())), (paper(colour=9), unread_page)]
     found = pypdfium2.PdfDocument(searchable(pages))
     assert len(found) == 2 and found[1].get_textpage().get_text_range() == ""
     assert drawn(searchable(pages), 1).getpixel((5, 5)) == (9, 9, 9)
