@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deployments.image.cost import Cost, Seen, counted
+from deployments.image.cost import Cost, ObservedCall, counted
 from deployments.image.options import ImageOptions
 from deployments.image.tuning import tune
 
@@ -220,7 +220,7 @@ class Bench:
             hook.remove()
         args, kwargs = seen[0]
         samples = self._shape.samples
-        return counted(self._denoiser, [Seen(side * side, args, kwargs, batch * samples)], samples)
+        return counted(self._denoiser, [ObservedCall(side * side, args, kwargs, batch * samples)], samples)
 
     def _draw(self, side: int, batch: int, steps: int) -> Any:
         import torch
