@@ -24,7 +24,7 @@ def make_wanted(
     replica: int = 1,
     claim_gib: float = 1,
     generation: int = 1,
-    options: dict | None = None,
+    options: dict[str, Any] | None = None,
     **fields: Any,
 ) -> Wanted:
     source = Source(hub="local", id="/nowhere")

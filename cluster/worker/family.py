@@ -147,6 +147,7 @@ class Family(Protocol):
 
     def set_threads(self, threads: int) -> None:
         """How many cores it may use from now on. Does nothing for families that start no threads of their own."""
+        return None  # Without it a type checker takes the method for abstract.
 
 
 class Batched(Family, Protocol):

@@ -117,7 +117,7 @@ def test_only_what_stands_outside_texts_counts() -> None:
             return Signs()
         parts = list(map(signs, found.values() if isinstance(found, dict) else found))
         own = Signs(max(0, len(found) - 1), len(found) if isinstance(found, dict) else 0, 1)
-        return Signs(*map(sum, zip(own, *parts, strict=True)))  # type: ignore[arg-type]
+        return Signs(*map(sum, zip(own, *parts, strict=True)))
 
     for _ in range(200):
         made = [value(5) for _ in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Iterator
 from typing import Any
 
 import cohere
@@ -16,13 +17,13 @@ from tests.live import LiveCluster
 
 
 @pytest.fixture
-def v1(live: LiveCluster):
+def v1(live: LiveCluster) -> Iterator[cohere.Client]:
     with cohere.Client(api_key="none", base_url=live.url) as client:
         yield client
 
 
 @pytest.fixture
-def v2(live: LiveCluster):
+def v2(live: LiveCluster) -> Iterator[cohere.ClientV2]:
     with cohere.ClientV2(api_key="none", base_url=live.url) as client:
         yield client
 
@@ -51,7 +52,7 @@ def test_rerank_v2_is_the_same(v2: Any, reranker: str, scores: dict[int, float])
 
 
 def test_rerank_v2_awaited_is_the_same(live: LiveCluster, reranker: str, scores: dict[int, float]) -> None:
-    async def rerank():
+    async def rerank() -> Any:
         async with cohere.AsyncClientV2(api_key="none", base_url=live.url) as client:
             return await client.rerank(model=reranker, query=QUERY, documents=DOCUMENTS)
 

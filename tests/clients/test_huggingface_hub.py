@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_text_classification_comes_best_first(live: LiveCluster, letters: str) -
 
 
 def test_awaited_it_is_the_same(live: LiveCluster, embedder: str, vectors: list[list[float]]) -> None:
-    async def extract():
+    async def extract() -> Any:
         async with AsyncInferenceClient(f"{live.url}/embed?model={embedder}") as client:
             return await client.feature_extraction(TEXTS)
 

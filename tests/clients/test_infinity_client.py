@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from tests.live import LiveCluster
 
 
 @pytest.fixture
-def client(live: LiveCluster):
+def client(live: LiveCluster) -> Iterator[Client]:
     with Client(base_url=live.url, raise_on_unexpected_status=True) as client:
         yield client
 
@@ -69,7 +70,7 @@ def test_health_is_a_time(client: Any) -> None:
 def test_awaited_answers_are_the_same(
     live: LiveCluster, embedder: str, reranker: str, vectors: list[list[float]], scores: dict[int, float]
 ) -> None:
-    async def ask():
+    async def ask() -> Any:
         async with Client(base_url=live.url) as client:
             return await asyncio.gather(
                 embeddings.asyncio(client=client, body=OpenAIEmbeddingInputText(input_=TEXTS, model=embedder)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from tests.live import LiveCluster
 
 
 @pytest.fixture
-def client(live: LiveCluster):
+def client(live: LiveCluster) -> Iterator[Client]:
     with Client(base_url=live.url, raise_on_unexpected_status=True) as client:
         yield client
 

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import AsyncClient, Client, LaunchSpec, errors
 from cluster.client import AsyncEmbeddingModel, EmbeddingModel, RerankModel
+from cluster.status import ModelStatus
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 from tests.live import LiveCluster, until
 
@@ -116,7 +117,7 @@ def test_equal_launches_are_one(client: Client) -> None:
     client.terminate_model("our-one")
 
 
-def _spec(**fields: Any):
+def _spec(**fields: Any) -> LaunchSpec:
     return LaunchSpec(model_name="echo", model_type="echo", **fields)
 
 
@@ -153,7 +154,7 @@ def test_a_failed_load_says_why_and_how_its_log_ended(client: Client) -> None:
 def test_a_cancelled_launch_is_cancelled_for_whoever_waits(client: Client) -> None:
     uid, generation = client.submit(_spec(model_uid="our-slow", options={"load_seconds": 30}))
 
-    def cancel_once_loading(status) -> None:
+    def cancel_once_loading(status: ModelStatus) -> None:
         if status.stage == "loading":
             client.cancel_launch_model(uid)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_a_launch_can_be_followed_and_cancelled(client: RESTfulClient, live: Liv
         client.cancel_launch_model("xinf-slow")
 
 
-def _loading(progress):
+def _loading(progress: dict[str, Any]) -> dict[str, Any] | None:
     return progress if progress["stage"] == "loading" and progress["progress"] > 0 else None
 
 
@@ -176,7 +177,7 @@ def test_replicas_come_and_go(client: RESTfulClient) -> None:
     added = client.add_model_replica(uid, replica=2)
     assert added["replica"] == 2 and [row["replica_id"] for row in added["replicas"]] == [2, 3]
 
-    def instance():
+    def instance() -> dict[str, Any]:
         (found,) = client.get_instance_info("echo", uid)
         return found
 

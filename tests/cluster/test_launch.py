@@ -60,7 +60,7 @@ def refusal(**fields: Any) -> str:
         pytest.param({**XINFERENCE_CLIENT, "enable_virtual_env": False, "virtual_env_packages": []}, id="venv off"),
     ],
 )
-def test_what_xinference_always_sends_asks_for_nothing(body: dict) -> None:
+def test_what_xinference_always_sends_asks_for_nothing(body: dict[str, Any]) -> None:
     assert LaunchSpec.model_validate(body) == LaunchSpec(model_name="bge-m3", model_type="embedding")
 
 
@@ -163,7 +163,7 @@ def test_gpu_idx_that_names_no_card_is_refused(given: object) -> None:
         pytest.param({"replica_config": [{"gpu_idx": [0, 0]}]}, id="replica_config"),
     ],
 )
-def test_a_replica_that_names_a_card_twice_is_refused(fields: dict) -> None:
+def test_a_replica_that_names_a_card_twice_is_refused(fields: dict[str, Any]) -> None:
     """It would claim two cards where there is one."""
     refusal(**fields)
 
@@ -227,7 +227,7 @@ def test_replica_config_of_xinference_and_a_flat_one_are_the_same() -> None:
         pytest.param({"replica_config": {"n_gpu": 1}}, "", id="not a list"),
     ],
 )
-def test_replica_config_that_cannot_be_carried_out_is_refused(fields: dict, says: str) -> None:
+def test_replica_config_that_cannot_be_carried_out_is_refused(fields: dict[str, Any], says: str) -> None:
     assert says in refusal(**fields)
 
 

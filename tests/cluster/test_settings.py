@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -96,7 +97,7 @@ def test_the_url_is_one_that_can_be_called(host: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"port": 0}, {"auth": "maybe"}, {"memory_fraction": 0}, {"ingress_replicas": 0}])
-def test_settings_that_cannot_work_are_refused(fields: dict) -> None:
+def test_settings_that_cannot_work_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Settings(**fields)
 

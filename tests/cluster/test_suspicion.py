@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -35,7 +37,7 @@ def test_equal_calls_have_equal_fingerprints_whatever_they_are_made_of() -> None
         ("embed", [np.ones(2)], {}),
     ],
 )
-def test_calls_that_differ_have_other_fingerprints(other: tuple) -> None:
+def test_calls_that_differ_have_other_fingerprints(other: tuple[Any, ...]) -> None:
     assert fingerprint_of(*other) != fingerprint_of("embed", ["ab"], {})
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -119,7 +120,7 @@ ABLE = {"model_ability": ["text2image"]}
     ids=["one", "none", "two"],
 )
 def test_the_only_image_model_needs_no_name(
-    cluster: Run, server: ImageServer, serving: list[dict], exit_code: int, said: str
+    cluster: Run, server: ImageServer, serving: list[dict[str, Any]], exit_code: int, said: str
 ) -> None:
     server.on("GET /v1/models", {"data": serving})
     done = cluster("generate", "a tree")
@@ -225,7 +226,7 @@ def test_json_has_the_files_and_how_they_were_made(cluster: Run) -> None:
         ("org:ink:2", {"name": "org:ink", "scale": 2.0}),
     ],
 )
-def test_a_lora_is_a_name_and_perhaps_a_scale(text: str, lora: dict) -> None:
+def test_a_lora_is_a_name_and_perhaps_a_scale(text: str, lora: dict[str, Any]) -> None:
     assert lora_of(text) == lora
 
 

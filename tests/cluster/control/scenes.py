@@ -339,7 +339,7 @@ class Scene:
 
         fleet.plan = counted  # type: ignore[method-assign]
         await self.until(lambda: seen > count)
-        del fleet.plan  # type: ignore[method-assign]
+        del fleet.plan
 
     async def events(self, uid: str = "m") -> list[str]:
         return [event.text for event in await self.supervisor.events(uid)]

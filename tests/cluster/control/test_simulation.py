@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ class World:
         self.dice = random.Random(seed)
         self.now = 0.0
         self.chaos = True
-        self.processes: dict[str, dict] = {}
+        self.processes: dict[str, dict[str, Any]] = {}
         self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)
         self.store: dict[str, Wanted] = {}
         self.last_ready: dict[str, Wanted] = {}

@@ -207,7 +207,7 @@ def test_the_way_to_ready_can_be_followed(tmp_path: Path) -> None:
     ],
 )
 def test_a_failed_load_says_why_and_how_its_log_ended(
-    tmp_path: Path, family: type[Echo], options: dict, says: str
+    tmp_path: Path, family: type[Echo], options: dict[str, Any], says: str
 ) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path, family, **options)

@@ -363,7 +363,7 @@ def test_what_a_file_has_is_not_downloaded_again(folder_of: FolderOf, tmp_path: 
 )
 @pytest.mark.parametrize("name", ["flux", "sdxl", "hunyuandit"])
 def test_offloaded_parts_have_their_hooks_and_draw_the_same(
-    asked: dict, hook: str, name: str, folder_of: FolderOf, plain: Any
+    asked: dict[str, Any], hook: str, name: str, folder_of: FolderOf, plain: Any
 ) -> None:
     found = loaded(folder_of(name), **asked)
     denoiser = found.pipe.components.get("transformer") or found.pipe.components["unet"]

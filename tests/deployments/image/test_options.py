@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
@@ -73,7 +75,7 @@ def test_what_was_read_is_read_again_as_it_is_kept() -> None:
         ({"cache": "deep"}, "cache"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_name(options: dict, told: str) -> None:
+def test_what_makes_no_sense_is_refused_by_name(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         ImageOptions.model_validate(options)
 

@@ -147,5 +147,5 @@ def test_a_jpeg_says_how_it_was_made_unless_that_is_too_long() -> None:
 def test_quality_decides_the_size() -> None:
     image = Image.effect_noise((64, 64), 80).convert("RGB")
     for format in ("jpeg", "webp"):
-        poor, good = (len(pictures.written(image, format, quality, {})) for quality in (10, 95))  # type: ignore[arg-type]
+        poor, good = (len(pictures.written(image, format, quality, {})) for quality in (10, 95))
         assert poor < good / 2

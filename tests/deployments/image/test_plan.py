@@ -81,7 +81,7 @@ def test_the_parts_of_a_folder_weigh_what_they_weigh_once_loaded(name: str, fold
         {"torch_dtype": "bfloat16", "transformer_nf4": True},
     ],
 )
-def test_packed_parts_weigh_what_they_weigh_once_loaded(options: dict, folder_of: FolderOf) -> None:
+def test_packed_parts_weigh_what_they_weigh_once_loaded(options: dict[str, Any], folder_of: FolderOf) -> None:
     planned = told(launched(folder_of("flux_wide"), n_gpu=None, **options), Room(on_gpu=False))
     weighed = loaded(folder_of("flux_wide"), **options).about["components"]
     for row in planned["components"]:
@@ -286,7 +286,9 @@ def test_what_a_launch_replaces_or_leaves_out_is_not_downloaded() -> None:
         ({"cpu_offloud": True}, "did you mean 'cpu_offload'"),
     ],
 )
-def test_a_launch_that_cannot_load_is_refused_at_the_door(options: dict, refused: str, folder_of: FolderOf) -> None:
+def test_a_launch_that_cannot_load_is_refused_at_the_door(
+    options: dict[str, Any], refused: str, folder_of: FolderOf
+) -> None:
     root = folder_of("flux").parent
     if options == {"gguf_model_path": "model.bin"}:
         options = {"gguf_model_path": str(root / "model.bin")}

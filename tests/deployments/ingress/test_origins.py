@@ -80,7 +80,7 @@ def test_it_costs_a_request_some_microseconds() -> None:
 
     headers = [(b"host", b"127.0.0.1:9997"), *((b"x-%d" % number, b"y") for number in range(8))]
     scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers}
-    middleware = OriginMiddleware(nothing, LOOPBACK, [])  # type: ignore[arg-type]
+    middleware = OriginMiddleware(nothing, LOOPBACK, [])
 
     def ask() -> None:
         try:

@@ -227,7 +227,7 @@ def test_a_model_says_what_it_can_do_instead() -> None:
         ),
     ],
 )
-def test_a_model_without_workers_says_why(fields: dict, error: type[errors.ClusterError], says: str) -> None:
+def test_a_model_without_workers_says_why(fields: dict[str, Any], error: type[errors.ClusterError], says: str) -> None:
     with pytest.raises(error) as caught:
         ask(table(model("m", **fields)))
     assert type(caught.value) is error

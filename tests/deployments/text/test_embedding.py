@@ -189,7 +189,7 @@ def test_dimensions_that_the_model_does_not_have_are_refused(model: SentenceTran
     ],
 )
 def test_a_prompt_is_put_before_every_text(
-    model: SentenceTransformers, reference: SentenceTransformer, params: dict, prompt: str
+    model: SentenceTransformers, reference: SentenceTransformer, params: dict[str, Any], prompt: str
 ) -> None:
     assert np.abs(embed(model, SHORT, **params) - reference.encode(SHORT, prompt=prompt)).max() < CLOSE
 

@@ -233,7 +233,7 @@ def test_a_long_document_is_read_in_parts_of_which_none_is_lost(encoder: TextEnc
         ({"truncate": "None"}, "NONE"),
     ],
 )
-def test_truncation_is_asked_for_in_any_spelling(asked: dict, means: str) -> None:
+def test_truncation_is_asked_for_in_any_spelling(asked: dict[str, Any], means: str) -> None:
     assert truncation_of(asked) == means
 
 
