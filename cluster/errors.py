@@ -44,7 +44,7 @@ class ClusterError(Exception):
 
     status = 500
     exit_code = 1
-    #: The caller may send the same request again: nothing was done, or it is not this request's fault.
+    #: Nothing was computed, and another worker may take the same request: the ingress sends it there once.
     retryable = False
     #: How the log of what failed ended, where there is one; told to the caller, not pickled.
     log_tail: tuple[str, ...] = ()
@@ -147,7 +147,6 @@ class DownloadFailed(ClusterError):
 class DoesNotFit(ClusterError):
     status = 503
     exit_code = 4
-    retryable = True
 
 
 class ModelLoading(ClusterError):

@@ -24,8 +24,6 @@ def has_ended(status: ModelStatus, generation: int = 0) -> bool:
 
 
 def _failure_of(status: ModelStatus) -> errors.ClusterError | None:
-    if status.state is ModelState.STOPPING:
-        return errors.LaunchCancelled(f"{status.uid} was terminated before it was READY.")
     workers = [worker for worker in status.workers if worker.generation == status.generation]
     failed = [worker for worker in workers if worker.state is WorkerState.FAILED]
     # With some replicas READY and the others failed for good, waiting longer changes nothing.

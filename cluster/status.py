@@ -71,7 +71,6 @@ class ModelState(StrEnum):
     READY = "READY"
     DEGRADED = "DEGRADED"
     FAILED = "FAILED"
-    STOPPING = "STOPPING"
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,8 @@ class Report:
     error: Exception | None = None
     log_tail: tuple[str, ...] = ()
     pid: int = 0
+    #: When its process was started, by the clock of its node.
+    created: float = 0.0
     node_id: str = ""
     node_ip: str = ""
     #: Where processes of the same machine reach it without Ray; empty where they cannot.
@@ -154,7 +155,9 @@ class WorkerStatus(Value):
     files: tuple[dict[str, Any], ...] = ()
     reason: str = ""
     error_code: str = ""
+    #: How often the worker of this index was lost and replaced.
     restarts: int = 0
+    #: When its process was started; seconds since 1970.
     created: float = 0.0
 
 

@@ -196,11 +196,11 @@ def _launches(bench: Bench, uid: str) -> bool:
 
 SECOND = """
 import sys, asyncio, ray, json
-from cluster import actors
+from cluster.runtime.supervisor_actor import _remote_supervisor
 from cluster.settings import Settings
 settings = Settings()
 ray.init(address=sys.argv[1], namespace=settings.namespace, log_to_driver=False, logging_level="ERROR")
-second = actors._remote_supervisor.options(name="second", namespace=settings.namespace).remote(settings)
+second = _remote_supervisor.options(name="second", namespace=settings.namespace).remote(settings)
 ray.get(second.all_statuses.remote(), timeout=60)
 sys.stdin.readline()
 """
@@ -219,6 +219,7 @@ def two_supervisors(bench: Bench, outcome: Outcome) -> None:
         variables = {**cluster.ray_environment(), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
         other = subprocess.Popen([sys.executable, "-c", SECOND, state["address"]], env=variables, stdin=subprocess.PIPE)
         time.sleep(15)
+        must(other.poll() is None, "the second supervisor did not come up")
         must(cluster.worker_pids("owned") == pids, "workers were replaced")
         must(len(cluster.named("ray::WorkerActor")) == 2, "there are workers of two owners")
         ended = time.monotonic()

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
-from cluster.control.lifecycle import HOLDS_CLAIM, Worker, WorkerEvent, step
+from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
-from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, Loss, Plan, Waiting, reconcile
+from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, reconcile
 from cluster.errors import DownloadFailed
 from cluster.launch import Wanted
 from cluster.settings import Settings
@@ -37,11 +37,12 @@ class Fleet:
     settings: Settings
     new_suffix: Callable[[], str]
     wanted: dict[str, Wanted] = field(default_factory=dict)
-    workers: dict[str, Worker] = field(default_factory=dict)
+    workers: dict[str, WorkerRecord] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     #: Losses of an index, for the back-off.
     losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
-    restarts: dict[str, int] = field(default_factory=dict)
+    #: How often each index of a model was lost.
+    restarts: dict[tuple[str, int], int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
     waiting: dict[str, Waiting] = field(default_factory=dict)
     #: Wishes that can be shown but not acted on, with the reason: their workers are left as they are.
@@ -73,19 +74,22 @@ class Fleet:
             ]
         return []
 
-    def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> Worker:
+    def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> WorkerRecord:
         """A live worker found by its name, with what it says of itself."""
         state = S.DRAINING if report.phase == "draining" else S.STARTING
-        worker = Worker(name, state, report.node_id, claim, now, report=report, story=("adopted",))
+        worker = WorkerRecord(
+            name, state, report.node_id, claim, now, report=report, created=report.created, story=("adopted",)
+        )
         self.workers[str(name)] = worker
         return self.see_report(str(name), report, now)
 
-    def started(self, name: WorkerName, placement: Placement, now: float) -> Worker:
-        worker = Worker(name, S.STARTING, placement.node, placement.claim, now)
+    def started(self, name: WorkerName, placement: Placement, now: float, created: float = 0.0) -> WorkerRecord:
+        """`created` is the wall clock's time."""
+        worker = WorkerRecord(name, S.STARTING, placement.node, placement.claim, now, created=created)
         self.workers[str(name)] = worker
         return worker
 
-    def see_report(self, name: str, report: Report, now: float) -> Worker:
+    def see_report(self, name: str, report: Report, now: float) -> WorkerRecord:
         worker = self.workers[name]
         moved = worker.report.progress != report.progress
         claim = worker.claim
@@ -96,7 +100,7 @@ class Fleet:
         reason = str(report.error) if report.error else ""
         return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
 
-    def see_memory(self, node: str, memory: Memory, now: float) -> tuple[Worker, str] | None:
+    def see_memory(self, node: str, memory: Memory, now: float) -> tuple[WorkerRecord, str] | None:
         """A reading of a node's memory; the worker that gives way to it, if any, and what there is to tell."""
         if not memory.total_bytes:
             return None
@@ -109,7 +113,7 @@ class Fleet:
             return None
         return self.workers[tenant.name], pressure.told(known, tenant, self._ip_of(node), floor)
 
-    def why_died(self, worker: Worker, reason: str, now: float) -> str:
+    def why_died(self, worker: WorkerRecord, reason: str, now: float) -> str:
         """The reason, and that memory is the likely cause where it is."""
         known = self.memory.get(worker.node)
         if known is None or not pressure.was_killed_for_memory(known, self._floor(known.memory), now):
@@ -139,7 +143,7 @@ class Fleet:
             rows.append(replace(node, room_bytes=room, room_reason=reason))
         return tuple(rows)
 
-    def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> Worker:
+    def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> WorkerRecord:
         worker = self.workers[name]
         after = step(worker, event, now, reason)
         self.workers[name] = after
@@ -157,7 +161,7 @@ class Fleet:
                 self.excused.discard(name)
             else:
                 losses[key] = loss.again(now, self.settings.backoff_max_s)
-            self.restarts[worker.name.uid] = self.restarts.get(worker.name.uid, 0) + 1
+            self.restarts[key] = self.restarts.get(key, 0) + 1
         if after.state == S.READY and worker.name.uid in self.wanted:
             self.served.add(worker.name.uid)
         return after
@@ -189,30 +193,25 @@ class Fleet:
         self.last_ready.pop(uid, None)
         self._forget_losses(uid)
         self.served.discard(uid)
-        self.restarts.pop(uid, None)
+        self.restarts = {key: count for key, count in self.restarts.items() if key[0] != uid}
         self.waiting.pop(uid, None)
 
     # ------------------------------------------------------------------------------------------- decisions out
 
-    def expired(self, now: float) -> list[Worker]:
+    def expired(self, now: float) -> list[WorkerRecord]:
         """Workers that stayed in their state beyond its deadline."""
-        limits = {
-            S.STARTING: self.settings.start_timeout_s,
-            S.LOADING: self.settings.load_stall_s,
-            S.SUSPECT: self.settings.probe_timeout_s,
-            S.DRAINING: self.settings.drain_s,
-        }
         # Weights that could not be had today may be had in a minute; anything else fails the same way again.
         ours = [w for w in self.workers.values() if isinstance(w.report.error, DownloadFailed)]
         again = [w for w in ours if w.state == S.FAILED and now - w.since > self.settings.backoff_max_s]
-        ours = [w for w in self.workers.values() if w.name.uid not in self.unreadable or w.state == S.DRAINING]
-        return again + [w for w in ours if w.state in limits and now - w.since > limits[w.state]]
+        ours = [w for w in self.workers.values() if w.name.uid not in self.unreadable or w.state in LEAVES]
+        limits = [(w, limit_s(w.state, self.settings)) for w in ours]
+        return again + [w for w, limit in limits if limit is not None and now - w.since > limit]
 
-    def orphaned(self) -> list[Worker]:
+    def orphaned(self) -> list[WorkerRecord]:
         """Workers whose node is not there any more."""
         return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
 
-    def plan(self, now: float) -> Plan:
+    def plan(self, now: float) -> FleetPlan:
         self.memory = {node: pressure.without_old(known, now) for node, known in self.memory.items()}
         hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
         plan = reconcile(
@@ -290,14 +289,15 @@ class Fleet:
 
     # ------------------------------------------------------------------------------------------- views
 
-    def of(self, uid: str) -> list[Worker]:
+    def of(self, uid: str) -> list[WorkerRecord]:
         found = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
         return sorted(found, key=lambda w: (w.name.generation, w.name.index))
 
     def threads_on(self, node_id: str) -> int:
         """Workers of a node share its cores: each computes with this many threads."""
         node = self.nodes.get(node_id)
-        sharing = [
-            w for w in self.workers.values() if w.node == node_id and w.state in (S.READY, S.LOADING, S.STARTING)
-        ]
-        return max(1, int((node.cpus if node else 1) // max(1, len(sharing))))
+        sharing = sum(w.node == node_id and w.state in COMPUTES for w in self.workers.values())
+        return max(1, int((node.cpus if node else 1) // max(1, sharing)))
+
+    def restarts_of(self, uid: str) -> int:
+        return sum(count for key, count in self.restarts.items() if key[0] == uid)

@@ -9,12 +9,11 @@ from cluster.metrics import Samples, gauge_family
 
 def samples_of(fleet: Fleet, uptime_s: float, free_bytes: int | None = None) -> Samples:
     states = [
-        ({"model": w.name.uid, "replica": str(w.name.index), "state": str(w.state)}, 1.0)
-        for w in fleet.workers.values()
+        ({"model": w.name.uid, "replica": str(w.name), "state": str(w.state)}, 1.0) for w in fleet.workers.values()
     ]
     wished = [({"model": uid}, float(wish.replica)) for uid, wish in fleet.wanted.items()]
     models = [({"model": uid, "state": str(state_of(fleet, wish)[0])}, 1.0) for uid, wish in fleet.wanted.items()]
-    restarts = [({"model": uid}, float(fleet.restarts.get(uid, 0))) for uid in fleet.wanted]
+    restarts = [({"model": uid}, float(fleet.restarts_of(uid))) for uid in fleet.wanted]
     memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
     claimed = [
         ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.values() if w.node == n.id)))

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from cluster.settings import Settings
 from cluster.status import Claim, Report, WorkerName, WorkerState
 
 S = WorkerState
@@ -92,12 +93,37 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
 
 #: Requests may be sent to it. A SUSPECT worker gets them only where no other is left.
 SERVES = frozenset({S.READY, S.SUSPECT})
-#: Takes up its place in the wish: nothing else is started for its index.
-ALIVE = frozenset({S.STARTING, S.LOADING, S.READY, S.SUSPECT})
-#: Its process may exist and its claim counts.
-HOLDS_CLAIM = ALIVE | {S.DRAINING}
+# Every state is in exactly one of these four.
+#: Not READY yet.
+LOADS = frozenset({S.STARTING, S.LOADING})
+#: Counts as serving: a suspect gets work as long as no other worker is left.
+SERVES = frozenset({S.READY, S.SUSPECT})
+#: Finishes what it has.
+LEAVES = frozenset({S.DRAINING})
 #: Nothing more will happen to it; its process, if any, is to be killed.
 ENDED = frozenset({S.FAILED, S.LOST, S.GONE})
+
+#: Takes up its place among the wanted replicas: nothing else is started for its index.
+ALIVE = LOADS | SERVES
+#: Its process may exist and its claim counts.
+HOLDS_CLAIM = ALIVE | LEAVES
+#: Shares the cores of its node; a suspect may hang, and the others do not wait for it.
+COMPUTES = LOADS | {S.READY}
+#: Can tell what it counts.
+COUNTS = LEAVES | {S.READY}
+#: Of several workers for one index the first of these is kept.
+PREFERENCE = (S.READY, S.SUSPECT, S.LOADING, S.STARTING, S.FAILED)
+
+
+def limit_s(state: WorkerState, settings: Settings) -> float | None:
+    """How long a worker may stay in a state without moving; None where that is no fault."""
+    limits = {
+        S.STARTING: settings.start_timeout_s,
+        S.LOADING: settings.load_stall_s,
+        S.SUSPECT: settings.probe_timeout_s,
+        S.DRAINING: settings.drain_s,
+    }
+    return limits.get(state)
 
 
 class InvalidTransition(AssertionError):
@@ -105,7 +131,7 @@ class InvalidTransition(AssertionError):
 
 
 @dataclass(frozen=True)
-class Worker:
+class WorkerRecord:
     """What the control plane knows of one worker."""
 
     name: WorkerName
@@ -115,6 +141,8 @@ class Worker:
     #: Clock of the supervisor when it entered the state or last moved within it.
     since: float
     ready_since: float | None = None
+    #: When its process was started, by the wall clock.
+    created: float = 0.0
     report: Report = Report()
     reason: str = ""
     story: tuple[str, ...] = ()
@@ -123,7 +151,7 @@ class Worker:
         return str(self.name)
 
 
-def step(worker: Worker, event: WorkerEvent, now: float, reason: str = "") -> Worker:
+def step(worker: WorkerRecord, event: WorkerEvent, now: float, reason: str = "") -> WorkerRecord:
     """The worker after the event; `since` moves when the state does."""
     told = f"{worker.state} {event}" + (f" ({reason})" if reason else "")
     after = TRANSITIONS.get((worker.state, event))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, Worker
+from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, LEAVES, PREFERENCE, SERVES, WorkerRecord
 from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.errors import DoesNotFit
 from cluster.launch import Wanted
@@ -40,12 +40,12 @@ class Waiting(NamedTuple):
 
 
 @dataclass
-class Plan:
+class FleetPlan:
     start: list[Start] = field(default_factory=list)
     #: Stop politely: READY workers finish what they have, others are killed by their `drain` transition.
-    drain: list[Worker] = field(default_factory=list)
+    drain: list[WorkerRecord] = field(default_factory=list)
     #: Nothing more will happen to these: kill the process if there is one and drop the record.
-    forget: list[Worker] = field(default_factory=list)
+    forget: list[WorkerRecord] = field(default_factory=list)
     waiting: dict[str, Waiting] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -68,7 +68,7 @@ NO_LOSS = Loss(0, float("-inf"))
 
 def reconcile(
     wanted: Mapping[str, Wanted],
-    workers: Sequence[Worker],
+    workers: Sequence[WorkerRecord],
     nodes: Sequence[Node],
     *,
     now: float,
@@ -79,11 +79,11 @@ def reconcile(
     last_ready: Mapping[str, Wanted] | None = None,
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
     untouched: Collection[str] = (),
-) -> Plan:
+) -> FleetPlan:
     """The difference between what is wanted and what runs. `hold` says why nothing may be started now. `last_ready` are
     the wishes as they last were READY: until the present ones are, so many of their workers are kept running as the
     present ones lack; `old_losses` are theirs. Workers of the models in `untouched` are left as they are."""
-    plan = Plan()
+    plan = FleetPlan()
     losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
 
@@ -146,7 +146,7 @@ def reconcile(
                 plan.start.append(Start(name, last, found, "until the new version is READY"))
                 taken.append(Taken(uid, found.node, found.claim))
         tried = 0 if refused is None else losses.get((uid, refused[0]), NO_LOSS).count
-        is_draining = any(w.state == S.DRAINING for w in mine)
+        is_draining = any(w.state in LEAVES for w in mine)
         if refused is not None and old and not is_draining and tried < LOSSES_TO_GIVE_WAY:
             index, _ = refused
             giving_way = _oldest_last(old, last.generation)[0]
@@ -159,12 +159,12 @@ def reconcile(
     return plan
 
 
-def _keep(current: Sequence[Worker], replica: int) -> tuple[list[Worker], list[Worker]]:
+def _keep(current: Sequence[WorkerRecord], replica: int) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
     """One worker per index below `replica`, the most advanced one; the rest is surplus."""
-    best: dict[int, Worker] = {}
+    best: dict[int, WorkerRecord] = {}
     surplus = []
     for worker in sorted(current, key=_rank):
-        if worker.state == S.DRAINING:
+        if worker.state in LEAVES:
             continue
         if worker.name.index < replica and worker.name.index not in best:
             best[worker.name.index] = worker
@@ -173,27 +173,25 @@ def _keep(current: Sequence[Worker], replica: int) -> tuple[list[Worker], list[W
     return list(best.values()), surplus
 
 
-_RANK = {S.READY: 0, S.SUSPECT: 1, S.LOADING: 2, S.STARTING: 3, S.FAILED: 4}
+def _rank(worker: WorkerRecord) -> tuple[int, float]:
+    is_preferred = worker.state in PREFERENCE
+    return PREFERENCE.index(worker.state) if is_preferred else len(PREFERENCE), worker.since
 
 
-def _rank(worker: Worker) -> tuple[int, float]:
-    return _RANK.get(worker.state, 9), worker.since
-
-
-def _oldest_last(workers: Sequence[Worker], proven: int) -> list[Worker]:
+def _oldest_last(workers: Sequence[WorkerRecord], proven: int) -> list[WorkerRecord]:
     """Those that serve go last, and of the others those of the generation that is known to work."""
     return sorted(workers, key=lambda w: (w.state == S.READY, w.name.generation == proven, -w.name.index))
 
 
-def _to_go_on(last: Wanted, lacking: int, old: Sequence[Worker]) -> list[int]:
+def _to_go_on(last: Wanted, lacking: int, old: Sequence[WorkerRecord]) -> list[int]:
     """Which indices of the last version that was READY are missing for it to serve what the present one does not."""
     mine = {w.name.index for w in old if w.name.generation == last.generation}
-    others = sum(w.name.generation != last.generation and w.state in (S.READY, S.SUSPECT) for w in old)
+    others = sum(w.name.generation != last.generation and w.state in SERVES for w in old)
     missing = [index for index in range(last.replica) if index not in mine]
     return missing[: max(min(lacking, last.replica) - len(mine) - others, 0)]
 
 
-def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[Worker]) -> bool:
+def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[WorkerRecord]) -> bool:
     """Exactly what is wanted runs, and nothing else does."""
     expected = {(uid, wish.generation, index) for uid, wish in wanted.items() for index in range(wish.replica)}
     live = [w for w in workers if w.state not in ENDED]

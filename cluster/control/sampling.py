@@ -7,12 +7,11 @@ import asyncio
 from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.fleet_metrics import samples_of
+from cluster.control.lifecycle import COUNTS
 from cluster.control.platform import Handle
 from cluster.control.watching import Watch
 from cluster.metrics import Samples
-from cluster.status import WorkerState
 
-S = WorkerState
 SAMPLES_TIMEOUT_S = 2.0
 
 
@@ -35,7 +34,7 @@ class Sampling:
 
     async def _ask(self, name: str, handle: Handle) -> None:
         worker = self._fleet.workers.get(name)
-        if worker is None or worker.state not in (S.READY, S.DRAINING):
+        if worker is None or worker.state not in COUNTS:
             return
         try:
             self._workers[name] = await handle.samples(timeout_s=SAMPLES_TIMEOUT_S)

@@ -18,7 +18,7 @@ from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import WorkerEvent
 from cluster.control.platform import Handle, Platform
 from cluster.control.publishing import Publisher
-from cluster.control.reconcile import Plan, Start
+from cluster.control.reconcile import FleetPlan, Start
 from cluster.control.records import DiskWatch, Records
 from cluster.control.recovery import Recovery
 from cluster.control.registered import KeyRing, Registrations
@@ -61,6 +61,7 @@ class Supervisor:
         self._platform = platform
         self._settings = settings
         self._clock = clock
+        self._wall_clock = wall_clock
         self._started = clock()
         #: Begins the next tick at once.
         self._wake = asyncio.Event()
@@ -143,7 +144,7 @@ class Supervisor:
         self._watch.share_cores()
         self._disk.look()
 
-    async def _act(self, plan: Plan) -> None:
+    async def _act(self, plan: FleetPlan) -> None:
         for worker in plan.drain:
             after = self._watch.see(str(worker), E.DRAIN, "")
             if after.state == S.DRAINING:
@@ -163,7 +164,7 @@ class Supervisor:
     async def _start(self, start: Start) -> None:
         name, uid = start.name, start.name.uid
         node = self._fleet.nodes[start.placement.node]
-        self._fleet.started(name, start.placement, self._clock())
+        self._fleet.started(name, start.placement, self._clock(), self._wall_clock())
         why = "" if start.why == "wanted" else f" ({start.why})"
         self._records.tell(uid, "INFO", f"Starting worker {name} on {node.ip}{why}")
         ignored = split(start.wanted.spec.envs, self._settings.allow_envs)[1]

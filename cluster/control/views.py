@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, Worker
+from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES, WorkerRecord
 from cluster.control.reconcile import Waiting
 from cluster.errors import ClusterError
 from cluster.launch import Wanted
@@ -40,18 +40,18 @@ def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
     """The state of a model, and why it is not READY."""
     workers = fleet.of(wanted.uid)
     current = [w for w in workers if w.name.generation == wanted.generation]
-    ready = sum(w.state in (S.READY, S.SUSPECT) for w in current)
+    ready = sum(w.state in SERVES for w in current)
     if wanted.uid in fleet.unreadable:
-        serves = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+        serves = any(w.state in SERVES for w in workers)
         return (ModelState.DEGRADED if serves else ModelState.WAITING), fleet.unreadable[wanted.uid]
     failed = [w for w in current if w.state == S.FAILED]
     if ready >= wanted.replica:
         return ModelState.READY, ""
     if failed:
-        serving = any(w.state in (S.READY, S.SUSPECT) for w in workers)
+        serving = any(w.state in SERVES for w in workers)
         return (ModelState.DEGRADED if serving else ModelState.FAILED), failed[0].reason
     reason = fleet.waiting[wanted.uid].reason if wanted.uid in fleet.waiting else ""
-    if any(w.state in (S.READY, S.SUSPECT) for w in workers):
+    if any(w.state in SERVES for w in workers):
         return ModelState.DEGRADED, reason
     if any(w.state in ALIVE for w in current) or not reason:
         return ModelState.LOADING, reason
@@ -71,8 +71,8 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
         error_code=_code_of(failed.report.error) if failed else fleet.waiting.get(wanted.uid, Waiting("")).code,
         log_tail=failed.report.log_tail if failed else (),
         replica=wanted.replica,
-        ready=sum(w.state in (S.READY, S.SUSPECT) for w in current),
-        restarts=fleet.restarts.get(wanted.uid, 0),
+        ready=sum(w.state in SERVES for w in current),
+        restarts=fleet.restarts_of(wanted.uid),
         generation=wanted.generation,
         stage=next(
             (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
@@ -85,7 +85,7 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
     )
 
 
-def _worker_status(fleet: Fleet, worker: Worker) -> WorkerStatus:
+def _worker_status(fleet: Fleet, worker: WorkerRecord) -> WorkerStatus:
     report = worker.report
     node = fleet.nodes.get(worker.node)
     return WorkerStatus(
@@ -105,12 +105,14 @@ def _worker_status(fleet: Fleet, worker: Worker) -> WorkerStatus:
         files=report.progress.files,
         reason=worker.reason,
         error_code=_code_of(report.error),
+        restarts=fleet.restarts.get((worker.name.uid, worker.name.index), 0),
+        created=worker.created,
     )
 
 
 def description_of(fleet: Fleet, wanted: Wanted) -> dict[str, object]:
     """What clients of any dialect read about a model; the keys are Xinference's."""
-    ready = [w for w in fleet.of(wanted.uid) if w.state in (S.READY, S.SUSPECT)]
+    ready = [w for w in fleet.of(wanted.uid) if w.state in SERVES]
     about: Mapping[str, object] = ready[0].report.about if ready else {}
     entry, source = wanted.entry, wanted.source
     return {

@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import Worker, WorkerEvent
+from cluster.control.lifecycle import ENDED, SERVES, WorkerEvent, WorkerRecord
 from cluster.control.platform import Handle, Platform
 from cluster.control.records import Records
 from cluster.settings import Settings
@@ -74,7 +74,7 @@ class Watch:
         self._watched[str(name)] = _Watched(handle)
         self._spawn(str(name), self._await_death(str(name), handle))
 
-    def end(self, worker: Worker) -> None:
+    def end(self, worker: WorkerRecord) -> None:
         """Kills a worker and forgets it."""
         watched = self._watched.pop(str(worker), None)
         self._fleet.workers.pop(str(worker), None)
@@ -124,7 +124,7 @@ class Watch:
                 self._hear(name, E.SILENT, "does not answer")
                 await asyncio.sleep(self._settings.tick_s)
                 continue
-            if name not in self._fleet.workers or self._fleet.workers[name].state in (S.LOST, S.GONE, S.FAILED):
+            if name not in self._fleet.workers or self._fleet.workers[name].state in ENDED:
                 return
             self._see_report(name, handle, report)
 
@@ -166,7 +166,7 @@ class Watch:
             reason = self._fleet.why_died(worker, reason, self._clock())
         self.see(name, event, reason)
 
-    def see(self, name: str, event: WorkerEvent, reason: str) -> Worker:
+    def see(self, name: str, event: WorkerEvent, reason: str) -> WorkerRecord:
         before = self._fleet.workers[name]
         after = self._fleet.see(name, event, self._clock(), reason)
         if after.state != before.state:
@@ -185,7 +185,7 @@ class Watch:
             is_suspect = self._fleet.workers[name].state == S.SUSPECT
             await asyncio.sleep(self._settings.tick_s if is_suspect else self._settings.probe_s)
             worker = self._fleet.workers.get(name)
-            if worker is None or worker.state not in (S.READY, S.SUSPECT):
+            if worker is None or worker.state not in SERVES:
                 continue
             await self._probe_once(name, handle)
 
@@ -262,7 +262,7 @@ class Watch:
         where = (node.id, node.ip)
         self._order(str(name), lambda handle: handle.start(epoch, where, threads, timeout_s=timeout_s))
 
-    def order_drain(self, worker: Worker) -> None:
+    def order_drain(self, worker: WorkerRecord) -> None:
         epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
         self._order(str(worker), lambda handle: handle.drain(epoch, timeout_s=timeout_s))
 

@@ -88,7 +88,7 @@ class Worker:
         _tail_into(self._lines, settings.log_level)
         self._threads = 1
         cards = tuple(card for card, _ in claim.cards)
-        self._board = Versioned(Report(pid=os.getpid(), cards=cards))
+        self._board = Versioned(Report(pid=os.getpid(), cards=cards, created=time.time()))
         self._start_lock = threading.Lock()
         self._loader: threading.Thread | None = None
 

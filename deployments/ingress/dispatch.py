@@ -39,15 +39,6 @@ MOST_LOSSES = 6
 RESERVED_PAUSE_S = 0.05
 #: Who is refused is told to come back after up to so many times the time that the work before him takes.
 MOST_LATER = 2.0
-#: What a worker may say that another worker may not: nothing was computed, so the request may go elsewhere.
-ELSEWHERE = (
-    errors.WorkerLost,
-    errors.WorkerDraining,
-    errors.WorkerReserved,
-    errors.Unavailable,
-    errors.ModelLoading,
-    errors.Overloaded,
-)
 
 
 def later(refusal: errors.Overloaded, times: float) -> errors.Overloaded:
@@ -202,11 +193,11 @@ class Dispatcher:
                     return answer, route.worker
                 except GivenUp as silence:
                     return await self._first(silence.sent, gate, route.worker, question, tried, losses)
-                except ELSEWHERE as error:
+                except errors.ClusterError as error:
+                    if not error.retryable:
+                        self._clear(question)
+                        raise
                     refusal = error
-                except errors.ClusterError:
-                    self._clear(question)
-                    raise
             if isinstance(refusal, errors.WorkerReserved):
                 reserved.add(route.worker)
                 if not self.table.is_usable(model, tried | reserved):

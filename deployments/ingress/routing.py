@@ -115,8 +115,6 @@ class RouteTable:
         reason = f": {model.reason}" if model.reason else "."
         if model.state == ModelState.FAILED:
             return errors.Unavailable(f"Model {model.uid} could not be loaded{reason}")
-        if model.state == ModelState.STOPPING:
-            return errors.ModelNotFound(f"Model {model.uid} is being terminated.")
         if model.recovering:
             return errors.WorkerLost(
                 f"Model {model.uid} has no worker at the moment and is being restarted{reason}", retry_after_s=5.0

@@ -59,9 +59,9 @@ def test_the_code_is_the_name_in_snake_case(error: type[errors.ClusterError], co
     assert error.code() == code
 
 
-def test_only_errors_that_another_try_can_cure_are_retryable() -> None:
+def test_only_errors_of_a_worker_that_computed_nothing_go_to_another() -> None:
     assert {error.__name__ for error in EVERY if error.retryable} == {
-        *("Overloaded", "DoesNotFit", "ModelLoading", "WorkerLost", "WorkerDraining", "WorkerReserved", "Unavailable")
+        *("Overloaded", "ModelLoading", "WorkerLost", "WorkerDraining", "WorkerReserved", "Unavailable")
     }
 
 

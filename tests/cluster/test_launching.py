@@ -38,7 +38,6 @@ FAILED = {
         make_status(state="WAITING", error_code="does_not_fit", reason="m fits nowhere."),
         errors.DoesNotFit,
     ),
-    "as it was terminated": (make_status(state="STOPPING"), errors.LaunchCancelled),
     "as it was replaced": (make_status(state="READY", generation=2), errors.LaunchCancelled),
 }
 

@@ -24,7 +24,6 @@ INSTANCE_STATES = {
     "READY": "READY",
     "DEGRADED": "UPDATING",
     "FAILED": "ERROR",
-    "STOPPING": "TERMINATING",
 }
 #: Xinference's words for what a launch is doing.
 STAGES = {"pending": "pending", "downloading": "downloading", "loading": "loading", "ready": "launching"}

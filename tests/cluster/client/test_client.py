@@ -439,7 +439,6 @@ FAILURES = {
     "download": (make_status(state="FAILED", error_code="download_failed", reason="Bad."), errors.DownloadFailed),
     "a code of a newer server": (make_status(state="FAILED", error_code="eaten", reason="Bad."), errors.LoadFailed),
     "no room": (make_status(state="WAITING", error_code="does_not_fit", reason="Bad."), errors.DoesNotFit),
-    "stopping": (make_status(state="STOPPING"), errors.LaunchCancelled),
     "replaced by a newer launch": (make_status(state="READY", generation=2), errors.LaunchCancelled),
     "gone": (errors.UnknownUid("m is not launched."), errors.LaunchCancelled),
     "some replicas failed for good": (

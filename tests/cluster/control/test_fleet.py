@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,7 +127,7 @@ def test_the_pause_before_a_lost_worker_is_started_again_doubles() -> None:
         now = loss.not_before
         assert len(carry_out(found, now)) == 1
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert found.restarts == {"m": 8}
+    assert found.restarts == {("m", 0): 8}
 
 
 def test_a_good_run_pays_for_past_losses() -> None:
@@ -396,6 +397,28 @@ def test_a_model_that_lost_its_only_worker_loads_again() -> None:
     assert status_of(found, found.wanted["m"]).restarts == 1
 
 
+def test_a_worker_says_when_it_was_started_and_how_often_its_place_was_lost() -> None:
+    found = fleet(make_wanted(replica=2))
+    for start in found.plan(0.0).start:
+        found.started(start.name, start.placement, 0.0, created=1000.0)
+        found.see_report(str(start.name), ready(), 1.0)
+    lose(found, "worker:m:1:1-s1", 10.0)
+    found.plan(10.5)
+    (again,) = found.plan(11.0).start
+    found.started(again.name, again.placement, 11.0, created=1011.0)
+    status = status_of(found, found.wanted["m"])
+    rows = [(worker.index, worker.state, worker.restarts, worker.created) for worker in status.workers]
+    assert (0, S.READY, 0, 1000.0) in rows and (1, S.STARTING, 1, 1011.0) in rows
+    assert status.restarts == 1
+
+
+def test_an_adopted_worker_keeps_the_time_it_was_started_at() -> None:
+    found = serving(make_wanted(replica=2))
+    found.adopt(WorkerName("m", 1, 1, "old"), replace(ready(), created=1000.0), Claim(GIB), 5.0)
+    workers = {worker.id: worker.created for worker in status_of(found, found.wanted["m"]).workers}
+    assert workers["worker:m:1:1-old"] == 1000.0
+
+
 def test_a_bad_update_is_told_while_the_old_one_serves() -> None:
     found = serving(make_wanted())
     found.want(make_wanted(generation=2))
@@ -592,7 +615,7 @@ def test_a_loss_whose_cause_is_known_needs_no_pause(is_lost_already: bool) -> No
     if is_lost_already:
         found.excuse([name])
     assert len(carry_out(found, 10.0)) == 1
-    assert found.restarts == {"m": 1} and not found.excused
+    assert found.restarts == {("m", 0): 1} and not found.excused
 
 
 def test_a_loss_of_another_worker_is_not_excused() -> None:

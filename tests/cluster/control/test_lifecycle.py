@@ -5,16 +5,22 @@ from typing import Any
 
 import pytest
 
+from cluster.control import lifecycle
 from cluster.control.lifecycle import (
     ALIVE,
     ENDED,
     HOLDS_CLAIM,
+    LEAVES,
+    LOADS,
+    SERVES,
     TRANSITIONS,
     InvalidTransition,
-    Worker,
     WorkerEvent,
+    WorkerRecord,
+    limit_s,
     step,
 )
+from cluster.settings import Settings
 from cluster.status import Claim, WorkerName, WorkerState
 
 E = WorkerEvent
@@ -22,11 +28,11 @@ S = WorkerState
 EVERY_PAIR = list(itertools.product(S, E))
 
 
-def worker(state: S = S.STARTING, **fields: Any) -> Worker:
-    return Worker(WorkerName("m", 1, 0, "a"), state, "n0", Claim(), 0.0, **fields)
+def worker(state: S = S.STARTING, **fields: Any) -> WorkerRecord:
+    return WorkerRecord(WorkerName("m", 1, 0, "a"), state, "n0", Claim(), 0.0, **fields)
 
 
-def told(*events: E, state: S = S.STARTING) -> Worker:
+def told(*events: E, state: S = S.STARTING) -> WorkerRecord:
     found = worker(state)
     for now, event in enumerate(events, 1):
         found = step(found, event, float(now))
@@ -127,3 +133,18 @@ def test_the_story_keeps_its_end() -> None:
 def test_an_event_that_moves_nothing_leaves_no_trace() -> None:
     before = told(E.STARTED, E.LOADED)
     assert step(before, E.ANSWERED, 99.0) is before
+
+
+def test_every_state_is_in_exactly_one_set() -> None:
+    """A new state that is in none would be neither counted, nor waited for, nor ended."""
+    kinds = (LOADS, SERVES, LEAVES, ENDED)
+    assert {state: sum(state in kind for kind in kinds) for state in S} == dict.fromkeys(S, 1)
+
+
+def test_every_state_in_which_a_worker_should_move_has_a_limit() -> None:
+    assert {state for state in S if limit_s(state, Settings()) is None} == {S.READY, *ENDED}
+
+
+def test_the_picture_names_every_state() -> None:
+    assert lifecycle.__doc__ is not None
+    assert {state for state in S if state not in lifecycle.__doc__} == set()

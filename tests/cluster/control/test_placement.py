@@ -250,7 +250,7 @@ def test_no_room_is_an_error_to_try_again_later() -> None:
     found = place(demand(), [], [])
     assert isinstance(found, NoRoom)
     error = found.error()
-    assert isinstance(error, DoesNotFit) and error.retryable
+    assert isinstance(error, DoesNotFit)
     assert (error.message, error.retry_after_s) == (str(found), 30.0)
 
 

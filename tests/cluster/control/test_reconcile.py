@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster.control.lifecycle import Worker
-from cluster.control.reconcile import NO_LOSS, Loss, Plan, is_settled, reconcile
+from cluster.control.lifecycle import WorkerRecord
+from cluster.control.reconcile import NO_LOSS, FleetPlan, Loss, is_settled, reconcile
 from cluster.launch import Wanted
 from cluster.status import Claim, Node, WorkerName, WorkerState
 from tests.make import GIB, make_node, make_wanted
@@ -19,22 +19,22 @@ NOW = 100.0
 
 def worker(
     index: int = 0, state: S = S.READY, *, uid: str = "m", generation: int = 1, node: str = "n0", since: float = 0.0
-) -> Worker:
+) -> WorkerRecord:
     """Named by what it is, so that plans can be read."""
     suffix = f"{state.lower()}{int(since) or ''}"
-    return Worker(WorkerName(uid, generation, index, suffix), state, node, Claim(GIB), since)
+    return WorkerRecord(WorkerName(uid, generation, index, suffix), state, node, Claim(GIB), since)
 
 
 def plan_for(
     wanted: Wanted | list[Wanted] | None,
-    workers: list[Worker],
+    workers: list[WorkerRecord],
     *,
     nodes: list[Node] | None = None,
     losses: Mapping[tuple[str, int], Loss] | None = None,
     hold: str = "",
     last_ready: Wanted | None = None,
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
-) -> Plan:
+) -> FleetPlan:
     wishes = [wanted] if isinstance(wanted, Wanted) else wanted or []
     suffixes = map("new{}".format, itertools.count())
     return reconcile(
@@ -53,11 +53,11 @@ def plan_for(
 @dataclass
 class Case:
     wanted: Wanted | list[Wanted] | None
-    workers: list[Worker]
+    workers: list[WorkerRecord]
     #: (uid, generation, index) of each.
     start: list[tuple[str, int, int]] = field(default_factory=list)
-    drain: list[Worker] = field(default_factory=list)
-    forget: list[Worker] = field(default_factory=list)
+    drain: list[WorkerRecord] = field(default_factory=list)
+    forget: list[WorkerRecord] = field(default_factory=list)
     losses: Mapping[tuple[str, int], Loss] = field(default_factory=dict)
     nodes: list[Node] | None = None
     waiting: Mapping[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Case:
     last_ready: Wanted | None = None
     old_losses: Mapping[tuple[str, int], Loss] = field(default_factory=dict)
 
-    def plan(self) -> Plan:
+    def plan(self) -> FleetPlan:
         return plan_for(
             self.wanted,
             self.workers,
@@ -325,7 +325,7 @@ def test_many_losses_do_not_overflow() -> None:
         pytest.param([worker(0), worker(1), worker(uid="x")], False, id="one is not wanted"),
     ],
 )
-def test_settled_is_exactly_what_is_wanted(workers: list[Worker], settled: bool) -> None:
+def test_settled_is_exactly_what_is_wanted(workers: list[WorkerRecord], settled: bool) -> None:
     assert is_settled({"m": wish(2)}, workers) is settled
 
 

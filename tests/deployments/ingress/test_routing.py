@@ -214,9 +214,6 @@ def test_a_model_says_what_it_can_do_instead() -> None:
             id="failed",
         ),
         pytest.param(
-            {"state": ModelState.STOPPING}, errors.ModelNotFound, "Model m is being terminated.", id="stopping"
-        ),
-        pytest.param(
             {"state": ModelState.LOADING, "recovering": True},
             errors.WorkerLost,
             "Model m has no worker at the moment and is being restarted.",
