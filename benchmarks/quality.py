@@ -250,7 +250,7 @@ class Ours:
         entry = Entry(name=model.name, type="embedding", family="local", sources=(source,))
         self._family = model.family()
         options = self._family.Options()
-        self.about = self._family.load(
+        self.facts = self._family.load(
             Setup(entry, source, options, folder, "cpu", threads=threads, engine=engine, home=PLACE / "home")
         )
 

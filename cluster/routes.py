@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.facts import SentFacts
 from cluster.keys import Key
 from cluster.status import ModelState
 
@@ -20,6 +21,28 @@ class Route:
 
 
 @dataclass(frozen=True)
+class Launched:
+    """What serves under a name, and on what it runs: what clients ask about a model."""
+
+    type: str = ""
+    name: str = ""
+    engine: str = ""
+    format: str = ""
+    family: str = ""
+    hub: str = ""
+    revision: str | None = None
+    quantization: str = "none"
+    languages: tuple[str, ...] = ()
+    #: What the catalogue says of it; the loaded model's own facts come before that.
+    max_tokens: int | None = None
+    dimensions: int | None = None
+    controlnet: object = None
+    replica: int = 1
+    address: str = ""
+    cards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelRoutes:
     """All an ingress must know of a model to serve it without asking anybody."""
 
@@ -28,10 +51,16 @@ class ModelRoutes:
     workers: tuple[Route, ...]
     state: ModelState
     reason: str = ""
-    description: dict[str, Any] = field(default_factory=dict)
+    launched: Launched = Launched()
+    facts: SentFacts = SentFacts()
     aliases: tuple[str, ...] = ()
     #: It has served before: requests wait for its next worker instead of failing at once.
     recovering: bool = False
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest input that it reads."""
+        return self.launched.max_tokens if self.facts.max_tokens is None else self.facts.max_tokens
 
 
 @dataclass(frozen=True)

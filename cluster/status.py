@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from cluster.facts import SentFacts
 from cluster.launch import Wanted
-from cluster.value import Value
+from cluster.value import JsonObject, Value
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class LoadProgress:
     fraction: float = 0.0
     done_bytes: int = 0
     total_bytes: int = 0
-    files: tuple[dict[str, Any], ...] = ()
+    files: tuple[JsonObject, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Report:
     memory_bytes: int = 0
     memory: Memory = Memory()
     load_seconds: float = 0.0
-    about: dict[str, Any] = field(default_factory=dict)
+    facts: SentFacts = SentFacts()
 
 
 class WorkerStatus(Value):
@@ -152,7 +153,7 @@ class WorkerStatus(Value):
     progress: float = 0.0
     done_bytes: int = 0
     total_bytes: int = 0
-    files: tuple[dict[str, Any], ...] = ()
+    files: tuple[JsonObject, ...] = ()
     reason: str = ""
     error_code: str = ""
     #: How often the worker of this index was lost and replaced.
@@ -178,7 +179,8 @@ class ModelStatus(Value):
     created: float = 0.0
     wanted: Wanted
     workers: tuple[WorkerStatus, ...] = ()
-    about: dict[str, Any] = Field(default_factory=dict)
+    #: What the loaded model says about itself.
+    about: JsonObject = Field(default_factory=dict)
     version: int = 0
 
 

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -20,10 +21,13 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
+from cluster.facts import ModelFacts
 from cluster.worker.family import Batched, BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.image import pictures
+from deployments.image.facts import ImageFacts
 from deployments.image.requests import Drawing, DrawnPicture
+from deployments.text.facts import ClassifyFacts, EmbeddingFacts
 from deployments.vectors import Rows, SparseRows, unit
 
 
@@ -37,6 +41,12 @@ class EchoOptions(BaseModel):
     steps: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class EchoFacts(ModelFacts):
+    pid: int
+    cards: str
+
+
 class Echo(Batched):
     """Answers with what it was asked. An item can also be an order: see `run`."""
 
@@ -46,7 +56,7 @@ class Echo(Batched):
     example: Example = Example(["hello"], {}, "infer")
     _breaks = False
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         self._options: EchoOptions = setup.options
         deadline = time.monotonic() + self._options.load_seconds
         while time.monotonic() < deadline:
@@ -54,7 +64,7 @@ class Echo(Batched):
             threading.Event().wait(0.05)
         if self._options.load_error:
             raise ValueError(self._options.load_error)
-        return {"pid": os.getpid(), "cards": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        return EchoFacts(pid=os.getpid(), cards=os.environ.get("CUDA_VISIBLE_DEVICES", ""))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if any(item == "bad" for item in items):
@@ -103,6 +113,11 @@ class LettersOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LettersFacts(ClassifyFacts, EmbeddingFacts):
+    """What the routes of embeddings and those of labels read."""
+
+
 class Letters(Batched):
     """All that a text model can do, with letters for tokens: small answers that a test can work out by hand.
 
@@ -129,9 +144,9 @@ class Letters(Batched):
     LABELS: ClassVar[tuple[str, ...]] = ("vowel", "consonant", "other")
     PROMPTS: ClassVar[Mapping[str, str]] = {"query": "q: "}
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         self._times: dict[str, int] = {}
-        return {"dimensions": 8, "max_tokens": self.LIMIT, "dtype": "float32", "labels": list(self.LABELS)}
+        return LettersFacts(dimensions=8, max_tokens=self.LIMIT, dtype="float32", labels=self.LABELS, exclusive=True)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         # What is run is not told what for; so each value says it.
@@ -267,9 +282,23 @@ class Painting(Stepped):
     pace: BatchHints = BatchHints(parallel=4)
     MOST_PIXELS: ClassVar[int] = 2_000_000
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         self._options: PaintingOptions = setup.options
-        return {"steps": self._options.steps, "tasks": list(self._options.able), "loras": ["blue"]}
+        return ImageFacts(
+            steps=self._options.steps,
+            tasks=self._options.able,
+            loras=("blue",),
+            pipeline="painting",
+            offload=None,
+            components={},
+            resolution=64,
+            max_pixels=self.MOST_PIXELS,
+            scheduler="none",
+            samplers="diffusion",
+            attention_backend="none",
+            caches=(),
+            batching={},
+        )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         drawing = Drawing.model_validate(dict(params))

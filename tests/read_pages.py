@@ -22,6 +22,7 @@ from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.ocr import pictures
+from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Line, RecognisedPage, Usage, Word, bounds, page_of, rectangle
 from deployments.ocr.requests import Reading
 from tests.live import LiveCluster, until
@@ -109,11 +110,11 @@ class Reader(Stepped):
     Options: ClassVar[type[BaseModel]] = ReaderOptions
     example: Example = Example([picture(PROBE)], {}, "ocr")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> OcrFacts:
         self._options: ReaderOptions = setup.options
         self._lock = threading.Lock()
         self.pace = BatchHints(parallel=self._options.parallel)
-        return {"model_ability": ["ocr"]}
+        return OcrFacts()
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = Reading.model_validate(dict(params))

@@ -86,7 +86,7 @@ def launched(family: Any, folder: Path, type: str, *, facts: dict[str, Any] | No
     source = Source(hub="local", id=str(folder))
     entry = Entry(name=folder.name, type=type, family="tiny", sources=(source,), facts=facts or {})
     model = family()
-    model.about = model.load(Setup(entry, source, family.Options(**options), folder, "cpu", threads=1, **given))
+    model.facts = model.load(Setup(entry, source, family.Options(**options), folder, "cpu", threads=1, **given))
     return model
 
 

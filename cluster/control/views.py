@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES, WorkerRecord
 from cluster.control.reconcile import Waiting
 from cluster.errors import ClusterError
+from cluster.facts import SentFacts
 from cluster.launch import Wanted
-from cluster.routes import ModelRoutes, Route
+from cluster.routes import Launched, ModelRoutes, Route
 from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
 
 S = WorkerState
@@ -21,6 +22,7 @@ def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
     for uid, wanted in fleet.wanted.items():
         ready = [w for w in fleet.of(uid) if w.state == S.READY]
         usable = ready or [w for w in fleet.of(uid) if w.state == S.SUSPECT]
+        serving = [w for w in fleet.of(uid) if w.state in SERVES]
         state, reason = state_of(fleet, wanted)
         names = (wanted.entry.name, wanted.source.id, *wanted.entry.aliases)
         table[uid] = ModelRoutes(
@@ -29,7 +31,8 @@ def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
             workers=tuple(Route(str(w.name), wanted.spec.request_limits, w.node) for w in usable),
             state=state,
             reason=reason,
-            description=description_of(fleet, wanted),
+            launched=_launched(wanted, serving),
+            facts=serving[0].report.facts if serving else SentFacts(),
             aliases=tuple({name.lower() for name in names}),
             recovering=uid in fleet.served and uid not in fleet.unreadable,
         )
@@ -81,7 +84,7 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
         created=wanted.created,
         wanted=wanted,
         workers=tuple(_worker_status(fleet, w) for w in workers),
-        about=next((w.report.about for w in current if w.state == S.READY), {}),
+        about=next((w.report.facts.listed for w in current if w.state == S.READY), {}),
     )
 
 
@@ -110,30 +113,25 @@ def _worker_status(fleet: Fleet, worker: WorkerRecord) -> WorkerStatus:
     )
 
 
-def description_of(fleet: Fleet, wanted: Wanted) -> dict[str, object]:
-    """What clients of any dialect read about a model; the keys are Xinference's."""
-    ready = [w for w in fleet.of(wanted.uid) if w.state in SERVES]
-    about: Mapping[str, object] = ready[0].report.about if ready else {}
+def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> Launched:
     entry, source = wanted.entry, wanted.source
-    return {
-        "model_type": entry.type,
-        "address": ready[0].report.node_ip + f":{ready[0].report.pid}" if ready else "",
-        "accelerators": [str(card) for w in ready for card in w.report.cards],
-        "model_name": entry.name,
-        "model_engine": wanted.spec.model_engine or entry.family.replace("-", "_"),
-        "model_format": source.format,
-        "model_family": entry.family,
-        "model_hub": source.hub,
-        "model_revision": source.revision,
-        "quantization": wanted.spec.quantization or "none",
-        "language": list(entry.languages),
-        "max_tokens": entry.max_tokens,
-        "dimensions": entry.facts.get("dimensions"),
-        "model_ability": list(wanted.abilities),
-        "controlnet": entry.facts.get("controlnet"),
-        "replica": wanted.replica,
-        **about,
-    }
+    return Launched(
+        type=entry.type,
+        name=entry.name,
+        engine=wanted.spec.model_engine or entry.family.replace("-", "_"),
+        format=source.format,
+        family=entry.family,
+        hub=source.hub,
+        revision=source.revision,
+        quantization=wanted.spec.quantization or "none",
+        languages=entry.languages,
+        max_tokens=entry.max_tokens,
+        dimensions=entry.facts.get("dimensions"),
+        controlnet=entry.facts.get("controlnet"),
+        replica=wanted.replica,
+        address=f"{serving[0].report.node_ip}:{serving[0].report.pid}" if serving else "",
+        cards=tuple(card for worker in serving for card in worker.report.cards),
+    )
 
 
 def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from pydantic import BaseModel
 
 from cluster.catalog.entry import Entry, Source
+from cluster.facts import ModelFacts
 
 #: The parameters of a request; what they mean depends on the ability that is asked for.
 Params: TypeAlias = Mapping[str, Any]
@@ -134,7 +135,7 @@ class Family(Protocol):
     pace: BatchHints = BatchHints()
 
     @abstractmethod
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         """Loads the model; returns what clients are told about it."""
 
     @abstractmethod

@@ -27,6 +27,7 @@ import psutil
 from cluster import errors
 from cluster.calls import Answer, Call, View
 from cluster.catalog.entry import Source
+from cluster.facts import ModelFacts, SentFacts
 from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
@@ -405,7 +406,7 @@ class Worker:
         started = time.monotonic()
         try:
             folder = self._fetch(self._wanted.source)
-            about = self._model_threads.submit(self._load_model, folder).result()
+            facts = self._model_threads.submit(self._load_model, folder).result()
             if self._streams:
                 self._let_loader_go()
             _give_back()
@@ -415,7 +416,7 @@ class Worker:
             self._post(
                 phase="ready",
                 progress=LoadProgress("ready", 1.0),
-                about=dict(about),
+                facts=SentFacts.of(facts),
                 memory_bytes=memory,
                 load_seconds=time.monotonic() - started,
             )
@@ -441,7 +442,7 @@ class Worker:
         """Pinned revisions of our own catalogue are trusted: many older repositories have nothing but pickles."""
         return self._settings.allow_pickle or is_pinned_by_us(self._wanted.entry, source)
 
-    def _load_model(self, folder: Path) -> Any:
+    def _load_model(self, folder: Path) -> ModelFacts:
         """In the model's own thread: some libraries keep state per thread."""
         if self._family.contract == "talking":
             raise errors.LoadFailed(
@@ -456,7 +457,7 @@ class Worker:
             self._post(progress=replace(progress, stage=stage, fraction=start + (0.95 - start) * fraction))
 
         loading(0.1)
-        about = self._family.load(
+        facts = self._family.load(
             Setup(
                 entry=self._wanted.entry,
                 source=self._wanted.source,
@@ -487,7 +488,7 @@ class Worker:
             self._run(prepared.values)
         # The first pass of all is slower than those that follow.
         self._first_speed = sum(prepared.tokens) / max(time.perf_counter() - started, 1e-6)
-        return about
+        return facts
 
     def _post(self, **changes: Any) -> None:
         self._board.amend(lambda report: replace(report, **changes))

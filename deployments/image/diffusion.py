@@ -18,6 +18,7 @@ from deployments.abilities import TASKS
 from deployments.image import loading
 from deployments.image.caches import PRESETS, presets_for
 from deployments.image.cost import ObservedCall, counted
+from deployments.image.facts import ImageFacts
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import names_in
 from deployments.image.options import ImageOptions
@@ -56,7 +57,7 @@ class Diffusion(Stepped):
     #: Replaced by one of the right size once the model is loaded.
     example: Example = Example(["a lighthouse by the sea"], {}, "text2image")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ImageFacts:
         assert setup.fetch is not None
         setup.report(0.1)
         # In the thread that will compute, because a second thread that computes would get an OpenMP team of its own.
@@ -100,17 +101,17 @@ class Diffusion(Stepped):
         self.example = self._own_example(setup.device)
         measured = self._warm_up()
         setup.report(1.0)
-        return {
-            **about,
-            "tasks": sorted(classes),
+        own = {
+            "tasks": tuple(sorted(classes)),
             "resolution": side,
             "max_pixels": self._model.max_pixels,
             "steps": facts.get("steps") or _default_steps(classes),
             "samplers": "flow" if type(pipe.scheduler).__name__.startswith("FlowMatch") else "diffusion",
-            "loras": sorted(self._model.adapters),
-            "caches": list(self._model.caches),
+            "loras": tuple(sorted(self._model.adapters)),
+            "caches": tuple(self._model.caches),
             "batching": measured,
         }
+        return ImageFacts(**{**about, **own})
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         try:

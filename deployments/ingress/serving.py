@@ -53,7 +53,7 @@ class Served:
         texts = [text for item in items for text in ([item] if isinstance(item, str) else item)]
         return {
             **self.headers,
-            "x-compute-type": "gpu" if self.model.description.get("accelerators") else "cpu",
+            "x-compute-type": "gpu" if self.model.launched.cards else "cpu",
             "x-compute-time": f"{self.total_ms:.0f}",
             "x-compute-characters": str(sum(len(text) for text in texts if isinstance(text, str))),
             "x-total-time": f"{self.total_ms:.0f}",
@@ -181,8 +181,8 @@ class Serving:
         """How much of a text is read is decided at the launch; only a cap that changes nothing can be met."""
         if most is None:
             return
-        reads = self.find(request, model, ability).description.get("max_tokens")
-        if not isinstance(reads, int) or most < reads:
+        reads = self.find(request, model, ability).max_tokens
+        if reads is None or most < reads:
             raise errors.BadRequest(
                 f"{name} cannot be {most}: the model reads up to {reads} tokens of a text; launch it with "
                 f"max_tokens={most} to have it read fewer.",

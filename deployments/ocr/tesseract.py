@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster import environment, errors
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word, bounds, page_of, rectangle
 from deployments.ocr.pictures import PageImage
 from deployments.ocr.requests import LANGUAGES, Reading
@@ -41,7 +42,7 @@ class Tesseract(Stepped):
     Options: ClassVar[type[BaseModel]] = TesseractOptions
     example: Example = Example([BLANK_PAGE], {}, "ocr")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> OcrFacts:
         if shutil.which(PROGRAM) is None:
             raise errors.LoadFailed("The program tesseract is not installed: apt-get install tesseract-ocr.")
         options: TesseractOptions = setup.options
@@ -52,7 +53,8 @@ class Tesseract(Stepped):
             raise errors.LoadFailed("tesseract has no languages: apt-get install tesseract-ocr-eng.")
         self.pace = BatchHints(parallel=max(1, setup.threads))
         version = _output(PROGRAM, "--version").splitlines()[0]
-        return {"engine": version, "languages": sorted(self._languages), "max_pixels": self._most_pixels}
+        languages = tuple(sorted(self._languages))
+        return OcrFacts(engine=version, languages=languages, max_pixels=self._most_pixels)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=("ocr", "layout"), languages=self._languages, generates=False)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.worker.family import BatchHints, Setup, path_of
 from deployments.device import library_arguments, torch_for
+from deployments.text.facts import TextFacts
 from deployments.text.tokenizing import Encoded, EncoderOptions, TextEncoder
+
+if TYPE_CHECKING:
+    from deployments.text.encoders.pipeline import Pipeline
 
 
 def start(
@@ -19,7 +23,7 @@ def start(
     *,
     sample: Callable[[TextEncoder], Sequence[Encoded]] | None = None,
     complete: Callable[[Any], None] = lambda model: None,
-) -> tuple[Any, BatchHints, dict[str, Any]]:
+) -> tuple[Pipeline, BatchHints, TextFacts]:
     """The pipeline of a model of that `kind`, a class of sentence-transformers, which leaves its answers at `output`;
     how its queue forms batches; and what is told of it to whoever asks about the model."""
     torch_for(setup)
@@ -28,7 +32,7 @@ def start(
 
     setup.report(0.3)
     options: EncoderOptions = setup.options
-    pipeline, told = engines.start(
+    pipeline, engine, trials = engines.start(
         engines.Launch(
             path_of(family),
             setup,
@@ -42,13 +46,14 @@ def start(
         )
     )
     setup.report(0.9)
-    about = {
-        "max_tokens": pipeline.encoder.max_tokens,
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "packed": pipeline.packs,
-        **told,
-    }
-    return pipeline, engines.pace_of(pipeline, setup), about
+    facts = TextFacts(
+        max_tokens=pipeline.encoder.max_tokens,
+        dtype=str(pipeline.dtype).removeprefix("torch."),
+        packed=pipeline.packs,
+        engine=engine,
+        engines=trials,
+    )
+    return pipeline, engines.pace_of(pipeline, setup), facts
 
 
 def pair_sample(encoder: TextEncoder) -> list[Encoded]:

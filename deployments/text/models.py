@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from cluster import errors
 from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
+from deployments.text.facts import TextFacts
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 
 TEXTS = ("The weather is lovely today.", "It is raining.")
@@ -39,7 +40,7 @@ class Texts(Batched):
     kind: ClassVar[str] = "SentenceTransformer"
     output: ClassVar[str] = "sentence_embedding"
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> TextFacts:
         options = setup.options
         self._options = options
         self._prompts: dict[str, str] = {}
@@ -51,13 +52,13 @@ class Texts(Batched):
             self._default_prompt = options.prompt_name or model.default_prompt_name
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
-        self._pipeline, self.pace, about = loading.start(
+        self._pipeline, self.pace, facts = loading.start(
             type(self), setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
         )
         if self._default_prompt is not None and self._default_prompt not in self._prompts:
             raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), "prompt_name")
         self._encoder: TextEncoder = self._pipeline.encoder
-        return {**about, "prompts": sorted(self._prompts)}
+        return replace(facts, prompts=tuple(sorted(self._prompts)))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if ability == "tokens":

@@ -6,7 +6,7 @@ cluster launch --model-name trigrams --dimensions 256
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from zlib import crc32
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments import ModelType
+from deployments.text.facts import EmbeddingFacts
 
 
 class TrigramOptions(BaseModel):
@@ -31,9 +32,9 @@ class Trigrams(Batched):
     Options: ClassVar[type[BaseModel]] = TrigramOptions
     example: Example = Example(["hello"], {}, "embed")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> EmbeddingFacts:
         self._dimensions: int = setup.options.dimensions
-        return {"dimensions": self._dimensions}
+        return EmbeddingFacts(dimensions=self._dimensions)
 
     def prepare(self, ability: str, items: Sequence[str], params: Params) -> Prepared:
         return Prepared(items, [len(text) for text in items])

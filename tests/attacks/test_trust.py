@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from cluster import errors
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source
 from cluster.catalog.registrations import parse_registration
+from cluster.facts import ModelFacts
 from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
 from cluster.status import Claim
@@ -38,7 +39,7 @@ class Looking(Echo):
 
     setups: list[Setup] = []  # noqa: RUF012
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         self.setups.append(setup)
         return super().load(setup)
 

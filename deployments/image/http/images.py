@@ -17,6 +17,7 @@ from cluster import errors, keys
 from cluster.calls import View
 from cluster.routes import ModelRoutes
 from deployments.abilities import TASKS
+from deployments.image.facts import ImageFacts
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import ImageBody, ImageFields
 from deployments.image.requests import Drawing, DrawnPicture, Task
@@ -94,11 +95,12 @@ class Images:
         self, request: Request, task: Task, ask: ImageFields, options: dict[str, Any], subject: Subject
     ) -> ImageOrder:
         model = self.choose(request.state.key, ask.model, task)
-        steps = forms.steps_of(ask, model.description.get("steps"))
+        facts = model.facts.opened(ImageFacts)
+        steps = forms.steps_of(ask, facts.steps if facts else None)
         if steps is not None:
             options = {"num_inference_steps": steps, **options}
         drawing = forms.drawing_of(options)
-        if ask.background == "transparent" and not model.description.get("transparent"):
+        if ask.background == "transparent" and not (facts and facts.transparent):
             raise errors.BadRequest(
                 f"Model {model.uid} draws no transparent background; leave out background, or ask for opaque.",
                 "background",
@@ -293,7 +295,8 @@ def given_with(drawing: Drawing) -> list[tuple[str, bytes]]:
 
 def can(model: ModelRoutes, task: str) -> bool:
     """Of all that its family can, a model says what it does itself once it is loaded."""
-    return task in model.abilities and task in model.description.get("tasks", model.abilities)
+    facts = model.facts.opened(ImageFacts)
+    return task in model.abilities and (facts is None or task in facts.tasks)
 
 
 def _refuse_unable(model: ModelRoutes, task: Task) -> None:

@@ -21,6 +21,7 @@ from cluster.calls import View
 from cluster.names import cut
 from cluster.routes import ModelRoutes
 from deployments.abilities import TASKS
+from deployments.image.facts import ImageFacts
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import ImageFields
 from deployments.image.http.images import ImageOrder, Images, as_base64
@@ -253,8 +254,9 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/loras")
     async def loras(request: Request) -> Json:
-        names = [name for model in webui.models(request.state.key) for name in model.description.get("loras") or ()]
-        rows = [{"name": name, "alias": name, "path": name, "metadata": {}} for name in dict.fromkeys(names)]
+        loaded = [model.facts.opened(ImageFacts) for model in webui.models(request.state.key)]
+        names = dict.fromkeys(name for facts in loaded if facts for name in facts.loras)
+        rows = [{"name": name, "alias": name, "path": name, "metadata": {}} for name in names]
         return Json(rows)
 
     @routes.get("/upscalers")

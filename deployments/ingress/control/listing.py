@@ -10,7 +10,7 @@ from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress.bodies import Json
-from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row
+from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row, xinference_row
 from deployments.ingress.routing import RouteTable
 
 OWNER = "xinference"
@@ -24,7 +24,7 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
 
     @routes.get("/v1/models")
     async def list_models(request: Request) -> Json:
-        rows = [{**model.description, **openai_row(model, OWNER)} for model in serving(request)]
+        rows = [{**xinference_row(model), **openai_row(model, OWNER)} for model in serving(request)]
         return Json({"object": "list", "data": rows})
 
     @routes.get("/models")
@@ -45,6 +45,6 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
         model = table.models.get(uid)
         if model is None:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid")
-        return Json(model.description)
+        return Json(xinference_row(model))
 
     return routes

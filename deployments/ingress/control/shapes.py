@@ -42,23 +42,46 @@ def openai_row(model: ModelRoutes, owner: str) -> JsonObject:
     return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
 
 
+def xinference_row(model: ModelRoutes) -> JsonObject:
+    """What Xinference says of a model, and then what the model says of itself."""
+    launched = model.launched
+    return {
+        "model_type": launched.type,
+        "address": launched.address,
+        "accelerators": [str(card) for card in launched.cards],
+        "model_name": launched.name,
+        "model_engine": launched.engine,
+        "model_format": launched.format,
+        "model_family": launched.family,
+        "model_hub": launched.hub,
+        "model_revision": launched.revision,
+        "quantization": launched.quantization,
+        "language": list(launched.languages),
+        "max_tokens": launched.max_tokens,
+        "dimensions": launched.dimensions,
+        "model_ability": list(model.abilities),
+        "controlnet": launched.controlnet,
+        "replica": launched.replica,
+        **model.facts.listed,
+    }
+
+
 def infinity_row(model: ModelRoutes, table: RouteTable, settings: Settings) -> JsonObject:
     workers = [route.worker for route in model.workers]
     sent = sum(table.in_flight.get(worker, 0) for worker in workers)
     # A worker tells with every answer how much it holds; with no answer under way that number is out of date.
     held = sum(table.queued.get(worker, 0) for worker in workers if table.in_flight.get(worker))
     limit = sum(route.limit or ONGOING for route in model.workers)
-    longest = model.description.get("max_tokens")
     return {
         **openai_row(model, "infinity"),
-        "backend": str(model.description.get("model_engine", "")),
+        "backend": model.launched.engine,
         "capabilities": list(dict.fromkeys(CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES)),
         "stats": {
             "queue_fraction": min(1.0, max(sent, held) / limit),
             "queue_absolute": held,
             "results_pending": sent,
             # Batches are filled by tokens; this is how many of the longest inputs fit.
-            "batch_size": max(1, settings.batch_tokens // longest) if isinstance(longest, int) and longest else 1,
+            "batch_size": max(1, settings.batch_tokens // model.max_tokens) if model.max_tokens else 1,
         },
     }
 

@@ -14,6 +14,7 @@ from deployments.device import dtype_for
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.documents.kinds import Kind, kind_in
 from deployments.ocr.documents.writing import PageToWrite, Writer, WritingLimits, Written
+from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, RecognisedPage, Usage, page_of
 from deployments.ocr.pictures import PageImage, cut_out
 from deployments.ocr.requests import MOST_TOKENS, Reading
@@ -44,7 +45,7 @@ class Documents(Stepped):
     Options: ClassVar[type[BaseModel]] = DocumentOptions
     example: Example = Example([BLANK_PAGE], {"max_new_tokens": EXAMPLE_TOKENS}, "ocr")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> OcrFacts:
         self._options: DocumentOptions = setup.options
         self._kind = kind_in(setup.folder)
         setup.report(0.1)
@@ -63,13 +64,13 @@ class Documents(Stepped):
         )
         self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
-        return {
-            "engine": "transformers",
-            "class": self._kind.model,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "tasks": list(self._kind.prompts),
-            "batch_pages": pages,
-        }
+        return OcrFacts(
+            engine="transformers",
+            model_class=self._kind.model,
+            dtype=str(model.dtype).removeprefix("torch."),
+            tasks=tuple(self._kind.prompts),
+            batch_pages=pages,
+        )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=tuple(self._kind.prompts), languages=None, generates=True)

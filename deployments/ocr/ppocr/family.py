@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import RecognisedPage
 from deployments.ocr.pictures import PageImage
 from deployments.ocr.ppocr.nets import Nets
@@ -46,7 +47,7 @@ class PpOcr(Stepped):
     #: Made anew when it is loaded: whoever only knows of the family needs no library to draw.
     example: Example = Example([BLANK_PAGE], {}, "ocr")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> OcrFacts:
         options: PpOcrOptions = setup.options
         self._most_pixels = options.max_pixels
         setup.report(0.2)
@@ -56,12 +57,12 @@ class PpOcr(Stepped):
         pages = PAGES_ON_A_CARD if setup.device != "cpu" else max(LEAST_PAGES, PAGES_PER_CORE * setup.threads)
         self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
-        return {
-            "engine": nets.name,
-            "alphabet": len(nets.alphabet),
-            "languages": sorted(LANGUAGES),
-            "max_pixels": self._most_pixels,
-        }
+        return OcrFacts(
+            engine=nets.name,
+            alphabet=len(nets.alphabet),
+            languages=tuple(sorted(LANGUAGES)),
+            max_pixels=self._most_pixels,
+        )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=TASKS, languages=LANGUAGES, generates=False)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from cluster import errors
 from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
+from deployments.text.facts import ClassifyFacts
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 from deployments.vectors import refused_unless_finite, sigmoid
 
@@ -21,7 +22,7 @@ class SequenceClassifiers(Batched):
     Options: ClassVar[type[BaseModel]] = EncoderOptions
     example: Example = Example(["I like it.", ["It rains.", "The street is wet."]], {}, "classify")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ClassifyFacts:
         options: EncoderOptions = setup.options
 
         def encoder_for(model: Any) -> TextEncoder:
@@ -32,9 +33,9 @@ class SequenceClassifiers(Batched):
             limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
-        self._pipeline, self.pace, about = loading.start(type(self), setup, "CrossEncoder", "scores", encoder_for)
+        self._pipeline, self.pace, facts = loading.start(type(self), setup, "CrossEncoder", "scores", encoder_for)
         self._encoder: TextEncoder = self._pipeline.encoder
-        return {**about, "labels": self._labels, "exclusive": self._is_exclusive}
+        return facts.extended(ClassifyFacts, labels=tuple(self._labels), exclusive=self._is_exclusive)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         values = self._encoder.encode([_text_or_pair(item) for item in items], truncation_of(params))

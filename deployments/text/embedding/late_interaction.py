@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from cluster import errors
 from cluster.worker.family import Example, Prepared, Setup
+from deployments.text.facts import EmbeddingFacts
 from deployments.text.late_interaction import LateTexts, identity_of, role_of
 from deployments.text.models import TEXTS
 from deployments.vectors import Rows
@@ -16,10 +17,10 @@ class LateInteraction(LateTexts):
     abilities: ClassVar[tuple[str, ...]] = ("embed_tokens", "tokenize", "decode", "tokens")
     example: Example = Example(TEXTS, {}, "embed_tokens")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
-        about = super().load(setup)
+    def load(self, setup: Setup) -> EmbeddingFacts:
+        facts = super().load(setup)
         (size,) = self.run(self.read("document", ["size"], {}))
-        return {**about, "dimensions": int(size.shape[1])}
+        return facts.extended(EmbeddingFacts, dimensions=int(size.shape[1]))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if ability != "embed_tokens":

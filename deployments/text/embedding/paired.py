@@ -14,6 +14,7 @@ from cluster import errors
 from cluster.worker.family import BatchHints, Prepared, Setup
 from deployments.device import refuse_foreign_code, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.facts import EmbeddingFacts
 from deployments.text.tokenizing import TextEncoder
 from deployments.vectors import refused_unless_finite
 
@@ -34,7 +35,7 @@ class Paired(SentenceTransformers):
     #: Texts are made as long as the model reads, which some were trained with.
     fills_texts: bool = False
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> EmbeddingFacts:
         torch = self._torch = torch_for(setup)
         import transformers
 
@@ -58,7 +59,9 @@ class Paired(SentenceTransformers):
         self._dimensions = len(self._texts(self._encoder.encode(["size"]))[0])
         self.pace = BatchHints(pads=True)
         shown = min(options.dimensions or self._dimensions, self._dimensions)
-        return {"dimensions": shown, "max_tokens": longest, "dtype": str(named).removeprefix("torch."), "packed": False}
+        return EmbeddingFacts(
+            dimensions=shown, max_tokens=longest, dtype=str(named).removeprefix("torch."), packed=False
+        )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         if ability != f"embed_{self.modality}":

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from cluster import errors
 from cluster.worker.family import Setup
+from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import EmbeddingOptions, Texts
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Rows, refused_unless_finite, unit
@@ -19,10 +20,11 @@ class SentenceTransformers(Texts):
     Options: ClassVar[type[BaseModel]] = EmbeddingOptions
     abilities: ClassVar[tuple[str, ...]] = ("embed", "embed_tokens", "tokenize", "decode", "tokens")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
-        about = super().load(setup)
+    def load(self, setup: Setup) -> EmbeddingFacts:
+        facts = super().load(setup)
         self._dimensions = len(self._pipeline.vectors(self._encoder.encode(["size"]))[0])
-        return {**about, "dimensions": min(self._options.dimensions or self._dimensions, self._dimensions)}
+        dimensions = min(self._options.dimensions or self._dimensions, self._dimensions)
+        return facts.extended(EmbeddingFacts, dimensions=dimensions)
 
     def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
         wants_tokens = bool(batch) and batch[0].want == "embed_tokens"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.worker.family import Example, Setup
+from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import TEXTS, TextOptions, Texts
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import SparseRows, refused_unless_finite
@@ -33,11 +34,11 @@ class SparseEncoders(Texts):
     example: Example = Example(TEXTS, {}, "embed_sparse")
     kind: ClassVar[str] = "SparseEncoder"
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> EmbeddingFacts:
         _refuse_untrained(setup)
-        about = super().load(setup)
+        facts = super().load(setup)
         self.pace = replace(self.pace, batch_tokens=min(self.pace.batch_tokens or MOST_BATCH_TOKENS, MOST_BATCH_TOKENS))
-        return about
+        return facts.extended(EmbeddingFacts)
 
     def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
         rows = refused_unless_finite(self._pipeline.vectors(batch))

@@ -9,6 +9,7 @@ from cluster import errors
 from cluster.worker.family import BatchHints, Prepared, Setup
 from deployments.device import library_arguments, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import text_of
 from deployments.text.tokenizing import groups_of, refuse_endless
 
@@ -17,7 +18,7 @@ class StaticEmbeddings(SentenceTransformers):
     engines: ClassVar[tuple[str, ...]] = ("sentence_transformers", "torch", "auto", "static")
     abilities: ClassVar[tuple[str, ...]] = ("embed",)
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> EmbeddingFacts:
         self._torch = torch_for(setup)
         from deployments.text.encoders.library import sentence_transformers
 
@@ -33,7 +34,7 @@ class StaticEmbeddings(SentenceTransformers):
         self._dimensions = int(self._model.get_embedding_dimension() or 0)
         self.pace = BatchHints()
         shown = min(self._options.dimensions or self._dimensions, self._dimensions)
-        return {"dimensions": shown, "engine": "static", "prompts": sorted(self._prompts)}
+        return EmbeddingFacts(dimensions=shown, engine="static", prompts=tuple(sorted(self._prompts)))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         self._check(params)

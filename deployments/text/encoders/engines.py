@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Setup
 from deployments.device import dtype_for
 from deployments.text.encoders import choice, compiled, trials
@@ -148,6 +149,13 @@ class Launch:
         return dtype_for("bfloat16" if engine == "torch_bf16" else self.dtype, self.setup)
 
 
+class Started(NamedTuple):
+    pipeline: Pipeline
+    engine: str
+    #: What trying all engines on this machine showed, where the engine was chosen so.
+    trials: tuple[JsonObject, ...] | None = None
+
+
 def _output_of(body: Any) -> str:
     named = body.modality_config["text"]["method_output_name"]
     return str(named if isinstance(named, str) else named[-1])
@@ -167,28 +175,27 @@ def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
     return min(seconds) * 1000
 
 
-def start(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
-    """The pipeline, and what is told of it to whoever asks about the model."""
+def start(launch: Launch) -> Started:
+    """The pipeline on the engine that the launch asked for."""
     asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
     if asked == choice.TRY:
         choice.remember(launch.place, _conditions(launch), _try_all(launch))
         raise choice.Tried
     if asked == "auto":
-        return _best(launch) if launch.setup.device == "cpu" else (launch.pipeline("torch"), {"engine": "torch"})
+        return _best(launch) if launch.setup.device == "cpu" else Started(launch.pipeline("torch"), "torch")
     engine = asked if asked in choice.CANDIDATES else choice.EXACT
-    pipeline = launch.pipeline(engine)
-    return pipeline, {"engine": _spelled(engine)}
+    return Started(launch.pipeline(engine), _spelled(engine))
 
 
-def _best(launch: Launch) -> tuple[Pipeline, dict[str, Any]]:
+def _best(launch: Launch) -> Started:
     found = choice.remembered(launch.place, _conditions(launch))
     if found is None:
         reason = trials.elsewhere(launch.family, launch.setup)
         found = choice.remembered(launch.place, _conditions(launch)) or _untried(reason)
     best = next(trial for trial in found if trial.verdict == "chosen")
     log.info("%s runs on %s", launch.setup.entry.name, best.engine)
-    table = [{**asdict(trial), "engine": _spelled(trial.engine)} for trial in found]
-    return launch.pipeline(best.engine), {"engine": _spelled(best.engine), "engines": table}
+    table = tuple({**asdict(trial), "engine": _spelled(trial.engine)} for trial in found)
+    return Started(launch.pipeline(best.engine), _spelled(best.engine), table)
 
 
 def _conditions(launch: Launch) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from deployments.ingress.dialects import Services
 from deployments.ingress.errors import error_response
 from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.ingress.version import VERSION
+from deployments.text.facts import ClassifyFacts, TextFacts
 from deployments.text.http.classify import best_first
 from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
 from deployments.vectors import unit
@@ -181,17 +182,17 @@ def _tokens(row: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
-    facts = model.description
+    facts = model.facts.opened(TextFacts)
     settings = serving.settings
     limits = [route.limit for route in model.workers]
     return {
-        "model_id": facts.get("model_name", model.uid),
-        "model_sha": facts.get("model_revision"),
-        "model_dtype": facts.get("dtype", "float32"),
+        "model_id": model.launched.name or model.uid,
+        "model_sha": model.launched.revision,
+        "model_dtype": (facts and facts.dtype) or "float32",
         "served_model_name": model.uid,
         "model_type": _model_type(model),
         "max_concurrent_requests": ONGOING if None in limits else sum(filter(None, limits)),
-        "max_input_length": facts.get("max_tokens") or 0,
+        "max_input_length": model.max_tokens or 0,
         "max_batch_tokens": settings.batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.max_items,
@@ -204,14 +205,15 @@ def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
 
 
 def _model_type(model: ModelRoutes) -> dict[str, Any]:
-    labels = {str(number): label for number, label in enumerate(model.description.get("labels") or ["LABEL_0"])}
+    facts = model.facts.opened(ClassifyFacts)
+    labels = {str(number): label for number, label in enumerate(facts.labels if facts else ["LABEL_0"])}
     classes = {"id2label": labels, "label2id": {label: int(number) for number, label in labels.items()}}
     if "rerank" in model.abilities:
         return {"reranker": classes}
     if "classify" in model.abilities:
         return {"classifier": classes}
     pooling = "splade" if "embed" not in model.abilities and "embed_sparse" in model.abilities else "mean"
-    return {"embedding": {"pooling": model.description.get("pooling", pooling)}}
+    return {"embedding": {"pooling": pooling}}
 
 
 # ------------------------------------------------------------------------------------------------- errors

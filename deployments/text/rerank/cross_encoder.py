@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from cluster import errors
 from cluster.worker.family import Batched, Example, Prepared, Setup
 from deployments.text import loading
+from deployments.text.facts import RerankFacts
 from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, text_of
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 from deployments.vectors import refused_unless_finite, sigmoid
@@ -24,7 +25,7 @@ class CrossEncoders(Batched):
     #: What every pass of the model is given beside the texts.
     constants: ClassVar[Mapping[str, Any]] = {}
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> RerankFacts:
         options = setup.options
         self._options = options
 
@@ -38,11 +39,11 @@ class CrossEncoders(Batched):
             limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
             return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
 
-        self._pipeline, self.pace, about = loading.start(
+        self._pipeline, self.pace, facts = loading.start(
             type(self), setup, "CrossEncoder", "scores", encoder_for, sample=self._sample
         )
         self._encoder: TextEncoder = self._pipeline.encoder
-        return {**about, "type": setup.entry.facts.get("type", "normal")}
+        return facts.extended(RerankFacts, type=setup.entry.facts.get("type", "normal"))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         query = query_of(params)

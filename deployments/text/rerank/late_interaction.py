@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.worker.family import Example, Prepared, Setup
+from deployments.text.facts import RerankFacts
 from deployments.text.late_interaction import LateTexts, identity_of
 from deployments.text.models import TextOptions
 from deployments.text.rerank.requests import EXAMPLE, query_of, text_of
@@ -29,8 +30,9 @@ class LateRerankers(LateTexts):
     Options: ClassVar[type[BaseModel]] = LateRerankOptions
     example: Example = EXAMPLE
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
-        return {**super().load(setup), "type": setup.entry.facts.get("type", "late interaction")}
+    def load(self, setup: Setup) -> RerankFacts:
+        kind = setup.entry.facts.get("type", "late interaction")
+        return super().load(setup).extended(RerankFacts, type=kind)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         query = query_of(params)

@@ -7,7 +7,8 @@ curl localhost:9997/v1/language -d '{"model": "common-words", "input": ["the cat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
+from cluster.facts import ModelFacts
 from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments import ModelType
 
@@ -29,6 +31,13 @@ class CommonWordsOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageFacts(ModelFacts):
+    """What the model says about itself; listings show it."""
+
+    languages: tuple[str, ...]
+
+
 class CommonWords(Batched):
     """Takes a text for the language whose commonest words it has most of."""
 
@@ -37,8 +46,8 @@ class CommonWords(Batched):
     Options: ClassVar[type[BaseModel]] = CommonWordsOptions
     example: Example = Example(["the cat and the dog"], {}, "language")
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
-        return {"languages": sorted(WORDS)}
+    def load(self, setup: Setup) -> LanguageFacts:
+        return LanguageFacts(languages=tuple(sorted(WORDS)))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Params) -> Prepared:
         if not all(isinstance(item, str) for item in items):

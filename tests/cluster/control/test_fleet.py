@@ -12,6 +12,7 @@ from cluster.control.fleet import EVENT_OF_PHASE, Fleet
 from cluster.control.lifecycle import WorkerEvent
 from cluster.control.reconcile import GOOD_RUN_S
 from cluster.control.views import routes_of, state_of, status_of
+from cluster.facts import SentFacts
 from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, ModelState, Node, Report, WorkerName, WorkerState
@@ -470,9 +471,8 @@ def test_routes_say_all_that_an_ingress_needs() -> None:
     assert (model.abilities, model.state, model.reason, model.recovering) == (("infer",), M.READY, "", True)
     assert set(model.aliases) == {"m", "mm", "org/m"}
     assert [(route.limit, route.node) for route in model.workers] == [(3, "n0")]
-    assert model.description["model_name"] == "m"
-    assert model.description["max_tokens"] == 512
-    assert model.description["address"] == "10.0.0.1:1"
+    assert (model.launched.name, model.launched.address) == ("m", "10.0.0.1:1")
+    assert model.launched.max_tokens == model.max_tokens == 512
 
 
 def test_a_model_that_has_served_is_recovering_and_a_new_one_is_not() -> None:
@@ -595,7 +595,7 @@ def test_the_stage_is_told_at_every_moment(report: Report | None, stage: str, pr
 
 def test_the_status_says_where_each_worker_is() -> None:
     found = serving(make_wanted())
-    found.see_report(the(found), ready(pid=42, about={"dimensions": 384}), 1.0)
+    found.see_report(the(found), ready(pid=42, facts=SentFacts({"dimensions": 384})), 1.0)
     status = status_of(found, found.wanted["m"])
     (told,) = status.workers
     assert (told.node, told.address, told.pid, told.claim_bytes) == ("n0", "10.0.0.1:42", 42, GIB)

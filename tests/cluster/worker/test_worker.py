@@ -13,6 +13,7 @@ import pytest
 
 from cluster import errors
 from cluster.calls import Answer, Call
+from cluster.facts import ModelFacts
 from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
@@ -34,7 +35,7 @@ class Held(Echo):
     entered: ClassVar[threading.Event] = threading.Event()
     seen: ClassVar[list[Any]] = []
 
-    def load(self, setup: Setup) -> Mapping[str, Any]:
+    def load(self, setup: Setup) -> ModelFacts:
         self.seen.append(setup)
         return super().load(setup)
 
@@ -173,7 +174,7 @@ def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
         assert (report.phase, report.progress.stage, report.progress.fraction) == ("ready", "ready", 1.0)
         assert (report.node_id, report.node_ip) == WHERE
         assert report.pid and report.memory_bytes > 0 and report.load_seconds > 0
-        assert report.about["pid"] == report.pid
+        assert report.facts.listed["pid"] == report.pid
         setup = Held.seen[0]
         assert (setup.options.steps, setup.folder, setup.device, setup.threads) == (7, tmp_path, "cpu", 2)
         assert Held.entered.is_set()  # by the example, before anybody asked

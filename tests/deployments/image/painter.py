@@ -63,7 +63,7 @@ class Painter:
 
     def __init__(self, setup: Setup) -> None:
         self.family = Diffusion()
-        self.about = self.family.load(setup)
+        self.facts = self.family.load(setup)
         self.runner: Runner = self.family.runner
 
     @classmethod

@@ -222,7 +222,7 @@ def test_a_cache_is_of_its_request_and_gone_after_it(painter_of: PainterOf, name
     painter = painter_of(name)
     more = {"true_cfg_scale": 3.0, "negative_prompt": "fog"} if name == "qwen_image" else {}
     plain = [painter.drawing(seed=seed, num_inference_steps=8, **more) for seed in range(4)]
-    cached = [painter.drawing(seed=0, num_inference_steps=8, cache=one, **more) for one in painter.about["caches"]]
+    cached = [painter.drawing(seed=0, num_inference_steps=8, cache=one, **more) for one in painter.facts.caches]
     assert cached
     plain_alone = [painter.paint(one) for one in plain]
     cached_alone = [painter.paint(one) for one in cached]

@@ -89,7 +89,7 @@ def test_queries_and_documents_may_share_a_batch(model: LateInteraction) -> None
 
 
 def test_what_is_told_of_the_model_is_so(model: LateInteraction) -> None:
-    assert model.about["dimensions"] == 8 and model.about["packed"] is True and model.about["max_tokens"] == 40
+    assert model.facts.dimensions == 8 and model.facts.packed is True and model.facts.max_tokens == 40
 
 
 def test_a_query_and_a_document_of_the_same_words_are_not_taken_for_each_other(model: LateInteraction) -> None:
@@ -109,7 +109,7 @@ def test_another_architecture_packs_as_well(tmp_path: Path) -> None:
     config = ModernBertConfig(**SIZES, local_attention=8)
     folder = made(tmp_path, None, config, ModernBertModel, tokenizer())
     model, reference = launched(LateInteraction, folder, "embedding"), MultiVectorEncoder(str(folder), device="cpu")
-    assert model.about["packed"] is True
+    assert model.facts.packed is True
     agree(ask(model, "embed_tokens", TEXTS), one_by_one(reference.encode_document, TEXTS))
 
 
