@@ -14,7 +14,7 @@ from ray import serve
 from cluster.calls import Answer, Call
 from cluster.runtime.actor_calls import HEAD_RESOURCE
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.runtime.worker_client import infer
+from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
 from deployments.ingress import generic
 from deployments.ingress.app import build
@@ -48,7 +48,8 @@ class Hop(Serving):
         request.state.model = found.uid
         worker = found.workers[0].worker
         calls = [Call("bench", list(items), dict(params), 60.0, ability)]
-        outcomes, _ = await infer(self.dispatcher.handle_of(worker), calls, 60.0)
+        snapshot = await SupervisorClient.find(self.settings).snapshot()
+        outcomes, _ = await WorkerClient(snapshot.handles[worker]).infer(calls, 60.0)
         assert isinstance(outcomes[0], Answer)
         return Served(found, outcomes[0], worker)
 

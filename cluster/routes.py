@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.facts import SentFacts
@@ -12,12 +12,20 @@ from cluster.status import ModelState
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerAddress:
+    """Where a worker is: its node, and the path of its socket there when it has one."""
+
+    node: str = ""
+    socket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """A worker that may be sent work."""
 
     worker: str
     limit: int | None = None
-    node: str = ""
+    address: WorkerAddress = WorkerAddress()
 
 
 @dataclass(frozen=True)
@@ -71,8 +79,6 @@ class Snapshot:
     models: Mapping[str, ModelRoutes]
     handles: Mapping[str, Any]
     keys: tuple[Key, ...]
-    #: The node of each worker, and its socket there.
-    sockets: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     #: Of the supervisor that made it; workers obey whoever commands with it.
     epoch: int = 0
     #: Calls that end workers, by the model's uid and their fingerprint; every ingress refuses them.

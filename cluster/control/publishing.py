@@ -59,10 +59,8 @@ class Publisher:
         if models == last.models and keys == last.keys and poison == last.poison:
             return
         handles = {name: handle.remote for name, handle in self._watch.handles.items() if name in routed}
-        reports = {name: self._fleet.workers[name].report for name in handles}
-        sockets = {name: (report.node_id, report.socket) for name, report in reports.items() if report.socket}
         version = self.snapshots.version + 1
-        self.snapshots.post(Snapshot(version, models, handles, keys, sockets, self._records.epoch, poison))
+        self.snapshots.post(Snapshot(version, models, handles, keys, self._records.epoch, poison))
 
     def _post_statuses(self) -> None:
         before = self.statuses.value

@@ -10,7 +10,7 @@ from cluster.control.reconcile import Waiting
 from cluster.errors import ClusterError
 from cluster.facts import SentFacts
 from cluster.launch import Wanted
-from cluster.routes import Launched, ModelRoutes, Route
+from cluster.routes import Launched, ModelRoutes, Route, WorkerAddress
 from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
 
 S = WorkerState
@@ -28,7 +28,7 @@ def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
         table[uid] = ModelRoutes(
             uid=uid,
             abilities=wanted.abilities,
-            workers=tuple(Route(str(w.name), wanted.spec.request_limits, w.node) for w in usable),
+            workers=tuple(_route(w, wanted.spec.request_limits) for w in usable),
             state=state,
             reason=reason,
             launched=_launched(wanted, serving),
@@ -37,6 +37,10 @@ def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
             recovering=uid in fleet.served and uid not in fleet.unreadable,
         )
     return table
+
+
+def _route(worker: WorkerRecord, limit: int | None) -> Route:
+    return Route(str(worker.name), limit, WorkerAddress(worker.node, worker.report.socket))
 
 
 def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:

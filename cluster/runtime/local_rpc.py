@@ -19,19 +19,16 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cluster import errors
-from cluster.calls import Answer, Call, View
+from cluster.calls import Answer
 
 log = logging.getLogger("cluster.runtime.local_rpc")
 
 Outcomes = list[Answer | errors.ClusterError | None]
-#: The calls there are: requests to answer, answers that were left open, a call to keep the worker free for, requests to
-#: forget, and how far a request is.
-Kind = Literal["infer", "collect", "reserve", "cancel", "watch"]
-#: Answers a call with what the worker's method of that name returns.
-Respond = Callable[[Kind, tuple[Any, ...]], Awaitable[Any]]
+#: Answers the call of a name with its arguments.
+Respond = Callable[[str, Sequence[Any]], Awaitable[Any]]
 
 #: Size of the pickle that follows, and number of the call.
 HEAD = struct.Struct("<QQ")
@@ -97,7 +94,7 @@ def _is_own(transport: asyncio.BaseTransport) -> bool:
 # ------------------------------------------------------------------------------------------------ frames
 
 
-class _Frames(asyncio.BufferedProtocol):
+class _FrameProtocol(asyncio.BufferedProtocol):
     """Cuts what arrives into frames. Each is read into place; none is ever copied to grow."""
 
     def __init__(self, most: int) -> None:
@@ -173,15 +170,15 @@ class Listener:
         self._respond = respond
         self._most = most
         self._server: asyncio.Server | None = None
-        self._connections: set[_Serving] = set()
+        self._connections: set[_IngressConnection] = set()
 
     async def start(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._connected, str(path))
 
-    def _connected(self) -> _Serving:
-        return _Serving(self._respond, self._most, self._connections)
+    def _connected(self) -> _IngressConnection:
+        return _IngressConnection(self._respond, self._most, self._connections)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -190,10 +187,10 @@ class Listener:
             connection._abort()
 
 
-class _Serving(_Frames):
+class _IngressConnection(_FrameProtocol):
     """One ingress, as a worker sees it."""
 
-    def __init__(self, respond: Respond, most: int, connections: set[_Serving]) -> None:
+    def __init__(self, respond: Respond, most: int, connections: set[_IngressConnection]) -> None:
         super().__init__(most)
         self._respond = respond
         self._connections = connections
@@ -212,18 +209,18 @@ class _Serving(_Frames):
 
     def frame(self, number: int, payload: memoryview) -> None:
         try:
-            kind, arguments = pickle.loads(payload)
+            name, arguments = pickle.loads(payload)
         # Whatever a pickle raises, and they raise anything, is the fault of this call alone.
         except Exception as error:
             self._answer(number, errors.InferenceFailed(f"The call cannot be read: {error}"))
             return
-        task = self._loop.create_task(self._serve(number, kind, arguments))
+        task = self._loop.create_task(self._serve(number, name, arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, number: int, kind: Kind, arguments: tuple[Any, ...]) -> None:
+    async def _serve(self, number: int, name: str, arguments: Sequence[Any]) -> None:
         try:
-            answer = await self._respond(kind, arguments)
+            answer = await self._respond(name, arguments)
         # An answer that never comes would be waited for until its time is up.
         except Exception as error:
             known = isinstance(error, errors.ClusterError)
@@ -267,14 +264,14 @@ def _sendable(answer: Any, why: Exception, most: int) -> Any:
 # --------------------------------------------------------------------------------------- the ingress's end
 
 
-async def connect(path: str, most: int = FRAME_BYTES) -> Pipe:
+async def connect(path: str, most: int = FRAME_BYTES) -> WorkerConnection:
     """Raises OSError when nobody listens there."""
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.create_unix_connection(lambda: Pipe(most), path)
-    return pipe
+    _, connection = await loop.create_unix_connection(lambda: WorkerConnection(most), path)
+    return connection
 
 
-class Pipe(_Frames):
+class WorkerConnection(_FrameProtocol):
     """One worker, as an ingress sees it. Raises our own errors, for a call that cannot be pickled what pickle did."""
 
     def __init__(self, most: int) -> None:
@@ -288,26 +285,9 @@ class Pipe(_Frames):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[Outcomes, int]:
-        outcomes: tuple[Outcomes, int] = await self._call("infer", (calls,), timeout_s)
-        return outcomes
-
-    async def collect(self, ids: Sequence[str], timeout_s: float) -> tuple[Outcomes, int]:
-        outcomes: tuple[Outcomes, int] = await self._call("collect", (ids,), timeout_s)
-        return outcomes
-
-    async def reserve(self, owner: str, wait_s: float, timeout_s: float) -> None:
-        await self._call("reserve", (owner, wait_s), timeout_s)
-
-    async def cancel(self, owners: Sequence[str], block_s: float, timeout_s: float) -> bool:
-        return bool(await self._call("cancel", (owners, block_s), timeout_s))
-
-    async def watch(self, owner: str, seen: int, wait_s: float, timeout_s: float) -> View | None:
-        view: View | None = await self._call("watch", (owner, seen, wait_s), timeout_s)
-        return view
-
-    async def _call(self, kind: Kind, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        payload = _pickled((kind, arguments), self._most)
+    async def call(self, name: str, arguments: Sequence[Any], timeout_s: float) -> Any:
+        """What the worker answers to the call of that name."""
+        payload = _pickled((name, tuple(arguments)), self._most)
         if not self.is_open:
             raise _gone()
         self._calls += 1

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 from ray import serve
@@ -73,7 +72,7 @@ def _tell_ray(address: str, node: str, seconds: float) -> None:
 async def _drain_workers(settings: Settings, node: str, deadline: float) -> list[str]:
     """A worker that drains refuses what is sent to it, which an ingress then sends elsewhere."""
     snapshot = await SupervisorClient.find(settings).snapshot()
-    routes = [route for model in snapshot.models.values() for route in model.workers if route.node == node]
+    routes = [route for model in snapshot.models.values() for route in model.workers if route.address.node == node]
     busy = {route.worker: RayHandle(snapshot.handles[route.worker]) for route in routes}
     for handle in busy.values():
         await handle.drain(snapshot.epoch, timeout_s=10.0)
@@ -83,11 +82,11 @@ async def _drain_workers(settings: Settings, node: str, deadline: float) -> list
     return sorted(busy)
 
 
-async def _is_busy(handle: Any) -> bool:
+async def _is_busy(handle: RayHandle) -> bool:
     try:
         _, _, report = await handle.describe(timeout_s=5.0)
     except errors.WorkerLost:
         return False
     except errors.ClusterError:
         return True
-    return bool(report.phase != "drained")
+    return report.phase != "drained"

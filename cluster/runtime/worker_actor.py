@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import ray
 import uvloop
 
-from cluster import environment
+from cluster import environment, errors
 from cluster.calls import Call, View
 from cluster.control import pressure
 from cluster.launch import Wanted
 from cluster.runtime import local_rpc, node_memory
 from cluster.runtime.actor_calls import MANY
+from cluster.runtime.worker_calls import WORKER_CALLS, WorkerCalls
 from cluster.settings import Settings
 from cluster.status import Claim
 from cluster.worker.family import load_family
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 #: Added to a worker's size where the kernel chooses whom it ends: before the supervisor, the ingress and Ray itself.
 OOM_SCORE = 500
-#: How long a worker may take to open its socket, and how long an ingress leaves one alone that it could not reach.
+#: How long a worker may take to open its socket.
 SOCKET_S = 5.0
 
 
@@ -90,18 +91,11 @@ class WorkerActor(Worker):
         atexit.register(path.unlink, missing_ok=True)
         return str(path)
 
-    async def _respond(self, kind: local_rpc.Kind, arguments: tuple[Any, ...]) -> Any:
-        match kind:
-            case "infer":
-                return await super().infer(*arguments)
-            case "collect":
-                return await super().collect(*arguments)
-            case "reserve":
-                return await super().reserve(*arguments)
-            case "watch":
-                return await super().watch(*arguments)
-            case "cancel":
-                return await super().cancel(*arguments)
+    async def _respond(self, name: str, arguments: Sequence[Any]) -> Any:
+        """A call that came by the socket, and is on the loop of inference already."""
+        if name not in WORKER_CALLS:
+            raise errors.BadRequest(f"A worker has no call {name!r}.")
+        return await getattr(super(), name)(*arguments)
 
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
         return await self._there(super().infer(calls))
@@ -123,6 +117,9 @@ class WorkerActor(Worker):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._inference))
 
 
+#: An error of types here means that the worker lacks a call, or has it otherwise than an ingress makes it.
+_answering: type[WorkerCalls] = WorkerActor
+
 remote_worker = ray.remote(
     concurrency_groups={"control": 64}, max_restarts=0, max_task_retries=0, num_cpus=0, max_concurrency=MANY
-)(WorkerActor)
+)(_answering)

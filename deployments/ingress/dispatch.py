@@ -101,10 +101,6 @@ class Dispatcher:
         except TimeoutError:
             log.warning("the supervisor has not been heard of for %.0f s", within_s)
 
-    def handle_of(self, worker: str) -> Any:
-        """The actor behind the name of a worker."""
-        return self._gates[worker].line.worker
-
     async def _watch(self) -> None:
         pause = 0.1
         while True:
@@ -129,11 +125,13 @@ class Dispatcher:
             return
         self.keys = snapshot.keys
         gather_s = self._settings.gather_ms / 1000
+        routes = [route for model in snapshot.models.values() for route in model.workers]
+        addresses = {route.worker: route.address for route in routes}
         before = self._gates
         self._gates = {
             name: before.get(name)
             or WorkerQueue(
-                WorkerClient(handle, *snapshot.sockets.get(name, ())),
+                WorkerClient(handle, addresses[name]),
                 gather_s,
                 self._metrics.gathered,
                 partial(self._see_death, name),

@@ -470,7 +470,7 @@ def test_routes_say_all_that_an_ingress_needs() -> None:
     model = routes_of(serving(wanted))["m"]
     assert (model.abilities, model.state, model.reason, model.recovering) == (("infer",), M.READY, "", True)
     assert set(model.aliases) == {"m", "mm", "org/m"}
-    assert [(route.limit, route.node) for route in model.workers] == [(3, "n0")]
+    assert [(route.limit, route.address.node) for route in model.workers] == [(3, "n0")]
     assert (model.launched.name, model.launched.address) == ("m", "10.0.0.1:1")
     assert model.launched.max_tokens == model.max_tokens == 512
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 from cluster import errors
 from cluster.calls import Answer, Call, View
 from cluster.runtime import local_rpc
-from cluster.runtime.local_rpc import HEAD, Listener, Pipe, connect, own_path
+from cluster.runtime.local_rpc import HEAD, Listener, WorkerConnection, connect, own_path
 
 PATIENCE_S = 10.0
 ROOT = Path(__file__).parents[3]
@@ -35,11 +35,11 @@ class Worker:
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[None]] = {}
 
-    async def respond(self, kind: local_rpc.Kind, arguments: tuple[Any, ...]) -> Any:
-        if kind == "watch":
+    async def respond(self, name: str, arguments: Sequence[Any]) -> Any:
+        if name == "watch":
             owner, seen, _ = arguments
             return View(seen + 1, "running") if owner in self.waiting else None
-        if kind == "cancel":
+        if name == "cancel":
             return any([self.drop(owner) for owner in arguments[0]])
         return await asyncio.gather(*map(self.answer, arguments[0])), len(self.waiting)
 
@@ -87,7 +87,7 @@ def call(*items: Any, id: str = "a") -> Call:
 
 
 @asynccontextmanager
-async def worker(path: Path) -> AsyncIterator[tuple[subprocess.Popen[str], Pipe]]:
+async def worker(path: Path) -> AsyncIterator[tuple[subprocess.Popen[str], WorkerConnection]]:
     program = f"import asyncio; from tests.cluster.runtime.test_local_rpc import work; asyncio.run(work({str(path)!r}))"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -109,8 +109,8 @@ def run(test: Awaitable[None]) -> None:
     asyncio.run(limited())
 
 
-async def outcome(there: Pipe, *items: Any, id: str = "a", timeout_s: float = PATIENCE_S) -> Any:
-    outcomes, _ = await there.infer([call(*items, id=id)], timeout_s)
+async def outcome(there: WorkerConnection, *items: Any, id: str = "a", timeout_s: float = PATIENCE_S) -> Any:
+    outcomes, _ = await there.call("infer", ([call(*items, id=id)],), timeout_s)
     return outcomes[0]
 
 
@@ -118,13 +118,13 @@ def test_answers_and_errors_arrive_as_they_were_given(tmp_path: Path) -> None:
     async def test() -> None:
         async with worker(tmp_path / "s") as (process, there):
             calls = [call("a", 1), call("refuse"), call("rows"), call("pid")]
-            (echo, refusal, rows, pid), working = await there.infer(calls, PATIENCE_S)
+            (echo, refusal, rows, pid), working = await there.call("infer", (calls,), PATIENCE_S)
             assert echo == Answer(["a", 1], 2) and working == 0
             assert isinstance(refusal, errors.InvalidBody) and refusal.param == "items"
             assert rows.outputs.shape == (32, 384) and rows.outputs.dtype == np.float32  # type: ignore[union-attr]
             assert pid.outputs == process.pid  # type: ignore[union-attr]
             with pytest.raises(errors.InferenceFailed, match="ValueError: told to raise"):
-                await there.infer([call("raise")], PATIENCE_S)
+                await there.call("infer", ([call("raise")],), PATIENCE_S)
 
     run(test())
 
@@ -136,10 +136,10 @@ def test_calls_overtake_each_other_and_each_gets_its_own_answer(tmp_path: Path) 
             many = await asyncio.gather(*(outcome(there, number) for number in range(500)))
             assert [answer.outputs for answer in many] == [[number] for number in range(500)]
             assert not slow.done()
-            assert await there.watch("slow", 3, 0.0, PATIENCE_S) == View(4, "running")
-            assert await there.cancel(["slow"], 0.0, PATIENCE_S) is True
-            assert await there.watch("slow", 3, 0.0, PATIENCE_S) is None
-            assert await there.cancel(["slow"], 0.0, PATIENCE_S) is False
+            assert await there.call("watch", ("slow", 3, 0.0), PATIENCE_S) == View(4, "running")
+            assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S) is True
+            assert await there.call("watch", ("slow", 3, 0.0), PATIENCE_S) is None
+            assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S) is False
             assert isinstance(await slow, errors.RequestCancelled)
 
     run(test())
@@ -170,7 +170,7 @@ def test_what_does_not_answer_in_time_is_unavailable_and_its_late_answer_is_nobo
         async with worker(tmp_path / "s") as (_, there):
             with pytest.raises(errors.Unavailable):
                 await outcome(there, "wait", id="slow", timeout_s=0.05)
-            assert await there.cancel(["slow"], 0.0, PATIENCE_S)
+            assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S)
             assert (await outcome(there, "next")).outputs == ["next"]
 
     run(test())
@@ -184,7 +184,7 @@ def test_what_cannot_be_sent_fails_alone(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="10000000 are allowed"):
                 await outcome(there, "x" * MOST)
             calls = [call("before"), call("nothing that pickles"), call("much"), call("after")]
-            (before, lost, large, after), _ = await there.infer(calls, PATIENCE_S)
+            (before, lost, large, after), _ = await there.call("infer", (calls,), PATIENCE_S)
             assert before == Answer(["before"], 1) and after == Answer(["after"], 1)
             assert isinstance(lost, errors.InferenceFailed) and "cannot be sent" in lost.message
             assert isinstance(large, errors.InferenceFailed) and "bytes" in large.message
@@ -219,14 +219,14 @@ def test_a_frame_that_is_no_call_harms_nobody_else(tmp_path: Path) -> None:
     run(test())
 
 
-def test_a_retired_pipe_answers_what_is_open_and_closes(tmp_path: Path) -> None:
+def test_a_retired_connection_answers_what_is_open_and_closes(tmp_path: Path) -> None:
     async def test() -> None:
         async with worker(tmp_path / "s") as (_, there):
             slow = asyncio.create_task(outcome(there, "wait", id="slow"))
             await outcome(there, "the other has arrived")
             there.retire()
             assert there.is_open
-            assert await there.cancel(["slow"], 0.0, PATIENCE_S)
+            assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S)
             assert isinstance(await slow, errors.RequestCancelled)
             assert not there.is_open
 
@@ -238,12 +238,12 @@ def test_what_was_asked_by_a_process_that_is_gone_is_dropped(tmp_path: Path) -> 
         async with worker(tmp_path / "s") as (_, there):
             gone = await connect(str(tmp_path / "s"), MOST)
             waiting = asyncio.create_task(outcome(gone, "wait", id="slow"))
-            while await there.watch("slow", 0, 0.0, PATIENCE_S) is None:
+            while await there.call("watch", ("slow", 0, 0.0), PATIENCE_S) is None:
                 await asyncio.sleep(0.01)
             gone._abort()
             with pytest.raises(errors.WorkerLost):
                 await waiting
-            while await there.watch("slow", 0, 0.0, PATIENCE_S) is not None:
+            while await there.call("watch", ("slow", 0, 0.0), PATIENCE_S) is not None:
                 await asyncio.sleep(0.01)
 
     run(test())

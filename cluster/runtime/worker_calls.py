@@ -1,0 +1,35 @@
+"""What an ingress may ask of a worker, by the worker's socket or by Ray.
+
+Both ends are checked against it: the worker that answers and the client that calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cluster.calls import Call, View
+from cluster.worker.worker import Outcome
+
+
+class WorkerCalls(Protocol):
+    async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
+        """One outcome per call, and what the worker has in hand. An outcome is None when the worker still computes it
+        while others of the same batch were refused; `collect` returns it."""
+
+    async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
+        """The outcomes that `infer` left open."""
+
+    async def reserve(self, owner: str, wait_s: float) -> None:
+        """Returns when the worker is idle and takes no call but this one."""
+
+    async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
+        """Nobody waits for these requests any more; True if the worker had one of them."""
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        """How far a request is, as soon as that is not version `seen`; None at once when the worker has no such
+        request."""
+
+
+#: The calls that a worker's socket takes.
+WORKER_CALLS = frozenset(name for name in vars(WorkerCalls) if not name.startswith("_"))
