@@ -17,6 +17,8 @@ from cluster.settings import Settings
 from cluster.worker.family import Batched, Setup
 from deployments import catalog_with, model_types, resolve
 from docs.examples import language, trigrams
+from tests.attacks.standing_in import StandIn, asked, run
+from tests.attacks.standing_in import settings as ingress_settings
 from tests.live import ROOT, LiveCluster, until
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -74,6 +76,19 @@ def test_each_model_of_the_list_can_be_launched() -> None:
     assert [(model.uid, model.replica) for model in wanted] == [("vectors", 2), ("ce-tiny", 1)]
 
 
+def test_the_route_of_the_plugin_is_there_and_checks_its_body(tmp_path: Path) -> None:
+    async def test() -> None:
+        place = ingress_settings(tmp_path).model_copy(update={"plugins": PLUGINS})
+        async with asked(place, StandIn({"m": None})) as client:
+            wrong = await client.post("/v1/language", json={"model": "m", "inputs": ["le chat"]})
+            assert wrong.status_code == 422 and "input: Field required" in wrong.text
+            # The stand-in's model is of no such type.
+            unable = await client.post("/v1/language", json={"model": "m", "input": ["le chat"]})
+            assert unable.status_code == 400 and "Model m cannot language" in unable.text
+
+    run(test())
+
+
 @pytest.fixture
 def http(live: LiveCluster) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=live.url, timeout=30) as client:
@@ -88,8 +103,6 @@ def test_the_examples_serve(live: LiveCluster, http: httpx.Client) -> None:
         assert answer.status_code == 200 and len(answer.json()["data"][0]["embedding"]) == 64
         answer = http.post("/v1/language", json={"model": "example-type", "input": ["le chat et la souris"]})
         assert answer.json() == {"model": "example-type", "languages": ["fr"]}
-        wrong = http.post("/v1/language", json={"model": "example-type", "inputs": ["le chat"]})
-        assert wrong.status_code == 400 and "inputs" in wrong.text
         for uid in ("example-family", "example-type"):
             client.terminate_model(uid)
         until(lambda: not {"example-family", "example-type"} & set(client.list_models()), within=10)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
 
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Dialect, Services, text_bytes
-from deployments.ingress.middleware import Json, checked, json_body
 
 
 class LanguageBody(BaseModel):
