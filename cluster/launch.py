@@ -13,11 +13,6 @@ from cluster.catalog.entry import Entry, Source
 from cluster.names import UID_PATTERN, quoted
 from cluster.value import Value
 
-#: Sent by Xinference's own client and command line with every launch of every type, whatever the model.
-ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
-#: What Xinference's clients send as null or its default and this server has no use for.
-ACCEPTED_WHEN_EMPTY = ("enable_virtual_env", "virtual_env_packages", "virtual_env_find_links", "peft_model_config")
-
 
 def _as_cards(value: Any) -> Any:
     """`0,1`, `[0, 1]` and `0` as card numbers; anything else is for pydantic to refuse."""
@@ -101,21 +96,18 @@ class LaunchSpec(Value):
     @model_validator(mode="before")
     @classmethod
     def _gather_options(cls, data: Any) -> Any:
-        """Any other key at the top level is an option of the family, as Xinference's clients send them."""
+        """Any other key at the top level is an option of the family."""
         if not isinstance(data, dict):
             return data
-        known = {key: value for key, value in data.items() if key in cls.model_fields}
-        extra = {key: value for key, value in data.items() if key not in known and key not in ALWAYS_SENT}
-        for key in ACCEPTED_WHEN_EMPTY:
-            if not extra.get(key, True):
-                del extra[key]
-        options = known.get("options") or {}
+        fields = {key: value for key, value in data.items() if key in cls.model_fields}
+        extra = {key: value for key, value in data.items() if key not in fields}
+        options = fields.get("options") or {}
         if not isinstance(options, dict):
             raise ValueError(f"options takes a mapping, not {quoted(options)}")
-        known["options"] = {**options, **extra}
-        if known.get("model_type") is None:
-            known.pop("model_type", None)
-        return known
+        fields["options"] = {**options, **extra}
+        if fields.get("model_type") is None:
+            fields.pop("model_type", None)
+        return fields
 
     @field_validator("memory", mode="before")
     @classmethod
@@ -139,22 +131,6 @@ class LaunchSpec(Value):
             raise ValueError("model_path holds a NUL character")
         # An empty one would be the folder that the server was started in.
         return value or None
-
-    @field_validator("replica_config", mode="before")
-    @classmethod
-    def _flatten_xinference_places(cls, value: Any) -> Any:
-        """Xinference nests exactly one device per replica: `{"replica_uid":…,"devices":[{…}]}`."""
-        if not isinstance(value, (list, tuple)):
-            return value
-        places = []
-        for place in value:
-            if isinstance(place, dict) and "devices" in place:
-                devices = place["devices"]
-                if not isinstance(devices, list) or len(devices) != 1 or not isinstance(devices[0], dict):
-                    raise ValueError("each replica of replica_config takes exactly one device")
-                place = devices[0]
-            places.append(place)
-        return places
 
     @field_validator("model_uid")
     @classmethod

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.control.changes import Change
-from cluster.launch import LaunchSpec, Wanted
+from cluster.launch import Wanted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.value import JsonObject
@@ -17,12 +17,13 @@ from deployments import resolve
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog, looked_up
+from deployments.ingress.xinference import LaunchField
 
 
 class Declared(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    models: list[LaunchSpec]
+    models: list[LaunchField]
     prune: bool = True
     dry_run: bool = False
 

@@ -7,18 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 
 from cluster import errors, keys
-from cluster.launch import LaunchSpec
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.status import ModelState, ModelStatus
 from cluster.value import JsonObject
 from cluster.weights.inventory import asking_once
-from deployments.ingress.bodies import Json, checked, json_body
+from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.plan import fit_of, resolved
 from deployments.ingress.control.shapes import progress_body
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
 from deployments.ingress.routing import RouteTable
+from deployments.ingress.xinference import launch_spec_of
 
 #: How long a launch may be waited for when the caller sets no limit.
 LAUNCH_WAIT_S = 3600.0
@@ -39,7 +39,7 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
         body = await json_body(request)
         if not body.get("model_name"):
             raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", "model_name")
-        spec: LaunchSpec = checked(LaunchSpec, body, errors.BadOption)
+        spec = launch_spec_of(body)
         with asking_once():
             wanted = await resolved(spec, supervisor, settings)
             keys.check_model(request.state.key, wanted.uid)

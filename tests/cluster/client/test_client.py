@@ -158,9 +158,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         [{"id": "job-1"}],
     ),
     "apply": (
-        lambda c: c.apply(
-            [{"model_name": "m", "n_worker": 1, "normalize": True}, LaunchSpec(model_name="n")], dry_run=True
-        ),
+        lambda c: c.apply([{"model_name": "m", "normalize": True}, LaunchSpec(model_name="n")], dry_run=True),
         (
             "POST",
             "/v1/models/apply",
