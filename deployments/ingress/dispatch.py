@@ -76,7 +76,7 @@ class Dispatcher:
         self._supervisor = supervisor
         self._settings = settings
         self._metrics = metrics
-        self._gates: dict[str, WorkerQueue] = {}
+        self._queues: dict[str, WorkerQueue] = {}
         self._changed = asyncio.Event()
         self._calls = 0
         #: Of models whose workers died lately.
@@ -127,8 +127,8 @@ class Dispatcher:
         gather_s = self._settings.gather_ms / 1000
         routes = [route for model in snapshot.models.values() for route in model.workers]
         addresses = {route.worker: route.address for route in routes}
-        before = self._gates
-        self._gates = {
+        before = self._queues
+        self._queues = {
             name: before.get(name)
             or WorkerQueue(
                 WorkerClient(handle, addresses[name]),
@@ -139,7 +139,7 @@ class Dispatcher:
             )
             for name, handle in snapshot.handles.items()
         }
-        for name in before.keys() - self._gates.keys():
+        for name in before.keys() - self._queues.keys():
             before[name].close()
         now = asyncio.get_running_loop().time()
         for uid, poison in snapshot.poison:
@@ -181,16 +181,16 @@ class Dispatcher:
                 # Request ids are the caller's and may be used twice; a call's own id is not.
                 self._calls += 1
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
-                gate = self._gates[route.worker]
+                queue = self._queues[route.worker]
                 is_suspect = suspicion is not None and suspicion.goes_alone(question.fingerprint, loop.time())
                 try:
-                    gate.refuse(question.size)
-                    answer = await (gate.send_tried if is_suspect else gate.send)(call, question.is_long)
-                    self.table.queued[route.worker] = gate.queued
+                    queue.refuse(question.size)
+                    answer = await (queue.send_tried if is_suspect else queue.send)(call, question.is_long)
+                    self.table.queued[route.worker] = queue.queued
                     self._clear(question)
                     return answer, route.worker
                 except GivenUp as silence:
-                    return await self._first(silence.sent, gate, route.worker, question, tried, losses)
+                    return await self._first(silence.sent, queue, route.worker, question, tried, losses)
                 except errors.ClusterError as error:
                     if not error.retryable:
                         self._clear(question)
@@ -218,7 +218,7 @@ class Dispatcher:
         raise refusal
 
     async def _first(
-        self, sent: Sent, gate: WorkerQueue, worker: str, question: Question, tried: set[str], losses: int
+        self, sent: Sent, queue: WorkerQueue, worker: str, question: Question, tried: set[str], losses: int
     ) -> tuple[Answer, str]:
         """What comes first: the answer of a worker that was given up, or that of another."""
         elsewhere = asyncio.ensure_future(self._ask(question, tried | {worker}, losses))
@@ -232,7 +232,7 @@ class Dispatcher:
         finally:
             elsewhere.cancel()
             if not sent.answer.done():
-                gate.forget(sent)
+                queue.forget(sent)
 
     def _suspicion_of(self, uid: str) -> Suspicion | None:
         """None as long as nothing is suspected of the model's calls, which is nearly always."""
@@ -292,13 +292,13 @@ class Dispatcher:
 
     async def abort(self, model: ModelRoutes, owner: str, block_s: float = 0.0) -> bool:
         """Drops a request wherever it is; any ingress may be asked, not only the one that holds it."""
-        cancels = (line.cancel([owner], block_s) for line in self._lines_of(model))
+        cancels = (client.cancel([owner], block_s) for client in self._clients_of(model))
         answers = await asyncio.gather(*cancels, return_exceptions=True)
         return any(answer is True for answer in answers)
 
     async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
         """How far a request is, as soon as it is not what was seen; None when no worker of the model knows it."""
-        watched = [asyncio.ensure_future(line.watch(owner, seen, wait_s)) for line in self._lines_of(model)]
+        watched = [asyncio.ensure_future(client.watch(owner, seen, wait_s)) for client in self._clients_of(model)]
         try:
             # Workers that do not know it say so at once.
             for answer in asyncio.as_completed(watched):
@@ -313,8 +313,8 @@ class Dispatcher:
             for unanswered in watched:
                 unanswered.cancel()
 
-    def _lines_of(self, model: ModelRoutes) -> list[WorkerClient]:
-        return [self._gates[route.worker].line for route in model.workers if route.worker in self._gates]
+    def _clients_of(self, model: ModelRoutes) -> list[WorkerClient]:
+        return [self._queues[route.worker].client for route in model.workers if route.worker in self._queues]
 
     async def _usable(
         self, model: ModelRoutes, tried: set[str], deadline: float, refusal: errors.ClusterError | None
@@ -323,7 +323,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         patience = min(deadline, loop.time() + self._settings.hold_s)
         while True:
-            # The table may have changed since the caller looked: only what it lists now has a gate.
+            # The table may have changed since the caller looked: only what it lists now has a queue.
             model = self.table.find(model.uid)
             if self.table.is_usable(model, tried):
                 return model

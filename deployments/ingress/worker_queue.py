@@ -70,7 +70,7 @@ class WorkerQueue:
 
     def __init__(
         self,
-        line: WorkerClient,
+        client: WorkerClient,
         gather_s: float,
         on_send: Callable[[int], None],
         on_death: Callable[[Sequence[Sent]], None] = lambda sent: None,
@@ -78,7 +78,7 @@ class WorkerQueue:
     ) -> None:
         """`on_death` is told once, of all that the worker had when it died; `on_silence`, when a worker that has work
         stops answering anything, and when it answers again."""
-        self.line = line
+        self.client = client
         self._gather_s = gather_s
         self._on_send = on_send
         self._on_death = on_death
@@ -121,7 +121,7 @@ class WorkerQueue:
         else:
             self._waiting.append(sent)
             if self._timer is None:
-                # Even an idle gate waits for the end of this turn of the loop: what was read together goes together.
+                # Even an idle queue waits for the end of this turn of the loop: what was read together goes together.
                 busy = self._on_their_way
                 self._timer = loop.call_later(self._gather_s, self._go) if busy else loop.call_soon(self._go)
         return await self._answered(sent)
@@ -149,7 +149,7 @@ class WorkerQueue:
 
     async def _cancel(self, owner: str) -> None:
         try:
-            await self.line.cancel([owner])
+            await self.client.cancel([owner])
         except errors.ClusterError as error:
             log.info("request %s could not be cancelled: %s", owner, error)
 
@@ -178,7 +178,7 @@ class WorkerQueue:
         sent.is_cleared = True
         self._expect([sent])
         try:
-            await self.line.reserve(sent.call.id, max(sent.call.seconds_left, 0.0))
+            await self.client.reserve(sent.call.id, max(sent.call.seconds_left, 0.0))
         except Exception as error:
             self._failed([sent], error)
             return
@@ -194,10 +194,10 @@ class WorkerQueue:
         longest = max(sent.call.seconds_left for sent in batch)
         self._expect(batch)
         try:
-            outcomes, self.queued = await self.line.infer([sent.call for sent in batch], longest + 5)
+            outcomes, self.queued = await self.client.infer([sent.call for sent in batch], longest + 5)
             while unanswered := self._deliver(batch, outcomes):
                 batch = unanswered
-                outcomes, self.queued = await self.line.collect([sent.call.id for sent in batch], longest + 5)
+                outcomes, self.queued = await self.client.collect([sent.call.id for sent in batch], longest + 5)
         except Exception as error:
             self._failed(batch, error)
         finally:
@@ -253,7 +253,7 @@ class WorkerQueue:
             if not self._is_silent and (not self._sent or loop.time() - self._heard_at < SILENT_S):
                 continue
             try:
-                await self.line.ping(PING_S)
+                await self.client.ping(PING_S)
             except errors.WorkerLost:
                 return
             except errors.ClusterError:
@@ -282,7 +282,7 @@ class WorkerQueue:
 
     def close(self) -> None:
         """The worker is not in the table any more; what is open is still answered."""
-        self.line.retire()
+        self.client.retire()
         if self._listener is not None:
             self._listener.cancel()
 

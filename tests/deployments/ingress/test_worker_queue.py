@@ -34,17 +34,17 @@ def play(takes: int, scene: Callable[[WorkerQueue, Worker], Coroutine[Any, Any, 
     asyncio.run(whole())
 
 
-async def send(gate: WorkerQueue, size: int) -> Any:
-    """What `Dispatcher` does with a gate."""
-    gate.refuse(size)
-    return await gate.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
+async def send(queue: WorkerQueue, size: int) -> Any:
+    """What `Dispatcher` does with a queue."""
+    queue.refuse(size)
+    return await queue.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
 
 
 def test_a_worker_that_is_full_is_not_asked_again_at_once() -> None:
-    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+    async def scene(queue: WorkerQueue, worker: Worker) -> None:
         for _ in range(5):
             with pytest.raises(errors.Overloaded) as caught:
-                await send(gate, 100)
+                await send(queue, 100)
             assert caught.value.retry_after_s == 3.0
         assert worker.asked == [100]
 
@@ -52,35 +52,35 @@ def test_a_worker_that_is_full_is_not_asked_again_at_once() -> None:
 
 
 def test_what_is_smaller_than_what_was_refused_is_still_sent() -> None:
-    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+    async def scene(queue: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(gate, 100)
-        assert (await send(gate, 10)).outputs == [10]
+            await send(queue, 100)
+        assert (await send(queue, 10)).outputs == [10]
         assert worker.asked == [100, 10]
 
     play(10, scene)
 
 
 def test_a_worker_is_asked_again_soon() -> None:
-    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+    async def scene(queue: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(gate, 100)
+            await send(queue, 100)
         worker.takes = 1000
         await asyncio.sleep(FULL_S * 1.1)
-        assert (await send(gate, 100)).outputs == [100]
+        assert (await send(queue, 100)).outputs == [100]
 
     play(10, scene)
 
 
 def test_being_refused_here_does_not_make_the_worker_full_for_longer() -> None:
-    async def scene(gate: WorkerQueue, worker: Worker) -> None:
+    async def scene(queue: WorkerQueue, worker: Worker) -> None:
         with pytest.raises(errors.Overloaded):
-            await send(gate, 100)
+            await send(queue, 100)
         worker.takes = 1000
         for _ in range(4):
             await asyncio.sleep(FULL_S * 0.3)
             try:
-                await send(gate, 100)
+                await send(queue, 100)
             except errors.Overloaded:
                 continue
         # On a slow machine the pauses are longer, and it is asked more often.
@@ -99,9 +99,9 @@ def test_a_short_question_is_not_answered_with_the_long_request_it_came_with() -
                     await long_is_done.wait()
                 return await super().infer(calls, timeout_s)
 
-        gate = WorkerQueue(Slow(10**6), 0.001, lambda requests: None)
-        long = asyncio.ensure_future(send(gate, LONG + 1))
-        short = [asyncio.ensure_future(send(gate, size)) for size in (10, 11)]
+        queue = WorkerQueue(Slow(10**6), 0.001, lambda requests: None)
+        long = asyncio.ensure_future(send(queue, LONG + 1))
+        short = [asyncio.ensure_future(send(queue, size)) for size in (10, 11)]
         async with asyncio.timeout(5):
             assert [answer.outputs for answer in await asyncio.gather(*short)] == [[10], [11]]
         assert not long.done()
@@ -150,19 +150,19 @@ class Breakable(Worker):
 
 
 class Broken:
-    """A gate before such a worker, and what it told."""
+    """A queue before such a worker, and what it told."""
 
     def __init__(self) -> None:
         self.worker = Breakable()
         self.deaths: list[list[tuple[str, bool]]] = []
         self.silences: list[bool] = []
-        self.gate = WorkerQueue(self.worker, 0.001, lambda n: None, self._see_death, self.silences.append)
+        self.queue = WorkerQueue(self.worker, 0.001, lambda n: None, self._see_death, self.silences.append)
 
     def _see_death(self, sent: Sequence[Sent]) -> None:
         self.deaths.append(sorted((each.call.id, each.is_alone) for each in sent))
 
     def send(self, id: str) -> asyncio.Future[Answer]:
-        return asyncio.ensure_future(self.gate.send(Call(id, ["x"], {}, 5.0, "embed")))
+        return asyncio.ensure_future(self.queue.send(Call(id, ["x"], {}, 5.0, "embed")))
 
 
 def play_broken(scene: Callable[[Broken], Coroutine[Any, Any, None]]) -> None:
@@ -208,7 +208,7 @@ def test_whoever_left_before_his_call_ended_the_worker_is_told_as_well() -> None
 
 def test_a_suspect_is_sent_to_a_worker_that_was_emptied_for_it() -> None:
     async def scene(broken: Broken) -> None:
-        sending = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        sending = asyncio.ensure_future(broken.queue.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
         await turn()
         assert broken.worker.reserved == ["s"]
         broken.worker.die()
@@ -226,7 +226,7 @@ def test_a_suspect_that_only_waits_for_a_worker_that_dies_is_not_blamed() -> Non
             await is_empty
 
         broken.worker.reserve = reserve  # type: ignore[method-assign]
-        suspect = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        suspect = asyncio.ensure_future(broken.queue.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
         other = broken.send("other")
         await turn()
         is_empty.set_exception(errors.WorkerLost("The process is gone.", retry_after_s=5.0))
@@ -245,7 +245,7 @@ def test_a_reservation_is_given_back_when_the_suspect_has_left(monkeypatch: pyte
             await is_empty
 
         broken.worker.reserve = reserve  # type: ignore[method-assign]
-        suspect = asyncio.ensure_future(broken.gate.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
+        suspect = asyncio.ensure_future(broken.queue.send_tried(Call("s", ["x"], {}, 5.0, "embed")))
         await turn()
         suspect.cancel()
         is_empty.set_result(None)
