@@ -23,10 +23,10 @@ from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress import chat, control, generic, jobs
 from deployments.ingress.auth import guard
+from deployments.ingress.bodies import Bodies, BodyLimits
 from deployments.ingress.dialects import Services, chats, control_bytes, dialects, file_bytes
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.errors import as_cluster_error, error_response
-from deployments.ingress.incoming import Bodies, BodyLimits
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.middleware import AccessLog, RequestMiddleware

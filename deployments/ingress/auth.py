@@ -20,12 +20,6 @@ def guard(scope: keys.Scope, settings: Settings, current: Callable[[], tuple[key
     return [Depends(check)] if settings.asks_for_keys else []
 
 
-def owner_of(request: Request) -> str:
-    """The name by which workers know this request."""
-    key: keys.Key | None = request.state.key
-    return keys.owner_of(request.state.request_id, key.id if key else None)
-
-
 def bearer(headers: Mapping[str, str]) -> str | None:
     kind, _, text = headers.get("authorization", "").partition(" ")
     return text.strip() or None if kind.lower() == "bearer" else None

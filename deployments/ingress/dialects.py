@@ -20,10 +20,10 @@ from cluster.keys import Scope
 from cluster.settings import Settings
 from cluster.value import JsonObject
 from deployments import wings
+from deployments.ingress.bodies import CONTROL_BYTES
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.errors import error_response
 from deployments.ingress.files import KeptFiles
-from deployments.ingress.incoming import CONTROL_BYTES
 from deployments.ingress.jobs import BackgroundJobs
 from deployments.ingress.progress import RequestProgress
 from deployments.ingress.serving import Serving

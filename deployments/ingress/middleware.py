@@ -15,8 +15,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors
+from deployments.ingress.bodies import Bodies, BodyLimits, IncomingBody
 from deployments.ingress.errors import as_cluster_error, error_response
-from deployments.ingress.incoming import Bodies, BodyLimits, IncomingBody
 from deployments.ingress.metrics import IngressMetrics
 
 log = logging.getLogger("cluster.access")

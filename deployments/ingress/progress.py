@@ -15,8 +15,8 @@ from cluster.keys import Key
 from cluster.routes import ModelRoutes
 from cluster.versioned import Versioned
 from deployments.abilities import SLOW
-from deployments.ingress.auth import owner_of
 from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.serving import owner_of
 
 #: How soon to ask again about a request that no worker knows yet.
 UNKNOWN_S = 0.1

@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 
-from cluster import errors
+from cluster import errors, keys
 from cluster.calls import Answer
 from cluster.names import quoted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from deployments.ingress.auth import owner_of
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.media import MediaReader
 from deployments.vectors import Rows, joined
@@ -202,6 +201,12 @@ class Serving:
         if not seconds > 0:
             raise errors.BadRequest(f"x-request-timeout must be above 0, not {quoted(header)}.")
         return min(seconds, most)
+
+
+def owner_of(request: Request) -> str:
+    """The name by which workers know a request: its id, and whose it is where callers have keys."""
+    key = request.state.key
+    return str(request.state.request_id) if key is None else keys.owner_of(request.state.request_id, key.id)
 
 
 def spans_of(items: int, workers: int) -> list[tuple[int, int]]:

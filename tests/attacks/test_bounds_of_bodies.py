@@ -20,6 +20,8 @@ from fastapi import Request, Response
 from cluster import errors
 from deployments.image.http.forms import size_of
 from deployments.ingress.bodies import (
+    CONTROL_BYTES,
+    BodyLimits,
     Json,
     Signs,
     checked,
@@ -30,7 +32,6 @@ from deployments.ingress.bodies import (
 )
 from deployments.ingress.body_reader import object_of
 from deployments.ingress.control.changes import Declared
-from deployments.ingress.incoming import CONTROL_BYTES, BodyLimits
 from deployments.ingress.media import PIECE, decoded
 from deployments.ingress.server import BODY_PAUSE_S, superfluous
 from deployments.ocr.http.body import OcrFields, of_fields

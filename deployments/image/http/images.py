@@ -21,13 +21,13 @@ from deployments.image.facts import ImageFacts
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import ImageBody, ImageFields
 from deployments.image.requests import Drawing, DrawnPicture, Task
-from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ingress.media import MediaReader
 from deployments.ingress.progress import views
+from deployments.ingress.serving import owner_of
 
 #: Pixels of a picture that count as one token: the patches that most models draw in.
 PATCH = 16 * 16

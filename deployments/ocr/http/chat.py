@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
 from cluster.value import JsonObject
-from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json, checked
 from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
+from deployments.ingress.serving import owner_of
 from deployments.ocr import formats
 from deployments.ocr.http.body import OcrFields, nameless
 from deployments.ocr.http.documents import DocumentFile

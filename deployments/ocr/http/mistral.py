@@ -13,9 +13,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
-from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.serving import owner_of
 from deployments.ocr.http.body import OcrFields, Pages
 from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.http.ocr import Ocr

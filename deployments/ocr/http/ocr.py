@@ -16,12 +16,12 @@ from starlette.responses import StreamingResponse
 
 from cluster.calls import View
 from cluster.routes import ModelRoutes
-from deployments.ingress.auth import owner_of
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
 from deployments.ingress.progress import views
+from deployments.ingress.serving import owner_of
 from deployments.ocr import formats
 from deployments.ocr.http.body import OcrBody, OcrFields
 from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster import errors
 from cluster.metrics import page
 from cluster.settings import Settings
-from deployments.ingress.bodies import Json, checked, json_body
-from deployments.ingress.incoming import Bodies, BodyLimits
+from deployments.ingress.bodies import Bodies, BodyLimits, Json, checked, json_body
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.middleware import WRITE_S, AccessLog, RequestMiddleware
 from deployments.ingress.server import Server
