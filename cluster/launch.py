@@ -6,7 +6,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
@@ -66,6 +66,9 @@ class ReplicaPlace(Value):
 
 class LaunchSpec(Value):
     """What can be asked of a launch. A field here is the CLI flag, the REST field and the client's argument."""
+
+    # Options of the family may stand beside the fields, see `_gather_options`.
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
 
     model_name: str = Field(description="Catalogue name of the model, e.g. bge-m3.")
     model_type: str = Field(default="", description="embedding, rerank, ... Needed only when a name is in two types.")

@@ -54,11 +54,9 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     LagWatch(metrics.stalled)
     dispatcher = Dispatcher(supervisor, settings, metrics)
     services = Services.of(dispatcher, settings)
-    # The description of the routes is for whoever may use them.
-    openapi_url = None if settings.asks_for_keys else "/openapi.json"
     # What FastAPI would measure is measured at the door; deciding that for every request has a price.
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
-    app = FastAPI(title="Model cluster", redoc_url=None, openapi_url=openapi_url, telemetry=unmeasured)
+    app = FastAPI(title="Model cluster", openapi_url=None, telemetry=unmeasured)
     app.state.serving = services.serving
     infer_paths: list[re.Pattern[str]] = []
     #: How errors are answered, by path, where not as everywhere.
@@ -109,7 +107,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     behind("infer", generic.router(services.serving), file_bytes)
     behind("infer", chat.router(services, chats(settings.plugins)), file_bytes)
     behind("infer", jobs.router(services.jobs, services.progress))
-    for scope, router in control.routers(dispatcher, supervisor, settings, metrics):
+    for scope, router in control.routers(dispatcher, supervisor, settings, metrics, lambda: app.routes):
         behind(scope, router)
     app.router.routes.insert(0, Whole(app.routes))
     return app

@@ -3,11 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Required
 
 from fastapi import APIRouter, Request, Response
+from typing_extensions import TypedDict
 
+from cluster.value import JsonObject
 from deployments.ingress.bodies import json_body
 from deployments.ingress.dialects import ChatAnswer, Services
+from deployments.ingress.openapi import EVENTS, described
+
+
+class ChatBody(TypedDict, total=False):
+    """What a model does with a chat is its type's affair; these fields are everybody's."""
+
+    model: str | None
+    messages: Required[list[JsonObject]]
+    stream: bool | None
+    stream_options: JsonObject | None
+    max_tokens: int | None
+    max_completion_tokens: int | None
+    temperature: float | None
+
+
+class ChatMessage(TypedDict):
+    role: str
+    content: str | None
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: ChatMessage
+    finish_reason: str | None
+
+
+class ChatUsage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: ChatUsage
 
 
 def router(services: Services, chats: Mapping[str, Callable[[Services], ChatAnswer]]) -> APIRouter:
@@ -18,6 +60,7 @@ def router(services: Services, chats: Mapping[str, Callable[[Services], ChatAnsw
         return routes
 
     @routes.post("/v1/chat/completions")
+    @described("Answer a chat", ChatCompletion, body=ChatBody, media_types=(EVENTS,))
     async def chat(request: Request) -> Response:
         body = await json_body(request)
         name = body.get("model")

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from cluster import errors
 from cluster.settings import Settings
+from deployments.ingress.openapi import described
 from deployments.ingress.origins import FILES, Origins, address_of
 
 #: 192 random bits: whoever knows the name may have the file.
@@ -150,6 +151,7 @@ class KeptFiles:
         routes = APIRouter(tags=["files"])
 
         @routes.get(FILES + "{name}")
+        @described("A picture that was answered as an address", media_types=tuple(TYPES.values()))
         async def file(name: str) -> Response:
             """Without a key: a browser sends none, and the name is known only to whoever was told."""
             type = TYPES.get(name.rpartition(".")[2])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from cluster import errors, keys
 from deployments.ingress.bodies import Json, checked, json_body
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import Serving
 
 
@@ -17,6 +19,23 @@ class Infer(BaseModel):
     model: str | None = None
     ability: str = ""
     params: dict[str, Any] = Field(default_factory=dict)
+
+
+class InferBody(Infer):
+    items: list[Any]
+
+
+class InferUsage(TypedDict):
+    total_tokens: int
+
+
+class InferResults(TypedDict):
+    results: Any
+    usage: InferUsage
+
+
+class AbortAnswer(TypedDict):
+    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
 
 
 class Abort(BaseModel):
@@ -27,6 +46,7 @@ def router(serving: Serving) -> APIRouter:
     routes = APIRouter(tags=["generic"])
 
     @routes.post("/v1/infer")
+    @described("Call any model", InferResults, body=InferBody)
     async def infer(request: Request) -> Json:
         body = await json_body(request)
         # An item may be anything, and as long as it likes.
@@ -49,6 +69,7 @@ def router(serving: Serving) -> APIRouter:
             ) from None
 
     @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
+    @described("Stop a request", AbortAnswer, body=Abort, needs_body=False)
     async def abort(uid: str, request_id: str, request: Request) -> Json:
         """For a request that was sent with this x-request-id and the same key; none of that id is taken again for
         `block_duration`."""

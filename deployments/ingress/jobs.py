@@ -19,6 +19,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
 
 from cluster import errors, keys
 from cluster.calls import View
@@ -29,6 +30,7 @@ from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.errors import as_cluster_error, error_body, error_of
 from deployments.ingress.files import Shelf
+from deployments.ingress.openapi import described
 from deployments.ingress.progress import RequestProgress, views
 
 log = logging.getLogger("cluster.ingress")
@@ -45,12 +47,12 @@ Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 _ID = re.compile(r"job-[0-9a-f]{32}")
 
 
-class JobRecord(BaseModel):
+class JobRow(BaseModel):
+    """A job as its maker is told of it. Where it is asked for by its id and is completed, its result is there too."""
+
     #: What kind of job it is, in the words of the routes that made it.
     object: str = "image.job"
     id: str
-    #: Id of the key that made it; None where nobody is asked for one.
-    owner: str | None
     model: str
     created_at: int
     status: Status = "queued"
@@ -61,6 +63,27 @@ class JobRecord(BaseModel):
     eta_s: float | None = None
     error: JsonObject | None = None
     expires_at: int | None = None
+
+
+class JobRows(TypedDict):
+    object: str
+    data: list[JobRow]
+
+
+class RequestProgressBody(TypedDict):
+    progress: float
+    state: str
+    stage: str
+    step: int
+    steps: int
+    eta: float | None
+
+
+class JobRecord(JobRow):
+    """A job as it is written down."""
+
+    #: Id of the key that made it; None where nobody is asked for one.
+    owner: str | None
 
     @property
     def call_owner(self) -> str:
@@ -234,10 +257,12 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
     routes = APIRouter(tags=["images"])
 
     @routes.get("/v1/images/jobs")
+    @described("The background jobs of this key", JobRows)
     async def list_jobs(request: Request) -> Json:
         return Json({"object": "list", "data": [record.to_json() for record in await jobs.all_of(request.state.key)]})
 
     @routes.get("/v1/images/jobs/{id}")
+    @described("How far a job is", JobRow)
     async def job(id: str, request: Request) -> Json:
         record = await jobs.find(request.state.key, id)
         if record.status != "completed":
@@ -245,6 +270,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         return Json({**record.to_json(), "result": orjson.Fragment(await jobs.result(record))})
 
     @routes.get("/v1/images/jobs/{id}/result")
+    @described("What a job answered", Any)
     async def result(id: str, request: Request) -> Response:
         """The answer itself; until it is there, an error that says how far it is."""
         record = await jobs.find(request.state.key, id)
@@ -255,6 +281,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         raise HTTPException(409, f"The job {id} is {record.status}, {record.progress:.0%} done.")
 
     @routes.delete("/v1/images/jobs/{id}")
+    @described("Stop or forget a job", JobRow)
     async def stop(id: str, request: Request) -> Json:
         """Stops a job that is not done; of one that is, nothing is kept."""
         record = await jobs.find(request.state.key, id)
@@ -264,6 +291,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         return Json({**record.to_json(), "deleted": True})
 
     @routes.get("/v1/requests/{request_id}/progress")
+    @described("How far a request is", RequestProgressBody)
     async def how_far(request_id: str, request: Request) -> Json:
         """How far a request is that was sent with this id and takes its time."""
         view = await progress.find(request.state.key, request_id)

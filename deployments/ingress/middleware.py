@@ -21,8 +21,11 @@ from deployments.ingress.metrics import IngressMetrics
 
 log = logging.getLogger("cluster.access")
 
-#: Routes that answer without a key: they say whether a key is needed and whether the server lives, nothing else.
-PUBLIC = frozenset({"/health", "/ready", "/v1/address", "/v1/cluster/auth", "/ping"})
+#: Routes that answer without a key: they say whether a key is needed and whether the server lives, and hold
+#: the page that shows the routes to whoever has a key.
+PUBLIC = frozenset(
+    ("/health", "/ready", "/v1/address", "/v1/cluster/auth", "/ping", "/docs", "/docs/page.js", "/docs/page.css")
+)
 
 #: How a request ends in the log when nobody waits for its answer any more; the status that other servers log as well.
 CLIENT_LEFT = 499

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import httpx
 import pytest
+from websockets.asyncio.client import ClientConnection, connect
 
 NAMES = ("chromium-headless-shell", "chromium", "google-chrome")
 QUIET = (
@@ -65,3 +72,94 @@ async def visited(address: str, name: str = "localhost") -> AsyncIterator[None]:
         finally:
             process.terminate()
             await process.wait()
+
+
+class Page:
+    """A page under a debugger: what it asked for, what its console complained of, and what is on it."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._ids = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._reading = asyncio.create_task(self._read())
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+
+    async def _read(self) -> None:
+        async for text in self._socket:
+            message = json.loads(text)
+            params = message.get("params", {})
+            match message.get("method"):
+                case None:
+                    self._answers.pop(message["id"]).set_result(message)
+                case "Network.requestWillBeSent":
+                    self.requests.append(params["request"]["url"])
+                case "Log.entryAdded" if params["entry"]["level"] == "error":
+                    self.complaints.append(params["entry"]["text"])
+                case "Runtime.consoleAPICalled" if params["type"] == "error":
+                    self.complaints.append(str(params["args"]))
+                case "Runtime.exceptionThrown":
+                    self.complaints.append(str(params["exceptionDetails"]))
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        id = next(self._ids)
+        answer = self._answers[id] = asyncio.get_running_loop().create_future()
+        await self._socket.send(json.dumps({"id": id, "method": method, "params": params}))
+        message = await asyncio.wait_for(answer, PATIENCE_S)
+        assert "error" not in message, message
+        result: dict[str, Any] = message["result"]
+        return result
+
+    async def value(self, expression: str) -> Any:
+        """What a line of script is worth on the page."""
+        result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return result["result"].get("value")
+
+    async def until(self, expression: str) -> Any:
+        """The same as soon as it is true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (value := await self.value(expression)):
+                await asyncio.sleep(0.05)
+        return value
+
+    async def picture(self) -> bytes:
+        """A PNG of the page."""
+        return base64.b64decode((await self.call("Page.captureScreenshot"))["data"])
+
+    def close(self) -> None:
+        self._reading.cancel()
+
+
+@asynccontextmanager
+async def opened_page(address: str) -> AsyncIterator[Page]:
+    """The page at that address, watched from before its first request."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = await asyncio.create_subprocess_exec(
+            *(browser(), *QUIET, f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            port = await _debugging_port(Path(profile) / "DevToolsActivePort")
+            async with httpx.AsyncClient(trust_env=False) as client:
+                targets = (await client.get(f"http://127.0.0.1:{port}/json/list")).json()
+            target = next(target for target in targets if target["type"] == "page")
+            async with connect(target["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+                page = Page(socket)
+                try:
+                    for domain in ("Network", "Log", "Runtime", "Page"):
+                        await page.call(f"{domain}.enable")
+                    await page.call("Page.navigate", url=address)
+                    yield page
+                finally:
+                    page.close()
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _debugging_port(file: Path) -> int:
+    async with asyncio.timeout(PATIENCE_S):
+        while not file.exists() or not file.read_text().strip():
+            await asyncio.sleep(0.05)
+    return int(file.read_text().split()[0])

@@ -20,12 +20,15 @@ from deployments.abilities import TASKS
 from deployments.image.facts import ImageFacts
 from deployments.image.http import forms, masks
 from deployments.image.http.forms import ImageBody, ImageFields
+from deployments.image.http.schemas import PictureBody, PicturesAnswer
 from deployments.image.requests import Drawing, DrawnPicture, Task
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
+from deployments.ingress.jobs import JobRow
 from deployments.ingress.media import MediaReader
+from deployments.ingress.openapi import EVENTS, described
 from deployments.ingress.progress import views
 from deployments.ingress.serving import owner_of
 
@@ -228,6 +231,14 @@ def router(services: Services) -> APIRouter:
         return await images.answer(request, await images.order(request, task, ask, options, subject))
 
     @routes.post("/v1/images/generations")
+    @described(
+        "Draw pictures from a text",
+        PicturesAnswer,
+        body=PictureBody,
+        takes_form=True,
+        media_types=(EVENTS,),
+        later=JobRow,
+    )
     async def generations(request: Request) -> Response:
         ask, options, brought = await images.read(request)
         _needs_prompt(options)
@@ -237,6 +248,9 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "text2image", ask, options, "image_generation")
 
     @routes.post("/v1/images/edits")
+    @described(
+        "Change pictures", PicturesAnswer, body=PictureBody, takes_form=True, media_types=(EVENTS,), later=JobRow
+    )
     async def edits(request: Request) -> Response:
         """With a mask, what is transparent in it is drawn anew, or what is white where nothing is transparent."""
         ask, options, brought = await images.read(request)
@@ -249,6 +263,14 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "inpainting", ask, options, "image_edit")
 
     @routes.post("/v1/images/variations")
+    @described(
+        "Draw variations of pictures",
+        PicturesAnswer,
+        body=PictureBody,
+        takes_form=True,
+        media_types=(EVENTS,),
+        later=JobRow,
+    )
     async def variations(request: Request) -> Response:
         """OpenAI's have no prompt, Xinference's do."""
         ask, options, brought = await images.read(request)
@@ -256,6 +278,14 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "image2image", ask, options, "image_edit")
 
     @routes.post("/v1/images/inpainting")
+    @described(
+        "Draw a part of a picture anew",
+        PicturesAnswer,
+        body=PictureBody,
+        takes_form=True,
+        media_types=(EVENTS,),
+        later=JobRow,
+    )
     async def inpainting(request: Request) -> Response:
         """What is white in the mask is drawn anew."""
         ask, options, brought = await images.read(request)

@@ -20,9 +20,10 @@ from cluster import errors, keys
 from cluster.calls import View
 from cluster.names import cut
 from cluster.routes import ModelRoutes
+from cluster.value import JsonObject
 from deployments.abilities import TASKS
 from deployments.image.facts import ImageFacts
-from deployments.image.http import forms, masks
+from deployments.image.http import forms, masks, schemas
 from deployments.image.http.forms import ImageFields
 from deployments.image.http.images import ImageOrder, Images, as_base64
 from deployments.image.http.masks import Cut, Inpaint
@@ -33,6 +34,7 @@ from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
 from deployments.ingress.media import MediaReader
+from deployments.ingress.openapi import described
 
 #: How the noise falls from step to step; the name of a sampler has it at its end.
 SCHEDULERS = ("automatic", "karras", "exponential", "beta")
@@ -219,18 +221,22 @@ def router(services: Services) -> APIRouter:
     webui = WebUi(services)
 
     @routes.post("/txt2img")
+    @described("Draw pictures from a text", schemas.WebUiPictures, body=Text2Image)
     async def txt2img(request: Request) -> Json:
         return await webui.draw(request, read(Text2Image, await json_body(request)))
 
     @routes.post("/img2img")
+    @described("Change pictures", schemas.WebUiPictures, body=Image2Image)
     async def img2img(request: Request) -> Json:
         return await webui.draw(request, read(Image2Image, await json_body(request)))
 
     @routes.get("/options")
+    @described("The chosen model", schemas.WebUiOptions)
     async def options(request: Request) -> Json:
         return Json({"sd_model_checkpoint": await webui.chosen(request.state.key), "samples_format": "png"})
 
     @routes.post("/options")
+    @described("Choose a model", None, body=Options)
     async def set_options(request: Request) -> Json:
         """Of all that can be set there, only the model means anything here."""
         body: Options = checked(Options, await json_body(request))
@@ -239,20 +245,24 @@ def router(services: Services) -> APIRouter:
         return Json(None)
 
     @routes.get("/sd-models")
+    @described("The models that draw", list[schemas.WebUiModel])
     async def models(request: Request) -> Json:
         unknown = {"hash": None, "sha256": None, "config": None}
         uids = [model.uid for model in webui.models(request.state.key)]
         return Json([{"title": uid, "model_name": uid, "filename": uid, **unknown} for uid in uids])
 
     @routes.get("/samplers")
+    @described("The samplers", list[schemas.WebUiSampler])
     async def samplers() -> Json:
         return Json([{"name": name, "aliases": [], "options": {}} for name in NAMES])
 
     @routes.get("/schedulers")
+    @described("The schedules of noise", list[schemas.WebUiScheduler])
     async def schedulers() -> Json:
         return Json([{"name": name, "label": name.title(), "aliases": []} for name in SCHEDULERS])
 
     @routes.get("/loras")
+    @described("The LoRAs of the models", list[schemas.WebUiLora])
     async def loras(request: Request) -> Json:
         loaded = [model.facts.opened(ImageFacts) for model in webui.models(request.state.key)]
         names = dict.fromkeys(name for facts in loaded if facts for name in facts.loras)
@@ -260,25 +270,30 @@ def router(services: Services) -> APIRouter:
         return Json(rows)
 
     @routes.get("/upscalers")
+    @described("The upscalers, of which there are none", list[JsonObject])
     async def upscalers() -> Json:
         return Json([])
 
     @routes.get("/memory")
+    @described("The memory of the machine that answers", schemas.WebUiMemory)
     async def memory() -> Json:
         """Of the machine that answers; models may live on others, see /v1/workers."""
         machine = psutil.virtual_memory()
         return Json({"ram": {"free": machine.available, "used": machine.used, "total": machine.total}, "cuda": {}})
 
     @routes.get("/progress")
+    @described("How far the drawing is", schemas.WebUiProgress)
     async def progress(request: Request, skip_current_image: bool = False) -> Json:
         return Json(progress_of(await webui.seen(request.state.key), skip_current_image))
 
     @routes.post("/interrupt")
+    @described("Stop the drawing", JsonObject)
     async def interrupt(request: Request) -> Json:
         await webui.interrupt(request.state.key)
         return Json({})
 
     @routes.post("/png-info")
+    @described("What a picture says of how it was made", schemas.WebUiInfo, body=PngInfo)
     async def png_info(request: Request) -> Json:
         body: PngInfo = checked(PngInfo, await json_body(request))
         texts = await webui.texts_in(body.image)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from fastapi import APIRouter
+from starlette.routing import BaseRoute
 
 from cluster.keys import Key, Scope
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress.control import (
     changes,
+    docs,
     health,
     history,
     keys,
@@ -29,10 +31,15 @@ def public_routers(dispatcher: Dispatcher, settings: Settings) -> Iterator[APIRo
     """Answered without a key."""
     yield health.public(dispatcher, settings)
     yield session.public(settings)
+    yield docs.public()
 
 
 def routers(
-    dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings, metrics: IngressMetrics
+    dispatcher: Dispatcher,
+    supervisor: SupervisorClient,
+    settings: Settings,
+    metrics: IngressMetrics,
+    routes_of_app: Callable[[], Sequence[BaseRoute]],
 ) -> Iterator[tuple[Scope, APIRouter]]:
     """Each with the scope that a key needs for it, in the order in which paths are looked up."""
 
@@ -52,6 +59,7 @@ def routers(
     yield "list", registrations.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
     yield "list", session.watching()
+    yield "list", docs.watching(routes_of_app, settings)
     yield "admin", keys.administration(supervisor, current_keys)
     # Last: its `/v1/models/{uid}` would match every longer name that is not listed before it.
     yield "list", listing.router(table, supervisor, settings)

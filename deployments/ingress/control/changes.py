@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.control.changes import Change
@@ -17,6 +18,7 @@ from deployments import resolve
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog, looked_up
+from deployments.ingress.openapi import described
 from deployments.ingress.xinference import LaunchField
 
 
@@ -28,10 +30,27 @@ class Declared(BaseModel):
     dry_run: bool = False
 
 
+class ChangeRow(TypedDict):
+    uid: str
+    change: str
+    before: JsonObject | None
+    after: JsonObject | None
+    fields: list[str]
+
+
+class Changes(TypedDict):
+    changes: list[ChangeRow]
+
+
+class Declarations(TypedDict):
+    models: list[JsonObject]
+
+
 def declaring(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"])
 
     @routes.post("/v1/models/apply")
+    @described("Make the models that run those of a list", Changes, body=Declared)
     async def apply(request: Request) -> Json:
         refuse_limited(request)
         body: Declared = checked(Declared, await json_body(request))
@@ -42,6 +61,7 @@ def declaring(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         return Json({"changes": [_change_row(change) for change in changes]})
 
     @routes.get("/v1/models/export")
+    @described("The models that are wanted, as such a list", Declarations)
     async def export(request: Request) -> Json:
         refuse_limited(request)
         statuses = await supervisor.all_statuses()
@@ -57,7 +77,7 @@ def _refuse_doubles(declared: Sequence[Wanted]) -> None:
         raise errors.BadRequest(f"{double} is declared twice; give one of them another model_uid.", "models")
 
 
-def _change_row(change: Change) -> JsonObject:
+def _change_row(change: Change) -> ChangeRow:
     return {
         "uid": change.uid,
         "change": change.change,

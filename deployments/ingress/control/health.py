@@ -8,19 +8,33 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
+from typing import NotRequired
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from typing_extensions import TypedDict
 
 from cluster import errors, keys
 from cluster.metrics import page
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.value import JsonObject
 from deployments.ingress.auth import bearer
 from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.openapi import described
+
+
+class Health(TypedDict):
+    status: str
+    unix: float
+
+
+class Readiness(TypedDict):
+    ready: bool
+    models: int
+    without_worker: NotRequired[list[str]]
+    disk_free_bytes: int | None
 
 
 def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
@@ -28,18 +42,20 @@ def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
 
     @routes.get("/health")
     @routes.get("/ping", include_in_schema=False)
+    @described("Whether the process lives", Health)
     async def health() -> Json:
         """The process lives; `/ready` says whether it can serve."""
         return Json({"status": "ok", "unix": time.time()})
 
     @routes.get("/ready")
+    @described("Whether the server can serve", Readiness)
     async def ready(request: Request) -> Json:
         """200 only when every wanted model has a worker and this ingress knows it, else 503. A caller whose key may
         list models is told which ones have none."""
         table = dispatcher.table
         lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
         is_ready = dispatcher.is_ready and not lacking
-        body: JsonObject = {"ready": is_ready, "models": len(table.models)}
+        body: Readiness = {"ready": is_ready, "models": len(table.models), "disk_free_bytes": None}
         with contextlib.suppress(errors.NotAuthenticated, errors.NotPermitted):
             key = keys.check(dispatcher.keys, bearer(request.headers), "list") if settings.asks_for_keys else None
             body["without_worker"] = keys.visible(key, lacking, str)
@@ -61,6 +77,7 @@ def metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRo
     routes = APIRouter(tags=["metrics"])
 
     @routes.get("/metrics")
+    @described("Metrics for Prometheus", media_types=("text/plain",))
     async def everything(request: Request) -> Response:
         """What every process counted; without the supervisor at least what this one did."""
         own = metrics.collect()

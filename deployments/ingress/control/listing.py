@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from typing_extensions import TypedDict
 
 from cluster import errors, keys
 from cluster.names import cut
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json
-from deployments.ingress.control.shapes import infinity_row, instance_row, openai_row, xinference_row
+from deployments.ingress.control.shapes import (
+    InfinityModel,
+    InstanceRow,
+    OpenAiModel,
+    infinity_row,
+    instance_row,
+    openai_row,
+    xinference_row,
+)
+from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
 
 OWNER = "xinference"
+
+
+class OpenAiModels(TypedDict):
+    object: str
+    data: list[OpenAiModel]
+
+
+class InfinityModels(TypedDict):
+    object: str
+    data: list[InfinityModel]
 
 
 def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) -> APIRouter:
@@ -23,16 +44,19 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
         return [model for model in table.visible(request.state.key).values() if model.workers]
 
     @routes.get("/v1/models")
+    @described("The models that serve, as OpenAI's and Xinference's clients read them", OpenAiModels)
     async def list_models(request: Request) -> Json:
         rows = [{**xinference_row(model), **openai_row(model, OWNER)} for model in serving(request)]
         return Json({"object": "list", "data": rows})
 
     @routes.get("/models")
+    @described("The models that serve, as Infinity's clients read them", InfinityModels)
     async def list_for_infinity(request: Request) -> Json:
         rows = [infinity_row(model, table, settings) for model in serving(request)]
         return Json({"object": "list", "data": rows})
 
     @routes.get("/v1/models/instances")
+    @described("The wanted models with their replicas", list[InstanceRow])
     async def instances(request: Request, model_name: str | None = None, model_uid: str | None = None) -> Json:
         every = await supervisor.all_statuses()
         rows = [instance_row(status) for status in keys.visible(request.state.key, every)]
@@ -40,6 +64,7 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
         return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])
 
     @routes.get("/v1/models/{uid}")
+    @described("What a model is and can", JsonObject)
     async def describe(uid: str, request: Request) -> Json:
         keys.check_model(request.state.key, uid)
         model = table.models.get(uid)

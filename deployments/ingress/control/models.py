@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from typing_extensions import TypedDict
 
 from cluster import errors, keys
+from cluster.launch import LaunchSpec
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.status import ModelState, ModelStatus
@@ -14,9 +16,10 @@ from cluster.value import JsonObject
 from cluster.weights.inventory import asking_once
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.control.access import only_own_models
-from deployments.ingress.control.plan import fit_of, resolved
-from deployments.ingress.control.shapes import progress_body
+from deployments.ingress.control.plan import Fit, fit_of, resolved
+from deployments.ingress.control.shapes import LaunchProgress, progress_body
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
+from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.xinference import launch_spec_of
 
@@ -29,10 +32,16 @@ LONGEST_WAIT_S = 30.0
 Seconds = Annotated[float, Query(allow_inf_nan=False)]
 
 
+class LaunchedModel(TypedDict):
+    model_uid: str
+    generation: int
+
+
 def launching(supervisor: SupervisorClient, table: RouteTable, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
 
     @routes.post("/v1/models")
+    @described("Launch a model", LaunchedModel | Fit, body=LaunchSpec)
     async def launch(
         request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
     ) -> Json:
@@ -52,12 +61,14 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
         return Json({"model_uid": status.uid, "generation": status.generation})
 
     @routes.delete("/v1/models/{uid}")
+    @described("End a model", None)
     async def terminate(uid: str) -> Json:
         await supervisor.terminate(uid)
         await until_gone(table, uid)
         return Json(None)
 
     @routes.post("/v1/models/{uid}/cancel")
+    @described("Cancel a launch", None)
     async def cancel(uid: str) -> Json:
         await supervisor.cancel(uid)
         await until_gone(table, uid)
@@ -70,11 +81,13 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
     routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
 
     @routes.get("/v1/statuses")
+    @described("How all models are", list[ModelStatus])
     async def statuses(request: Request) -> Json:
         every = await supervisor.all_statuses()
         return Json([_without_secrets(status) for status in keys.visible(request.state.key, every)])
 
     @routes.get("/v1/models/{uid}/status")
+    @described("How a model is, or what changed since a version of that", ModelStatus)
     async def status_of(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, LONGEST_WAIT_S))
         status = await supervisor.status(uid, version, wait)
@@ -83,6 +96,7 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
         return Json(_without_secrets(status))
 
     @routes.get("/v1/models/{uid}/progress")
+    @described("How far a launch is", LaunchProgress)
     async def progress(uid: str) -> Json:
         return Json(progress_body(await supervisor.status(uid)))
 

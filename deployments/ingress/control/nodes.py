@@ -5,12 +5,31 @@ from __future__ import annotations
 import time
 
 from fastapi import APIRouter, Request
+from typing_extensions import TypedDict
 
 from cluster import keys
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node
 from deployments.ingress.bodies import Json
-from deployments.ingress.control.shapes import load_row, node_row
+from deployments.ingress.control.shapes import CardLoad, CpuLoad, NodeRow, load_row, node_row
+from deployments.ingress.openapi import described
+
+#: A worker's address by the name that Xinference's clients read.
+WorkerRow = TypedDict("WorkerRow", {"work-ip": str, "models": dict[str, str]})
+
+
+class SupervisorAddress(TypedDict):
+    supervisor_ip: str
+
+
+class NodeLoad(TypedDict):
+    update_time: float
+    status: dict[str, CpuLoad | CardLoad]
+
+
+class ClusterStatus(TypedDict):
+    uptime: int
+    workers: dict[str, NodeLoad]
 
 
 def watching(supervisor: SupervisorClient) -> APIRouter:
@@ -22,16 +41,18 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
         return rows
 
     @routes.get("/v1/cluster/info")
+    @described("The nodes, what they have, and what of it is claimed", list[NodeRow])
     async def info(detailed: bool = False) -> Json:
         free_bytes = await supervisor.free_bytes()
-        rows = [node_row(*row) for row in await node_rows()]
-        return Json([{**row, "disk_free": free_bytes if row["node_type"] == "Supervisor" else None} for row in rows])
+        return Json([node_row(*row, free_bytes) for row in await node_rows()])
 
     @routes.get("/v1/cluster/devices")
+    @described("The most GPUs that one node has", int)
     async def devices() -> Json:
         return Json(max((node.gpus for node, _, _ in await node_rows()), default=0))
 
     @routes.get("/v1/workers")
+    @described("The nodes, and the models whose workers are on each", list[WorkerRow])
     async def workers(request: Request) -> Json:
         every = await supervisor.all_statuses()
         statuses = keys.visible(request.state.key, every)
@@ -44,11 +65,13 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
         )
 
     @routes.get("/v1/supervisor")
+    @described("The address of the head", SupervisorAddress)
     async def head() -> Json:
         heads = [node.ip for node, _, _ in await node_rows() if node.is_head]
         return Json({"supervisor_ip": heads[0] if heads else ""})
 
     @routes.get("/status")
+    @described("Since when the cluster is up, and the load of its nodes", ClusterStatus)
     async def cluster_status() -> Json:
         rows = await node_rows()
         uptime = await supervisor.uptime()

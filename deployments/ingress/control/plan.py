@@ -7,7 +7,9 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, TypeVarTuple
+from typing import NotRequired, TypeVar, TypeVarTuple
+
+from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.catalog.catalog import Catalog
@@ -24,6 +26,15 @@ Arguments = TypeVarTuple("Arguments")
 MOST_LOOKUPS = 256
 _threads = ThreadPoolExecutor(4, "lookup")
 _places = threading.BoundedSemaphore(MOST_LOOKUPS)
+
+
+class Fit(TypedDict):
+    """Whether a launch would fit, or why not, and how it would use memory."""
+
+    fits: bool
+    reason: str
+    claim_bytes: int
+    plan: NotRequired[JsonObject]
 
 
 async def looked_up(work: Callable[[*Arguments], R], *arguments: *Arguments) -> R:
@@ -49,12 +60,14 @@ async def resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Set
     return await looked_up(resolve, spec, catalog, settings)
 
 
-async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> JsonObject:
+async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> Fit:
     """What a dry run answers."""
     reason = await supervisor.could_launch(wanted)
     plan = await _plan(wanted, supervisor, settings)
-    fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
-    return {**fit, "plan": plan} if plan else fit
+    fit: Fit = {"fits": not reason, "reason": reason, "claim_bytes": wanted.claim_bytes}
+    if plan:
+        fit["plan"] = plan
+    return fit
 
 
 async def _plan(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> JsonObject | None:

@@ -7,17 +7,20 @@ import asyncio
 import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.catalog.registrations import parse_registration, to_registration
 from cluster.names import quoted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from deployments import model_types
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
-from deployments.ingress.control.shapes import cached_rows, engines_body
+from deployments.ingress.control.shapes import CachedRow, EngineVariant, cached_rows, engines_body
+from deployments.ingress.openapi import described
 
 
 class Registration(BaseModel):
@@ -26,10 +29,22 @@ class Registration(BaseModel):
     persist: bool = True
 
 
+class RegistrationRow(TypedDict):
+    """With `detailed` it has all fields of the registration as well."""
+
+    model_name: str
+    is_builtin: bool
+
+
+class CachedModels(TypedDict):
+    list: list[CachedRow]
+
+
 def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"])
 
     @routes.post("/v1/model_registrations/{type}")
+    @described("Register a model", None, body=Registration)
     async def register(type: str, request: Request) -> Json:
         refuse_limited(request)
         body: Registration = checked(Registration, await json_body(request))
@@ -49,6 +64,7 @@ def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         return Json(None)
 
     @routes.delete("/v1/model_registrations/{type}/{name}")
+    @described("Forget a registered model", None)
     async def unregister(type: str, name: str, request: Request) -> Json:
         refuse_limited(request)
         await supervisor.unregister(type, name)
@@ -61,6 +77,7 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
     @routes.get("/v1/model_registrations/{type}")
+    @described("The models of a type that can be launched", list[RegistrationRow])
     async def registrations(type: str, detailed: bool = False) -> Json:
         entries = (await current_catalog(supervisor, settings)).of_type(type.lower())
         if detailed:
@@ -68,6 +85,7 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         return Json([{"model_name": entry.name, "is_builtin": entry.builtin} for entry in entries])
 
     @routes.get("/v1/model_registrations/{type}/{name}")
+    @described("The registration of a model", JsonObject)
     async def registration(type: str, name: str) -> Json:
         try:
             return Json(to_registration((await current_catalog(supervisor, settings)).find(name, type)))
@@ -75,14 +93,17 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
             raise errors.UnknownModel(f"Model {name} not found", "model_name") from None
 
     @routes.get("/v1/engines/{name}")
+    @described("The engines that can load a model", dict[str, list[EngineVariant] | str])
     async def engines_of(name: str) -> Json:
         return Json(engines_body(await current_catalog(supervisor, settings), "", name, settings))
 
     @routes.get("/v1/engines/{type}/{name}")
+    @described("The engines that can load a model of this type", dict[str, list[EngineVariant] | str])
     async def engines(type: str, name: str) -> Json:
         return Json(engines_body(await current_catalog(supervisor, settings), type, name, settings))
 
     @routes.get("/v1/cache/models")
+    @described("The weights on the disk of this machine", CachedModels)
     async def cached_models(model_name: str | None = None) -> Json:
         catalog = await current_catalog(supervisor, settings)
         rows = await asyncio.to_thread(cached_rows, catalog, settings)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.runtime.supervisor_client import SupervisorClient
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import only_own_models
-from deployments.ingress.control.shapes import replica_row
+from deployments.ingress.control.shapes import ReplicaRow, replica_row
+from deployments.ingress.openapi import described
 
 
 class Replicas(BaseModel):
@@ -20,16 +22,38 @@ class MoreReplicas(BaseModel):
     replica: int = Field(default=1, ge=1, strict=True)
 
 
+class Scaled(TypedDict):
+    model_uid: str
+    replica: int
+
+
+class AddedReplica(TypedDict):
+    replica_id: int
+    replica_model_uid: str
+    worker_address: str
+
+
+class AddedReplicas(TypedDict):
+    replica: int
+    replicas: list[AddedReplica]
+
+
+class RemainingReplicas(TypedDict):
+    remaining_replicas: int
+
+
 def scaling(supervisor: SupervisorClient) -> APIRouter:
     routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
 
     @routes.post("/v1/models/{uid}/scale")
+    @described("Change how many replicas a model has", Scaled, body=Replicas)
     async def scale(uid: str, request: Request) -> Json:
         body: Replicas = checked(Replicas, await json_body(request))
         status = await supervisor.scale(uid, body.replica)
         return Json({"model_uid": uid, "replica": status.replica})
 
     @routes.post("/v1/models/{uid}/replicas")
+    @described("Add replicas to a model", AddedReplica | AddedReplicas, body=MoreReplicas, needs_body=False)
     async def add_replica(uid: str, request: Request) -> Json:
         fields = await json_body(request) if await request.body() else {}
         body: MoreReplicas = checked(MoreReplicas, fields)
@@ -38,13 +62,14 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
                 raise errors.BadRequest(f"{name} cannot be given here: replicas of one model are all alike.", name)
         status = await supervisor.status(uid)
         await supervisor.scale(uid, status.replica + body.replica)
-        rows = [
+        rows: list[AddedReplica] = [
             {"replica_id": index, "replica_model_uid": f"{uid}-rep{index}", "worker_address": ""}
             for index in range(status.replica, status.replica + body.replica)
         ]
         return Json(rows[0] if len(rows) == 1 else {"replica": len(rows), "replicas": rows})
 
     @routes.delete("/v1/models/{uid}/replicas/{replica_id}")
+    @described("Remove a replica of a model", RemainingReplicas)
     async def remove_replica(uid: str, replica_id: int) -> Json:
         """One replica less. Replicas are numbered from 0 without gaps, so it is the last number that goes."""
         status = await supervisor.status(uid)
@@ -63,6 +88,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
     routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
 
     @routes.get("/v1/models/{uid}/replicas")
+    @described("The replicas of a model", list[ReplicaRow])
     async def replicas(uid: str) -> Json:
         status = await supervisor.status(uid)
         return Json([replica_row(status, worker) for worker in status.workers])

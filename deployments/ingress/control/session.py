@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
+from typing_extensions import TypedDict
 
 from cluster.settings import Settings
 from deployments.ingress.bodies import Json
+from deployments.ingress.openapi import described
 from deployments.ingress.version import VERSION
+
+#: The fields that Xinference's clients expect; all but the first are empty here.
+ServerVersion = TypedDict(
+    "ServerVersion",
+    {"version": str, "full-revisionid": str | None, "dirty": bool, "error": str | None, "date": str | None},
+)
+
+
+class Authentication(TypedDict):
+    auth: bool
 
 
 def public(settings: Settings) -> APIRouter:
@@ -14,10 +26,12 @@ def public(settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/v1/address")
+    @described("The address that the server listens on", str)
     async def address() -> Json:
         return Json(f"{settings.host}:{settings.port}")
 
     @routes.get("/v1/cluster/auth")
+    @described("Whether the server asks for keys", Authentication)
     async def auth() -> Json:
         return Json({"auth": settings.asks_for_keys})
 
@@ -28,6 +42,7 @@ def watching() -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
     @routes.get("/v1/cluster/version")
+    @described("The version of the server", ServerVersion)
     async def cluster_version() -> Json:
         return Json({"version": VERSION, "full-revisionid": None, "dirty": False, "error": None, "date": None})
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from typing_extensions import TypedDict
+
 from cluster.catalog.catalog import Catalog
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES
 from cluster.routes import ModelRoutes
@@ -38,7 +40,27 @@ CAPABILITIES = {
 }
 
 
-def openai_row(model: ModelRoutes, owner: str) -> JsonObject:
+class OpenAiModel(TypedDict):
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
+class InfinityStats(TypedDict):
+    queue_fraction: float
+    queue_absolute: int
+    results_pending: int
+    batch_size: int
+
+
+class InfinityModel(OpenAiModel):
+    backend: str
+    capabilities: list[str]
+    stats: InfinityStats
+
+
+def openai_row(model: ModelRoutes, owner: str) -> OpenAiModel:
     return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
 
 
@@ -66,7 +88,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
     }
 
 
-def infinity_row(model: ModelRoutes, table: RouteTable, settings: Settings) -> JsonObject:
+def infinity_row(model: ModelRoutes, table: RouteTable, settings: Settings) -> InfinityModel:
     workers = [route.worker for route in model.workers]
     sent = sum(table.in_flight.get(worker, 0) for worker in workers)
     # A worker tells with every answer how much it holds; with no answer under way that number is out of date.
@@ -86,7 +108,32 @@ def infinity_row(model: ModelRoutes, table: RouteTable, settings: Settings) -> J
     }
 
 
-def instance_row(status: ModelStatus) -> JsonObject:
+class ReplicaRow(TypedDict):
+    replica_id: int
+    replica_model_uid: str
+    replica_uid: str
+    worker_address: str
+    model_address: str
+    accelerators: list[str]
+    gpu_idx: list[int]
+    status: str
+    created_ts: int
+    error_message: str | None
+
+
+class InstanceRow(TypedDict):
+    model_name: str
+    model_uid: str
+    model_version: str | None
+    model_ability: list[str]
+    replica: int
+    status: str
+    instance_created_ts: int
+    n_worker: int
+    replica_statuses: list[ReplicaRow]
+
+
+def instance_row(status: ModelStatus) -> InstanceRow:
     wanted = status.wanted
     return {
         "model_name": wanted.entry.name,
@@ -110,7 +157,7 @@ def replica_state(state: WorkerState) -> str:
     return "TERMINATING" if state in HOLDS_CLAIM else "ERROR"
 
 
-def replica_row(status: ModelStatus, worker: WorkerStatus) -> JsonObject:
+def replica_row(status: ModelStatus, worker: WorkerStatus) -> ReplicaRow:
     return {
         "replica_id": worker.index,
         "replica_model_uid": f"{status.uid}-rep{worker.index}",
@@ -125,8 +172,25 @@ def replica_row(status: ModelStatus, worker: WorkerStatus) -> JsonObject:
     }
 
 
-def progress_body(status: ModelStatus) -> JsonObject:
-    rows = [
+class ReplicaProgress(TypedDict):
+    replica_id: int
+    replica_model_uid: str
+    progress: float
+    stage: str
+    info: str
+    updated_at: float
+    download_files: list[JsonObject]
+
+
+class LaunchProgress(TypedDict):
+    progress: float
+    stage: str
+    download_files: list[JsonObject]
+    replicas: list[ReplicaProgress]
+
+
+def progress_body(status: ModelStatus) -> LaunchProgress:
+    rows: list[ReplicaProgress] = [
         {
             "replica_id": worker.index,
             "replica_model_uid": f"{status.uid}-rep{worker.index}",
@@ -146,12 +210,31 @@ def progress_body(status: ModelStatus) -> JsonObject:
 # ------------------------------------------------------------------------------------------------ what can be launched
 
 
-def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> JsonObject:
+class EngineVariant(TypedDict):
+    model_name: str
+    model_format: str
+    quantization: str
+    model_hub: str
+
+
+class CachedRow(TypedDict):
+    model_name: str
+    model_type: str | None
+    model_hub: str
+    model_version: str | None
+    path: str
+    real_path: str
+    size_bytes: int
+    complete: bool
+    actor_ip_address: str
+
+
+def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> dict[str, list[EngineVariant] | str]:
     """By engine the variants of the model that it can load, or the reason why it cannot."""
     entry = catalog.find(name, type)
     family = model_types(settings.plugins)[entry.type].families.get(entry.family)
     needs = entry.facts.get("needs")
-    variants = [
+    variants: list[EngineVariant] = [
         {
             "model_name": entry.name,
             "model_format": source.format,
@@ -164,11 +247,11 @@ def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> 
     return {engine: f"needs {needs}" if needs else variants for engine in (family.engines if family else ())}
 
 
-def cached_rows(catalog: Catalog, settings: Settings) -> list[JsonObject]:
+def cached_rows(catalog: Catalog, settings: Settings) -> list[CachedRow]:
     """The weights on this machine's disk, by the catalogue's names where it knows them."""
     entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
     owners = {source.id: entry for entry in entries for source in entry.sources}
-    rows = []
+    rows: list[CachedRow] = []
     for model in cached(settings.home):
         entry = owners.get(model.id)
         rows.append(
@@ -190,11 +273,41 @@ def cached_rows(catalog: Catalog, settings: Settings) -> list[JsonObject]:
 # ----------------------------------------------------------------------------------------------- the cluster itself
 
 
-def event_row(event: Event) -> JsonObject:
+class EventRow(TypedDict):
+    event_type: str
+    event_ts: int
+    event_content: str
+
+
+class NodeRow(TypedDict):
+    node_type: str
+    ip_address: str
+    cpu_count: float
+    cpu_claimed: float
+    mem_total: int
+    mem_claimed: int
+    gpu_count: int
+    gpu_claimed: float
+    gpu_vram_total: int
+    workers: int
+    disk_free: int | None
+
+
+class CpuLoad(TypedDict):
+    total: float
+    memory_total: int
+    memory_claimed: int
+
+
+class CardLoad(TypedDict):
+    mem_total: int | None
+
+
+def event_row(event: Event) -> EventRow:
     return {"event_type": event.level, "event_ts": int(event.ts), "event_content": event.text}
 
 
-def node_row(node: Node, claim: Claim, workers: int) -> JsonObject:
+def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> NodeRow:
     return {
         "node_type": "Supervisor" if node.is_head else "Worker",
         "ip_address": node.ip,
@@ -206,10 +319,12 @@ def node_row(node: Node, claim: Claim, workers: int) -> JsonObject:
         "gpu_claimed": claim.gpus,
         "gpu_vram_total": (node.card_bytes or 0) * node.gpus,
         "workers": workers,
+        # The disk that wanted models and events are written to is the head's.
+        "disk_free": free_bytes if node.is_head else None,
     }
 
 
-def load_row(node: Node, claim: Claim) -> JsonObject:
-    cpu = {"total": node.cpus, "memory_total": node.memory_bytes, "memory_claimed": claim.memory_bytes}
-    cards = {f"gpu-{card}": {"mem_total": node.card_bytes} for card in range(node.gpus)}
-    return {"cpu": cpu, **cards}
+def load_row(node: Node, claim: Claim) -> dict[str, CpuLoad | CardLoad]:
+    cpu: CpuLoad = {"total": node.cpus, "memory_total": node.memory_bytes, "memory_claimed": claim.memory_bytes}
+    card: CardLoad = {"mem_total": node.card_bytes}
+    return {"cpu": cpu, **{f"gpu-{number}": card for number in range(node.gpus)}}

@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from cluster import errors
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import owner_of
+from deployments.ocr.http import schemas
 from deployments.ocr.http.body import OcrFields, Pages
 from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.http.ocr import Ocr
@@ -46,6 +48,7 @@ def router(services: Services) -> APIRouter:
     ocr = services.shared(Ocr)
 
     @routes.post("/v1/ocr")
+    @described("Read a document, as Mistral does", schemas.MistralDocument, body=MistralBody)
     async def read(request: Request) -> Json:
         body: MistralBody = checked(
             MistralBody, {name: value for name, value in (await json_body(request)).items() if value is not None}

@@ -20,9 +20,12 @@ from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
+from deployments.ingress.jobs import JobRow
+from deployments.ingress.openapi import EVENTS, described
 from deployments.ingress.progress import views
 from deployments.ingress.serving import owner_of
 from deployments.ocr import formats
+from deployments.ocr.http import schemas
 from deployments.ocr.http.body import OcrBody, OcrFields
 from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
 from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
@@ -276,6 +279,14 @@ def router(services: Services) -> APIRouter:
     ocr = services.shared(Ocr)
 
     @routes.post("/v1/images/ocr")
+    @described(
+        "Read pictures and documents",
+        schemas.ReadDocument | schemas.EncodedFile | str,
+        body=schemas.DocumentBody,
+        takes_form=True,
+        media_types=(*MEDIA_TYPES.values(), PDF, EVENTS),
+        later=JobRow,
+    )
     async def read(request: Request) -> Response:
         return await ocr.answer(request)
 

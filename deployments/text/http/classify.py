@@ -11,7 +11,9 @@ from fastapi import APIRouter, Request
 
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import Served
+from deployments.text.http import schemas
 from deployments.text.http.fields import flag, model_of, texts_of, truncation
 
 
@@ -27,6 +29,7 @@ def router(services: Services) -> APIRouter:
         return await serving.ask(request, model_of(body), "classify", texts_of(body.get("input"), "input"), params)
 
     @routes.post("/classify")
+    @described("Classify texts, as Infinity does", schemas.InfinityClassified, body=schemas.ClassifyBody)
     async def infinity_classify(request: Request) -> Json:
         """Each input's labels, best first."""
         served = await classified(request, lambda body: flag(body.get("raw_scores"), "raw_scores"))
@@ -41,6 +44,7 @@ def router(services: Services) -> APIRouter:
         return Json(answer, headers=served.headers)
 
     @routes.post("/v1/classify")
+    @described("Classify texts, as vLLM does", schemas.VllmClassified, body=schemas.ClassifyBody)
     async def vllm_classify(request: Request) -> Json:
         """Each input's best label, and how probable each is in the model's own order."""
         served = await classified(request, is_raw)

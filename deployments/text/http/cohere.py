@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from cluster import errors
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import Served
+from deployments.text.http import schemas
 from deployments.text.http.encoding import Form
 from deployments.text.http.fields import embedding_params, model_of, most_tokens, texts_of
 
@@ -47,11 +49,13 @@ def router(services: Services) -> APIRouter:
         return body, answer, form, served
 
     @routes.post("/v2/embed")
+    @described("Embed texts and images, as Cohere does", schemas.CohereEmbeddings, body=schemas.CohereEmbedBody)
     async def embed_by_type(request: Request) -> Json:
         _, answer, _, served = await embed(request, 2)
         return Json(answer, headers=served.headers)
 
     @routes.post("/v1/embed")
+    @described("Embed texts and images, as Cohere did first", schemas.CohereEmbeddings, body=schemas.CohereEmbedBody)
     async def embed_floats(request: Request) -> Json:
         """The first version: bare vectors where no types are named."""
         body, answer, form, served = await embed(request, 1)

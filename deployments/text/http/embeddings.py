@@ -15,7 +15,9 @@ from cluster import errors
 from cluster.names import quoted
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import BYTES, described
 from deployments.ingress.serving import Served, Serving
+from deployments.text.http import schemas
 from deployments.text.http.encoding import Form
 from deployments.text.http.fields import embedding_params, first, flag, model_of, most_tokens, name_of
 
@@ -39,18 +41,24 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/v1/embeddings")
     @routes.post("/embeddings", summary="Infinity's path of the same call")
+    @described(
+        "Embed texts, images and sounds", schemas.EmbeddingAnswer, body=schemas.EmbeddingBody, media_types=(BYTES,)
+    )
     async def create_embedding(request: Request) -> Response:
         return await embed(request)
 
     @routes.post("/embeddings_image", summary="Infinity's older path of modality image")
+    @described("Embed images", schemas.EmbeddingAnswer, body=schemas.EmbeddingBody, media_types=(BYTES,))
     async def embed_images(request: Request) -> Response:
         return await embed(request, "image")
 
     @routes.post("/embeddings_audio", summary="Infinity's older path of modality audio")
+    @described("Embed sounds", schemas.EmbeddingAnswer, body=schemas.EmbeddingBody, media_types=(BYTES,))
     async def embed_sounds(request: Request) -> Response:
         return await embed(request, "audio")
 
     @routes.post("/v1/convert_ids_to_tokens")
+    @described("The tokens behind ids", list[str] | list[list[str]], body=schemas.ConvertBody)
     async def convert_ids_to_tokens(request: Request) -> Json:
         body = await json_body(request)
         value: Any = body.get("input")

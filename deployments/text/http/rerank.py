@@ -22,7 +22,9 @@ from cluster import errors
 from cluster.names import quoted
 from deployments.ingress.bodies import Json, inner_json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import Served
+from deployments.text.http import schemas
 from deployments.text.http.fields import count, first, flag, model_of, truncation
 
 #: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
@@ -43,6 +45,11 @@ def router(services: Services) -> APIRouter:
         return body, documents, await serving.ask(request, model, "rerank", texts, _params(body))
 
     @routes.post("/rerank")
+    @described(
+        "Rank documents by a query, as Infinity and TEI do",
+        schemas.RerankAnswer | list[schemas.RankedText],
+        body=schemas.RerankBody | schemas.TextRerankBody,
+    )
     async def infinity_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
         ranked = _ranked(body, answer)
@@ -54,6 +61,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/v1/rerank")
     @routes.post("/vllm/rerank")
+    @described("Rank documents by a query", schemas.RerankAnswer, body=schemas.RerankBody)
     async def object_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
         ranked = _ranked(body, answer)
@@ -67,6 +75,7 @@ def router(services: Services) -> APIRouter:
         return Json({**content, "data": content["results"]}, headers=answer.headers)
 
     @routes.post("/v2/rerank")
+    @described("Rank documents by a query, as Cohere does", schemas.RerankAnswer, body=schemas.RerankBody)
     async def cohere_rerank(request: Request) -> Json:
         body, documents, answer = await served(request)
         ranked = _ranked(body, answer)

@@ -18,9 +18,11 @@ from cluster.routes import ModelRoutes
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import error_response
+from deployments.ingress.openapi import described
 from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.ingress.version import VERSION
 from deployments.text.facts import ClassifyFacts, TextFacts
+from deployments.text.http import schemas
 from deployments.text.http.classify import best_first
 from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
 from deployments.vectors import unit
@@ -49,17 +51,25 @@ def router(services: Services) -> APIRouter:
         return served, served.timings(items)
 
     @routes.post("/embed")
+    @described("Embed texts", list[list[float]], body=schemas.TeiEmbedBody, error=schemas.TeiError)
     async def embed(request: Request) -> Json:
         served, headers = await embedded(request, "embed", {"normalize": True})
         return Json(list(served.answer.outputs), headers=headers)
 
     @routes.post("/embed_all")
+    @described("Embed each token of texts", list[list[list[float]]], body=schemas.TeiEmbedBody, error=schemas.TeiError)
     async def embed_all(request: Request) -> Json:
         """A vector for each token."""
         served, headers = await embedded(request, "embed_tokens", {})
         return Json(list(served.answer.outputs), headers=headers)
 
     @routes.post("/embed_sparse")
+    @described(
+        "Embed texts as weights of words",
+        list[list[schemas.SparseValue]],
+        body=schemas.TeiEmbedBody,
+        error=schemas.TeiError,
+    )
     async def embed_sparse(request: Request) -> Json:
         served, headers = await embedded(request, "embed_sparse", {})
         rows = [
@@ -69,6 +79,12 @@ def router(services: Services) -> APIRouter:
         return Json(rows, headers=headers)
 
     @routes.post("/predict")
+    @described(
+        "Classify texts or pairs",
+        list[schemas.ScoredLabel] | list[list[schemas.ScoredLabel]],
+        body=schemas.PredictBody,
+        error=schemas.TeiError,
+    )
     async def predict(request: Request) -> Json:
         body = await json_body(request)
         items, is_batch = _sequences(body.get("inputs"))
@@ -78,6 +94,7 @@ def router(services: Services) -> APIRouter:
         return Json(rows if is_batch else rows[0], headers=served.timings(items))
 
     @routes.post("/similarity")
+    @described("How similar sentences are to one", list[float], body=schemas.SimilarityBody, error=schemas.TeiError)
     async def similarity(request: Request) -> Json:
         body = await json_body(request)
         inputs = first(body, dict, "inputs") or {}
@@ -91,6 +108,7 @@ def router(services: Services) -> APIRouter:
         return Json(np.clip(vectors[1:] @ vectors[0], -1.0, 1.0), headers=served.timings(items))
 
     @routes.post("/tokenize")
+    @described("The tokens of texts", list[list[schemas.TokenRow]], body=schemas.TokenizeBody, error=schemas.TeiError)
     async def tokenize(request: Request) -> Json:
         body = await json_body(request)
         _refuse_none(body.get("inputs"), "inputs")
@@ -106,6 +124,7 @@ def router(services: Services) -> APIRouter:
         return await asyncio.to_thread(_told_tokens, served, items)
 
     @routes.post("/decode")
+    @described("The texts of tokens", list[str], body=schemas.DecodeBody, error=schemas.TeiError)
     async def decode(request: Request) -> Json:
         body = await json_body(request)
         value: Any = body.get("ids")
@@ -121,6 +140,7 @@ def router(services: Services) -> APIRouter:
         return Json(served.answer.outputs, headers=served.timings(lists))
 
     @routes.get("/info")
+    @described("What serves", schemas.TeiInfo, error=schemas.TeiError)
     async def info(request: Request, model: str | None = None) -> Json:
         """What serves, of the model that is named, or of the only one there is."""
         return Json(_info(serving, serving.find(request, model)))

@@ -13,7 +13,9 @@ from cluster import errors
 from cluster.names import quoted
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.openapi import BYTES, described
 from deployments.ingress.serving import Served, Serving
+from deployments.text.http import schemas
 from deployments.text.http.classify import is_raw, scores_of
 from deployments.text.http.embeddings import inputs
 from deployments.text.http.encoding import Form
@@ -37,6 +39,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/score")
     @routes.post("/v1/score")
+    @described("Score pairs of texts", schemas.ScoreAnswer, body=schemas.ScoreBody)
     async def score(request: Request) -> Json:
         """How well the texts of one side fit those of the other, pair by pair; one text is paired with each."""
         body = await json_body(request)
@@ -63,6 +66,9 @@ def router(services: Services) -> APIRouter:
         return Json(answer)
 
     @routes.post("/pooling")
+    @described(
+        "What a model makes of each input", schemas.PoolingAnswer, body=schemas.PoolingBody, media_types=(BYTES,)
+    )
     async def pooling(request: Request) -> Response:
         """What the model makes of each input, by `task`: its vector, one for each token, or its classes."""
         body = await json_body(request)

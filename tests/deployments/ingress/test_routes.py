@@ -22,7 +22,7 @@ DRAWING = {"images", "sdapi"}
 READING = {"ocr"}
 #: Without a key, for whoever knows a name that cannot be guessed.
 FILE = "/v1/files/{name}"
-PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth"}
+PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
 
 #: A body that each inference route answers.
 GOOD: dict[str, dict[str, Any]] = {
@@ -553,7 +553,8 @@ def test_public_routes_name_no_model(ask: Callable[..., httpx.Response], admin: 
 
 @pytest.mark.slow
 def test_the_description_of_the_routes_is_closed_too(ask: Callable[..., httpx.Response], admin: Client) -> None:
-    for path in ("/docs", "/openapi.json", "/redoc", "/docs/oauth2-redirect"):
+    assert ask("GET", "/openapi.json", None).status_code == 401
+    for path in ("/redoc", "/docs/oauth2-redirect"):
         assert ask("GET", path, None).status_code == 404
 
 
