@@ -18,8 +18,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from cluster import environment, errors
-from cluster.catalog.catalog import Catalog, choose_source
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source
+from cluster.catalog.sources import choose_source
 from cluster.launch import LaunchSpec, Wanted, parse_bytes
 from cluster.names import cut, is_uid, nearest, quoted
 from cluster.paths import local_path, real_path

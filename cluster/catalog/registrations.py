@@ -1,25 +1,26 @@
-"""Custom models, as registrations of ours and of Xinference say them."""
+"""Registrations of custom models: our rows in TOML, and Xinference's JSON."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import quote
 
 from cluster import errors
-from cluster.catalog.catalog import _checked_source, _names, documents, entry_of
 from cluster.catalog.entry import Entry
+from cluster.catalog.rows import documents, entry_of
+from cluster.catalog.sources import checked_source
 from cluster.names import UID_PATTERN, nearest, quoted
+from cluster.value import JsonObject
 
 _HUBS = ("huggingface", "modelscope")
-#: What a registration says of where the weights are; a flat one says it beside the name.
+#: The fields that say where the weights are, in a list of specs or, if it is flat, beside the name.
 _PLACE = (
     *("model_specs", "model_src", "model_uri", "model_id", "model_revision", "model_hub"),
     *("model_format", "model_file_name_template", "quantization", "quantizations"),
 )
-#: What Xinference's listing says of a model beyond its family, and its files may therefore carry.
+#: Fields of Xinference's listing that its registration files may carry and that are ignored here.
 _BOOKKEEPING = ("version", "is_builtin", "updated_at", "featured", "virtualenv", "cache_status", "download_hubs")
 #: Fields of an entry that have the same name in a registration.
 _SHARED = (
@@ -31,7 +32,7 @@ _SHARED = (
 def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
     """A custom entry from Xinference's registration JSON or a catalogue row in TOML.
 
-    `family` is for rows that name none, where the type has no file here.
+    `family` is for rows that name none, of a type that has no TOML file here.
     """
     type = type.lower()
     if type not in documents() and not family:
@@ -40,19 +41,19 @@ def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
         )
     row = _xinference_row(text) if text.lstrip().startswith("{") else _toml_row(text)
     if row.pop("type", type) != type:
-        raise errors.BadRequest(f"The registration is of another type than {type}; send it to that type.", "model_type")
+        raise errors.BadRequest(f"The registration is not of type {type}; send it to its own type.", "model_type")
     entry = entry_of(type, {"family": family, **row, "builtin": False} if family else {**row, "builtin": False})
-    for name in _names(entry):
+    for name in entry.names:
         if not UID_PATTERN.fullmatch(name):
             raise errors.BadRequest(
                 f"A model cannot be called {quoted(name)}: a name takes up to 100 letters, digits, '.', '_' and '-', "
                 "beginning with a letter or digit."
             )
-    return entry.model_copy(update={"sources": tuple(_checked_source(entry.name, source) for source in entry.sources)})
+    return entry.model_copy(update={"sources": tuple(checked_source(entry.name, source) for source in entry.sources)})
 
 
-def to_registration(entry: Entry) -> dict[str, Any]:
-    """The entry as Xinference lists it; `parse_registration` reads it again, packages aside."""
+def to_registration(entry: Entry) -> JsonObject:
+    """The entry as Xinference lists it; `parse_registration` reads it back, unless its weights are in a package."""
     specs = [
         {
             "model_format": source.format,
@@ -77,7 +78,7 @@ def to_registration(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _toml_row(text: str) -> dict[str, Any]:
+def _toml_row(text: str) -> JsonObject:
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -88,7 +89,7 @@ def _toml_row(text: str) -> dict[str, Any]:
     return rows[0]
 
 
-def _xinference_row(text: str) -> dict[str, Any]:
+def _xinference_row(text: str) -> JsonObject:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -97,13 +98,13 @@ def _xinference_row(text: str) -> dict[str, Any]:
     if "model_name" not in document:
         raise errors.BadRequest("The registration has no model_name.")
     if document.get("version", 2) not in (1, 2):
-        raise errors.BadRequest(f"A registration of version {quoted(document['version'])} is not known; 1 and 2 are.")
+        raise errors.BadRequest(f"Registrations have version 1 or 2, not {quoted(document['version'])}.")
 
-    read_here = ("model_name", "language", *_PLACE, *_BOOKKEEPING, *_SHARED)
-    # What is left is for the model's own type to read.
-    facts = {key: value for key, value in document.items() if key not in read_here}
+    common = ("model_name", "language", *_PLACE, *_BOOKKEEPING, *_SHARED)
+    # The other fields are facts that the model's own type reads.
+    facts = {key: value for key, value in document.items() if key not in common}
     for key in facts.keys() - {"dimensions"}:
-        if near := nearest(key, ("dimensions", *read_here), cutoff=0.85):
+        if near := nearest(key, ("dimensions", *common), cutoff=0.85):
             raise errors.BadRequest(f"The registration has {quoted(key)}; did you mean {near[0]!r}?")
     language = document.get("language", ())
     return {
@@ -115,35 +116,35 @@ def _xinference_row(text: str) -> dict[str, Any]:
     }
 
 
-def _xinference_sources(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _xinference_sources(document: JsonObject) -> Iterator[JsonObject]:
     specs = document.get("model_specs") or [document]
     if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
         raise errors.BadRequest("model_specs takes a list of objects.")
     for spec in specs:
-        if places := spec.get("model_src"):
-            if not isinstance(places, dict) or not all(isinstance(place, dict) for place in places.values()):
+        if hubs := spec.get("model_src"):
+            if not isinstance(hubs, dict) or not all(isinstance(fields, dict) for fields in hubs.values()):
                 raise errors.BadRequest("model_src takes an object with one object per hub.")
-            # Hubs that are not known here are alternatives to those that are.
-            for hub in [hub for hub in _HUBS if hub in places] or list(places):
-                yield _xinference_source({**spec, **places[hub], "model_hub": hub})
+            # Hubs that are unknown here are skipped if there is one that is known.
+            for hub in [hub for hub in _HUBS if hub in hubs] or list(hubs):
+                yield _xinference_source({**spec, **hubs[hub], "model_hub": hub})
         else:
             yield _xinference_source(spec)
 
 
-def _xinference_source(place: dict[str, Any]) -> dict[str, Any]:
-    uri = place.get("model_uri")
-    hub = "local" if uri else place.get("model_hub") or "huggingface"
-    if not (uri or place.get("model_id")):
+def _xinference_source(spec: JsonObject) -> JsonObject:
+    uri = spec.get("model_uri")
+    hub = "local" if uri else spec.get("model_hub") or "huggingface"
+    if not (uri or spec.get("model_id")):
         raise errors.BadRequest("The registration does not say where the weights are; give a model_uri or a model_id.")
     if hub not in ("local", *_HUBS):
         raise errors.BadRequest(
-            f"Weights do not come from {quoted(hub)}; model_hub takes {' or '.join(_HUBS)}.", "model_hub"
+            f"Weights cannot come from {quoted(hub)}; model_hub takes {' or '.join(_HUBS)}.", "model_hub"
         )
     return {
         "hub": hub,
-        "id": uri or place["model_id"],
-        "revision": None if uri else place.get("model_revision"),
-        "path": place.get("model_file_name_template") or "",
-        "format": place.get("model_format") or "pytorch",
-        "quantizations": place.get("quantizations") or [place.get("quantization") or "none"],
+        "id": uri or spec["model_id"],
+        "revision": None if uri else spec.get("model_revision"),
+        "path": spec.get("model_file_name_template") or "",
+        "format": spec.get("model_format") or "pytorch",
+        "quantizations": spec.get("quantizations") or [spec.get("quantization") or "none"],
     }

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.catalog.catalog import Catalog, choose_source
+from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source
 from cluster.catalog.registrations import parse_registration, to_registration
+from cluster.catalog.sources import choose_source
 
 EMBEDDING = """
     all-MiniLM-L6-v2
@@ -366,7 +367,7 @@ def test_type_without_a_file_takes_the_family_it_is_given() -> None:
         ({"model_name": "name\n"}, "cannot be called"),
         ({"model_name": "a" * 101}, "up to 100 letters"),
         ({"model_name": 7}, "name: Input should be a valid string"),
-        ({"version": 3}, "version 3 is not known"),
+        ({"version": 3}, "version 1 or 2, not 3"),
         ({"dimension": 7}, "has 'dimension'; did you mean 'dimensions'"),
         ({"license": "mit"}, "did you mean 'licence'"),
         ({"dimensions": "many"}, "dimensions takes a whole number above 0, not 'many'"),
@@ -377,8 +378,8 @@ def test_type_without_a_file_takes_the_family_it_is_given() -> None:
         ({"model_specs": {}}, "does not say where the weights are"),
         ({"model_specs": "here"}, "list of objects"),
         ({"model_specs": [{"model_src": ["huggingface"]}]}, "one object per hub"),
-        ({"model_specs": [{"model_src": {"csghub": {"model_id": "a/b"}}}]}, "do not come from 'csghub'"),
-        ({"model_specs": [{"model_id": "a/b", "model_hub": "package"}]}, "do not come from 'package'"),
+        ({"model_specs": [{"model_src": {"csghub": {"model_id": "a/b"}}}]}, "cannot come from 'csghub'"),
+        ({"model_specs": [{"model_id": "a/b", "model_hub": "package"}]}, "cannot come from 'package'"),
         ({"model_specs": [{"model_id": "../b"}]}, "not the id of a repository"),
         ({"model_specs": [{"model_id": "a/b/c"}]}, "not the id of a repository"),
         ({"model_specs": [{"model_id": "a/.."}]}, "not the id of a repository"),
@@ -414,7 +415,7 @@ def test_bad_xinference_registrations_say_what_is_wrong(changes: dict[str, Any],
         ("[[model]]\nname='a'\nsources=[{hub='package',id='os'}]", "cannot take its weights from a package"),
         ("[[model]]\nname='a'\nsources=[{hub='local',id='/a'}]\ndimension=3", "dimension: Extra inputs"),
         ("[[model]]\nname='a'\nfacts=3\nsources=[{hub='local',id='/a'}]", "facts takes a table"),
-        ("[[model]]\nname='a'\ntype='rerank'\nsources=[{hub='local',id='/a'}]", "another type than embedding"),
+        ("[[model]]\nname='a'\ntype='rerank'\nsources=[{hub='local',id='/a'}]", "not of type embedding"),
         ("[[model]]\nname='a'\naliases=['b/c']\nsources=[{hub='local',id='/a'}]", "cannot be called 'b/c'"),
     ],
 )
