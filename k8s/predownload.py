@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cluster import errors
-from cluster.cli.declared import read_models
+from cluster.cli.models_file import read_models
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings, settings
 from cluster.status import LoadProgress

@@ -1,13 +1,24 @@
-"""The `cluster` command: the group, and how errors become one sentence and an exit code."""
+"""The `cluster` command: the list of its commands, and how an error becomes one sentence and an exit code."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import click
 
 from cluster import errors
-from cluster.cli import backup, connection, daemon, declared, generate, launch, models, ocr, ports, registrations, shell
+from cluster.cli import (
+    backup,
+    connection,
+    generate,
+    launch,
+    models,
+    models_file,
+    ocr,
+    ports,
+    registrations,
+    shell,
+    status,
+    up_down,
+)
 
 
 class Commands(click.Group):
@@ -15,17 +26,17 @@ class Commands(click.Group):
         """In the order in which people need them."""
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except errors.ClusterError as error:
-            _tell(error)
+            _print_error(error)
             raise click.exceptions.Exit(error.exit_code) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(130) from None
 
 
-def _tell(error: errors.ClusterError) -> None:
+def _print_error(error: errors.ClusterError) -> None:
     click.echo(f"Error: {error.message}", err=True)
     if error.log_tail:
         click.echo("The log ended with:", err=True)
@@ -44,13 +55,13 @@ def _tell(error: errors.ClusterError) -> None:
     help="Print the version.",
 )
 def main() -> None:
-    """Launches and serves embedding, reranker, image, OCR and LLM models on Ray."""
+    """Launches and serves embedding, reranker, classification, image and OCR models on Ray."""
 
 
 for command in (
-    daemon.up,
-    daemon.down,
-    daemon.status,
+    up_down.up,
+    up_down.down,
+    status.status,
     ports.ports,
     launch.launch,
     generate.generate,
@@ -66,9 +77,9 @@ for command in (
     registrations.registrations,
     registrations.register,
     registrations.unregister,
-    declared.apply,
-    declared.diff,
-    declared.export,
+    models_file.apply,
+    models_file.diff,
+    models_file.export,
     backup.backup,
     backup.restore,
     connection.login,

@@ -1,9 +1,8 @@
-"""`backup` and `restore`: the wishes, keys and registrations of this machine's cluster as one file."""
+"""`cluster backup` and `restore`: the wanted models, keys and registrations of this machine's cluster in one file."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -17,17 +16,17 @@ from cluster.settings import Settings
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @flags_of(Settings, {}, only=("home",))
-@click.option("--force", is_flag=True, help="Replace the file if it is there.")
-def backup(file: Path, force: bool, **flags: Any) -> None:
-    """Copy what was launched, the keys and the registrations of this machine's cluster, which may go on meanwhile."""
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+def backup(file: Path, force: bool, **flags: object) -> None:
+    """Save the launched models, keys and registrations of this machine's cluster; it may go on serving."""
     click.echo(store_file.backup(settings_from(**flags).store, file, force=force))
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @flags_of(Settings, {"host": ("-H",), "port": ("-p",)}, only=("home", "host", "port"))
-def restore(file: Path, **flags: Any) -> None:
-    """Bring back what a backup holds, for the next `cluster up`; what is there now is kept under another name."""
+def restore(file: Path, **flags: object) -> None:
+    """Restore a backup for the next `cluster up`; the current state is kept under another name."""
     settings = settings_from(**flags)
     launcher.refuse_living(settings)
     click.echo(store_file.restore(settings.store, file))

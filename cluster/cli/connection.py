@@ -1,4 +1,4 @@
-"""Which cluster a command talks to and with which key; `login` and `keys`."""
+"""Which cluster a command talks to and with which key; `cluster login` and `keys`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from cluster import errors
 from cluster.cli.output import json_option, local_time, print_json, print_table
 from cluster.client.client import Client
+from cluster.client.http import without_nones
 from cluster.client.launches import bad_option
+from cluster.keys import SCOPES
 from cluster.settings import Settings
 
 P = ParamSpec("P")
@@ -32,18 +34,18 @@ endpoint_option = click.option(
     "--endpoint",
     envvar=ENDPOINT_VARIABLES,
     default=DEFAULT_ENDPOINT,
-    help=f"Address of the cluster; else $CLUSTER_ENDPOINT.  [default: {DEFAULT_ENDPOINT}]",
+    help=f"Address of the cluster; $CLUSTER_ENDPOINT if not given.  [default: {DEFAULT_ENDPOINT}]",
 )
 key_option = click.option(
     "-ak",
     "--api-key",
     envvar="CLUSTER_API_KEY",
-    help="API key; else $CLUSTER_API_KEY, else what `cluster login` saved.",
+    help="API key; $CLUSTER_API_KEY if not given, or the key that `cluster login` saved.",
 )
 
 
 def talks(command: Callable[Concatenate[Client, P], T]) -> Callable[..., T]:
-    """Gives a command `--endpoint` and `--api-key` and hands it a client."""
+    """Gives a command the flags `--endpoint` and `--api-key`, and a client made from them."""
 
     @endpoint_option
     @key_option
@@ -56,9 +58,9 @@ def talks(command: Callable[Concatenate[Client, P], T]) -> Callable[..., T]:
 
 
 def settings_from(**flags: Any) -> Settings:
-    """The settings of the environment with what was written on the command line over them."""
+    """The settings of the environment, overridden by the flags that were given on the command line."""
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return Settings(**without_nones(flags))
     except ValidationError as error:
         raise bad_option(error) from None
 
@@ -79,7 +81,7 @@ def saved_key(endpoint: str) -> str | None:
 def save_key(endpoint: str, key: str) -> Path:
     path = key_file(endpoint)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # mkstemp makes the file 0600, so that nobody can read the key at any moment.
+    # mkstemp creates the file with mode 0600, so that the key is never readable by others.
     handle, draft = tempfile.mkstemp(dir=path.parent)
     with os.fdopen(handle, "w") as file:
         file.write(key + "\n")
@@ -88,7 +90,7 @@ def save_key(endpoint: str, key: str) -> Path:
 
 
 def complete_uid(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Live uids. A shell waits for this at every TAB, so it gives up after a second and never complains."""
+    """The uids of serving models. A shell waits for this at every TAB, so it gives up silently after a second."""
     endpoint = ctx.params.get("endpoint") or next(filter(None, map(os.getenv, ENDPOINT_VARIABLES)), DEFAULT_ENDPOINT)
     try:
         key = ctx.params.get("api_key") or os.getenv("CLUSTER_API_KEY") or saved_key(endpoint)
@@ -105,10 +107,10 @@ def complete_uid(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 @endpoint_option
 @key_option
 def login(endpoint: str, api_key: str | None) -> None:
-    """Save an API key for a cluster; it is read from standard input when not given."""
+    """Save an API key for a cluster; without --api-key it is read from standard input."""
     with Client(endpoint) as client:
         if not client.asks_for_keys():
-            click.echo(f"{endpoint} asks for no key.")
+            click.echo(f"{endpoint} does not ask for keys.")
             return
     if not api_key:
         is_terminal = sys.stdin.isatty()
@@ -119,7 +121,7 @@ def login(endpoint: str, api_key: str | None) -> None:
         try:
             client.list_models()
         except errors.NotPermitted:
-            # A good key that may do other things than list.
+            # A valid key whose scopes do not include listing.
             pass
     click.echo(f"The key for {endpoint} is in {save_key(endpoint, api_key)}.")
 
@@ -136,21 +138,27 @@ def keys() -> None:
     "--scope",
     "scopes",
     multiple=True,
-    type=click.Choice(["list", "infer", "launch", "admin"]),
+    type=click.Choice(SCOPES),
     default=("list", "infer"),
     show_default=True,
-    help="What it may do; several times for more.",
+    help="What the key may do; repeat for more.",
 )
-@click.option("-m", "--model", "models", multiple=True, help="A model it may use; any when not given.")
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    help="A model that the key may use; repeat for more. Without this, every model.",
+)
 @json_option
 @talks
 def create_key(client: Client, name: str, scopes: Sequence[str], models: Sequence[str], as_json: bool) -> None:
-    """Make a key and print it, which happens this once only."""
+    """Create a key and print it; it is shown only this once."""
     key = client.create_key(name, list(scopes), list(models) or None)
     if as_json:
         return print_json(key)
     click.echo(key["key"])
-    click.echo(f"Keep it: it is not shown again. Revoke it with `cluster keys revoke {key['id']}`.", err=True)
+    click.echo(f"Keep it, it is not shown again; revoke it with `cluster keys revoke {key['id']}`.", err=True)
 
 
 @keys.command("list")
@@ -158,11 +166,11 @@ def create_key(client: Client, name: str, scopes: Sequence[str], models: Sequenc
 @talks
 def list_keys(client: Client, as_json: bool) -> None:
     """List the keys, without their secrets."""
-    found = client.list_keys()
+    listed = client.list_keys()
     if as_json:
-        return print_json(found)
+        return print_json(listed)
     rows = []
-    for key in found:
+    for key in listed:
         created = key.get("created")
         models = "any" if key.get("models") is None else " ".join(key["models"])
         when = local_time(created) if isinstance(created, (int, float)) else created
@@ -174,6 +182,6 @@ def list_keys(client: Client, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @talks
 def revoke_key(client: Client, key_id: str) -> None:
-    """Make a key worthless at once."""
+    """Revoke a key at once."""
     client.revoke_key(key_id)
     click.echo(f"Key {key_id} is revoked.")

@@ -1,11 +1,10 @@
-"""`cluster launch`: every field of LaunchSpec is a flag, any other pair an option of the model's family."""
+"""`cluster launch`: every field of LaunchSpec is a flag; any other flag is an option of the model's family."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 import orjson
@@ -19,8 +18,9 @@ from cluster.client.client import Client
 from cluster.client.launches import how_it_goes_on, spec_of
 from cluster.launch import LaunchSpec
 from cluster.status import ModelStatus
+from cluster.value import JsonObject
 
-#: Further spellings, those of Xinference's command line.
+#: Short flags, those of Xinference's command line.
 ALSO = {
     "model_name": ("-n",),
     "model_type": ("-t",),
@@ -34,8 +34,8 @@ ALSO = {
     "envs": ("-ev", "--env"),
 }
 
-#: What a first call may look like, by model type.
-FIRST_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+#: The route and body of a first call, by model type.
+FIRST_CALLS: dict[str, tuple[str, JsonObject]] = {
     "embedding": ("/v1/embeddings", {"input": "hello"}),
     "rerank": ("/v1/rerank", {"query": "hello", "documents": ["good morning", "a lighthouse"]}),
     "classify": ("/classify", {"input": ["hello"]}),
@@ -50,9 +50,9 @@ FIRST_CALLS: dict[str, tuple[str, dict[str, Any]]] = {
 )
 @click.argument("pairs", nargs=-1, type=click.UNPROCESSED, metavar="[--FAMILY-OPTION VALUE]...")
 @flags_of(LaunchSpec, ALSO, only=LaunchSpec.model_fields.keys() - {"options"})
-@click.option("--no-wait", is_flag=True, help="Return once the launch is written down.")
-@click.option("--timeout", type=float, help="Seconds to wait; the launch goes on after them.")
-@click.option("--dry-run", is_flag=True, help="Say whether it would fit and launch nothing.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the launch is written down.")
+@click.option("--timeout", type=float, help="How many seconds to wait; the launch goes on afterwards.")
+@click.option("--dry-run", is_flag=True, help="Only say whether the model would fit.")
 @json_option
 @talks
 def launch(
@@ -63,7 +63,7 @@ def launch(
     timeout: float | None,
     dry_run: bool,
     as_json: bool,
-    **flags: Any,
+    **flags: object,
 ) -> None:
     """Launch a model and wait until it serves."""
     options = family_options(pairs)
@@ -89,8 +89,8 @@ def launch(
         click.echo(curl)
 
 
-def _with_hint(error: errors.BadOption, options: dict[str, Any]) -> errors.BadOption:
-    """A misspelt flag looks like an option of the family until the server refuses it."""
+def _with_hint(error: errors.BadOption, options: JsonObject) -> errors.BadOption:
+    """Suggests a flag: a misspelled one looks like an option of the family until the server refuses it."""
     for key in options:
         flag = nearest_flag(key, LaunchSpec)
         if flag and (error.param == key or key in error.message) and "did you mean" not in error.message.lower():
@@ -98,7 +98,7 @@ def _with_hint(error: errors.BadOption, options: dict[str, Any]) -> errors.BadOp
     return error
 
 
-def _print_fit(spec: LaunchSpec, fit: dict[str, Any], as_json: bool) -> None:
+def _print_fit(spec: LaunchSpec, fit: JsonObject, as_json: bool) -> None:
     if as_json:
         print_json(fit)
     elif fit.get("plan"):
@@ -110,8 +110,8 @@ def _print_fit(spec: LaunchSpec, fit: dict[str, Any], as_json: bool) -> None:
         click.echo(f"{name} fits and would claim {size(fit.get('claim_bytes')) or '0 B'} per replica.")
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    """The parts of a pipeline, and what they come to."""
+def _print_plan(plan: JsonObject) -> None:
+    """The parts of a pipeline, and their sum."""
     keys = ("component", "class", "dtype", "quantization", "bytes", "lives_on")
     rows = [[size(row[key]) if key == "bytes" else row[key] for key in keys] for row in plan["components"]]
     print_table(("COMPONENT", "CLASS", "DTYPE", "QUANTISATION", "SIZE", "LIVES ON"), rows)
@@ -122,7 +122,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
 
 
 def _offer_to_cancel(client: Client, uid: str) -> None:
-    """Ctrl-C ends the waiting; the launch only when somebody is there to say so."""
+    """Ctrl-C ends only the waiting; at a terminal it also asks whether to cancel the launch."""
     if sys.stdin.isatty() and sys.stderr.isatty():
         try:
             if click.confirm(f"\nCancel the launch of {uid}?", err=True):

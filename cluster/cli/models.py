@@ -1,10 +1,9 @@
-"""Commands on launched models and on what could be launched."""
+"""Commands on launched models, on weights that are on disk, and on engines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -12,6 +11,7 @@ from cluster import errors
 from cluster.cli.connection import complete_uid, talks
 from cluster.cli.output import json_option, local_time, print_json, print_models, print_table, size
 from cluster.client.client import Client
+from cluster.value import JsonObject
 
 uid_argument = click.argument("uid", shell_complete=complete_uid)
 
@@ -21,7 +21,7 @@ uid_argument = click.argument("uid", shell_complete=complete_uid)
 @json_option
 @talks
 def list_models(client: Client, model_type: str | None, as_json: bool) -> None:
-    """List the launched models, those that still load or failed too."""
+    """List the launched models, including those that are loading or failed."""
     statuses = [s for s in client.statuses() if model_type is None or s.wanted.entry.type == model_type]
     if as_json:
         return print_json(statuses)
@@ -30,11 +30,11 @@ def list_models(client: Client, model_type: str | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("uids", nargs=-1, metavar="UID...", shell_complete=complete_uid)
-@click.option("-u", "--model-uid", "more", multiple=True, help="The same.", shell_complete=complete_uid)
+@click.option("-u", "--model-uid", "more", multiple=True, help="The same as UID.", shell_complete=complete_uid)
 @click.option("--all", "every", is_flag=True, help="Every launched model.")
 @talks
 def terminate(client: Client, uids: Sequence[str], more: Sequence[str], every: bool) -> None:
-    """Stop models and forget that they were wanted."""
+    """Stop models, and do not launch them again."""
     named = [*uids, *more]
     if every == bool(named):
         raise click.UsageError("Name the models to terminate, or pass --all.")
@@ -43,7 +43,7 @@ def terminate(client: Client, uids: Sequence[str], more: Sequence[str], every: b
         try:
             client.terminate_model(uid)
         except errors.UnknownUid as error:
-            # The others are to go all the same.
+            # The others are terminated all the same.
             if failed is not None:
                 click.echo(f"Error: {failed}", err=True)
             failed = error
@@ -60,7 +60,7 @@ def terminate(client: Client, uids: Sequence[str], more: Sequence[str], every: b
 def scale(client: Client, uid: str, replica: int) -> None:
     """Serve a model with another number of replicas."""
     client.scale(uid, replica)
-    click.echo(f"{uid} is to have {replica} {'replica' if replica == 1 else 'replicas'}.")
+    click.echo(f"{uid} will have {replica} {'replica' if replica == 1 else 'replicas'}.")
 
 
 @click.command()
@@ -68,12 +68,12 @@ def scale(client: Client, uid: str, replica: int) -> None:
 @json_option
 @talks
 def describe(client: Client, uid: str, as_json: bool) -> None:
-    """Show what is known of a launched model, and which engines were tried for it."""
-    found = client.describe_model(uid)
+    """Show the facts about a launched model, and which engines were tried for it."""
+    description = client.describe_model(uid)
     if as_json:
-        return print_json(found)
-    trials = found.pop("engines", None)
-    rows = [(name, _shown(value)) for name, value in found.items() if value not in (None, [], {}, "")]
+        return print_json(description)
+    trials = description.pop("engines", None)
+    rows = [(name, _text_of(value)) for name, value in description.items() if value not in (None, [], {}, "")]
     print_table(("FIELD", "VALUE"), rows)
     if trials:
         click.echo()
@@ -93,7 +93,7 @@ def describe(client: Client, uid: str, as_json: bool) -> None:
         )
 
 
-def _shown(value: Any) -> str:
+def _text_of(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -102,56 +102,56 @@ def _shown(value: Any) -> str:
 @json_option
 @talks
 def events(client: Client, uid: str | None, as_json: bool) -> None:
-    """Show what happened to a model, also after it was terminated; without a uid, to the cluster itself."""
-    found = client.events(uid)
+    """Show the events of a model, even a terminated one; without a uid, those of the cluster itself."""
+    listed = client.events(uid)
     if as_json:
-        return print_json(found)
+        return print_json(listed)
     print_table(
         ("TIME", "TYPE", "EVENT"),
-        [(local_time(event["event_ts"]), event["event_type"], event["event_content"]) for event in found],
+        [(local_time(event["event_ts"]), event["event_type"], event["event_content"]) for event in listed],
     )
 
 
 @click.command()
 @uid_argument
-@click.option("-f", "--follow", is_flag=True, help="Go on until the model is gone.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the model is terminated.")
 @click.option(
-    "-l", "--lines", type=click.IntRange(min=1), default=200, show_default=True, help="How many to begin with."
+    "-l", "--lines", type=click.IntRange(min=1), default=200, show_default=True, help="How many lines to begin with."
 )
 @json_option
 @talks
 def logs(client: Client, uid: str, follow: bool, lines: int, as_json: bool) -> None:
     """Show what a model's workers logged."""
     if as_json and follow:
-        raise click.UsageError("--json and --follow do not go together.")
-    # Following compares one look with the next, and one wider than what a model logs in half a second has both ends.
+        raise click.UsageError("--json and --follow cannot be used together.")
+    # Following looks for the end of the last lines in the next ones, so it asks for more than half a second of them.
     window = max(lines, 1000) if follow else lines
-    seen = client.logs(uid, window)
+    before = client.logs(uid, window)
     if as_json:
-        return print_json(seen)
-    for line in seen[-lines:]:
+        return print_json(before)
+    for line in before[-lines:]:
         click.echo(line)
     while follow:
         time.sleep(0.5)
         try:
-            now = client.logs(uid, window)
+            after = client.logs(uid, window)
         except errors.UnknownUid:
             return
-        for line in now[overlap(seen, now) :]:
+        for line in after[overlap(before, after) :]:
             click.echo(line)
-        seen = now
+        before = after
 
 
 def overlap(before: Sequence[str], after: Sequence[str]) -> int:
-    """How many of the lines after were already among those before: the longest end of one that is a start of the other.
+    """How many lines the end of `before` and the start of `after` have in common, at most.
 
     >>> overlap(["a", "b"], ["b", "c"])
     1
     """
     for start in range(len(before)):
-        known = len(before) - start
-        if known <= len(after) and list(before[start:]) == list(after[:known]):
-            return known
+        common = len(before) - start
+        if common <= len(after) and list(before[start:]) == list(after[:common]):
+            return common
     return 0
 
 
@@ -161,9 +161,9 @@ def overlap(before: Sequence[str], after: Sequence[str]) -> int:
 @talks
 def cached(client: Client, model_name: str | None, as_json: bool) -> None:
     """List the weights that are on the nodes' disks."""
-    found = client.list_cached_models(model_name)
+    listed = client.list_cached_models(model_name)
     if as_json:
-        return print_json(found)
+        return print_json(listed)
     print_table(
         ("NAME", "TYPE", "HUB", "VERSION", "SIZE", "NODE", "PATH"),
         [
@@ -176,14 +176,14 @@ def cached(client: Client, model_name: str | None, as_json: bool) -> None:
                 model.get("actor_ip_address"),
                 model.get("path"),
             )
-            for model in found
+            for model in listed
         ],
     )
 
 
 @click.command()
 @click.option("-n", "--model-name", required=True, help="Catalogue name of the model.")
-@click.option("-t", "--model-type", help="Needed only when a name is in two types.")
+@click.option("-t", "--model-type", help="Needed only if models of several types have the name.")
 @click.option("-en", "--model-engine", help="Only this engine.")
 @click.option("-f", "--model-format", help="Only this format.")
 @click.option("-s", "--model-size-in-billions", help="Only this size.")
@@ -201,7 +201,7 @@ def engine(
 ) -> None:
     """Show which engines can run a model."""
     engines = client.query_engine_by_model_name(model_name, model_type)
-    kept: dict[str, Any] = {}
+    kept: JsonObject = {}
     for name, variants in engines.items():
         if model_engine is not None and name.lower() != model_engine.lower():
             continue
@@ -210,7 +210,7 @@ def engine(
             kept[name] = [variant for variant in variants if _matches(variant, filters)]
     if as_json:
         return print_json(kept)
-    rows: list[tuple[Any, ...]] = []
+    rows: list[tuple[object, ...]] = []
     for name, variants in kept.items():
         if isinstance(variants, str):
             rows.append((model_name, name, None, None, None, variants))
@@ -218,10 +218,10 @@ def engine(
         for variant in variants:
             quantizations = variant.get("quantizations") or [variant.get("quantization")]
             quantization = " ".join(filter(None, quantizations))
-            sized = variant.get("model_size_in_billions")
-            rows.append((variant.get("model_name"), name, variant.get("model_format"), sized, quantization, None))
+            billions = variant.get("model_size_in_billions")
+            rows.append((variant.get("model_name"), name, variant.get("model_format"), billions, quantization, None))
     print_table(("NAME", "ENGINE", "FORMAT", "SIZE", "QUANTIZATION", "NOT AVAILABLE"), rows)
 
 
-def _matches(variant: dict[str, Any], filters: dict[str, str | None]) -> bool:
-    return all(wish is None or str(variant.get(key)) == wish for key, wish in filters.items())
+def _matches(variant: JsonObject, filters: dict[str, str | None]) -> bool:
+    return all(value is None or str(variant.get(key)) == value for key, value in filters.items())

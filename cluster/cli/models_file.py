@@ -1,10 +1,10 @@
-"""Models declared in a file: `apply`, `diff` and `export`."""
+"""`cluster apply`, `diff` and `export`: a file that declares which models are wanted."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import IO, Any
+from typing import IO
 
 import click
 import yaml
@@ -16,12 +16,13 @@ from cluster.cli.progress import follow
 from cluster.client.client import Client
 from cluster.client.launches import spec_of
 from cluster.launch import LaunchSpec
+from cluster.value import JsonObject
 
 file_option = click.option(
     "-f", "--file", type=click.File(encoding="utf-8"), required=True, help="models.yaml, or - for standard input."
 )
 prune_option = click.option(
-    "--prune/--no-prune", default=True, help="Terminate what an earlier file declared and this one does not."
+    "--prune/--no-prune", default=True, help="Terminate models that an earlier file declared and this one does not."
 )
 
 
@@ -37,7 +38,7 @@ def read_models(file: IO[str]) -> list[LaunchSpec]:
     specs = []
     for number, fields in enumerate(models, 1):
         if not isinstance(fields, dict):
-            raise errors.BadOption(f"Model {number} of {file.name} is no mapping: {fields!r}.")
+            raise errors.BadOption(f"Model {number} of {file.name} is not a mapping: {fields!r}.")
         try:
             specs.append(spec_of(fields))
         except errors.BadOption as error:
@@ -50,14 +51,14 @@ def read_models(file: IO[str]) -> list[LaunchSpec]:
 @file_option
 @prune_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@click.option("--no-wait", is_flag=True, help="Return once the changes are written down.")
-@click.option("--timeout", type=float, help="Seconds to wait; the launches go on after them.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the changes are written down.")
+@click.option("--timeout", type=float, help="How many seconds to wait; the launches go on afterwards.")
 @json_option
 @talks
 def apply(
     client: Client, file: IO[str], prune: bool, yes: bool, no_wait: bool, timeout: float | None, as_json: bool
 ) -> None:
-    """Make the models of a file the launched ones."""
+    """Launch, change and terminate models until they are those of a file."""
     specs = read_models(file)
     planned = client.apply(specs, prune, dry_run=True)
     print_changes(planned, err=as_json)
@@ -71,7 +72,7 @@ def apply(
 
 
 def _follow_all(client: Client, uids: list[str], timeout: float | None) -> None:
-    """Until each is READY or failed; the first failure is the command's."""
+    """Waits until each model is READY or failed; prints each failure, and exits with the last one."""
     deadline = None if timeout is None else time.monotonic() + timeout
     failed: errors.ClusterError | None = None
     for uid in uids:
@@ -92,7 +93,7 @@ def _follow_all(client: Client, uids: list[str], timeout: float | None) -> None:
 @talks
 @click.pass_context
 def diff(ctx: click.Context, client: Client, file: IO[str], prune: bool, as_json: bool) -> None:
-    """Show what `apply` would do; exits with 1 when that is anything."""
+    """Show what `apply` would change; exits with 1 if anything would change."""
     changes = client.apply(read_models(file), prune, dry_run=True)
     if as_json:
         print_json(changes)
@@ -112,12 +113,12 @@ def export(client: Client, as_json: bool) -> None:
     click.echo(yaml.safe_dump(models, sort_keys=False, allow_unicode=True), nl=False)
 
 
-def is_change(change: dict[str, Any]) -> bool:
+def is_change(change: JsonObject) -> bool:
     return bool(change["change"] != "same")
 
 
-def print_changes(changes: list[dict[str, Any]], err: bool = False) -> None:
-    """`+` is launched, `-` terminated, `~` changed, with the fields that differ."""
+def print_changes(changes: list[JsonObject], err: bool = False) -> None:
+    """`+` for a launch, `-` for a termination, `~` for a change, with the fields that differ."""
     for change in changes:
         uid, before, after = change["uid"], change.get("before") or {}, change.get("after") or {}
         if change["change"] == "launch":
@@ -132,7 +133,7 @@ def print_changes(changes: list[dict[str, Any]], err: bool = False) -> None:
         click.echo("Nothing to change.", err=err)
 
 
-def _value(fields: dict[str, Any], name: str) -> Any:
-    """A declaration leaves out what is as it is by default."""
+def _value(fields: JsonObject, name: str) -> object:
+    """The field's value; a declaration leaves out fields with their default."""
     field = LaunchSpec.model_fields.get(name)
     return fields.get(name, field.get_default(call_default_factory=True) if field else None)

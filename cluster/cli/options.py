@@ -1,4 +1,4 @@
-"""Flags made from the fields of a pydantic model, and family options from any other `--key value`."""
+"""Flags made from the fields of a pydantic model, and options written as `--key value` or `NAME=VALUE`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cluster.names import nearest
+from cluster.value import JsonObject
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +24,7 @@ def flags_of(
     also: Mapping[str, tuple[str, ...]] | None = None,
     only: Collection[str] | None = None,
 ) -> Callable[[F], F]:
-    """Gives a command one flag per field; what was not written arrives as None. `also` adds short names."""
+    """Gives a command one flag per field, None where it is not given. `also` adds further spellings."""
 
     def decorate(command: F) -> F:
         for name, field in reversed(model.model_fields.items()):
@@ -56,8 +57,8 @@ def _flag(name: str, field: FieldInfo, also: tuple[str, ...]) -> Callable[[F], F
     return click.option(name, *also, flag, **attributes)
 
 
-def _kinds(annotation: Any) -> list[Any]:
-    """The types a field takes, None left out, a Literal as its values: `int | Literal["auto"]` is [int, "auto"]."""
+def _kinds(annotation: object) -> list[object]:
+    """The types that a field takes except None, a Literal as its values: `int | Literal["auto"]` is [int, "auto"]."""
     origin = get_origin(annotation)
     if origin is Literal:
         return list(get_args(annotation))
@@ -83,8 +84,8 @@ def _read_pairs(ctx: click.Context, param: click.Parameter, values: tuple[str, .
     return pairs or None
 
 
-def _read_list(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """Words between commas are left to the field; what can not be written so is JSON."""
+def _read_list(ctx: click.Context, param: click.Parameter, value: str | None) -> object:
+    """Text with commas stays text, which the field splits; a list that commas cannot express is JSON."""
     if value is None or not value.startswith("["):
         return value
     try:
@@ -98,16 +99,27 @@ def with_dashes(flag: str) -> str:
     return flag.replace("_", "-")
 
 
-def family_options(words: Iterable[str]) -> dict[str, Any]:
-    """`--key value` and `--key=value` of what is nobody else's flag: the options of the model's family."""
-    options: dict[str, Any] = {}
-    rest = iter(words)
-    for word in rest:
+def read_options(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> JsonObject:
+    """`--option NAME=VALUE`, any number of times."""
+    options = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE.", ctx, param)
+        options[name.replace("-", "_")] = parse_value(text)
+    return options
+
+
+def family_options(words: Iterable[str]) -> JsonObject:
+    """The options of the model's family, from `--key value` and `--key=value` that are no flags of the command."""
+    options: JsonObject = {}
+    remaining = iter(words)
+    for word in remaining:
         if not re.match(r"--\w", word):
-            raise click.UsageError(f"{word!r} belongs to no option; a model is named with --model-name.")
+            raise click.UsageError(f"{word!r} does not belong to any option; name the model with --model-name.")
         key, equals, text = word[2:].partition("=")
         if not equals:
-            text = next(rest, "--")
+            text = next(remaining, "--")
             if text.startswith("--"):
                 raise click.UsageError(f"--{key} needs a value, e.g. --{key} true.")
         options[key.replace("-", "_")] = parse_value(text)
@@ -123,7 +135,7 @@ def parse_value(text: str) -> Any:
         return _WORDS[text]
     if re.fullmatch(r"[+-]?\d+", text):
         return int(text)
-    # Not "nan" and "inf", which JSON does not have, nor "1_8", which is a size and would be read as 18.
+    # Python's float() also takes "nan" and "inf", which JSON lacks, and "1_8", a model size, as 18.
     if re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", text, re.IGNORECASE):
         try:
             number = float(text)
@@ -139,6 +151,6 @@ def parse_value(text: str) -> Any:
 
 
 def nearest_flag(key: str, model: type[BaseModel]) -> str | None:
-    """The flag that was probably meant."""
+    """The flag that the user probably meant."""
     close = nearest(key, model.model_fields, cutoff=0.8)
     return f"--{close[0].replace('_', '-')}" if close else None

@@ -1,11 +1,10 @@
-"""What commands print: tables for people, plain columns for pipes, JSON for programs."""
+"""How commands print: tables for people, plain columns for pipes, JSON for programs."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import click
 import orjson
@@ -19,28 +18,28 @@ from cluster.status import ModelState, ModelStatus
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     click.echo(orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2).decode())
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} has no JSON")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Columns that hold nothing are left out. Into a pipe nothing is cut or coloured."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Leaves empty columns out. Into a pipe nothing is cut or coloured."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
-    shown = [i for i, name in enumerate(columns) if not cells or any(row[i] for row in cells)]
-    lines = [[columns[i] for i in shown], *([row[i] for i in shown] for row in cells)]
+    columns_shown = [i for i, name in enumerate(columns) if not cells or any(row[i] for row in cells)]
+    lines = [[columns[i] for i in columns_shown], *([row[i] for i in columns_shown] for row in cells)]
     if sys.stdout.isatty():
         table = Table(*lines[0])
         for line in lines[1:]:
             table.add_row(*(Text(cell, _COLOURS.get(cell, "")) for cell in line))
         Console().print(table)
         return
-    widths = [max(len(line[i]) for line in lines) for i in range(len(shown))]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns_shown))]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
@@ -67,30 +66,30 @@ def print_models(statuses: Sequence[ModelStatus]) -> None:
                 where(status),
                 size(sum(worker.claim_bytes for worker in status.workers)),
                 status.restarts or "",
-                "" if status.state is ModelState.READY else status.reason or _doing(status),
+                "" if status.state is ModelState.READY else status.reason or _activity(status),
             )
             for status in statuses
         ],
     )
 
 
-def _doing(status: ModelStatus) -> str:
+def _activity(status: ModelStatus) -> str:
     return f"{status.stage} {status.progress:.0%}" if status.stage else ""
 
 
 def where(status: ModelStatus) -> str:
-    """Nodes and cards of the workers: `n0:0,1 n1`."""
-    places: dict[str, set[int]] = {}
+    """The nodes and cards of the workers: `n0:0,1 n1`."""
+    cards_of: dict[str, set[int]] = {}
     for worker in status.workers:
         if worker.node:
-            places.setdefault(worker.node, set()).update(worker.cards)
+            cards_of.setdefault(worker.node, set()).update(worker.cards)
     return " ".join(
-        f"{node}:{','.join(map(str, sorted(cards)))}" if cards else node for node, cards in sorted(places.items())
+        f"{node}:{','.join(map(str, sorted(cards)))}" if cards else node for node, cards in sorted(cards_of.items())
     )
 
 
 def size(count: int | float | None) -> str:
-    """`2.0 GiB`, in the units of the server's own sentences; nothing for nothing."""
+    """`2.0 GiB`, in the units that the server's messages use; an empty text for 0 and None."""
     if not count:
         return ""
     power = min((int(count).bit_length() - 1) // 10, 4)

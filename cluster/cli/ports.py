@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
 
 import click
 
@@ -21,11 +20,11 @@ from cluster.settings import Settings
 @click.command()
 @flags_of(Settings, {"host": ("-H",), "port": ("-p",)}, only=("home", "host", "port", "auth"))
 @json_option
-def ports(as_json: bool, **flags: Any) -> None:
-    """Show what the cluster on this machine listens on; ends with 1 where others reach what they should not."""
+def ports(as_json: bool, **flags: object) -> None:
+    """Show what the cluster on this machine listens on; exits with 1 if others can reach what they should not."""
     settings = settings_from(**flags)
     if Place(settings).read() is None:
-        raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
+        raise errors.Unavailable(f"No cluster with the home {settings.home} was started on this machine.")
     rows, too_open = _ports_of(settings)
     if as_json:
         print_json([{**asdict(row), "is_local": row.is_local, "is_exposed": row in too_open} for row in rows])
@@ -43,12 +42,12 @@ def ports(as_json: bool, **flags: Any) -> None:
 
 
 def warn_of_open_ports(settings: Settings) -> None:
-    """What a start says when it left more open than it should."""
+    """Warns, at a start, of ports that others can reach and should not."""
     _warn(_ports_of(settings)[1])
 
 
 def _ports_of(settings: Settings) -> tuple[list[OpenPort], list[OpenPort]]:
-    """All, and those of them that should not be."""
+    """All open ports, and those that others can reach and should not."""
     sockets = sockets_of(processes_of(Place(settings)))
     rows = open_ports(sockets, port=settings.port, asks_for_keys=settings.asks_for_keys)
     return rows, exposed(rows, is_loopback=settings.is_loopback)

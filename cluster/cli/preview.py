@@ -1,4 +1,4 @@
-"""Shows pictures in a terminal: as kitty or iTerm2 draw them, or as coloured half blocks."""
+"""Shows pictures in a terminal: by the escapes of kitty or iTerm2, or as coloured half blocks."""
 
 from __future__ import annotations
 
@@ -7,21 +7,25 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from io import BytesIO
-from typing import IO, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
 
 Way = Literal["kitty", "iterm2", "blocks"]
 
-#: Widest and highest a preview is, in characters; a character is about twice as high as it is wide.
+#: The largest preview, in characters; a character is about twice as high as it is wide.
 WIDEST, HIGHEST = 64, 24
-#: Pixels of a character, and how much kitty takes at once.
+#: Pixels of a character.
 WIDTH, HEIGHT = 10, 20
+#: The most characters that kitty takes in one escape.
 PIECE = 4096
 
 
 def way_of(variables: Mapping[str, str]) -> Way | None:
-    """How the terminal of these environment variables shows pictures; None where nothing says that it can."""
+    """How the terminal with these environment variables shows pictures, None if they do not say that it can."""
     program, term = variables.get("TERM_PROGRAM", ""), variables.get("TERM", "")
-    # tmux and screen let none of the others through, and keep the variables of the terminal they run in.
+    # tmux and screen pass no picture escapes on, yet keep the variables of the terminal that they run in.
     if not ("TMUX" in variables or term.startswith(("screen", "tmux"))):
         if "KITTY_WINDOW_ID" in variables or term in ("xterm-kitty", "xterm-ghostty") or program == "ghostty":
             return "kitty"
@@ -30,8 +34,8 @@ def way_of(variables: Mapping[str, str]) -> Way | None:
     return "blocks" if variables.get("COLORTERM") in ("truecolor", "24bit") else None
 
 
-class Previews:
-    """Each picture takes the place of the one before."""
+class TerminalPreviews:
+    """Each picture replaces the previous one."""
 
     def __init__(self, way: Way, out: IO[str]) -> None:
         self._way = way
@@ -48,7 +52,7 @@ class Previews:
 
 
 def drawn(file: bytes, way: Way, columns: int, rows: int) -> tuple[str, int]:
-    """The picture in that room, the cursor on the line below it at the end; and how many rows it takes."""
+    """The text that draws the picture within so many columns and rows and ends on the line below it; and its rows."""
     from PIL import Image
 
     picture = Image.open(BytesIO(file)).convert("RGB")
@@ -61,12 +65,12 @@ def drawn(file: bytes, way: Way, columns: int, rows: int) -> tuple[str, int]:
     picture.thumbnail((columns * WIDTH, rows * HEIGHT))
     picture.save(png, "PNG")
     escape = (_kitty if way == "kitty" else _iterm2)(png.getvalue(), columns, rows)
-    # The room is made first, for the terminal may have to scroll, which a picture does not make it do.
+    # Make room first: the terminal may have to scroll, and drawing a picture does not make it scroll.
     return "\n" * rows + f"\x1b[{rows}A\x1b7{escape}\x1b8\x1b[{rows}B", rows
 
 
-def _blocks(picture: Any) -> Iterator[str]:
-    """Each character is two pixels: the upper in its own colour, the lower in that of its ground."""
+def _blocks(picture: PilImage) -> Iterator[str]:
+    """Each character shows two pixels: the upper in its own colour, the lower in its background colour."""
     pixels = picture.load()
     for y in range(0, picture.height, 2):
         colours = [(*pixels[x, y], *pixels[x, y + 1]) for x in range(picture.width)]
@@ -74,7 +78,7 @@ def _blocks(picture: Any) -> Iterator[str]:
 
 
 def _kitty(png: bytes, columns: int, rows: int) -> str:
-    """Under one id: a second picture replaces the first; q=2 keeps the terminal from answering as if somebody typed."""
+    """With one id, so that a picture replaces the one before; q=2 keeps the terminal from answering on stdin."""
     text = base64.b64encode(png).decode()
     pieces = [text[start : start + PIECE] for start in range(0, len(text), PIECE)]
     first = f"a=T,f=100,C=1,q=2,i={os.getpid()},c={columns},r={rows},"
@@ -86,5 +90,5 @@ def _kitty(png: bytes, columns: int, rows: int) -> str:
 
 
 def _iterm2(png: bytes, columns: int, rows: int) -> str:
-    about = f"inline=1;size={len(png)};width={columns};height={rows}"
-    return f"\x1b]1337;File={about}:{base64.b64encode(png).decode()}\a"
+    arguments = f"inline=1;size={len(png)};width={columns};height={rows}"
+    return f"\x1b]1337;File={arguments}:{base64.b64encode(png).decode()}\a"

@@ -1,4 +1,4 @@
-"""The catalogue from the command line: what is registered, adding to it, taking away from it."""
+"""`cluster registrations`, `register` and `unregister`: the catalogue from the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json, print_table
 from cluster.client.client import Client
 
-type_option = click.option("-t", "--model-type", required=True, help="embedding, rerank, image, ocr or LLM.")
+type_option = click.option(
+    "-t", "--model-type", required=True, help="Type of the model, e.g. embedding, rerank, classify, image or ocr."
+)
 
 
 @click.command()
@@ -22,18 +24,18 @@ type_option = click.option("-t", "--model-type", required=True, help="embedding,
 @talks
 def registrations(client: Client, model_type: str, as_json: bool) -> None:
     """List the models of a type that can be launched."""
-    found = client.list_model_registrations(model_type)
+    models = client.list_model_registrations(model_type)
     if as_json:
-        return print_json(found)
+        return print_json(models)
     print_table(
-        ("NAME", "BUILT IN"), [(model["model_name"], "yes" if model.get("is_builtin") else "no") for model in found]
+        ("NAME", "BUILT IN"), [(model["model_name"], "yes" if model.get("is_builtin") else "no") for model in models]
     )
 
 
 @click.command()
 @type_option
 @click.option("-f", "--file", type=click.File(encoding="utf-8"), required=True, help="The entry, JSON or YAML.")
-@click.option("-p", "--persist", is_flag=True, help="Accepted for Xinference's sake: a registration is always kept.")
+@click.option("-p", "--persist", is_flag=True, help="For compatibility with Xinference; a registration is always kept.")
 @talks
 def register(client: Client, model_type: str, file: IO[str], persist: bool) -> None:
     """Add a model to the catalogue."""
@@ -42,7 +44,7 @@ def register(client: Client, model_type: str, file: IO[str], persist: bool) -> N
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise errors.BadRequest(f"{file.name} is neither JSON nor YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(entry, dict) or not entry.get("model_name"):
-        raise errors.BadRequest(f"{file.name} describes no model: `model_name` is missing.")
+        raise errors.BadRequest(f"{file.name} describes no model: it has no `model_name`.")
     client.register_model(model_type, orjson.dumps(entry, default=str).decode(), persist)
     click.echo(f"{entry['model_name']} is registered; launch it with `cluster launch -n {entry['model_name']}`.")
 

@@ -1,4 +1,4 @@
-"""What belongs to the command itself: completion for the shell, versions."""
+"""`cluster completion` and `version`: what belongs to the command itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cluster.client.client import Client
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
 @click.pass_context
 def completion(ctx: click.Context, shell: str | None) -> None:
-    """Print the script that completes commands, flags and uids; e.g. eval "$(cluster completion bash)"."""
+    """Print the shell script that completes commands, flags and uids: eval "$(cluster completion bash)"."""
     shell = shell or PurePath(os.environ.get("SHELL", "")).name
     complete = get_completion_class(shell)
     if complete is None:
@@ -46,12 +46,12 @@ def print_version(ctx: click.Context, param: click.Parameter, is_asked: bool) ->
 @talks
 def version(client: Client, as_json: bool) -> None:
     """Show the versions of this command and of the cluster."""
-    theirs, why = None, ""
+    server_version, reason = None, ""
     try:
-        theirs = client.version()
+        server_version = client.version()
     except errors.ClusterError as error:
-        why = error.message
+        reason = error.message
     if as_json:
-        return print_json({"client": installed_version(), "server": theirs, "endpoint": client.base_url})
+        return print_json({"client": installed_version(), "server": server_version, "endpoint": client.base_url})
     click.echo(f"client {installed_version()}")
-    click.echo(f"server {theirs} at {client.base_url}" if theirs else f"server unknown: {why}")
+    click.echo(f"server {server_version} at {client.base_url}" if server_version else f"server unknown: {reason}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cluster import errors
-from cluster.cli.declared import read_models
+from cluster.cli.models_file import read_models
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings
 from cluster.worker.family import Batched, Setup

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.cli.declared import read_models
+from cluster.cli.models_file import read_models
 from cluster.runtime import ray_head
 from cluster.runtime.place import Place
 from cluster.settings import Settings

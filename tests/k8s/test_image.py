@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from cluster.cli.declared import read_models
+from cluster.cli.models_file import read_models
 from cluster.settings import Settings
 from deployments import catalog_with, resolve
 from tests.live import ROOT

@@ -276,7 +276,7 @@ def test_a_key_that_does_not_open_is_not_saved(cluster: Run, server: FakeServer,
 
 def test_login_where_no_key_is_needed(cluster: Run, server: FakeServer) -> None:
     server.on("GET /v1/cluster/auth", {"auth": False})
-    assert cluster("login").stdout == f"{server.url} asks for no key.\n"
+    assert cluster("login").stdout == f"{server.url} does not ask for keys.\n"
 
 
 def test_a_new_key_is_alone_on_stdout(cluster: Run, server: FakeServer) -> None:

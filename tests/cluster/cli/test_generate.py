@@ -18,7 +18,7 @@ from PIL import Image
 
 from cluster import errors
 from cluster.cli.generate import format_of, lora_of, row_of
-from cluster.cli.progress import Row
+from cluster.cli.progress import ProgressRow
 from tests.cluster.cli.terminal import Terminal
 from tests.cluster.client.fake_server import Running
 from tests.cluster.client.image_server import ImageServer, Stream, completed, partial, picture
@@ -114,8 +114,12 @@ ABLE = {"model_ability": ["text2image"]}
     ("serving", "exit_code", "said"),
     [
         ([{"id": "m", **ABLE}, {"id": "e", "model_ability": ["embed"]}], 0, ""),
-        ([{"id": "e", "model_ability": ["embed"]}], 3, "No image model serves; launch one with"),
-        ([{"id": "m", **ABLE}, {"id": "n", **ABLE}], 2, "Several image models serve; name one with --model-uid: m, n."),
+        ([{"id": "e", "model_ability": ["embed"]}], 3, "No image model is serving; launch one with"),
+        (
+            [{"id": "m", **ABLE}, {"id": "n", **ABLE}],
+            2,
+            "Several image models are serving; name one with --model-uid: m, n.",
+        ),
     ],
     ids=["one", "none", "two"],
 )
@@ -182,8 +186,8 @@ def test_the_format_is_what_is_asked_or_what_the_name_says(output: str | None, a
 
 
 IN_VAIN = {
-    "a folder that is not there": (["-o", "no/x.png"], "Nothing can be written in no;"),
-    "a format that is not made": (["-o", "x.gif"], ".gif is no format that can be made"),
+    "a folder that is not there": (["-o", "no/x.png"], "no is not a folder that can be written to;"),
+    "a format that is not made": (["-o", "x.gif"], "Unknown format .gif; use one of"),
     "two pictures on standard output": (["-o", "-", "-n", "2"], "Standard output takes one picture"),
     "JSON among a picture": (["-o", "-", "--json"], "cannot both go to standard output"),
     "a mask of nothing": (["--mask", __file__], "name the picture with --image"),
@@ -248,10 +252,10 @@ def test_it_is_told_how_far_the_picture_is(cluster: Run, server: ImageServer) ->
 
 
 def test_a_row_says_what_is_known() -> None:
-    assert row_of("m", {"progress": 0.0, "stage": "waiting", "step": 0, "steps": 0, "eta": None}) == Row(
+    assert row_of("m", {"progress": 0.0, "stage": "waiting", "step": 0, "steps": 0, "eta": None}) == ProgressRow(
         "m", "waiting", 0.0
     )
-    assert row_of("m", {"progress": 0.4}) == Row("m", "working", 0.4)
+    assert row_of("m", {"progress": 0.4}) == ProgressRow("m", "working", 0.4)
 
 
 # Ends
@@ -319,7 +323,7 @@ def test_ctrl_c_with_a_server_that_cannot_be_told_says_so(
     terminal = at_terminal("generate", "a tree", "-u", "m", "--option", "request_id=r1")
     terminal.read_until("denoising")
     terminal.interrupt()
-    terminal.read_until("m could not be told to stop, and does so when it sees that nobody waits: No ingress answers.")
+    terminal.read_until("m could not be told to stop; it stops when it notices that nobody waits: No ingress answers.")
     assert terminal.end() == (130, "")
 
 
@@ -372,6 +376,6 @@ def test_previews_are_not_even_asked_for_where_they_are_not_shown(
 
 
 def test_a_picture_is_not_poured_into_a_terminal(environment: dict[str, str], server: ImageServer) -> None:
-    with pytest.raises(AssertionError, match="A picture is nothing for a terminal"):
+    with pytest.raises(AssertionError, match="A terminal cannot show the file"):
         seen_by_a_person(environment, "generate", "a tree", "-u", "m", "-o", "-")
     assert server.seen == []

@@ -138,7 +138,7 @@ BAD_FILES = {
     "- model_name: x": "has no list of models",
     "models: {a: 1}": "has no list of models",
     "": "has no list of models",
-    "models: [bge]": "Model 1 of - is no mapping: 'bge'",
+    "models: [bge]": "Model 1 of - is not a mapping: 'bge'",
     "models: [{model_name: a}, {model_uid: b}]": "Model b of -: model_name is missing.",
     "models: [{model_name: a, replica: none}]": "Model a of -: replica cannot be 'none'",
 }

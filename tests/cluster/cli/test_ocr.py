@@ -10,16 +10,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pypdfium2
 import pytest
 from click.testing import Result
 
 from cluster import errors
-from cluster.cli.ocr import errands_of, format_of, joined
+from cluster.cli.ocr import TASKS, errands_of, format_of, joined
 from deployments.ocr.formats import WRITERS
 from deployments.ocr.page import RecognisedPage, unread
+from deployments.ocr.requests import Task
 from deployments.ocr.searchable import searchable
 from tests.cluster.cli.terminal import Terminal
 from tests.cluster.client.fake_server import Running
@@ -114,7 +115,7 @@ def test_standard_input_is_a_document_too(environment: dict[str, str], server: I
     ("serving", "exit_code", "said"),
     [
         ([{"id": "m", "model_ability": ["ocr"]}, {"id": "e", "model_ability": ["embed"]}], 0, ""),
-        ([{"id": "e", "model_ability": ["embed"]}], 3, "No model that reads serves; launch one with"),
+        ([{"id": "e", "model_ability": ["embed"]}], 3, "No OCR model is serving; launch one with"),
         ([{"id": uid, "model_ability": ["ocr"]} for uid in "mn"], 2, "name one with --model-uid: m, n."),
     ],
     ids=["one", "none", "two"],
@@ -205,10 +206,10 @@ def test_what_goes_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["scan.pdf", "-o", "out.docx"], ".docx is no format that can be made; take .txt, .md"),
-        (["scan.pdf", "-o", "nowhere/out.txt"], "Nothing can be written in nowhere"),
-        (["scan.pdf", "x/scan.pdf", "-o", "./"], "Several inputs would become scan.txt"),
-        (["missing.pdf"], "missing.pdf is not there, or no file."),
+        (["scan.pdf", "-o", "out.docx"], "Unknown format .docx; use one of .txt, .md"),
+        (["scan.pdf", "-o", "nowhere/out.txt"], "nowhere is not a folder that can be written to"),
+        (["scan.pdf", "x/scan.pdf", "-o", "./"], "Several inputs would be written to scan.txt"),
+        (["missing.pdf"], "missing.pdf does not exist or is not a file."),
         (["scan.pdf", "--dpi", "9"], "9 is not in the range 72<=x<=600"),
     ],
 )
@@ -225,7 +226,7 @@ def test_a_pdf_is_not_poured_into_a_terminal(environment: dict[str, str], server
     done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, env={**os.environ, **environment}, text=True)
     os.close(theirs)
     os.close(ours)
-    assert done.returncode == 2 and "A PDF is nothing for a terminal" in done.stderr and server.seen == []
+    assert done.returncode == 2 and "A terminal cannot show a PDF" in done.stderr and server.seen == []
 
 
 # Ends
@@ -252,7 +253,7 @@ def test_what_was_read_before_an_error_is_kept(cluster: Run, server: ImageServer
         server.on(OCR, Stream(event("one", 1, 3), event("two", 2, 3), *end))
         done = cluster("ocr", "scan.pdf", "-u", "m", "-o", "out.txt")
         assert done.exit_code == (8 if end else 1) and (folder / "out.txt").read_text() == "one\n\ntwo"
-        assert "2 of 3 pages were read, and are in out.txt.\n" in done.stderr
+        assert "2 of 3 pages were read and are in out.txt.\n" in done.stderr
 
 
 @pytest.mark.parametrize("output", ["out.txt", "out.pdf"])
@@ -266,10 +267,14 @@ def test_ctrl_c_stops_the_reading_and_keeps_the_pages_that_have_come(
     terminal = at_terminal("ocr", "scan.pdf", "-u", "m", "-o", output, "--option", "request_id=r1")
     terminal.read_until("page 2 of 3")
     terminal.interrupt()
-    terminal.read_until(f"2 of 3 pages were read, and are in {output}.")
+    terminal.read_until(f"2 of 3 pages were read and are in {output}.")
     assert terminal.end() == (130, "") and "m was told to stop." in terminal.text
     assert endless.left.wait(5) and len(server.of(ABORT)) == 1
     if output == "out.txt":
         assert (folder / output).read_text() == "one\n\ntwo"
     else:
         assert len(pypdfium2.PdfDocument(folder / output)) == 2
+
+
+def test_the_command_takes_the_tasks_of_a_request() -> None:
+    assert TASKS == get_args(Task)

@@ -116,8 +116,8 @@ def test_other_pairs_are_options_of_the_family(words: str, options: dict[str, An
     [
         ("--cpu-offload", "--cpu-offload needs a value"),
         ("--cpu-offload --seed 1", "--cpu-offload needs a value"),
-        ("bge-m3", "named with --model-name"),
-        ("-x 1", "'-x' belongs to no option"),
+        ("bge-m3", "name the model with --model-name"),
+        ("-x 1", "'-x' does not belong to any option"),
     ],
 )
 def test_what_is_no_pair_is_refused(words: str, said: str) -> None:

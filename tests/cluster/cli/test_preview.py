@@ -9,7 +9,7 @@ from io import BytesIO, StringIO
 import pytest
 from PIL import Image
 
-from cluster.cli.preview import Previews, drawn, way_of
+from cluster.cli.preview import TerminalPreviews, drawn, way_of
 from tests.cluster.client.image_server import picture
 
 
@@ -83,7 +83,7 @@ def test_iterm2_gets_a_png_and_its_size() -> None:
 
 def test_the_next_picture_takes_the_place_of_the_last() -> None:
     out = StringIO()
-    previews = Previews("blocks", out)
+    previews = TerminalPreviews("blocks", out)
     previews.show(flag())
     first = out.getvalue()
     rows = first.count("\n")
