@@ -1,8 +1,8 @@
 """One queue before one model: waiting is counted in tokens, running is a batch, a failure stays with its caller.
 
-Whoever has least left to compute goes first, so that a short question never waits for a long job to end; every fourth
-batch is led by whoever waits longest, so that the long job ends as well. Knows nothing of models: `run` is a function
-from a list to a list of the same length.
+The request with least left to compute goes first, so that a short question never waits for a long job to end. Every
+fourth batch is led by the request that waits longest, so that the long job ends as well. Knows nothing of models: `run`
+is a function from a list to a list of the same length.
 """
 
 from __future__ import annotations
@@ -13,41 +13,34 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Executor
 from heapq import heapify, heappop, heapreplace
-from math import inf
 from operator import attrgetter
 from typing import Any
 
 from cluster import errors
 from cluster.keys import request_of
-from cluster.worker.cache import Cache
+from cluster.worker.admission import (
+    OVERLOADED_S,
+    QueueLimits,
+    QueueState,
+    is_for_the_oldest,
+    leaders_share,
+    refusal,
+)
+from cluster.worker.cache import AnswerCache
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
 
-#: One batch in so many is led by the request that waits longest; and in so many while there is more than can be done,
-#: where some that are shorter would always come before it.
-OLDEST_EVERY = 4
-OLDEST_EVERY_OVERLOADED = 2
-#: A request may wait this many times as long as it takes to compute, if that is more than `max_wait_s`.
-WORTH_WAITING = 8
-#: From the first who is refused for the time he would wait, for so long there is more to do than can be done. Not until
-#: nobody waits: those who were told to come back leave the queue empty for a moment, and come back.
-OVERLOADED_S = 30.0
-#: Requests of fewer tokens than this on average may be more than `max_wait_from`.
-BURST_TOKENS = 512
-#: How much of `max_wait_s` is allowed meanwhile: a longer queue would answer nobody sooner.
-OVERLOADED_WAIT = 0.25
-#: Meanwhile requests up to this many times the size count as going first: those that are a little shorter come all the
-#: time, and each would go before who was let in on the word that he goes next.
-EQUALS = 4
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
 ALIKE = 0.8
 NEARLY_TOKENS = 8
 #: How much the newest batch counts in the measured speed.
 NEWEST = 0.2
-#: A batch that runs so many times as long as its tokens take otherwise hangs; and one of a model whose speed is not yet
-#: known, after so long.
+#: A batch is taken to hang when it runs so many times as long as its tokens usually take, or, while the speed of the
+#: model is not known, after so many seconds.
 HUNG_TIMES = 20
 HUNG_UNMEASURED_S = 120.0
+
+NO_LIMITS = QueueLimits()
 
 _tokens_of = attrgetter("tokens")
 
@@ -96,7 +89,7 @@ class Item:
         self.tokens = tokens
         #: Equal for inputs that have equal answers; None when that is not known.
         self.identity = identity
-        #: Whose it is; the first has it in its line.
+        #: The requests that want it, and at which place; it waits among the inputs of the first.
         self.claims = [(ticket, index)]
 
     def settle(self, output: Any) -> None:
@@ -120,29 +113,21 @@ class Batcher:
         *,
         batch_tokens: int = 16_384,
         batch_items: int = 1024,
-        queue_tokens: int = 2_000_000,
-        max_wait_s: float | None = None,
-        max_wait_from: int = 0,
-        burst_tokens: int = BURST_TOKENS,
+        limits: QueueLimits = NO_LIMITS,
         parallel: int = 1,
         pads: bool = False,
-        cache: Cache | None = None,
+        cache: AnswerCache | None = None,
         hung_s: float | None = None,
         first_speed: float = 0.0,
     ) -> None:
-        """`max_wait_s` holds from `max_wait_from` waiting requests on, or more if they have fewer than `burst_tokens`
-        on average: a burst of fewer is no overload. After the first that it refuses, a part of it holds for all, for a
-        while. `parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long as the
-        longest, so that only inputs of like length share one.
-        `hung_s`: no batch that runs for less is called hung; until one has run, `first_speed` tells what to expect."""
+        """`parallel`: batches the model takes at once. `pads`: the model makes all inputs of a batch as long as the
+        longest, so that only inputs of like length share one. `hung_s`: no batch that runs for less is called hung;
+        until one has run, `first_speed` says what to expect."""
         self._run = run
         self._executor = executor
         self._batch_tokens = batch_tokens
         self._batch_items = batch_items
-        self._queue_tokens = queue_tokens
-        self._max_wait_s = max_wait_s
-        self._max_wait_from = max_wait_from
-        self._burst_tokens = burst_tokens
+        self._limits = limits
         self._parallel = parallel
         self._pads = pads
         self.cache = cache
@@ -165,9 +150,9 @@ class Batcher:
         self.waiting_tokens = 0
         #: Inputs that were computed for somebody else at that moment.
         self.shared = 0
-        #: Told of every batch that ran, with the seconds it took.
+        #: Called after every batch, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
-        #: Told of a batch that does not end, with the seconds it has run.
+        #: Called with a batch that does not end, and the seconds it has run.
         self.on_hung: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
 
     @property
@@ -177,8 +162,6 @@ class Batcher:
     @property
     def busy(self) -> bool:
         return bool(self._lines or self._running)
-
-    # -------------------------------------------------------------------------------------------------- in and out
 
     def submit(
         self,
@@ -223,7 +206,7 @@ class Batcher:
         return ticket
 
     def _is_known(self, identity: Hashable, ticket: Ticket, index: int) -> bool:
-        """True when the answer is there, or on its way for somebody else."""
+        """True when the answer is in the cache, or is being computed for another request."""
         if self.cache is not None:
             answer = self.cache.get(identity)
             if answer is not None:
@@ -243,46 +226,16 @@ class Batcher:
         self.waiting_tokens += item.tokens
 
     def _refuse_what_would_wait(self, tokens: int, seconds_left: float) -> None:
-        """A request larger than the whole queue is let in when nothing waits; otherwise it could never run."""
-        if not self._lines:
+        queue = QueueState(len(self._lines), self.waiting_tokens, self.speed, self._is_overloaded)
+        refused = refusal(tokens, seconds_left, queue, (ticket.tokens for ticket in self._lines), self._limits)
+        if refused is None:
             return
-        if self.waiting_tokens + tokens > self._queue_tokens:
-            wait = self.waiting_tokens / self.speed if self.speed else 1.0
-            raise errors.Overloaded(
-                f"The queue is full: {self.waiting_tokens} tokens wait, {self._queue_tokens} may.",
-                retry_after_s=max(wait, 1.0),
-            )
-        is_overloaded = self._is_overloaded
-        if not self.speed or self._max_wait_s is None:
-            return
-        allowed, speed, largest = self._max_wait_s, self.speed, tokens
-        if is_overloaded:
-            allowed *= OVERLOADED_WAIT
-            # The rest is for whoever waits longest.
-            speed *= 1 - 1 / OLDEST_EVERY_OVERLOADED
-            largest *= EQUALS
-        worth = inf if self._is_burst(tokens) else max(allowed, WORTH_WAITING * tokens / self.speed)
-        most = min(seconds_left, worth)
-        if self.waiting_tokens <= most * speed:
-            return
-        wait = sum(other.tokens for other in self._lines if other.tokens <= largest) / speed
-        if wait > most:
-            # Who has no time to wait says nothing about how much there is to do.
-            if wait > worth and not is_overloaded:
-                self._overloaded_until = time.perf_counter() + OVERLOADED_S
-            raise errors.Overloaded(
-                f"The request would wait {wait:.1f} s, {most:.1f} s is allowed.", retry_after_s=max(wait, 1.0)
-            )
-
-    def _is_burst(self, tokens: int) -> bool:
-        """Callers who send a few short texts each and wait for the answer are many, but have soon been served."""
-        few = len(self._lines) < self._max_wait_from
-        return not self._is_overloaded and (
-            few or self.waiting_tokens + tokens <= self._max_wait_from * self._burst_tokens
-        )
+        if refused.begins_overload:
+            self._overloaded_until = time.perf_counter() + OVERLOADED_S
+        raise refused.error
 
     def cancel(self, owner: str) -> bool:
-        """Drops what that caller still has waiting; what runs already runs to its end, unheard.
+        """Drops what that caller still has waiting; what is being computed runs to its end, and nobody gets the answer.
 
         An owner is `<request>@<key>#<call>`; without the call it means all of them.
         """
@@ -297,7 +250,7 @@ class Batcher:
         return bool(tickets)
 
     def close(self) -> None:
-        """Answers whoever waits, or is being run, and takes nothing more."""
+        """Fails every request that waits or is being computed, and takes nothing more."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -306,7 +259,7 @@ class Batcher:
             self._leave(ticket)
 
     def _leave(self, ticket: Ticket) -> None:
-        """A request that needs nothing more; what others want as well stays, in their line."""
+        """Removes a request that needs nothing more. Inputs that other requests want, too, go on waiting with those."""
         self._open.pop(ticket, None)
         self._lines.pop(ticket, None)
         waiting, ticket.waiting, ticket.tokens = ticket.waiting, [], 0
@@ -324,8 +277,6 @@ class Batcher:
                 insort(heir.waiting, item, key=_tokens_of)
             self._lines[heir] = None
 
-    # ------------------------------------------------------------------------------------------------------ batches
-
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -336,11 +287,15 @@ class Batcher:
             if not batch:
                 continue
             self._running += 1
-            patience = self._patience(batch)
-            timer = loop.call_later(patience, self.on_hung, batch, patience) if patience else None
+            timer = None
+            if self._hung_s is not None:
+                # Batches at once share the speed.
+                speed = (self.speed or self._first_speed) / self._parallel
+                patience = patience_s(sum(item.tokens for item in batch), speed, self._hung_s)
+                timer = loop.call_later(patience, self.on_hung, batch, patience)
             try:
                 await self._run_batch(batch)
-            # The one thing this loop may never do is end: every waiter after it would wait for ever.
+            # This loop must never end: all later requests would wait for ever.
             except Exception as error:
                 for item in batch:
                     item.fail(error)
@@ -352,17 +307,6 @@ class Batcher:
                     if self._flying.get(item.identity) is item:
                         del self._flying[item.identity]
 
-    def _patience(self, batch: Sequence[Item]) -> float:
-        """Seconds after which this batch hangs; 0 where nobody asks."""
-        if self._hung_s is None:
-            return 0.0
-        speed = self.speed or self._first_speed
-        if not speed:
-            return max(self._hung_s, HUNG_UNMEASURED_S)
-        # Batches at once share the speed.
-        expected = sum(item.tokens for item in batch) * self._parallel / speed
-        return max(self._hung_s, HUNG_TIMES * expected)
-
     def _next_batch(self, now: float) -> list[Item]:
         for ticket in [ticket for ticket in self._lines if ticket.deadline <= now or ticket.done.done()]:
             ticket.fail(errors.DeadlineExceeded("The request's time ran out while it waited in the queue."))
@@ -370,7 +314,7 @@ class Batcher:
         if not self._lines:
             return []
         self._turn += 1
-        is_oldest = self._turn % (OLDEST_EVERY_OVERLOADED if self._is_overloaded else OLDEST_EVERY) == 0
+        is_oldest = is_for_the_oldest(self._turn, self._is_overloaded)
         leader = next(iter(self._lines)) if is_oldest else min(self._lines, key=_tokens_of)
         others = sorted((t for t in self._lines if t is not leader and t.key == leader.key), key=_tokens_of)
         batch = self._alike(leader, others) if self._pads else self._filling(leader, others, is_oldest)
@@ -380,10 +324,10 @@ class Batcher:
         return batch
 
     def _filling(self, leader: Ticket, others: Sequence[Ticket], is_oldest: bool) -> list[Item]:
-        """Without padding any inputs fit together. Who leads for his age alone leaves half to those who are shorter."""
+        """Without padding any inputs fit together."""
         batch: list[Item] = []
         room = self._batch_tokens
-        share = room // 2 if is_oldest and others and not self._is_overloaded else room
+        share = leaders_share(room, is_oldest, bool(others), self._is_overloaded)
         used = self._take(leader, share, batch, or_one=True)
         room -= used
         for ticket in others:
@@ -432,27 +376,16 @@ class Batcher:
         self.waiting_tokens -= item.tokens
         batch.append(item)
 
-    def _run_safely(self, values: Sequence[Any]) -> tuple[Sequence[Any], Exception | None]:
-        """In a model's thread. What it raises comes back as a value: a future cannot carry StopIteration, and a
-        CancelledError would end the loop."""
-        try:
-            outputs = self._run(values)
-            if len(outputs) != len(values):
-                raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
-            return outputs, None
-        except Exception as error:
-            return (), error
-        except BaseException as error:
-            return (), errors.InferenceFailed(f"{type(error).__name__}: {error}")
-
     async def _run_batch(self, batch: Sequence[Item]) -> None:
-        """Runs it; when it fails, halves it until the inputs that fail are alone with their error."""
+        """Runs a batch. When it fails, runs its halves, and so on, until only the inputs that fail are left."""
         started = time.perf_counter()
         for item in batch:
             for ticket, _ in item.claims:
                 ticket.started_at = ticket.started_at or started
         loop = asyncio.get_running_loop()
-        outputs, error = await loop.run_in_executor(self._executor, self._run_safely, [item.value for item in batch])
+        outputs, error = await loop.run_in_executor(
+            self._executor, _run_safely, self._run, [item.value for item in batch]
+        )
         if error is not None:
             if len(batch) > 1 and not isinstance(error, MemoryError):
                 middle = len(batch) // 2
@@ -473,3 +406,22 @@ class Batcher:
     def _measure(self, batch: Iterable[Item], seconds: float) -> None:
         speed = sum(item.tokens for item in batch) / max(seconds, 1e-6) * self._running
         self.speed = speed if not self.speed else (1 - NEWEST) * self.speed + NEWEST * speed
+
+
+def patience_s(tokens: int, speed: float, hung_s: float) -> float:
+    """Seconds after which a batch of so many tokens is taken to hang, at a speed in tokens per second."""
+    return max(hung_s, HUNG_TIMES * tokens / speed if speed else HUNG_UNMEASURED_S)
+
+
+def _run_safely(run: Run, values: Sequence[Any]) -> tuple[Sequence[Any], Exception | None]:
+    """In a model's thread. What it raises comes back as a value: a future cannot carry StopIteration, and a
+    CancelledError would end the loop."""
+    try:
+        outputs = run(values)
+        if len(outputs) != len(values):
+            raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
+        return outputs, None
+    except Exception as error:
+        return (), error
+    except BaseException as error:
+        return (), errors.InferenceFailed(f"{type(error).__name__}: {error}")

@@ -15,7 +15,7 @@ from typing import Any
 OVERHEAD_BYTES = 300
 
 
-class Cache:
+class AnswerCache:
     def __init__(self, most_bytes: int) -> None:
         self._most = most_bytes
         self._entries: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -24,13 +24,13 @@ class Cache:
         self.misses = 0
 
     def get(self, key: Hashable) -> Any | None:
-        found = self._entries.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             self.misses += 1
             return None
         self.hits += 1
         self._entries.move_to_end(key)
-        return found[0]
+        return entry[0]
 
     def put(self, key: Hashable, answer: Any) -> None:
         size = size_of(key) + size_of(answer) + OVERHEAD_BYTES

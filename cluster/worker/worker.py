@@ -7,17 +7,13 @@ control calls on whichever loop they come from; between them travels only what i
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,32 +22,22 @@ import psutil
 
 from cluster import errors
 from cluster.calls import Answer, Call, View
-from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts, SentFacts
 from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
-from cluster.trust import is_pinned_by_us, may_run_code
 from cluster.versioned import Versioned
-from cluster.weights.locate import locate
-from cluster.worker.batching import Batcher, Item
-from cluster.worker.cache import Cache
-from cluster.worker.family import AnyFamily, Prepared, Progress, Setup, Unwatched, load_family
+from cluster.worker.family import AnyFamily, Prepared, load_family
+from cluster.worker.loading import ModelLoader, give_memory_back, prepared_example
 from cluster.worker.metrics import WorkerMetrics
-from cluster.worker.stepping import SteppedQueue
+from cluster.worker.reservation import Reservation
+from cluster.worker.work import Outputs, Work, work_of
 
 log = logging.getLogger("cluster.worker.worker")
 
 #: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
 INLINE_CHARACTERS = 4_000
 LOG_LINES = 400
-#: Of the threads that compute, and of those which a model library starts from them.
-MODEL_NICENESS = 5
-#: Share of the way to READY that a download, if there is one, takes up.
-DOWNLOAD_SHARE = 0.8
-#: How long a worker is kept free for a call that does not come, and the least pause before it is reserved again.
-RESERVED_S = 5.0
-PAUSE_S = 0.02
 #: How long an answer waits for the ingress to collect it.
 COLLECT_S = 30.0
 
@@ -61,35 +47,25 @@ Outcome = Answer | errors.ClusterError
 class Worker:
     def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, card_device: str = "cuda") -> None:
         self.name = name
-        #: What torch calls the kind of card that it was given, should it have been given one.
-        self._card_device = card_device
         self._wanted = wanted
         self._claim = claim
         self._settings = settings
         self._epoch = 0
         self._family: AnyFamily = load_family(wanted.family)()
-        self._model_threads = ThreadPoolExecutor(1, "model", _give_way)
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
-        self._batcher: Batcher | None = None
-        self._jobs: SteppedQueue | None = None
+        #: Made when the loading begins.
+        self._work: Work | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Tokens per second of the pass at the end of loading.
-        self._first_speed = 0.0
-        self._working = 0
         #: Calls that were taken while others of the same message were refused; their answers are collected later.
         self._taken: dict[str, asyncio.Task[Outcome]] = {}
-        #: The call that is tried alone, if there is one.
-        self._reserved_for: str | None = None
-        self._reserved_at = 0.0
-        self._may_reserve = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._last_batch = float("-inf")
+        self._reservation = Reservation(name)
         self._metrics = WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
         self._threads = 1
         cards = tuple(card for card, _ in claim.cards)
         self._board = Versioned(Report(pid=os.getpid(), cards=cards, created=time.time()))
+        self._model_loader = ModelLoader(wanted, claim, settings, card_device, self._board)
         self._start_lock = threading.Lock()
         self._loader: threading.Thread | None = None
 
@@ -119,40 +95,39 @@ class Worker:
         self._obey(epoch)
         if threads != self._threads:
             self._threads = threads
-            if self._board.value.phase == "ready":
-                self._model_threads.submit(self._family.set_threads, threads)
+            if self._board.value.phase == "ready" and self._work is not None:
+                self._work.loader.submit(self._family.set_threads, threads)
 
     async def drain(self, epoch: int) -> None:
         """Takes nothing new; reports `drained` when what it has is done."""
         self._obey(epoch)
         if self._board.value.phase not in ("draining", "drained"):
-            self._post(phase="draining" if self._working else "drained")
+            self._post(phase="draining" if self._reservation.working else "drained")
 
     async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
-        """Drops the work of these requests; True when there was any. What streams takes none of that id for a while."""
-
-        async def drop() -> bool:
-            for owner in owners:
-                self._open_again(owner)
-            if self._streams:
-                return any([self._stream_jobs().cancel(owner, block_s) for owner in owners])
-            return any([self._queue().cancel(owner) for owner in owners])
-
-        if self._loop is None:
+        """Drops the work of these requests; True when there was any. Stepped families take none of it for a while."""
+        work = self._work
+        if self._loop is None or work is None:
             return False
-        return await asyncio.wait_for(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(drop(), self._loop)), 5)
+
+        async def drop(work: Work) -> bool:
+            for owner in owners:
+                self._reservation.end(owner)
+            return any([work.cancel(owner, block_s) for owner in owners])
+
+        return await asyncio.wait_for(asyncio.wrap_future(asyncio.run_coroutine_threadsafe(drop(work), self._loop)), 5)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as it is not what was seen; None when it is not known here."""
-        return await self._jobs.watch(owner, seen, wait_s) if self._jobs is not None else None
+        return await self._work.watch(owner, seen, wait_s) if self._work is not None else None
 
     async def logs(self, lines: int) -> list[str]:
         return list(self._lines)[-lines:]
 
     async def samples(self) -> list[Any]:
         """Metric families of this process."""
-        if self._batcher is not None:
-            self._metrics.queue(self._batcher)
+        if self._work is not None:
+            self._work.measure()
         return self._metrics.collect()
 
     # ------------------------------------------------------------------------------------ inference
@@ -160,18 +135,20 @@ class Worker:
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
         """Answers or errors, one per call, and how many requests this worker has in hand.
 
-        As soon as one of several is refused all there is so far is told, so that nobody waits for a refusal. What is
-        still computed is None, and its answer is to be collected.
+        As soon as one of several is refused, this returns what there is so far, so that nobody waits for a refusal.
+        None stands for a call that is still being computed; its answer is to be collected.
         """
         if len(calls) == 1:
-            return [await self._answer(calls[0])], self._working
-        return await self._told([(call.id, asyncio.ensure_future(self._answer(call))) for call in calls])
+            return [await self._answer(calls[0])], self._reservation.working
+        return await self._first_outcomes([(call.id, asyncio.ensure_future(self._answer(call))) for call in calls])
 
     async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
         """The answers to calls that `infer` left open, in the same way."""
-        return await self._told([(id, self._taken.pop(id)) for id in ids])
+        return await self._first_outcomes([(id, self._taken.pop(id)) for id in ids])
 
-    async def _told(self, answering: Sequence[tuple[str, asyncio.Task[Outcome]]]) -> tuple[list[Outcome | None], int]:
+    async def _first_outcomes(
+        self, answering: Sequence[tuple[str, asyncio.Task[Outcome]]]
+    ) -> tuple[list[Outcome | None], int]:
         left, is_enough = len(answering), asyncio.Event()
 
         def look(task: asyncio.Task[Outcome]) -> None:
@@ -198,7 +175,7 @@ class Worker:
                 self._taken[id] = task
                 # Nobody collects for an ingress that has died.
                 loop.call_later(COLLECT_S, self._drop_uncollected, id, task)
-        return outcomes, self._working
+        return outcomes, self._reservation.working
 
     def _drop_uncollected(self, id: str, task: asyncio.Task[Outcome]) -> None:
         if self._taken.get(id) is task:
@@ -211,43 +188,17 @@ class Worker:
         if refusal is not None and not isinstance(refusal, errors.WorkerReserved):
             raise refusal
         self._loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(wait_s):
-                await self._may_reserve.acquire()
-                self._reserved_for, self._reserved_at = owner, time.perf_counter()
-                while self._working:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            self._open_again(owner)
-            raise errors.WorkerReserved(f"{self.name} had no time for one call alone within {wait_s:.0f} s.") from None
-        except asyncio.CancelledError:
-            self._open_again(owner)
-            raise
-        self._loop.call_later(RESERVED_S, self._open_unused, owner)
-
-    def _open_unused(self, owner: str) -> None:
-        if not self._working:
-            self._open_again(owner)
-
-    def _open_again(self, owner: str) -> None:
-        if self._reserved_for != owner:
-            return
-        self._reserved_for = None
-        # Others get as much of the worker as those who are tried alone.
-        pause = max(PAUSE_S, time.perf_counter() - self._reserved_at)
-        asyncio.get_running_loop().call_later(pause, self._may_reserve.release)
+        await self._reservation.take(owner, wait_s)
 
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
         started = time.perf_counter()
-        if started - self._last_batch < self._settings.probe_s or self._reserved_for is not None:
-            return 0.0  # it has just shown that it computes, or does so for one call only
-        if self._batcher is not None and self._batcher.busy:
-            return 0.0  # it has work, and a batch that hangs ends the process
-        if self._jobs is not None and self._jobs.running:
-            # What it works on may take minutes, and shows at each step that it goes on.
-            return self._sign_of_life()
+        if self._work is not None:
+            # It has just shown that it computes, or does so for one call only.
+            if started - self._work.computed_at < self._settings.probe_s or self._reservation.owner is not None:
+                return 0.0
+            if self._work.is_busy():
+                return 0.0
         example = self._family.example
         call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
         outcome = await self._answer(call)
@@ -256,35 +207,19 @@ class Worker:
             raise outcome
         return time.perf_counter() - started
 
-    def _sign_of_life(self) -> float:
-        assert self._jobs is not None
-        if not self._jobs.is_alive:
-            raise errors.Unavailable(f"{self.name} works on something and shows no progress.", retry_after_s=5.0)
-        return 0.0
-
     async def _answer(self, call: Call) -> Outcome:
         refusal = self._refusal(call.id)
         if refusal is not None:
             return refusal
-        self._working += 1
+        assert self._work is not None
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._reservation.begin_call()
         try:
-            prepared = await self._prepare(call)
+            prepared = await self._prepare(call, self._work.prepares_inline)
             if prepared.answers is not None:
                 return Answer(prepared.answers, sum(prepared.tokens))
-            if self._streams:
-                return await self._streamed(call, prepared)
-            ticket = self._queue().submit(
-                prepared.values,
-                prepared.tokens,
-                key=(call.ability, prepared.key),
-                seconds_left=call.seconds_left,
-                owner=call.id,
-                identities=None if call.params.get("cache") is False else prepared.identities,
-            )
-            # The queue drops what is late; this bounds what is already running.
-            async with asyncio.timeout(call.seconds_left + 1):
-                outputs = await ticket.done
-            return self._answered(call, prepared, ticket.queued_at, ticket.started_at, outputs)
+            return self._answered(call, prepared, await self._work.outputs(call, prepared))
         except TimeoutError:
             return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
         except errors.ClusterError as error:
@@ -294,122 +229,52 @@ class Worker:
             log.exception("request %s failed", call.id)
             return self._failed(errors.InferenceFailed(f"{type(error).__name__}: {error}"))
         finally:
-            self._working -= 1
-            self._open_again(call.id)
-            if not self._working:
-                self._idle.set()
-                if self._board.value.phase == "draining":
-                    self._post(phase="drained")
-
-    async def _streamed(self, call: Call, prepared: Prepared) -> Answer:
-        costs = prepared.tokens if prepared.costs is None else prepared.costs
-        job = self._stream_jobs().submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
-        outputs = await job.done
-        self._last_batch = time.perf_counter()
-        return self._answered(call, prepared, job.queued_at, job.started_at, outputs)
+            self._reservation.end_call(call.id)
+            if not self._reservation.working and self._board.value.phase == "draining":
+                self._post(phase="drained")
 
     def _refusal(self, call_id: str = "") -> errors.ClusterError | None:
         phase = self._board.value.phase
         if phase == "ready":
-            if self._reserved_for in (None, call_id):
+            if self._reservation.owner in (None, call_id):
                 return None
             return errors.WorkerReserved(f"{self.name} tries one call alone.", retry_after_s=1.0)
         if phase in ("draining", "drained"):
             return errors.WorkerDraining(f"{self.name} takes no more work.", retry_after_s=1.0)
         return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", retry_after_s=30.0)
 
-    async def _prepare(self, call: Call) -> Prepared:
-        if not self._streams and sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
+    async def _prepare(self, call: Call, is_inline: bool) -> Prepared:
+        if is_inline and sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
             return self._family.prepare(call.ability, call.items, call.params)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._prepare_threads, self._family.prepare, call.ability, call.items, call.params
         )
 
-    def _queue(self) -> Batcher:
-        if self._batcher is None:
-            self._loop = asyncio.get_running_loop()
-            pace = self._family.pace
-            settings = self._settings
-            self._batcher = Batcher(
-                self._run,
-                self._model_threads if pace.parallel == 1 else ThreadPoolExecutor(pace.parallel, "model", _give_way),
-                batch_tokens=pace.batch_tokens or settings.batch_tokens,
-                queue_tokens=settings.queue_tokens,
-                max_wait_s=settings.max_wait_s,
-                max_wait_from=settings.max_wait_from,
-                parallel=pace.parallel,
-                pads=pace.pads,
-                cache=Cache(settings.cache_bytes) if settings.cache_bytes else None,
-                hung_s=settings.probe_timeout_s,
-                first_speed=self._first_speed,
-            )
-            self._batcher.on_batch = self._ran
-            self._batcher.on_hung = self._end_hung
-        return self._batcher
-
-    @property
-    def _streams(self) -> bool:
-        return self._family.contract == "stepped"
-
-    def _let_loader_go(self) -> None:
-        """What streams computes in threads of its own; that of the loading would only keep cores awake."""
-        loader, self._model_threads = self._model_threads, ThreadPoolExecutor(1, "model", _give_way)
-        loader.shutdown(wait=False)
-
-    def _stream_jobs(self) -> SteppedQueue:
-        if self._jobs is None:
-            self._loop = asyncio.get_running_loop()
-            pace = self._family.pace
-            threads = ThreadPoolExecutor(pace.parallel, "model", _give_way)
-            self._jobs = SteppedQueue(self._stream, threads, parallel=pace.parallel, speed=pace.speed)
-        return self._jobs
-
-    def _stream(self, value: Any, progress: Progress) -> Any:
-        assert self._family.contract == "stepped"
-        with _or_end():
-            return self._family.stream(value, progress)
-
-    def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        assert self._family.contract == "batched"
-        with _or_end():
-            return self._family.run(batch)
-
-    def _answered(
-        self, call: Call, prepared: Prepared, queued_at: float, started_at: float, outputs: list[Any]
-    ) -> Answer:
+    def _answered(self, call: Call, prepared: Prepared, outputs: Outputs) -> Answer:
         now = time.perf_counter()
-        waited = max(started_at - queued_at, 0.0)
+        waited = max(outputs.started_at - outputs.queued_at, 0.0)
         tokens = sum(prepared.tokens)
-        self._metrics.answered(waited, now - queued_at, tokens)
-        ran = now - queued_at - waited
-        if prepared.join is not None:
-            outputs = prepared.join(outputs)
-        return Answer(self._family.pack(outputs, call.params), tokens, waited * 1000, ran * 1000)
+        self._metrics.answered(waited, now - outputs.queued_at, tokens)
+        ran = now - outputs.queued_at - waited
+        values = outputs.values if prepared.join is None else prepared.join(outputs.values)
+        return Answer(self._family.pack(values, call.params), tokens, waited * 1000, ran * 1000)
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         self._metrics.failed(error.code())
         return error
-
-    def _end_hung(self, batch: Sequence[Item], seconds: float) -> None:
-        """A thread cannot be stopped from outside; only a new process computes again."""
-        log.critical("%s: a batch of %d inputs has run for %.0f s, this worker ends", self.name, len(batch), seconds)
-        os._exit(70)
-
-    def _ran(self, batch: Sequence[Item], seconds: float) -> None:
-        self._last_batch = time.perf_counter()
-        self._metrics.batch(len(batch), sum(item.tokens for item in batch), seconds)
 
     # ------------------------------------------------------------------------------------ loading
 
     def _load(self) -> None:
         started = time.monotonic()
         try:
-            folder = self._fetch(self._wanted.source)
-            facts = self._model_threads.submit(self._load_model, folder).result()
-            if self._streams:
-                self._let_loader_go()
-            _give_back()
+            work = work_of(self._family, self._wanted.uid, self.name, self._settings, self._metrics)
+            folder = self._model_loader.fetch(self._wanted.source)
+            facts = work.loader.submit(self._load_model, folder, work).result()
+            work.loaded()
+            self._work = work
+            give_memory_back()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
             log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)
@@ -427,67 +292,9 @@ class Worker:
                 error = errors.LoadFailed(f"{self._wanted.uid} could not be loaded: {type(error).__name__}: {error}")
             self._post(phase="failed", error=error, log_tail=tuple(self._lines)[-20:])
 
-    def _fetch(self, source: Source) -> Path:
-        settings = self._settings
-        return locate(
-            source,
-            home=settings.home,
-            offline=settings.offline,
-            allow_pickle=self._may_unpickle(source),
-            roots=settings.model_roots,
-            report=lambda progress: self._post(progress=replace(progress, fraction=progress.fraction * DOWNLOAD_SHARE)),
-        )
-
-    def _may_unpickle(self, source: Source) -> bool:
-        """Pinned revisions of our own catalogue are trusted: many older repositories have nothing but pickles."""
-        return self._settings.allow_pickle or is_pinned_by_us(self._wanted.entry, source)
-
-    def _load_model(self, folder: Path) -> ModelFacts:
-        """In the model's own thread: some libraries keep state per thread."""
-        if self._family.contract == "talking":
-            raise errors.LoadFailed(
-                f"{self._wanted.uid} could not be loaded: workers cannot serve yet what brings a scheduler of its own."
-            )
-        spec = self._wanted.spec
-        options = self._family.Options.model_validate({**self._wanted.entry.options, **spec.options})
-        start = self._board.value.progress.fraction
-
-        def loading(fraction: float, stage: str = "loading") -> None:
-            progress = self._board.value.progress
-            self._post(progress=replace(progress, stage=stage, fraction=start + (0.95 - start) * fraction))
-
-        loading(0.1)
-        facts = self._family.load(
-            Setup(
-                entry=self._wanted.entry,
-                source=self._wanted.source,
-                options=options,
-                folder=folder,
-                device=self._card_device if self._claim.cards else "cpu",
-                threads=self._threads,
-                card_share=min((share for _, share in self._claim.cards), default=1.0),
-                quantization=spec.quantization,
-                asked=frozenset(spec.options),
-                engine=spec.model_engine,
-                home=self._settings.home,
-                allow_pickle=self._may_unpickle(self._wanted.source),
-                remote_code=may_run_code(self._wanted.entry, self._wanted.source, self._settings.remote_code),
-                fetch=self._fetch,
-                report=loading,
-            )
-        )
-        self._family.set_threads(self._threads)
-        self._post(progress=replace(self._board.value.progress, stage="launching", fraction=0.95))
-        example = self._family.example
-        prepared = self._family.prepare(example.ability, example.items, example.params)
-        started = time.perf_counter()
-        if self._streams:
-            for value in prepared.values:
-                self._stream(value, Unwatched())
-        else:
-            self._run(prepared.values)
-        # The first pass of all is slower than those that follow.
-        self._first_speed = sum(prepared.tokens) / max(time.perf_counter() - started, 1e-6)
+    def _load_model(self, folder: Path, work: Work) -> ModelFacts:
+        facts = self._model_loader.load(self._family, folder, self._threads)
+        work.warm_up(prepared_example(self._family))
         return facts
 
     def _post(self, **changes: Any) -> None:
@@ -498,34 +305,6 @@ class Worker:
         if epoch < self._epoch:
             raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
         self._epoch = epoch
-
-
-@contextmanager
-def _or_end() -> Iterator[None]:
-    """Ends this process when the accelerator fails: its context does not come back, every later call would fail too."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__name__ == "AcceleratorError":
-            log.critical("the accelerator failed, this worker ends: %s", error)
-            os._exit(70)
-        raise
-
-
-def _give_back() -> None:
-    """What loading took for a while goes back to the system; the allocator would keep it for later."""
-    gc.collect()
-    # Only glibc has it, and only there is there anything to give.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _give_way() -> None:
-    """A model computes for seconds, whoever reads the next request for microseconds: that one goes first."""
-    if sys.platform == "linux":  # elsewhere it would be the priority of another process
-        thread = threading.get_native_id()
-        # Only root may go back to less than the process was started with.
-        os.setpriority(os.PRIO_PROCESS, thread, max(MODEL_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def _size_of(item: Any) -> int:

@@ -18,10 +18,12 @@ from cluster.catalog.registrations import parse_registration
 from cluster.facts import ModelFacts
 from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
-from cluster.status import Claim
+from cluster.status import Claim, Report
 from cluster.trust import may_run_code
+from cluster.versioned import Versioned
 from cluster.weights.locate import locate
 from cluster.worker.family import Setup
+from cluster.worker.loading import ModelLoader
 from cluster.worker.worker import Worker
 from deployments import catalog_with, resolve
 from deployments.device import refuse_foreign_code
@@ -47,7 +49,7 @@ class Looking(Echo):
 def setup_of(wanted: Wanted, settings: Settings) -> Setup:
     Looking.setups.clear()
     worker = Worker("worker:m:1:0-a", wanted, Claim(), settings)
-    worker._load_model(Path("/nowhere"))
+    worker._model_loader.load(worker._family, Path("/nowhere"), threads=1)
     return Looking.setups[0]
 
 
@@ -99,12 +101,12 @@ def test_a_registration_under_a_trusted_name_is_not_trusted(tmp_path: Path) -> N
 
 
 def test_pickles_of_a_callers_repository_are_not_trusted_beside_a_pinned_model(tmp_path: Path) -> None:
-    worker = Worker("worker:m:1:0-a", make_wanted(), Claim(), Settings(home=tmp_path))
     entry = Catalog.builtin().find(TRUSTED)
-    worker._wanted = looking(entry, entry.sources[0])
-    assert worker._may_unpickle(entry.sources[0])
-    assert not worker._may_unpickle(Source(hub="huggingface", id="mallory/controlnet"))
-    assert not worker._may_unpickle(Source(hub="local", id=str(tmp_path)))
+    wanted = looking(entry, entry.sources[0])
+    loader = ModelLoader(wanted, Claim(), Settings(home=tmp_path), "cuda", Versioned(Report()))
+    assert loader.may_unpickle(entry.sources[0])
+    assert not loader.may_unpickle(Source(hub="huggingface", id="mallory/controlnet"))
+    assert not loader.may_unpickle(Source(hub="local", id=str(tmp_path)))
 
 
 @pytest.mark.parametrize("place", ["config.json", "1_Custom/config.json"])

@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cluster.metrics import Samples, gauge_family, page
 from cluster.worker.batching import Batcher
-from cluster.worker.cache import Cache
+from cluster.worker.cache import AnswerCache
 from cluster.worker.metrics import WorkerMetrics
 from deployments.ingress.metrics import IngressMetrics
 
@@ -25,7 +25,7 @@ def labelled(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]
 
 def a_queue() -> Batcher:
     """Three inputs of ten tokens that wait, one answer found and one not, one input shared."""
-    queue = Batcher(lambda batch: batch, ThreadPoolExecutor(1), cache=Cache(1000))
+    queue = Batcher(lambda batch: batch, ThreadPoolExecutor(1), cache=AnswerCache(1000))
     queue.waiting, queue.waiting_tokens, queue.speed, queue.shared = 3, 30, 500.0, 1
     assert queue.cache is not None and queue.cache.get("a") is None
     queue.cache.put("a", "b")

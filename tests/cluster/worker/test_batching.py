@@ -11,8 +11,9 @@ import pytest
 
 from cluster import errors
 from cluster.worker import batching
-from cluster.worker.batching import Batcher, Item, Ticket
-from cluster.worker.cache import Cache
+from cluster.worker.admission import QueueLimits
+from cluster.worker.batching import Batcher, Item, Ticket, patience_s
+from cluster.worker.cache import AnswerCache
 
 #: Longer than any of this takes; what is still waiting then waits for ever.
 PATIENCE_S = 2.0
@@ -40,7 +41,8 @@ class Queue:
 
     def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: Any) -> None:
         self.model = model
-        self.batcher = Batcher(model, executor, **limits)
+        admission = {name: limits.pop(name) for name in QueueLimits.__slots__ if name in limits}
+        self.batcher = Batcher(model, executor, limits=QueueLimits(**admission), **limits)
 
     def submit(
         self,
@@ -349,7 +351,7 @@ def test_an_answer_that_is_kept_is_not_computed_again() -> None:
         assert queue.model.batches == [[5], [5]]
         assert queue.batcher.cache is not None and queue.batcher.cache.hits == 2
 
-    play(scene, cache=Cache(10_000))
+    play(scene, cache=AnswerCache(10_000))
 
 
 def test_an_error_is_not_kept() -> None:
@@ -358,7 +360,7 @@ def test_an_error_is_not_kept() -> None:
         queue.model._run = lambda batch: [value * 2 for value in batch]
         assert await queue.answer(queue.submit(13, same=True)) == [26]
 
-    play(scene, Model(lambda batch: [errors.BadRequest("no.")] * len(batch)), cache=Cache(10_000))
+    play(scene, Model(lambda batch: [errors.BadRequest("no.")] * len(batch)), cache=AnswerCache(10_000))
 
 
 def test_an_input_without_an_answer_is_named_to_its_caller_alone() -> None:
@@ -832,3 +834,16 @@ def test_a_batch_may_run_many_times_as_long_as_its_tokens_usually_take() -> None
         assert told == []
 
     play(scene, hung_s=0.02)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "speed", "hung_s", "patience"),
+    [
+        (100, 10.0, 30.0, 200.0),
+        (100, 1000.0, 30.0, 30.0),
+        (100, 0.0, 30.0, batching.HUNG_UNMEASURED_S),
+        (100, 0.0, 500.0, 500.0),
+    ],
+)
+def test_patience_grows_with_the_batch(tokens: int, speed: float, hung_s: float, patience: float) -> None:
+    assert patience_s(tokens, speed, hung_s) == patience

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cluster.worker.cache import OVERHEAD_BYTES, Cache, size_of
+from cluster.worker.cache import OVERHEAD_BYTES, AnswerCache, size_of
 
 
 def vector(size: int = 100) -> np.ndarray:
@@ -15,7 +15,7 @@ def entry_bytes(key: str, answer: object) -> int:
 
 
 def test_an_answer_is_found_again_and_counted() -> None:
-    cache, answer = Cache(10_000), vector()
+    cache, answer = AnswerCache(10_000), vector()
     assert cache.get("a") is None
     cache.put("a", answer)
     assert cache.get("a") is answer
@@ -23,14 +23,14 @@ def test_an_answer_is_found_again_and_counted() -> None:
 
 
 def test_bytes_are_those_of_keys_answers_and_their_places() -> None:
-    cache = Cache(10_000)
+    cache = AnswerCache(10_000)
     cache.put("a", vector(100))
     cache.put("b", vector(200))
     assert cache.bytes == entry_bytes("a", vector(100)) + entry_bytes("b", vector(200))
 
 
 def test_what_was_not_used_for_longest_makes_room() -> None:
-    cache = Cache(3 * entry_bytes("a", vector()))
+    cache = AnswerCache(3 * entry_bytes("a", vector()))
     for key in "abc":
         cache.put(key, vector())
     cache.get("a")
@@ -40,7 +40,7 @@ def test_what_was_not_used_for_longest_makes_room() -> None:
 
 
 def test_a_large_answer_takes_the_place_of_several() -> None:
-    cache = Cache(4 * entry_bytes("a", vector()))
+    cache = AnswerCache(4 * entry_bytes("a", vector()))
     for key in "abcd":
         cache.put(key, vector())
     cache.put("large", vector(400))
@@ -49,14 +49,14 @@ def test_a_large_answer_takes_the_place_of_several() -> None:
 
 
 def test_an_answer_that_is_too_large_drives_nothing_out() -> None:
-    cache = Cache(entry_bytes("a", vector()))
+    cache = AnswerCache(entry_bytes("a", vector()))
     cache.put("a", vector())
     cache.put("b", vector(10_000))
     assert cache.get("a") is not None and cache.get("b") is None
 
 
 def test_the_same_answer_is_not_counted_twice() -> None:
-    cache = Cache(10_000)
+    cache = AnswerCache(10_000)
     cache.put("a", vector())
     before = cache.bytes
     cache.put("a", vector())
@@ -64,13 +64,13 @@ def test_the_same_answer_is_not_counted_twice() -> None:
 
 
 def test_a_cache_of_no_bytes_keeps_nothing() -> None:
-    cache = Cache(0)
+    cache = AnswerCache(0)
     cache.put("a", vector())
     assert cache.get("a") is None and cache.bytes == 0
 
 
 def test_many_answers_never_exceed_the_limit() -> None:
-    cache, random = Cache(20_000), np.random.default_rng(0)
+    cache, random = AnswerCache(20_000), np.random.default_rng(0)
     for number in range(500):
         cache.put(f"{random.integers(60)}", vector(int(random.integers(1, 900))))
         cache.get(f"{number % 60}")
@@ -92,7 +92,7 @@ def test_an_answer_counts_for_what_it_holds(answer: object, size: int) -> None:
 
 def test_a_row_of_an_array_does_not_keep_the_array() -> None:
     batch = np.zeros((1000, 100), np.float32)
-    cache = Cache(10_000)
+    cache = AnswerCache(10_000)
     cache.put("a", batch[0])
     cache.put("b", (batch[1], {"c": batch[2]}))
     one, (two, more) = cache.get("a"), cache.get("b")

@@ -585,8 +585,9 @@ def test_a_probe_of_a_model_that_raises_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
         await loaded(worker)
-        worker._family = Broken()
-        worker._family.load(Held.seen[0])
+        broken = Broken()
+        broken.load(Held.seen[0])
+        worker._work._family = broken
         with pytest.raises(errors.InferenceFailed):
             await worker.probe()
 
@@ -598,7 +599,7 @@ def test_a_probe_of_a_model_that_hangs_fails(tmp_path: Path) -> None:
         worker = make_worker(tmp_path, settings={"probe_timeout_s": 0.01})
         await loaded(worker)
         # The process that would be ended for it is this one.
-        worker._queue().on_hung = lambda batch, seconds: None
+        worker._work.batcher.on_hung = lambda batch, seconds: None
         Held.gate.clear()
         with pytest.raises(errors.DeadlineExceeded):
             await worker.probe()
@@ -757,7 +758,7 @@ def test_calls_are_tried_alone_one_after_another_and_others_come_between(tmp_pat
 
 
 def test_a_reservation_that_nobody_uses_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.worker.worker.RESERVED_S", 0.01)
+    monkeypatch.setattr("cluster.worker.reservation.RESERVED_S", 0.01)
 
     async def scene() -> None:
         worker = make_worker(tmp_path)

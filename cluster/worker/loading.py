@@ -1,0 +1,106 @@
+"""From a wish to a loaded model: finds the weights, checks the options, and has the family load them."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.catalog.entry import Source
+from cluster.facts import ModelFacts
+from cluster.launch import Wanted
+from cluster.settings import Settings
+from cluster.status import Claim, Report
+from cluster.trust import is_pinned_by_us, may_run_code
+from cluster.versioned import Versioned
+from cluster.weights.locate import locate
+from cluster.worker.family import AnyFamily, Prepared, Setup
+
+#: Share of the way to READY that a download, if there is one, takes up.
+DOWNLOAD_SHARE = 0.8
+#: How far a model is that the family has loaded, and that has yet to compute its example.
+LOADED_SHARE = 0.95
+
+
+class ModelLoader:
+    def __init__(
+        self, wanted: Wanted, claim: Claim, settings: Settings, card_device: str, board: Versioned[Report]
+    ) -> None:
+        """`card_device`: what torch calls the kind of card that was claimed, if one was. `board`: where progress is
+        reported."""
+        self._wanted = wanted
+        self._claim = claim
+        self._settings = settings
+        self._card_device = card_device
+        self._board = board
+
+    def fetch(self, source: Source) -> Path:
+        settings = self._settings
+        return locate(
+            source,
+            home=settings.home,
+            offline=settings.offline,
+            allow_pickle=self.may_unpickle(source),
+            roots=settings.model_roots,
+            report=lambda progress: self._board.amend(
+                lambda report: replace(report, progress=replace(progress, fraction=progress.fraction * DOWNLOAD_SHARE))
+            ),
+        )
+
+    def may_unpickle(self, source: Source) -> bool:
+        """Pinned revisions of our own catalogue are trusted: many older repositories have nothing but pickles."""
+        return self._settings.allow_pickle or is_pinned_by_us(self._wanted.entry, source)
+
+    def load(self, family: AnyFamily, folder: Path, threads: int) -> ModelFacts:
+        """Called in the model's own thread: some libraries keep state per thread."""
+        wanted, settings, spec = self._wanted, self._settings, self._wanted.spec
+        options = family.Options.model_validate({**wanted.entry.options, **spec.options})
+        start = self._board.value.progress.fraction
+
+        def report(fraction: float, stage: str = "loading") -> None:
+            self._show(stage, start + (LOADED_SHARE - start) * fraction)
+
+        report(0.1)
+        facts = family.load(
+            Setup(
+                entry=wanted.entry,
+                source=wanted.source,
+                options=options,
+                folder=folder,
+                device=self._card_device if self._claim.cards else "cpu",
+                threads=threads,
+                card_share=min((share for _, share in self._claim.cards), default=1.0),
+                quantization=spec.quantization,
+                asked=frozenset(spec.options),
+                engine=spec.model_engine,
+                home=settings.home,
+                allow_pickle=self.may_unpickle(wanted.source),
+                remote_code=may_run_code(wanted.entry, wanted.source, settings.remote_code),
+                fetch=self.fetch,
+                report=report,
+            )
+        )
+        family.set_threads(threads)
+        self._show("launching", LOADED_SHARE)
+        return facts
+
+    def _show(self, stage: str, fraction: float) -> None:
+        def amended(report: Report) -> Report:
+            return replace(report, progress=replace(report.progress, stage=stage, fraction=fraction))
+
+        self._board.amend(amended)
+
+
+def prepared_example(family: AnyFamily) -> Prepared:
+    example = family.example
+    return family.prepare(example.ability, example.items, example.params)
+
+
+def give_memory_back() -> None:
+    """Returns what loading needed for a while to the system; the allocator would keep it for later."""
+    gc.collect()
+    # Only glibc has this function, and only glibc keeps memory so.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

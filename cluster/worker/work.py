@@ -1,0 +1,248 @@
+"""How requests reach a family, and their answers come back: one class for each contract that workers serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from cluster import errors
+from cluster.calls import Call, View
+from cluster.settings import Settings
+from cluster.worker.admission import QueueLimits
+from cluster.worker.batching import Batcher, Item
+from cluster.worker.cache import AnswerCache
+from cluster.worker.family import AnyFamily, Batched, Prepared, Progress, Stepped, Unwatched
+from cluster.worker.metrics import WorkerMetrics
+from cluster.worker.stepping import SteppedQueue
+
+log = logging.getLogger("cluster.worker.worker")
+
+#: Of the threads that compute, and of those which a model library starts from them.
+MODEL_NICENESS = 5
+
+
+class Outputs(NamedTuple):
+    """Of one request, in order, with the times of `time.perf_counter` at which it was queued and begun."""
+
+    values: list[Any]
+    queued_at: float
+    started_at: float
+
+
+class Work(Protocol):
+    """Serves a family of one contract. All but `loader`, `warm_up` and `loaded` is for the loop that takes requests."""
+
+    #: Whether small requests are prepared on the event loop; a thread hop would cost more than that.
+    prepares_inline: ClassVar[bool]
+    #: The thread that loads the model, and later sets how many cores it uses.
+    loader: ThreadPoolExecutor
+    #: When the model last showed that it computes.
+    computed_at: float
+
+    def warm_up(self, prepared: Prepared) -> None:
+        """Computes the example, in the thread that loads."""
+
+    def loaded(self) -> None:
+        """Called once the model can serve."""
+
+    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
+        """What the family makes of one request."""
+
+    def cancel(self, owner: str, block_s: float) -> bool:
+        """Drops the work of that request; True when there was any."""
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        """How far a request is, as soon as it is newer than what was seen; None when it is not known here."""
+
+    def is_busy(self) -> bool:
+        """Whether the model computes right now; raises when that has taken too long without a sign of progress."""
+
+    def measure(self) -> None:
+        """Brings the metrics up to date."""
+
+
+def work_of(family: AnyFamily, uid: str, name: str, settings: Settings, metrics: WorkerMetrics) -> Work:
+    if family.contract == "batched":
+        return BatchedWork(family, name, settings, metrics)
+    if family.contract == "stepped":
+        return SteppedWork(family, name)
+    raise errors.LoadFailed(f"{uid} could not be loaded: workers cannot serve yet what brings a scheduler of its own.")
+
+
+class BatchedWork:
+    """Requests wait in one queue, which gathers inputs of all callers into batches."""
+
+    prepares_inline: ClassVar[bool] = True
+
+    def __init__(self, family: Batched, name: str, settings: Settings, metrics: WorkerMetrics) -> None:
+        self._family = family
+        self._name = name
+        self._settings = settings
+        self._metrics = metrics
+        self._batcher: Batcher | None = None
+        #: Tokens per second of the pass at the end of loading, which is slower than those that follow.
+        self._first_speed = 0.0
+        self.loader = model_threads(1)
+        self.computed_at = float("-inf")
+
+    def warm_up(self, prepared: Prepared) -> None:
+        started = time.perf_counter()
+        self._run(prepared.values)
+        self._first_speed = sum(prepared.tokens) / max(time.perf_counter() - started, 1e-6)
+
+    def loaded(self) -> None:
+        """The thread that loaded the model also runs it."""
+
+    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
+        ticket = self.batcher.submit(
+            prepared.values,
+            prepared.tokens,
+            key=(call.ability, prepared.key),
+            seconds_left=call.seconds_left,
+            owner=call.id,
+            identities=None if call.params.get("cache") is False else prepared.identities,
+        )
+        # The queue drops what is late; this bounds what is already running.
+        async with asyncio.timeout(call.seconds_left + 1):
+            values = await ticket.done
+        return Outputs(values, ticket.queued_at, ticket.started_at)
+
+    def cancel(self, owner: str, block_s: float) -> bool:
+        return self.batcher.cancel(owner)
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return None
+
+    def is_busy(self) -> bool:
+        """A batch that hangs ends the process, so there is nothing to find out by a probe."""
+        return self._batcher is not None and self._batcher.busy
+
+    def measure(self) -> None:
+        if self._batcher is not None:
+            self._metrics.queue(self._batcher)
+
+    @property
+    def batcher(self) -> Batcher:
+        """Made by the first request, on the loop that serves requests."""
+        if self._batcher is None:
+            pace, settings = self._family.pace, self._settings
+            self._batcher = Batcher(
+                self._run,
+                self.loader if pace.parallel == 1 else model_threads(pace.parallel),
+                batch_tokens=pace.batch_tokens or settings.batch_tokens,
+                limits=QueueLimits(settings.queue_tokens, settings.max_wait_s, settings.max_wait_from),
+                parallel=pace.parallel,
+                pads=pace.pads,
+                cache=AnswerCache(settings.cache_bytes) if settings.cache_bytes else None,
+                hung_s=settings.probe_timeout_s,
+                first_speed=self._first_speed,
+            )
+            self._batcher.on_batch = self._ran
+            self._batcher.on_hung = self._end_hung
+        return self._batcher
+
+    def _run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        with _ending_with_the_accelerator():
+            return self._family.run(batch)
+
+    def _ran(self, batch: Sequence[Item], seconds: float) -> None:
+        self.computed_at = time.perf_counter()
+        self._metrics.batch(len(batch), sum(item.tokens for item in batch), seconds)
+
+    def _end_hung(self, batch: Sequence[Item], seconds: float) -> None:
+        """A thread cannot be stopped from outside; only a new process computes again."""
+        log.critical("%s: a batch of %d inputs has run for %.0f s, this worker ends", self._name, len(batch), seconds)
+        os._exit(70)
+
+
+class SteppedWork:
+    """Each value has a thread of its own and reports how far it is."""
+
+    prepares_inline: ClassVar[bool] = False
+
+    def __init__(self, family: Stepped, name: str) -> None:
+        self._family = family
+        self._name = name
+        self._queue: SteppedQueue | None = None
+        self.loader = model_threads(1)
+        self.computed_at = float("-inf")
+
+    def warm_up(self, prepared: Prepared) -> None:
+        for value in prepared.values:
+            self._stream(value, Unwatched())
+
+    def loaded(self) -> None:
+        """Requests are computed in other threads. The one that loaded would only keep its OpenMP team awake."""
+        done, self.loader = self.loader, model_threads(1)
+        done.shutdown(wait=False)
+
+    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
+        costs = prepared.tokens if prepared.costs is None else prepared.costs
+        request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
+        values = await request.done
+        self.computed_at = time.perf_counter()
+        return Outputs(values, request.queued_at, request.started_at)
+
+    def cancel(self, owner: str, block_s: float) -> bool:
+        """Takes no request of that id for `block_s`."""
+        return self.queue.cancel(owner, block_s)
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return await self._queue.watch(owner, seen, wait_s) if self._queue is not None else None
+
+    def is_busy(self) -> bool:
+        """A value may take minutes, and shows at each step that it goes on."""
+        if self._queue is None or not self._queue.running:
+            return False
+        if not self._queue.is_alive:
+            raise errors.Unavailable(f"{self._name} works on something and shows no progress.", retry_after_s=5.0)
+        return True
+
+    def measure(self) -> None:
+        """There are no metrics of this queue."""
+
+    @property
+    def queue(self) -> SteppedQueue:
+        """Made by the first request, on the loop that serves requests."""
+        if self._queue is None:
+            pace = self._family.pace
+            self._queue = SteppedQueue(
+                self._stream, model_threads(pace.parallel), parallel=pace.parallel, speed=pace.speed
+            )
+        return self._queue
+
+    def _stream(self, value: Any, progress: Progress) -> Any:
+        with _ending_with_the_accelerator():
+            return self._family.stream(value, progress)
+
+
+def model_threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, "model", _give_way)
+
+
+def _give_way() -> None:
+    """A model computes for seconds, and the next request is read in microseconds: so reading goes first."""
+    if sys.platform == "linux":  # elsewhere it would be the priority of another process
+        thread = threading.get_native_id()
+        # Only root may go back to less than the process was started with.
+        os.setpriority(os.PRIO_PROCESS, thread, max(MODEL_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
+@contextmanager
+def _ending_with_the_accelerator() -> Iterator[None]:
+    """Ends this process when the accelerator fails: its context does not come back, every later call would fail too."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "AcceleratorError":
+            log.critical("the accelerator failed, this worker ends: %s", error)
+            os._exit(70)
+        raise
