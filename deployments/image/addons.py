@@ -14,12 +14,12 @@ from cluster import errors
 LIGHTNING = "lightning"
 
 
-def add_lora(pipe: Any, name: str, place: Path, option: str = "lora_modules") -> None:
+def add_lora(pipe: Any, name: str, path: Path, option: str = "lora_modules") -> None:
     """Under that name, beside the others; whether it counts is said per request."""
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
         raise errors.BadOption(f"{kind} takes no LoRA: leave {name} out.", option)
-    file = place if place.is_file() else _lora_file(place, name, option)
+    file = path if path.is_file() else _lora_file(path, name, option)
     try:
         pipe.load_lora_weights(
             str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True, use_safetensors=True
@@ -27,7 +27,7 @@ def add_lora(pipe: Any, name: str, place: Path, option: str = "lora_modules") ->
     # A LoRA of another model ends in whatever the conversion of its names stumbles over.
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _of_another(name, kind, first_line(error), option) from error
-    if not any(name in found for found in pipe.get_list_adapters().values()):
+    if not any(name in names for names in pipe.get_list_adapters().values()):
         raise _of_another(name, kind, "none of its weights has a place there", option)
 
 
@@ -41,16 +41,16 @@ def _lora_file(folder: Path, name: str, option: str) -> Path:
     files = sorted(folder.glob("*.safetensors"))
     usual = [file for file in files if file.name == "pytorch_lora_weights.safetensors"] or files
     if len(usual) != 1:
-        found = ", ".join(file.name for file in files) or "none"
+        names = ", ".join(file.name for file in files) or "none"
         raise errors.BadOption(
-            f"The folder of the LoRA {name} should have one .safetensors file and has {found}: give the file itself.",
+            f"The folder of the LoRA {name} should have one .safetensors file and has {names}: give the file itself.",
             option,
         )
     return usual[0]
 
 
-def _of_another(name: str, kind: str, told: str, option: str) -> errors.BadOption:
-    return errors.BadOption(f"The LoRA {name} was not made for {kind} ({told}): give one that was.", option)
+def _of_another(name: str, kind: str, reason: str, option: str) -> errors.BadOption:
+    return errors.BadOption(f"The LoRA {name} was not made for {kind} ({reason}): give one that was.", option)
 
 
 def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
@@ -100,8 +100,8 @@ def with_controlnets(pipe: Any, nets: Sequence[Any]) -> Any:
     try:
         made = AutoPipelineForText2Image.from_pipe(pipe, controlnet=net)
     except ValueError as error:
-        told = first_line(error)
-        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet: {told}.", "controlnet") from error
+        reason = first_line(error)
+        raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet: {reason}.", "controlnet") from error
     if "ControlNet" not in type(made).__name__:
         raise errors.BadOption(f"{type(pipe).__name__} takes no ControlNet.", "controlnet")
     return made

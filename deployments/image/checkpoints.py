@@ -15,16 +15,16 @@ from deployments.image.layout import INDEX
 _ENCODERS = ("cond_stage_model.", "conditioner.embedders.", "text_encoders.")
 
 
-def checkpoint_in(place: Path) -> Path | None:
+def checkpoint_in(path: Path) -> Path | None:
     """The file, where there is no folder of a pipeline."""
-    if place.is_file():
-        return place
-    if (place / INDEX).is_file():
+    if path.is_file():
+        return path
+    if (path / INDEX).is_file():
         return None
-    files = sorted(place.glob("*.safetensors"))
+    files = sorted(path.glob("*.safetensors"))
     if len(files) > 1:
-        found = ", ".join(file.name for file in files)
-        raise errors.LoadFailed(f"{place} has {found}, and no {INDEX}: give one of the files as model_path.")
+        names = ", ".join(file.name for file in files)
+        raise errors.LoadFailed(f"{path} has {names}, and no {INDEX}: give one of the files as model_path.")
     return files[0] if files else None
 
 
@@ -35,10 +35,10 @@ def is_whole(file: Path) -> bool:
 
 def rest_of(file: Path, entry: Entry, own: Source) -> Source:
     """The pipeline that the file belongs to, less what the file has: as the catalogue says, or as its names tell."""
-    known = next((source for source in entry.sources if source != own and source.id != own.id), None)
-    source = known or Source(hub="huggingface", id=_repository_of(file))
+    listed = next((source for source in entry.sources if source != own and source.id != own.id), None)
+    source = listed or Source(hub="huggingface", id=_repository_of(file))
     places = ("*",) if is_whole(file) else ("transformer/*", "unet/*")
-    unused = [f"{place}.{suffix}" for place in places for suffix in ("safetensors", "bin")]
+    unused = [f"{folder}.{suffix}" for folder in places for suffix in ("safetensors", "bin")]
     return source.model_copy(update={"exclude": (*source.exclude, *unused)})
 
 
@@ -50,9 +50,9 @@ def _repository_of(file: Path) -> str:
     return str(fetch_diffusers_config(outline)["pretrained_model_name_or_path"])
 
 
-def whole_pipeline(kind: Any, file: Path, rest: Path, dtype: Any, parts: dict[str, Any]) -> Any:
+def whole_pipeline(kind: Any, file: Path, folder: Path, dtype: Any, parts: dict[str, Any]) -> Any:
     try:
-        return kind.from_single_file(str(file), config=str(rest), dtype=dtype, local_files_only=True, **parts)
+        return kind.from_single_file(str(file), config=str(folder), dtype=dtype, local_files_only=True, **parts)
     # Weights of another model end in whatever its conversion stumbles over.
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise errors.LoadFailed(f"{file.name} cannot be loaded as a {kind.__name__}: {error}") from error

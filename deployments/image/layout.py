@@ -42,10 +42,10 @@ class Layout:
     @property
     def denoiser(self) -> str:
         """The slot of what is run at every step."""
-        found = next((slot for slot in DENOISERS if slot in self.parts), None)
-        if found is None:
+        slot = next((slot for slot in DENOISERS if slot in self.parts), None)
+        if slot is None:
             raise errors.LoadFailed(f"{self.pipeline} has no denoiser that is known here; it has {self._slots()}.")
-        return found
+        return slot
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -54,9 +54,9 @@ class Layout:
     def refuse_unknown(self, option: str, slots: tuple[str, ...]) -> None:
         unknown = next((slot for slot in slots if slot not in self.text_encoders), None)
         if unknown is not None:
-            known = ", ".join(self.text_encoders) or "none"
+            names = ", ".join(self.text_encoders) or "none"
             raise errors.BadOption(
-                f"{self.pipeline} has no text encoder {quoted(unknown)} for {option}; it has {known}.", option
+                f"{self.pipeline} has no text encoder {quoted(unknown)} for {option}; it has {names}.", option
             )
 
     def _slots(self) -> str:
@@ -69,8 +69,8 @@ def _is_part(kind: object) -> bool:
 
 def pickled_parts(folder: Path, layout: Layout) -> list[str]:
     """The parts whose weights are there only as pickles."""
-    found = {slot: weight_set(names_in(folder / slot)) for slot in layout.parts if (folder / slot).is_dir()}
-    return [slot for slot, names in found.items() if any(name.endswith(PICKLES) for name in names)]
+    files = {slot: weight_set(names_in(folder / slot)) for slot in layout.parts if (folder / slot).is_dir()}
+    return [slot for slot, names in files.items() if any(name.endswith(PICKLES) for name in names)]
 
 
 def has_variant(folder: Path, variant: str) -> bool:

@@ -56,10 +56,10 @@ class LoadingLaunch:
     def bits(self) -> dict[str, str]:
         """Slot -> how it is quantised by bitsandbytes."""
         options = self.options
-        found = dict.fromkeys(options.quantize_text_encoder, str(options.text_encoder_quantization))
+        by_slot = dict.fromkeys(options.quantize_text_encoder, str(options.text_encoder_quantization))
         if options.denoiser_quantization not in (None, "fp8"):
-            found[self.layout.denoiser] = str(options.denoiser_quantization)
-        return {slot: bits for slot, bits in found.items() if slot not in options.dropped}
+            by_slot[self.layout.denoiser] = str(options.denoiser_quantization)
+        return {slot: bits for slot, bits in by_slot.items() if slot not in options.dropped}
 
     def reading(self) -> dict[str, Any]:
         """How every part is read from the folder."""
@@ -82,11 +82,11 @@ def load(setup: Setup, fetch: Fetch) -> Loaded:
     parts = _parts(launch)
     setup.report(0.6, "loading weights")
     pipe = _pipeline(launch, parts)
-    pipe, told = _outfitted(launch, pipe)
+    pipe, facts = _outfitted(launch, pipe)
     setup.report(0.8, "placing weights")
-    told |= tune(pipe, launch.layout.denoiser, options, launch.dtype, launch.device)
+    facts |= tune(pipe, launch.layout.denoiser, options, launch.dtype, launch.device)
     place(pipe, launch.layout.denoiser, options, launch.device)
-    return Loaded(pipe, {**_about(launch, pipe), **told})
+    return Loaded(pipe, {**_about(launch, pipe), **facts})
 
 
 # ---------------------------------------------------------------------------------------- what cannot be done
@@ -228,22 +228,22 @@ def _from_folder(launch: LoadingLaunch, parts: Mapping[str, Any]) -> Any:
 def _outfitted(launch: LoadingLaunch, pipe: Any) -> tuple[Any, dict[str, Any]]:
     """With everything that comes from elsewhere, and what is to be told of it."""
     options, entry, hub = launch.options, launch.setup.entry, launch.setup.source.hub
-    told: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     lightning = lightning_source(entry, options, hub)
     if lightning is not None:
         is_packed = options.takes_gguf or launch.layout.denoiser in launch.bits
-        told["steps"] = addons.add_lightning(pipe, launch.fetch(lightning), is_packed)
-        told["always"] = [addons.LIGHTNING] if is_packed else []
+        facts["steps"] = addons.add_lightning(pipe, launch.fetch(lightning), is_packed)
+        facts["always"] = [addons.LIGHTNING] if is_packed else []
     for name, text in options.lora_modules.items():
         addons.add_lora(pipe, name, launch.fetch(any_source(text, "lora_modules", hub)))
     if options.lora_modules:
-        told["loras"] = sorted(options.lora_modules)
-        _use_only(pipe, told.get("always", []))
+        facts["loras"] = sorted(options.lora_modules)
+        _use_only(pipe, facts.get("always", []))
     if options.controlnet:
         folders = [launch.fetch(controlnet_source(entry, name, hub)) for name in options.controlnet]
         pipe = addons.with_controlnets(pipe, [addons.controlnet(folder, launch.dtype) for folder in folders])
-        told["controlnets"] = list(options.controlnet)
-    return pipe, told
+        facts["controlnets"] = list(options.controlnet)
+    return pipe, facts
 
 
 def _use_only(pipe: Any, names: list[str]) -> None:

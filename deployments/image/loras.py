@@ -28,13 +28,13 @@ def adapting(pipe: DiffusionPipeline, slots: Collection[str], always: Sequence[s
     in_force: list[Adapters | None] = [None] * len(parts)
 
     def adapt(adapters: Adapters) -> None:
-        for place, (part, names) in enumerate(parts):
+        for index, (part, names) in enumerate(parts):
             wanted = tuple((name, scale) for name, scale in (*own, *adapters) if name in names)
-            if in_force[place] != wanted:
+            if in_force[index] != wanted:
                 # A change that fails half-way leaves no set in force, so that the next call makes it again.
-                in_force[place] = None
+                in_force[index] = None
                 _put_in_force(part, wanted)
-                in_force[place] = wanted
+                in_force[index] = wanted
 
     return adapt
 

@@ -47,8 +47,8 @@ class PlannedLaunch:
     def denoiser(self) -> str:
         if self.layout is not None:
             return self.layout.denoiser
-        told = self.entry.facts.get("components") or {}
-        return next((slot for slot in DENOISERS if slot in told), DENOISERS[0])
+        components = self.entry.facts.get("components") or {}
+        return next((slot for slot in DENOISERS if slot in components), DENOISERS[0])
 
     def here(self, source: Source, allow_pickle: bool = False) -> Inventory | None:
         return inventory_of(source, self.settings, allow_pickle)
@@ -66,11 +66,11 @@ def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, ro
     _refuse(launch)
     case = _case(launch, room)
     made = plan(case)
-    told = advice(case, made, room.bytes) if room.bytes else ""
-    return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, told))
+    sentence = advice(case, made, room.bytes) if room.bytes else ""
+    return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, sentence))
 
 
-def _shown(made: MemoryPlan, told: str) -> dict[str, Any]:
+def _shown(made: MemoryPlan, sentence: str) -> dict[str, Any]:
     return {
         "components": [
             {
@@ -86,7 +86,7 @@ def _shown(made: MemoryPlan, told: str) -> dict[str, Any]:
         "activation_bytes": made.activation_bytes,
         "fixed_bytes": made.fixed_bytes,
         "peak_bytes": made.peak_bytes,
-        "advice": told,
+        "advice": sentence,
     }
 
 
@@ -149,11 +149,11 @@ def _gguf_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> dict[st
 
 
 def _controlnet_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> dict[str, Weights]:
-    found = {}
+    by_slot = {}
     for name in launch.options.controlnet:
         inventory = launch.here(controlnet_source(launch.entry, name, launch.source.hub))
         denoiser = weights.get(launch.denoiser, Weights("", 0))
         # Where nothing is known of it: a copy of the half of the denoiser that reads.
         numbers = parameters(inventory) if inventory else (denoiser.packable + denoiser.others) // 2
-        found[f"controlnet {name}"] = Weights("ControlNet", 0, numbers or 0)
-    return found
+        by_slot[f"controlnet {name}"] = Weights("ControlNet", 0, numbers or 0)
+    return by_slot

@@ -67,14 +67,14 @@ def written(image: Any, format: Format, quality: int, receipt: Mapping[str, Any]
     from PIL.PngImagePlugin import PngInfo
 
     target = io.BytesIO()
-    told = json.dumps(receipt, sort_keys=True)
+    text = json.dumps(receipt, sort_keys=True)
     if format == "png":
         info = PngInfo()
-        info.add_itxt("receipt", told)
+        info.add_itxt("receipt", text)
         info.add_itxt("parameters", parameters_of(receipt))
         image.save(target, "PNG", compress_level=PNG_EFFORT, pnginfo=info)
     elif format == "jpeg":
-        comment = told.encode() if len(told) < MOST_COMMENT else b""
+        comment = text.encode() if len(text) < MOST_COMMENT else b""
         image.convert("RGB").save(target, "JPEG", quality=quality, comment=comment)
     else:
         image.save(target, "WEBP", quality=quality)

@@ -27,7 +27,7 @@ def _offload_groups(pipe: Any, in_blocks: str, device: str) -> None:
     import torch
     from diffusers.hooks import apply_group_offloading
 
-    place = {
+    arguments = {
         "onload_device": torch.device(device),
         "offload_device": torch.device("cpu"),
         "use_stream": device != "cpu",
@@ -38,9 +38,9 @@ def _offload_groups(pipe: Any, in_blocks: str, device: str) -> None:
         if is_packed(part):
             part.to(device)
         elif slot == in_blocks:
-            apply_group_offloading(part, offload_type="block_level", num_blocks_per_group=1, **place)
+            apply_group_offloading(part, offload_type="block_level", num_blocks_per_group=1, **arguments)
         else:
-            apply_group_offloading(part, offload_type="leaf_level", **place)
+            apply_group_offloading(part, offload_type="leaf_level", **arguments)
 
 
 def is_packed(part: Any) -> bool:

@@ -89,11 +89,11 @@ class Weights:
     gguf_bytes: int | None = None
 
     @classmethod
-    def of(cls, kind: str, found: Iterable[Tensor], tables: re.Pattern[str] | None) -> Weights:
+    def of(cls, kind: str, tensors: Iterable[Tensor], tables: re.Pattern[str] | None) -> Weights:
         """`tables` tells which matrices are looked up and not multiplied; denoisers have none."""
         packable = others = kept = rows = packed_bytes = 0
         blocks: dict[str, int] = defaultdict(int)
-        for tensor in found:
+        for tensor in tensors:
             if not tensor.is_plain:
                 packed_bytes += tensor.bytes
             elif _is_packable(tensor, tables):
@@ -107,18 +107,18 @@ class Weights:
         return cls(kind, packable, others, kept, rows, packed_bytes, _share_at_once(blocks))
 
     def bytes(self, item_bytes: int, quantization: str) -> int:
-        rest = self.others * item_bytes + self.packed_bytes
+        unpacked = self.others * item_bytes + self.packed_bytes
         match quantization:
             case "8-bit":
-                return self.packable + 4 * self.rows + rest
+                return self.packable + 4 * self.rows + unpacked
             case "4-bit" | "nf4":
                 # Two to a byte, and an fp32 scale for every 64.
-                return int(self.packable * (0.5 + 4 / 64)) + rest
+                return int(self.packable * (0.5 + 4 / 64)) + unpacked
             case "fp8":
                 return self.packable + self.others + self.kept * (item_bytes - 1) + self.packed_bytes
         if quantization.startswith("GGUF"):
             return self._gguf(quantization.removeprefix("GGUF "), item_bytes)
-        return self.packable * item_bytes + rest
+        return self.packable * item_bytes + unpacked
 
     def _gguf(self, type: str, item_bytes: int) -> int:
         if self.gguf_bytes is not None:
@@ -140,24 +140,24 @@ def _share_at_once(blocks: Mapping[str, int]) -> float:
 
 def weights_on_disk(inventory: Inventory, layout: Layout) -> dict[str, Weights]:
     """Of the parts that have any there."""
-    found = {}
+    weights = {}
     for slot, (_, kind) in layout.parts.items():
         part = inventory.under(slot)
         if any(name.endswith(".safetensors") and "/" not in name for name in part.files):
             tables = None if slot in DENOISERS else _TABLES
-            found[slot] = Weights.of(kind, tensors(part), tables)
-    return found
+            weights[slot] = Weights.of(kind, tensors(part), tables)
+    return weights
 
 
 def weights_told(facts: Mapping[str, Any]) -> dict[str, Weights]:
     """From a catalogue entry's billions of parameters."""
-    told: Mapping[str, float] = facts.get("components") or {}
-    found = {}
-    for slot, billions in told.items():
+    components: Mapping[str, float] = facts.get("components") or {}
+    weights = {}
+    for slot, billions in components.items():
         numbers = int(billions * 1e9)
         packable = int(numbers * PACKABLE_OF_ENCODERS) if slot.startswith("text_encoder") else numbers
-        found[slot] = Weights("", packable, numbers - packable, kept=int(numbers * KEPT_OF_DENOISERS))
-    return found
+        weights[slot] = Weights("", packable, numbers - packable, kept=int(numbers * KEPT_OF_DENOISERS))
+    return weights
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ def _side(denoiser: Mapping[str, Any], levels: int) -> int:
     return latents * 2 ** (min(levels, 8) - 1) if _is_size(latents) else 1024
 
 
-def number_format(options: ImageOptions, asked: Collection[str], on_gpu: bool) -> str:
+def number_format(options: ImageOptions, named: Collection[str], on_gpu: bool) -> str:
     """On CPU fp32, unless the launch asked for something else: what a model's own options say is meant for GPUs."""
-    if options.torch_dtype == "auto" or not (on_gpu or "torch_dtype" in asked):
+    if options.torch_dtype == "auto" or not (on_gpu or "torch_dtype" in named):
         return "bfloat16" if on_gpu else "float32"
     return options.torch_dtype
 
@@ -370,20 +370,20 @@ def rungs(case: Case) -> Iterator[Rung]:
             yield Rung("cpu_offload=group", {"cpu_offload": "group"})
             if options.quantize_text_encoder:
                 # Packed weights stay on the card, whatever comes and goes there.
-                told = "quantize_text_encoder=false, cpu_offload=group"
-                yield Rung(told, {"quantize_text_encoder": (), "cpu_offload": "group"})
+                text = "quantize_text_encoder=false, cpu_offload=group"
+                yield Rung(text, {"quantize_text_encoder": (), "cpu_offload": "group"})
 
 
 def fitting(case: Case, room_bytes: int) -> tuple[str, int] | None:
     """The smallest change with which it fits, and the peak it then has: a rung alone, or with all that come before."""
     steps = list(rungs(case))
-    for way in (way for place in range(len(steps)) for way in ([steps[place]], steps[: place + 1])):
+    for way in (way for index in range(len(steps)) for way in ([steps[index]], steps[: index + 1])):
         changes = {key: value for step in way for key, value in step.changes.items()}
         peak = plan(case.with_options(**changes)).peak_bytes
         if peak <= room_bytes:
             # A later rung may replace an earlier one.
-            told = {step.told.partition("=")[0]: step.told for step in way}
-            return ", ".join(told.values()), peak
+            texts = {step.told.partition("=")[0]: step.told for step in way}
+            return ", ".join(texts.values()), peak
     return None
 
 
@@ -393,10 +393,10 @@ def advice(case: Case, made: MemoryPlan, room_bytes: int) -> str:
     needs = f"{case.name} needs {gigabytes(made.peak_bytes)}"
     if made.peak_bytes <= room_bytes:
         return f"{needs}, and {where} has {gigabytes(room_bytes)}."
-    found = fitting(case, room_bytes)
-    if found is None:
+    change = fitting(case, room_bytes)
+    if change is None:
         return f"{needs}, {where} has {gigabytes(room_bytes)}, and no option makes it fit: take a smaller model."
-    return f"{needs}, and {where} has {gigabytes(room_bytes)}; with {found[0]} it needs {gigabytes(found[1])}."
+    return f"{needs}, and {where} has {gigabytes(room_bytes)}; with {change[0]} it needs {gigabytes(change[1])}."
 
 
 def gigabytes(size: int) -> str:

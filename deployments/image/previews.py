@@ -66,8 +66,8 @@ def _fitted(vae: Any) -> tuple[Any, Any]:
             if hasattr(vae.encode, "__func__")
             else False
         )
-        found = vae.encode(sample.unsqueeze(2) if is_video else sample)
-        latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latent
+        encoded = vae.encode(sample.unsqueeze(2) if is_video else sample)
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
         latents = _normalised(vae, latents)
         if latents.dim() == 5:
             latents = latents[:, :, 0]

@@ -5,14 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster import errors
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import gguf_architecture
 from deployments.image.addons import first_line
 
-#: `general.architecture` of the files that hold a denoiser's weights. A class that is not here takes any.
+if TYPE_CHECKING:
+    from diffusers import BitsAndBytesConfig, ModelMixin
+    from diffusers.quantizers import DiffusersQuantizer
+    from torch import dtype as Dtype
+    from transformers import PreTrainedModel
+
+    #: Of a part that can be read in fewer bits: a denoiser or a text encoder.
+    PartClass = type[ModelMixin] | type[PreTrainedModel]
+    DeviceMap = dict[str, str]
+
+#: `general.architecture` of the GGUF files that hold the weights of a class of denoisers. A class that is not listed
+#: takes any file.
 ARCHITECTURES = {
     "FluxTransformer2DModel": ("flux",),
     "Flux2Transformer2DModel": ("flux", "flux2"),
@@ -28,8 +39,8 @@ ARCHITECTURES = {
 }
 
 
-def config_for(kind: Any, bits: str, dtype: Any) -> Any:
-    """What tells a library to read that class into so many bits; each library only knows its own."""
+def config_for(kind: PartClass, bits: str, dtype: Dtype) -> BitsAndBytesConfig:
+    """The configuration with which a library loads that class in so many bits; each library knows only its own."""
     import diffusers
     import transformers
 
@@ -45,9 +56,10 @@ def config_for(kind: Any, bits: str, dtype: Any) -> Any:
 
 @contextmanager
 def allowed_without_gpu(device: str) -> Iterator[None]:
-    """Lets diffusers quantise on CPU while a part is loaded, which it refuses although bitsandbytes can.
+    """Lets diffusers quantise on CPU while a part is loaded: it refuses to, although bitsandbytes can.
 
-    Both classes differ from their own in not looking for a GPU; the table they stand in is as before afterwards.
+    The quantisers that stand in for the library's own differ in not looking for a GPU. Afterwards the library's table
+    of quantisers is as it was.
     """
     if device != "cpu":
         yield
@@ -63,11 +75,11 @@ def allowed_without_gpu(device: str) -> Iterator[None]:
         table.update(own)
 
 
-def _on_cpu(kind: Any) -> Any:
-    def validate_environment(self: Any, *args: Any, **given: Any) -> None:
-        """Asks for no GPU; the packages are pinned and there."""
+def _on_cpu(kind: type[DiffusersQuantizer]) -> type[DiffusersQuantizer]:
+    def validate_environment(self: DiffusersQuantizer, *args: object, **kwargs: object) -> None:
+        """Checks nothing: no GPU is needed, and the packages are installed with ours."""
 
-    def update_device_map(self: Any, device_map: Any) -> Any:
+    def update_device_map(self: DiffusersQuantizer, device_map: DeviceMap | None) -> DeviceMap:
         return device_map or {"": "cpu"}
 
     return type(
@@ -76,19 +88,19 @@ def _on_cpu(kind: Any) -> Any:
 
 
 def refuse_other_gguf(file: Inventory, kind: str, expected: str | None = None) -> None:
-    """Before anything is read: the header says which model a file belongs to."""
-    found = gguf_architecture(file)
+    """Refuses a file of another model by its header, before any weight is read."""
+    architecture = gguf_architecture(file)
     takes = (*([expected] if expected else []), *ARCHITECTURES.get(kind, ()))
-    if takes and found not in takes:
+    if takes and architecture not in takes:
         raise errors.BadOption(
-            f"{file.place.name} holds a model of the architecture {found!r}, and {kind} takes {' or '.join(takes)}: "
-            "give a file that was made from this model.",
+            f"{file.place.name} holds a model of the architecture {architecture!r}, and {kind} takes "
+            f"{' or '.join(takes)}: give a file that was made from this model.",
             "gguf_model_path",
         )
 
 
-def denoiser_from(file: Path, kind: Any, config: Path, dtype: Any) -> Any:
-    """Out of a GGUF file, or of a safetensors file of its own."""
+def denoiser_from(file: Path, kind: type[ModelMixin], config: Path, dtype: Dtype) -> ModelMixin:
+    """A denoiser from a GGUF file, or from a safetensors file that holds nothing else."""
     from diffusers import GGUFQuantizationConfig
 
     is_gguf = file.suffix.lower() == ".gguf"
@@ -96,7 +108,7 @@ def denoiser_from(file: Path, kind: Any, config: Path, dtype: Any) -> Any:
         what, option = ("GGUF files", "gguf_quantization") if is_gguf else ("a file of its own", "model_path")
         raise errors.BadOption(f"{kind.__name__} cannot be read from {what}: give a folder.", option)
     try:
-        # With a config, it asks no hub what the file is.
+        # Without a config, the library would ask a hub what the file is.
         return kind.from_single_file(
             str(file),
             config=str(config),
@@ -104,7 +116,7 @@ def denoiser_from(file: Path, kind: Any, config: Path, dtype: Any) -> Any:
             dtype=dtype,
             local_files_only=True,
         )
-    # Weights of another size or kind end in whatever its conversion stumbles over.
+    # Weights of another size or kind make the library's conversion fail with one of these.
     except (ValueError, RuntimeError, KeyError, IndexError) as error:
-        told = first_line(error)
-        raise errors.LoadFailed(f"{file.name} does not hold the weights of this {kind.__name__}: {told}.") from error
+        reason = first_line(error)
+        raise errors.LoadFailed(f"{file.name} does not hold the weights of this {kind.__name__}: {reason}.") from error

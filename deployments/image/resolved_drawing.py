@@ -103,9 +103,9 @@ def resolved(model: LoadedModel, task: str, prompt: str, drawing: Drawing) -> li
             mask=mask,
             control=control,
             arguments={**arguments, **_label(model, takes, drawing, seed)},
-            previews=drawing.partial_images if place == 0 else 0,
+            previews=drawing.partial_images if index == 0 else 0,
         )
-        for place, seed in enumerate(_seeds(drawing))
+        for index, seed in enumerate(_seeds(drawing))
     ]
 
 
@@ -245,4 +245,4 @@ def _seeds(drawing: Drawing) -> list[int]:
     if isinstance(drawing.seed, list):
         return drawing.seed
     first = drawing.seed if drawing.seed is not None else secrets.randbelow(2**32)
-    return [(first + place) % (MOST_SEED + 1) for place in range(drawing.n)]
+    return [(first + offset) % (MOST_SEED + 1) for offset in range(drawing.n)]

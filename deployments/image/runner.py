@@ -188,7 +188,7 @@ class Runner:
         ) -> dict[str, Tensor]:
             # Some samplers evaluate the denoiser twice at every step.
             count = request.steps = getattr(pipeline, "num_timesteps", drawing.run_steps)
-            previewed = {round(count * (place + 1) / (drawing.previews + 1)) for place in range(drawing.previews)}
+            previewed = {round(count * (number + 1) / (drawing.previews + 1)) for number in range(drawing.previews)}
             request.finish(step + 1)
             is_last = request.step >= count
             request.progress.check()

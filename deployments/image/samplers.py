@@ -70,15 +70,15 @@ def check_sampler(name: str | None, scheduler: Any) -> str | None:
     """The sampler's own spelling, None for the model's own; raises for one that the model cannot use."""
     if name is None or name.strip().lower() in (DEFAULT, "", "automatic"):
         return None
-    known = samplers_for(scheduler)
-    folded = {_fold(one): one for one in known}
+    samplers = samplers_for(scheduler)
+    folded = {_fold(spelling): spelling for spelling in samplers}
     # Of several with the same scheduler, its name means the first, which changes nothing of it.
-    by_scheduler = {_fold(sampler.scheduler): one for one, sampler in reversed(known.items())}
-    found = folded.get(_fold(name)) or by_scheduler.get(_fold(name))
-    if found is not None:
-        return found
+    by_scheduler = {_fold(sampler.scheduler): spelling for spelling, sampler in reversed(samplers.items())}
+    sampler_name = folded.get(_fold(name)) or by_scheduler.get(_fold(name))
+    if sampler_name is not None:
+        return sampler_name
     near = nearest(_fold(name), folded, cutoff=0.5)
-    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(known) or 'only its own'}."
+    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there is {', '.join(samplers) or 'only its own'}."
     raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", "sampler_name")
 
 

@@ -47,27 +47,27 @@ class Saturation:
 
     def seconds(self, shape: Hashable, samples: int) -> float:
         """What a pass takes, zero when none of the shape has been seen."""
-        known = self._seconds.get(shape, {})
-        return known.get(samples) or min(known.values(), default=0.0)
+        seconds = self._seconds.get(shape, {})
+        return seconds.get(samples) or min(seconds.values(), default=0.0)
 
     def cap(self, shape: Hashable) -> int:
         """Samples up to which each further one makes all cheaper; beyond what is known, a little more is tried."""
         with self._lock:
-            known = dict(self._seconds.get(shape, {}))
+            seconds = dict(self._seconds.get(shape, {}))
             bound = self._bounds.get(shape, self._most)
         best, cheapest = 1, float("inf")
-        for samples in sorted(known):
-            each = known[samples] / samples
+        for samples in sorted(seconds):
+            each = seconds[samples] / samples
             if each < WORTH * cheapest:
                 best, cheapest = samples, each
-        if not known or best == max(known) or self._doubts(shape):
+        if not seconds or best == max(seconds) or self._doubts(shape):
             best = GROWTH * best
         return max(1, min(best, bound, self._most))
 
     def _doubts(self, shape: Hashable) -> bool:
-        self._asked[shape] = asked = self._asked.get(shape, 0) + 1
-        return asked % DOUBT_EVERY == 0
+        self._asked[shape] = times = self._asked.get(shape, 0) + 1
+        return times % DOUBT_EVERY == 0
 
     def table(self) -> list[dict[int, float]]:
         with self._lock:
-            return [dict(sorted(known.items())) for known in self._seconds.values()]
+            return [dict(sorted(seconds.items())) for seconds in self._seconds.values()]

@@ -26,12 +26,12 @@ def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
             f"{entry.name} has no GGUF files that are known here: give one as gguf_model_path.",
             "gguf_quantization",
         )
-    known = {name.lower(): name for name in facts.get("quantizations", ())}
-    quantization = known.get(options.gguf_quantization.lower())
+    spellings = {name.lower(): name for name in facts.get("quantizations", ())}
+    quantization = spellings.get(options.gguf_quantization.lower())
     if quantization is None:
         raise errors.BadOption(
             f"{entry.name} has no GGUF file in {quoted(options.gguf_quantization)}; "
-            f"there is {', '.join(known.values())}.",
+            f"there is {', '.join(spellings.values())}.",
             "gguf_quantization",
         )
     return _offered(facts, hub, "gguf", quantization=quantization)
@@ -57,23 +57,23 @@ def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | 
 def _offered(facts: Mapping[str, Any], hub: str, format: str, **words: str) -> Source:
     """At the hub that the model itself comes from, or else at the one that has it."""
     hub = hub if hub in facts else "huggingface"
-    place = facts[hub]
+    file = facts[hub]
     return Source(
         hub=hub,  # type: ignore[arg-type]
-        id=place["id"],
-        revision=place.get("revision"),
-        path=place["file"].format(**words),
+        id=file["id"],
+        revision=file.get("revision"),
+        path=file["file"].format(**words),
         format=format,
     )
 
 
 def controlnet_source(entry: Entry, name: str, hub: str) -> Source:
-    known: Mapping[str, Any] = entry.facts.get("controlnets") or {}
-    if name in known:
-        return Source(hub="huggingface", id=known[name]["id"], revision=known[name].get("revision"))
+    listed: Mapping[str, Any] = entry.facts.get("controlnets") or {}
+    if name in listed:
+        return Source(hub="huggingface", id=listed[name]["id"], revision=listed[name].get("revision"))
     if not _is_path(name) and "/" not in name:
         raise errors.BadOption(
-            f"{entry.name} has no ControlNet {quoted(name)}; there is {', '.join(known) or 'none'}, or give a folder.",
+            f"{entry.name} has no ControlNet {quoted(name)}; there is {', '.join(listed) or 'none'}, or give a folder.",
             "controlnet",
         )
     return any_source(name, "controlnet", hub)

@@ -35,7 +35,7 @@ class Signatures:
         self._fingerprints: dict[int, Hashable] = {}
 
     def of(self, args: Sequence[Argument], kwargs: Arguments, samples: int) -> Hashable:
-        named = [*((str(place), value) for place, value in enumerate(args)), *sorted(kwargs.items())]
+        named = [*((str(index), value) for index, value in enumerate(args)), *sorted(kwargs.items())]
         if has_masked_text(kwargs):
             text: Tensor = kwargs[TEXT]
             text_kind: Hashable = text.dtype, -(-text.shape[1] // TEXT_BUCKET), text.shape[2]
@@ -93,7 +93,7 @@ def joined_calls(
     """Positional and named arguments of one pass for all these calls, which have `counts` samples each."""
     first_args, first_kwargs = calls[0]
     pads_text = len(calls) > 1 and has_masked_text(first_kwargs)
-    args = [joined("", [args[place] for args, _ in calls], counts) for place in range(len(first_args))]
+    args = [joined("", [args[index] for args, _ in calls], counts) for index in range(len(first_args))]
     kwargs = {
         name: joined(name, [kwargs[name] for _, kwargs in calls], counts)
         for name in first_kwargs
@@ -121,7 +121,7 @@ def joined(name: str, values: Sequence[Argument], counts: Sequence[int]) -> Argu
     if isinstance(first, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in first):
         if isinstance(first, list) and first[0].dim() and first[0].shape[0] != counts[0]:
             return [item for value in values for item in value]
-        return type(first)(joined(name, [value[place] for value in values], counts) for place in range(len(first)))
+        return type(first)(joined(name, [value[index] for value in values], counts) for index in range(len(first)))
     if isinstance(first, list) and len(first) == counts[0]:
         return [item for value in values for item in value]
     return first
@@ -151,7 +151,7 @@ def parts_of(output: Argument, counts: Sequence[int]) -> list[Argument]:
     if isinstance(output, torch.Tensor):
         return list(output.split(list(counts)))
     if isinstance(output, list):
-        ends = [sum(counts[: place + 1]) for place in range(len(counts))]
+        ends = [sum(counts[: index + 1]) for index in range(len(counts))]
         return [output[end - count : end] for end, count in zip(ends, counts, strict=True)]
     if isinstance(output, Mapping):
         parts = [parts_of(value, counts) for value in output.values()]

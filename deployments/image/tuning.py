@@ -22,11 +22,11 @@ def tune(pipe: Any, denoiser: str, options: ImageOptions, dtype: Any, device: st
     _tune_vae(pipe, options)
     if options.denoiser_quantization == "fp8":
         _store_as_fp8(part, dtype)
-    told = {"scheduler": type(pipe.scheduler).__name__}
-    told["attention_backend"] = attention_backend(part, options.attention_backend, dtype, device)
+    facts = {"scheduler": type(pipe.scheduler).__name__}
+    facts["attention_backend"] = attention_backend(part, options.attention_backend, dtype, device)
     if options.compile:
-        told["compile"] = _compile(part, is_whole=options.offload is None and not options.takes_gguf)
-    return told
+        facts["compile"] = _compile(part, is_whole=options.offload is None and not options.takes_gguf)
+    return facts
 
 
 # --------------------------------------------------------------------------------------------- scheduler
@@ -34,14 +34,14 @@ def tune(pipe: Any, denoiser: str, options: ImageOptions, dtype: Any, device: st
 
 def scheduler_like(current: Any, name: str) -> Any:
     """A scheduler of that class with the settings of the model's own."""
-    known = scheduler_classes(current)
-    if name not in known:
-        near = nearest(name, known, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(known))}."
+    classes = scheduler_classes(current)
+    if name not in classes:
+        near = nearest(name, classes, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(sorted(classes))}."
         raise errors.BadOption(
             f"The model's {type(current).__name__} cannot be replaced by {quoted(name)}; {hint}", "scheduler"
         )
-    return known[name].from_config(current.config)
+    return classes[name].from_config(current.config)
 
 
 def scheduler_classes(current: Any) -> dict[str, Any]:
@@ -76,10 +76,10 @@ def attention_backend(part: Any, wanted: str | None, dtype: Any, device: str) ->
 def _refuse_unknown_backend(wanted: str) -> None:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
-    known = [backend.value for backend in AttentionBackendName]
-    if wanted not in known:
+    names = [backend.value for backend in AttentionBackendName]
+    if wanted not in names:
         raise errors.BadOption(
-            f"attention_backend {quoted(wanted)} is not known; there is {', '.join(known)}.", "attention_backend"
+            f"attention_backend {quoted(wanted)} is not known; there is {', '.join(names)}.", "attention_backend"
         )
 
 
@@ -89,8 +89,8 @@ def _ask(backend: str, dtype: Any, device: str) -> None:
 
     with torch.no_grad():
         # Rows of one head each, as long and wide as every kernel takes them.
-        asked = torch.zeros(1, 128, 1, 64, dtype=dtype, device=device)
-        dispatch_attention_fn(asked, asked, asked, backend=AttentionBackendName(backend))
+        rows = torch.zeros(1, 128, 1, 64, dtype=dtype, device=device)
+        dispatch_attention_fn(rows, rows, rows, backend=AttentionBackendName(backend))
 
 
 def _slice_attention(pipe: Any, part: Any) -> None:

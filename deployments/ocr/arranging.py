@@ -1,6 +1,6 @@
-"""Reading order: lines that were found on a page become rows, columns and paragraphs.
+"""Reading order: the lines of a page become rows, columns and paragraphs.
 
-Works on boxes that stand straight; whoever has a page that does not turns it first.
+Works on upright boxes: the caller turns the boxes of a page that is not upright.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-#: A column's lines are so wide, in heights of their own; what is narrower may be cells of a table.
+#: Lines of a column are at least so many times as wide as high; narrower ones may be cells of a table.
 COLUMN_HEIGHTS = 8.0
-#: So much of a column's width is filled by most of its lines.
+#: Most rows of a column fill at least this share of its width.
 COLUMN_FILL = 0.6
-#: Fewer lines side by side are no columns.
+#: A column has at least so many lines.
 COLUMN_LINES = 3
-#: Boxes that share this part of the lower one's height stand in one row.
+#: Two boxes are in one row if they overlap vertically by this share of the lower box's height.
 SAME_ROW = 0.5
-#: A new paragraph begins where the pitch of rows grows, or the size of letters changes, by so much.
+#: A new paragraph begins where the distance between rows, or the height of letters, changes by this factor.
 PARAGRAPH_PITCH = 1.4
 PARAGRAPH_SIZE = 1.35
 
 
 class TextBox(NamedTuple):
-    """A box with text in it; `number` is the caller's."""
+    """A box with text in it. The caller knows it by its `number`."""
 
     number: int
     left: float
@@ -44,12 +44,12 @@ class TextBox(NamedTuple):
         return (self.top + self.bottom) / 2
 
 
-#: Pieces side by side, from left to right.
+#: Boxes side by side, from left to right.
 Row = list[TextBox]
 
 
 def paragraphs(pieces: Sequence[TextBox]) -> list[list[Row]]:
-    """Rows of pieces, a list to each paragraph, in the order in which they are read."""
+    """The rows of each paragraph, in reading order."""
     return [paragraph for column in columns(pieces) for paragraph in _paragraphs(rows(column))]
 
 
@@ -57,11 +57,11 @@ def paragraphs(pieces: Sequence[TextBox]) -> list[list[Row]]:
 
 
 def columns(pieces: Sequence[TextBox]) -> list[list[TextBox]]:
-    """What is read from top to bottom without looking aside."""
+    """Groups of boxes, each of which is read from top to bottom as a whole."""
     gutter = _best_gutter(pieces)
     if gutter is None:
         return [list(pieces)]
-    found: list[list[TextBox]] = []
+    done: list[list[TextBox]] = []
     plain: list[TextBox] = []
     for part in _between_crossings(pieces, gutter):
         sides = _sides(part, gutter)
@@ -69,19 +69,19 @@ def columns(pieces: Sequence[TextBox]) -> list[list[TextBox]]:
             plain += part
             continue
         if plain:
-            found += columns(plain)
+            done += columns(plain)
             plain = []
-        found += [column for side in sides for column in columns(side)]
-    return found + (columns(plain) if plain else [])
+        done += [column for side in sides for column in columns(side)]
+    return done + (columns(plain) if plain else [])
 
 
 def _best_gutter(pieces: Sequence[TextBox]) -> float | None:
-    """Where to cut from top to bottom so that most of the page becomes columns."""
+    """Where to cut the page from top to bottom so that as many boxes as possible are in columns."""
     lefts = sorted(piece.left for piece in pieces)
     if len(lefts) < 2 * COLUMN_LINES:
         return None
     usual = median(piece.height for piece in pieces)
-    # Left edges of columns: many lines begin there.
+    # Candidates for the left edge of a column: left edges of boxes with a gap before them.
     starts = [x for i, x in enumerate(lefts) if i and x - lefts[i - 1] > usual]
     best, most = None, 0
     for start in starts:
@@ -93,7 +93,7 @@ def _best_gutter(pieces: Sequence[TextBox]) -> float | None:
 
 
 def _between_crossings(pieces: Sequence[TextBox], gutter: float) -> list[list[TextBox]]:
-    """Runs of pieces from the top down, parted by those that stand on the gutter, which are runs of their own."""
+    """Runs of boxes from the top down: boxes that cross the gutter and boxes that do not take turns."""
     parts: list[list[TextBox]] = []
     was_crossing = None
     for piece in sorted(pieces, key=lambda piece: piece.middle):
@@ -119,14 +119,14 @@ def _is_column(side: Sequence[TextBox]) -> bool:
         return False
     extent = max(piece.right for piece in side) - min(piece.left for piece in side)
     usual = median(piece.width for piece in side)
-    # Columns beside columns are filled by several lines to the row.
+    # A side that itself has several columns is filled by several boxes to a row.
     in_rows = median(sum(piece.width for piece in row) for row in rows(side))
     return usual >= COLUMN_HEIGHTS * median(piece.height for piece in side) and in_rows >= COLUMN_FILL * extent
 
 
-def _overlap(one: Sequence[TextBox], other: Sequence[TextBox]) -> float:
-    top = max(min(piece.top for piece in side) for side in (one, other))
-    bottom = min(max(piece.bottom for piece in side) for side in (one, other))
+def _overlap(first: Sequence[TextBox], other: Sequence[TextBox]) -> float:
+    top = max(min(piece.top for piece in side) for side in (first, other))
+    bottom = min(max(piece.bottom for piece in side) for side in (first, other))
     return bottom - top
 
 
@@ -134,18 +134,18 @@ def _overlap(one: Sequence[TextBox], other: Sequence[TextBox]) -> float:
 
 
 def rows(pieces: Sequence[TextBox]) -> list[Row]:
-    found: list[Row] = []
+    made: list[Row] = []
     for piece in sorted(pieces, key=lambda piece: piece.middle):
-        row = found[-1] if found else None
+        row = made[-1] if made else None
         if row is not None and _shared_height(row, piece) >= SAME_ROW:
             row.append(piece)
         else:
-            found.append([piece])
-    return [sorted(row, key=lambda piece: piece.left) for row in found]
+            made.append([piece])
+    return [sorted(row, key=lambda piece: piece.left) for row in made]
 
 
 def _shared_height(row: Row, piece: TextBox) -> float:
-    """With the piece nearest to it of those in the row, as a share of the lower one."""
+    """The vertical overlap with the nearest box of the row, as a share of the lower box's height."""
     near = min(row, key=lambda other: max(other.left - piece.right, piece.left - other.right))
     if min(near.right, piece.right) - max(near.left, piece.left) > 0.5 * min(near.width, piece.width):
         return 0.0
@@ -156,13 +156,13 @@ def _shared_height(row: Row, piece: TextBox) -> float:
 def _paragraphs(column: Sequence[Row]) -> list[list[Row]]:
     pitches = [_middle(row) - _middle(before) for before, row in zip(column, column[1:], strict=False)]
     usual = median(pitches) if pitches else 0.0
-    found: list[list[Row]] = [[column[0]]] if column else []
+    made: list[list[Row]] = [[column[0]]] if column else []
     for before, row, pitch in zip(column, column[1:], pitches, strict=False):
         sizes = sorted((_height(before), _height(row)))
         if pitch > PARAGRAPH_PITCH * usual or sizes[1] > PARAGRAPH_SIZE * sizes[0]:
-            found.append([])
-        found[-1].append(row)
-    return found
+            made.append([])
+        made[-1].append(row)
+    return made
 
 
 def _middle(row: Row) -> float:

@@ -1,33 +1,32 @@
-"""What a worker makes of a call: the page, and what to do with it, refused where the engine cannot."""
+"""A call as a worker takes it: the page and what to do with it. What the engine cannot do is refused."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from pydantic import ValidationError
 
 from cluster import errors
-from deployments.ocr.pictures import PageImage, opened
+from deployments.ocr.pictures import ScannedPage, opened
 from deployments.ocr.requests import Reading
 
-#: A picture of nothing, 64 x 32.
+#: A blank PNG picture, 64 x 32.
 BLANK_PAGE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAgAQAAAACK5kMpAAAAEklEQVR42mP8zwABTAyjDCwMAEMQAT/KtkvBAAAAAElFTkSuQmCC"
 )
 
 
-def sheet_in(items: Sequence[Any], most_pixels: int) -> PageImage:
+def sheet_in(items: Sequence[object], most_pixels: int) -> ScannedPage:
     if len(items) != 1 or not isinstance(items[0], (bytes, bytearray)):
         raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", "image")
     return opened(bytes(items[0]), most_pixels)
 
 
 def reading_of(
-    params: Mapping[str, Any], *, tasks: Collection[str], languages: Collection[str] | None, generates: bool
+    params: Mapping[str, object], *, tasks: Collection[str], languages: Collection[str] | None, generates: bool
 ) -> Reading:
-    """`languages`: None for an engine that takes any."""
+    """`languages`: those the engine reads, None for an engine that takes any. `generates`: it takes a prompt."""
     try:
         reading = Reading.model_validate(dict(params))
     except ValidationError as error:
@@ -40,6 +39,6 @@ def reading_of(
         raise errors.BadRequest("This model reads what stands there, and takes no prompt.", "prompt")
     for code in reading.languages:
         if languages is not None and code not in languages:
-            known = ", ".join(sorted(languages))
-            raise errors.BadRequest(f"This model does not read {code!r}; it reads {known}.", "languages")
+            names = ", ".join(sorted(languages))
+            raise errors.BadRequest(f"This model does not read {code!r}; it reads {names}.", "languages")
     return reading

@@ -163,11 +163,11 @@ def _tsv_rows(page: RecognisedPage) -> Iterator[tuple[Any, ...]]:
     n = page.number
     yield (1, n, 0, 0, 0, 0, *_place(_whole(page)), -1, "")
     for b, block in enumerate(page.blocks, 1):
-        place = _place(block.bbox or _whole(page))
-        yield (2, n, b, 0, 0, 0, *place, -1, "")
-        yield (3, n, b, 1, 0, 0, *place, -1, "")
+        box = _place(block.bbox or _whole(page))
+        yield (2, n, b, 0, 0, 0, *box, -1, "")
+        yield (3, n, b, 1, 0, 0, *box, -1, "")
         if not block.lines:
-            yield (5, n, b, 1, 1, 1, *place, _percent(block.score), _in_one_cell(block.text))
+            yield (5, n, b, 1, 1, 1, *box, _percent(block.score), _in_one_cell(block.text))
         for i, line in enumerate(block.lines, 1):
             yield (4, n, b, 1, i, 0, *_place(line.bbox), -1, "")
             for w, word in enumerate(_words(line), 1):

@@ -1,22 +1,25 @@
-"""What was read on one page, in the same shape whichever engine read it. Knows of no library.
+"""What was read on one page, in the same shape for every engine. Imports no library.
 
-Coordinates are pixels of the page as it was sent, the origin at its upper left, whichever way the text runs.
+Coordinates are pixels of the page as it was sent, with the origin at the upper left, whichever way the text runs.
 """
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, Unpack
 
+from cluster.value import JsonObject
 from deployments.ocr.requests import USUAL_FEATURES
 
 #: Left, top, right, bottom.
 Box = tuple[float, float, float, float]
-#: Its corners in reading direction: the first is where the text begins, at its upper side.
+#: The corners in reading direction, beginning at the upper left corner of the text as one reads it.
 Polygon = tuple[tuple[float, float], ...]
 
-Kind = Literal["text", "title", "list", "table", "formula", "figure", "chart", "caption", "code", "header", "footer"]
+BlockKind = Literal[
+    "text", "title", "list", "table", "formula", "figure", "chart", "caption", "code", "header", "footer"
+]
 
 
 class Word(NamedTuple):
@@ -35,9 +38,9 @@ class Line(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A paragraph, a table, ...; one that a model wrote without saying where it stands has no box."""
+    """A paragraph, a table and so on. It has no box where a model wrote it without saying where it stands."""
 
-    type: Kind = "text"
+    type: BlockKind = "text"
     text: str = ""
     bbox: Box | None = None
     polygon: Polygon | None = None
@@ -45,9 +48,9 @@ class Block(NamedTuple):
     latex: str | None = None
     score: float | None = None
     lines: tuple[Line, ...] = ()
-    #: The block cut out of the page, as PNG.
+    #: The block cut out of the page, as a PNG file.
     picture: bytes | None = None
-    #: Of a title: 1 for the largest.
+    #: Of a title, as in HTML: 1 for the largest.
     level: int = 1
 
 
@@ -63,15 +66,15 @@ class RecognisedPage(NamedTuple):
     blocks: tuple[Block, ...] = ()
     text: str = ""
     markdown: str = ""
-    #: Its place in the document, from 1.
+    #: Page number in the document, from 1.
     number: int = 1
     dpi: float | None = None
-    #: Degrees by which the page as sent is turned clockwise against one that can be read.
+    #: Degrees by which the page, as it was sent, is rotated clockwise from upright.
     angle: float = 0.0
     usage: Usage = Usage()
-    #: The model was cut off before it was done: by max_new_tokens or max_length.
+    #: The model was cut off by max_new_tokens or max_length before it was done.
     truncated: bool = False
-    #: The model repeated itself without end and was cut off where that began.
+    #: The model repeated itself endlessly, and its text was cut where that began.
     repetition: bool = False
     #: Why nothing was read.
     error: str | None = None
@@ -80,8 +83,8 @@ class RecognisedPage(NamedTuple):
     def lines(self) -> list[Line]:
         return [line for block in self.blocks for line in block.lines]
 
-    def to_dict(self, features: Collection[str] = USUAL_FEATURES) -> dict[str, Any]:
-        told: dict[str, Any] = {
+    def to_dict(self, features: Collection[str] = USUAL_FEATURES) -> JsonObject:
+        body: JsonObject = {
             "page": self.number,
             "width": self.width,
             "height": self.height,
@@ -93,23 +96,34 @@ class RecognisedPage(NamedTuple):
             "usage": self.usage._asdict(),
         }
         if self.truncated:
-            told["truncated"] = True
+            body["truncated"] = True
         if self.repetition:
-            told["repetition"] = True
+            body["repetition"] = True
         if self.error is not None:
-            told["error"] = self.error
-        return told
+            body["error"] = self.error
+        return body
 
 
-def page_of(width: int, height: int, blocks: Sequence[Block], **more: Any) -> RecognisedPage:
-    """A page whose text and markdown are those of its blocks."""
+class PageFacts(TypedDict, total=False):
+    """Fields of a page besides its size and its content."""
+
+    number: int
+    dpi: float | None
+    angle: float
+    usage: Usage
+    truncated: bool
+    repetition: bool
+
+
+def page_of(width: int, height: int, blocks: Sequence[Block], **more: Unpack[PageFacts]) -> RecognisedPage:
+    """A page with the text and the markdown of its blocks."""
     text = "\n\n".join(block.text for block in blocks if block.text)
     markdown = "\n\n".join(filter(None, map(markdown_of, blocks)))
     return RecognisedPage(width, height, tuple(blocks), text, markdown, **more)
 
 
 def unread(number: int, error: str, width: int = 0, height: int = 0) -> RecognisedPage:
-    """A page that could not be read, in a document whose others could."""
+    """A page that could not be read, in a document with other pages that could."""
     return RecognisedPage(width, height, number=number, error=error)
 
 
@@ -135,35 +149,35 @@ def rectangle(box: Box) -> Polygon:
     return (left, top), (right, top), (right, bottom), (left, bottom)
 
 
-def _block(block: Block, features: Collection[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {"type": block.type, "text": block.text, **_placed(block, features)}
+def _block(block: Block, features: Collection[str]) -> JsonObject:
+    body: JsonObject = {"type": block.type, "text": block.text, **_placed(block, features)}
     if block.type == "title":
-        told["level"] = block.level
+        body["level"] = block.level
     if block.html is not None and "tables" in features:
-        told["html"] = block.html
+        body["html"] = block.html
     if block.latex is not None and "formulas" in features:
-        told["latex"] = block.latex
+        body["latex"] = block.latex
     if block.picture is not None and "figures" in features:
-        told["image"] = "data:image/png;base64," + base64.b64encode(block.picture).decode()
-    told["lines"] = [_line(line, features) for line in block.lines]
-    return told
+        body["image"] = "data:image/png;base64," + base64.b64encode(block.picture).decode()
+    body["lines"] = [_line(line, features) for line in block.lines]
+    return body
 
 
-def _line(line: Line, features: Collection[str]) -> dict[str, Any]:
-    told = {"text": line.text, **_placed(line, features)}
+def _line(line: Line, features: Collection[str]) -> JsonObject:
+    body = {"text": line.text, **_placed(line, features)}
     if "words" in features:
-        told["words"] = [{"text": word.text, **_placed(word, features)} for word in line.words]
-    return told
+        body["words"] = [{"text": word.text, **_placed(word, features)} for word in line.words]
+    return body
 
 
-def _placed(part: Block | Line | Word, features: Collection[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _placed(part: Block | Line | Word, features: Collection[str]) -> JsonObject:
+    body: JsonObject = {}
     if "boxes" in features:
-        told["bbox"] = None if part.bbox is None else [_pixels(one) for one in part.bbox]
-        told["polygon"] = None if part.polygon is None else [[_pixels(x), _pixels(y)] for x, y in part.polygon]
+        body["bbox"] = None if part.bbox is None else [_pixels(side) for side in part.bbox]
+        body["polygon"] = None if part.polygon is None else [[_pixels(x), _pixels(y)] for x, y in part.polygon]
     if "confidence" in features:
-        told["score"] = None if part.score is None else round(part.score, 4)
-    return told
+        body["score"] = None if part.score is None else round(part.score, 4)
+    return body
 
 
 def _pixels(value: float) -> float:

@@ -1,19 +1,23 @@
-"""The picture of a page as a file: read within bounds, before anything large is unpacked."""
+"""The picture of a page, read from a file. Its size is checked before its pixels are unpacked."""
 
 from __future__ import annotations
 
 import io
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.ocr.requests import MOST_SIDE
 
+if TYPE_CHECKING:
+    import PIL.Image
 
-class PageImage(NamedTuple):
-    """A page to read."""
 
-    #: Rows of pixels in three colours, on white where it was transparent.
-    image: Any
+class ScannedPage(NamedTuple):
+    """The picture of a page to read."""
+
+    #: In three colours; what was transparent is white.
+    image: PIL.Image.Image
     dpi: float | None
 
     @property
@@ -22,7 +26,7 @@ class PageImage(NamedTuple):
         return int(width), int(height)
 
 
-def opened(data: bytes, most_pixels: int, param: str = "image") -> PageImage:
+def opened(data: bytes, most_pixels: int, param: str = "image") -> ScannedPage:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
@@ -32,7 +36,7 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> PageImage:
         _refuse_large(image.width, image.height, most_pixels, param)
         image.load()
         dpi = _dpi(image.info)
-        return PageImage(_on_white(ImageOps.exif_transpose(image)), dpi)
+        return ScannedPage(_on_white(ImageOps.exif_transpose(image)), dpi)
     except Image.DecompressionBombError as error:
         raise errors.BadRequest(
             f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", param
@@ -41,8 +45,8 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> PageImage:
         raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
 
 
-def cut_out(sheet: PageImage, box: tuple[float, float, float, float]) -> bytes | None:
-    """That part of the page as PNG; None of one that has no extent."""
+def cut_out(sheet: ScannedPage, box: tuple[float, float, float, float]) -> bytes | None:
+    """That part of the page as a PNG file; None where the box has no area on the page."""
     width, height = sheet.size
     left, top, right, bottom = box
     inside = max(round(left), 0), max(round(top), 0), min(round(right), width), min(round(bottom), height)
@@ -62,11 +66,11 @@ def _refuse_large(width: int, height: int, most_pixels: int, param: str) -> None
         )
 
 
-def _on_white(image: Any) -> Any:
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        # Pillow cuts 16 bits off at 255 instead of scaling them.
+        # Pillow clips 16-bit values at 255 instead of scaling them.
         image = image.point(lambda value: value / 256).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -74,7 +78,7 @@ def _on_white(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _dpi(info: dict[str, Any]) -> float | None:
+def _dpi(info: JsonObject) -> float | None:
     try:
         dpi = float(info["dpi"][0])
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):

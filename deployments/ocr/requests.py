@@ -1,27 +1,29 @@
-"""What one request asks of one page, checked before anything is read.
+"""What a request asks for each page, checked before anything is read.
 
-Filled at the ingress by every dialect, and read once more by the worker. Knows of no library.
+Every dialect fills it in the ingress, and the worker checks it again. Imports no library.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-#: Longest side that is taken; a launch bounds the pixels more tightly.
+from cluster.value import JsonObject
+
+#: The longest side of a picture; a launch limits the pixels further.
 MOST_SIDE = 20_000
-#: Tokens that a generating model may write about one page.
+#: The most tokens that a generating model may write about one page.
 MOST_TOKENS = 32_768
 
 Task = Literal["ocr", "table", "formula", "chart", "layout", "parse"]
 Feature = Literal["boxes", "words", "confidence", "tables", "formulas", "figures"]
 
-#: Everything but the pictures on the page, which weigh more than all the rest.
+#: All but figures, whose pictures are larger than everything else together.
 USUAL_FEATURES: tuple[Feature, ...] = ("boxes", "words", "confidence", "tables", "formulas")
 
-#: Languages by their code of two letters, or with the script: the code of tesseract's data.
+#: Languages: the code of two letters (with the script, where there are two), and the code of tesseract's data.
 LANGUAGES = {
     "af": "afr", "ar": "ara", "az": "aze", "be": "bel", "bg": "bul", "bn": "ben", "bs": "bos", "ca": "cat",
     "cs": "ces", "cy": "cym", "da": "dan", "de": "deu", "el": "ell", "en": "eng", "eo": "epo", "es": "spa",
@@ -38,12 +40,12 @@ _BY_LONG_CODE = {long: short for short, long in LANGUAGES.items() if short != "z
 
 
 def _known_language(name: str) -> str:
-    """As its short code, whichever of its codes was given."""
-    asked = name.strip().lower().replace("_", "-")
-    code = _BY_LONG_CODE.get(asked.replace("-", "_"), asked)
-    for known in (code, code.partition("-")[0]):
-        if known in LANGUAGES:
-            return known
+    """The short code of a language, from any of its codes."""
+    plain = name.strip().lower().replace("_", "-")
+    code = _BY_LONG_CODE.get(plain.replace("-", "_"), plain)
+    for language in (code, code.partition("-")[0]):
+        if language in LANGUAGES:
+            return language
     raise ValueError(f"there is no language {name!r}; give a code such as en, de, zh-hans or eng")
 
 
@@ -57,26 +59,26 @@ Language = Annotated[str, Field(max_length=40), AfterValidator(_known_language)]
 
 
 class Reading(BaseModel):
-    """None means: as the model does it."""
+    """How pages are read. None means the model's own default."""
 
     model_config = ConfigDict(extra="forbid")
 
     task: Task = "ocr"
-    #: For models that are told in words what to do; takes the place of the task's own.
+    #: In the place of the task's own prompt, for models that take one.
     prompt: str | None = Field(default=None, min_length=1, max_length=8000)
     languages: tuple[Language, ...] = Field(default=(), max_length=16)
     features: tuple[Feature, ...] = USUAL_FEATURES
-    #: Lines that a model is less sure of are left out.
+    #: Lines with a lower score are left out.
     min_score: Annotated[float, Field(ge=0, le=1), AfterValidator(_finite)] | None = None
-    #: Whether a page that lies on its side or on its head is turned first.
+    #: Whether a page on its side or upside down is turned first.
     turn: bool = True
     max_new_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
-    #: Of the prompt and what is generated together.
+    #: Tokens of the prompt and the generated text together.
     max_length: int | None = Field(default=None, ge=1, le=4 * MOST_TOKENS)
     temperature: Annotated[float, Field(ge=0, le=5), AfterValidator(_finite)] | None = None
-    #: So many tokens in a row are written once at most.
+    #: Any sequence of so many tokens is written at most once.
     no_repeat_ngram_size: int | None = Field(default=None, ge=0, le=1000)
 
-    def params(self) -> dict[str, Any]:
-        """What travels to the worker: what was asked, and nothing that was not."""
+    def params(self) -> JsonObject:
+        """What is sent to the worker: only the fields that the request set."""
         return self.model_dump(exclude_unset=True)

@@ -59,9 +59,9 @@ class SearchablePdf:
         number, image_number, text_number = self._numbers(3)
         size = f"{width * scale:.2f} {height * scale:.2f}"
         # The model may have seen the page in another size.
-        seen = (page.width or width, page.height or height)
+        read_size = (page.width or width, page.height or height)
         content = f"q {width * scale:.2f} 0 0 {height * scale:.2f} 0 0 cm /P Do Q\n"
-        content += self._text(page, width * scale / seen[0], height * scale / seen[1], height * scale)
+        content += self._text(page, width * scale / read_size[0], height * scale / read_size[1], height * scale)
         self._stream(image_number, image.head, image.data)
         self._stream(text_number, "/Filter /FlateDecode", zlib.compress(content.encode("ascii")))
         self._object(
@@ -86,11 +86,11 @@ class SearchablePdf:
     # ------------------------------------------------------------------------------------------- the text
 
     def _text(self, page: RecognisedPage, x_scale: float, y_scale: float, height: float) -> str:
-        shown = ["BT 3 Tr"]
+        commands = ["BT 3 Tr"]
         for piece in _pieces(page):
             polygon = piece.polygon if len(piece.polygon) == 4 else rectangle(bounds(piece.polygon))
-            shown += self._set(piece, [(x * x_scale, height - y * y_scale) for x, y in polygon])
-        return "\n".join((*shown, "ET"))
+            commands += self._set(piece, [(x * x_scale, height - y * y_scale) for x, y in polygon])
+        return "\n".join((*commands, "ET"))
 
     def _set(self, piece: PlacedText, corners: Sequence[tuple[float, float]]) -> list[str]:
         """One piece at its place, as wide as that is; nothing where there is no place."""
@@ -180,10 +180,10 @@ def _pieces(page: RecognisedPage) -> Iterator[PlacedText]:
 
 def _of_lines(block: Block) -> Iterator[PlacedText]:
     for line in block.lines:
-        rest = line.text
+        unread = line.text
         for word in line.words:
-            _, _, rest = rest.partition(word.text)
-            yield PlacedText(word.text, word.polygon, not rest or rest[:1].isspace())
+            _, _, unread = unread.partition(word.text)
+            yield PlacedText(word.text, word.polygon, not unread or unread[:1].isspace())
         if not line.words:
             yield PlacedText(line.text, line.polygon, True)
 

@@ -1,29 +1,32 @@
-"""Pieces of all pages under way, computed in shared batches: pages meet here, each in a thread of its own.
+"""Pieces of all pages under way, computed in shared batches. Each page has a thread of its own, and waits here.
 
-A batch has pieces of one kind; arrays of one shape are, so that each is computed as it would be alone. The oldest
-leads.
+A batch has pieces of one kind only. For arrays that means one shape: nothing is padded, so each piece gives the same
+result as alone. The kind of the oldest piece goes first.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from cluster.worker.family import Progress
 
-#: How often a page that waits looks whether somebody still waits for it.
-LOOK_S = 0.05
+#: How often a waiting page checks whether anybody still wants it.
+CHECK_EVERY_S = 0.05
+
+Value = TypeVar("Value")
+Result = TypeVar("Result")
 
 
-class _Piece:
-    __slots__ = ("answer", "error", "owner", "value")
+class _Piece(Generic[Value, Result]):
+    __slots__ = ("answer", "owner", "value")
 
-    def __init__(self, owner: _Owner, value: Any) -> None:
+    def __init__(self, owner: _Owner, value: Value) -> None:
         self.owner = owner
         self.value = value
-        self.answer: Any = None
-        self.error: Exception | None = None
+        #: None until its batch is done.
+        self.answer: Result | Exception | None = None
 
 
 class _Owner:
@@ -34,24 +37,29 @@ class _Owner:
         self.done = threading.Event()
 
 
-class Sharing:
-    """`run` answers a batch of one kind, each piece with an answer or with the error that is its own."""
+def _shape_of(array: object) -> Hashable:
+    shape: Hashable = getattr(array, "shape")  # noqa: B009
+    return shape
+
+
+class Sharing(Generic[Value, Result]):
+    """`run` computes a batch of one kind: for each piece a result, or the error that concerns it alone."""
 
     def __init__(
         self,
         name: str,
-        run: Callable[[Sequence[Any]], Sequence[Any]],
+        run: Callable[[Sequence[Value]], Sequence[Result | Exception]],
         *,
         threads: int,
         room: Callable[[Any], int],
-        kind: Callable[[Any], Hashable] = lambda value: value.shape,
+        kind: Callable[[Value], Hashable] = _shape_of,
     ) -> None:
-        """`room`: how many of a kind go into one batch."""
+        """`kind` says which pieces may share a batch, and `room` how many of a kind fit into one."""
         self._name = name
         self._run = run
         self._room = room
         self._kind = kind
-        self._pending: list[_Piece] = []
+        self._pending: list[_Piece[Value, Result]] = []
         self._changed = threading.Condition()
         self._threads = 0
         self._wanted = 0
@@ -68,24 +76,26 @@ class Sharing:
             self._threads = max(self._threads, self._wanted)
             self._changed.notify_all()
 
-    def answers(self, values: Sequence[Any], course: Progress) -> list[Any]:
-        """One for each; raises as soon as nobody waits for them any more."""
+    def answers(self, values: Sequence[Value], progress: Progress) -> list[Result]:
+        """One for each value; raises as soon as nobody wants them any more."""
         if not values:
             return []
         owner = _Owner(len(values))
-        pieces = [_Piece(owner, value) for value in values]
+        pieces: list[_Piece[Value, Result]] = [_Piece(owner, value) for value in values]
         with self._changed:
             self._pending += pieces
             self._changed.notify_all()
         try:
-            while not owner.done.wait(LOOK_S):
-                course.check()
+            while not owner.done.wait(CHECK_EVERY_S):
+                progress.check()
         finally:
             self._withdraw(owner)
+        answers: list[Result] = []
         for piece in pieces:
-            if piece.error is not None:
-                raise piece.error
-        return [piece.answer for piece in pieces]
+            if isinstance(piece.answer, Exception):
+                raise piece.answer
+            answers.append(piece.answer)  # type: ignore[arg-type]  # every piece has an answer once all are done
+        return answers
 
     def _withdraw(self, owner: _Owner) -> None:
         with self._changed:
@@ -98,17 +108,14 @@ class Sharing:
             try:
                 answers = self._run([piece.value for piece in batch])
                 for piece, answer in zip(batch, answers, strict=True):
-                    if isinstance(answer, Exception):
-                        piece.error = answer
-                    else:
-                        piece.answer = answer
-            # What the library raises is told to each page that was in the batch.
+                    piece.answer = answer
+            # A library can raise anything: each page of the batch gets the error, and the thread goes on.
             except Exception as error:
                 for piece in batch:
-                    piece.error = error
+                    piece.answer = error
             self._finish(batch)
 
-    def _next(self, number: int) -> list[_Piece]:
+    def _next(self, number: int) -> list[_Piece[Value, Result]]:
         with self._changed:
             while not self._pending or number >= self._wanted:
                 self._changed.wait()
@@ -121,7 +128,7 @@ class Sharing:
             self.pieces += len(batch)
             return batch
 
-    def _finish(self, batch: Sequence[_Piece]) -> None:
+    def _finish(self, batch: Sequence[_Piece[Value, Result]]) -> None:
         with self._changed:
             for piece in batch:
                 piece.owner.left -= 1

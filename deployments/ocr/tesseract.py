@@ -18,7 +18,7 @@ from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word, bounds, page_of, rectangle
-from deployments.ocr.pictures import PageImage
+from deployments.ocr.pictures import ScannedPage
 from deployments.ocr.requests import LANGUAGES, Reading
 
 PROGRAM = "tesseract"
@@ -62,10 +62,10 @@ class Tesseract(Stepped):
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
+    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
         sheet, reading = value
-        course.tell(0.1, "reading")
-        table = self._table(sheet, reading, course)
+        progress.tell(0.1, "reading")
+        table = self._table(sheet, reading, progress)
         width, height = sheet.size
         blocks = list(_blocks(table, reading))
         return page_of(width, height, blocks, dpi=sheet.dpi)
@@ -73,15 +73,15 @@ class Tesseract(Stepped):
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
 
-    def _table(self, sheet: PageImage, reading: Reading, course: Progress) -> list[Cell]:
+    def _table(self, sheet: ScannedPage, reading: Reading, progress: Progress) -> list[Cell]:
         chosen = [LANGUAGES[code] for code in reading.languages] or sorted(self._data & {"eng"} or self._data - {"osd"})
         layout = ANY_DIRECTION if reading.turn and "osd" in self._data else ANY_LAYOUT
         with NamedTemporaryFile(suffix=".png") as file:
             file.write(_as_png(sheet))
             file.flush()
             words = [PROGRAM, file.name, "-", "-l", "+".join(dict.fromkeys(chosen)), "--psm", layout, "tsv"]
-            told = _watched(words, course)
-        return list(csv.DictReader(io.StringIO(told), delimiter="\t", quoting=csv.QUOTE_NONE))
+            output = _watched(words, progress)
+        return list(csv.DictReader(io.StringIO(output), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _blocks(table: Iterable[Cell], reading: Reading) -> Iterable[Block]:
@@ -110,7 +110,7 @@ def _box(cell: Cell) -> Box:
     return left, top, left + width, top + height
 
 
-def _as_png(sheet: PageImage) -> bytes:
+def _as_png(sheet: ScannedPage) -> bytes:
     target = io.BytesIO()
     sheet.image.save(target, "PNG", compress_level=1, **({"dpi": (sheet.dpi, sheet.dpi)} if sheet.dpi else {}))
     return target.getvalue()
@@ -120,20 +120,20 @@ def _output(*words: str) -> str:
     return subprocess.run(words, capture_output=True, text=True, check=True, env=environment.for_child()).stdout
 
 
-def _watched(words: Sequence[str], course: Progress) -> str:
+def _watched(words: Sequence[str], progress: Progress) -> str:
     """What the program says; it is ended as soon as nobody waits for it any more."""
     pipe, variables = subprocess.PIPE, environment.for_child(OMP_THREAD_LIMIT="1")
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=variables) as process:
         try:
             while True:
                 try:
-                    told, complaint = process.communicate(timeout=LOOK_S)
+                    output, complaint = process.communicate(timeout=LOOK_S)
                     break
                 except subprocess.TimeoutExpired:
-                    course.check()
+                    progress.check()
         finally:
             if process.poll() is None:
                 process.kill()
     if process.returncode:
         raise errors.InferenceFailed(f"tesseract failed: {complaint.decode(errors='replace').strip()[-300:]}")
-    return told.decode()
+    return output.decode()

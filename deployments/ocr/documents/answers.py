@@ -1,4 +1,7 @@
-"""Blocks from what a model wrote about a page: markdown, tags with places, or plain lines. Knows of no library."""
+"""Blocks from the text that a model wrote about a page: markdown, tags with places, or plain lines.
+
+Imports no library.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import re
 from collections.abc import Callable, Iterator
 from typing import get_args
 
-from deployments.ocr.page import Block, Box, Kind, Line, bounds, rectangle
+from deployments.ocr.page import Block, BlockKind, Box, Line, bounds, rectangle
 
-#: What a model wrote, and the size of the page it wrote about.
-Answer = Callable[[str, int, int], list[Block]]
+#: Takes what a model wrote, and the width and height of the page.
+AnswerParser = Callable[[str, int, int], list[Block]]
 
-#: Names that models have for kinds of blocks.
-KINDS: dict[str, Kind] = {
+#: Models' names for kinds of blocks.
+KINDS: dict[str, BlockKind] = {
     "title": "title", "sub_title": "title", "section_header": "title", "document_title": "title",
     "paragraph_title": "title", "table": "table", "otsl": "table", "equation": "formula", "formula": "formula",
     "image": "figure", "picture": "figure", "figure": "figure", "chart": "chart", "caption": "caption",
@@ -31,11 +34,11 @@ _RULE = re.compile(r"\s*\|?[\s:|-]+\|?\s*")
 _TAG = re.compile(r"<[^<>]*>")
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> BlockKind:
     plain = name.strip().lower().replace(" ", "_").replace("-", "_")
     if re.fullmatch(r"section_header_level_\d+", plain):
         return "title"
-    named: Kind = next((kind for kind in get_args(Kind) if kind == plain), "text")
+    named: BlockKind = next((kind for kind in get_args(BlockKind) if kind == plain), "text")
     return KINDS.get(plain, named)
 
 
@@ -47,18 +50,18 @@ def plain(text: str, width: int, height: int) -> list[Block]:
 
 
 def markdown(text: str, width: int, height: int) -> list[Block]:
-    """Whatever stands in it that is no paragraph is taken out first, wherever empty lines are."""
+    """Code, tables and formulas are cut out first, because they may contain empty lines; the rest are paragraphs."""
     return [block for part in _parts(text) for block in part]
 
 
 def _parts(text: str) -> Iterator[list[Block]]:
-    whole = re.compile("|".join(f"({pattern.pattern})" for pattern in (_FENCED, _TABLE, _FORMULA)), re.DOTALL | re.I)
-    place = 0
-    for match in whole.finditer(text):
-        yield [_paragraph(part) for part in _paragraphs(text[place : match.start()])]
+    special = re.compile("|".join(f"({pattern.pattern})" for pattern in (_FENCED, _TABLE, _FORMULA)), re.DOTALL | re.I)
+    end = 0
+    for match in special.finditer(text):
+        yield [_paragraph(part) for part in _paragraphs(text[end : match.start()])]
         yield [_special(match.group(0))]
-        place = match.end()
-    yield [_paragraph(part) for part in _paragraphs(text[place:])]
+        end = match.end()
+    yield [_paragraph(part) for part in _paragraphs(text[end:])]
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -79,7 +82,7 @@ def _paragraph(text: str) -> Block:
         return Block("title", heading.group(2), level=len(heading.group(1)))
     rows = text.splitlines()
     if len(rows) > 1 and "|" in rows[0] and "-" in rows[1] and _RULE.fullmatch(rows[1]):
-        return table(_as_html([_cells(row) for place, row in enumerate(rows) if place != 1]))
+        return table(_as_html([_cells(row) for number, row in enumerate(rows) if number != 1]))
     return Block("list" if _LIST.match(text) else "text", text)
 
 
@@ -93,7 +96,7 @@ def _as_html(rows: list[list[str]]) -> str:
 
 
 def table(source: str) -> Block:
-    """Its text has a line to the row and a tab between cells."""
+    """A table from its HTML; its text has a line for each row and tabs between the cells."""
     rows = re.split(r"</tr\s*>", source, flags=re.IGNORECASE)
     lines = ("\t".join(_plain_cell(cell) for cell in re.split(r"</t[dh]\s*>", row)[:-1]) for row in rows)
     return Block("table", "\n".join(line for line in lines if line), html=source)
@@ -107,7 +110,7 @@ def _plain_cell(cell: str) -> str:
 
 
 def placed(block: Block, box: Box, width: int, height: int, grid: float) -> Block:
-    """`grid`: how far a model counts from one side of the page to the other."""
+    """The block at its place on the page. `grid`: the model's coordinate of the right and the lower side of a page."""
     left, top, right, bottom = box
     there = bounds(
         [(left / grid * width, top / grid * height), (right / grid * width, bottom / grid * height)],
@@ -120,40 +123,40 @@ _REFERENCE = re.compile(r"<\|ref\|>(.*?)<\|/ref\|>\s*<\|det\|>\[\[(.*?)\]\]?<\|/
 
 
 def references(text: str, width: int, height: int) -> list[Block]:
-    """DeepSeek's: what a block is and where, and behind it what it says. Without any, it is markdown."""
-    found = list(_REFERENCE.finditer(text))
-    if not found:
+    """DeepSeek's form: the kind and place of each block, followed by its text. Text without any is markdown."""
+    matches = list(_REFERENCE.finditer(text))
+    if not matches:
         return markdown(text, width, height)
-    ends = [*(match.start() for match in found[1:]), len(text)]
-    blocks = markdown(text[: found[0].start()], width, height)
-    for match, end in zip(found, ends, strict=True):
+    ends = [*(match.start() for match in matches[1:]), len(text)]
+    blocks = markdown(text[: matches[0].start()], width, height)
+    for match, end in zip(matches, ends, strict=True):
         box = _numbers(match.group(2))
         inner = markdown(text[match.end() : end], width, height)
         name, kind = match.group(1), kind_of(match.group(1))
         if not inner:
-            # A figure says nothing, and a line of text is named by what it says.
+            # A figure has no text, and a line of text has its text in the place of the kind.
             inner = [Block(kind, "" if kind != "text" or name.strip().lower() == "text" else name.strip())]
         if len(inner) == 1 and inner[0].type in ("text", "list"):
             inner = [inner[0]._replace(type=kind)]
-        blocks += [placed(one, box, width, height, 999) for one in inner] if len(box) == 4 else inner
+        blocks += [placed(block, box, width, height, 999) for block in inner] if len(box) == 4 else inner
     return blocks
 
 
 def _numbers(text: str) -> Box:
-    return tuple(float(one) for one in re.findall(r"\d+(?:\.\d+)?", text)[:4])  # type: ignore[return-value]
+    return tuple(float(digits) for digits in re.findall(r"\d+(?:\.\d+)?", text)[:4])  # type: ignore[return-value]
 
 
 _SPOTTED = re.compile(r"(.*?)\((\d+),\s*(\d+)\),?\s*\((\d+),\s*(\d+)\)", re.DOTALL)
 
 
 def spotted(text: str, width: int, height: int) -> list[Block]:
-    """Hunyuan's: each line of text, and two of its corners behind it. Without any, it is markdown."""
-    found = list(_SPOTTED.finditer(text))
-    if not found:
+    """Hunyuan's form: each line of text, followed by two of its corners. Text without any is markdown."""
+    matches = list(_SPOTTED.finditer(text))
+    if not matches:
         return markdown(text, width, height)
     blocks = []
-    for match in found:
-        left, top, right, bottom = (float(one) for one in match.groups()[1:])
+    for match in matches:
+        left, top, right, bottom = (float(digits) for digits in match.groups()[1:])
         block = placed(Block(text=match.group(1).strip()), (left, top, right, bottom), width, height, 1000)
         blocks.append(_of_one_line(block))
     return blocks
@@ -163,13 +166,13 @@ _REGION = re.compile(r"(.+?)((?:<loc_\d+>){8}|(?:<loc_\d+>){4})", re.DOTALL)
 
 
 def regions(text: str, width: int, height: int) -> list[Block]:
-    """Florence's: each line of text, and its four corners behind it."""
-    found = list(_REGION.finditer(text))
-    if not found:
+    """Florence's form: each line of text, followed by its four corners."""
+    matches = list(_REGION.finditer(text))
+    if not matches:
         return plain(_TAG.sub("", text), width, height)
     blocks = []
-    for match in found:
-        numbers = [int(one) for one in re.findall(r"\d+", match.group(2))]
+    for match in matches:
+        numbers = [int(digits) for digits in re.findall(r"\d+", match.group(2))]
         box = bounds(zip(numbers[::2], numbers[1::2], strict=True))
         words = _TAG.sub("", match.group(1)).strip()
         blocks.append(_of_one_line(placed(Block(text=words), box, width, height, 999)))
@@ -189,7 +192,7 @@ def doctags(text: str, width: int, height: int) -> list[Block]:
     blocks = []
     for match in _DOCTAG.finditer(text):
         name, where, inner = match.groups()
-        left, top, right, bottom = (float(one) for one in re.findall(r"\d+", where))
+        left, top, right, bottom = (float(digits) for digits in re.findall(r"\d+", where))
         block = _tagged(name, inner)
         blocks.append(placed(block, (left, top, right, bottom), width, height, _DOCTAG_GRID))
     return blocks or plain(_TAG.sub("\n", text), width, height)
@@ -207,7 +210,7 @@ def _tagged(name: str, inner: str) -> Block:
 
 
 def _otsl_rows(inner: str) -> list[list[str]]:
-    """Cells begin with what they are; those that belong to one beside or above are empty."""
+    """Each cell begins with a tag of its kind. A cell that is merged into one beside or above it is empty."""
     rows = [re.split(r"<(?:[fe]cel|[clsr]hed|srow|rhed|ched|lcel|ucel|xcel)>", row)[1:] for row in inner.split("<nl>")]
     return [[html.unescape(_TAG.sub("", cell)).strip() for cell in row] for row in rows if row]
 
@@ -216,11 +219,11 @@ _FIELD = re.compile(r"<s_([^<>]+)>(.*?)</s_\1>", re.DOTALL)
 
 
 def fields(text: str, width: int, height: int) -> list[Block]:
-    """Donut's: names with what stands in them, one to the line."""
-    found = [(name, _TAG.sub(" ", inner)) for name, inner in _innermost(text)]
-    if not found:
+    """Donut's form: nested fields. Each innermost one becomes a line `name: text`."""
+    named = [(name, _TAG.sub(" ", inner)) for name, inner in _innermost(text)]
+    if not named:
         return plain(_TAG.sub(" ", text), width, height)
-    return [Block(text="\n".join(f"{name}: {' '.join(words.split())}" for name, words in found))]
+    return [Block(text="\n".join(f"{name}: {' '.join(words.split())}" for name, words in named))]
 
 
 def _innermost(text: str) -> Iterator[tuple[str, str]]:

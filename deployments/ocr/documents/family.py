@@ -1,10 +1,10 @@
-"""Document models of transformers as a family: one class for all of them, told apart by what their files say."""
+"""Document models of transformers as a family: one class for all of them. A model's files say of which kind it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,15 +16,18 @@ from deployments.ocr.documents.kinds import Kind, kind_in
 from deployments.ocr.documents.writing import PageToWrite, Writer, WritingLimits, Written
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, RecognisedPage, Usage, page_of
-from deployments.ocr.pictures import PageImage, cut_out
+from deployments.ocr.pictures import ScannedPage, cut_out
 from deployments.ocr.requests import MOST_TOKENS, Reading
 from deployments.ocr.sharing import Sharing
 
-#: Pages written at once where the launch does not say: each further one costs memory, and on a card hardly any time.
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+#: Pages written at once, where the launch does not say. On a GPU, a further page takes memory but hardly any time.
 PAGES_ON_A_CARD, PAGES_ON_CPU = 16, 2
-#: What the example may cost.
+#: Tokens written for the example at most.
 EXAMPLE_TOKENS = 8
-#: Tokens of a page of which nothing is known, for the line of those who wait.
+#: Expected tokens of a page, for the order of the queue, where the request does not limit them.
 USUAL_TOKENS = 1000
 
 
@@ -35,7 +38,7 @@ class DocumentOptions(BaseModel):
     max_pixels: int = Field(default=60_000_000, ge=10_000, le=300_000_000)
     #: Pages that are written together.
     batch_pages: int | None = Field(default=None, ge=1, le=256)
-    #: Most that any request may ask for.
+    #: The most tokens that a request may ask for.
     max_new_tokens: int = Field(default=MOST_TOKENS, ge=1, le=MOST_TOKENS)
 
 
@@ -55,12 +58,12 @@ class Documents(Stepped):
         setup.report(0.9)
         self._start = _start_of(self._kind, model, processor)
         pages = self._options.batch_pages or (PAGES_ON_CPU if setup.device == "cpu" else PAGES_ON_A_CARD)
-        self._sharing = Sharing(
+        self._sharing = Sharing[PageToWrite, Written](
             "writing",
             Writer(model, processor, self._kind).write,
             threads=1,
             room=lambda limits: pages,
-            kind=lambda order: order.limits,
+            kind=lambda page: page.limits,
         )
         self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
@@ -84,10 +87,10 @@ class Documents(Stepped):
         sheet = sheet_in(items, self._options.max_pixels)
         return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])
 
-    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
+    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
         sheet, reading = value
-        course.check()
-        (written,) = self._sharing.answers([self._order(sheet, reading, course)], course)
+        progress.check()
+        (written,) = self._sharing.answers([self._to_write(sheet, reading, progress)], progress)
         return self._page(sheet, reading, written)
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
@@ -98,7 +101,7 @@ class Documents(Stepped):
 
         torch.set_num_threads(threads)
 
-    def _order(self, sheet: PageImage, reading: Reading, course: Progress) -> PageToWrite:
+    def _to_write(self, sheet: ScannedPage, reading: Reading, progress: Progress) -> PageToWrite:
         limits = WritingLimits(
             reading.task,
             reading.max_new_tokens or min(self._kind.max_new_tokens, self._options.max_new_tokens),
@@ -106,9 +109,9 @@ class Documents(Stepped):
             reading.no_repeat_ngram_size or 0,
         )
         prompt = reading.prompt or self._kind.prompts[reading.task] or self._start
-        return PageToWrite(sheet.image, prompt, limits, reading.max_length, course)
+        return PageToWrite(sheet.image, prompt, limits, reading.max_length, progress)
 
-    def _page(self, sheet: PageImage, reading: Reading, written: Written) -> RecognisedPage:
+    def _page(self, sheet: ScannedPage, reading: Reading, written: Written) -> RecognisedPage:
         width, height = sheet.size
         blocks = self._kind.answer_to(reading.task)(written.text, width, height)
         if "figures" in reading.features:
@@ -124,14 +127,14 @@ class Documents(Stepped):
         )
 
 
-def _with_picture(block: Block, sheet: PageImage) -> Block:
-    """Of what is drawn, and not written, also how it looks."""
+def _with_picture(block: Block, sheet: ScannedPage) -> Block:
+    """With its picture, if the block is a drawing and not text."""
     if block.type not in ("figure", "chart") or block.bbox is None:
         return block
     return block._replace(picture=cut_out(sheet, block.bbox))
 
 
-def processor_in(setup: Setup, kind: Kind) -> Any:
+def processor_in(setup: Setup, kind: Kind) -> ProcessorMixin:
     from transformers import AutoProcessor
     from transformers.utils import is_torchvision_available
 
@@ -145,12 +148,17 @@ def processor_in(setup: Setup, kind: Kind) -> Any:
         ) from error
 
 
-def _for_pictures(folder: Path) -> Any:
-    """GLM's processor less the part for videos."""
-    from transformers import AutoImageProcessor, AutoTokenizer, Glm46VProcessor, ProcessorMixin
+def _for_pictures(folder: Path) -> ProcessorMixin:
+    """GLM's processor without the part for videos."""
+    from transformers import AutoImageProcessor, AutoTokenizer, Glm46VProcessor, ProcessorMixin  # noqa: F811
 
     class ForPictures(Glm46VProcessor):  # type: ignore[misc]
-        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: Any = None) -> None:
+        def __init__(
+            self,
+            image_processor: BaseImageProcessor,
+            tokenizer: PreTrainedTokenizerBase,
+            chat_template: str | None = None,
+        ) -> None:
             self.image_token, self.video_token = "<|image|>", "<|video|>"
             self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
@@ -163,7 +171,7 @@ def _for_pictures(folder: Path) -> Any:
     return ForPictures(images, tokenizer, tokenizer.chat_template)
 
 
-def _model(setup: Setup, kind: Kind, dtype: str) -> Any:
+def _model(setup: Setup, kind: Kind, dtype: str) -> PreTrainedModel:
     import transformers
 
     cls = getattr(transformers, kind.model)
@@ -176,8 +184,8 @@ def _model(setup: Setup, kind: Kind, dtype: str) -> Any:
     return model.to(setup.device).eval()
 
 
-def _start_of(kind: Kind, model: Any, processor: Any) -> str:
-    """The words that an answer begins with, for models that are told their task in that way."""
+def _start_of(kind: Kind, model: PreTrainedModel, processor: ProcessorMixin) -> str:
+    """The text that an answer begins with, for models that are given their task in that way."""
     if kind.style != "start":
         return ""
     start = model.generation_config.decoder_start_token_id

@@ -1,4 +1,4 @@
-"""What has to be known of each kind of document model: its class, how it is asked, how its answer is read.
+"""The kinds of document models: the class of each, its prompts, and how its answers are parsed.
 
 All of them are classes of transformers; none runs code from a repository.
 """
@@ -10,37 +10,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.ocr.documents import answers
-from deployments.ocr.documents.answers import Answer
+from deployments.ocr.documents.answers import AnswerParser
 
-#: chat: through the model's own template. plain: the words as they are. start: words that the answer begins with.
-#: made: the processor makes them.
+#: How a prompt is given. chat: through the model's chat template. plain: as it is. start: as the beginning of the
+#: answer. made: the processor makes it from the task.
 Style = Literal["chat", "plain", "start", "made"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    #: Class of transformers.
+    #: Its class in transformers.
     model: str
     style: Style
-    #: By task; the first is what a request without a task of its own gets.
+    #: Prompts by task.
     prompts: Mapping[str, str]
-    answer: Answer = answers.markdown
-    #: Where some tasks are answered in another form than the rest.
-    answers: Mapping[str, Answer] = field(default_factory=dict)
-    #: Named arguments of the processor, by task.
-    arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    #: Tokens that are no words but say what and where things are.
+    answer: AnswerParser = answers.markdown
+    #: Parsers of tasks that are answered in another form than the others.
+    answers: Mapping[str, AnswerParser] = field(default_factory=dict)
+    #: Further arguments of the processor, by task.
+    arguments: Mapping[str, JsonObject] = field(default_factory=dict)
+    #: Whether its special tokens carry meaning, such as places on the page, and must stay in the text.
     keeps_tags: bool = False
     stops: tuple[str, ...] = ()
-    #: Its processor takes videos too, and cannot be made without torchvision, which pictures do not need.
+    #: Whether its processor also takes videos. Then it needs torchvision, which pictures alone do not.
     takes_videos: bool = False
     max_new_tokens: int = 4096
 
-    def answer_to(self, task: str) -> Answer:
+    def answer_to(self, task: str) -> AnswerParser:
         return self.answers.get(task, self.answer)
 
 
@@ -50,7 +51,7 @@ _HUNYUAN_PARSE = (
     "using LaTeX format, and the parsing should be organized according to the reading order."
 )
 
-#: By the `model_type` of a model's configuration, or the processor that one with an encoder and a decoder has.
+#: By the `model_type` in a model's configuration; for a vision encoder with a text decoder, by its processor's class.
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "got_ocr2": Kind(
@@ -153,28 +154,28 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 
 
 def kind_in(folder: Path) -> Kind:
-    """What the files of a model say that it is."""
+    """The kind of a model, by its files."""
     config = _read(folder / "config.json")
     name = str(config.get("model_type", "")).replace("-", "_")
     if name == "vision_encoder_decoder":
         name = _processor_in(folder).lower()
     if name not in KINDS:
-        known = ", ".join(sorted(KINDS))
-        raise errors.LoadFailed(f"{folder} has a model of the kind {name or 'unknown'!r}; document models are {known}.")
+        names = ", ".join(sorted(KINDS))
+        raise errors.LoadFailed(f"{folder} has a model of the kind {name or 'unknown'!r}; document models are {names}.")
     return KINDS[name]
 
 
 def _processor_in(folder: Path) -> str:
     for name in ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json"):
-        found = _read(folder / name).get("processor_class")
-        if found:
-            return str(found)
+        processor = _read(folder / name).get("processor_class")
+        if processor:
+            return str(processor)
     return ""
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> JsonObject:
     try:
-        found = json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}

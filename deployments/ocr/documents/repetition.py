@@ -1,20 +1,20 @@
-"""Tells a model that says the same for ever from one that copies a long table. Knows of no library."""
+"""Tells a model that repeats itself endlessly from one that copies a long table. Imports no library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-#: Tokens of what is repeated, at most; a row of a wide table has as many.
+#: The longest sequence whose repetition counts, in tokens; a row of a wide table has as many.
 LONGEST = 120
-#: How often, and over how many tokens, the same must have come in a row.
+#: A sequence must have been repeated so often, and over so many tokens.
 TIMES = 8
 LEAST_TOKENS = 64
-#: How often it is looked for, in tokens.
+#: A text is checked once in so many tokens.
 EVERY = 16
 
 
 def begins_to_repeat(tokens: Sequence[int]) -> int | None:
-    """Where what came before is said again and nothing else follows: the end of its first time."""
+    """The number of tokens up to the end of the first repetition, where the text ends in nothing but repetitions."""
     for period in range(1, LONGEST + 1):
         needed = max(TIMES * period, LEAST_TOKENS)
         if len(tokens) < needed:
@@ -26,11 +26,11 @@ def begins_to_repeat(tokens: Sequence[int]) -> int | None:
 
 def _repeats(tokens: Sequence[int], period: int, needed: int) -> bool:
     start = len(tokens) - needed
-    return all(tokens[place] == tokens[place + period] for place in range(start, len(tokens) - period))
+    return all(tokens[index] == tokens[index + period] for index in range(start, len(tokens) - period))
 
 
 def _first_end(tokens: Sequence[int], period: int) -> int:
-    place = len(tokens) - period
-    while place > 0 and tokens[place - 1] == tokens[place - 1 + period]:
-        place -= 1
-    return place + period
+    index = len(tokens) - period
+    while index > 0 and tokens[index - 1] == tokens[index - 1 + period]:
+        index -= 1
+    return index + period

@@ -1,22 +1,31 @@
-"""A document model at work: pages under way are written down together, each until it ends, repeats or is given up."""
+"""A document model at work: it writes down several pages at once, each until its text ends, repeats itself endlessly or
+is no longer wanted."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cluster import errors
+from cluster.value import JsonObject
 from cluster.worker.family import Progress
 from deployments.ocr.documents import repetition
 from deployments.ocr.documents.kinds import Kind
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from torch import Tensor
+    from transformers import BatchFeature, PreTrainedModel, ProcessorMixin
+
+    Images: TypeAlias = Sequence[PIL.Image.Image]
 
 log = logging.getLogger("cluster.worker.worker")
 
 
 class WritingLimits(NamedTuple):
-    """What pages must have in common to be written together."""
+    """The settings that pages must have in common to be written together."""
 
     task: str
     max_new_tokens: int
@@ -28,12 +37,12 @@ class WritingLimits(NamedTuple):
 class PageToWrite:
     """One page to write down."""
 
-    image: Any
+    image: PIL.Image.Image
     prompt: str
     limits: WritingLimits
-    #: Of the prompt and what is written together; None for no other limit.
+    #: Tokens of the prompt and the text together; None for no limit besides that of the text.
     max_length: int | None
-    course: Progress
+    progress: Progress
 
 
 class Written(NamedTuple):
@@ -46,15 +55,15 @@ class Written(NamedTuple):
 
 @dataclass
 class _Row:
-    """How far one page of a batch is."""
+    """The state of one page in a batch."""
 
-    order: PageToWrite
+    page: PageToWrite
     tokens: list[int] = field(default_factory=list)
     error: errors.ClusterError | None = None
-    #: Where it began to repeat itself.
+    #: The number of tokens to keep, where the text repeats itself after them.
     end: int | None = None
     is_full: bool = False
-    #: The model said that it is done.
+    #: The model ended the text.
     is_done: bool = False
 
     @property
@@ -63,78 +72,78 @@ class _Row:
 
 
 class Writer:
-    def __init__(self, model: Any, processor: Any, kind: Kind) -> None:
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, kind: Kind) -> None:
         self._model = model
         self._processor = processor
         self._tokenizer = getattr(processor, "tokenizer", processor)
         self._kind = kind
-        # What is written comes behind the prompts, which therefore must all end in one place.
+        # Texts are generated behind the prompts, so all prompts of a batch must end at the same position.
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
 
-    def write(self, orders: Sequence[PageToWrite]) -> list[Written | Exception]:
-        """Several that fail together are tried one by one: each is told only of its own fault."""
+    def write(self, pages: Sequence[PageToWrite]) -> list[Written | Exception]:
+        """A text or an error for each page. If a batch fails, each page is tried alone, to get only its own error."""
         try:
-            return self._written(orders)
+            return self._written(pages)
         except Exception as error:
-            if len(orders) == 1:
+            if len(pages) == 1:
                 return [_as_known(error)]
-            log.warning("%d pages could not be written together, each is tried alone: %s", len(orders), error)
-            return [one for order in orders for one in self.write([order])]
+            log.warning("%d pages could not be written together, each is tried alone: %s", len(pages), error)
+            return [answer for page in pages for answer in self.write([page])]
 
-    def _written(self, orders: Sequence[PageToWrite]) -> list[Written | Exception]:
+    def _written(self, pages: Sequence[PageToWrite]) -> list[Written | Exception]:
         import torch
 
-        inputs = self._inputs(orders).to(self._model.device, dtype=self._model.dtype)
-        lengths = self._prompt_lengths(inputs, len(orders))
-        rows = [_Row(order) for order in orders]
-        watch = _Watch(rows, self._written_start(inputs), lengths, orders[0].limits.max_new_tokens, self._ends)
+        inputs = self._inputs(pages).to(self._model.device, dtype=self._model.dtype)
+        lengths = self._prompt_lengths(inputs, len(pages))
+        rows = [_Row(page) for page in pages]
+        watch = _Watch(rows, self._written_start(inputs), lengths, pages[0].limits.max_new_tokens, self._ends)
         with torch.inference_mode():
-            self._model.generate(**inputs, **self._settings(orders[0].limits), stopping_criteria=[watch])
+            self._model.generate(**inputs, **self._settings(pages[0].limits), stopping_criteria=[watch])
         return [self._answer(row, length) for row, length in zip(rows, lengths, strict=True)]
 
     # ---------------------------------------------------------------------------------------- what goes in
 
     @property
     def _starts_anew(self) -> bool:
-        """Whether what is written does not begin with the prompt: an encoder has read that."""
+        """Whether the generated tokens do not begin with the prompt, because an encoder reads it."""
         return bool(self._model.config.is_encoder_decoder)
 
-    def _written_start(self, inputs: Mapping[str, Any]) -> int:
+    def _written_start(self, inputs: Mapping[str, Tensor]) -> int:
         if not self._starts_anew:
             return int(inputs["input_ids"].shape[1])
         started = inputs.get("decoder_input_ids")
         return 1 if started is None else int(started.shape[1])
 
-    def _prompt_lengths(self, inputs: Mapping[str, Any], count: int) -> list[int]:
+    def _prompt_lengths(self, inputs: Mapping[str, Tensor], count: int) -> list[int]:
         mask = inputs.get("attention_mask")
         if self._starts_anew or mask is None:
             return [self._written_start(inputs)] * count
         return [int(length) for length in mask.sum(dim=1)]
 
-    def _inputs(self, orders: Sequence[PageToWrite]) -> Any:
-        images = [order.image for order in orders]
-        kind, task = self._kind, orders[0].limits.task
+    def _inputs(self, pages: Sequence[PageToWrite]) -> BatchFeature:
+        images = [page.image for page in pages]
+        kind, task = self._kind, pages[0].limits.task
         if kind.style == "start":
-            return self._started(images, [order.prompt for order in orders])
+            return self._started(images, [page.prompt for page in pages])
         arguments = {"return_tensors": "pt", **kind.arguments.get(task, {})}
         if kind.style == "made":
             return self._processor(images, padding=True, **arguments)
         if kind.style == "plain":
-            return self._processor(images=images, text=[order.prompt for order in orders], padding=True, **arguments)
-        texts = [self._chat(order) for order in orders]
+            return self._processor(images=images, text=[page.prompt for page in pages], padding=True, **arguments)
+        texts = [self._chat(page) for page in pages]
         return self._processor(images=[[image] for image in images], text=texts, padding=True, **arguments)
 
-    def _chat(self, order: PageToWrite) -> str:
-        content: list[dict[str, Any]] = [{"type": "image"}]
-        if order.prompt:
-            content.append({"type": "text", "text": order.prompt})
+    def _chat(self, page: PageToWrite) -> str:
+        content = [{"type": "image"}]
+        if page.prompt:
+            content.append({"type": "text", "text": page.prompt})
         messages = [{"role": "user", "content": content}]
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
-    def _started(self, images: Sequence[Any], prompts: Sequence[str]) -> Any:
-        """For models that take no words but those that their answer begins with."""
+    def _started(self, images: Images, prompts: Sequence[str]) -> BatchFeature:
+        """Inputs of models that take no prompt, only the beginning of their answer."""
         from transformers import BatchFeature
 
         pixels = self._processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
@@ -144,8 +153,8 @@ class Writer:
             inputs["decoder_input_ids"] = words["input_ids"]
         return BatchFeature(inputs)
 
-    def _settings(self, limits: WritingLimits) -> dict[str, Any]:
-        settings: dict[str, Any] = {"max_new_tokens": limits.max_new_tokens, "do_sample": limits.temperature > 0}
+    def _settings(self, limits: WritingLimits) -> JsonObject:
+        settings: JsonObject = {"max_new_tokens": limits.max_new_tokens, "do_sample": limits.temperature > 0}
         if limits.temperature > 0:
             settings["temperature"] = limits.temperature
         if limits.no_repeat_ngram_size:
@@ -166,10 +175,10 @@ class Writer:
 
     @property
     def _ends(self) -> frozenset[int]:
-        """Tokens behind which nothing follows; a page that is done is filled up while others are written."""
+        """Tokens that end a text: the model's own, and the padding of a page that is done before others."""
         ends = self._model.generation_config.eos_token_id
-        known = ends if isinstance(ends, (list, tuple)) else [ends]
-        return frozenset((*known, self._tokenizer.pad_token_id))
+        listed = ends if isinstance(ends, (list, tuple)) else [ends]
+        return frozenset((*listed, self._tokenizer.pad_token_id))
 
     def _has_stopped(self, tokens: Sequence[int]) -> bool:
         text = self._tokenizer.decode(tokens).rstrip()
@@ -179,14 +188,14 @@ class Writer:
         text = str(self._tokenizer.decode(tokens, skip_special_tokens=not self._kind.keeps_tags))
         for mark in (
             *self._kind.stops,
-            *(str(one) for one in self._tokenizer.all_special_tokens if _is_mark(str(one))),
+            *(str(token) for token in self._tokenizer.all_special_tokens if _is_mark(str(token))),
         ):
             text = text.replace(mark, "")
         return text.strip()
 
 
 def _is_mark(token: str) -> bool:
-    """Of the special tokens, those that say how text begins and ends and nothing about the page."""
+    """Whether a special token only marks a beginning or an end, and says nothing about the page."""
     return token.strip("<>|/[]").lower() in (
         "s",
         "bos",
@@ -202,7 +211,7 @@ def _is_mark(token: str) -> bool:
 
 
 class _Watch:
-    """Asked at each token: which pages need no more."""
+    """The stopping criterion of `generate`: called after each token, says which pages are done."""
 
     def __init__(
         self, rows: Sequence[_Row], start: int, lengths: Sequence[int], most: int, ends: frozenset[int]
@@ -213,34 +222,34 @@ class _Watch:
         self._most = most
         self._ends = ends
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         import torch
 
         written = input_ids[:, self._start :]
         count = int(written.shape[1])
         looks = count % repetition.EVERY == 0 or count >= self._most
-        for place, row in enumerate(self._rows):
+        for index, row in enumerate(self._rows):
             if not row.is_over:
-                self._look(row, place, written, count, looks)
+                self._look(row, index, written, count, looks)
         over = [row.is_over for row in self._rows]
         return torch.tensor(over, device=input_ids.device)
 
-    def _look(self, row: _Row, place: int, written: Any, count: int, looks: bool) -> None:
+    def _look(self, row: _Row, index: int, written: Tensor, count: int, looks: bool) -> None:
         try:
-            row.order.course.check()
+            row.page.progress.check()
         except errors.ClusterError as error:
             row.error = error
             return
-        token = int(written[place, -1])
+        token = int(written[index, -1])
         if token in self._ends:
             row.is_done = True
             return
         row.tokens.append(token)
         if looks:
-            row.order.course.tell(min(count / self._most, 1.0), "writing", count, self._most)
+            row.page.progress.tell(min(count / self._most, 1.0), "writing", count, self._most)
             row.end = repetition.begins_to_repeat(row.tokens)
-        longest = row.order.max_length
-        row.is_full = longest is not None and self._lengths[place] + count >= longest
+        longest = row.page.max_length
+        row.is_full = longest is not None and self._lengths[index] + count >= longest
 
 
 def _as_known(error: Exception) -> Exception:

@@ -1,4 +1,4 @@
-"""Which way a page runs: its skew, and the first corner of every line."""
+"""Which way the text of a page runs: its slope, and the first corner of every line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 from deployments.ocr.ppocr.finding import Floats
 
-#: Lines so many times as long as high say which way the page runs.
+#: Only lines that are so many times as long as high count for the slope of the page.
 LONG = 2.5
-#: A line across the page is read along its own side if it is so many times as long as high.
+#: A line at a right angle to the others runs across the page if it is so many times as long as high.
 CLEARLY_LONG = 3.0
 
 
@@ -22,9 +22,10 @@ def slope_of(corners: Floats) -> float:
     return (math.degrees(math.atan2(y, x)) + 45) % 180 - 45
 
 
-def page_slope(found: Sequence[Floats]) -> float:
-    """That of most of the text, by its length: around 0 on a page that stands or is upside down, 90 on its side."""
-    long = [one for one in found if max(_sides(one)) >= LONG * min(_sides(one))]
+def page_slope(lines: Sequence[Floats]) -> float:
+    """The slope of most of the text, weighted by length: around 0 for a page that is upright or upside down, around 90
+    for one on its side."""
+    long = [corners for corners in lines if max(_sides(corners)) >= LONG * min(_sides(corners))]
     weights = {True: 0.0, False: 0.0}
     slopes: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
     for corners in long:
@@ -36,15 +37,15 @@ def page_slope(found: Sequence[Floats]) -> float:
 
 
 def turned_to(corners: Floats, slope: float) -> Floats:
-    """The same corners, beginning so that the side from the first to the second runs as the page does."""
+    """The same corners, beginning so that the side from the first to the second has the slope of the page."""
     direction = np.array([math.cos(math.radians(slope)), math.sin(math.radians(slope))])
     clockwise = corners if _is_clockwise(corners) else corners[::-1]
-    along = [float(np.dot(_unit(clockwise[(place + 1) % 4] - clockwise[place]), direction)) for place in range(4)]
+    along = [float(np.dot(_unit(clockwise[(index + 1) % 4] - clockwise[index]), direction)) for index in range(4)]
     return np.roll(clockwise, -int(np.argmax(along)), axis=0)
 
 
 def runs_across(corners: Floats) -> bool:
-    """Whether a line, turned as the page, is longer down than along: a label on its side."""
+    """Whether a line, its corners ordered by the slope of the page, is much higher than wide: a label on its side."""
     along, down = _sides(corners)
     return down > CLEARLY_LONG * along
 
@@ -67,7 +68,7 @@ def _unit(vector: Floats) -> Floats:
 
 
 def _is_clockwise(corners: Floats) -> bool:
-    """As seen on a page, where y grows downwards."""
+    """On a page, where y grows downwards."""
     x, y = corners[:, 0], corners[:, 1]
     return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) > 0
 

@@ -1,4 +1,4 @@
-"""PP-OCR as a family: the weights that the rapidocr package has, on CPU and on a card."""
+"""PP-OCR as a family, on CPU and on GPUs. The weights come with the rapidocr package."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import RecognisedPage
-from deployments.ocr.pictures import PageImage
+from deployments.ocr.pictures import ScannedPage
 from deployments.ocr.ppocr.nets import Nets
 from deployments.ocr.ppocr.onnx_nets import OnnxNets
 from deployments.ocr.ppocr.reader import PageReader
 from deployments.ocr.ppocr.torch_nets import TorchNets
 from deployments.ocr.requests import Reading
 
-#: Pages under way at once, for each core: one is computed, and another is made ready or put in order.
+#: Pages under way at once for each core: while one is computed, another is prepared or put in order.
 PAGES_PER_CORE = 2
 LEAST_PAGES = 4
-#: On a card the pages fill batches.
+#: On a GPU, so many pages fill its batches.
 PAGES_ON_A_CARD = 16
 
-#: What its one alphabet has all letters of.
+#: Languages all of whose letters are in its one alphabet.
 LANGUAGES = frozenset(
     "af az bs ca cs cy da de en es et eu fi fr ga gl hr hu id is it ja ku la lb lt lv mi ms mt nl no oc pl pt qu ro sk "
     "sl sq sv sw tl tr uz vi zh zh-hans zh-hant".split()
 )
-#: What it has no use for: it reads what stands there, whatever the page is.
+#: All of them do the same: the nets read any page in the same way.
 TASKS = ("ocr", "parse", "layout")
 
 
@@ -44,7 +44,7 @@ class PpOcr(Stepped):
     engines: ClassVar[tuple[str, ...]] = ("onnxruntime", "torch")
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
     Options: ClassVar[type[BaseModel]] = PpOcrOptions
-    #: Made anew when it is loaded: whoever only knows of the family needs no library to draw.
+    #: Replaced by a page of text when the model is loaded: drawing it takes a library.
     example: Example = Example([BLANK_PAGE], {}, "ocr")
 
     def load(self, setup: Setup) -> OcrFacts:
@@ -70,9 +70,9 @@ class PpOcr(Stepped):
         width, height = sheet.size
         return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
 
-    def stream(self, value: tuple[PageImage, Reading], course: Progress) -> RecognisedPage:
+    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
         sheet, reading = value
-        return self._reader.read(sheet, reading, course)
+        return self._reader.read(sheet, reading, progress)
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
@@ -94,7 +94,7 @@ def drawn_page() -> bytes:
 
 
 def _nets(setup: Setup) -> Nets:
-    asked = (setup.engine or "").lower()
-    if asked == "torch" or (asked != "onnxruntime" and setup.device != "cpu"):
+    engine = (setup.engine or "").lower()
+    if engine == "torch" or (engine != "onnxruntime" and setup.device != "cpu"):
         return TorchNets(setup.folder, setup.device, setup.threads)
     return OnnxNets(setup.folder, setup.threads)

@@ -1,4 +1,4 @@
-"""The three nets as they come, on CPU: each call has a core of its own, but for a page that is alone."""
+"""The three nets by onnxruntime on CPU. A call runs on one core, except for a page that is the only one under way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +14,21 @@ from deployments.ocr.ppocr.finding import Floats
 from deployments.ocr.ppocr.letters import Said, twins_in
 from deployments.ocr.ppocr.nets import DETECTING, READING, TURNING, alphabet_of
 
-#: Width of strips that are read in one call: narrow ones cost more by the call than by the pixel.
+#: Total width of the strips of one call: of narrow strips, the call itself costs more than the pixels.
 BATCH_WIDTH = 640
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 
 class Turning:
-    """Tells lines that are upside down."""
+    """The net that tells whether a line is upside down."""
 
     def __init__(self, file: Path) -> None:
         self._session = _session(file, 1)
 
     def answers(self, glances: Sequence[Floats]) -> list[float]:
-        return [float(one[1]) for one in _answer(self._session, np.stack(glances))]
+        return [float(score[1]) for score in _answer(self._session, np.stack(glances))]
 
 
 class OnnxNets:
@@ -52,14 +55,14 @@ class OnnxNets:
         return BATCH_WIDTH // shape[-1]
 
     def detect(self, pages: Sequence[Floats]) -> list[Floats]:
-        found: list[Floats] = []
+        maps: list[Floats] = []
         for page in pages:
             with self._detecting_session() as session:
-                found.append(_answer(session, page[None])[0, 0])
-        return found
+                maps.append(_answer(session, page[None])[0, 0])
+        return maps
 
     def read(self, strips: Sequence[Floats]) -> list[Said]:
-        return [self._said(one) for one in _answer(self._reading, np.stack(strips))]
+        return [self._said(steps) for steps in _answer(self._reading, np.stack(strips))]
 
     def turn(self, glances: Sequence[Floats]) -> list[float]:
         return self._turning.answers(glances)
@@ -70,8 +73,8 @@ class OnnxNets:
         return Said(classes, steps[at, classes], np.where(self._twins[classes], steps[at, self._twins[classes]], 0))
 
     @contextmanager
-    def _detecting_session(self) -> Iterator[Any]:
-        """All cores for a page that is the only one here."""
+    def _detecting_session(self) -> Iterator[InferenceSession]:
+        """With all cores for a page that is the only one being detected."""
         with self._lock:
             self._detected_now += 1
             alone = self._detected_now == 1
@@ -82,19 +85,20 @@ class OnnxNets:
                 self._detected_now -= 1
 
 
-def _answer(session: Any, value: Floats) -> Any:
-    return session.run(None, {session.get_inputs()[0].name: value})[0]
+def _answer(session: InferenceSession, value: Floats) -> Floats:
+    answer: Floats = session.run(None, {session.get_inputs()[0].name: value})[0]
+    return answer
 
 
-def _session(file: Path, threads: int) -> Any:
+def _session(file: Path, threads: int) -> InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Pages come in many sizes, and what was planned for one is kept for ever.
+    # A memory plan is kept for ever for each size of input, and pages come in many sizes.
     options.enable_mem_pattern = False
-    # A core that waits for the next call would be taken from the calls beside it.
+    # A core that spins while it waits for the next call is missing to the other calls.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

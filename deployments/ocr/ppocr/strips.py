@@ -1,10 +1,9 @@
-"""Lines cut out of a page, upright and of one height, as the reading net takes them."""
+"""Lines cut out of a page as strips for the reading net: upright and all of one height."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +11,19 @@ from numpy.typing import NDArray
 from deployments.ocr.ppocr.finding import Floats, Pixels
 
 HEIGHT = 48
-#: Lines are read somewhat narrower than they are: for four fifths of the work, and no worse.
+#: Lines are read at four fifths of their width: that is four fifths of the work, and the result is no worse.
 NARROW = 0.8
 FULL = 1.0
-#: Strips are filled up to multiples of this, whether read alone or with others: so both read the same.
+#: Strips are padded to multiples of this width, alone as well as in a batch, so that both give the same text.
 STEP = 32
-#: Beyond, a line is cut where there is a gap: attention grows with the square of it.
+#: A wider strip is cut in gaps between its words, because the cost of attention grows with the square of the width.
 WIDEST = 1600
-#: What the net that tells upright from upside down takes.
+#: Size of the input of the net that tells whether a line is upside down.
 GLANCE = (HEIGHT, 192)
 
 
 def cut_out(pixels: Pixels, corners: Floats) -> Pixels:
-    """The quadrilateral as an upright rectangle, the first corner at its upper left."""
+    """The quadrilateral as an upright rectangle with its first corner at the upper left."""
     import cv2
 
     width = max(1, round(max(_length(corners, 0, 1), _length(corners, 3, 2))))
@@ -35,12 +34,12 @@ def cut_out(pixels: Pixels, corners: Floats) -> Pixels:
     target = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
     how = cv2.getPerspectiveTransform(corners.astype(np.float32), target)
     size = (width, height)
-    cut: Any = cv2.warpPerspective(pixels, how, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return cut  # type: ignore[no-any-return]
+    cut: Pixels = cv2.warpPerspective(pixels, how, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return cut
 
 
 def _upright_slice(pixels: Pixels, corners: Floats) -> Pixels | None:
-    """Of a rectangle that stands as straight as the page, without moving a pixel."""
+    """The same by slicing, for a quadrilateral with sides parallel to those of the page; None for any other."""
     (left, top), (right, _), (_, bottom), _ = corners
     exact = np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
     if right <= left or bottom <= top or float(np.abs(exact - corners).max()) > 1.0:
@@ -51,44 +50,44 @@ def _upright_slice(pixels: Pixels, corners: Floats) -> Pixels | None:
 
 
 def strips_of(cut: Pixels, stretch: float) -> list[Pixels]:
-    """What is read of a line: one strip, or several where it is too long for one."""
+    """The line as one strip, or as several where it is too long."""
     import cv2
 
     height, width = cut.shape[:2]
     wide = max(8, math.ceil(HEIGHT * width / height * stretch))
     how = cv2.INTER_AREA if height > 1.5 * HEIGHT else cv2.INTER_LINEAR
-    strip: Any = cv2.resize(cut, (wide, HEIGHT), interpolation=how)
+    strip: Pixels = cv2.resize(cut, (wide, HEIGHT), interpolation=how)
     places = gaps_in(strip, math.ceil(wide / WIDEST))
     return [strip[:, left:right] for left, right in zip((0, *places), (*places, wide), strict=True)]
 
 
 def gaps_in(strip: Pixels, parts: int) -> list[int]:
-    """Where to cut a strip into that many parts of about one length: in the widest gap near each such place."""
+    """Where to cut a strip into `parts` of about the same length: near each even cut, in the widest gap."""
     if parts < 2:
         return []
     spread = strip.mean(axis=2).std(axis=0)
     smooth = np.convolve(spread, np.ones(9) / 9, "same")
     width = strip.shape[1]
     reach = width // parts // 4
-    found = []
+    places = []
     for part in range(1, parts):
         middle = width * part // parts
         start = middle - reach
-        found.append(start + int(np.argmin(smooth[start : middle + reach])))
-    return found
+        places.append(start + int(np.argmin(smooth[start : middle + reach])))
+    return places
 
 
 def filled(strip: Pixels) -> Floats:
-    """In numbers around zero, colours first, with nothing behind it up to a step."""
+    """The strip in numbers from -1 to 1, colours first, padded with zeros on the right."""
     width = strip.shape[1]
     wide = math.ceil(width / STEP) * STEP
-    whole = np.zeros((3, HEIGHT, wide), np.float32)
-    whole[:, :, :width] = (strip.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
-    return whole
+    padded = np.zeros((3, HEIGHT, wide), np.float32)
+    padded[:, :, :width] = (strip.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
+    return padded
 
 
 def glance(cut: Pixels) -> Floats:
-    """The middle of a line, for the net that tells upright from upside down."""
+    """The middle of a line, for the net that tells whether it is upside down."""
     import cv2
 
     height, width = cut.shape[:2]
@@ -97,14 +96,14 @@ def glance(cut: Pixels) -> Floats:
     part = cut[:, start : start + longest]
     wide = min(GLANCE[1], max(8, math.ceil(HEIGHT * part.shape[1] / height)))
     small = cv2.resize(part, (wide, HEIGHT), interpolation=cv2.INTER_AREA if height > HEIGHT else cv2.INTER_LINEAR)
-    whole = np.zeros((3, *GLANCE), np.float32)
-    whole[:, :, :wide] = (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
-    return whole
+    padded = np.zeros((3, *GLANCE), np.float32)
+    padded[:, :, :wide] = (small.astype(np.float32) / 127.5 - 1).transpose(2, 0, 1)
+    return padded
 
 
 def upside_down(cuts: Sequence[NDArray[np.uint8]]) -> list[Pixels]:
     return [np.ascontiguousarray(cut[::-1, ::-1]) for cut in cuts]
 
 
-def _length(corners: Floats, one: int, other: int) -> float:
-    return float(np.linalg.norm(corners[one] - corners[other]))
+def _length(corners: Floats, first: int, other: int) -> float:
+    return float(np.linalg.norm(corners[first] - corners[other]))

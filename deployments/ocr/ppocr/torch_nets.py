@@ -1,10 +1,10 @@
-"""The nets as modules of transformers, for cards: pages and lines of one size go through together."""
+"""The nets as modules of transformers, for GPUs: pages or lines of one size go through in one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,8 +14,11 @@ from deployments.ocr.ppocr.letters import Said, twins_in
 from deployments.ocr.ppocr.nets import DETECTING, READING, TURNING, alphabet_of
 from deployments.ocr.ppocr.onnx_nets import Turning
 
-#: Numbers in one batch, of a page or of strips: what keeps a card busy.
+#: Pixels in one batch of pages or strips: enough to keep a GPU busy.
 BATCH_PIXELS = 4_000_000
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TorchNets:
@@ -26,12 +29,12 @@ class TorchNets:
 
         self._torch = torch
         self._device = torch.device(device)
-        #: Cards compute one batch after another.
+        #: A GPU computes one batch after another.
         self.threads = 1
         self._detecting = conversion.detecting(folder / DETECTING).to(self._device)
         net, characters = conversion.reading(folder / READING)
         self._reading = net.to(self._device)
-        # Nobody has put this one into transformers, and it is done in a millisecond.
+        # Transformers has no class for this net, which takes a millisecond on CPU.
         self._turning = Turning(folder / TURNING)
         self.alphabet: Sequence[str] = alphabet_of(characters)
         self._twins = torch.from_numpy(twins_in(self.alphabet)).to(self._device)
@@ -45,21 +48,21 @@ class TorchNets:
 
     def detect(self, pages: Sequence[Floats]) -> list[Floats]:
         with self._torch.inference_mode():
-            answers = self._detecting(self._there(pages)).last_hidden_state
+            answers = self._detecting(self._on_device(pages)).last_hidden_state
             return list(answers[:, 0].float().cpu().numpy())
 
     def read(self, strips: Sequence[Floats]) -> list[Said]:
         torch = self._torch
         with torch.inference_mode():
-            steps = self._reading(self._there(strips)).last_hidden_state
+            steps = self._reading(self._on_device(strips)).last_hidden_state
             scores, classes = steps.max(dim=-1)
             others = self._twins[classes]
             twins = torch.where(others > 0, steps.gather(-1, others[..., None])[..., 0], 0)
             parts = (classes.cpu().numpy(), scores.float().cpu().numpy(), twins.float().cpu().numpy())
-        return [Said(*one) for one in zip(*parts, strict=True)]
+        return [Said(*arrays) for arrays in zip(*parts, strict=True)]
 
     def turn(self, glances: Sequence[Floats]) -> list[float]:
         return self._turning.answers(glances)
 
-    def _there(self, values: Sequence[Floats]) -> Any:
+    def _on_device(self, values: Sequence[Floats]) -> Tensor:
         return self._torch.from_numpy(np.stack(values)).to(self._device, non_blocking=True)

@@ -15,7 +15,7 @@ from deployments.ocr.documents.family import DocumentOptions, Documents
 from deployments.ocr.documents.kinds import KINDS, kind_in
 from deployments.ocr.documents.writing import Written
 from deployments.ocr.page import RecognisedPage
-from deployments.ocr.pictures import PageImage, cut_out
+from deployments.ocr.pictures import ScannedPage, cut_out
 from deployments.ocr.requests import Reading
 from tests.deployments.ocr.small_documents import BUILD, built
 from tests.pages import as_file
@@ -138,17 +138,17 @@ def test_figures_are_cut_out_when_they_are_asked_for() -> None:
     written = Written(f"{drawn}\n<|ref|>text<|/ref|><|det|>[[0, 0, 9, 9]]<|/det|>\nhello", 1, 1, False, False)
     for features, is_shown in ((("boxes", "figures"), True), (("boxes",), False)):
         reading = Reading(task="layout", features=features)
-        page = family._page(PageImage(image, None), reading, written)
+        page = family._page(ScannedPage(image, None), reading, written)
         figure, text = page.to_dict(features)["blocks"]
         assert figure["type"] == "figure" and ("image" in figure) == is_shown and "image" not in text
-    (figure, _) = family._page(PageImage(image, None), Reading(features=("figures",)), written).blocks
+    (figure, _) = family._page(ScannedPage(image, None), Reading(features=("figures",)), written).blocks
     assert figure.picture is not None
     cut = Image.open(io.BytesIO(figure.picture))
     assert cut.size == (40, 40) and cut.getcolors() == [(1600, (255, 0, 0))]
 
 
 def test_a_figure_without_extent_is_not_cut_out() -> None:
-    sheet = PageImage(Image.new("RGB", (20, 10)), None)
+    sheet = ScannedPage(Image.new("RGB", (20, 10)), None)
     assert cut_out(sheet, (5, 5, 5, 8)) is None and cut_out(sheet, (30, 0, 40, 5)) is None
     cut = cut_out(sheet, (-5.0, 2.0, 100.0, 90.0))
     assert cut is not None and Image.open(io.BytesIO(cut)).size == (20, 8)
