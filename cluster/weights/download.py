@@ -1,11 +1,11 @@
-"""A repository's files on disk: a cache that may be killed at any instruction, and the download that fills it.
+"""A repository's files on disk: a cache that survives being killed at any moment, and the download that fills it.
 
 The cache is laid out as huggingface_hub lays it out, which can therefore read it:
 
     <home>/weights/<hub>/models--<owner>--<name>/
         blobs/<digest>            a verified file; <digest>.incomplete while it grows
         snapshots/<commit>/       the files under their names, as links to blobs
-        listings/<commit>.json    what the hub has, and which of it is wanted
+        listings/<commit>.json    the files that the hub has, and which of them are wanted
         refs/<revision>           the commit of the last complete download of that revision
 """
 
@@ -26,7 +26,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 
@@ -34,27 +33,28 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.paths import folder_under
 from cluster.status import LoadProgress
+from cluster.value import JsonObject
 from cluster.weights.hubs import Hub, Listing, RemoteFile, is_busy, name_of, refusal
 
 log = logging.getLogger("cluster.weights.download")
 
-#: Files fetched at once: enough to fill a line, few enough not to be throttled.
+#: Files fetched at once: enough to use the whole bandwidth, few enough not to be throttled.
 PARALLEL_FILES = 4
 REPORT_EVERY_S = 0.2
-#: Attempts in a row that bring no byte before a file is given up; their pauses double, to half a minute in all.
+#: A file is given up after so many attempts in a row without a byte; their pauses double, to half a minute in all.
 FRUITLESS_ATTEMPTS = 7
 
 Listener = Callable[[LoadProgress], None]
 
 
-class Cache:
+class RepositoryCache:
     """One repository on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @classmethod
-    def of(cls, source: Source, home: Path) -> Cache:
+    def of(cls, source: Source, home: Path) -> RepositoryCache:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.id) or ".." in source.id or "--" in source.id:
             raise errors.BadRequest(f"{source.id!r} is not the name of a repository, which looks like owner/name.")
         return cls(home / "weights" / source.hub / f"models--{source.id.replace('/', '--')}")
@@ -69,7 +69,7 @@ class Cache:
         return self.folder / "blobs" / f"{file.digest}.incomplete"
 
     def bytes_of(self, file: RemoteFile) -> int:
-        # The partial file first: it turns into the blob, never back.
+        # The partial file first: it becomes the blob, and a blob never becomes partial again.
         for path in (self.partial(file), self.blob(file)):
             try:
                 return min(path.stat().st_size, file.size)
@@ -78,7 +78,7 @@ class Cache:
         return 0
 
     def stores(self, file: RemoteFile) -> bool:
-        # By size as well: a machine that lost power may keep the name of a file and not its end.
+        # Compare the size too: after a power failure a file may have its name but not its end.
         blob = self.blob(file)
         return blob.is_file() and blob.stat().st_size == file.size
 
@@ -108,17 +108,17 @@ class Cache:
             _write(folder_under(self.folder / "refs", revision), commit)
 
     def listing(self, commit: str) -> Listing | None:
-        known = self._known(commit)
-        return Listing(commit, tuple(RemoteFile(*row) for row in known["files"])) if known else None
+        record = self._record(commit)
+        return Listing(commit, tuple(RemoteFile(*row) for row in record["files"])) if record else None
 
     def wanted(self, commit: str) -> list[RemoteFile]:
-        known = self._known(commit) or {"files": [], "wanted": []}
-        return [RemoteFile(*row) for row in known["files"] if row[0] in known["wanted"]]
+        record = self._record(commit) or {"files": [], "wanted": []}
+        return [RemoteFile(*row) for row in record["files"] if row[0] in record["wanted"]]
 
-    def _known(self, commit: str) -> dict[str, Any] | None:
+    def _record(self, commit: str) -> JsonObject | None:
         try:
-            known: dict[str, Any] = json.loads(folder_under(self.folder / "listings", f"{commit}.json").read_text())
-            return known
+            record: JsonObject = json.loads(folder_under(self.folder / "listings", f"{commit}.json").read_text())
+            return record
         except (OSError, ValueError):
             return None
 
@@ -130,7 +130,7 @@ class Cache:
 
     @contextmanager
     def locked(self, while_waiting: Callable[[], None]) -> Iterator[None]:
-        """One download of a repository at a time; the lock of a process that was killed is free again."""
+        """Allows one download of a repository at a time; a killed process releases the lock."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
             while True:
@@ -144,7 +144,7 @@ class Cache:
 
 
 def _write(path: Path, text: str) -> None:
-    """The old content or the new one, never half of it."""
+    """Replaces the file at once, so that a reader sees the old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text)
@@ -152,17 +152,17 @@ def _write(path: Path, text: str) -> None:
 
 
 class _Stopped(Exception):
-    """Another file failed, or whoever listens wants no more."""
+    """Another file failed, or the listener stopped the download."""
 
 
 @dataclass
 class Download:
-    """What a listing has and the cache has not, on its way."""
+    """Fetches the wanted files of a listing that the cache does not have yet."""
 
     client: httpx.Client
     hub: Hub
     source: Source
-    cache: Cache
+    cache: RepositoryCache
     listing: Listing
     wanted: Sequence[RemoteFile]
     report: Listener
@@ -172,7 +172,7 @@ class Download:
     def run(self) -> None:
         cache, commit = self.cache, self.listing.commit
         try:
-            with cache.locked(while_waiting=self._tell):
+            with cache.locked(while_waiting=self._report_progress):
                 cache.remember(self.listing, self.wanted)
                 self._check_space()
                 self._fetch_all()
@@ -183,14 +183,14 @@ class Download:
         except OSError as error:
             raise self._disk_failure(error) from error
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         sizes = [(file.name, self.cache.bytes_of(file), file.size) for file in self.wanted]
         done, total = sum(size[1] for size in sizes), sum(size[2] for size in sizes)
         files = tuple(dict(zip(("name", "done", "total"), size, strict=True)) for size in sizes)
         self.report(LoadProgress("downloading", done / total if total else 1.0, done, total, files))
 
     def _fetch_all(self) -> None:
-        self._tell()
+        self._report_progress()
         with ThreadPoolExecutor(PARALLEL_FILES, "download") as threads:
             pending = {threads.submit(self._fetch, file) for file in self._missing()}
             try:
@@ -198,13 +198,13 @@ class Download:
                     done, pending = wait(pending, REPORT_EVERY_S, FIRST_EXCEPTION)
                     for future in done:
                         future.result()
-                    self._tell()
+                    self._report_progress()
             finally:
                 self.stop.set()
                 threads.shutdown(cancel_futures=True)
 
     def _missing(self) -> list[RemoteFile]:
-        """Each content once, whatever number of names it has."""
+        """Each content once, however many names it has."""
         files = {file.digest: file for file in self.wanted}.values()
         return [file for file in files if not self.cache.stores(file)]
 
@@ -224,7 +224,7 @@ class Download:
         )
 
     def _receive(self, file: RemoteFile, partial: Path) -> None:
-        """Fills the partial file up, from where it is, until it is as long as it should be."""
+        """Continues the partial file until it has the size that the hub lists."""
         revision = self.source.revision or self.hub.branch
         url = self.hub.file_url(self.source.id, self.listing.commit, revision, file.name)
         most = fruitless = 0
@@ -242,7 +242,7 @@ class Download:
                 raise _Stopped
 
     def _receive_once(self, url: str, file: RemoteFile, partial: Path) -> str:
-        """Why it ended, should that have been too early."""
+        """Returns why the connection ended, in case the file is not complete."""
         start = partial.stat().st_size if partial.exists() else 0
         try:
             with self.client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
@@ -253,8 +253,8 @@ class Download:
                     return "it has less than it lists"
                 if not response.is_success:
                     raise refusal(self.hub, self.source, response)
-                goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-                with partial.open("ab" if start and goes_on else "wb") as out:
+                continues = response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+                with partial.open("ab" if start and continues else "wb") as out:
                     for chunk in response.iter_bytes():
                         if self.stop.is_set():
                             raise _Stopped
@@ -262,7 +262,7 @@ class Download:
                         if out.tell() > file.size:
                             break
                     out.flush()
-                    # What is renamed once it is whole must be whole on the disk as well.
+                    # The file gets its final name when it is complete, so it must be complete on the disk first.
                     os.fsync(out.fileno())
         except httpx.RequestError as error:
             return str(error) or type(error).__name__

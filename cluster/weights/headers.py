@@ -1,7 +1,7 @@
-"""What a folder of weights holds, by its names and the headers of its files; every count is checked before it is used.
+"""Reads what a folder of weights holds, from file names and headers; every count is checked before it is used.
 
-Run as a program it reads a folder that a stranger named, within limits of its own, and answers in JSON. It therefore
-imports nothing but the standard library.
+Run as a program, it reads a folder that a stranger named, within limits, and answers in JSON. So that it starts
+quickly, it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ import math
 import os
 import stat
 import sys
-from typing import Any, BinaryIO, TypeGuard
+from typing import BinaryIO, TypedDict, TypeGuard
 
-#: Entries of a folder and those below it, and how far below.
+#: The most entries of a folder and those below it, and how deep they may lie.
 MOST_ENTRIES = 20_000
 MOST_DEPTH = 6
 #: A safetensors header; those of the largest models have a few million bytes.
 MOST_HEADER_BYTES = 25_000_000
 MOST_JSON_BYTES = 10_000_000
-#: Configs that are read, of a folder and those right below it.
+#: The most configs that are read, of a folder and those right below it.
 MOST_CONFIGS = 100
-#: Of a GGUF file: keys, tensors and strings within lists together; vocabularies have up to a million.
+#: The most keys, tensors and strings within lists of a GGUF file; vocabularies have up to a million.
 MOST_VALUES = 4_000_000
 MOST_DIMENSIONS = 16
-#: Tensors that are told one by one; of more only the sums are.
+#: The most tensors that are listed one by one; of more, only the sums are told.
 MOST_TENSORS = 20_000
 MOST_ANSWER_BYTES = 8_000_000
 LONGEST_NAME = 200
@@ -36,10 +36,10 @@ MOST_CPU_S = 10
 CONFIGS = ("config.json", "config_sentence_transformers.json", "modules.json", "model_index.json")
 INDEX = ".index.json"
 
-#: Bytes of one number, in safetensors that can be loaded in another number format.
+#: Bytes of one number, for the dtypes of safetensors that can be loaded in another number format.
 PLAIN = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
-#: GGUF's numbers of types -> how many weights a block has, and its bytes.
+#: GGUF's number of a type -> how many weights a block has, and its bytes.
 GGML_BLOCKS = {
     **{0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40)},
     **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292)},
@@ -47,25 +47,25 @@ GGML_BLOCKS = {
     **{23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2)},
     **{34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18)},
 }
-#: GGUF's types of values -> bytes; 8 is a string and 9 a list.
+#: GGUF's type of a value -> its bytes; 8 is a string and 9 a list.
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _LIST = 8, 9
 
 
 class Unreadable(Exception):
-    """The end of a sentence that begins with the path of the file."""
+    """Its text is the end of a sentence that begins with the path of the file."""
 
 
 # ------------------------------------------------------------------------------------------------------ the folder
 
 
 def files_in(folder: str, roots: tuple[str, ...] = ()) -> dict[str, int]:
-    """Name -> bytes of every ordinary file in a folder and below. Links may lead anywhere but out of `roots`.
+    """Name -> bytes of every ordinary file in a folder and below it. No link may lead out of `roots`, if there are any.
 
-    Links to folders are followed at the top only, where a pipeline may have its parts, and none twice."""
-    found: dict[str, int] = {}
+    Links to folders are followed only at the top, where a pipeline may have its parts, and each folder only once."""
+    sizes: dict[str, int] = {}
     waiting = [("", folder)]
-    been = {os.path.realpath(folder)}
+    visited = {os.path.realpath(folder)}
     entries = 0
     while waiting:
         prefix, path = waiting.pop()
@@ -82,17 +82,17 @@ def files_in(folder: str, roots: tuple[str, ...] = ()) -> dict[str, int]:
                 try:
                     facts = entry.stat()
                 except OSError:
-                    continue  # a link that leads nowhere, or a file that has just gone
+                    continue  # a broken link, or a file that was just deleted
                 if entry.is_symlink() and roots and not _is_inside(os.path.realpath(entry.path), roots):
                     raise Unreadable(f"has a link, {name}, that leads out of the folders that may be used")
                 if stat.S_ISREG(facts.st_mode):
-                    found[name] = facts.st_size
+                    sizes[name] = facts.st_size
                 elif stat.S_ISDIR(facts.st_mode) and name.count("/") < MOST_DEPTH:
                     real = os.path.realpath(entry.path)
-                    if real not in been and not (entry.is_symlink() and prefix):
-                        been.add(real)
+                    if real not in visited and not (entry.is_symlink() and prefix):
+                        visited.add(real)
                         waiting.append((f"{name}/", entry.path))
-    return found
+    return sizes
 
 
 def _is_inside(path: str, roots: tuple[str, ...]) -> bool:
@@ -100,7 +100,7 @@ def _is_inside(path: str, roots: tuple[str, ...]) -> bool:
 
 
 def ordinary(path: str) -> tuple[BinaryIO, int]:
-    """A file to read and its size. What is a pipe or a device by now is neither waited for nor read."""
+    """A file to read and its size. A pipe or device that has taken its place is neither waited for nor read."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
@@ -108,11 +108,11 @@ def ordinary(path: str) -> tuple[BinaryIO, int]:
     facts = os.fstat(number)
     if not stat.S_ISREG(facts.st_mode):
         os.close(number)
-        raise Unreadable("is no ordinary file")
+        raise Unreadable("is not an ordinary file")
     return os.fdopen(number, "rb"), facts.st_size
 
 
-def json_in(path: str) -> Any:
+def json_in(path: str) -> object:
     file, size = ordinary(path)
     with file:
         if size > MOST_JSON_BYTES:
@@ -120,21 +120,22 @@ def json_in(path: str) -> Any:
         return _parsed(file.read(size))
 
 
-def _parsed(text: bytes) -> Any:
+def _parsed(text: bytes) -> object:
     try:
-        return json.loads(text)
+        value: object = json.loads(text)
+        return value
     except RecursionError:
         raise Unreadable("is nested too deeply") from None
     except ValueError as error:
-        raise Unreadable(f"is no JSON ({str(error)[:100]})") from None
+        raise Unreadable(f"is not JSON ({str(error)[:100]})") from None
 
 
-def config_in(path: str) -> Any:
-    """A config without what nothing here reads: long texts, long lists and what lies deep."""
+def config_in(path: str) -> object:
+    """A config, shortened: nothing reads its long texts, long lists and deeply nested values."""
     return _short(json_in(path), 3)
 
 
-def _short(value: Any, depth: int) -> Any:
+def _short(value: object, depth: int) -> object:
     if isinstance(value, dict) and depth:
         short = {key[:LONGEST_NAME]: _short(inner, depth - 1) for key, inner in list(value.items())[:500]}
         return {key: inner for key, inner in short.items() if inner is not None}
@@ -148,11 +149,11 @@ def _short(value: Any, depth: int) -> Any:
 
 
 def parts_in(path: str) -> list[str]:
-    """The files that an index names, which lie beside it."""
+    """The files that an index names; they lie beside it."""
     index = json_in(path)
     names = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise Unreadable("names no files of weights")
+        raise Unreadable("does not name any files of weights")
     parts = sorted(set(names.values()))
     for part in parts:
         if "/" in part or part in ("", ".", "..") or "\0" in part:
@@ -178,20 +179,20 @@ def safetensors_in(path: str) -> list[tuple[str, list[int], int, bool]]:
         raise Unreadable("is not a safetensors file")
     header.pop("__metadata__", None)
     room = size - 8 - length
-    tensors = [_tensor(name, told, room) for name, told in header.items()]
-    end = max((told["data_offsets"][1] for told in header.values()), default=0)
+    tensors = [_tensor(name, fields, room) for name, fields in header.items()]
+    end = max((fields["data_offsets"][1] for fields in header.values()), default=0)
     if end != room:
-        raise Unreadable(f"has {size} bytes where its header speaks of {8 + length + end}")
-    if sum(bytes_of_one for _, _, bytes_of_one, _ in tensors) > room:
-        raise Unreadable("has tensors that lie on each other")
+        raise Unreadable(f"has {size} bytes where its header claims {8 + length + end}")
+    if sum(tensor_bytes for _, _, tensor_bytes, _ in tensors) > room:
+        raise Unreadable("has tensors that overlap")
     return tensors
 
 
-def _tensor(name: str, told: Any, room: int) -> tuple[str, list[int], int, bool]:
-    wrong = Unreadable(f"says nonsense of the tensor {name[:LONGEST_NAME]!r}")
-    if not isinstance(told, dict):
+def _tensor(name: str, fields: object, room: int) -> tuple[str, list[int], int, bool]:
+    wrong = Unreadable(f"has a broken entry for the tensor {name[:LONGEST_NAME]!r}")
+    if not isinstance(fields, dict):
         raise wrong
-    shape, offsets, dtype = told.get("shape"), told.get("data_offsets"), told.get("dtype")
+    shape, offsets, dtype = fields.get("shape"), fields.get("data_offsets"), fields.get("dtype")
     if not (isinstance(dtype, str) and _are_counts(shape, room) and _are_counts(offsets, room)):
         raise wrong
     if len(shape) > MOST_DIMENSIONS or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -199,14 +200,14 @@ def _tensor(name: str, told: Any, room: int) -> tuple[str, list[int], int, bool]
     size = offsets[1] - offsets[0]
     if dtype in PLAIN and math.prod(shape) * PLAIN[dtype] != size:
         raise wrong
-    # Packed numbers have at least a bit each.
+    # Packed numbers take at least one bit each.
     if math.prod(shape) > 8 * size:
         raise wrong
     return name[:LONGEST_NAME], shape, size, dtype in PLAIN
 
 
-def _are_counts(values: Any, room: int) -> TypeGuard[list[int]]:
-    """No file counts more than it has bits."""
+def _are_counts(values: object, room: int) -> TypeGuard[list[int]]:
+    """Whether they are whole numbers that a file of that size can have: no count exceeds its bits."""
     return isinstance(values, list) and all(type(value) is int and 0 <= value <= 8 * room for value in values)
 
 
@@ -214,7 +215,7 @@ def _are_counts(values: Any, room: int) -> TypeGuard[list[int]]:
 
 
 class _Gguf:
-    """Reads forward; no count is believed that the rest of the file cannot hold."""
+    """Reads forward, and refuses every count that the rest of the file cannot hold."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
@@ -228,11 +229,11 @@ class _Gguf:
 
     def begin(self) -> None:
         if self.taken(4) != b"GGUF":
-            raise Unreadable("is not a whole GGUF file (it does not begin like one)")
+            raise Unreadable("is not a complete GGUF file (it does not begin like one)")
         version = self.taken(4)
         self._order = "little" if version[0] or version[1] else "big"
         if int.from_bytes(version, self._order) not in (2, 3):  # type: ignore[arg-type]
-            raise Unreadable("is not a whole GGUF file (it is of another version)")
+            raise Unreadable("is not a complete GGUF file (it is of another version)")
 
     def taken(self, count: int) -> bytes:
         self._holds(count)
@@ -242,56 +243,56 @@ class _Gguf:
         return int.from_bytes(self.taken(count), self._order)  # type: ignore[arg-type]
 
     def many(self, least_bytes: int) -> int:
-        """How many things follow, each of at least so many bytes."""
+        """How many items follow, each of at least so many bytes."""
         count = self.number(8)
         self._holds(count * least_bytes)
         self._values += count
         if self._values > MOST_VALUES:
-            raise Unreadable(f"is not a whole GGUF file (it speaks of more than {MOST_VALUES} values)")
+            raise Unreadable(f"is not a complete GGUF file (it claims more than {MOST_VALUES} values)")
         return count
 
     def text(self, most: int) -> str:
         length = self.number(8)
         if length > most:
-            raise Unreadable(f"is not a whole GGUF file (a name in it has {length} letters)")
+            raise Unreadable(f"is not a complete GGUF file (a name in it has {length} letters)")
         return self.taken(length).decode("utf-8", "replace")
 
-    def pass_by(self, kind: int, depth: int = 3) -> None:
-        """A value that is not looked at."""
+    def skip(self, kind: int, depth: int = 3) -> None:
+        """Skips a value."""
         if kind in _VALUE_BYTES:
-            self.pass_bytes(_VALUE_BYTES[kind])
+            self.skip_bytes(_VALUE_BYTES[kind])
         elif kind == _STRING:
-            self.pass_bytes(self.number(8))
+            self.skip_bytes(self.number(8))
         elif kind == _LIST and depth:
             inner = self.number(4)
             if inner in _VALUE_BYTES:
-                self.pass_bytes(self.number(8) * _VALUE_BYTES[inner])
+                self.skip_bytes(self.number(8) * _VALUE_BYTES[inner])
             else:
                 for _ in range(self.many(8)):
-                    self.pass_by(inner, depth - 1)
+                    self.skip(inner, depth - 1)
         else:
-            raise Unreadable(f"is not a whole GGUF file (it has a value of the type {kind})")
+            raise Unreadable(f"is not a complete GGUF file (it has a value of the type {kind})")
 
-    def pass_bytes(self, count: int) -> None:
+    def skip_bytes(self, count: int) -> None:
         self._holds(count)
         self._file.seek(count, os.SEEK_CUR)
 
     def data_bytes(self, alignment: int) -> int:
-        """What is left for the tensors themselves."""
+        """The bytes that are left for the tensors themselves."""
         return self._size - -(-self._file.tell() // alignment) * alignment
 
     def _holds(self, count: int) -> None:
         if count > self.left:
-            raise Unreadable(f"is not a whole GGUF file (it speaks of {count} bytes where {self.left} are left)")
+            raise Unreadable(f"is not a complete GGUF file (it claims {count} bytes where {self.left} are left)")
 
 
 def gguf_in(path: str) -> tuple[str, int]:
-    """Whose weights they are, and the bytes of all of them."""
+    """The architecture of the model, and the bytes of all its tensors."""
     file, size = ordinary(path)
     with file:
         reader = _Gguf(file, size)
         reader.begin()
-        # A tensor has a name, a number of sides, a type and a place; a value has a name, a type and itself.
+        # At least: a tensor has a name, a number of dimensions, a type and an offset; a value has a name and a type.
         tensors, values = reader.many(24), reader.many(13)
         architecture, alignment = "", 32
         for _ in range(values):
@@ -301,27 +302,27 @@ def gguf_in(path: str) -> tuple[str, int]:
             elif key == "general.alignment" and kind == 4:
                 alignment = reader.number(4)
             else:
-                reader.pass_by(kind)
+                reader.skip(kind)
         if not 1 <= alignment <= 2**20:
-            raise Unreadable(f"is not a whole GGUF file (it is aligned to {alignment} bytes)")
-        places = [_gguf_tensor(reader) for _ in range(tensors)]
+            raise Unreadable(f"is not a complete GGUF file (it is aligned to {alignment} bytes)")
+        extents = [_gguf_tensor(reader) for _ in range(tensors)]
         room = reader.data_bytes(alignment)
-    total = sum(length for _, length in places)
-    if any(start + length > room for start, length in places) or total > max(room, 0):
-        raise Unreadable("is not a whole GGUF file (its tensors do not fit into it)")
+    total = sum(length for _, length in extents)
+    if any(start + length > room for start, length in extents) or total > max(room, 0):
+        raise Unreadable("is not a complete GGUF file (its tensors do not fit into it)")
     return architecture, total
 
 
 def _gguf_tensor(reader: _Gguf) -> tuple[int, int]:
-    """Where it begins among the data, and its bytes."""
+    """The tensor's offset in the data, and its bytes."""
     reader.text(65_535)
-    sides = reader.number(4)
-    if sides > MOST_DIMENSIONS:
-        raise Unreadable(f"is not a whole GGUF file (a tensor has {sides} sides)")
-    numbers = math.prod(reader.number(8) for _ in range(sides))
+    dimensions = reader.number(4)
+    if dimensions > MOST_DIMENSIONS:
+        raise Unreadable(f"is not a complete GGUF file (a tensor has {dimensions} dimensions)")
+    numbers = math.prod(reader.number(8) for _ in range(dimensions))
     kind, start = reader.number(4), reader.number(8)
     if kind not in GGML_BLOCKS:
-        raise Unreadable(f"is not a whole GGUF file (a tensor has the type {kind})")
+        raise Unreadable(f"is not a complete GGUF file (a tensor has the type {kind})")
     block, size = GGML_BLOCKS[kind]
     return start, -(-numbers // block) * size
 
@@ -329,8 +330,17 @@ def _gguf_tensor(reader: _Gguf) -> tuple[int, int]:
 # --------------------------------------------------------------------------------------------------- all of a place
 
 
-def inventory(place: str, roots: tuple[str, ...] = ()) -> dict[str, Any]:
-    """All that is told of a folder or of one file. What cannot be read is told by the file, for whoever needs that."""
+class Answer(TypedDict):
+    files: dict[str, int]
+    configs: dict[str, object]
+    parts: dict[str, list[str]]
+    weights: dict[str, dict[str, object]]
+    #: Why a file could not be read; only a launch that needs the file fails for it.
+    wrong: dict[str, str]
+
+
+def inventory(place: str, roots: tuple[str, ...] = ()) -> Answer:
+    """The inventory of a folder or of one file."""
     if os.path.isdir(place):
         files, base = files_in(place, roots), place
     else:
@@ -340,9 +350,9 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> dict[str, Any]:
             raise Unreadable("is a link that leads out of the folders that may be used")
         base, name = os.path.split(place)
         files = {name: size}
-    answer: dict[str, Any] = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
+    answer: Answer = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
     tensors = 0
-    # The top first, so that a limit costs what lies deep.
+    # The top first, so that a limit cuts off what lies deep.
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         path = os.path.join(base, name)
         try:
@@ -353,7 +363,7 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> dict[str, Any]:
             elif name.endswith(".safetensors"):
                 rows = safetensors_in(path)
                 tensors += len(rows)
-                answer["weights"][name] = _sums(rows) | {"tensors": rows if tensors <= MOST_TENSORS else None}
+                answer["weights"][name] = {**_sums(rows), "tensors": rows if tensors <= MOST_TENSORS else None}
             elif name.endswith(".gguf") and len(files) == 1:
                 architecture, size = gguf_in(path)
                 answer["weights"][name] = {"architecture": architecture, "bytes": size}
@@ -394,7 +404,7 @@ def main() -> None:
                 weights.pop("tensors", None)
             text = json.dumps(answer)
         if len(text) > MOST_ANSWER_BYTES:
-            raise Unreadable("has too much in it: give the folder of one model")
+            raise Unreadable("is too large: give the folder of one model")
     except Unreadable as reason:
         text = json.dumps({"refused": str(reason)})
     except MemoryError:

@@ -1,8 +1,7 @@
-"""What a model hub has: the requests that ask Hugging Face and ModelScope, and what their answers mean.
+"""Model hubs: the requests to Hugging Face and ModelScope, and how their answers are read.
 
-Their HTTP is spoken here because their clients do more and less than is needed: huggingface_hub 2 throws away what an
-interrupted download had and looks up which tools run it, modelscope imports torch and tags requests with an id that it
-keeps on the machine.
+It speaks their HTTP itself, because their own clients do not fit: huggingface_hub 2 throws away an interrupted download
+and looks up which tools run it; modelscope imports torch and tags requests with an id that it keeps on the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +21,7 @@ from huggingface_hub import get_token
 
 from cluster import errors
 from cluster.catalog.entry import Source
+from cluster.value import JsonObject
 
 HUGGING_FACE = "https://huggingface.co"
 
@@ -30,7 +30,7 @@ HUGGING_FACE = "https://huggingface.co"
 class RemoteFile:
     name: str
     size: int
-    #: sha256 of the content, or git's sha1 of it as a blob: what is verified, and the name in the cache.
+    #: sha256 of the content, or git's sha1 of it as a blob. The content is checked by it, and cached under it.
     digest: str
 
 
@@ -43,7 +43,7 @@ class Listing:
 
 
 class Hub(Protocol):
-    #: The branch that is meant when no revision is.
+    #: The branch that is used if no revision is given.
     branch: str
     endpoint_variable: str
     token_variable: str
@@ -51,11 +51,11 @@ class Hub(Protocol):
     headers: dict[str, str]
 
     def page(self, id: str) -> str:
-        """Where a person reads about the model."""
+        """The address of the model's web page."""
 
     def listing_url(self, id: str, revision: str) -> str: ...
 
-    def parse(self, reply: Any, revision: str) -> Listing: ...
+    def parse(self, reply: JsonObject, revision: str) -> Listing: ...
 
     def file_url(self, id: str, commit: str, revision: str, name: str) -> str: ...
 
@@ -76,7 +76,7 @@ class HuggingFace:
     def listing_url(self, id: str, revision: str) -> str:
         return f"{self.endpoint}/api/models/{id}/revision/{quote(revision, safe='')}?blobs=true"
 
-    def parse(self, reply: Any, revision: str) -> Listing:
+    def parse(self, reply: JsonObject, revision: str) -> Listing:
         files = (
             RemoteFile(file["rfilename"], int(file["size"]), (file.get("lfs") or {}).get("sha256") or file["blobId"])
             for file in reply["siblings"]
@@ -84,7 +84,7 @@ class HuggingFace:
         return Listing(reply["sha"], tuple(files))
 
     def file_url(self, id: str, commit: str, revision: str, name: str) -> str:
-        # Also for files kept in Xet: its client cannot go on with a file that an earlier process began.
+        # Files kept in Xet are fetched like this too: its client cannot continue a file of an earlier process.
         return f"{self.endpoint}/{id}/resolve/{commit}/{quote(name)}"
 
 
@@ -97,7 +97,7 @@ class ModelScope:
         variables = ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN")
         self.endpoint = _endpoint(next(filter(None, map(os.environ.get, variables)), "https://modelscope.cn"))
         token = os.environ.get("MODELSCOPE_API_TOKEN")
-        # Some of its servers read one, some the other.
+        # Some of its servers read the header, others the cookie.
         self.headers = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
 
     def page(self, id: str) -> str:
@@ -106,13 +106,13 @@ class ModelScope:
     def listing_url(self, id: str, revision: str) -> str:
         return f"{self.endpoint}/api/v1/models/{id}/repo/files?Revision={quote(revision, safe='')}&Recursive=True"
 
-    def parse(self, reply: Any, revision: str) -> Listing:
+    def parse(self, reply: JsonObject, revision: str) -> Listing:
         files = tuple(
             RemoteFile(file["Path"], int(file["Size"]), file["Sha256"].lower())
             for file in reply["Data"]["Files"]
             if file.get("Type") != "tree"
         )
-        # It does not say the commit, so the content stands for it.
+        # ModelScope does not tell the commit, so a digest of the content stands for it.
         content = hashlib.sha256("".join(sorted(f"{file.name}\0{file.digest}\n" for file in files)).encode())
         return Listing(f"{revision.replace('/', '-')}-{content.hexdigest()[:12]}", files)
 
@@ -125,8 +125,8 @@ HUBS: dict[str, type[HuggingFace] | type[ModelScope]] = {"huggingface": HuggingF
 
 
 def _hugging_face_token(endpoint: str) -> str | None:
-    """One that the operator gave to this server goes to the endpoint that he gave it. What somebody saved on this
-    machine by logging in is for Hugging Face and for no mirror."""
+    """A token in the server's environment goes to the configured endpoint; a token that was saved on this machine by
+    logging in goes to Hugging Face only, never to a mirror."""
     named = (os.environ.get(name, "").strip() for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"))
     if token := next(filter(None, named), None):
         return token
@@ -141,7 +141,7 @@ def _endpoint(text: str) -> str:
 
 
 def client_of(hub: Hub) -> httpx.Client:
-    """A compressed answer cannot be gone on with, so none is asked for."""
+    """Asks for uncompressed answers, because a compressed one cannot be resumed."""
     return httpx.Client(
         headers={"User-Agent": "model-cluster", "Accept-Encoding": "identity", **hub.headers},
         follow_redirects=True,
@@ -170,7 +170,9 @@ def listing_of(client: httpx.Client, hub: Hub, source: Source, *, attempts: int)
             f"check {hub.endpoint_variable}."
         ) from error
     if not re.fullmatch(r"\w[\w.-]*", listing.commit) or not all(map(_is_storable, listing.files)):
-        raise errors.DownloadFailed(f"{hub.endpoint} lists files of {name_of(source)} under names that lead elsewhere.")
+        raise errors.DownloadFailed(
+            f"{hub.endpoint} lists files of {name_of(source)} with names outside of its folder."
+        )
     return listing
 
 

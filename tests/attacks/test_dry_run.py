@@ -53,7 +53,7 @@ def test_a_hostile_file_costs_the_ingress_no_memory_and_its_callers_no_time(live
             status, answer = dry_run(
                 live, model_name="FLUX.1-dev", model_type="image", gguf_model_path=str(tmp_path / "m.gguf")
             )
-            assert status == 500 and "not a whole GGUF file" in str(answer), answer
+            assert status == 500 and "not a complete GGUF file" in str(answer), answer
             status, answer = dry_run(live, model_name="m", model_type="embedding", model_path=str(tmp_path))
             most = max(most, ingress.memory_info().rss)
     finally:

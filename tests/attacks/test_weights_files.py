@@ -87,7 +87,7 @@ def test_a_gguf_that_speaks_of_more_than_it_has_is_refused(content: bytes, tmp_p
     file.write_bytes(content)
     tracemalloc.start()
     try:
-        with pytest.raises(errors.LoadFailed, match="not a whole GGUF file"):
+        with pytest.raises(errors.LoadFailed, match="not a complete GGUF file"):
             gguf_bytes(read(file))
         assert tracemalloc.get_traced_memory()[1] < SPARE_BYTES
     finally:
@@ -184,7 +184,7 @@ def test_pipes_and_devices_are_neither_waited_for_nor_read(tmp_path: Path) -> No
     begun = time.monotonic()
     assert inspected(tmp_path).files == {} and names_in(tmp_path) == []
     for place in (tmp_path / "model.safetensors", tmp_path / "model.gguf", Path("/dev/zero")):
-        with pytest.raises(errors.LoadFailed, match="is no ordinary file"):
+        with pytest.raises(errors.LoadFailed, match="is not an ordinary file"):
             inspected(place)
     assert time.monotonic() - begun < 5
 
@@ -249,7 +249,7 @@ def test_the_dry_run_of_a_hostile_folder_is_an_answer_and_costs_this_process_not
     )
     before = psutil.Process().memory_info().rss
     begun = time.monotonic()
-    with pytest.raises(errors.LoadFailed, match="speaks of 4611686018427387904 bytes where 0 are left"):
+    with pytest.raises(errors.LoadFailed, match="claims 4611686018427387904 bytes where 0 are left"):
         resolve(spec, Catalog.builtin(), Settings(home=tmp_path))
     assert psutil.Process().memory_info().rss - before < 50_000_000
     print(f"\n{time.monotonic() - begun:.2f} s")
@@ -258,8 +258,8 @@ def test_the_dry_run_of_a_hostile_folder_is_an_answer_and_costs_this_process_not
 def test_a_dry_run_looks_once_at_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"a": np.zeros((10, 10), "float16")}, tmp_path / "model.safetensors")
     looks: list[Path] = []
-    asked = inventory._asked
-    monkeypatch.setattr(inventory, "_asked", lambda place, roots: looks.append(place) or asked(place, roots))
+    asked = inventory._answer_of_child
+    monkeypatch.setattr(inventory, "_answer_of_child", lambda place, roots: looks.append(place) or asked(place, roots))
     settings = Settings(home=tmp_path)
     with inventory.asking_once():
         spec = LaunchSpec(model_name="mine", model_type="image", model_path=str(tmp_path))

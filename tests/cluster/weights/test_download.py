@@ -16,7 +16,7 @@ import pytest
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.status import LoadProgress
-from cluster.weights.download import Cache, Download
+from cluster.weights.download import Download, RepositoryCache
 from cluster.weights.hubs import HUBS, client_of, listing_of
 from cluster.weights.locate import cached, locate
 from tests.hub import Hub
@@ -83,7 +83,7 @@ def test_a_killed_download_goes_on_where_it_stopped(hub: Hub, source: Source, tm
     hold = hub.hold("model.safetensors", after=3_000_000)
     code = f"""
 from pathlib import Path
-from cluster.spec import Source
+from cluster.catalog.entry import Source
 from cluster.weights.locate import locate
 source = Source(hub={source.hub!r}, id={source.id!r})
 locate(source, home=Path({str(tmp_path)!r}), report=lambda progress: print(progress.done_bytes, flush=True))
@@ -131,7 +131,7 @@ def test_a_download_that_stands_still_is_given_up(hub: Hub, source: Source, tmp_
     there = HUBS[source.hub]()
     with client_of(there) as client:
         listing = listing_of(client, there, source, attempts=1)
-        cache = Cache.of(source, tmp_path)
+        cache = RepositoryCache.of(source, tmp_path)
         download = Download(client, there, source, cache, listing, listing.files, lambda progress: None, patience=2)
         with pytest.raises(errors.DownloadFailed, match=r"came no further than 1\.0 MB of 4\.0 MB .* launch again"):
             download.run()

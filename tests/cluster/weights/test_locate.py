@@ -268,7 +268,7 @@ def test_a_local_folder_is_used_as_it_is(tmp_path: Path) -> None:
 
 def test_a_local_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for name, found in (("none", "does not exist"), ("file", "is no folder")):
+    for name, found in (("none", "does not exist"), ("file", "is not a folder")):
         source = Source(hub="local", id=str(tmp_path / name))
         with pytest.raises(errors.DownloadFailed, match=found):
             locate(source, home=tmp_path)
@@ -282,7 +282,7 @@ def test_a_local_folder_outside_of_the_roots_is_refused(tmp_path: Path) -> None:
     roots = (tmp_path / "models",)
     assert locate(Source(hub="local", id=str(tmp_path / "models/m")), home=tmp_path, roots=roots)
     for path in ("elsewhere", "models/../elsewhere", "models/link"):
-        with pytest.raises(errors.BadRequest, match="not inside of a folder that models may be loaded from"):
+        with pytest.raises(errors.BadRequest, match="not in a folder that models may be loaded from"):
             locate(Source(hub="local", id=str(tmp_path / path)), home=tmp_path, roots=roots)
         assert is_cached(Source(hub="local", id=str(tmp_path / path)), tmp_path, roots=roots) is None
 
@@ -299,7 +299,7 @@ def test_a_local_file_is_named_by_its_folder_and_path(tmp_path: Path) -> None:
     assert locate(Source(hub="local", id=str(tmp_path), path="m.gguf"), home=tmp_path) == tmp_path / "m.gguf"
     with pytest.raises(errors.DownloadFailed, match="only as a pickle"):
         locate(Source(hub="local", id=str(tmp_path), path="m.ckpt"), home=tmp_path)
-    with pytest.raises(errors.BadRequest, match="not inside of a folder"):
+    with pytest.raises(errors.BadRequest, match="not in a folder"):
         locate(Source(hub="local", id=str(tmp_path), path="m.gguf"), home=tmp_path, roots=[tmp_path / "models"])
 
 
@@ -320,14 +320,14 @@ def test_a_package_is_found_without_being_imported(tmp_path: Path, monkeypatch: 
     for id, path in (("trap_package", "data/model"), ("trap_package.data", "model")):
         assert locate(Source(hub="package", id=id, path=path), home=tmp_path) == model
     assert "trap_package" not in sys.modules
-    with pytest.raises(errors.DownloadFailed, match="has no folder nothing"):
+    with pytest.raises(errors.DownloadFailed, match="has neither a folder nor a file nothing"):
         locate(Source(hub="package", id="trap_package", path="nothing"), home=tmp_path)
     with pytest.raises(errors.BadRequest, match="leads outside"):
         locate(Source(hub="package", id="trap_package", path="../.."), home=tmp_path)
 
 
 def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(errors.DownloadFailed, match="No package no_such_thing is installed"):
+    with pytest.raises(errors.DownloadFailed, match="The package no_such_thing is not installed"):
         locate(Source(hub="package", id="no_such_thing"), home=tmp_path)
     with pytest.raises(errors.BadRequest, match="is not the import name"):
         locate(Source(hub="package", id="../etc"), home=tmp_path)

@@ -79,7 +79,7 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save(path, a=(1000,))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(errors.LoadFailed, match="where its header speaks of"):
+    with pytest.raises(errors.LoadFailed, match="where its header claims"):
         weight_bytes(read(tmp_path))
 
 
@@ -140,7 +140,7 @@ def test_a_gguf_file_says_whose_weights_it_has_and_what_they_take(tmp_path: Path
 def test_what_is_not_a_whole_gguf_file_is_refused(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
     file = gguf_file(tmp_path / "m.gguf")
     file.write_bytes(spoil(file.read_bytes()))
-    with pytest.raises(errors.LoadFailed, match="not a whole GGUF file"):
+    with pytest.raises(errors.LoadFailed, match="not a complete GGUF file"):
         gguf_architecture(read(file))
 
 

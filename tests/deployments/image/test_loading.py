@@ -275,14 +275,14 @@ def test_a_transformer_that_diffusers_reads_from_no_gguf_says_so(folder_of: Fold
 
 
 def test_a_file_outside_of_the_roots_is_refused(folder_of: FolderOf, gguf_of: Any, tmp_path: Path) -> None:
-    with pytest.raises(errors.BadRequest, match="not inside of a folder that models may be loaded from"):
+    with pytest.raises(errors.BadRequest, match="not in a folder that models may be loaded from"):
         loaded(folder_of("flux"), roots=(tmp_path,), gguf_model_path=str(gguf_of("flux", "Q8_0", "flux")))
 
 
 def test_a_cut_gguf_file_is_refused(folder_of: FolderOf, gguf_of: Any, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf_of("flux", "Q8_0", "flux").read_bytes()[:-5000])
-    with pytest.raises(errors.LoadFailed, match="not a whole GGUF file"):
+    with pytest.raises(errors.LoadFailed, match="not a complete GGUF file"):
         loaded(folder_of("flux"), gguf_model_path=str(cut))
 
 
