@@ -19,6 +19,7 @@ from cluster.launch import Wanted
 from cluster.metrics import Samples
 from cluster.runtime import node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, answer_of
+from cluster.runtime.forkserver import UNFORKED, ForkServer
 from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
@@ -95,6 +96,7 @@ class RayPlatform:
         self._settings = settings
         self._cards: dict[str, NodeCards] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
+        self._forkserver = ForkServer()
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
@@ -156,6 +158,11 @@ class RayPlatform:
         }
         if claim.cards:
             options["num_gpus"] = round(claim.gpus, 4)
+        if self._forkserver.is_used:
+            if claim.cards or wanted.spec.envs:
+                options["runtime_env"] = {"env_vars": UNFORKED}
+            else:
+                await asyncio.to_thread(self._forkserver.ensure)
         make = remote_worker.options(**options).remote
         return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device))
 

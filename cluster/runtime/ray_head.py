@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from cluster import errors
+from cluster.runtime import forkserver
 from cluster.runtime.place import Place
 from cluster.settings import Settings
 
@@ -104,6 +105,8 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
     """Returns when Ray runs."""
     variables = environment(place, ours=True)
     variables[RUN] = run
+    if settings.fork_workers:
+        variables[forkserver.PATH] = str(place.private / "fork.sock")
     if settings.is_loopback:
         # Else Ray takes another address of this machine for 127.0.0.1, and all of its processes listen on every one.
         variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

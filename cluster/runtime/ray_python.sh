@@ -35,5 +35,12 @@ case "$*" in
         done
         exit 0
         ;;
+    *"/ray/_private/workers/default_worker.py "*)
+        # A process for an actor, forked from one that has imported what models need, where there is one.
+        if [ -z "$CLUSTER_UNFORKED" ] && [ -S "$CLUSTER_FORKSERVER" ] &&
+            "$CLUSTER_PYTHON" -I -S "${0%/*}/forked.py" "$CLUSTER_FORKSERVER" "$@"; then
+            exit 0
+        fi
+        ;;
 esac
 exec "$CLUSTER_PYTHON" "$@"

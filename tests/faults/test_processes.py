@@ -13,6 +13,7 @@ import pytest
 
 from cluster.control.sqlite_store import events_beside
 from cluster.control.store import ITSELF
+from cluster.runtime.place import Place
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, is_alive, until
 
@@ -61,6 +62,27 @@ def test_rays_control_process_killed_costs_no_request_and_no_worker(cluster: Liv
     assert seen.failures == [] and recovered < 30
     assert cluster.worker_pids("echo") == [worker]
     assert "Ray's control process ended and is replaced" in events(cluster)
+
+
+def test_the_fork_server_killed_costs_no_request_and_no_launch(cluster: LiveCluster) -> None:
+    (server,) = until(lambda: cluster.named("cluster.runtime.forkserver"), within=30)
+    place = Place(cluster.settings)
+    until((place.private / "fork.sock").exists, within=60)
+
+    def is_forked(uid: str) -> bool:
+        launch(cluster, uid)
+        return bool(server.children())
+
+    # Processes that were started before are used up first.
+    until(lambda: is_forked("forked"), within=90)
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        server.kill()
+        killed = time.monotonic()
+        launch(cluster, "after")
+        recovered = time.monotonic() - killed
+        until(lambda: [other for other in cluster.named("cluster.runtime.forkserver") if other != server], within=30)
+    print(f"\nfork server killed: {seen}, launches work again after {recovered:.1f} s")
+    assert seen.failures == [] and recovered < 30
 
 
 def test_rays_agent_killed_costs_no_request_and_no_node(cluster: LiveCluster) -> None:

@@ -1,0 +1,170 @@
+"""With real processes, and libraries that are imported in no time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.runtime import forkserver, ray_head
+from cluster.runtime.forkserver import PATH, UNFORKED, ForkServer, command
+from tests.live import ROOT, is_alive, until
+
+#: Says in a file what a program sees of itself.
+TELLS = """
+import json, os, sys
+seen = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid(),
+        "pid": os.getpid(), "name": __name__, "path": sys.path[0], "imported": "colorsys" in sys.modules}
+open(sys.argv[1] + ".new", "w").write(json.dumps(seen))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+print("told")
+"""
+
+
+@pytest.fixture
+def raylet() -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody for whom the server works."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    process = start(tmp_path / "fork.sock", raylet.pid)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def start(path: Path, raylet: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command(str(path), raylet, 0.0, ["colorsys", "there_is_no_such_module"]), cwd=ROOT)
+    until(path.exists, within=20)
+    return process
+
+
+def ray_python(path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """As the raylet starts a process."""
+    folder = path.parent / "ray" / "_private" / "workers"
+    folder.mkdir(parents=True, exist_ok=True)
+    program = folder / "default_worker.py"
+    program.write_text(TELLS)
+    environment = {"PATH": os.environ["PATH"], "CLUSTER_PYTHON": sys.executable, PATH: str(path), **variables}
+    return subprocess.run(
+        [ray_head.RAY_PYTHON, program, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=30
+    )
+
+
+def told_by(path: Path) -> dict[str, object]:
+    until(path.exists, within=20)
+    seen: dict[str, object] = json.loads(path.read_text())
+    return seen
+
+
+def test_a_forked_process_finds_all_as_if_it_had_been_started(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    done = ray_python(tmp_path / "fork.sock", str(tmp_path / "seen"), "--node=a b", GIVEN="yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    seen = told_by(tmp_path / "seen")
+    program = tmp_path / "ray" / "_private" / "workers" / "default_worker.py"
+    assert seen["words"] == [str(program), str(tmp_path / "seen"), "--node=a b"]
+    assert (seen["folder"], seen["path"], seen["name"]) == (str(program.parent), str(program.parent), "__main__")
+    assert isinstance(seen["environment"], dict)
+    assert seen["environment"]["GIVEN"] == "yes" and "OMP_WAIT_POLICY" not in seen["environment"]
+    assert (seen["parent"], seen["imported"]) == (server.pid, True)
+
+
+def test_what_a_forked_process_prints_goes_where_the_raylet_wants_it(
+    server: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    assert ray_python(tmp_path / "fork.sock", str(tmp_path / "seen")).stdout == "told\n"
+
+
+def test_a_program_that_fails_fails_alone(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    for _ in range(3):
+        assert "IndexError" in ray_python(tmp_path / "fork.sock").stderr
+    ray_python(tmp_path / "fork.sock", str(tmp_path / "seen"))
+    assert told_by(tmp_path / "seen")["parent"] == server.pid
+    until(lambda: not psutil.Process(server.pid).children(), within=10, why="processes that ended are left")
+
+
+@pytest.mark.parametrize("what", ["nobody", "dead", "unforked"])
+def test_where_there_is_no_fork_server_a_process_is_started_as_usual(
+    what: str, tmp_path: Path, raylet: subprocess.Popen[bytes]
+) -> None:
+    path = tmp_path / "fork.sock"
+    if what != "nobody":
+        server = start(path, raylet.pid)
+        if what == "dead":
+            server.send_signal(signal.SIGKILL)
+            server.wait()
+            assert path.exists()
+    done = ray_python(path, str(tmp_path / "seen"), **(UNFORKED if what == "unforked" else {}))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+    assert told_by(tmp_path / "seen")["imported"] is False
+    if what == "unforked":
+        server.kill()
+        server.wait()
+
+
+def test_what_it_forked_outlives_it_and_another_takes_its_place(
+    tmp_path: Path, raylet: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fork.sock"
+    monkeypatch.setenv(PATH, str(path))
+    monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(forkserver, "PRELOADED", ("colorsys",))
+    monkeypatch.setattr(forkserver, "DELAY_S", 0.0)
+    ours = ForkServer()
+    ours.ensure()
+    until(path.exists, within=20)
+    first = ours._process
+    assert first is not None
+    # Neither the same nor another supervisor starts a second one.
+    ours.ensure()
+    other = ForkServer()
+    other.ensure()
+    assert ours._process is first and other._process is None
+    first.kill()
+    first.wait()
+    other.ensure()
+    second = other._process
+    assert second is not None
+    until(
+        lambda: ray_python(path, str(tmp_path / "seen")).returncode == 0 and told_by(tmp_path / "seen")["imported"],
+        within=20,
+    )
+    second.kill()
+    second.wait()
+
+
+def test_it_ends_with_its_raylet(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
+    server = start(tmp_path / "fork.sock", raylet.pid)
+    raylet.kill()
+    raylet.wait()
+    server.wait(10)
+    assert not (tmp_path / "fork.sock").exists()
+
+
+def test_a_second_one_of_a_path_gives_way(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    second = subprocess.run(command(str(tmp_path / "fork.sock"), os.getpid(), 0.0, []), cwd=ROOT, timeout=30)
+    assert second.returncode == 0 and is_alive(psutil.Process(server.pid))
+
+
+def test_what_is_no_request_disturbs_nobody(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    for message in (b"", b"no JSON", b'{"words": []}'):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as caller:
+            caller.connect(str(tmp_path / "fork.sock"))
+            if message:
+                caller.send(message)
+    ray_python(tmp_path / "fork.sock", str(tmp_path / "seen"))
+    assert told_by(tmp_path / "seen")["parent"] == server.pid
