@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from fastapi import Request, Response
@@ -20,6 +20,8 @@ from starlette.types import Message, Receive
 from cluster import errors
 from cluster.names import cut, quoted
 from cluster.value import JsonObject
+
+S = TypeVar("S", bound=BaseModel)
 
 #: Bodies up to this size pass when there is no room, and cannot cost much to read. Most callers send no more.
 SMALL = 65_536
@@ -44,17 +46,17 @@ GIVE_BACK_AFTER_S = 1.0
 class Json(Response):
     media_type = "application/json"
 
-    def render(self, content: Any) -> bytes:
+    def render(self, content: object) -> bytes:
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=_plain)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> JsonObject:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
-def checked(schema: type[BaseModel], data: Any, invalid: type[errors.BadRequest] = errors.InvalidBody) -> Any:
+def checked(schema: type[S], data: object, invalid: type[errors.BadRequest] = errors.InvalidBody) -> S:
     """The data as its schema reads it, or the first thing wrong with it."""
     if isinstance(data, (dict, list)):
         refuse_wide(data)
@@ -161,7 +163,7 @@ async def refuse_costly(body: bytes) -> None:
         raise errors.TooLarge(f"The body has more than {excess}, which are allowed in one request.")
 
 
-def refuse_wide(data: Any) -> None:
+def refuse_wide(data: JsonObject | list[Any]) -> None:
     """For what is held against a schema, before it is."""
     count = 0
     waiting = [data]

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -23,6 +23,7 @@ from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
 from cluster.status import WorkerName
 from cluster.suspicion import Suspicion, fingerprint_of
+from cluster.value import JsonObject
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
@@ -54,7 +55,7 @@ class Question:
     model: ModelRoutes
     ability: str
     items: list[Any]
-    params: dict[str, Any]
+    params: JsonObject
     owner: str
     deadline: float
     is_long: bool
@@ -151,7 +152,7 @@ class Dispatcher:
         model: ModelRoutes,
         ability: str,
         items: Sequence[Any],
-        params: Mapping[str, Any],
+        params: JsonObject,
         owner: str,
         timeout_s: float,
         alone: bool = False,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from cluster import errors, keys
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.openapi import described
 from deployments.ingress.serving import Serving
@@ -18,7 +19,7 @@ from deployments.ingress.serving import Serving
 class Infer(BaseModel):
     model: str | None = None
     ability: str = ""
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
 
 
 class InferBody(Infer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from cluster.calls import Answer
 from cluster.names import quoted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.media import MediaReader
 from deployments.vectors import Rows, joined
@@ -87,7 +88,7 @@ class Serving:
         model: str | None,
         ability: str,
         items: Sequence[Any],
-        params: Mapping[str, Any],
+        params: JsonObject,
         *,
         alone: bool = False,
     ) -> Served:
@@ -116,7 +117,7 @@ class Serving:
         request: Request,
         model: str | None,
         items: Sequence[Any],
-        params: Mapping[str, Any],
+        params: JsonObject,
         ability: str = "embed",
         param: str = "input",
     ) -> Served:
@@ -141,7 +142,7 @@ class Serving:
         return replace(served, answer=served.answer._replace(outputs=_ordered(served.answer.outputs, order)))
 
     async def ask_all(
-        self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], Mapping[str, Any]]]
+        self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], JsonObject]]
     ) -> list[Served]:
         """The answers to several questions of one request; the first error is everybody's."""
         return await _all_or_none(

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from cluster.keys import new_key
 from cluster.settings import Settings
-from deployments.ingress.files import Files
+from deployments.ingress.files import KeptFiles
 from deployments.ingress.middleware import PUBLIC
 from tests.attacks.standing_in import StandIn, asked, every_call, opened, run, served, settings
 from tests.live import LiveCluster, free_port
@@ -203,7 +203,7 @@ def test_addresses_of_pictures_lead_to_no_stranger(tmp_path: Path, host: str, be
                 "headers": [(b"host", host.encode())],
             }
         )
-        files = Files(place)
+        files = KeptFiles(place)
         assert files.keep(b"x", "png", files.address_for(request)).startswith(begins)
 
     run(test())

@@ -125,7 +125,7 @@ def reader(media: MediaReader, settings: Settings) -> BodyReader:
     )
 
 
-def options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+def options_of(fields: JsonObject) -> JsonObject:
     """What the fields say of a drawing."""
     options = {name: value for name, value in fields.items() if name in OPTIONS}
     if "size" in fields:
@@ -138,12 +138,12 @@ def options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def ask_of(fields: Mapping[str, Any]) -> ImageFields:
+def ask_of(fields: JsonObject) -> ImageFields:
     ask: ImageFields = checked(ImageFields, {name: value for name, value in fields.items() if name not in OPTIONS})
     return ask
 
 
-def drawing_of(options: Mapping[str, Any]) -> Drawing:
+def drawing_of(options: JsonObject) -> Drawing:
     try:
         drawing: Drawing = checked(Drawing, options)
     except errors.InvalidBody as error:
@@ -152,7 +152,7 @@ def drawing_of(options: Mapping[str, Any]) -> Drawing:
     return drawing
 
 
-def size_of(text: Any) -> tuple[int | None, int | None]:
+def size_of(text: object) -> tuple[int | None, int | None]:
     """`WxH` with anything between; None where the model, or the given picture, decides."""
     if isinstance(text, str) and len(text) <= MOST_SIZE:
         if text.strip().lower() in ("auto", "original", ""):
@@ -163,14 +163,14 @@ def size_of(text: Any) -> tuple[int | None, int | None]:
     raise errors.InvalidBody(f"size takes auto or a width and a height such as 1024x1024, not {quoted(text)}.", "size")
 
 
-def seed_of(given: Any) -> Any:
+def seed_of(given: object) -> Any:
     """-1 is any."""
     if isinstance(given, list):
         return [secrets.randbelow(MOST_SEED) if seed == -1 else seed for seed in given]
     return None if given in (-1, "-1") else given
 
 
-def steps_of(ask: ImageFields, usual: Any) -> int | None:
+def steps_of(ask: ImageFields, usual: object) -> int | None:
     """Steps for a quality, from the model's usual number of them; None for just that."""
     if not isinstance(usual, int) or ask.level == "medium":
         return None

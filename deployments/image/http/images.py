@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 from cluster import errors, keys
 from cluster.calls import View
 from cluster.routes import ModelRoutes
+from cluster.value import JsonObject
 from deployments.abilities import TASKS
 from deployments.image.facts import ImageFacts
 from deployments.image.http import forms, masks
@@ -54,7 +55,7 @@ class ImageOrder:
     given_pixels: int = 0
     base_url: str = ""
 
-    def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> dict[str, Any]:
+    def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> JsonObject:
         """What came with a request counts once, however many answers tell of it."""
         text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
         image = self.given_pixels // PATCH if with_input else 0
@@ -67,7 +68,7 @@ class ImageOrder:
             "total_tokens": text + image + output,
         }
 
-    def told(self, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
+    def told(self, drawn: Sequence[DrawnPicture]) -> JsonObject:
         """What an answer says of all its pictures."""
         size = f"{drawn[0].width}x{drawn[0].height}" if drawn else self.ask.size or "auto"
         background = "transparent" if self.ask.background == "transparent" else "opaque"
@@ -85,7 +86,7 @@ class Images:
 
     # ------------------------------------------------------------------------------------------ what is asked
 
-    async def read(self, request: Request) -> tuple[ImageFields, dict[str, Any], ImageBody]:
+    async def read(self, request: Request) -> tuple[ImageFields, JsonObject, ImageBody]:
         brought = await ImageBody.of(self._reader, request)
         ask, options = forms.ask_of(brought.fields), forms.options_of(brought.fields)
         if brought.files.get("control_image"):
@@ -95,7 +96,7 @@ class Images:
         return ask, options, brought
 
     async def order(
-        self, request: Request, task: Task, ask: ImageFields, options: dict[str, Any], subject: Subject
+        self, request: Request, task: Task, ask: ImageFields, options: JsonObject, subject: Subject
     ) -> ImageOrder:
         model = self.choose(request.state.key, ask.model, task)
         facts = model.facts.opened(ImageFacts)
@@ -153,7 +154,7 @@ class Images:
     async def _later(self, request: Request, order: ImageOrder) -> Response:
         request.state.model = order.model.uid
 
-        async def work(owner: str) -> dict[str, Any]:
+        async def work(owner: str) -> JsonObject:
             drawing, timeout_s = order.drawing, self.serving.settings.job_timeout_s
             answer, _ = await self.serving.dispatcher.ask(
                 order.model, order.task, [drawing.prompt], drawing.params(), owner, timeout_s, True
@@ -163,11 +164,11 @@ class Images:
         record = await self._background.begin("image.job", request.state.key, order.model, work)
         return Json(record.to_json(), 202)
 
-    def _body(self, order: ImageOrder, drawn: Sequence[DrawnPicture]) -> dict[str, Any]:
+    def _body(self, order: ImageOrder, drawn: Sequence[DrawnPicture]) -> JsonObject:
         data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
         return {"created": int(time.time()), **order.told(drawn), "data": data, "usage": order.usage(drawn)}
 
-    def _shown(self, order: ImageOrder, picture: DrawnPicture) -> dict[str, Any]:
+    def _shown(self, order: ImageOrder, picture: DrawnPicture) -> JsonObject:
         as_url = order.ask.response_format == "url"
         return {
             "b64_json": None if as_url else as_base64(picture.data),
@@ -226,7 +227,7 @@ def router(services: Services) -> APIRouter:
     settings = services.settings
 
     async def answered(
-        request: Request, task: Task, ask: ImageFields, options: dict[str, Any], subject: Subject
+        request: Request, task: Task, ask: ImageFields, options: JsonObject, subject: Subject
     ) -> Response:
         return await images.answer(request, await images.order(request, task, ask, options, subject))
 
@@ -304,7 +305,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _needs_prompt(options: dict[str, Any]) -> None:
+def _needs_prompt(options: JsonObject) -> None:
     if not isinstance(options.get("prompt"), str) or not options["prompt"]:
         raise errors.InvalidBody("prompt must be a text, and is missing or empty.", "prompt")
 
@@ -344,5 +345,5 @@ def as_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _event(name: str, content: dict[str, Any]) -> bytes:
+def _event(name: str, content: JsonObject) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import errors
 from deployments.image import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
 #: Beginnings of the files that are taken, which is decided before a decoder sees them.
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
@@ -151,7 +154,7 @@ def texts_in(data: bytes, most: int) -> dict[str, str]:
     return texts | ({"receipt": comment.decode(errors="replace")} if isinstance(comment, bytes) else {})
 
 
-def as_png(image: Any) -> bytes:
+def as_png(image: Picture) -> bytes:
     target = io.BytesIO()
     image.save(target, "PNG", compress_level=1)
     return target.getvalue()

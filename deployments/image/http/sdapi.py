@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import psutil
@@ -74,9 +73,12 @@ class Text2Image(BaseModel):
     batch_size: int = Field(default=1, ge=1)
     n_iter: int = Field(default=1, ge=1)
     denoising_strength: float | None = None
-    override_settings: dict[str, Any] = Field(default_factory=dict)
-    alwayson_scripts: dict[str, Any] = Field(default_factory=dict)
+    override_settings: JsonObject = Field(default_factory=dict)
+    alwayson_scripts: JsonObject = Field(default_factory=dict)
     send_images: bool = True
+
+
+Drawn = TypeVar("Drawn", bound=Text2Image)
 
 
 class Image2Image(Text2Image):
@@ -162,7 +164,7 @@ class WebUi:
             }
         )
 
-    async def _given(self, asked: Image2Image, options: dict[str, Any]) -> InputPictures:
+    async def _given(self, asked: Image2Image, options: JsonObject) -> InputPictures:
         most = self._settings.max_image_pixels
         read = await self._media.read([{"image": text} for text in asked.init_images], "init_images")
         images = tuple(item["image"] for item in read)
@@ -303,7 +305,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def read(schema: type[BaseModel], body: Mapping[str, Any]) -> Any:
+def read(schema: type[Drawn], body: JsonObject) -> Drawn:
     """The fields that were given, without those that change nothing."""
     for name, sentence in UNSERVED.items():
         if body.get(name) not in (None, False, 0, "", []):
@@ -321,7 +323,7 @@ def read(schema: type[BaseModel], body: Mapping[str, Any]) -> Any:
     return fields
 
 
-def options_of(asked: Text2Image) -> dict[str, Any]:
+def options_of(asked: Text2Image) -> JsonObject:
     """The same drawing in our words."""
     prompt, loras = loras_in(asked.prompt)
     guidance, layers = asked.cfg_scale, asked.override_settings.get("CLIP_stop_at_last_layers")
@@ -348,7 +350,7 @@ def options_of(asked: Text2Image) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def loras_in(prompt: str) -> tuple[str, list[dict[str, Any]]]:
+def loras_in(prompt: str) -> tuple[str, list[JsonObject]]:
     """The prompt without its `<lora:name:scale>`, and those."""
     loras = []
     for name, scale in _LORA.findall(prompt):
@@ -402,7 +404,7 @@ def info_of(asked: Text2Image, order: ImageOrder, drawn: list[DrawnPicture], sta
     return orjson.dumps(info, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode()
 
 
-def progress_of(view: View | None, skips_image: bool) -> dict[str, Any]:
+def progress_of(view: View | None, skips_image: bool) -> JsonObject:
     is_open = view is not None and view.state in ("waiting", "running")
     if view is None or not is_open:
         view = View(0, "done")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
 import orjson
 from fastapi import Request, Response
@@ -35,9 +34,9 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
     model: str | None = None
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: list[JsonObject] = Field(min_length=1)
     stream: bool = False
-    stream_options: dict[str, Any] | None = None
+    stream_options: JsonObject | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     temperature: float | None = None
@@ -114,7 +113,7 @@ def answerer(services: Services) -> ChatAnswer:
     return answer
 
 
-async def _last_of(ocr: Ocr, messages: Sequence[dict[str, Any]]) -> tuple[str, list[DocumentFile]]:
+async def _last_of(ocr: Ocr, messages: Sequence[JsonObject]) -> tuple[str, list[DocumentFile]]:
     """The words and the pictures of the last message of the user."""
     content = next((message.get("content") for message in reversed(messages) if message.get("role") == "user"), None)
     parts = content if isinstance(content, list) else [{"type": "text", "text": content}]
@@ -144,5 +143,5 @@ def _usage(pages: Sequence[RecognisedPage]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _event(content: dict[str, Any]) -> bytes:
+def _event(content: JsonObject) -> bytes:
     return b"data: %s\n\n" % orjson.dumps(content)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
@@ -34,7 +35,7 @@ class MistralBody(BaseModel):
 
     model: str | None = None
     id: str | None = None
-    document: dict[str, Any]
+    document: JsonObject
     #: From 0.
     pages: Pages | None = None
     include_image_base64: bool = False
@@ -80,8 +81,8 @@ def _from_one(pages: Any) -> Any:
     return pages if pages is None else pages + 1
 
 
-def _page(page: RecognisedPage, body: MistralBody) -> dict[str, Any]:
-    row: dict[str, Any] = {
+def _page(page: RecognisedPage, body: MistralBody) -> JsonObject:
+    row: JsonObject = {
         "index": page.number - 1,
         "markdown": page.markdown,
         "images": list(_images(page, body)),
@@ -90,7 +91,7 @@ def _page(page: RecognisedPage, body: MistralBody) -> dict[str, Any]:
     return row if page.error is None else {**row, "error": page.error}
 
 
-def _images(page: RecognisedPage, body: MistralBody) -> Iterator[dict[str, Any]]:
+def _images(page: RecognisedPage, body: MistralBody) -> Iterator[JsonObject]:
     blocks = [block for block in page.blocks if block.type in PICTURES and _is_large(block, body.image_min_size or 0)]
     for index, block in enumerate(blocks[: body.image_limit]):
         assert block.bbox is not None

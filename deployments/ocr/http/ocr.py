@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -16,6 +16,7 @@ from starlette.responses import StreamingResponse
 
 from cluster.calls import View
 from cluster.routes import ModelRoutes
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
@@ -57,7 +58,7 @@ class OcrOrder:
     document: Document
     numbers: Sequence[int]
 
-    def told(self, page: RecognisedPage) -> dict[str, Any]:
+    def told(self, page: RecognisedPage) -> JsonObject:
         """A page as JSON, with the file it is in."""
         name, number = self.document.file_of(page.number)
         return {**page.to_dict(self.reading.features), "file": name, "file_page": number}
@@ -151,7 +152,7 @@ class Ocr:
         return file
 
     async def _later(self, request: Request, order: OcrOrder) -> Response:
-        async def work(owner: str) -> Any:
+        async def work(owner: str) -> JsonObject:
             with contextlib.closing(order.document):
                 course = self.course(order, owner, self.serving.settings.job_timeout_s)
                 if order.ask.output_format != "pdf":
@@ -234,7 +235,7 @@ def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
     return event_of("ocr.page", event)
 
 
-def _summary(order: OcrOrder, results: Sequence[PageResult]) -> dict[str, Any]:
+def _summary(order: OcrOrder, results: Sequence[PageResult]) -> JsonObject:
     unread = [read.page.number for read in results if read.error is not None]
     usage = formats.usage([read.page for read in results])
     return {"model": order.model.uid, "pages": len(results), "unread": unread, "usage": usage}
@@ -248,7 +249,7 @@ def caller_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def event_of(name: str, content: Mapping[str, Any]) -> bytes:
+def event_of(name: str, content: JsonObject) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))
 
 

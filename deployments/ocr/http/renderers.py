@@ -15,6 +15,7 @@ import orjson
 import psutil
 
 from cluster import environment, errors
+from cluster.value import JsonObject
 from deployments.ocr.http import rendering
 
 #: Longest that one file may be looked at, or one page be drawn; and while somebody waits who has nothing drawn.
@@ -25,8 +26,8 @@ LOOK_S = 0.5
 #: A process that keeps more than this after an answer is ended: libraries hold on to what a file made of itself.
 KEPT_BYTES = 300_000_000
 
-RenderOrder = dict[str, Any]
-Answer = tuple[dict[str, Any], bytes]
+RenderOrder = JsonObject
+Answer = tuple[JsonObject, bytes]
 
 
 class Lost(Exception):
@@ -81,7 +82,7 @@ def _asked(process: subprocess.Popen[bytes], order: RenderOrder) -> Answer:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(orjson.dumps(order) + b"\n")
     process.stdin.flush()
-    facts: dict[str, Any] = orjson.loads(process.stdout.readline())
+    facts: JsonObject = orjson.loads(process.stdout.readline())
     content = process.stdout.read(facts.pop("bytes"))
     return facts, content
 

@@ -13,9 +13,13 @@ import resource
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from pypdfium2 import PdfDocument
 
 #: How PDF files begin, if not at once.
 PDF_HEAD = 1024
@@ -71,7 +75,7 @@ def draw(path: str, kind: str, index: int, dpi: int, most_pixels: int, most_side
 
 # A process reads the pages of few documents at a time, and opening a large one takes long.
 @lru_cache(maxsize=2)
-def _pdf(path: str) -> Any:
+def _pdf(path: str) -> PdfDocument:
     import pypdfium2
 
     try:
@@ -84,7 +88,7 @@ def _pdf(path: str) -> Any:
     return document
 
 
-def _page_of_pdf(path: str, index: int, dpi: int, most_pixels: int, most_side: int) -> tuple[Any, float]:
+def _page_of_pdf(path: str, index: int, dpi: int, most_pixels: int, most_side: int) -> tuple[Picture, float]:
     import pypdfium2
 
     try:
@@ -98,7 +102,7 @@ def _page_of_pdf(path: str, index: int, dpi: int, most_pixels: int, most_side: i
     return image, float(dpi)
 
 
-def _frames_of(image: Any, most: int) -> int:
+def _frames_of(image: Picture, most: int) -> int:
     """Each frame is found by way of the one before it: a file of a hundred thousand would take minutes."""
     count = 1
     try:
@@ -115,7 +119,7 @@ def _frames_of(image: Any, most: int) -> int:
     raise Refused(f"has more than {most} pages, which are allowed", True)
 
 
-def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Any, float | None]:
+def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Picture, float | None]:
     """A picture within a file, the right side up."""
     from PIL import ImageOps
 
@@ -132,7 +136,7 @@ def _frame(path: str, index: int, most_pixels: int, most_side: int) -> tuple[Any
         raise Refused(f"cannot be read: {error}") from None
 
 
-def _opened(path: str) -> Any:
+def _opened(path: str) -> Picture:
     from PIL import Image
 
     # The bounds are the server's.
@@ -146,14 +150,14 @@ def _opened(path: str) -> Any:
         raise Refused("is no picture that can be read") from None
 
 
-def _is_upright(image: Any) -> bool:
+def _is_upright(image: Picture) -> bool:
     # Asked for what it does not begin with, a PNG is unpacked to see whether it ends with it.
     if image.format == "PNG" and "exif" not in image.info:
         return True
     return bool(image.getexif().get(ORIENTATION, 1) == 1)
 
 
-def _dpi_of(image: Any) -> float | None:
+def _dpi_of(image: Picture) -> float | None:
     value = image.info.get("dpi")
     dpi = float(value[0]) if value else 0.0
     return round(dpi, 2) if LEAST_DPI <= dpi <= MOST_DPI else None
@@ -167,7 +171,7 @@ def _refuse_large(width: int, height: int, most_pixels: int, most_side: int, at:
         )
 
 
-def _without_colour(image: Any) -> Any:
+def _without_colour(image: Picture) -> Picture:
     """Most pages have none, and are a third of the work without it."""
     from PIL import ImageChops
 
@@ -184,14 +188,14 @@ def _without_colour(image: Any) -> Any:
     return green if is_grey else colours
 
 
-def _scaled(image: Any) -> Any:
+def _scaled(image: Picture) -> Picture:
     """Of more than 8 bits, which PIL would cut off at 255."""
     least, most = image.convert("F").getextrema()
     factor = 255 / (most - least or 1)
     return image.convert("F").point(lambda value: value * factor - least * factor).convert("L")
 
 
-def _on_white(image: Any) -> Any:
+def _on_white(image: Picture) -> Picture:
     from PIL import Image
 
     layer = image if image.mode == "RGBA" else image.convert("RGBA")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
 
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
@@ -21,9 +22,9 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["classify"])
 
-    async def classified(request: Request, is_raw: Any) -> Served:
+    async def classified(request: Request, is_raw: Callable[[JsonObject], bool]) -> Served:
         body = await json_body(request)
-        params = {"raw_scores": is_raw(body)}
+        params: JsonObject = {"raw_scores": is_raw(body)}
         if (cut := truncation(body)) is not None:
             params["truncate"] = cut
         return await serving.ask(request, model_of(body), "classify", texts_of(body.get("input"), "input"), params)
@@ -67,7 +68,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def is_raw(body: Any) -> bool:
+def is_raw(body: JsonObject) -> bool:
     """Whether scores are wanted as the model has them: vLLM's `use_activation` is false then, `activation` of old."""
     for name in ("use_activation", "activation"):
         if body.get(name) is not None:
@@ -79,7 +80,7 @@ def scores_of(outputs: Any) -> tuple[Any, Sequence[Sequence[str]]]:
     return np.asarray(outputs["scores"], dtype=np.float32), outputs["labels"]
 
 
-def best_first(outputs: Any) -> list[list[dict[str, Any]]]:
+def best_first(outputs: Any) -> list[list[JsonObject]]:
     scores, labels = scores_of(outputs)
     orders = np.argsort(-scores, axis=1, kind="stable")
     return [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
@@ -21,7 +21,7 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["embeddings"])
 
-    async def embed(request: Request, version: int) -> tuple[dict[str, Any], dict[str, Any], Form, Served]:
+    async def embed(request: Request, version: int) -> tuple[JsonObject, JsonObject, Form, Served]:
         body = await json_body(request)
         name, items = _items(body)
         form = _form(body)
@@ -66,7 +66,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _items(body: Mapping[str, Any]) -> tuple[str, list[Any]]:
+def _items(body: JsonObject) -> tuple[str, list[Any]]:
     """The inputs, and under which of the three names they came."""
     if body.get("inputs") is not None:
         items = body["inputs"]
@@ -81,7 +81,7 @@ def _items(body: Mapping[str, Any]) -> tuple[str, list[Any]]:
     return "texts", list(texts_of(texts, "texts"))
 
 
-def _content(item: Any) -> Any:
+def _content(item: object) -> object:
     parts = item.get("content") if isinstance(item, dict) else None
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise errors.InvalidBody("inputs must be objects with a list of contents.", "inputs")
@@ -97,7 +97,7 @@ def _content(item: Any) -> Any:
     return {"image": urls[0]}
 
 
-def _form(body: Mapping[str, Any]) -> Form:
+def _form(body: JsonObject) -> Form:
     kinds = body.get("embedding_types")
     if kinds is not None and not isinstance(kinds, list):
         raise errors.InvalidBody("embedding_types must be a list of names.", "embedding_types")

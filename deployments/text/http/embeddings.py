@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -13,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import BYTES, described
@@ -74,7 +74,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _answer(serving: Serving, request: Request, body: dict[str, Any], modality: str | None) -> Response:
+async def _answer(serving: Serving, request: Request, body: JsonObject, modality: str | None) -> Response:
     if isinstance(value := body.get("input"), list) and value and not isinstance(value[0], int):
         serving.refuse_many(value)
     items = inputs(body, modality or first(body, str, "modality"))
@@ -97,7 +97,7 @@ async def _answer(serving: Serving, request: Request, body: dict[str, Any], moda
     return Json(openai_body(_rows(form, answers), served), headers=served.headers)
 
 
-def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
+def inputs(body: JsonObject, modality: str | None = None) -> list[Any]:
     """Texts, lists of token ids, and `{"image": …}` or `{"audio": …}`; whatever else an object holds stays here."""
     items = body.get("input")
     if isinstance(items, (str, dict)):
@@ -114,7 +114,7 @@ def inputs(body: Mapping[str, Any], modality: str | None = None) -> list[Any]:
     return [_input(item, position, modality) for position, item in enumerate(items)]
 
 
-def _input(item: Any, position: int, modality: str | None) -> Any:
+def _input(item: object, position: int, modality: str | None) -> object:
     if isinstance(item, dict):
         held = [kind for kind in ("text", *MODALITIES) if isinstance(item.get(kind), str)]
         if len(held) == 1:
@@ -129,14 +129,14 @@ def _input(item: Any, position: int, modality: str | None) -> Any:
     )
 
 
-def _token_ids(given: Any) -> list[int]:
+def _token_ids(given: object) -> list[int]:
     """Xinference's clients send token ids as numbers or as texts of digits."""
     if isinstance(given, list) and all(isinstance(i, (int, str)) and re.fullmatch("[0-9]{1,9}", str(i)) for i in given):
         return [int(token) for token in given]
     raise errors.InvalidBody("input must be a list of token ids, or a list of such lists.", "input")
 
 
-def _kinds(body: Mapping[str, Any]) -> list[str]:
+def _kinds(body: JsonObject) -> list[str]:
     """The kinds of vectors asked for: what `return_…` names, one vector per input where nothing is named."""
     tokens = name_of(body, "return_multivector", "return_colbert_vecs") or "return_multivector"
     wanted = {
@@ -154,7 +154,7 @@ def _refuse_forms(form: Form, kinds: list[str]) -> None:
         raise errors.BadRequest("Sparse weights are told as numbers only.", "return_sparse")
 
 
-def _refuse_unserved(body: Mapping[str, Any]) -> None:
+def _refuse_unserved(body: JsonObject) -> None:
     """What would change the vectors and is not done here must not be passed over."""
     if flag(body.get("late_chunking"), "late_chunking"):
         raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", "late_chunking")
@@ -164,7 +164,7 @@ def _refuse_unserved(body: Mapping[str, Any]) -> None:
         )
 
 
-def _rows(form: Form, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(form: Form, answers: JsonObject) -> list[JsonObject]:
     """Each input's vectors under the names that clients read: Xinference's for sparse ones, Jina's for several."""
     columns: dict[str, list[Any]] = {}
     object = "embedding"
@@ -183,7 +183,7 @@ def _rows(form: Form, answers: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def openai_body(rows: list[dict[str, Any]], served: Served) -> dict[str, Any]:
+def openai_body(rows: list[JsonObject], served: Served) -> JsonObject:
     return {
         "object": "list",
         "model": served.model.uid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from fastapi import Response
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 from deployments.ingress.serving import Served
 from deployments.text.http.fields import first, name_of
 from deployments.vectors import PRECISIONS, Rows, quantized
@@ -37,7 +37,7 @@ class Form:
     is_list: bool = False
 
     @classmethod
-    def asked(cls, body: Mapping[str, Any], accept: str = "") -> Form:
+    def asked(cls, body: JsonObject, accept: str = "") -> Form:
         encoding = first(body, str, "encoding_format") or "float"
         if encoding not in ("float", "base64", "bytes", "bytes_only"):
             raise errors.InvalidBody("encoding_format takes float, base64 or bytes.", "encoding_format")

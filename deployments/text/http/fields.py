@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 
 
-def model_of(body: Mapping[str, Any]) -> str | None:
+def model_of(body: JsonObject) -> str | None:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise errors.InvalidBody(f"model must be a name, not of the type {type(model).__name__}.", "model")
@@ -17,7 +17,7 @@ def model_of(body: Mapping[str, Any]) -> str | None:
     return None if model in ("", "default/not-specified") else model
 
 
-def first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -> Any:
+def first(body: JsonObject, kind: type | tuple[type, ...], *names: str) -> Any:
     """The first of these names that is given; each is one client's word for the same thing."""
     name = name_of(body, *names)
     if name is None:
@@ -27,18 +27,18 @@ def first(body: Mapping[str, Any], kind: type | tuple[type, ...], *names: str) -
     return body[name]
 
 
-def name_of(body: Mapping[str, Any], *names: str) -> str | None:
+def name_of(body: JsonObject, *names: str) -> str | None:
     return next((name for name in names if body.get(name) is not None), None)
 
 
-def flag(value: Any, name: str) -> bool:
+def flag(value: object, name: str) -> bool:
     """A boolean, or null for false, as Xinference's client sends it."""
     if value is None or isinstance(value, bool):
         return bool(value)
     raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", name)
 
 
-def count(body: Mapping[str, Any], *names: str) -> int | None:
+def count(body: JsonObject, *names: str) -> int | None:
     """The first of these names that is given, as a number above 0."""
     name = name_of(body, *names)
     if name is None:
@@ -49,11 +49,11 @@ def count(body: Mapping[str, Any], *names: str) -> int | None:
     return int(value)
 
 
-def is_int(value: Any) -> bool:
+def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def texts_of(given: Any, name: str) -> list[str]:
+def texts_of(given: object, name: str) -> list[str]:
     """One text or several, at least one."""
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or set(map(type, texts)) != {str}:
@@ -61,14 +61,14 @@ def texts_of(given: Any, name: str) -> list[str]:
     return texts
 
 
-def ids_of(given: Any, name: str) -> list[int]:
-    is_ids = isinstance(given, list) and set(map(type, given)) == {int}
-    if not is_ids or min(given) < 0 or max(given) >= 2**31:
+def ids_of(given: object, name: str) -> list[int]:
+    ids = given if isinstance(given, list) and set(map(type, given)) == {int} else [-1]
+    if min(ids) < 0 or max(ids) >= 2**31:
         raise errors.InvalidBody(f"{name} must be token ids, which are whole numbers from 0 on.", name)
-    return list(given)
+    return list(ids)
 
 
-def truncation(body: Mapping[str, Any]) -> str | None:
+def truncation(body: JsonObject) -> str | None:
     """START, END or NONE, which is where a text that is too long is cut; None where the caller does not say."""
     value = first(body, (bool, str), "truncate", "truncation")
     if isinstance(value, str):
@@ -87,12 +87,12 @@ def truncation(body: Mapping[str, Any]) -> str | None:
     return "START" if side.lower() == "left" else "END"
 
 
-def most_tokens(body: Mapping[str, Any], name: str) -> int | None:
+def most_tokens(body: JsonObject, name: str) -> int | None:
     """How many tokens of a text may be read; -1 is as many as the model can, which is what happens anyway."""
     return None if body.get(name) == -1 and is_int(body[name]) else count(body, name)
 
 
-def embedding_params(body: Mapping[str, Any], *, caches: bool = True) -> dict[str, Any]:
+def embedding_params(body: JsonObject, *, caches: bool = True) -> JsonObject:
     """What a model is told beside the inputs."""
     # 0 is Infinity's word for all of them.
     is_all = is_int(body.get("dimensions")) and body["dimensions"] == 0

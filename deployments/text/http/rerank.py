@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, inner_json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
@@ -35,7 +35,7 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["rerank"])
 
-    async def served(request: Request) -> tuple[dict[str, Any], list[Any], Served]:
+    async def served(request: Request) -> tuple[JsonObject, list[Any], Served]:
         body = await json_body(request)
         documents = _documents(body)
         # Only texts go to the worker: an object may be anything that JSON can hold.
@@ -85,7 +85,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _documents(body: Mapping[str, Any]) -> list[Any]:
+def _documents(body: JsonObject) -> list[Any]:
     name = "texts" if "texts" in body else "documents"
     documents = body.get(name)
     if not isinstance(documents, list) or not documents:
@@ -107,7 +107,7 @@ def _documents(body: Mapping[str, Any]) -> list[Any]:
     return documents
 
 
-def _params(body: Mapping[str, Any]) -> dict[str, Any]:
+def _params(body: JsonObject) -> JsonObject:
     query = body["query"]
     params = {
         "query": query["text"] if isinstance(query, dict) else query,
@@ -128,7 +128,7 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
 
-def _long_documents(body: Mapping[str, Any]) -> str | None:
+def _long_documents(body: JsonObject) -> str | None:
     policy = first(body, str, "long_documents")
     if policy not in (None, *LONG_DOCUMENTS):
         raise errors.InvalidBody(
@@ -151,7 +151,7 @@ KWARGS = {
 }
 
 
-def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
+def _refuse_unknown_kwargs(body: JsonObject) -> None:
     """Xinference's client repeats its keyword arguments as JSON, and its users expect an error for unknown ones."""
     value = body.get("kwargs")
     if value is None:
@@ -164,7 +164,7 @@ def _refuse_unknown_kwargs(body: Mapping[str, Any]) -> None:
         raise errors.BadRequest(f"rerank does not take {', '.join(unknown)}.", unknown[0])
 
 
-def _ranked(body: Mapping[str, Any], served: Served) -> list[tuple[int, float]]:
+def _ranked(body: JsonObject, served: Served) -> list[tuple[int, float]]:
     scores = np.asarray(served.answer.outputs, dtype=np.float32)
     order = np.argsort(-scores, kind="stable")
     most = count(body, "top_n", "top_k")
@@ -176,20 +176,20 @@ def _text(document: Any) -> str:
 
 
 def _body(
-    body: Mapping[str, Any],
+    body: JsonObject,
     documents: list[Any],
     served: Served,
     ranked: list[tuple[int, float]],
     *,
     as_text: bool,
     with_null: bool,
-) -> dict[str, Any]:
+) -> JsonObject:
     with_documents = flag(body.get("return_documents"), "return_documents")
     tokens = served.answer.tokens
     results = []
     for index, score in ranked:
         document = documents[index]
-        row: dict[str, Any] = {"index": index, "relevance_score": score}
+        row: JsonObject = {"index": index, "relevance_score": score}
         if with_documents:
             row["document"] = (
                 _text(document) if as_text else document if isinstance(document, dict) else {"text": document}

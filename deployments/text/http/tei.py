@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 
 from cluster import errors
 from cluster.routes import ModelRoutes
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import error_response
@@ -35,7 +36,7 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["text-embeddings-inference"])
 
-    async def ask(request: Request, body: Mapping[str, Any], ability: str, items: Sequence[Any], params: Any) -> Served:
+    async def ask(request: Request, body: JsonObject, ability: str, items: Sequence[Any], params: JsonObject) -> Served:
         if len(items) > serving.settings.max_items:
             raise errors.TooLarge(
                 f"batch size {len(items)} > maximum allowed batch size {serving.settings.max_items}", "inputs"
@@ -43,7 +44,7 @@ def router(services: Services) -> APIRouter:
         model = model_of(body) or request.query_params.get("model")
         return await serving.ask(request, model, ability, items, params)
 
-    async def embedded(request: Request, ability: str, defaults: Mapping[str, Any]) -> tuple[Served, dict[str, str]]:
+    async def embedded(request: Request, ability: str, defaults: JsonObject) -> tuple[Served, dict[str, str]]:
         body = await json_body(request)
         items = _inputs(body.get("inputs"))
         caches = "no-store" not in request.headers.get("cache-control", "")
@@ -113,7 +114,7 @@ def router(services: Services) -> APIRouter:
         body = await json_body(request)
         _refuse_none(body.get("inputs"), "inputs")
         items = texts_of(body.get("inputs"), "inputs")
-        params: dict[str, Any] = {"add_special_tokens": body.get("add_special_tokens") is None}
+        params: JsonObject = {"add_special_tokens": body.get("add_special_tokens") is None}
         if not params["add_special_tokens"]:
             params["add_special_tokens"] = flag(body["add_special_tokens"], "add_special_tokens")
         if (name := first(body, str, "prompt_name")) is not None:
@@ -148,12 +149,12 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _refuse_none(given: Any, name: str) -> None:
+def _refuse_none(given: object, name: str) -> None:
     if given == []:
         raise errors.BadRequest(f"`{name}` cannot be empty", name)
 
 
-def _inputs(given: Any) -> list[Any]:
+def _inputs(given: object) -> list[Any]:
     """A text, one text's token ids, or several of either."""
     _refuse_none(given, "inputs")
     if isinstance(given, str):
@@ -186,7 +187,7 @@ def _told_tokens(served: Served, items: Sequence[Any]) -> Json:
     return Json([_tokens(tokens) for tokens in served.answer.outputs], headers=served.timings(items))
 
 
-def _tokens(row: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def _tokens(row: Mapping[str, Sequence[Any]]) -> list[JsonObject]:
     columns = (row[name] for name in ("ids", "tokens", "special", "start", "stop"))
     return [
         # What stands for no part of the text has no place in it.
@@ -201,7 +202,7 @@ def _tokens(row: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
+def _info(serving: Serving, model: ModelRoutes) -> JsonObject:
     facts = model.facts.opened(TextFacts)
     settings = serving.settings
     limits = [route.limit for route in model.workers]
@@ -224,7 +225,7 @@ def _info(serving: Serving, model: ModelRoutes) -> dict[str, Any]:
     }
 
 
-def _model_type(model: ModelRoutes) -> dict[str, Any]:
+def _model_type(model: ModelRoutes) -> JsonObject:
     facts = model.facts.opened(ClassifyFacts)
     labels = {str(number): label for number, label in enumerate(facts.labels if facts else ["LABEL_0"])}
     classes = {"id2label": labels, "label2id": {label: int(number) for number, label in labels.items()}}

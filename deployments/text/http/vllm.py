@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from cluster import errors
 from cluster.names import quoted
+from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import BYTES, described
@@ -97,7 +97,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _sides(body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def _sides(body: JsonObject) -> tuple[list[str], list[str]]:
     """Both sides at the same length."""
     pairs = sorted(SIDES, key=lambda names: -sum(body.get(name) is not None for name in names))
     names = pairs[0]
@@ -115,10 +115,10 @@ def _sides(body: Mapping[str, Any]) -> tuple[list[str], list[str]]:
 
 
 async def _reranked(
-    serving: Serving, request: Request, body: Mapping[str, Any], left: list[str], right: list[str]
+    serving: Serving, request: Request, body: JsonObject, left: list[str], right: list[str]
 ) -> tuple[Any, int, str]:
     """One question for each different text on the left."""
-    params: dict[str, Any] = {"raw_scores": is_raw(body)}
+    params: JsonObject = {"raw_scores": is_raw(body)}
     if (cut := truncation(body)) is not None:
         params["truncate"] = cut
     places: dict[str, list[int]] = {}
@@ -134,7 +134,7 @@ async def _reranked(
     return scores, sum(served.answer.tokens for served in answers), answers[0].model.uid
 
 
-def _ability(serving: Serving, request: Request, body: Mapping[str, Any]) -> str:
+def _ability(serving: Serving, request: Request, body: JsonObject) -> str:
     task = first(body, str, "task")
     if task is None:
         return serving.able(request, model_of(body), "embed", "embed_tokens", "classify")

@@ -11,7 +11,6 @@ import httpx
 import pytest
 
 from cluster import Client, errors
-from deployments.text.http import tei
 from tests.live import ROOT, LiveCluster, until
 
 #: Tags of the routes that ask a model.
@@ -19,7 +18,7 @@ SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vll
 #: Those of routes for pictures, whose bodies and bad bodies are in tests of their own.
 DRAWING = {"images", "sdapi"}
 #: What reads pages; the same holds for it.
-READING = {"ocr"}
+READING = {"ocr", "chat"}
 #: Without a key, for whoever knows a name that cannot be guessed.
 FILE = "/v1/files/{name}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
@@ -53,6 +52,9 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 ABORT = "/v1/models/{uid}/requests/{request_id}/abort"
 
+#: Whose clients read another shape of errors.
+TEI_PATHS = ("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info")
+
 
 def unfit(path: str) -> int:
     """The status for a body that does not fit: OpenAI's where OpenAI's clients ask."""
@@ -77,7 +79,7 @@ def assert_refused(answer: httpx.Response, status: int, param: str | None = None
     """Both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
     assert answer.status_code == status, answer.text[:300]
     body = answer.json()
-    if answer.url.path in tei.PATHS:
+    if answer.url.path in TEI_PATHS:
         assert body.keys() == {"error", "error_type", "code", "param"}
         told = {"message": body["error"], "type": "invalid_request_error", "param": body["param"], "code": body["code"]}
         body = {"detail": body["error"], "error": told}
@@ -383,7 +385,7 @@ def test_any_field_may_hold_anything_and_is_taken_or_named(server: httpx.Client,
             if answer.status_code != 200:
                 assert 400 <= answer.status_code < 500, (name, str(value)[:60], answer.text)
                 told = answer.json()
-                param = told["param"] if path in tei.PATHS else told["error"]["param"]
+                param = told["param"] if path in TEI_PATHS else told["error"]["param"]
                 inside = {"inputs": ("source_sentence", "sentences"), "kwargs": ("text", "odd")}.get(name, ())
                 assert param in (name, *inside), (name, str(value)[:60], told)
     assert server.post(path, json=whole).status_code == 200
