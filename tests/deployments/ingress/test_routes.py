@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from cluster import Client, errors
+from tests.described import held_to_its_description
 from tests.live import ROOT, LiveCluster, until
 
 #: Tags of the routes that ask a model.
@@ -65,7 +66,7 @@ def unfit(path: str) -> int:
 def server(live: LiveCluster, embedder: str, reranker: str, letters: str) -> Iterator[httpx.Client]:
     with live.client() as client:
         client.launch_model("echo", model_uid="routes")
-        with httpx.Client(base_url=live.url, timeout=10) as http:
+        with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
             yield http
         client.terminate_model("routes")
 

@@ -22,6 +22,7 @@ from deployments.image.http.forms import ALIASES, ImageFields
 from deployments.image.http.sdapi import UNSERVED, Image2Image, Text2Image
 from deployments.image.requests import Drawing
 from deployments.ingress.progress import views
+from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
 from tests.painted import (
     Journal,
@@ -58,7 +59,7 @@ def server(live: LiveCluster, journal: Journal, slow_journal: Journal) -> Iterat
         painting(live, "a-painter", journal=str(journal.path)),
         painting(live, "b-editor", able=["image2image"]),
         painting(live, "c-slow", **slow),
-        httpx.Client(base_url=live.url, timeout=20) as http,
+        httpx.Client(base_url=live.url, timeout=20, event_hooks=held_to_its_description(live.url)) as http,
     ):
         yield http
 

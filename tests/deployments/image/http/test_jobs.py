@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
 from tests.painted import Journal, corners, filled, half, opened, painted_colour, painting
 
@@ -26,7 +27,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
 def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
     with (
         painting(live, "jobs-painter", step_seconds=STEP_S, journal=str(journal.path)),
-        httpx.Client(base_url=live.url, timeout=20) as http,
+        httpx.Client(base_url=live.url, timeout=20, event_hooks=held_to_its_description(live.url)) as http,
     ):
         yield http
 

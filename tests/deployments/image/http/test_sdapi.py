@@ -13,6 +13,7 @@ import pytest
 
 from deployments.image.http.masks import around
 from deployments.image.http.sdapi import loras_in, parameters_in
+from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
 from tests.painted import (
     Journal,
@@ -44,7 +45,9 @@ def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
     with (
         painting(live, "sd-one"),
         painting(live, "sd-two", step_seconds=STEP_S, journal=str(journal.path)),
-        httpx.Client(base_url=f"{live.url}/sdapi/v1", timeout=30) as http,
+        httpx.Client(
+            base_url=f"{live.url}/sdapi/v1", timeout=30, event_hooks=held_to_its_description(live.url)
+        ) as http,
     ):
         yield http
 

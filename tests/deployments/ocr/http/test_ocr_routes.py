@@ -16,6 +16,7 @@ import pypdfium2
 import pytest
 
 from tests.deployments.ocr.http.test_documents import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_that_says
+from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
 from tests.painted import as_uri
 from tests.read_pages import Journal, document, picture, reading, text_of
@@ -37,7 +38,7 @@ def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
         reading(live, "slow-reader", **slow),
         reading(live, "two-readers", replica=2, parallel=1, seconds=0.2),
         reading(live, "writer", shows=True, seconds=1.0),
-        httpx.Client(base_url=live.url, timeout=30) as http,
+        httpx.Client(base_url=live.url, timeout=30, event_hooks=held_to_its_description(live.url)) as http,
     ):
         yield http
 

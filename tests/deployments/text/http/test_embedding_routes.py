@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from deployments.vectors import quantized
+from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 #: Vectors of the letters model, by hand: each token counts at its number modulo 8, [CLS] is 1 and [SEP] is 2.
@@ -27,7 +28,7 @@ Ask = Callable[..., httpx.Response]
 
 @pytest.fixture(scope="module")
 def ask(live: LiveCluster, letters: str) -> Iterator[Ask]:
-    with httpx.Client(base_url=live.url, timeout=10) as http:
+    with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
 
         def ask(path: str = "/v1/embeddings", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
             return http.post(path, json={"model": letters, **body}, headers=headers)

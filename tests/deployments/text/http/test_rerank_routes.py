@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 #: The letters model reads 32 tokens; what answers the query stands behind that.
@@ -19,7 +20,7 @@ Ask = Callable[..., httpx.Response]
 
 @pytest.fixture(scope="module")
 def ask(live: LiveCluster, letters: str) -> Iterator[Ask]:
-    with httpx.Client(base_url=live.url, timeout=10) as http:
+    with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
 
         def ask(path: str = "/v1/rerank", **body: Any) -> httpx.Response:
             whole = {"model": letters, "query": "ab", "documents": [SHORT, LATE], "raw_scores": True, **body}

@@ -11,6 +11,7 @@ import pytest
 
 from cluster import errors
 from deployments.text.http.tei import answer_error
+from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 AB = np.array([0, 2, 2, 0, 0, 0, 0, 0]) / np.sqrt(8)
@@ -22,7 +23,7 @@ Ask = Callable[..., httpx.Response]
 
 @pytest.fixture(scope="module")
 def ask(live: LiveCluster, letters: str) -> Iterator[Ask]:
-    with httpx.Client(base_url=live.url, timeout=10) as http:
+    with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
 
         def ask(path: str, **body: Any) -> httpx.Response:
             return http.post(path, json={"model": letters, **body})

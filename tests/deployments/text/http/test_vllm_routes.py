@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 AB = np.array([0, 2, 2, 0, 0, 0, 0, 0]) / np.sqrt(8)
@@ -22,7 +23,7 @@ Ask = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def post(live: LiveCluster) -> Iterator[Callable[..., httpx.Response]]:
-    with httpx.Client(base_url=live.url, timeout=10) as http:
+    with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
         yield lambda path, **body: http.post(path, json=body)
 
 

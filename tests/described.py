@@ -1,0 +1,62 @@
+"""Holds what a live server answers against its own description: hooks for the clients of tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import httpx
+import orjson
+from jsonschema import Draft202012Validator
+
+
+class Contract:
+    """What each operation may be sent and may answer."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._document = document
+        self._template_of = cache(self._find)
+        self._validator_of = cache(self._validator)
+
+    def check(self, response: httpx.Response) -> None:
+        """Raises where an answer, or a body that was answered with success, is not as it is described."""
+        request = response.request
+        template = self._template_of(request.method.lower(), request.url.path)
+        if template is None or "json" not in response.headers.get("content-type", ""):
+            return
+        response.read()
+        status = str(response.status_code) if response.is_success else "default"
+        if status == "200" and "application/json" in request.headers.get("content-type", ""):
+            self._hold(orjson.loads(request.read()), template, request.method.lower(), "requestBody")
+        self._hold(response.json(), template, request.method.lower(), "responses", status)
+
+    def _find(self, method: str, path: str) -> str | None:
+        """The path as the document has it; whole ones before those with a parameter."""
+        for template, operations in sorted(self._document["paths"].items(), key=lambda item: item[0].count("{")):
+            pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+            if method in operations and re.fullmatch(pattern, path):
+                return str(template)
+        return None
+
+    def _hold(self, value: Any, *way: str) -> None:
+        error = next(self._validator_of(way).iter_errors(value), None)
+        assert error is None, f"{' '.join(way)} is described otherwise: {error.message:.500} at {error.json_path}"
+
+    def _validator(self, way: tuple[str, ...]) -> Draft202012Validator:
+        described = self._document["paths"]
+        for step in way:
+            described = described[step]
+        schema = described["content"]["application/json"]["schema"]
+        return Draft202012Validator({**schema, "components": self._document["components"]})
+
+
+@cache
+def contract_of(url: str) -> Contract:
+    return Contract(httpx.get(f"{url}/openapi.json", timeout=30).raise_for_status().json())
+
+
+def held_to_its_description(url: str) -> dict[str, list[Callable[..., Any]]]:
+    """Event hooks for a client of a server that asks for no keys."""
+    return {"response": [contract_of(url).check]}
