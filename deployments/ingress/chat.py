@@ -14,7 +14,7 @@ from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.openapi import EVENTS, described
 
 
-class ChatBody(TypedDict, total=False):
+class ChatRequest(TypedDict, total=False):
     """What a model does with a chat is its type's affair; these fields are everybody's."""
 
     model: str | None
@@ -60,7 +60,7 @@ def router(services: Services, chats: Mapping[str, Callable[[Services], ChatAnsw
         return routes
 
     @routes.post("/v1/chat/completions")
-    @described("Answer a chat", ChatCompletion, body=ChatBody, media_types=(EVENTS,))
+    @described("Answer a chat", ChatCompletion, body=ChatRequest, media_types=(EVENTS,))
     async def chat(request: Request) -> Response:
         body = await json_body(request)
         name = body.get("model")

@@ -262,7 +262,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         return Json({"object": "list", "data": [record.to_json() for record in await jobs.all_of(request.state.key)]})
 
     @routes.get("/v1/images/jobs/{id}")
-    @described("How far a job is", JobRow)
+    @described("The progress of a job", JobRow)
     async def job(id: str, request: Request) -> Json:
         record = await jobs.find(request.state.key, id)
         if record.status != "completed":
@@ -270,7 +270,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         return Json({**record.to_json(), "result": orjson.Fragment(await jobs.result(record))})
 
     @routes.get("/v1/images/jobs/{id}/result")
-    @described("What a job answered", Any)
+    @described("The answer of a job", Any)
     async def result(id: str, request: Request) -> Response:
         """The answer itself; until it is there, an error that says how far it is."""
         record = await jobs.find(request.state.key, id)
@@ -291,7 +291,7 @@ def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
         return Json({**record.to_json(), "deleted": True})
 
     @routes.get("/v1/requests/{request_id}/progress")
-    @described("How far a request is", RequestProgressBody)
+    @described("The progress of a request", RequestProgressBody)
     async def how_far(request_id: str, request: Request) -> Json:
         """How far a request is that was sent with this id and takes its time."""
         view = await progress.find(request.state.key, request_id)

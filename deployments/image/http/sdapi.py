@@ -259,7 +259,7 @@ def router(services: Services) -> APIRouter:
         return Json([{"name": name, "aliases": [], "options": {}} for name in NAMES])
 
     @routes.get("/schedulers")
-    @described("The schedules of noise", list[schemas.WebUiScheduler])
+    @described("The schedulers", list[schemas.WebUiScheduler])
     async def schedulers() -> Json:
         return Json([{"name": name, "label": name.title(), "aliases": []} for name in SCHEDULERS])
 
@@ -284,7 +284,7 @@ def router(services: Services) -> APIRouter:
         return Json({"ram": {"free": machine.available, "used": machine.used, "total": machine.total}, "cuda": {}})
 
     @routes.get("/progress")
-    @described("How far the drawing is", schemas.WebUiProgress)
+    @described("The progress of the drawing", schemas.WebUiProgress)
     async def progress(request: Request, skip_current_image: bool = False) -> Json:
         return Json(progress_of(await webui.seen(request.state.key), skip_current_image))
 
@@ -295,7 +295,7 @@ def router(services: Services) -> APIRouter:
         return Json({})
 
     @routes.post("/png-info")
-    @described("What a picture says of how it was made", schemas.WebUiInfo, body=PngInfo)
+    @described("The parameters that a picture was made with", schemas.WebUiInfo, body=PngInfo)
     async def png_info(request: Request) -> Json:
         body: PngInfo = checked(PngInfo, await json_body(request))
         texts = await webui.texts_in(body.image)

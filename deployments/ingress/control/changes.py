@@ -1,4 +1,4 @@
-"""Makes the models that run those that a file declares, and writes such a file."""
+"""Applies a list of declared models, and exports the wanted ones as such a list."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def declaring(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"])
 
     @routes.post("/v1/models/apply")
-    @described("Make the models that run those of a list", Changes, body=Declared)
+    @described("Apply a list of models", Changes, body=Declared)
     async def apply(request: Request) -> Json:
         refuse_limited(request)
         body: Declared = checked(Declared, await json_body(request))
@@ -61,7 +61,7 @@ def declaring(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
         return Json({"changes": [_change_row(change) for change in changes]})
 
     @routes.get("/v1/models/export")
-    @described("The models that are wanted, as such a list", Declarations)
+    @described("Export the wanted models as such a list", Declarations)
     async def export(request: Request) -> Json:
         refuse_limited(request)
         statuses = await supervisor.all_statuses()

@@ -51,7 +51,7 @@ def administration(supervisor: SupervisorClient, current_keys: Callable[[], tupl
         return Json({**key.shown(), "key": text})
 
     @routes.get("/v1/keys")
-    @described("List the keys, without what opens", list[KeyRow])
+    @described("List the keys", list[KeyRow])
     async def list_keys() -> Json:
         keys = await supervisor.all_keys()
         return Json([key.shown() for key in keys])

@@ -61,7 +61,7 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
         return Json({"model_uid": status.uid, "generation": status.generation})
 
     @routes.delete("/v1/models/{uid}")
-    @described("End a model", None)
+    @described("Terminate a model", None)
     async def terminate(uid: str) -> Json:
         await supervisor.terminate(uid)
         await until_gone(table, uid)
@@ -81,13 +81,13 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
     routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
 
     @routes.get("/v1/statuses")
-    @described("How all models are", list[ModelStatus])
+    @described("The status of all models", list[ModelStatus])
     async def statuses(request: Request) -> Json:
         every = await supervisor.all_statuses()
         return Json([_without_secrets(status) for status in keys.visible(request.state.key, every)])
 
     @routes.get("/v1/models/{uid}/status")
-    @described("How a model is, or what changed since a version of that", ModelStatus)
+    @described("The status of a model, at once or as soon as it is another", ModelStatus)
     async def status_of(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, LONGEST_WAIT_S))
         status = await supervisor.status(uid, version, wait)
@@ -96,7 +96,7 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
         return Json(_without_secrets(status))
 
     @routes.get("/v1/models/{uid}/progress")
-    @described("How far a launch is", LaunchProgress)
+    @described("The progress of a launch", LaunchProgress)
     async def progress(uid: str) -> Json:
         return Json(progress_body(await supervisor.status(uid)))
 

@@ -41,7 +41,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
         return rows
 
     @routes.get("/v1/cluster/info")
-    @described("The nodes, what they have, and what of it is claimed", list[NodeRow])
+    @described("The nodes, what they have and how much of it is claimed", list[NodeRow])
     async def info(detailed: bool = False) -> Json:
         free_bytes = await supervisor.free_bytes()
         return Json([node_row(*row, free_bytes) for row in await node_rows()])
@@ -71,7 +71,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
         return Json({"supervisor_ip": heads[0] if heads else ""})
 
     @routes.get("/status")
-    @described("Since when the cluster is up, and the load of its nodes", ClusterStatus)
+    @described("The uptime of the cluster and the load of its nodes", ClusterStatus)
     async def cluster_status() -> Json:
         rows = await node_rows()
         uptime = await supervisor.uptime()

@@ -18,8 +18,6 @@ Vector = list[float] | str
 Vectors = list[list[float]] | str
 TokenIds = list[int]
 Texts = str | list[str]
-Truncate = bool | Literal["START", "END", "NONE"] | None
-Side = Literal["left", "right"] | None
 Precision = Literal["float", "float32", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
@@ -35,10 +33,12 @@ class ModelField(TypedDict, total=False):
 
 
 class TruncationFields(ModelField, total=False):
-    truncate: Annotated[Truncate, Field(description="Where a text that is too long is cut; NONE refuses it.")]
-    truncation: bool | None
-    truncation_direction: Side
-    truncation_side: Side
+    truncate: Annotated[
+        bool | str | None, Field(description="Where a text that is too long is cut: START or END; NONE refuses it.")
+    ]
+    truncation: Annotated[bool | str | None, Field(description="Another name of truncate.")]
+    truncation_direction: Annotated[str | None, Field(description="Where it is cut: left or right.")]
+    truncation_side: Annotated[str | None, Field(description="Another name of truncation_direction.")]
 
 
 class VectorFields(TruncationFields, total=False):

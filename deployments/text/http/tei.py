@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ from deployments.vectors import unit
 #: More are written down by a thread, between whose steps the loop answers others.
 FEW_TOKENS = 5000
 
+_described = partial(described, error=schemas.TeiError)
+
 
 def router(services: Services) -> APIRouter:
     serving = services.serving
@@ -52,24 +55,23 @@ def router(services: Services) -> APIRouter:
         return served, served.timings(items)
 
     @routes.post("/embed")
-    @described("Embed texts", list[list[float]], body=schemas.TeiEmbedBody, error=schemas.TeiError)
+    @_described("Embed texts", list[list[float]], body=schemas.TeiEmbedBody)
     async def embed(request: Request) -> Json:
         served, headers = await embedded(request, "embed", {"normalize": True})
         return Json(list(served.answer.outputs), headers=headers)
 
     @routes.post("/embed_all")
-    @described("Embed each token of texts", list[list[list[float]]], body=schemas.TeiEmbedBody, error=schemas.TeiError)
+    @_described("Embed each token of texts", list[list[list[float]]], body=schemas.TeiEmbedBody)
     async def embed_all(request: Request) -> Json:
         """A vector for each token."""
         served, headers = await embedded(request, "embed_tokens", {})
         return Json(list(served.answer.outputs), headers=headers)
 
     @routes.post("/embed_sparse")
-    @described(
-        "Embed texts as weights of words",
+    @_described(
+        "Embed texts as sparse weights",
         list[list[schemas.SparseValue]],
         body=schemas.TeiEmbedBody,
-        error=schemas.TeiError,
     )
     async def embed_sparse(request: Request) -> Json:
         served, headers = await embedded(request, "embed_sparse", {})
@@ -80,11 +82,10 @@ def router(services: Services) -> APIRouter:
         return Json(rows, headers=headers)
 
     @routes.post("/predict")
-    @described(
+    @_described(
         "Classify texts or pairs",
         list[schemas.ScoredLabel] | list[list[schemas.ScoredLabel]],
         body=schemas.PredictBody,
-        error=schemas.TeiError,
     )
     async def predict(request: Request) -> Json:
         body = await json_body(request)
@@ -95,7 +96,7 @@ def router(services: Services) -> APIRouter:
         return Json(rows if is_batch else rows[0], headers=served.timings(items))
 
     @routes.post("/similarity")
-    @described("How similar sentences are to one", list[float], body=schemas.SimilarityBody, error=schemas.TeiError)
+    @_described("How similar sentences are to one", list[float], body=schemas.SimilarityBody)
     async def similarity(request: Request) -> Json:
         body = await json_body(request)
         inputs = first(body, dict, "inputs") or {}
@@ -109,7 +110,7 @@ def router(services: Services) -> APIRouter:
         return Json(np.clip(vectors[1:] @ vectors[0], -1.0, 1.0), headers=served.timings(items))
 
     @routes.post("/tokenize")
-    @described("The tokens of texts", list[list[schemas.TokenRow]], body=schemas.TokenizeBody, error=schemas.TeiError)
+    @_described("The tokens of texts", list[list[schemas.TokenRow]], body=schemas.TokenizeBody)
     async def tokenize(request: Request) -> Json:
         body = await json_body(request)
         _refuse_none(body.get("inputs"), "inputs")
@@ -125,7 +126,7 @@ def router(services: Services) -> APIRouter:
         return await asyncio.to_thread(_told_tokens, served, items)
 
     @routes.post("/decode")
-    @described("The texts of tokens", list[str], body=schemas.DecodeBody, error=schemas.TeiError)
+    @_described("The texts of tokens", list[str], body=schemas.DecodeBody)
     async def decode(request: Request) -> Json:
         body = await json_body(request)
         value: Any = body.get("ids")
@@ -141,9 +142,9 @@ def router(services: Services) -> APIRouter:
         return Json(served.answer.outputs, headers=served.timings(lists))
 
     @routes.get("/info")
-    @described("What serves", schemas.TeiInfo, error=schemas.TeiError)
+    @_described("The model that serves", schemas.TeiInfo)
     async def info(request: Request, model: str | None = None) -> Json:
-        """What serves, of the model that is named, or of the only one there is."""
+        """The model that serves, of the model that is named, or of the only one there is."""
         return Json(_info(serving, serving.find(request, model)))
 
     return routes

@@ -67,7 +67,10 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/pooling")
     @described(
-        "What a model makes of each input", schemas.PoolingAnswer, body=schemas.PoolingBody, media_types=(BYTES,)
+        "Embed or classify inputs, as vLLM pools them",
+        schemas.PoolingAnswer,
+        body=schemas.PoolingBody,
+        media_types=(BYTES,),
     )
     async def pooling(request: Request) -> Response:
         """What the model makes of each input, by `task`: its vector, one for each token, or its classes."""
