@@ -25,8 +25,6 @@ FILE = "/v1/files/{name}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
 
 #: A body that each inference route answers.
-#: Routes that answer errors as text-embeddings-inference does.
-TEI_PATHS = {"/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info"}
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "minilm", "input": "a"},
     "/embeddings": {"model": "minilm", "input": "a"},
