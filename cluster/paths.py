@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from cluster import errors
@@ -29,6 +30,18 @@ def local_path(text: str, option: str = "model_path") -> Path:
         told = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", option) from None
     return path
+
+
+def make_private(folder: Path) -> bool:
+    """A folder of this user that nobody else can read, made if need be. False where something else is in its place,
+    put there by somebody else or leading elsewhere: everybody may write to /tmp."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        return False
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        folder.chmod(0o700)
+    return True
 
 
 def real_path(path: Path) -> Path:

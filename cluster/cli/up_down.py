@@ -73,10 +73,10 @@ def up(
     stop_asked = _on_signals()
     try:
         after = f"after {time.monotonic() - started:.1f} s"
-        adopted = "; it was already running and is watched again" if running.serving.is_adopted else ""
+        adopted = "; it was already running and is watched again" if running.result.is_adopted else ""
         click.echo(f"Serving at {settings.url} {after}{adopted}.", err=True)
-        if running.serving.notice:
-            click.echo(f"Warning: {running.serving.notice}", err=True)
+        if running.result.notice:
+            click.echo(f"Warning: {running.result.notice}", err=True)
         if address is None:
             warn_of_open_ports(settings)
         if autoscale and address is not None:
@@ -87,10 +87,10 @@ def up(
             Growth(settings, address)
         if admin_key is not None:
             save_key(settings.url, admin_key)
-        if running.serving.new_key is not None:
-            save_key(settings.url, running.serving.new_key)
+        if running.result.new_key is not None:
+            save_key(settings.url, running.result.new_key)
             click.echo(
-                f"Admin key (shown only now, saved for this user's commands): {running.serving.new_key}", err=True
+                f"Admin key (shown only now, saved for this user's commands): {running.result.new_key}", err=True
             )
         if models is not None:
             with Client(settings.url, saved_key(settings.url)) as client:

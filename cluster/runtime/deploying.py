@@ -45,10 +45,10 @@ def serve_apart(settings: Settings, address: str, place: Place, ingress_nodes: i
     if done.returncode:
         tail = place.log.read_text(errors="replace").splitlines()[-1:]
         raise errors.Unavailable(f"Nothing could be served; {place.log} ends with: {' '.join(tail)}")
-    told: str | errors.ClusterError | None = pickle.loads(done.stdout)
-    if isinstance(told, errors.ClusterError):
-        raise told
-    return told
+    outcome: str | errors.ClusterError | None = pickle.loads(done.stdout)
+    if isinstance(outcome, errors.ClusterError):
+        raise outcome
+    return outcome
 
 
 def admit(settings: Settings, text: str) -> None:
@@ -57,8 +57,8 @@ def admit(settings: Settings, text: str) -> None:
     key: Key = new_key("admin", ["admin"])[0].model_copy(update={"id": "given", "digest": digest})
     store = SqliteStore(settings.store)
     try:
-        known = store.get("key", key.id)
-        if known is None or known["digest"] != digest:
+        last = store.get("key", key.id)
+        if last is None or last["digest"] != digest:
             store.put("key", key.id, key.model_dump(mode="json"))
     finally:
         store.close()
@@ -81,5 +81,5 @@ def remember(settings: Settings, ingress_nodes: int, place: Place) -> None:
 
 def _digest(settings: Settings, ingress_nodes: int) -> str:
     """Of all that the supervisor and the ingresses are made with."""
-    told = f"{settings.model_dump_json()} {ingress_nodes} {metadata.version('model-cluster')}"
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = f"{settings.model_dump_json()} {ingress_nodes} {metadata.version('model-cluster')}"
+    return hashlib.sha256(text.encode()).hexdigest()

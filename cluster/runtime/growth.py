@@ -25,7 +25,7 @@ class Growth:
     def __init__(self, settings: Settings, address: str) -> None:
         connect(settings, address)
         self._supervisor = SupervisorClient.find(settings)
-        self._told: list[dict[str, float]] = []
+        self._requested: list[dict[str, float]] = []
         threading.Thread(target=self._go_on, name="growth", daemon=True).start()
 
     def _go_on(self) -> None:
@@ -35,23 +35,24 @@ class Growth:
 
     def _tell(self) -> None:
         try:
-            asked = room_for(asyncio.run(self._supervisor.all_statuses()))
+            bundles = room_for(asyncio.run(self._supervisor.all_statuses()))
         except errors.Unavailable:
             return
-        if asked != self._told:
-            sdk.request_resources(bundles=asked)
-            self._told = asked
+        if bundles != self._requested:
+            sdk.request_resources(bundles=bundles)
+            self._requested = bundles
 
 
 def room_for(statuses: Iterable[ModelStatus]) -> list[dict[str, float]]:
     """The GPUs that each worker wished for needs, those that run included: it is all that the autoscaler keeps."""
-    found = []
+    bundles = []
     for status in statuses:
         lives_on_cpu = bool(status.workers) and not any(worker.cards for worker in status.workers)
         for index in range(status.wanted.replica):
-            place = status.wanted.spec.place_of(index)
+            replica = status.wanted.spec.place_of(index)
             auto = 0.0 if lives_on_cpu else 1.0
-            gpus = float(len(place.gpu_idx)) if place.gpu_idx else auto if place.n_gpu == "auto" else place.n_gpu
+            wanted = auto if replica.n_gpu == "auto" else replica.n_gpu
+            gpus = len(replica.gpu_idx) if replica.gpu_idx else wanted
             if gpus:
-                found.append({"GPU": float(gpus)})
-    return found
+                bundles.append({"GPU": float(gpus)})
+    return bundles

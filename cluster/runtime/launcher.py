@@ -16,7 +16,7 @@ from cluster.control.store_file import check_store, settle
 from cluster.runtime import ray_head
 from cluster.runtime.deploying import admit, serve_apart
 from cluster.runtime.place import Place
-from cluster.runtime.watchdog import Order, Serving, answers, wait_for_health
+from cluster.runtime.watchdog import StartRequest, StartResult, answers, wait_for_health
 from cluster.settings import Settings
 
 #: How long everything may take to end in order.
@@ -26,10 +26,12 @@ END_S = 60.0
 class Running:
     """A cluster that was started, or one on a Ray of others."""
 
-    def __init__(self, settings: Settings, serving: Serving, watchdog: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, result: StartResult, watchdog: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self._settings = settings
         self._watchdog = watchdog
-        self.serving = serving
+        self.result = result
 
     def goes_on(self) -> bool:
         """False when somebody else stopped it. A watchdog that was killed is replaced; what it watched goes on."""
@@ -50,21 +52,21 @@ def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, ad
     place = Place(settings)
     place.prepare()
     if address is None:
-        watchdog, serving = _start_watchdog(settings, admin_key)
-        return Running(settings, serving, watchdog)
+        watchdog, result = _start_watchdog(settings, admin_key)
+        return Running(settings, result, watchdog)
     # Refused while another cluster of this home lives. Not kept: processes of other machines may share the home.
     place.take().close()
     notice = check_store(place.store)
     os.environ.update(settings.as_environment())
-    os.environ.update(ray_head.environment(place, ours=False))
+    os.environ.update(ray_head.ray_variables(place, ours=False))
     if admin_key is not None:
         admit(settings, admin_key)
     new_key = serve_apart(settings, address, place, ingress_nodes)
     wait_for_health(settings)
-    return Running(settings, Serving(new_key, notice))
+    return Running(settings, StartResult(new_key, notice))
 
 
-def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subprocess.Popen[bytes], Serving]:
+def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subprocess.Popen[bytes], StartResult]:
     """Returns when everything serves."""
     log = Place(settings).log
     with log.open("ab") as file:
@@ -79,21 +81,22 @@ def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subproce
     try:
         assert process.stdin is not None and process.stdout is not None
         with process.stdin, process.stdout:
-            process.stdin.write(pickle.dumps(Order(settings, admin_key)))
+            process.stdin.write(pickle.dumps(StartRequest(settings, admin_key)))
             process.stdin.close()
             answer = process.stdout.read()
+    # Also when this command is interrupted: what it started must not go on alone.
     except BaseException:
         process.terminate()
         process.wait(END_S)
         raise
     try:
-        serving: Serving | errors.ClusterError = pickle.loads(answer)
+        result: StartResult | errors.ClusterError = pickle.loads(answer)
     except EOFError:
         tail = log.read_text(errors="replace").splitlines()[-1:]
         raise errors.Unavailable(f"Nothing was started; {log} ends with: {' '.join(tail)}") from None
-    if isinstance(serving, errors.ClusterError):
-        raise serving
-    return process, serving
+    if isinstance(result, errors.ClusterError):
+        raise result
+    return process, result
 
 
 def stop(settings: Settings) -> None:

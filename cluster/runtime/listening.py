@@ -65,17 +65,17 @@ def exposed(rows: Iterable[OpenPort], *, is_loopback: bool) -> list[OpenPort]:
 
 
 def sockets_of(processes: Sequence[psutil.Process]) -> list[Socket]:
-    found = []
+    sockets = []
     for process in processes:
         try:
             has_token = _was_told_the_token(process)
             for connection in process.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
                     address, port = connection.laddr
-                    found.append(Socket(process.name(), process.pid, address, port, has_token))
+                    sockets.append(Socket(process.name(), process.pid, address, port, has_token))
         except psutil.Error:
             continue  # it ended meanwhile
-    return found
+    return sockets
 
 
 def _was_told_the_token(process: psutil.Process) -> bool:

@@ -1,8 +1,8 @@
-"""A socket between an ingress and a worker of the same machine: the calls that Ray would carry at ten times the price.
+"""Calls over a Unix socket between an ingress and a worker of the same machine, at a tenth of what Ray's calls take.
 
-Knows nothing of Ray. A call is a frame: its size, its number and a pickle; its answer is a frame with the same number.
-Only processes of the same user can connect, which is what makes unpickling safe. Nothing is asked whether the other end
-lives: the kernel closes the connection of a process that ends, however it ends.
+Knows nothing of Ray. A call is a frame: its size, its number and a pickle. Its answer is a frame with the same number.
+Only processes of the same user can connect, which is what makes unpickling safe. No heartbeat is needed: the kernel
+closes the connection of a process that ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import pickle
 import socket
-import stat
 import struct
 import tempfile
 import time
@@ -23,15 +22,18 @@ from typing import Any
 
 from cluster import errors
 from cluster.calls import Answer
+from cluster.paths import make_private
 
 log = logging.getLogger("cluster.runtime.local_rpc")
 
 Outcomes = list[Answer | errors.ClusterError | None]
 #: Answers the call of a name with its arguments.
-Respond = Callable[[str, Sequence[Any]], Awaitable[Any]]
+Respond = Callable[[str, Sequence[Any]], Awaitable[object]]
 
 #: Size of the pickle that follows, and number of the call.
 HEAD = struct.Struct("<QQ")
+#: Process, user and group at the other end of a socket, as the kernel tells them.
+CREDENTIALS = struct.Struct("3i")
 #: Largest frame. A body has 100 MB at most, and few calls of that size are gathered into one.
 FRAME_BYTES = 2**30
 #: Read at once; a larger frame gets a buffer of its own.
@@ -46,34 +48,26 @@ STARTING_S = 60.0
 
 
 def own_path(home: Path) -> Path:
-    """Where this process may listen. Sockets of processes that have ended are removed on the way."""
-    # Machines may share the home folder, and none can tell whether a socket of another is alive.
+    """Where this process may listen. Also removes the sockets of processes that have ended."""
+    # Several machines may share the home folder, and none can tell whether another's socket is alive.
     machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     path = home / "run" / "workers" / f"{machine}-{os.getpid()}.sock"
     if len(os.fsencode(path)) >= PATH_BYTES:
         name = hashlib.sha256(os.fsencode(home)).hexdigest()[:10]
         path = Path(tempfile.gettempdir()) / f"cluster-workers-{os.getuid()}-{name}" / path.name
-    _make_private(path.parent)
+    if not make_private(path.parent):
+        raise PermissionError(f"{path.parent} is not a folder of this user.")
     for other in path.parent.glob(f"{machine}-*.sock"):
         if _is_abandoned(other):
             other.unlink(missing_ok=True)
     return path
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise PermissionError(f"{folder} is no folder of this user.")
-    if stat.S_IMODE(found.st_mode) != 0o700:
-        folder.chmod(0o700)
-
-
 def _is_abandoned(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
-            # Between its making and its first accept a socket refuses as if its process were gone.
+            # A new socket refuses connections until it listens, as if its process were gone.
             if time.time() - path.lstat().st_mtime > STARTING_S:
                 probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -84,18 +78,20 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _is_own(transport: asyncio.BaseTransport) -> bool:
-    """Whether the process at the other end is this user's; the folder says so as well, where the system cannot."""
+    """Whether the other end is a process of this user. Where the system cannot say, the folder protects us."""
     if not hasattr(socket, "SO_PEERCRED"):
         return True
-    told = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return bool(struct.unpack("3i", told)[1] == os.getuid())
+    its_socket: socket.socket = transport.get_extra_info("socket")
+    credentials = its_socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    _, user, _ = CREDENTIALS.unpack(credentials)
+    return bool(user == os.getuid())
 
 
 # ------------------------------------------------------------------------------------------------ frames
 
 
 class _FrameProtocol(asyncio.BufferedProtocol):
-    """Cuts what arrives into frames. Each is read into place; none is ever copied to grow."""
+    """Cuts the received bytes into frames. A large frame is read straight into a buffer of its size."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -114,10 +110,10 @@ class _FrameProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, count: int) -> None:
         self._filled += count
-        start, whole = 0, memoryview(self._buffer)[: self._filled]
+        start, received = 0, memoryview(self._buffer)[: self._filled]
         need = HEAD.size
         while self._filled - start >= HEAD.size:
-            size, number = HEAD.unpack_from(whole, start)
+            size, number = HEAD.unpack_from(received, start)
             if size > self._most:
                 log.error("a frame of %d bytes was refused, %d are allowed", size, self._most)
                 self._abort()
@@ -125,16 +121,16 @@ class _FrameProtocol(asyncio.BufferedProtocol):
             need = HEAD.size + size
             if self._filled - start < need:
                 break
-            self.frame(number, whole[start + HEAD.size : start + need])
+            self.frame(number, received[start + HEAD.size : start + need])
             start += need
             need = HEAD.size
-        rest = whole[start:]
-        # A new buffer where the next frame does not fit, and where a large one has just been read.
+        incomplete = received[start:]
+        # A new buffer if the next frame does not fit, or to give back that of a large frame.
         if start or need > len(self._buffer):
             if need > len(self._buffer) or len(self._buffer) > BUFFER_BYTES:
                 self._buffer = bytearray(max(need, BUFFER_BYTES))
-            self._buffer[: len(rest)] = rest
-            self._filled = len(rest)
+            self._buffer[: len(incomplete)] = incomplete
+            self._filled = len(incomplete)
 
     def frame(self, number: int, payload: memoryview) -> None:
         raise NotImplementedError
@@ -153,7 +149,7 @@ class _FrameProtocol(asyncio.BufferedProtocol):
             self._transport.abort()
 
 
-def _pickled(value: Any, most: int) -> bytes:
+def _pickled(value: object, most: int) -> bytes:
     payload = pickle.dumps(value, protocol=5)
     if len(payload) > most:
         raise ValueError(f"it has {len(payload)} bytes, {most} are allowed")
@@ -202,7 +198,7 @@ class _IngressConnection(_FrameProtocol):
         super().connection_made(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
-        # Nobody is left to hear the answers: an ingress that was killed must not keep a model busy for minutes.
+        # An ingress that was killed must not keep a model busy: nobody is left to hear the answers.
         self._connections.discard(self)
         for task in self._tasks:
             task.cancel()
@@ -210,7 +206,7 @@ class _IngressConnection(_FrameProtocol):
     def frame(self, number: int, payload: memoryview) -> None:
         try:
             name, arguments = pickle.loads(payload)
-        # Whatever a pickle raises, and they raise anything, is the fault of this call alone.
+        # Unpickling may raise anything; only this call is to blame.
         except Exception as error:
             self._answer(number, errors.InferenceFailed(f"The call cannot be read: {error}"))
             return
@@ -221,22 +217,22 @@ class _IngressConnection(_FrameProtocol):
     async def _serve(self, number: int, name: str, arguments: Sequence[Any]) -> None:
         try:
             answer = await self._respond(name, arguments)
-        # An answer that never comes would be waited for until its time is up.
+        # Without an answer the caller would wait until its time is up.
         except Exception as error:
-            known = isinstance(error, errors.ClusterError)
-            answer = error if known else errors.InferenceFailed(f"{type(error).__name__}: {error}")
+            is_ours = isinstance(error, errors.ClusterError)
+            answer = error if is_ours else errors.InferenceFailed(f"{type(error).__name__}: {error}")
         self._answer(number, answer)
 
-    def _answer(self, number: int, answer: Any) -> None:
+    def _answer(self, number: int, answer: object) -> None:
         try:
             payload = _pickled(answer, self._most)
-        # One request's outputs may be of any kind and size; the others of its call are not to blame.
+        # A family's outputs may be of any type and size; the other requests of the call are still answered.
         except Exception as error:
             payload = _pickled(_sendable(answer, error, self._most), self._most)
         self.send(number, payload)
 
     def pause_writing(self) -> None:
-        """An ingress that takes no answers may send no calls."""
+        """No calls are read from an ingress that does not read its answers."""
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -245,7 +241,7 @@ class _IngressConnection(_FrameProtocol):
             self._transport.resume_reading()
 
 
-def _sendable(answer: Any, why: Exception, most: int) -> Any:
+def _sendable(answer: object, why: Exception, most: int) -> object:
     """The same with an error in place of each outcome that cannot be sent."""
     if not isinstance(answer, tuple):
         return errors.InferenceFailed(f"The answer cannot be sent: {why}")
@@ -256,6 +252,7 @@ def _sendable(answer: Any, why: Exception, most: int) -> Any:
         try:
             left -= len(_pickled(outcome, left))
             sent.append(outcome)
+        # As above: an output may be of any kind.
         except Exception as error:
             sent.append(errors.InferenceFailed(f"The answer cannot be sent: {error}"))
     return sent, working

@@ -25,8 +25,8 @@ def read(root: Path = Path("/")) -> Memory:
     takes them back before it ends anybody."""
     total, available = _machine(root)
     kills = _number(root / "proc/vmstat", "oom_kill")
-    for place, (limit, used, events) in enumerate(_groups(root)):
-        if place == 0 and events is not None:
+    for level, (limit, used, events) in enumerate(_groups(root)):
+        if level == 0 and events is not None:
             kills = events
         if limit < NO_LIMIT:
             total, available = min(total, limit), min(available, limit - used)

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import sys
 import tempfile
 from pathlib import Path
 from typing import IO, Any
 
 from cluster import errors
+from cluster.paths import make_private
 from cluster.settings import Settings
 
 
@@ -42,9 +42,10 @@ class Place:
 
     def prepare(self) -> None:
         try:
-            for folder in (self.run, self.beats, self.log.parent, self.private):
+            for folder in (self.run, self.beats, self.log.parent):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _make_private(self.private)
+            if not make_private(self.private):
+                raise errors.BadRequest(f"{self.private} is not a folder of this user; remove it, then start again.")
             self.temp.mkdir(exist_ok=True, mode=0o700)
             if not self.token.exists():
                 _write_private(self.token, secrets.token_hex(32))
@@ -111,14 +112,6 @@ def cannot_write(path: Path, error: OSError) -> errors.Unavailable:
         f"{error.filename or path} cannot be written: {error.strerror}; make room there, or choose another folder with "
         "CLUSTER_HOME."
     )
-
-
-def _make_private(folder: Path) -> None:
-    """Everybody may write to /tmp: the folder may have been put there by somebody else, or lead elsewhere."""
-    facts = folder.lstat()
-    if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-        raise errors.BadRequest(f"{folder} is not a folder of this user; remove it, then start again.")
-    folder.chmod(0o700)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -169,14 +169,14 @@ class RayPlatform:
     async def find(self) -> dict[WorkerName, RayHandle]:
         rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
         names = [row["name"] for row in rows if row["namespace"] == self._settings.namespace]
-        found: dict[WorkerName, RayHandle] = {}
+        handles: dict[WorkerName, RayHandle] = {}
         for name in filter(None, map(WorkerName.parse, names)):
             try:
                 actor = await asyncio.to_thread(ray.get_actor, str(name), self._settings.namespace)
             except ValueError:
                 continue  # it died between the two calls
-            found[name] = RayHandle(actor)
-        return found
+            handles[name] = RayHandle(actor)
+        return handles
 
     def memory(self) -> tuple[str, Memory]:
         return ray.get_runtime_context().get_node_id(), node_memory.read()

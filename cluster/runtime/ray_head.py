@@ -37,7 +37,7 @@ RAY_PYTHON = Path(__file__).with_name("ray_python.sh")
 START_RAY = "import sys; sys.executable = sys.argv.pop(1); from ray.scripts.scripts import main; main()"
 
 
-def environment(place: Place, *, ours: bool) -> dict[str, str]:
+def ray_variables(place: Place, *, ours: bool) -> dict[str, str]:
     """Everything Ray must be told, on every node, before it starts."""
     variables = {
         "RAY_SERVE_LOG_TO_STDERR": "0",
@@ -103,7 +103,7 @@ class RayHead:
 
 def start(settings: Settings, place: Place, run: str) -> RayHead:
     """Returns when Ray runs."""
-    variables = environment(place, ours=True)
+    variables = ray_variables(place, ours=True)
     variables[RUN] = run
     if settings.fork_workers:
         variables[forkserver.PATH] = str(place.private / "fork.sock")

@@ -38,13 +38,13 @@ def deploy(ingresses: Ingresses) -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     settings, address, ingress_nodes = pickle.load(sys.stdin.buffer)
-    told: str | errors.ClusterError | None
+    outcome: str | errors.ClusterError | None
     try:
-        told = _serve(settings, address, Place(settings), ingress_nodes, ingresses)
+        outcome = _serve(settings, address, Place(settings), ingress_nodes, ingresses)
     except errors.ClusterError as error:
-        told = error
+        outcome = error
     with answer:
-        pickle.dump(told, answer)
+        pickle.dump(outcome, answer)
 
 
 def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int, ingresses: Ingresses) -> str | None:
@@ -60,9 +60,10 @@ def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int, i
         try:
             serve.run(ingresses(settings, 0), name=APP_NAME, route_prefix=None)
         except RuntimeError as error:
-            told = [one.message for one in serve.status().applications[APP_NAME].deployments.values()] or [str(error)]
+            deployments = serve.status().applications[APP_NAME].deployments.values()
+            message = next((deployment.message for deployment in deployments), str(error))
             # The message ends with the traceback, and that with the reason.
-            raise errors.Unavailable(f"The ingress does not start: {told[0].strip().splitlines()[-1]}") from None
+            raise errors.Unavailable(f"The ingress does not start: {message.strip().splitlines()[-1]}") from None
         if ingress_nodes:
             _serve_elsewhere(ingresses(settings, ingress_nodes), was_current)
         if not settings.asks_for_keys:
@@ -112,10 +113,10 @@ def _retire_outdated(settings: Settings, ingress_nodes: int, place: Place) -> bo
     current = is_current(settings, ingress_nodes, place)
     remember(settings, ingress_nodes, place)
     try:
-        found = ray.get_actor(SUPERVISOR, settings.namespace)
+        supervisor = ray.get_actor(SUPERVISOR, settings.namespace)
     except ValueError:
         return current
-    ray.kill(found, no_restart=not current)
+    ray.kill(supervisor, no_restart=not current)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while not current and time.monotonic() < deadline:
         try:

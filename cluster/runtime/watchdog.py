@@ -56,7 +56,7 @@ Step = Literal["nothing", "replace gcs", "start again"]
 
 
 @dataclass(frozen=True)
-class View:
+class RayState:
     """Ray's own processes at one moment."""
 
     raylet_lives: bool
@@ -66,12 +66,12 @@ class View:
     seconds_since_gcs: float
 
 
-def next_step(view: View) -> Step:
-    if not view.raylet_lives:
+def next_step(ray_state: RayState) -> Step:
+    if not ray_state.raylet_lives:
         return "start again"
-    if view.gcs_lives:
+    if ray_state.gcs_lives:
         return "nothing"
-    return "replace gcs" if view.is_durable and view.seconds_since_gcs > GCS_RELAPSE_S else "start again"
+    return "replace gcs" if ray_state.is_durable and ray_state.seconds_since_gcs > GCS_RELAPSE_S else "start again"
 
 
 def hung(signs: Iterable[Beat]) -> list[Beat]:
@@ -88,7 +88,7 @@ def pause_before(starts: Sequence[float], now: float) -> float:
 
 
 @dataclass(frozen=True)
-class Order:
+class StartRequest:
     """What a watchdog is started with."""
 
     settings: Settings
@@ -96,7 +96,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Serving:
+class StartResult:
     """What it answers when everything serves."""
 
     #: Made when the cluster asks for keys and had none; nobody can show it again.
@@ -119,18 +119,18 @@ class Watchdog:
         self._starts: list[float] = []
         self._is_in_charge = False
 
-    def begin(self, admin_key: str | None) -> Serving:
+    def begin(self, admin_key: str | None) -> StartResult:
         """Returns when it serves; what an earlier run left behind is watched on where it is as it should be."""
         self._ray = self._left_running()
         self._is_in_charge = True
         if self._ray is not None:
-            return Serving(is_adopted=True)
+            return StartResult(is_adopted=True)
         ray_head.end(self._place)
         refuse_another(self._settings)
         notice = check_store(self._place.store)
         if admin_key is not None:
             admit(self._settings, admin_key)
-        return Serving(self._start(), notice)
+        return StartResult(self._start(), notice)
 
     def _left_running(self) -> RayHead | None:
         state = self._place.read()
@@ -166,15 +166,15 @@ class Watchdog:
 
     def _look(self) -> None:
         assert self._ray is not None
-        view = View(
+        ray_state = RayState(
             is_alive(self._ray.raylet),
             is_alive(self._ray.gcs),
             self._ray.is_durable,
             time.monotonic() - self._gcs_since,
         )
-        step = next_step(view)
+        step = next_step(ray_state)
         if step == "start again":
-            what = "Ray's control process" if view.raylet_lives else "Ray's node process"
+            what = "Ray's control process" if ray_state.raylet_lives else "Ray's node process"
             self._start_again(f"{what} ended; everything is started again.")
         elif step == "replace gcs":
             self._tell("WARNING", "Ray's control process ended and is replaced; all others go on.")
@@ -284,8 +284,8 @@ def _stop(number: int, frame: object) -> None:
 def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    order: Order = pickle.load(sys.stdin.buffer)
-    settings = order.settings
+    request: StartRequest = pickle.load(sys.stdin.buffer)
+    settings = request.settings
     # The same for every process of this installation, Ray's included.
     os.environ.update(settings.as_environment())
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -302,14 +302,14 @@ def main() -> None:
         watchdog = Watchdog(settings)
         try:
             try:
-                serving = watchdog.begin(order.admin_key)
+                result = watchdog.begin(request.admin_key)
             except errors.ClusterError as error:
                 _say(answer, error)
                 return
             except OSError as error:
                 _say(answer, cannot_write(place.home, error))
                 return
-            _say(answer, serving)
+            _say(answer, result)
             watchdog.watch()
         except _Stopped:
             return
@@ -318,7 +318,7 @@ def main() -> None:
             watchdog.end()
 
 
-def _say(answer: BinaryIO, what: Serving | errors.ClusterError) -> None:
+def _say(answer: BinaryIO, what: StartResult | errors.ClusterError) -> None:
     """Whoever asked may have left."""
     try:
         with answer:

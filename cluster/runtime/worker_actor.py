@@ -70,11 +70,11 @@ class WorkerActor(Worker):
 
     def _watch_memory(self) -> None:
         """Tells of this process's memory and of what the node has left, the more often the less that is."""
-        asked = self._settings.memory_floor_bytes
-        meter = node_memory.Meter(self._settings.home, asked)
+        floor_bytes = self._settings.memory_floor_bytes
+        meter = node_memory.Meter(self._settings.home, floor_bytes)
         while True:
             memory = meter.read()
-            floor = pressure.floor_of(memory.total_bytes, asked)
+            floor = pressure.floor_of(memory.total_bytes, floor_bytes)
             if pressure.is_news(self._board.value.memory, memory, floor):
                 self._post(memory=memory)
             time.sleep(pressure.pause_s(memory, floor))

@@ -182,7 +182,7 @@ def test_the_head_holds_no_model_and_every_group_is_there() -> None:
 
 
 def test_ray_is_told_on_every_node_what_the_command_tells_its_own(tmp_path: Path) -> None:
-    told = ray_head.environment(Place(Settings(home=tmp_path)), ours=False)
+    told = ray_head.ray_variables(Place(Settings(home=tmp_path)), ours=False)
     for template in (pod_templates(rendered({}))[name] for name in ("head", "cpu")):
         environment = {one["name"]: one.get("value") for one in container(template)["env"]}
         assert {name: environment.get(name) for name in told} == told

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cluster.runtime.launcher import Running
-from cluster.runtime.watchdog import Serving
+from cluster.runtime.watchdog import StartResult
 from cluster.settings import Settings
 
 
@@ -15,7 +15,7 @@ def started(program: str) -> subprocess.Popen[bytes]:
 
 def test_what_somebody_else_stopped_does_not_go_on(tmp_path: Path) -> None:
     watchdog = started("")
-    running = Running(Settings(home=tmp_path), Serving(), watchdog)
+    running = Running(Settings(home=tmp_path), StartResult(), watchdog)
     watchdog.wait()
     assert not running.goes_on()
     # There is nothing left to stop.
@@ -24,5 +24,5 @@ def test_what_somebody_else_stopped_does_not_go_on(tmp_path: Path) -> None:
 
 def test_what_is_watched_goes_on(tmp_path: Path) -> None:
     watchdog = started("input()")
-    assert Running(Settings(home=tmp_path), Serving(), watchdog).goes_on()
+    assert Running(Settings(home=tmp_path), StartResult(), watchdog).goes_on()
     watchdog.communicate(b"\n")

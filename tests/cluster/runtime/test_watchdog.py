@@ -3,23 +3,35 @@ from __future__ import annotations
 import pytest
 
 from cluster.runtime.heartbeat import Beat
-from cluster.runtime.watchdog import LONGEST_PAUSE_S, Step, View, hung, next_step, pause_before
+from cluster.runtime.watchdog import LONGEST_PAUSE_S, RayState, Step, hung, next_step, pause_before
 
 
 @pytest.mark.parametrize(
     ("view", "step"),
     [
-        (View(raylet_lives=True, gcs_lives=True, is_durable=True, seconds_since_gcs=1.0), "nothing"),
-        (View(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=float("inf")), "replace gcs"),
+        (RayState(raylet_lives=True, gcs_lives=True, is_durable=True, seconds_since_gcs=1.0), "nothing"),
+        (
+            RayState(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=float("inf")),
+            "replace gcs",
+        ),
         # Without what it had written down, nobody could be found again.
-        (View(raylet_lives=True, gcs_lives=False, is_durable=False, seconds_since_gcs=float("inf")), "start again"),
+        (
+            RayState(raylet_lives=True, gcs_lives=False, is_durable=False, seconds_since_gcs=float("inf")),
+            "start again",
+        ),
         # What was written down does not help the new one either.
-        (View(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=2.0), "start again"),
-        (View(raylet_lives=False, gcs_lives=True, is_durable=True, seconds_since_gcs=float("inf")), "start again"),
-        (View(raylet_lives=False, gcs_lives=False, is_durable=True, seconds_since_gcs=float("inf")), "start again"),
+        (RayState(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=2.0), "start again"),
+        (
+            RayState(raylet_lives=False, gcs_lives=True, is_durable=True, seconds_since_gcs=float("inf")),
+            "start again",
+        ),
+        (
+            RayState(raylet_lives=False, gcs_lives=False, is_durable=True, seconds_since_gcs=float("inf")),
+            "start again",
+        ),
     ],
 )
-def test_what_is_done_about_an_end_follows_from_whose_it_is(view: View, step: Step) -> None:
+def test_what_is_done_about_an_end_follows_from_whose_it_is(view: RayState, step: Step) -> None:
     assert next_step(view) == step
 
 
