@@ -223,7 +223,8 @@ def test_a_retired_connection_answers_what_is_open_and_closes(tmp_path: Path) ->
     async def test() -> None:
         async with worker(tmp_path / "s") as (_, there):
             slow = asyncio.create_task(outcome(there, "wait", id="slow"))
-            await outcome(there, "the other has arrived")
+            while await there.call("watch", ("slow", 0, 0.0), PATIENCE_S) is None:
+                await asyncio.sleep(0.005)
             there.retire()
             assert there.is_open
             assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S)
