@@ -135,7 +135,7 @@ class BackgroundJobs:
         object: str,
         key: keys.Key | None,
         model: ModelRoutes,
-        work: Callable[[str], Coroutine[Any, Any, JsonObject]],
+        work: Callable[[str], Coroutine[Any, Any, JsonObject | str]],
     ) -> JobRecord:
         """Starts `work`, which is called with the owner of the job's calls and returns the body of the answer."""
         if len(self._tasks) >= AT_ONCE:
@@ -149,7 +149,7 @@ class BackgroundJobs:
         task.add_done_callback(self._tasks.discard)
         return record
 
-    async def _run(self, record: JobRecord, model: ModelRoutes, work: Coroutine[Any, Any, JsonObject]) -> None:
+    async def _run(self, record: JobRecord, model: ModelRoutes, work: Coroutine[Any, Any, JsonObject | str]) -> None:
         answer = asyncio.ensure_future(work)
         try:
             record = await self._follow(record, model, answer)

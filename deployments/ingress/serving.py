@@ -97,7 +97,7 @@ class Serving:
         routes = self.find(request, model, ability)
         request.state.model = routes.uid
         started = time.perf_counter()
-        timeout_s = self._timeout(request)
+        timeout_s = self.timeout_of(request)
 
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
@@ -189,7 +189,7 @@ class Serving:
                 name,
             )
 
-    def _timeout(self, request: Request) -> float:
+    def timeout_of(self, request: Request) -> float:
         """The caller's own deadline, if he gave one, within what the server allows."""
         most = self.settings.request_timeout_s
         header = request.headers.get("x-request-timeout")

@@ -81,7 +81,7 @@ def with_documents(documents: DocumentOpener, use: Callable[[], Awaitable[None]]
 async def read(documents: DocumentOpener, name: str, data: bytes, caller: str = "") -> Document:
     opened = await documents.open([DocumentFile(name, data)], caller)
     try:
-        await asyncio.gather(*(opened.sheet(number, 72) for number in range(1, opened.pages + 1)))
+        await asyncio.gather(*(opened.picture(number, 72) for number in range(1, opened.pages + 1)))
     finally:
         opened.close()
     return opened

@@ -16,19 +16,18 @@ from deployments.ingress.bodies import Json, checked
 from deployments.ingress.dialects import ChatAnswer, Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.events import Events
-from deployments.ingress.serving import owner_of
 from deployments.ocr import formats
 from deployments.ocr.http.body import OcrFields, nameless
 from deployments.ocr.http.documents import DocumentFile
-from deployments.ocr.http.ocr import Ocr, OcrOrder
-from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
+from deployments.ocr.http.ocr import Ocr
+from deployments.ocr.http.pages import DocumentRun, OcrOrder, PageResult, every, refuse_unread
 from deployments.ocr.page import RecognisedPage
 from deployments.ocr.requests import Reading
 
 END = b"data: [DONE]\n\n"
 
 
-class ChatBody(BaseModel):
+class PageChat(BaseModel):
     """The rest of what chats are asked with has no meaning for a page, and is let pass."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
@@ -54,15 +53,15 @@ class ChatBody(BaseModel):
 class Chat:
     """One answer, whole or in pieces."""
 
-    def __init__(self, order: OcrOrder, course: DocumentRun, request_id: str, tells_usage: bool) -> None:
+    def __init__(self, order: OcrOrder, run: DocumentRun, request_id: str, tells_usage: bool) -> None:
         self._order = order
-        self._course = course
+        self._run = run
         self._tells_usage = tells_usage
         self._told = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": order.model.uid}
 
     async def whole(self) -> Json:
         with contextlib.closing(self._order.document):
-            pages = [read.page for read in await every(self._course)]
+            pages = [read.page for read in await every(self._run)]
         message = {"role": "assistant", "content": formats.markdown(pages)}
         choice = {"index": 0, "message": message, "finish_reason": _why_it_ended(pages), "logprobs": None}
         return Json({**self._told, "object": "chat.completion", "choices": [choice], "usage": _usage(pages)})
@@ -72,12 +71,12 @@ class Chat:
         results: list[PageResult] = []
         try:
             with contextlib.closing(self._order.document):
-                async with contextlib.aclosing(self._course.pages()) as pages:
+                async with contextlib.aclosing(self._run.pages()) as pages:
                     async for result in pages:
                         joint = (
                             "\n\n" if any(earlier.page.markdown for earlier in results) and result.page.markdown else ""
                         )
-                        results.append(result._replace(sheet=None))
+                        results.append(result._replace(picture=None))
                         if result.page.markdown:
                             yield self._chunk({"role": "assistant", "content": joint + result.page.markdown})
             refuse_unread(results)
@@ -101,13 +100,15 @@ def answerer(services: Services) -> ChatAnswer:
     ocr = services.shared(Ocr)
 
     async def answer(request: Request, fields: JsonObject) -> Response:
-        body: ChatBody = checked(ChatBody, fields)
+        body: PageChat = checked(PageChat, fields)
         prompt, files = await _last_of(ocr, body.messages)
-        model = ocr.choose(request, body.model)
-        reading = body.reading(prompt)
-        order = ocr.ordered(model, OcrFields(), reading, await ocr.open(request, files))
-        course = ocr.course(order, owner_of(request), ocr.timeout_of(request))
-        chat = Chat(order, course, request.state.request_id, bool((body.stream_options or {}).get("include_usage")))
+        order = await ocr.open(request, OcrFields(model=body.model), body.reading(prompt), files)
+        chat = Chat(
+            order,
+            ocr.run(request, order),
+            request.state.request_id,
+            bool((body.stream_options or {}).get("include_usage")),
+        )
         return await Events.of(chat.events()) if body.stream else await chat.whole()
 
     return answer

@@ -44,7 +44,7 @@ class _File:
     kind: str
     pages: int
     #: A single picture that needs no drawing.
-    sheet: PageImage | None = None
+    picture: PageImage | None = None
 
 
 class Document:
@@ -83,16 +83,16 @@ class Document:
         await asyncio.to_thread(path.write_bytes, file.data)
         bounds = {**self._bounds, "most_frames": self._most_pages}
         facts, _ = await self._renderers.order(file.name, self._caller, do="look", path=str(path), **bounds)
-        sheet = None
+        picture = None
         if facts["kind"] == "picture":
-            sheet = PageImage(file.data, facts["width"], facts["height"], facts["dpi"]) if facts["as_is"] else None
-        self._files.append(_File(file.name, path, facts["kind"], facts["pages"], sheet))
+            picture = PageImage(file.data, facts["width"], facts["height"], facts["dpi"]) if facts["as_is"] else None
+        self._files.append(_File(file.name, path, facts["kind"], facts["pages"], picture))
 
-    async def sheet(self, number: int, dpi: int) -> PageImage:
+    async def picture(self, number: int, dpi: int) -> PageImage:
         """That page; `dpi` is for those that have no pixels of their own."""
         file, index = self._place(number)
-        if file.sheet is not None:
-            return file.sheet
+        if file.picture is not None:
+            return file.picture
         where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi}
         title = self.title_of(number)
         facts, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)

@@ -17,7 +17,6 @@ from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
-from deployments.ingress.serving import owner_of
 from deployments.ocr.http import schemas
 from deployments.ocr.http.body import OcrFields, Pages
 from deployments.ocr.http.documents import DocumentFile
@@ -59,15 +58,13 @@ def router(services: Services) -> APIRouter:
             raise errors.InvalidBody(f"document takes document_url or image_url, not {kind!r:.50}.", "document")
         file = DocumentFile("document", await ocr.body.decode(body.document, "document"))
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
-        model = ocr.choose(request, body.model)
-        document = await ocr.open(request, [file])
         ask = OcrFields(model=body.model, pages=_from_one(body.pages))
-        order = ocr.ordered(model, ask, Reading(features=features), document)
-        with contextlib.closing(document):
-            results = await every(ocr.course(order, owner_of(request), ocr.timeout_of(request)))
+        order = await ocr.open(request, ask, Reading(features=features), [file])
+        with contextlib.closing(order.document):
+            results = await every(ocr.run(request, order))
         pages = await asyncio.to_thread(lambda: [_page(read.page, body) for read in results])
         usage = {"pages_processed": len(pages), "doc_size_bytes": len(file.data)}
-        return Json({"pages": pages, "model": model.uid, "document_annotation": None, "usage_info": usage})
+        return Json({"pages": pages, "model": order.model.uid, "document_annotation": None, "usage_info": usage})
 
     return routes
 

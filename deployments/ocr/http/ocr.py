@@ -7,7 +7,6 @@ import base64
 import contextlib
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import orjson
@@ -15,7 +14,6 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from cluster.calls import View
-from cluster.routes import ModelRoutes
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json
 from deployments.ingress.dialects import Services
@@ -28,8 +26,8 @@ from deployments.ingress.serving import owner_of
 from deployments.ocr import formats
 from deployments.ocr.http import schemas
 from deployments.ocr.http.body import OcrBody, OcrFields
-from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
-from deployments.ocr.http.pages import DocumentRun, PageResult, every, refuse_unread
+from deployments.ocr.http.documents import DocumentFile, DocumentOpener
+from deployments.ocr.http.pages import DocumentRun, OcrOrder, PageResult, every, refuse_unread
 from deployments.ocr.page import RecognisedPage
 from deployments.ocr.requests import Reading
 from deployments.ocr.searchable import SearchablePdf, searchable
@@ -48,29 +46,6 @@ SPOOL_BYTES = 8_000_000
 PIECE = 256 * 1024
 
 
-@dataclass(frozen=True)
-class OcrOrder:
-    """A request for text, checked as far as that is possible without the model."""
-
-    model: ModelRoutes
-    ask: OcrFields
-    reading: Reading
-    document: Document
-    numbers: Sequence[int]
-
-    def told(self, page: RecognisedPage) -> JsonObject:
-        """A page as JSON, with the file it is in."""
-        name, number = self.document.file_of(page.number)
-        return {**page.to_dict(self.reading.features), "file": name, "file_page": number}
-
-    def written(self, pages: Sequence[RecognisedPage]) -> Any:
-        """All of a document in the format that was asked for; not as PDF, which takes the pictures as well."""
-        if self.ask.output_format != "json":
-            return formats.WRITERS[self.ask.output_format](pages)
-        document = formats.as_dict(pages, self.reading.features)
-        return {**document, "pages": [self.told(page) for page in pages], "model": self.model.uid}
-
-
 class Ocr:
     def __init__(self, services: Services) -> None:
         self.serving = services.serving
@@ -78,49 +53,34 @@ class Ocr:
         self._services = services
         self._documents = DocumentOpener(services.settings)
 
-    async def order(self, request: Request) -> OcrOrder:
-        ask, reading, files = await self.body.read(request)
-        model = self.choose(request, ask.model)
+    async def open(self, request: Request, ask: OcrFields, reading: Reading, files: Sequence[DocumentFile]) -> OcrOrder:
+        """What to read by which model; its document is to be closed when it has been read."""
+        model = self.serving.find(request, ask.model, "ocr")
+        request.state.model = model.uid
         await self._services.progress.name(request, model, ask.request_id, streams=ask.stream)
-        return self.ordered(model, ask, reading, await self.open(request, files))
-
-    async def open(self, request: Request, files: Sequence[DocumentFile]) -> Document:
-        return await self._documents.open(files, caller_of(request))
-
-    def timeout_of(self, request: Request) -> float:
-        return self.serving._timeout(request)
-
-    def ordered(self, model: ModelRoutes, ask: OcrFields, reading: Reading, document: Document) -> OcrOrder:
+        document = await self._documents.open(files, caller_of(request))
         try:
             return OcrOrder(model, ask, reading, document, self._documents.choose(document, ask.pages))
         except BaseException:
             document.close()
             raise
 
-    def choose(self, request: Request, name: str | None) -> ModelRoutes:
-        model = self.serving.find(request, name, "ocr")
-        request.state.model = model.uid
-        return model
-
-    def course(self, order: OcrOrder, owner: str, timeout_s: float) -> DocumentRun:
-        return DocumentRun(
-            self._services, order.model, order.document, order.numbers, order.reading, order.ask.dpi, owner,
-            timeout_s,
-        )  # fmt: skip
+    def run(self, request: Request, order: OcrOrder) -> DocumentRun:
+        return DocumentRun(self._services, order, owner_of(request), self.serving.timeout_of(request))
 
     # ---------------------------------------------------------------------------------------- what is answered
 
     async def answer(self, request: Request) -> Response:
-        order = await self.order(request)
+        order = await self.open(request, *await self.body.read(request))
         if order.ask.background:
             return await self._later(request, order)
-        course = self.course(order, owner_of(request), self.timeout_of(request))
+        run = self.run(request, order)
         if order.ask.stream:
-            return await Events.of(self._events(order, course))
+            return await Events.of(self._events(order, run))
         with contextlib.closing(order.document):
             if order.ask.output_format == "pdf":
-                return await self._pdf(order, course)
-            results = await every(course)
+                return await self._pdf(order, run)
+            results = await every(run)
         body = await asyncio.to_thread(order.written, [read.page for read in results])
         headers = _told_of_unread(results)
         media_type = MEDIA_TYPES.get(order.ask.output_format)
@@ -129,36 +89,36 @@ class Ocr:
             return Response(body, media_type=media_type, headers=headers)
         return Json(body, headers=headers)
 
-    async def _pdf(self, order: OcrOrder, course: DocumentRun) -> Response:
-        file = await self._written_pdf(course)
+    async def _pdf(self, order: OcrOrder, run: DocumentRun) -> Response:
+        file = await self._written_pdf(run)
         if order.ask.response_format == "b64_json":
             with file:
                 return Json(await asyncio.to_thread(_all_of, file))
         headers = {"Content-Length": str(file.tell())}
         return StreamingResponse(_pieces_of(file), media_type=PDF, headers=headers)
 
-    async def _written_pdf(self, course: DocumentRun) -> BinaryIO:
+    async def _written_pdf(self, run: DocumentRun) -> BinaryIO:
         """Page by page into a file, at whose end it stands."""
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL_BYTES))
         pdf = SearchablePdf(file)
         results: list[PageResult] = []
-        async with contextlib.aclosing(course.pages()) as pages:
+        async with contextlib.aclosing(run.pages()) as pages:
             async for read in pages:
-                if read.sheet is not None:
-                    await asyncio.to_thread(pdf.add, read.sheet.data, read.page)
-                results.append(read._replace(page=RecognisedPage(0, 0), sheet=None))
+                if read.picture is not None:
+                    await asyncio.to_thread(pdf.add, read.picture.data, read.page)
+                results.append(read._replace(page=RecognisedPage(0, 0), picture=None))
         refuse_unread(results)
         await asyncio.to_thread(pdf.close)
         return file
 
     async def _later(self, request: Request, order: OcrOrder) -> Response:
-        async def work(owner: str) -> JsonObject:
+        async def work(owner: str) -> JsonObject | str:
             with contextlib.closing(order.document):
-                course = self.course(order, owner, self.serving.settings.job_timeout_s)
+                run = DocumentRun(self._services, order, owner, self.serving.settings.job_timeout_s)
                 if order.ask.output_format != "pdf":
-                    results = await every(course)
+                    results = await every(run)
                     return await asyncio.to_thread(order.written, [read.page for read in results])
-                with await self._written_pdf(course) as file:
+                with await self._written_pdf(run) as file:
                     return await asyncio.to_thread(_all_of, file)
 
         record = await self._services.jobs.begin("ocr.job", request.state.key, order.model, work)
@@ -166,14 +126,14 @@ class Ocr:
 
     # -------------------------------------------------------------------------------------------------- streams
 
-    async def _events(self, order: OcrOrder, course: DocumentRun) -> AsyncGenerator[bytes]:
+    async def _events(self, order: OcrOrder, run: DocumentRun) -> AsyncGenerator[bytes]:
         """Each page as soon as it and those before it are read, and what is written of it so far."""
         has_begun = False
         results: list[PageResult] = []
         try:
             with contextlib.closing(order.document):
-                async with contextlib.aclosing(course.pages()) as pages:
-                    async for event in self._of_pages(order, course, pages, results):
+                async with contextlib.aclosing(run.pages()) as pages:
+                    async for event in self._of_pages(order, run, pages, results):
                         yield event
                         has_begun = True
                 yield event_of("ocr.completed", _summary(order, results))
@@ -184,15 +144,15 @@ class Ocr:
             yield event_of("error", error_body(as_cluster_error(error)))
 
     async def _of_pages(
-        self, order: OcrOrder, course: DocumentRun, pages: AsyncGenerator[PageResult], results: list[PageResult]
+        self, order: OcrOrder, run: DocumentRun, pages: AsyncGenerator[PageResult], results: list[PageResult]
     ) -> AsyncGenerator[bytes]:
         while True:
             coming = asyncio.ensure_future(anext(pages, None))
             try:
                 number = order.numbers[min(len(results), len(order.numbers) - 1)]
-                async with contextlib.aclosing(self._meanwhile(order, course.id_of(number), number, coming)) as signs:
-                    async for sign in signs:
-                        yield sign
+                async with contextlib.aclosing(self._meanwhile(order, run.id_of(number), number, coming)) as events:
+                    async for event in events:
+                        yield event
                 read = await coming
             finally:
                 coming.cancel()
@@ -202,7 +162,7 @@ class Ocr:
             if len(order.numbers) == 1:
                 refuse_unread([read])
             yield await asyncio.to_thread(_page_event, order, read, len(results) + 1)
-            results.append(read._replace(page=read.page._replace(blocks=()), sheet=None))
+            results.append(read._replace(page=read.page._replace(blocks=()), picture=None))
 
     async def _meanwhile(
         self, order: OcrOrder, id: str, number: int, coming: asyncio.Future[Any]
@@ -228,7 +188,7 @@ def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
     content: Any = None
     format = order.ask.output_format
     if format == "pdf":
-        content = _as_base64(searchable([(read.sheet.data, read.page)])) if read.sheet is not None else None
+        content = _as_base64(searchable([(read.picture.data, read.page)])) if read.picture is not None else None
     elif format != "json":
         content = formats.WRITERS[format]([read.page])
     event = {"page": order.told(read.page), "done": done, "pages": len(order.numbers), "content": content}

@@ -52,7 +52,7 @@ def with_document(
 
 def sheets(*files: tuple[str, bytes], dpi: int = 72) -> list[PageImage]:
     async def use(found: Document) -> list[PageImage]:
-        return await asyncio.gather(*(found.sheet(number, dpi) for number in range(1, found.pages + 1)))
+        return await asyncio.gather(*(found.picture(number, dpi) for number in range(1, found.pages + 1)))
 
     return with_document(*files, use=use)
 
@@ -179,7 +179,7 @@ def test_pages_are_counted_through_all_files() -> None:
     files = ("a.pdf", document("one", "two")), ("b.png", picture("three")), ("c.tiff", document("four", format="TIFF"))
 
     async def use(found: Document) -> list[Any]:
-        return [(*found.file_of(number), text_of(opened(await found.sheet(number, 72)))) for number in (1, 2, 3, 4)]
+        return [(*found.file_of(number), text_of(opened(await found.picture(number, 72)))) for number in (1, 2, 3, 4)]
 
     assert with_document(*files, use=use) == [
         ("a.pdf", 1, "one"),
@@ -224,8 +224,8 @@ def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not() -> None:
 
     async def use(found: Document) -> tuple[PageImage, str]:
         with pytest.raises(errors.TooLarge) as raised:
-            await found.sheet(2, 300)
-        return await found.sheet(1, 300), raised.value.message
+            await found.picture(2, 300)
+        return await found.picture(1, 300), raised.value.message
 
     sheet, said = with_document(("poster.pdf", target.getvalue()), use=use)
     assert said.startswith("Page 2 of poster.pdf has 58333 x 58333 pixels at 300 dpi; 100 million are allowed")
@@ -235,8 +235,8 @@ def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not() -> None:
 def test_a_bad_page_is_told_by_its_number_and_the_others_are_drawn() -> None:
     async def use(found: Document) -> tuple[list[int], str]:
         with pytest.raises(errors.InvalidBody) as raised:
-            await found.sheet(2, 72)
-        return [(await found.sheet(number, 72)).width for number in (1, 3)], raised.value.message
+            await found.picture(2, 72)
+        return [(await found.picture(number, 72)).width for number in (1, 3)], raised.value.message
 
     widths, said = with_document(("a.pdf", pdf_with_a_bad_page()), use=use)
     assert widths == [50, 60] and said == "Page 2 of a.pdf is broken and cannot be drawn."
@@ -288,13 +288,13 @@ def test_a_process_that_hangs_or_dies_is_told_and_replaced() -> None:
     async def use(found: Document) -> list[str]:
         said = []
         for end in (psutil.Process.suspend, psutil.Process.kill):
-            assert text_of(opened(await found.sheet(1, 72))) == "one"
+            assert text_of(opened(await found.picture(1, 72))) == "one"
             (child,) = children() - others
             end(child)
             with pytest.raises(errors.InvalidBody) as raised:
-                await found.sheet(2, 72)
+                await found.picture(2, 72)
             said.append(raised.value.message)
-        assert text_of(opened(await found.sheet(2, 72))) == "two"
+        assert text_of(opened(await found.picture(2, 72))) == "two"
         return said
 
     impatient = DocumentOpener(Settings(render_processes=1), 2.0)
