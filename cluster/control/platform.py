@@ -58,5 +58,9 @@ class Platform(Protocol):
     async def end_process(self, node_id: str, pid: int) -> bool:
         """Ends a worker's process that may not react to `kill`; False where that cannot be done now."""
 
+    async def stand_back(self) -> None:
+        """Called when a newer supervisor commands the workers. Does not return where this supervisor is the one that
+        others find by its name: its process ends and is started again, with a newer epoch than the other's."""
+
     def memory(self) -> tuple[str, Memory] | None:
         """The supervisor's own node and its memory, where that can be read."""

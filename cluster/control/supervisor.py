@@ -98,7 +98,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         await self._recover()
-        while True:
+        while not self._watch.is_superseded:
             self._wake.clear()
             try:
                 # Ray may never answer a question; the next tick asks anew.
@@ -114,6 +114,19 @@ class Supervisor:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+        await self._stand_back()
+
+    async def _stand_back(self) -> None:
+        """A newer supervisor looks after the workers: two that plan would start and end workers against each other."""
+        log.error("a newer supervisor is in charge; this one stands back")
+        await self._watch.stop()
+        while True:
+            try:
+                return await self._platform.stand_back()
+            # Whatever keeps the platform from answering, this one must not go on meanwhile.
+            except Exception:
+                log.exception("the platform does not say which supervisor is in charge; trying again")
+                await asyncio.sleep(self._settings.tick_s)
 
     async def _recover(self) -> None:
         """Nothing is planned before every live worker has spoken."""

@@ -59,6 +59,8 @@ class Watch:
         #: The threads that each worker was last told to compute with.
         self._threads: dict[str, int] = {}
         self._background_tasks: set[asyncio.Task[Any]] = set()
+        #: A worker has refused an order because a newer supervisor has spoken to it.
+        self.is_superseded = False
 
     @property
     def handles(self) -> dict[str, Handle]:
@@ -118,7 +120,7 @@ class Watch:
                 self._hear(name, E.DIED, str(lost))
                 return
             except errors.StaleEpoch:
-                log.error("a newer supervisor is in charge; this one stands back")
+                self._stand_back()
                 return
             except errors.Unavailable:
                 self._hear(name, E.SILENT, "does not answer")
@@ -290,8 +292,14 @@ class Watch:
             return
         try:
             await order(watched.handle)
+        except errors.StaleEpoch:
+            self._stand_back()
         except errors.ClusterError as error:
             log.warning("%s did not take an order: %s", name, error)
+
+    def _stand_back(self) -> None:
+        self.is_superseded = True
+        self._wake.set()
 
     # ------------------------------------------------------------------------------------ asking
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,7 +19,7 @@ from cluster.control.platform import Handle
 from cluster.launch import Wanted
 from cluster.metrics import Samples
 from cluster.runtime import node_memory
-from cluster.runtime.actor_calls import HEAD_RESOURCE, answer_of
+from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
 from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
 from cluster.runtime.worker_actor import remote_worker
@@ -177,6 +178,15 @@ class RayPlatform:
                 continue  # it died between the two calls
             handles[name] = RayHandle(actor)
         return handles
+
+    async def stand_back(self) -> None:
+        try:
+            named = await asyncio.to_thread(ray.get_actor, SUPERVISOR, self._settings.namespace)
+        except ValueError:
+            return
+        if named._actor_id.hex() == ray.get_runtime_context().get_actor_id():
+            # Ray starts it again. It cannot go on as it is: what the other one has changed meanwhile is unknown here.
+            os._exit(1)
 
     def memory(self) -> tuple[str, Memory]:
         return ray.get_runtime_context().get_node_id(), node_memory.read()

@@ -174,6 +174,8 @@ class World:
         self.reading: tuple[str, Memory] | None = None
         self.folders = {make_wanted().source.id}
         self.looks: list[tuple[str, str]] = []
+        #: Supervisors that a newer one has taken the workers from.
+        self.stood_back = 0
 
     def clock(self) -> float:
         return time.monotonic() + self.clock_ahead
@@ -202,6 +204,9 @@ class World:
         self.looks.append((node_id, source.id))
         if source.id not in self.folders:
             raise errors.DownloadFailed(f"{source.id} does not exist on {node_id}.")
+
+    async def stand_back(self) -> None:
+        self.stood_back += 1
 
     async def end_process(self, node_id: str, pid: int) -> bool:
         self.ended_by_pid.append((node_id, pid))

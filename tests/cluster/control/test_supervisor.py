@@ -239,3 +239,64 @@ def test_nodes_say_what_is_claimed_of_them() -> None:
         assert found == {"n0": (Claim(2 * 2**30), 1), "n1": (Claim(0, ((0, 0.5),)), 1)}
 
     play(scene, make_node("n0", memory_gib=32), make_node("n1", gpus=1))
+
+
+# ---------------------------------------------------------------------------------------------- two supervisors
+
+
+def test_a_supervisor_stands_back_when_a_newer_one_commands_the_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        older, first = s.supervisor, s.world.the()
+        s.supervisor = s._make()
+        s.supervisor.begin()
+        await s.until(lambda: s.world.stood_back)
+        # Of two that plan, each would start a worker in the place of this one.
+        first.kill()
+        s.world.clock_ahead += 1.1
+        await s.until(lambda: len(s.world.started) == 2)
+        await s.state(M.READY)
+        await s.ticks()
+        assert len(s.world.started) == 2 and s.world.stood_back == 1
+        await older.stop()
+
+    play(scene)
+
+
+def test_a_supervisor_that_comes_back_after_a_newer_one_is_obeyed_again() -> None:
+    """Its epoch was an older one: it could not even drain a worker that was terminated."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        older = s.supervisor
+        newer = s.supervisor = s._make()
+        newer.begin()
+        await s.until(lambda: s.world.stood_back)
+        await older.stop()
+        await newer.stop()
+        await s.replace_supervisor()
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+
+    play(scene)
+
+
+def test_a_supervisor_does_nothing_while_it_is_unknown_which_one_is_in_charge() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        older, process = s.supervisor, s.world.the()
+        unknown = [ConnectionError("not now")] * 3
+
+        async def stand_back() -> None:
+            s.world.stood_back += 1
+            if unknown:
+                raise unknown.pop()
+
+        s.world.stand_back = stand_back  # type: ignore[method-assign]
+        process.epoch += 1_000_000
+        await s.until(lambda: s.world.stood_back == 4)
+        assert process.alive and older._task is not None
+        await s.until(older._task.done)
+        process.kill()
+
+    play(scene)
