@@ -11,9 +11,9 @@ class Call(NamedTuple):
     id: str
     items: list[Any]
     params: dict[str, Any]
-    #: Durations cross processes, instants do not: clocks differ.
+    #: A duration and not an instant, because the clocks of processes differ.
     seconds_left: float
-    #: Which of the model's abilities is asked for.
+    #: The ability of the model that the request uses.
     ability: str = ""
 
 

@@ -1,4 +1,4 @@
-"""Which environment variables a launch may set, and which of them a process that we start gets."""
+"""Decides which environment variables a launch may set, and which ones a process gets that we start."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ _USUAL = frozenset(
 
 
 def split(envs: Mapping[str, str] | None, allowed: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """What of a launch's variables is set, and the names of those that are not; `allowed` are the operator's own."""
+    """The variables of a launch that are set, and the names of the others; `allowed` are the names that the operator
+    added."""
     envs = envs or {}
     taken = {name: text for name, text in envs.items() if _may_be_set(name, allowed)}
     return taken, tuple(name for name in envs if name not in taken)
@@ -55,16 +56,16 @@ def split(envs: Mapping[str, str] | None, allowed: Collection[str]) -> tuple[dic
 def refuse_others(envs: Mapping[str, str] | None, allowed: Collection[str]) -> None:
     """Raises for the first variable that a launch may not set."""
     for name in split(envs, allowed)[1]:
-        shown = cut(name)
+        short = cut(name)
         if _OPERATORS.fullmatch(name):
             raise errors.BadOption(
-                f"envs cannot set {shown}: it is for whoever runs the server to set, in the server's own environment.",
+                f"envs cannot set {short}: only the operator can, in the server's own environment.",
                 "envs",
             )
         near = nearest(name.upper(), SETTABLE | set(allowed), cutoff=0.8)
         hint = f"did you mean {near[0]}? Otherwise s" if near else "s"
         raise errors.BadOption(
-            f"envs cannot set {shown}; {hint}tart the server with CLUSTER_ALLOW_ENVS={shown} if launches may.",
+            f"envs cannot set {short}; {hint}tart the server with CLUSTER_ALLOW_ENVS={short} if launches may.",
             "envs",
         )
 
@@ -74,7 +75,8 @@ def _may_be_set(name: str, allowed: Collection[str]) -> bool:
 
 
 def for_child(**variables: str) -> dict[str, str]:
-    """The environment of a process that we start: built, so that it holds no secret and nothing that runs a program."""
+    """The environment of a process that we start. It is built from a list, so that it holds no secret and nothing that
+    makes a library run a program."""
     taken = {name: text for name, text in os.environ.items() if name in _USUAL or name in SETTABLE}
     return {**taken, **variables}
 

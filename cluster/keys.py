@@ -1,4 +1,4 @@
-"""API keys: made once, stored as a hash, checked against what a route asks for."""
+"""API keys: shown once, stored as a hash, checked against the scope that a route needs."""
 
 from __future__ import annotations
 
@@ -59,32 +59,32 @@ def check(keys: Iterable[Key], presented: str | None, scope: Scope) -> Key:
     if not presented:
         raise errors.NotAuthenticated("Could not validate credentials: send `Authorization: Bearer <key>`.")
     digest = _digest(presented)
-    found = next((key for key in keys if hmac.compare_digest(key.digest, digest)), None)
-    if found is None:
+    key = next((key for key in keys if hmac.compare_digest(key.digest, digest)), None)
+    if key is None:
         raise errors.NotAuthenticated("Could not validate credentials: the key is unknown or was revoked.")
-    if scope not in found.scopes and "admin" not in found.scopes:
-        raise errors.NotPermitted(f"Not enough permissions: the key {found.name!r} lacks the scope {scope}.")
-    return found
+    if scope not in key.scopes and "admin" not in key.scopes:
+        raise errors.NotPermitted(f"Not enough permissions: the key {key.name!r} lacks the scope {scope}.")
+    return key
 
 
 def sees(key: Key | None, uid: str) -> bool:
-    """Whether that model exists for whoever has the key. Without keys everything does."""
+    """Whether the owner of the key may know of that model. Without keys everybody may."""
     return key is None or key.models is None or uid in key.models
 
 
 def visible(key: Key | None, rows: Iterable[T], uid_of: Callable[[T], str] = attrgetter("uid")) -> list[T]:
-    """Of rows about models those that whoever has the key may know of: every list and every hint passes here."""
+    """The rows about models that the owner of the key may know of. Every list and every hint passes here."""
     return [row for row in rows if sees(key, uid_of(row))]
 
 
 def owner_of(request_id: str, key_id: str | None) -> str:
-    """By which workers know a request: whoever has another key may use the same id, and means another request. No id
-    holds an `@`."""
+    """The name by which workers know a request: the owner of another key may use the same id for another request. No
+    id holds an `@`."""
     return request_id if key_id is None else f"{request_id}@{key_id}"
 
 
 def request_of(owner: str) -> str:
-    """The id as the caller gave it."""
+    """The id as the caller sent it."""
     return owner.partition("#")[0].partition("@")[0]
 
 

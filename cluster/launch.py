@@ -1,4 +1,4 @@
-"""What can be asked of a launch, and the wish that it becomes: what is stored of a model, and all that is stored."""
+"""A launch as people write it, and the wanted model that it becomes: all that is stored of a model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share),
 
 
 class ReplicaPlace(Value):
-    """Where one replica should live, when somebody wants to say so."""
+    """Where one replica should run, for launches that choose it."""
 
     worker_ip: str | None = None
     n_gpu: Gpus = "auto"
@@ -65,7 +65,7 @@ class ReplicaPlace(Value):
 
 
 class LaunchSpec(Value):
-    """What can be asked of a launch. A field here is the CLI flag, the REST field and the client's argument."""
+    """The options of a launch. A field here is the CLI flag, the REST field and the client's argument."""
 
     # Options of the family may stand beside the fields, see `_gather_options`.
     model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
@@ -189,7 +189,7 @@ def parse_bytes(text: str | int) -> int:
 
 
 class Wanted(Value):
-    """A wish: what is stored, and all that is stored, of a launched model."""
+    """A launched model as it is stored; nothing else is stored of it."""
 
     uid: str
     generation: int = 1

@@ -1,7 +1,7 @@
-"""What each kind of process counts, and how the counts of many processes become one page.
+"""Makes one page of metrics from what many processes count.
 
-Every process keeps its own registry; its samples travel as plain metric families and carry who they are from, so that
-nothing has to be added up here: Prometheus does that.
+Every process keeps its own registry. Its samples travel as plain metric families with labels that say which process
+they are from, so nothing has to be added up here: Prometheus does that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Samples = list[Metric]
 
 
 def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], float]]) -> Metric:
-    """A gauge made from what is known now, for facts that are derived and not counted."""
+    """A gauge for values that are derived now instead of being counted."""
     family = Metric(name, text, "gauge")
     for labels, value in rows:
         family.add_sample(name, labels, value)
@@ -25,17 +25,16 @@ def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], floa
 
 
 def page(samples: Iterable[Metric], sees: Callable[[str], bool] = lambda uid: True) -> bytes:
-    """The text page of families from any number of processes, for somebody who may see these models."""
+    """The text page of families from any number of processes, without the models that the reader may not see."""
 
     class Merged:
         def collect(self) -> Iterator[Metric]:
             merged: dict[str, Metric] = {}
             for family in samples:
-                known = merged.get(family.name)
-                if known is None:
-                    known = merged[family.name] = Metric(family.name, family.documentation, family.type)
-                known.samples += [
-                    one for one in family.samples if "model" not in one.labels or sees(one.labels["model"])
+                if family.name not in merged:
+                    merged[family.name] = Metric(family.name, family.documentation, family.type)
+                merged[family.name].samples += [
+                    sample for sample in family.samples if "model" not in sample.labels or sees(sample.labels["model"])
                 ]
             yield from merged.values()
 

@@ -19,7 +19,7 @@ def folder_under(root: Path, name: str) -> Path:
 
 
 def local_path(text: str, option: str = "model_path") -> Path:
-    """What a caller wrote, as a whole path; an error where no file can have that name."""
+    """A caller's text as an absolute path; an error where no file can have that name."""
     try:
         text.encode()
         path = Path(text).expanduser().absolute()
@@ -27,8 +27,8 @@ def local_path(text: str, option: str = "model_path") -> Path:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass  # it may be on another machine
     except (OSError, RuntimeError, ValueError) as error:
-        told = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(told)}).", option) from None
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(reason)}).", option) from None
     return path
 
 

@@ -1,4 +1,4 @@
-"""What an ingress must know to serve without asking anybody."""
+"""What an ingress must know to serve by itself: the supervisor is not on the path of a request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Launched:
+class LaunchedModel:
     """What serves under a name, and on what it runs: what clients ask about a model."""
 
     type: str = ""
@@ -52,14 +52,14 @@ class Launched:
 
 @dataclass(frozen=True)
 class ModelRoutes:
-    """All an ingress must know of a model to serve it without asking anybody."""
+    """What an ingress knows of one model."""
 
     uid: str
     abilities: tuple[str, ...]
     workers: tuple[Route, ...]
     state: ModelState
     reason: str = ""
-    launched: Launched = Launched()
+    launched: LaunchedModel = LaunchedModel()
     facts: SentFacts = SentFacts()
     aliases: tuple[str, ...] = ()
     #: It has served before: requests wait for its next worker instead of failing at once.
@@ -73,13 +73,13 @@ class ModelRoutes:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that an ingress needs to go on by itself."""
+    """What an ingress knows: enough to go on while the supervisor is away."""
 
     version: int
     models: Mapping[str, ModelRoutes]
     handles: Mapping[str, Any]
     keys: tuple[Key, ...]
-    #: Of the supervisor that made it; workers obey whoever commands with it.
+    #: Of the supervisor that made it; commands to workers carry it.
     epoch: int = 0
     #: Calls that end workers, by the model's uid and their fingerprint; every ingress refuses them.
     poison: tuple[tuple[str, str], ...] = ()

@@ -20,7 +20,7 @@ STORE_NAME = "cluster.db"
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CLUSTER_", extra="ignore", protected_namespaces=())
 
-    home: Path = Field(default=Path("~/.cluster"), description="Folder for wishes, keys, weights and logs.")
+    home: Path = Field(default=Path("~/.cluster"), description="Folder for launched models, keys, weights and logs.")
     host: str = Field(default="127.0.0.1", description="Address to serve on; anything but loopback needs a key.")
     port: int = Field(default=9997, ge=1, le=65535, description="Port to serve on.")
     auth: Literal["auto", "on", "off"] = Field(
@@ -28,14 +28,14 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Names of this server, separated by commas. Where no key is asked for, requests under other names "
-        "are refused, but for localhost, the host, and beyond loopback any address in numbers. Where keys are asked "
-        "for any name will do, and only these stand in links to pictures.",
+        description="Names of this server, separated by commas. Without keys, requests under other names are refused, "
+        "except localhost, the host and, beyond loopback, any numeric address. With keys any name is accepted, and "
+        "only these names are used in links to pictures.",
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Web pages that may call this server besides its own, such as http://localhost:3000, separated by "
-        "commas. Where keys are asked for, * lets any page ask models with a key.",
+        "commas. With keys, * lets any page use models with a key.",
     )
     ingress_replicas: int = Field(default=2, ge=1, description="How many ingress replicas answer HTTP.")
     namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     )
     remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Whose repository code may run: names of the catalogue, which stand for the commits that it pins, "
+        description="Repositories whose code may run: names of the catalogue, which stand for the commits it pins, "
         "or hub:repository@commit; separated by commas.",
     )
     allow_pickle: bool = Field(default=False, description="Load weights that are pickles (.bin, .pt).")
@@ -94,8 +94,8 @@ class Settings(BaseSettings):
     max_wait_from: int = Field(
         default=64,
         ge=0,
-        description="Requests that may wait for a worker up to their own deadline, or more that have fewer than 512 "
-        "tokens on average; once more are refused, all obey a quarter of max_wait_s for half a minute.",
+        description="So many requests, or more with fewer than 512 tokens on average, may wait for a worker up to "
+        "their own deadline. Beyond them max_wait_s applies, and after a refusal a quarter of it for half a minute.",
     )
     cache_bytes: int = Field(
         default=64_000_000,
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 
-    tick_s: float = Field(default=1.0, description="How often the supervisor compares wishes with what runs.")
+    tick_s: float = Field(default=1.0, description="How often the supervisor compares what is wanted with what runs.")
     probe_s: float = Field(default=10.0, description="How often an idle worker is asked for a real forward pass.")
     probe_timeout_s: float = Field(
         default=20.0,
@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     memory_floor_bytes: int = Field(
         default=0,
         ge=0,
-        description="What has to stay available of a node's memory, or the worker that took most gives way; "
-        "0: 5 % of it, at least 500 MB.",
+        description="Memory of a node that has to stay available; with less, the worker that took most is ended. "
+        "0: 5 % of the node's, at least 500 MB.",
     )
     object_store_bytes: int = Field(
         default=200_000_000, description="Ray's object store on a node this command starts."
@@ -182,7 +182,7 @@ class Settings(BaseSettings):
     @field_validator("home", mode="before")
     @classmethod
     def _default(cls, value: object) -> object:
-        """A variable that is set to nothing would otherwise mean the folder that one happens to be in."""
+        """An empty variable would otherwise mean the current folder."""
         return cls.model_fields["home"].default if value == "" else value
 
     @field_validator("home")
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
 
     @property
     def store(self) -> Path:
-        """The file that wishes, keys and registrations are in."""
+        """The file that holds launched models, keys and registrations."""
         return self.home / STORE_NAME
 
     @property

@@ -1,4 +1,4 @@
-"""What is observed: nodes, workers, how far they are, and what can be told of a model at this moment."""
+"""What is observed: nodes, workers and how far they are, and the status of a model that follows from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Node:
     cpus: float
     memory_bytes: int
     gpus: int = 0
-    #: Memory of one card; None when it cannot be asked, then cards are shared by fraction only.
+    #: Memory of one card; None when it is unknown, then cards are shared by fraction only.
     card_bytes: int | None = None
     is_head: bool = False
     draining: bool = False
@@ -163,7 +163,7 @@ class WorkerStatus(Value):
 
 
 class ModelStatus(Value):
-    """What can be told of a model now. `reason` says why it is not READY."""
+    """A model as it is now. `reason` says why it is not READY."""
 
     uid: str
     state: ModelState

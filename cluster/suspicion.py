@@ -1,9 +1,9 @@
-"""Which calls may have ended the workers that they were at: an account of deaths, one for each model and ingress.
+"""Finds calls that end workers, by keeping account of deaths: one account for each model in each ingress.
 
-Pure: time is passed in. All calls that were at a worker when it died are suspects. Few of them are tried alone next,
-at a worker that does nothing else meanwhile; many are sent again like anything else, and are tried alone only if a
-second worker dies with them, because a worker that was merely killed should delay nobody. The call with which a worker
-dies while it does nothing else is the poison: it is refused for a while, and the others of its deaths are cleared.
+Pure: time is passed in. All calls that a worker held when it died are suspects. If they are few, each is tried alone
+next, at a worker that does nothing else meanwhile. If they are many, they are sent again as usual and are tried alone
+only when a second worker dies with them: a worker that was merely killed should not delay all of them. A call that ends
+a worker which does nothing else is poison: it is refused for a while, and the other suspects of its deaths are cleared.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _feed(digest: Any, value: Any) -> None:
 class Death:
     at: float
     suspects: set[str]
-    #: Its suspects are few and short enough to be tried one after another.
+    #: The suspects are few and short enough to be tried one after another.
     is_small: bool
 
 
@@ -81,7 +81,7 @@ class Suspicion:
             self._deaths[worker] = Death(now, called, are_short and len(called) <= FEW)
 
     def died_alone(self, worker: str, poison: str, now: float) -> list[str]:
-        """Its poison is known. Returns the workers that this call has ended."""
+        """This call is poison. Returns the workers that it has ended."""
         ended = [other for other, death in self._deaths.items() if poison in death.suspects]
         for other in ended:
             del self._deaths[other]
@@ -89,13 +89,13 @@ class Suspicion:
         return [*ended, worker]
 
     def remember(self, poison: str, now: float) -> None:
-        """Refuses it for a while, counted from the first time that it was heard of."""
+        """Refuses a call for a while, counted from the first time that it was reported."""
         self._poison.setdefault(poison, now + POISON_S)
         while len(self._poison) > MOST_POISON:
             del self._poison[next(iter(self._poison))]
 
     def answered(self, call: str) -> None:
-        """Its worker lived through it."""
+        """Its worker survived it, so it is a suspect no longer."""
         for worker, death in list(self._deaths.items()):
             death.suspects.discard(call)
             if not death.suspects:

@@ -1,4 +1,4 @@
-"""Whether code that lies beside a model's weights may run: trust is in a repository at a commit, not in a name."""
+"""Decides whether code beside a model's weights may run: a repository at a commit can be trusted, a name cannot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRUSTED = re.compile(r"[\w.-]+|(huggingface|modelscope):[\w.-]+/[\w.-]+@[0-9a-f]
 
 
 def pinned(source: Source, remote_code: Collection[str]) -> Source:
-    """At the commit that the operator trusts, where the source itself says none."""
+    """The source at the commit that the operator trusts, when it names no revision itself."""
     if source.revision is None:
         prefix = f"{source.hub}:{source.id}@"
         commit = next((text.removeprefix(prefix) for text in remote_code if text.startswith(prefix)), None)
@@ -22,8 +22,8 @@ def pinned(source: Source, remote_code: Collection[str]) -> Source:
 
 
 def may_run_code(entry: Entry, source: Source, remote_code: Collection[str]) -> bool:
-    """Of that source of that entry. A folder that a launch or a registration names is never trusted: whoever names it
-    may have written it."""
+    """Whether code from that source of that entry may run. A folder that a launch or a registration names is never
+    trusted: the person who names it may have written it."""
     if source.hub == "local":
         return False
     if f"{source.hub}:{source.id}@{source.revision}" in remote_code:
@@ -32,7 +32,7 @@ def may_run_code(entry: Entry, source: Source, remote_code: Collection[str]) -> 
 
 
 def how_to_trust(entry: Entry, source: Source) -> str:
-    """What the operator would have to set, as the end of a sentence."""
+    """The end of a sentence that says what the operator would have to set."""
     if source.hub == "local":
         return "and it is never taken from a folder that a launch names: launch it from its hub"
     by_name = entry.builtin and _is_fixed(source)
@@ -47,8 +47,8 @@ def is_pinned_by_us(entry: Entry, source: Source) -> bool:
 
 
 def _is_of(entry: Entry, source: Source) -> bool:
-    place = (source.hub, source.id, source.revision)
-    return any(place == (own.hub, own.id, own.revision) for own in entry.sources)
+    version = (source.hub, source.id, source.revision)
+    return any(version == (own.hub, own.id, own.revision) for own in entry.sources)
 
 
 def _is_fixed(source: Source) -> bool:

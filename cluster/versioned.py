@@ -1,7 +1,7 @@
 """The latest value of something, and a way to wait for a newer one from any event loop or thread.
 
-A long poll on a board is a lease, a progress feed and a death notice in one: whoever waits learns of a change at once,
-and of the poster's death by the call that fails.
+A long poll on such a value is a lease, a progress feed and a death notice in one: the caller learns of a change at
+once, and of the other process's death when the call fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Versioned(Generic[T]):
         self.amend(lambda _: value)
 
     def amend(self, change: Callable[[T], T]) -> None:
-        """Replaces the value by what `change` makes of it, with nobody in between."""
+        """Replaces the value by what `change` makes of it, in one step."""
         with self._lock:
             self._value = change(self._value)
             self._version += 1
@@ -42,12 +42,12 @@ class Versioned(Generic[T]):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(changed.set)
 
-    async def newer(self, seen: int, timeout_s: float) -> tuple[int, T]:
-        """The value as soon as its version is not the one seen, or after the time-out whatever it is."""
+    async def newer(self, version: int, timeout_s: float) -> tuple[int, T]:
+        """The value and its version, as soon as that is not the version named, or after the time-out."""
         changed = asyncio.Event()
         entry = (asyncio.get_running_loop(), changed)
         with self._lock:
-            if self._version != seen:
+            if self._version != version:
                 return self._version, self._value
             self._waiters.append(entry)
         try:

@@ -1,4 +1,4 @@
-"""What differs between a wish and another one of the same uid, and between wishes and a declared list; pure."""
+"""What differs between two versions of a wanted model, and between all that is wanted and a declared list. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.launch import Wanted
 
 @dataclass(frozen=True)
 class Change:
-    """One line of the difference between declared and wished models."""
+    """One line of the difference between declared and wanted models."""
 
     uid: str
     change: Literal["launch", "update", "scale", "terminate", "same"]
@@ -20,29 +20,29 @@ class Change:
     fields: tuple[str, ...] = ()
 
 
-def asks_the_same(known: Wanted, asked: Wanted) -> bool:
-    return not changed_fields(known, asked)
+def is_same_launch(before: Wanted, after: Wanted) -> bool:
+    return not changed_fields(before, after)
 
 
-def changed_fields(known: Wanted, asked: Wanted) -> tuple[str, ...]:
+def changed_fields(before: Wanted, after: Wanted) -> tuple[str, ...]:
     """Which fields of the spec differ; the uid a spec is served under is not one of them."""
-    before, after = (
-        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options"}) for w in (known, asked)
+    old, new = (
+        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options"}) for w in (before, after)
     )
-    fields = [name for name in before if before[name] != after[name]]
-    options = {*known.spec.options, *asked.spec.options}
-    fields += sorted(name for name in options if known.spec.options.get(name) != asked.spec.options.get(name))
-    if (known.entry, known.source, known.family) != (asked.entry, asked.source, asked.family):
-        fields.insert(0, "model_name" if known.entry.name != asked.entry.name else "entry")
+    fields = [name for name in old if old[name] != new[name]]
+    options = {*before.spec.options, *after.spec.options}
+    fields += sorted(name for name in options if before.spec.options.get(name) != after.spec.options.get(name))
+    if (before.entry, before.source, before.family) != (after.entry, after.source, after.family):
+        fields.insert(0, "model_name" if before.entry.name != after.entry.name else "entry")
     return tuple(fields)
 
 
-def difference(known: Wanted, asked: Wanted) -> str:
-    return ", ".join(changed_fields(known, asked)) + " differ"
+def difference(before: Wanted, after: Wanted) -> str:
+    return ", ".join(changed_fields(before, after)) + " differ"
 
 
 def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune: bool) -> list[Change]:
-    """What would have to change for the declared models to be the wished ones."""
+    """What has to change for the declared models to be the wanted ones."""
     changes = []
     for after in declared:
         before = wanted.get(after.uid)

@@ -1,4 +1,4 @@
-"""All that is known of wishes, workers and nodes at this moment, and what follows from it.
+"""All that is known of wanted models, workers and nodes at this moment, and what follows from it.
 
 Pure: time is passed in, nothing is awaited, no process is touched. The supervisor feeds it facts and carries out its
 plans; the simulation in the tests does the same with workers that exist only on paper.
@@ -21,7 +21,7 @@ from cluster.status import Claim, Memory, Node, Report, WorkerName, WorkerState
 S = WorkerState
 E = WorkerEvent
 
-#: What a worker's own word for its phase means here.
+#: The event that each phase of a worker's report stands for.
 EVENT_OF_PHASE = {
     "created": E.ANSWERED,
     "loading": E.STARTED,
@@ -45,18 +45,18 @@ class Fleet:
     restarts: dict[tuple[str, int], int] = field(default_factory=dict)
     #: Why a model short of workers gets no more now; from the last plan.
     waiting: dict[str, Waiting] = field(default_factory=dict)
-    #: Wishes that can be shown but not acted on, with the reason: their workers are left as they are.
+    #: Wanted models that can be shown but not acted on, with the reason: their workers are left as they are.
     unreadable: dict[str, str] = field(default_factory=dict)
-    #: Losses of workers of a generation that is wanted no more, but goes on until the present one is READY.
+    #: Losses of workers of an older generation, which goes on until the wanted one is READY.
     old_losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
-    #: The wish of each model as it last was READY.
+    #: Each model as it was wanted when it last was READY.
     last_ready: dict[str, Wanted] = field(default_factory=dict)
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
-    #: Workers that ended for a reason that is known and does not come again.
+    #: Workers whose end has a known cause that will not come again: their loss delays no start.
     excused: set[str] = field(default_factory=set)
     hold_until: float = 0.0
-    #: By node, as far as somebody there has told.
+    #: By node; from the reports of its workers.
     memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------- facts in
@@ -101,24 +101,27 @@ class Fleet:
         return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
 
     def see_memory(self, node: str, memory: Memory, now: float) -> tuple[WorkerRecord, str] | None:
-        """A reading of a node's memory; the worker that gives way to it, if any, and what there is to tell."""
+        """Takes a reading of a node's memory; returns the worker that has to end for it, if any, and the reason."""
         if not memory.total_bytes:
             return None
         floor = self._floor(memory)
         tenants = self._tenants(node)
-        known = pressure.seen(self.memory.get(node, pressure.NodeMemory()), memory, floor, now)
-        tenant = pressure.who_gives_way(known, tenants, floor, now)
-        self.memory[node] = known if tenant is None else pressure.gave_way(known, tenant, now)
+        before = self.memory.get(node, pressure.NodeMemory())
+        after = pressure.after_reading(before, memory, floor, now)
+        tenant = pressure.who_gives_way(after, tenants, floor, now)
+        self.memory[node] = after if tenant is None else pressure.gave_way(after, tenant, now)
         if tenant is None:
             return None
-        return self.workers[tenant.name], pressure.told(known, tenant, self._ip_of(node), floor)
+        return self.workers[tenant.name], pressure.reason_of(after, tenant, self._ip_of(node), floor)
 
     def why_died(self, worker: WorkerRecord, reason: str, now: float) -> str:
-        """The reason, and that memory is the likely cause where it is."""
-        known = self.memory.get(worker.node)
-        if known is None or not pressure.was_killed_for_memory(known, self._floor(known.memory), now):
+        """The reason given, or that memory is the likely cause."""
+        node_memory = self.memory.get(worker.node)
+        if node_memory is None:
             return reason
-        return pressure.told_of_kernel(known, self._ip_of(worker.node))
+        if not pressure.was_killed_for_memory(node_memory, self._floor(node_memory.memory), now):
+            return reason
+        return pressure.reason_of_kernel(node_memory, self._ip_of(worker.node))
 
     def _floor(self, memory: Memory) -> int:
         return pressure.floor_of(memory.total_bytes, self.settings.memory_floor_bytes)
@@ -134,12 +137,12 @@ class Fleet:
         return self.nodes[node].ip if node in self.nodes else node
 
     def _open_nodes(self) -> tuple[Node, ...]:
-        """With what is left for models where memory has run out."""
+        """The nodes, with what is left for models on those whose memory has run out."""
         rows = []
         for node in self.nodes.values():
-            known = self.memory.get(node.id, pressure.NodeMemory())
-            room = pressure.room_bytes(known, self._floor(known.memory))
-            reason = "" if room is None else pressure.others(known.memory)
+            node_memory = self.memory.get(node.id, pressure.NodeMemory())
+            room = pressure.room_bytes(node_memory, self._floor(node_memory.memory))
+            reason = "" if room is None else pressure.others(node_memory.memory)
             rows.append(replace(node, room_bytes=room, room_reason=reason))
         return tuple(rows)
 
@@ -148,10 +151,10 @@ class Fleet:
         after = step(worker, event, now, reason)
         self.workers[name] = after
         key = (worker.name.uid, worker.name.index)
-        wish = self.wanted.get(worker.name.uid)
-        is_old = wish is not None and wish.generation != worker.name.generation
+        wanted = self.wanted.get(worker.name.uid)
+        is_old = wanted is not None and wanted.generation != worker.name.generation
         if is_old and after.state == S.FAILED and worker.state != S.FAILED:
-            # It could be loaded once, so it is tried again.
+            # This version was READY once, so loading can succeed.
             self.old_losses[key] = self.old_losses.get(key, NO_LOSS).again(now, self.settings.backoff_max_s)
         if after.state == S.LOST and worker.state != S.LOST:
             good_run = worker.ready_since is not None and now - worker.ready_since >= GOOD_RUN_S
@@ -167,7 +170,7 @@ class Fleet:
         return after
 
     def excuse(self, names: Iterable[str]) -> None:
-        """The next start need not wait: what ended these workers is known and refused from now on."""
+        """Their replacements need not wait: what ended these workers is known and refused from now on."""
         for name in names:
             parsed, worker = WorkerName.parse(name), self.workers.get(name)
             if worker is not None and worker.state in HOLDS_CLAIM:
@@ -180,7 +183,7 @@ class Fleet:
         self.unreadable.pop(wanted.uid, None)
         if unreadable:
             self.unreadable[wanted.uid] = unreadable
-        # A new wish is a new chance.
+        # It may be wanted otherwise than what failed: it need not wait.
         self._forget_losses(wanted.uid)
 
     def _forget_losses(self, uid: str) -> None:
@@ -212,7 +215,7 @@ class Fleet:
         return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
 
     def plan(self, now: float) -> FleetPlan:
-        self.memory = {node: pressure.without_old(known, now) for node, known in self.memory.items()}
+        self.memory = {node: pressure.without_old(last, now) for node, last in self.memory.items()}
         hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
         plan = reconcile(
             self.wanted,
@@ -231,41 +234,41 @@ class Fleet:
         return plan
 
     def newly_ready(self) -> list[Wanted]:
-        """Wishes that became READY since this was last asked: each is now the one to go back to. The first of a model
-        counts from its first worker on."""
-        found = []
-        for uid, wish in self.wanted.items():
+        """Wanted models that have become READY since the last call: each is now the version to go back to. The first
+        version of a model counts from its first READY worker on."""
+        newly = []
+        for uid, wanted in self.wanted.items():
             last = self.last_ready.get(uid)
             if uid in self.unreadable:
                 continue
-            if last is not None and (last.generation, last.replica) == (wish.generation, wish.replica):
+            if last is not None and (last.generation, last.replica) == (wanted.generation, wanted.replica):
                 continue
-            ready = [w for w in self.of(uid) if w.state == S.READY and w.name.generation == wish.generation]
-            if len(ready) >= (1 if last is None else wish.replica):
-                found.append(wish)
-        self.remember(found)
-        return found
+            ready = [w for w in self.of(uid) if w.state == S.READY and w.name.generation == wanted.generation]
+            if len(ready) >= (1 if last is None else wanted.replica):
+                newly.append(wanted)
+        self.remember(newly)
+        return newly
 
     def remember(self, ready: Iterable[Wanted]) -> None:
         """Models that were READY: their requests wait for their next worker."""
-        for wish in ready:
-            if wish.uid in self.wanted and wish.uid not in self.unreadable:
-                self.last_ready[wish.uid] = wish
-                self.served.add(wish.uid)
+        for wanted in ready:
+            if wanted.uid in self.wanted and wanted.uid not in self.unreadable:
+                self.last_ready[wanted.uid] = wanted
+                self.served.add(wanted.uid)
 
     def could_place(self, wanted: Wanted) -> NoRoom | None:
-        """Whether all replicas of a wish would fit now."""
+        """Why not all replicas would fit now; None when they would."""
         placements = self.placements(wanted)
         return placements if isinstance(placements, NoRoom) else None
 
     def placements(self, wanted: Wanted) -> list[Placement] | NoRoom:
-        """Where the replicas of a wish would be now; workers of the same uid make room for it."""
+        """Where the replicas would be placed now. Workers of the same uid count as gone: they make room."""
         taken = [
             Taken(w.name.uid, w.node, w.claim)
             for w in self.workers.values()
             if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
         ]
-        # Wishes that are still to be started count as well, or fifty launches at once would all fit.
+        # Replicas still to be started count as well, or fifty launches at once would all seem to fit.
         settled = HOLDS_CLAIM | {S.FAILED}
         running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in settled}
         nodes = self._open_nodes()
@@ -275,23 +278,23 @@ class Fleet:
                 continue
             for index in range(other.replica):
                 if other.uid != wanted.uid and (other.uid, index) not in running:
-                    found = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
-                    if isinstance(found, Placement):
-                        taken.append(Taken(other.uid, found.node, found.claim))
+                    placement = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
+                    if isinstance(placement, Placement):
+                        taken.append(Taken(other.uid, placement.node, placement.claim))
         placements: list[Placement] = []
         for index in range(wanted.replica):
-            found = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
-            if isinstance(found, NoRoom):
-                return found
-            placements.append(found)
-            taken.append(Taken(wanted.uid, found.node, found.claim))
+            placement = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
+            if isinstance(placement, NoRoom):
+                return placement
+            placements.append(placement)
+            taken.append(Taken(wanted.uid, placement.node, placement.claim))
         return placements
 
     # ------------------------------------------------------------------------------------------- views
 
     def of(self, uid: str) -> list[WorkerRecord]:
-        found = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
-        return sorted(found, key=lambda w: (w.name.generation, w.name.index))
+        workers = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
+        return sorted(workers, key=lambda w: (w.name.generation, w.name.index))
 
     def threads_on(self, node_id: str) -> int:
         """Workers of a node share its cores: each computes with this many threads."""

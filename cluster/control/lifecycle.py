@@ -63,7 +63,7 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.READY, E.DIED): S.LOST,
     (S.READY, E.DRAIN): S.DRAINING,
     (S.READY, E.DRAINED): S.GONE,
-    # Its control thread talks on while its model hangs: only a probe that comes back clears it.
+    # Its control thread may answer while its model hangs, so a report does not clear it; a probe does.
     (S.SUSPECT, E.LOADED): S.SUSPECT,
     (S.SUSPECT, E.ANSWERED): S.READY,
     (S.SUSPECT, E.SILENT): S.SUSPECT,
@@ -84,7 +84,7 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.FAILED, E.EXPIRED): S.LOST,
     (S.FAILED, E.SILENT): S.FAILED,
     (S.FAILED, E.ANSWERED): S.FAILED,
-    # One death is told by every call that was under way.
+    # One death is reported by every call that was under way.
     (S.LOST, E.DIED): S.LOST,
     (S.LOST, E.SILENT): S.LOST,
     (S.LOST, E.ANSWERED): S.LOST,
@@ -153,10 +153,10 @@ class WorkerRecord:
 
 def step(worker: WorkerRecord, event: WorkerEvent, now: float, reason: str = "") -> WorkerRecord:
     """The worker after the event; `since` moves when the state does."""
-    told = f"{worker.state} {event}" + (f" ({reason})" if reason else "")
+    entry = f"{worker.state} {event}" + (f" ({reason})" if reason else "")
     after = TRANSITIONS.get((worker.state, event))
     if after is None:
-        raise InvalidTransition(f"{worker}: no way from {told}; story: {'; '.join(worker.story) or 'none'}")
+        raise InvalidTransition(f"{worker}: no way from {entry}; story: {'; '.join(worker.story) or 'none'}")
     if after == worker.state:
         return worker
     return replace(
@@ -165,5 +165,5 @@ def step(worker: WorkerRecord, event: WorkerEvent, now: float, reason: str = "")
         since=now,
         ready_since=now if after == S.READY and worker.ready_since is None else worker.ready_since,
         reason=reason,
-        story=(*worker.story[-19:], f"{told} -> {after}"),
+        story=(*worker.story[-19:], f"{entry} -> {after}"),
     )

@@ -1,4 +1,4 @@
-"""Stored wishes that this version cannot read, of a later one for example: as much of them as can be shown. Pure."""
+"""Reads wanted models as they are stored, also those of a later version, as far as they can be shown. Pure."""
 
 from __future__ import annotations
 
@@ -10,47 +10,48 @@ from pydantic import ValidationError
 
 from cluster.catalog.entry import Entry, Source
 from cluster.launch import LaunchSpec, Wanted
+from cluster.value import JsonObject
 
 
 def read(uid: str, stored: Any) -> tuple[Wanted, str]:
-    """The wish, and why it must not be acted on; the reason is empty for one that is understood as a whole.
+    """What is wanted, and why it must not be acted on; the reason is empty for a model that is understood completely.
 
-    What is not understood is left out of the wish, which then only serves to be shown and routed to.
+    Fields that are not understood are left out. The result then only serves to be shown and routed to.
     """
     if not isinstance(stored, dict):
-        return _placeholder(uid, {}), "The stored wish is damaged; terminate the model and launch it again."
-    known = copy.deepcopy(stored)
-    unknown = _without_unknown_spec_fields(known)
+        return _placeholder(uid, {}), "What is stored of it is damaged; terminate the model and launch it again."
+    readable = copy.deepcopy(stored)
+    unknown = _without_unknown_spec_fields(readable)
     while True:
         try:
-            wanted, wrong = Wanted.model_validate(known), []
+            wanted, wrong = Wanted.model_validate(readable), []
             break
         except ValidationError as error:
             wrong = error.errors()
-        extra = [one["loc"] for one in wrong if one["type"] == "extra_forbidden"]
+        extra = [problem["loc"] for problem in wrong if problem["type"] == "extra_forbidden"]
         if not extra:
             wanted = _placeholder(uid, stored)
             break
         for where in extra:
-            _remove(known, where)
+            _remove(readable, where)
         unknown += [_name(where) for where in extra]
-    unknown += [_name(one["loc"]) for one in wrong]
+    unknown += [_name(problem["loc"]) for problem in wrong]
     if wanted.uid != uid:
         wanted = wanted.model_copy(update={"uid": uid})
         unknown.append("uid")
-    return wanted, told(unknown) if unknown else ""
+    return wanted, reason_of(unknown) if unknown else ""
 
 
-def told(unknown: Iterable[str]) -> str:
+def reason_of(unknown: Iterable[str]) -> str:
     names = ", ".join(dict.fromkeys(unknown))
     return (
-        f"The wish is of a newer version, this one cannot read {names}: its workers go on as they are, "
-        "but none is started or replaced; terminate it, or start the newer version again."
+        f"It was launched by a newer version and this one cannot read {names}: its workers go on as they are, "
+        "but none is started or replaced. Terminate it, or start the newer version again."
     )
 
 
-def _without_unknown_spec_fields(stored: dict[str, Any]) -> list[str]:
-    """A spec takes any other key for an option of the family; in what was stored all of those are in `options`."""
+def _without_unknown_spec_fields(stored: JsonObject) -> list[str]:
+    """Elsewhere an unknown key of a spec is an option of the family. A stored spec has all of those in `options`."""
     spec = stored.get("spec")
     if not isinstance(spec, dict):
         return []
@@ -70,7 +71,7 @@ def _name(where: tuple[int | str, ...]) -> str:
     return ".".join(map(str, where))
 
 
-def _placeholder(uid: str, stored: dict[str, Any]) -> Wanted:
+def _placeholder(uid: str, stored: JsonObject) -> Wanted:
     """Enough to be listed and terminated."""
 
     def text(section: str, field: str, default: str) -> str:

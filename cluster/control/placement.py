@@ -1,6 +1,6 @@
-"""Which node and which cards a replica gets, or one reason per node why not.
+"""Decides which node and which cards a replica gets, or gives one reason per node why it gets none.
 
-Knows nothing of Ray: nodes and what is taken on them are given, the answer is a value.
+Knows nothing of Ray. Pure.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class NoRoom:
     reasons: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        told = "; ".join(f"{node}: {reason}" for node, reason in self.reasons) or "there are no nodes"
-        return f"{self.uid} fits on no node ({told})."
+        reasons = "; ".join(f"{node}: {reason}" for node, reason in self.reasons) or "there are no nodes"
+        return f"{self.uid} fits on no node ({reasons})."
 
     def error(self) -> errors.DoesNotFit:
         return errors.DoesNotFit(str(self), retry_after_s=30.0)
@@ -66,26 +66,27 @@ def place(
 ) -> Placement | NoRoom:
     """The best node, or the reasons.
 
-    Replicas of one model spread over nodes first. Then comes the tightest card that fits, on the node with the fewest
-    free, so that whole cards and several on one node stay free for those who need them; or the most free memory.
+    Replicas of one model spread over nodes first. Then, for GPUs, the tightest card that fits wins, on the node with
+    the fewest free cards: whole cards, and several on one node, stay free for models that need them. Without GPUs the
+    node with the most free memory wins.
     """
     taken = tuple(taken)
     wants_gpu = _wants_gpu(demand, nodes)
     offers: list[tuple[tuple[float, float, float, str], Placement]] = []
     reasons: list[tuple[str, str]] = []
     for node in nodes:
-        here = [item for item in taken if item.node == node.id]
-        offer = _offer(demand, node, here, wants_gpu, memory_fraction)
+        on_node = [item for item in taken if item.node == node.id]
+        offer = _offer(demand, node, on_node, wants_gpu, memory_fraction)
         if isinstance(offer, str):
             reasons.append((node.ip, offer))
             continue
-        siblings = sum(item.uid == demand.uid for item in here)
+        siblings = sum(item.uid == demand.uid for item in on_node)
         if offer.cards:
-            tightness = sum(_free_share(card, here) for card, _ in offer.cards)
-            free = sum(_free_share(card, here) for card in range(node.gpus))
+            tightness = sum(_free_share(card, on_node) for card, _ in offer.cards)
+            free = sum(_free_share(card, on_node) for card in range(node.gpus))
         else:
             tightness = 0.0
-            free = -(node.memory_bytes - sum(item.claim.memory_bytes for item in here))
+            free = -(node.memory_bytes - sum(item.claim.memory_bytes for item in on_node))
         # The address last, so that equal nodes are always taken in the same order.
         offers.append(((siblings, tightness, free, node.ip), Placement(node.id, offer)))
     if offers:
@@ -101,77 +102,79 @@ def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
     return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.auto_gpus for node in nodes)
 
 
-def _offer(demand: Demand, node: Node, here: Sequence[Taken], wants_gpu: bool, memory_fraction: float) -> Claim | str:
+def _offer(
+    demand: Demand, node: Node, on_node: Sequence[Taken], wants_gpu: bool, memory_fraction: float
+) -> Claim | str:
     if node.draining:
         return "draining"
-    asked_bytes = 0 if wants_gpu else demand.memory_bytes
-    if node.room_bytes is not None and asked_bytes > node.room_bytes:
-        left, asked = _gib(max(node.room_bytes, 0)), _gib(asked_bytes)
-        return f"its memory ran out, {left} left for models, {asked} asked; {node.room_reason}"
+    wanted_bytes = 0 if wants_gpu else demand.memory_bytes
+    if node.room_bytes is not None and wanted_bytes > node.room_bytes:
+        left = _gib(max(node.room_bytes, 0))
+        return f"its memory ran out, {left} left for models, {_gib(wanted_bytes)} asked; {node.room_reason}"
     if node.cpus <= 0:
         return "holds no models (0 cores)"
     wanted_ip = demand.place.worker_ip
     if wanted_ip is not None and wanted_ip.rsplit(":", 1)[0] != node.ip:
         return f"is not {wanted_ip}"
     cpus = demand.n_cpu or 0.0
-    free_cpus = node.cpus - sum(item.claim.cpus for item in here)
+    free_cpus = node.cpus - sum(item.claim.cpus for item in on_node)
     if cpus > free_cpus:
         return f"{free_cpus:g} of {node.cpus:g} cores free, {cpus:g} asked"
     if wants_gpu:
-        cards = _cards(demand, node, here)
-        return cards if isinstance(cards, str) else Claim(0, cards, cpus)
+        offer = _cards(demand, node, on_node)
+        return offer if isinstance(offer, str) else Claim(0, offer, cpus)
     room = int(node.memory_bytes * memory_fraction)
-    free = room - sum(item.claim.memory_bytes for item in here)
+    free = room - sum(item.claim.memory_bytes for item in on_node)
     if demand.memory_bytes > free:
         return f"{_gib(max(free, 0))} of {_gib(room)} memory free, {_gib(demand.memory_bytes)} asked"
     return Claim(demand.memory_bytes, (), cpus)
 
 
-def _cards(demand: Demand, node: Node, here: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
+def _cards(demand: Demand, node: Node, on_node: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
     if not node.gpus:
         return "has no GPU"
     is_free_choice = demand.place.n_gpu == "auto" and demand.place.gpu_idx is None
-    count_here = node.auto_gpus if is_free_choice else node.gpus
-    if not count_here:
+    usable = node.auto_gpus if is_free_choice else node.gpus
+    if not usable:
         return "has no GPU that torch can use"
     share, count = _share(demand, node)
     if share > 1:
         return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.memory_bytes)} asked"
     if demand.place.gpu_idx is not None:
-        wanted = demand.place.gpu_idx
-        absent = [card for card in wanted if not 0 <= card < node.gpus]
+        cards = demand.place.gpu_idx
+        absent = [card for card in cards if not 0 <= card < node.gpus]
         if absent:
             return f"has GPUs 0 to {node.gpus - 1}, not {absent[0]}"
-        short = [card for card in wanted if _free_share(card, here) + 1e-9 < share]
+        short = [card for card in cards if _free_share(card, on_node) + 1e-9 < share]
         if short:
-            return f"{_free_share(short[0], here):g} of GPU {short[0]} free, {share:g} asked"
-        return tuple((card, share) for card in wanted)
+            return f"{_free_share(short[0], on_node):g} of GPU {short[0]} free, {share:g} asked"
+        return tuple((card, share) for card in cards)
     fitting = sorted(
-        (card for card in range(count_here) if _free_share(card, here) + 1e-9 >= share),
-        key=lambda card: (_free_share(card, here), card),
+        (card for card in range(usable) if _free_share(card, on_node) + 1e-9 >= share),
+        key=lambda card: (_free_share(card, on_node), card),
     )
     if len(fitting) < count:
         if share < 1:
-            most = max(_free_share(card, here) for card in range(count_here))
+            most = max(_free_share(card, on_node) for card in range(usable))
             return f"{most:g} of a GPU free, {share:g} asked"
-        return f"{len(fitting)} of {count_here} GPUs free, {count} asked"
+        return f"{len(fitting)} of {usable} GPUs free, {count} asked"
     return tuple((card, share) for card in fitting[:count])
 
 
 def _share(demand: Demand, node: Node) -> tuple[float, int]:
     """Share of each card, and how many cards."""
-    asked = demand.place.n_gpu
-    if asked == "auto" or asked is None:
+    share_wanted = demand.place.n_gpu
+    if share_wanted == "auto" or share_wanted is None:
         if not node.card_bytes:
             return 1.0, 1
         return math.ceil(demand.memory_bytes / node.card_bytes / SHARE_STEP) * SHARE_STEP, 1
-    if asked < 1:
-        return float(asked), 1
-    return 1.0, int(asked)
+    if share_wanted < 1:
+        return float(share_wanted), 1
+    return 1.0, int(share_wanted)
 
 
-def _free_share(card: int, here: Sequence[Taken]) -> float:
-    held = sum(share for item in here for number, share in item.claim.cards if number == card)
+def _free_share(card: int, on_node: Sequence[Taken]) -> float:
+    held = sum(share for item in on_node for number, share in item.claim.cards if number == card)
     return round(1.0 - held, 6)
 
 

@@ -18,18 +18,18 @@ FLOOR_SHARE, FLOOR_LEAST, FLOOR_MOST = 0.05, 500 * 10**6, 4 * 10**9
 SETTLE_S = 2.0
 #: Below this part of the floor the next worker goes after this time already.
 CRITICAL_SHARE, CRITICAL_S = 0.25, 0.5
-#: Ending a worker that holds less helps nobody.
+#: A worker that holds less is not worth ending.
 WORTH_BYTES = 100 * 10**6
 #: Above its claim by this share of it, and at least by so much, a worker is the one that took too much.
 OVER_SHARE, OVER_BYTES = 0.1, 50 * 10**6
 #: So long after a kill of the kernel's a worker's death may be that kill.
 KERNEL_S = 10.0
-#: A shortage that nobody has measured for so long is over: whoever told of it is gone.
+#: A shortage that nobody has measured for so long is over: the workers that measured it are gone.
 STALE_S = 60.0
 #: Nothing allocates faster than this; the pause between two looks is half of what it would take to the floor.
 FASTEST_BYTES_PER_S = 8 * 10**9
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-#: What is told of a worker's loss, and looked for by people.
+#: Begins the reason of such a loss, so that people can search for it.
 REASON = "HOST_OOM"
 
 
@@ -43,7 +43,7 @@ class Tenant:
 
     @property
     def over_bytes(self) -> int:
-        """How much it took that nobody gave to it."""
+        """How far it is above its claim."""
         over = self.held_bytes - self.claim_bytes
         return over if self.claim_bytes and over > max(OVER_BYTES, OVER_SHARE * self.claim_bytes) else 0
 
@@ -72,15 +72,15 @@ class NodeMemory:
         return 0 < self.memory.total_bytes and self.memory.available_bytes < floor
 
 
-def floor_of(total_bytes: int, asked: int) -> int:
-    """What has to stay available; 0 asks for the usual."""
-    if asked:
-        return asked
+def floor_of(total_bytes: int, setting: int) -> int:
+    """What has to stay available; a setting of 0 means the usual share."""
+    if setting:
+        return setting
     return int(min(max(FLOOR_SHARE * total_bytes, FLOOR_LEAST), total_bytes / 10, FLOOR_MOST))
 
 
-def seen(before: NodeMemory, memory: Memory, floor: int, now: float) -> NodeMemory:
-    """After a reading; a shortage ends when there is room for whoever gave way, and for the floor."""
+def after_reading(before: NodeMemory, memory: Memory, floor: int, now: float) -> NodeMemory:
+    """A shortage ends when there is room for the worker that gave way, beside the floor."""
     rose = before.memory.total_bytes and memory.oom_kills > before.memory.oom_kills
     shortage = before.shortage
     if shortage is not None:
@@ -101,7 +101,7 @@ def who_gives_way(node: NodeMemory, tenants: Sequence[Tenant], floor: int, now: 
 
 
 def _may_go_on(node: NodeMemory, floor: int, now: float) -> bool:
-    """Whoever holds the memory may go on holding it: that alone is no reason to end one worker after the other."""
+    """Memory that others hold may stay held: that alone must not end one worker after the other."""
     shortage, available = node.shortage, node.memory.available_bytes
     if shortage is None:
         return True
@@ -127,7 +127,7 @@ def pause_s(memory: Memory, floor: int) -> float:
 
 
 def is_news(last: Memory, memory: Memory, floor: int) -> bool:
-    """Whether somebody else should hear of it: small changes far from the floor are nobody's business."""
+    """Whether the supervisor should hear of it: small changes far from the floor change no decision."""
     if not last.total_bytes or memory.oom_kills != last.oom_kills:
         return True
     grown = abs(memory.own_bytes - last.own_bytes)
@@ -143,8 +143,8 @@ def is_near(memory: Memory, floor: int) -> bool:
     return memory.available_bytes < 2 * floor
 
 
-def told(node: NodeMemory, tenant: Tenant, ip: str, floor: int) -> str:
-    """What people read of it: how little there was, who held what, and what to do."""
+def reason_of(node: NodeMemory, tenant: Tenant, ip: str, floor: int) -> str:
+    """For people: how little there was, who held what, and what to do."""
     memory = node.memory
     over = f", {_gb(tenant.over_bytes)} above its claim" if tenant.over_bytes else ""
     text = (
@@ -154,7 +154,7 @@ def told(node: NodeMemory, tenant: Tenant, ip: str, floor: int) -> str:
     return f"{text}; {others(memory)}. It is started again when its memory is free."
 
 
-def told_of_kernel(node: NodeMemory, ip: str) -> str:
+def reason_of_kernel(node: NodeMemory, ip: str) -> str:
     memory = node.memory
     left = f"{_gb(memory.available_bytes)} of {_gb(memory.total_bytes)} memory are left on {ip}"
     return f"{REASON}: its process was killed, and {left}; {others(memory)}"
@@ -165,7 +165,7 @@ def without_old(node: NodeMemory, now: float) -> NodeMemory:
 
 
 def room_bytes(node: NodeMemory, floor: int) -> int | None:
-    """What may be started on the node while memory is short, or until whoever gave way has room; None otherwise."""
+    """What may be started on the node while its memory is short or a worker that gave way has no room; else None."""
     is_short = node.shortage is not None or node.is_tight(floor)
     return node.memory.available_bytes - floor if is_short else None
 

@@ -1,4 +1,4 @@
-"""Compares wishes with what runs and says what to do; computing the plan does nothing.
+"""Compares what is wanted with what runs and says what to do; computing the plan does nothing.
 
 Order is part of the plan: route out, drain, then kill; warm, then route in. A new generation starts beside the old one
 where there is room, and takes its place one by one where there is not.
@@ -18,9 +18,9 @@ from cluster.status import Node, WorkerName, WorkerState
 
 S = WorkerState
 
-#: A worker that served this long has paid for its past losses.
+#: After a worker has served this long, its index's earlier losses no longer delay a restart.
 GOOD_RUN_S = 300.0
-#: Without room for both, an old worker gives way to a new one that was lost fewer times than this.
+#: Without room for both, an old worker gives way to its successor, unless that was lost this many times already.
 LOSSES_TO_GIVE_WAY = 3
 
 
@@ -80,35 +80,38 @@ def reconcile(
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
     untouched: Collection[str] = (),
 ) -> FleetPlan:
-    """The difference between what is wanted and what runs. `hold` says why nothing may be started now. `last_ready` are
-    the wishes as they last were READY: until the present ones are, so many of their workers are kept running as the
-    present ones lack; `old_losses` are theirs. Workers of the models in `untouched` are left as they are."""
+    """The difference between what is wanted and what runs.
+
+    `hold` says why nothing may be started now. `last_ready` holds each model as it was wanted when it last was READY:
+    until the present version is READY, as many workers of that one are kept running as the present one lacks;
+    `old_losses` are the losses of those. Workers of the models in `untouched` are left as they are.
+    """
     plan = FleetPlan()
     losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
 
     for worker in workers:
-        wish = wanted.get(worker.name.uid)
-        is_current = wish is not None and worker.name.generation == wish.generation
+        target = wanted.get(worker.name.uid)
+        is_current = target is not None and worker.name.generation == target.generation
         if worker.state in (S.GONE, S.LOST) or (worker.state == S.FAILED and not is_current):
             plan.forget.append(worker)
         elif worker.name.uid in untouched:
             continue
-        elif wish is None and worker.state in ALIVE:
+        elif target is None and worker.state in ALIVE:
             plan.drain.append(worker)
 
-    for uid, wish in wanted.items():
+    for uid, target in wanted.items():
         if uid in untouched:
             continue
-        mine = [w for w in workers if w.name.uid == uid]
-        current = [w for w in mine if w.name.generation == wish.generation and w.state not in (S.GONE, S.LOST)]
-        old = [w for w in mine if w.name.generation != wish.generation and w.state in ALIVE]
-        kept, surplus = _keep(current, wish.replica)
+        of_uid = [w for w in workers if w.name.uid == uid]
+        current = [w for w in of_uid if w.name.generation == target.generation and w.state not in (S.GONE, S.LOST)]
+        old = [w for w in of_uid if w.name.generation != target.generation and w.state in ALIVE]
+        kept, surplus = _keep(current, target.replica)
         plan.drain += surplus
 
         covered = {w.name.index for w in kept}
         refused = None
-        for index in range(wish.replica):
+        for index in range(target.replica):
             if index in covered:
                 continue
             loss = losses.get((uid, index), NO_LOSS)
@@ -119,48 +122,48 @@ def reconcile(
             elif refused is not None:
                 continue
             else:
-                found = place(demand_of(wish, index), nodes, taken, memory_fraction=memory_fraction)
-                if isinstance(found, NoRoom):
-                    refused = (index, found)
-                    plan.waiting[uid] = Waiting(str(found), DoesNotFit.code())
+                placement = place(demand_of(target, index), nodes, taken, memory_fraction=memory_fraction)
+                if isinstance(placement, NoRoom):
+                    refused = (index, placement)
+                    plan.waiting[uid] = Waiting(str(placement), DoesNotFit.code())
                     continue
-                name = WorkerName(uid, wish.generation, index, new_suffix())
-                plan.start.append(Start(name, wish, found, "lost" if loss.count else "wanted"))
-                taken.append(Taken(uid, found.node, found.claim))
+                name = WorkerName(uid, target.generation, index, new_suffix())
+                plan.start.append(Start(name, target, placement, "lost" if loss.count else "wanted"))
+                taken.append(Taken(uid, placement.node, placement.claim))
 
         ready = sum(w.state == S.READY for w in kept)
-        # Of the old ones, as many stay as the new ones do not replace yet.
-        lacking = max(wish.replica - ready, 0)
-        last = last_ready.get(uid, wish)
+        # As many old workers stay as the new ones do not replace yet.
+        lacking = max(target.replica - ready, 0)
+        last = last_ready.get(uid, target)
         for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
             plan.drain.append(worker)
             old.remove(worker)
-        if last.generation != wish.generation and not hold:
+        if last.generation != target.generation and not hold:
             for index in _to_go_on(last, lacking, old):
                 if old_losses.get((uid, index), NO_LOSS).not_before > now:
                     continue
-                found = place(demand_of(last, index), nodes, taken, memory_fraction=memory_fraction)
-                if isinstance(found, NoRoom):
+                placement = place(demand_of(last, index), nodes, taken, memory_fraction=memory_fraction)
+                if isinstance(placement, NoRoom):
                     break
                 name = WorkerName(uid, last.generation, index, new_suffix())
-                plan.start.append(Start(name, last, found, "until the new version is READY"))
-                taken.append(Taken(uid, found.node, found.claim))
+                plan.start.append(Start(name, last, placement, "until the new version is READY"))
+                taken.append(Taken(uid, placement.node, placement.claim))
         tried = 0 if refused is None else losses.get((uid, refused[0]), NO_LOSS).count
-        is_draining = any(w.state in LEAVES for w in mine)
+        is_draining = any(w.state in LEAVES for w in of_uid)
         if refused is not None and old and not is_draining and tried < LOSSES_TO_GIVE_WAY:
             index, _ = refused
             giving_way = _oldest_last(old, last.generation)[0]
             without = [
                 t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)
             ]
-            fits = place(demand_of(wish, index), nodes, without, memory_fraction=memory_fraction)
+            fits = place(demand_of(target, index), nodes, without, memory_fraction=memory_fraction)
             if isinstance(fits, Placement):
                 plan.drain.append(giving_way)
     return plan
 
 
 def _keep(current: Sequence[WorkerRecord], replica: int) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
-    """One worker per index below `replica`, the most advanced one; the rest is surplus."""
+    """One worker per index below `replica`, the most advanced one; the others are surplus."""
     best: dict[int, WorkerRecord] = {}
     surplus = []
     for worker in sorted(current, key=_rank):
@@ -179,21 +182,21 @@ def _rank(worker: WorkerRecord) -> tuple[int, float]:
 
 
 def _oldest_last(workers: Sequence[WorkerRecord], proven: int) -> list[WorkerRecord]:
-    """Those that serve go last, and of the others those of the generation that is known to work."""
+    """Workers that serve go last; before them those of the generation that was READY once."""
     return sorted(workers, key=lambda w: (w.state == S.READY, w.name.generation == proven, -w.name.index))
 
 
 def _to_go_on(last: Wanted, lacking: int, old: Sequence[WorkerRecord]) -> list[int]:
-    """Which indices of the last version that was READY are missing for it to serve what the present one does not."""
-    mine = {w.name.index for w in old if w.name.generation == last.generation}
+    """The indices of the last READY version to start again, so that it serves what the present one does not yet."""
+    indices = {w.name.index for w in old if w.name.generation == last.generation}
     others = sum(w.name.generation != last.generation and w.state in SERVES for w in old)
-    missing = [index for index in range(last.replica) if index not in mine]
-    return missing[: max(min(lacking, last.replica) - len(mine) - others, 0)]
+    missing = [index for index in range(last.replica) if index not in indices]
+    return missing[: max(min(lacking, last.replica) - len(indices) - others, 0)]
 
 
 def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[WorkerRecord]) -> bool:
     """Exactly what is wanted runs, and nothing else does."""
-    expected = {(uid, wish.generation, index) for uid, wish in wanted.items() for index in range(wish.replica)}
+    expected = {(uid, target.generation, index) for uid, target in wanted.items() for index in range(target.replica)}
     live = [w for w in workers if w.state not in ENDED]
-    found = [(w.name.uid, w.name.generation, w.name.index) for w in live]
-    return len(found) == len(expected) and set(found) == expected and all(w.state == S.READY for w in live)
+    placement = [(w.name.uid, w.name.generation, w.name.index) for w in live]
+    return len(placement) == len(expected) and set(placement) == expected and all(w.state == S.READY for w in live)

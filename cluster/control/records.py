@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from cluster import errors
 from cluster.control.store import ITSELF, Kind, Store, StoreThread
 from cluster.status import Event
-from cluster.value import Value
+from cluster.value import JsonObject, Value
 
 log = logging.getLogger("cluster.control.records")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ class Records:
 
     # ------------------------------------------------------------------------------------ reading
 
-    async def all(self, kind: Kind) -> dict[str, Any]:
+    async def all(self, kind: Kind) -> JsonObject:
         return await self._store.all(kind)
 
     async def readable(self, kind: Kind, schema: type[V]) -> dict[str, V]:
@@ -87,7 +87,7 @@ class Records:
         return await self._store.next_number(of, at_least)
 
     def put_later(self, kind: Kind, key: str, value: Any) -> None:
-        """Nobody waits for it: it is written with the next tick at which the disk takes it."""
+        """Written with the next tick at which the disk takes it."""
         self._unsaved[kind, key] = value
 
     async def raise_later(self, of: str, number: int) -> None:
@@ -99,7 +99,7 @@ class Records:
         return (kind, key) in self._unsaved
 
     def save(self) -> None:
-        """Writes down in the background what nobody waits for."""
+        """Writes in the background what is still unsaved."""
         if self._unsaved and (self._saving is None or self._saving.done()):
             self._saving = asyncio.ensure_future(self._save())
 

@@ -113,7 +113,7 @@ class Recovery:
         self._fleet.want(wanted)
         self._records.put_later("wish", name.uid, wanted.model_dump(mode="json"))
         await self._records.raise_later("generation", wanted.generation)
-        self._records.tell(name.uid, "WARNING", "The wish was lost with the store and is taken back from its worker.")
+        self._records.tell(name.uid, "WARNING", "The store had lost this model; it is taken back from its worker.")
 
     async def _adopt_as_it_is(self, name: WorkerName, handle: Handle) -> None:
         """A worker of a newer version, whose answers cannot be read: it is sent work, and watched for its death."""

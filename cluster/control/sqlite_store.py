@@ -17,6 +17,7 @@ from typing import Any
 from cluster import errors
 from cluster.control.store import Kind
 from cluster.status import Event
+from cluster.value import JsonObject
 
 log = logging.getLogger("cluster.control.store")
 
@@ -31,17 +32,17 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS events_of ON events (uid, id);
 """
 
-#: SQLite's codes for a file that cannot be written now, and for one that somebody else is writing.
+#: SQLite's codes for a file that cannot be written now, and for one that another process is writing.
 _UNWRITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 class SqliteStore:
-    """SQLite; `:memory:` in tests. Each write of a wish is one transaction, on disk when the call returns.
+    """SQLite; `:memory:` in tests. Each write is one transaction, on disk when the call returns.
 
-    A write that is refused raises OutOfSpace and changes nothing. Events are in a file of their own and are written
-    without waiting for the disk: one that cannot be written is left out.
+    A refused write raises OutOfSpace and changes nothing. Events have a file of their own and are written without
+    waiting for the disk; an event that cannot be written is left out.
     """
 
     def __init__(self, path: Path | str = ":memory:") -> None:
@@ -60,7 +61,7 @@ class SqliteStore:
         self._take_over_old_events()
 
     def _opened_events(self) -> sqlite3.Connection:
-        """In memory where their file cannot be had: events are never a reason not to come up."""
+        """In memory when their file cannot be opened: events must never keep the supervisor from coming up."""
         try:
             past = _connected(self.path and events_beside(self.path))
             past.execute("PRAGMA journal_mode=PERSIST")
@@ -73,7 +74,7 @@ class SqliteStore:
         return past
 
     def _take_over_old_events(self) -> None:
-        """They were in the wishes' file once."""
+        """Older versions kept them in the same file as everything else."""
         try:
             if self._db.execute("SELECT 1 FROM sqlite_master WHERE name='events'").fetchone():
                 rows = self._db.execute("SELECT ts, level, uid, text FROM events ORDER BY id").fetchall()
@@ -84,7 +85,7 @@ class SqliteStore:
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
-        """What SQLite raises, as what the person who asked can do something about."""
+        """Turns SQLite's errors into ones that say what to do."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -117,7 +118,7 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES (?, ?, ?)", (kind, key, json.dumps(value))
             )
 
-    def get(self, kind: Kind, key: str) -> dict[str, Any] | None:
+    def get(self, kind: Kind, key: str) -> JsonObject | None:
         with self._lock:
             row = self._db.execute("SELECT value FROM wishes WHERE kind=? AND key=?", (kind, key)).fetchone()
         return json.loads(row[0]) if row else None
@@ -130,17 +131,17 @@ class SqliteStore:
                 self._db.executemany("DELETE FROM wishes WHERE kind=? AND key=?", ((other, key) for other in others))
             return deleted > 0
 
-    def all(self, kind: Kind) -> dict[str, Any]:
+    def all(self, kind: Kind) -> JsonObject:
         with self._lock:
             rows = self._db.execute("SELECT key, value FROM wishes WHERE kind=? ORDER BY rowid", (kind,)).fetchall()
-        found = {}
-        for key, value in rows:
+        values = {}
+        for key, text in rows:
             try:
-                found[key] = json.loads(value)
+                values[key] = json.loads(text)
             except ValueError:
                 log.error("the %s %s in the store is damaged", kind, key)
-                found[key] = value
-        return found
+                values[key] = text
+        return values
 
     def number(self, of: str) -> int:
         with self._lock:
@@ -212,13 +213,13 @@ def _connected(path: Path | None) -> sqlite3.Connection:
 
 
 def with_text(db: sqlite3.Connection) -> sqlite3.Connection:
-    """A row whose text is damaged is read all the same, and then is no JSON or no wish."""
+    """Reads a row also when its text is damaged; validation finds that later."""
     db.text_factory = lambda raw: raw.decode(errors="replace")
     return db
 
 
 def code_of(error: Exception) -> int | None:
-    """SQLite's word for it; for what the system said already, the one SQLite would have found."""
+    """SQLite's code for an error; for one of the system the code that SQLite would have given it."""
     if isinstance(error, OSError):
         return sqlite3.SQLITE_FULL if error.errno in _NO_SPACE else None
     code = getattr(error, "sqlite_errorcode", None)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from cluster.status import Event
+from cluster.value import JsonObject
 
 log = logging.getLogger("cluster.control.store")
 P = ParamSpec("P")
@@ -20,8 +21,8 @@ R = TypeVar("R")
 
 #: Events of the cluster itself have no model's uid.
 ITSELF = ""
-#: The names of these are in the files of every cluster: wanted models, the same as they last were READY, registered
-#: entries, keys, and the highest numbers given out.
+#: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
+#: and the highest numbers given out.
 Kind = Literal["wish", "ready", "entry", "key", "number"]
 
 
@@ -38,7 +39,7 @@ class Store(Protocol):
     def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
         """Whether there was something of that kind. What the other kinds hold under the same key is deleted as well."""
 
-    def all(self, kind: Kind) -> dict[str, Any]:
+    def all(self, kind: Kind) -> JsonObject:
         """Everything of a kind by its key; a damaged row as the text that it holds."""
 
     def number(self, of: str) -> int:
@@ -77,7 +78,7 @@ class StoreThread:
     async def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
         return await self._run(self._store.delete, kind, key, *others)
 
-    async def all(self, kind: Kind) -> dict[str, Any]:
+    async def all(self, kind: Kind) -> JsonObject:
         return await self._run(self._store.all, kind)
 
     async def number(self, of: str) -> int:
@@ -87,13 +88,13 @@ class StoreThread:
         return await self._run(self._store.next_number, of, at_least)
 
     def add_event(self, event: Event) -> None:
-        """Nobody waits for it; whoever reads events afterwards finds it."""
+        """Returns at once. The event is there for every later call of `events`."""
         self._thread.submit(self._add_event, event)
 
     def _add_event(self, event: Event) -> None:
         try:
             self._store.add_event(event)
-        # The future that would carry it is read by nobody.
+        # No caller waits for this, so none would see the error.
         except Exception:
             log.exception("an event was not written: %s", event.text)
 

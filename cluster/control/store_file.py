@@ -84,7 +84,7 @@ def backup(path: Path, target: Path, *, force: bool = False) -> str:
 
 
 def restore(path: Path, source: Path) -> str:
-    """Puts a backup in the place of a store that nobody has open; what was there is kept."""
+    """Puts a backup in the place of a store that no process has open; what was there is kept."""
     if not source.is_file():
         raise errors.BadRequest(f"There is no backup {source}.")
     with _explained(path):
@@ -120,9 +120,9 @@ def _what_is_wrong(path: Path, table: str = "wishes (kind, key, value)") -> str 
     name, columns = table.split(" ", 1)
     try:
         with closing(_opened(path)) as db:
-            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                return " ".join(str(found).split())
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                return " ".join(str(verdict).split())
             db.execute(f"SELECT {columns.strip('()')} FROM {name} LIMIT 1")
     except sqlite3.DatabaseError as error:
         return str(error) if code_of(error) in _DAMAGED else None
@@ -135,7 +135,7 @@ def _salvaged(path: Path) -> Rows:
     if not rows and path.stat().st_size > _PAGE_BYTES:
         with tempfile.TemporaryDirectory() as folder, suppress(OSError, sqlite3.Error):
             rows = _reached(_with_new_first_page(path, Path(folder)))
-    generations = [wish.get("generation", 0) for (kind, _), wish in rows.items() if kind in ("wish", "ready")]
+    generations = [row.get("generation", 0) for (kind, _), row in rows.items() if kind in ("wish", "ready")]
     highest = max((number for number in generations if isinstance(number, int)), default=0)
     return _with_numbers(rows, {("number", "generation"): highest}) if rows else rows
 
@@ -243,7 +243,7 @@ def _set_aside(path: Path, why: str) -> Path:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Raises what a person can do something about."""
+    """Turns errors of writing into ones that say what to do."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:

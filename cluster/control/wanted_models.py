@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from cluster import errors
-from cluster.control.changes import Change, asks_the_same, difference, differences
+from cluster.control.changes import Change, difference, differences, is_same_launch
 from cluster.control.fleet import Fleet
 from cluster.control.placement import NoRoom
 from cluster.control.platform import Platform
@@ -75,7 +75,7 @@ class WantedModels:
         uid = wanted.uid
         before = self._fleet.wanted.get(uid)
         self._refuse_unreadable(uid)
-        if before is not None and asks_the_same(before, wanted):
+        if before is not None and is_same_launch(before, wanted):
             if state_of(self._fleet, before)[0] != ModelState.FAILED:
                 return self._status(uid)
         elif before is not None:

@@ -100,7 +100,7 @@ class Watch:
             watched.tasks = [old for old in watched.tasks if not old.done()] + [task]
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Work that belongs to no living worker; nobody waits for its end."""
+        """Keeps a task that belongs to no living worker until it is done."""
         task = asyncio.ensure_future(work)
         self._background_tasks.add(task)
         task.add_done_callback(self._background_tasks.discard)

@@ -95,7 +95,7 @@ def test_samples_travel_between_processes() -> None:
 
 def test_a_gauge_is_made_of_what_is_known_now() -> None:
     rows = [({"model": "a"}, 2.0), ({"model": "b"}, 1.0)]
-    found = values([gauge_family("cluster_replicas_wanted", "Workers wished for.", rows)])
+    found = values([gauge_family("cluster_replicas_wanted", "Workers wanted.", rows)])
     assert found == {
         labelled("cluster_replicas_wanted", model="a"): 2.0,
         labelled("cluster_replicas_wanted", model="b"): 1.0,
@@ -104,7 +104,7 @@ def test_a_gauge_is_made_of_what_is_known_now() -> None:
 
 @pytest.mark.parametrize("uid", ['a"b', "a\\b", "a\nb", "漢字"])
 def test_labels_of_any_text_are_read_again(uid: str) -> None:
-    found = values([gauge_family("cluster_replicas_wanted", "Workers wished for.", [({"model": uid}, 1.0)])])
+    found = values([gauge_family("cluster_replicas_wanted", "Workers wanted.", [({"model": uid}, 1.0)])])
     assert found == {labelled("cluster_replicas_wanted", model=uid): 1.0}
 
 

@@ -84,7 +84,7 @@ def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(clust
         assert row is not None
         store.put("wish", "newer", {**row, "colour": "red"})
         kill(supervisor(cluster).pid)
-        reason = "of a newer version, this one cannot read colour"
+        reason = "by a newer version and this one cannot read colour"
         until(lambda: [s for s in client.statuses() if reason in s.reason], within=30)
         assert reason in cluster.command("list").stdout
         assert cluster.worker_pids("newer") == before

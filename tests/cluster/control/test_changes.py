@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.control.changes import asks_the_same, difference, differences
+from cluster.control.changes import difference, differences, is_same_launch
 from cluster.launch import Wanted
 from tests.make import make_wanted
 
@@ -36,7 +36,7 @@ def with_entry(wanted: Wanted, **fields: Any) -> Wanted:
     ],
 )
 def test_what_differs_is_named(asked: Wanted, fields: str) -> None:
-    assert asks_the_same(make_wanted(), asked) is not bool(fields)
+    assert is_same_launch(make_wanted(), asked) is not bool(fields)
     assert difference(make_wanted(), asked) == f"{fields} differ"
 
 

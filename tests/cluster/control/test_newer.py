@@ -24,7 +24,7 @@ def test_unknown_fields_are_named_and_the_rest_is_read() -> None:
     wanted, why = newer.read("m", row)
     assert wanted == make_wanted("m", replica=2, generation=7)
     assert why.startswith(
-        "The wish is of a newer version, this one cannot read spec.shade, entry.sources.0.mirror, colour: "
+        "It was launched by a newer version and this one cannot read spec.shade, entry.sources.0.mirror, colour: "
     )
     assert repr(row) == before
 
@@ -49,7 +49,7 @@ def test_what_means_something_else_today_leaves_enough_to_be_listed(changes: dic
 def test_a_damaged_row_is_a_model_that_can_be_terminated(row: Any) -> None:
     wanted, why = newer.read("m", row)
     assert (wanted.uid, wanted.replica, wanted.generation) == ("m", 1, 0)
-    assert why == "The stored wish is damaged; terminate the model and launch it again."
+    assert why == "What is stored of it is damaged; terminate the model and launch it again."
 
 
 @pytest.mark.parametrize("row", [{}, {"spec": {}}, {"spec": {"model_name": 3}, "abilities": [1]}, {"generation": None}])

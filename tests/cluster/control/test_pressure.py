@@ -24,7 +24,7 @@ class Node:
         """Whoever gives way at that reading."""
         self.now += after
         memory = Memory(24 * GB, int(available), 0, kills)
-        self.known = pressure.seen(self.known, memory, FLOOR, self.now)
+        self.known = pressure.after_reading(self.known, memory, FLOOR, self.now)
         tenant = pressure.who_gives_way(self.known, tenants, FLOOR, self.now)
         if tenant is None:
             return None

@@ -197,7 +197,7 @@ def of_a_newer_version(s: Scene, **changes: Any) -> None:
     s.store.put("wish", "m", {**s.store.get("wish", "m"), **(changes or {"colour": "red"})})
 
 
-NEWER = "The wish is of a newer version, this one cannot read colour: its workers go on as they are"
+NEWER = "It was launched by a newer version and this one cannot read colour: its workers go on as they are"
 
 
 def test_a_wish_that_cannot_be_read_keeps_its_workers_and_its_route() -> None:
@@ -268,7 +268,7 @@ def test_what_cannot_be_read_can_be_terminated_and_is_not_changed() -> None:
         await s.replace_supervisor()
         await s.state(M.DEGRADED)
         for change in (s.launch(make_wanted()), s.launch(make_wanted(), False), s.supervisor.scale("m", 2)):
-            with pytest.raises(errors.Conflict, match="m cannot be changed. The wish is of a newer version"):
+            with pytest.raises(errors.Conflict, match="m cannot be changed. It was launched by a newer version"):
                 await change
         assert changes(await s.supervisor.apply([make_wanted()], prune=True, dry_run=False)) == {"m": "same"}
         await s.ticks()
@@ -312,7 +312,7 @@ def test_a_wish_that_is_not_even_json_is_shown_as_damaged(tmp_path: Path) -> Non
         async with asyncio.timeout(1):
             await s.state(M.READY)
         status = await s.state(M.WAITING, "broken")
-        assert status.reason == "The stored wish is damaged; terminate the model and launch it again."
+        assert status.reason == "What is stored of it is damaged; terminate the model and launch it again."
         await s.supervisor.terminate("broken")
         assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
 
