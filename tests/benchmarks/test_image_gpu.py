@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.image_gpu import FLUX_TEXT, SHAPES, Bench, Shape, flux_denoiser, sdxl_denoiser, variants
-from deployments.image.cost import Seen, counted
+from deployments.image.cost import ObservedCall, counted
 from deployments.image.options import ImageOptions
 from tests import pipelines
 
@@ -36,7 +36,7 @@ def test_flux_has_the_size_and_the_work_of_flux_1_dev() -> None:
         "img_ids": meta(4096, 3),
         "txt_ids": meta(512, 3),
     }
-    cost = counted(denoiser, [Seen(1024 * 1024, (), call, 1)], 1)
+    cost = counted(denoiser, [ObservedCall(1024 * 1024, (), call, 1)], 1)
     assert sum(one.numel() for one in denoiser.parameters()) == pytest.approx(11.9e9, rel=0.01)
     assert cost.of(1024, 1024, 28) == pytest.approx(2083e12, rel=0.01)
 
@@ -51,7 +51,7 @@ def test_sdxl_has_the_size_and_the_work_of_its_base() -> None:
         "encoder_hidden_states": meta(1, 77, 2048),
         "added_cond_kwargs": told,
     }
-    cost = counted(denoiser, [Seen(1024 * 1024, (), call, 1)], SHAPES["sdxl"].samples)
+    cost = counted(denoiser, [ObservedCall(1024 * 1024, (), call, 1)], SHAPES["sdxl"].samples)
     assert sum(one.numel() for one in denoiser.parameters()) == pytest.approx(2.57e9, rel=0.01)
     assert cost.of(1024, 1024, 50) == pytest.approx(676e12, rel=0.01)
 

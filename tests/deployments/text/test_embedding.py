@@ -16,6 +16,7 @@ from cluster.settings import Settings
 from cluster.weights.locate import locate
 from cluster.worker.family import Setup
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.facts import EmbeddingFacts
 
 ENTRY = Catalog.builtin().find("all-MiniLM-L6-v2")
 ENTRY = ENTRY.model_copy(
@@ -112,14 +113,10 @@ def test_no_texts_are_no_vectors(model: SentenceTransformers) -> None:
 def test_what_is_told_of_the_model_is_so() -> None:
     family = SentenceTransformers()
     told = family.load(Setup(ENTRY, SOURCE, family.Options(dimensions=64, max_tokens=16), FOLDER, "cpu", threads=1))
-    assert told == {
-        "dimensions": 64,
-        "max_tokens": 16,
-        "dtype": "float32",
-        "prompts": ["code", "passage", "query"],
-        "packed": True,
-        "engine": "torch",
-    }
+    prompts = ("code", "passage", "query")
+    assert told == EmbeddingFacts(
+        dimensions=64, max_tokens=16, dtype="float32", prompts=prompts, packed=True, engine="torch"
+    )
     assert embed(family, ["a"]).shape == (1, 64)
     assert family.prepare("embed", ["word " * 100], {}).tokens == [16]
 

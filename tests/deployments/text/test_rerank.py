@@ -16,6 +16,7 @@ from cluster.catalog.catalog import Catalog
 from cluster.settings import Settings
 from cluster.weights.locate import locate
 from cluster.worker.family import Setup
+from deployments.text.facts import RerankFacts
 from deployments.text.rerank.cross_encoder import CrossEncoders
 
 ENTRY = Catalog.builtin().find("ce-tiny")
@@ -190,13 +191,7 @@ def test_tokens_are_counted_as_the_model_reads_them(model: CrossEncoders, refere
 def test_what_is_told_of_the_model_is_so() -> None:
     family = CrossEncoders()
     told = family.load(Setup(ENTRY, SOURCE, family.Options(), FOLDER, "cpu", threads=1))
-    assert told == {
-        "max_tokens": 512,
-        "type": "normal",
-        "dtype": "float32",
-        "packed": True,
-        "engine": "torch",
-    }
+    assert told == RerankFacts(max_tokens=512, type="normal", dtype="float32", packed=True, engine="torch")
 
 
 def test_the_warm_up_example_can_be_run(model: CrossEncoders) -> None:
