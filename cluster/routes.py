@@ -29,7 +29,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class LaunchedModel:
+class ServedModel:
     """What serves under a name, and on what it runs: what clients ask about a model."""
 
     type: str = ""
@@ -59,7 +59,7 @@ class ModelRoutes:
     workers: tuple[Route, ...]
     state: ModelState
     reason: str = ""
-    launched: LaunchedModel = LaunchedModel()
+    launched: ServedModel = ServedModel()
     facts: SentFacts = SentFacts()
     aliases: tuple[str, ...] = ()
     #: It has served before: requests wait for its next worker instead of failing at once.

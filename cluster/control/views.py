@@ -10,7 +10,7 @@ from cluster.control.reconcile import Waiting
 from cluster.errors import ClusterError
 from cluster.facts import SentFacts
 from cluster.launch import Wanted
-from cluster.routes import LaunchedModel, ModelRoutes, Route, WorkerAddress
+from cluster.routes import ModelRoutes, Route, ServedModel, WorkerAddress
 from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
 
 S = WorkerState
@@ -117,9 +117,9 @@ def _worker_status(fleet: Fleet, worker: WorkerRecord) -> WorkerStatus:
     )
 
 
-def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> LaunchedModel:
+def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
     entry, source = wanted.entry, wanted.source
-    return LaunchedModel(
+    return ServedModel(
         type=entry.type,
         name=entry.name,
         engine=wanted.spec.model_engine or entry.family.replace("-", "_"),

@@ -330,7 +330,7 @@ def _gguf_tensor(reader: _Gguf) -> tuple[int, int]:
 # --------------------------------------------------------------------------------------------------- all of a place
 
 
-class Answer(TypedDict):
+class PlaceInventory(TypedDict):
     files: dict[str, int]
     configs: dict[str, object]
     parts: dict[str, list[str]]
@@ -339,7 +339,7 @@ class Answer(TypedDict):
     wrong: dict[str, str]
 
 
-def inventory(place: str, roots: tuple[str, ...] = ()) -> Answer:
+def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
     """The inventory of a folder or of one file."""
     if os.path.isdir(place):
         files, base = files_in(place, roots), place
@@ -350,7 +350,7 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> Answer:
             raise Unreadable("is a link that leads out of the folders that may be used")
         base, name = os.path.split(place)
         files = {name: size}
-    answer: Answer = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
+    answer: PlaceInventory = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
     tensors = 0
     # The top first, so that a limit cuts off what lies deep.
     for name in sorted(files, key=lambda name: (name.count("/"), name)):

@@ -35,7 +35,7 @@ def _launch_fields(body: Any) -> Any:
         if not fields.get(key, True):
             del fields[key]
     if isinstance(fields.get("replica_config"), list):
-        fields["replica_config"] = [_flat_place(place) for place in fields["replica_config"]]
+        fields["replica_config"] = [_flat_place(replica) for replica in fields["replica_config"]]
     return fields
 
 

@@ -19,7 +19,7 @@ from cluster.catalog.entry import Entry
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples, gauge_family
-from cluster.routes import LaunchedModel, ModelRoutes, Route, Snapshot
+from cluster.routes import ModelRoutes, Route, ServedModel, Snapshot
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
@@ -57,7 +57,7 @@ class StandIn:
                 ("infer", "text2image"),
                 (Route(f"worker:{uid}:1:0-x"),) if worker else (),
                 ModelState.READY,
-                launched=LaunchedModel(name=uid, address=f"spec of {uid}"),
+                launched=ServedModel(name=uid, address=f"spec of {uid}"),
             )
             for uid, worker in self.workers.items()
         }

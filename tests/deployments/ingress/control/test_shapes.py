@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.facts import SentFacts
-from cluster.routes import LaunchedModel, ModelRoutes
+from cluster.routes import ModelRoutes, ServedModel
 from cluster.status import ModelState, WorkerState
 from deployments.ingress.control.shapes import replica_state, xinference_row
 from deployments.text.facts import EmbeddingFacts
@@ -23,7 +23,7 @@ def test_xinference_has_words_for_the_others(state: str, word: str) -> None:
 
 
 def test_a_model_is_listed_in_the_words_of_xinference_and_then_in_its_own() -> None:
-    launched = LaunchedModel(
+    launched = ServedModel(
         type="embedding", name="bge", engine="auto", cards=(0, 2), languages=("en",), max_tokens=8192
     )
     facts = SentFacts.of(EmbeddingFacts(max_tokens=512, dimensions=8, packed=True))
