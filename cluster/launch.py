@@ -15,7 +15,7 @@ from cluster.value import Value
 
 
 def _as_cards(value: Any) -> Any:
-    """`0,1`, `[0, 1]` and `0` as card numbers; anything else is for pydantic to refuse."""
+    """`0,1`, `[0, 1]` and `0` as card numbers; pydantic refuses anything else."""
     if value is None or value == "":
         return None
     if isinstance(value, str):
@@ -43,9 +43,9 @@ def _parsed_share(value: Any) -> Any:
     return value
 
 
-#: Card numbers, in any of the ways that people and clients write them.
+#: Card numbers, in any of the forms that people and clients write.
 Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
-#: How many cards, or what part of one; None is CPU.
+#: How many cards, or which part of one; None means CPU.
 Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share), AfterValidator(_possible_share)]
 
 
@@ -71,28 +71,28 @@ class LaunchSpec(Value):
     model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
 
     model_name: str = Field(description="Catalogue name of the model, e.g. bge-m3.")
-    model_type: str = Field(default="", description="embedding, rerank, ... Needed only when a name is in two types.")
-    model_uid: str | None = Field(default=None, description="Name to serve it under; the model's name by default.")
-    model_engine: str | None = Field(default=None, description="Which engine runs it; the model's own by default.")
-    model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
-    model_size_in_billions: str | int | float | None = Field(
-        default=None, description="Size, where a name has several."
+    model_type: str = Field(
+        default="", description="embedding, rerank, ... Needed only if several types have the name."
     )
-    quantization: str | None = Field(default=None, description="Quantisation, where a model has several.")
+    model_uid: str | None = Field(default=None, description="Name to serve it under; the model's name by default.")
+    model_engine: str | None = Field(default=None, description="Engine that runs it; the model's own by default.")
+    model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
+    model_size_in_billions: str | int | float | None = Field(default=None, description="Size, if the name has several.")
+    quantization: str | None = Field(default=None, description="Quantisation, if the model has several.")
     model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
-    download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Where to download.")
+    download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Hub to download from.")
     replica: int = Field(default=1, ge=1, le=1000, strict=True, description="How many workers serve it.")
     n_gpu: Gpus = Field(default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU.")
     gpu_idx: Cards = Field(default=None, description="Cards to use, e.g. 0,1.")
-    n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; cores are shared when not given.")
+    n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; shared with others by default.")
     worker_ip: str | None = Field(default=None, description="Node to use.")
     request_limits: int | None = Field(default=None, ge=0, description="Requests at once per replica; more get 429.")
     memory: str | int | None = Field(
         default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default."
     )
-    replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="One place per replica.")
+    replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="Place of each replica.")
     envs: dict[str, str] | None = Field(
-        default=None, description="Environment variables for the workers: thread counts and the like."
+        default=None, description="Environment variables of the workers, such as thread counts."
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Options of the model's family.")
 
@@ -124,7 +124,7 @@ class LaunchSpec(Value):
     def _settable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         for name, text in (value or {}).items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or "\0" in text:
-                raise ValueError(f"{name!r} is no environment variable that can be set")
+                raise ValueError(f"{name!r} is not an environment variable that can be set")
         return value
 
     @field_validator("model_path")
@@ -132,7 +132,7 @@ class LaunchSpec(Value):
     def _real_path(cls, value: str | None) -> str | None:
         if value is not None and "\0" in value:
             raise ValueError("model_path holds a NUL character")
-        # An empty one would be the folder that the server was started in.
+        # An empty path would mean the folder that the server was started in.
         return value or None
 
     @field_validator("model_uid")
@@ -162,7 +162,7 @@ class LaunchSpec(Value):
         return self
 
     def place_of(self, index: int) -> ReplicaPlace:
-        """Where the replica of that index should live; replicas added by scaling have no cards of their own."""
+        """Where the replica of that index should run; replicas that scaling adds have no cards of their own."""
         if self.replica_config is not None and index < len(self.replica_config):
             return self.replica_config[index]
         cards = None
@@ -184,7 +184,7 @@ def parse_bytes(text: str | int) -> int:
     scale = _UNITS[unit] if not binary else 1024 ** ("bkmgt".index(unit or "b"))
     amount = int(float(number) * scale)
     if amount < 1:
-        raise errors.BadOption(f"memory must be more than nothing, not {quoted(text)}.", "memory")
+        raise errors.BadOption(f"memory must be at least one byte, not {quoted(text)}.", "memory")
     return amount
 
 
@@ -199,11 +199,11 @@ class Wanted(Value):
     #: `module:Class`; a path, so that the control plane never imports a model type.
     family: str
     abilities: tuple[str, ...]
-    #: Bytes each replica is expected to need.
+    #: Bytes that each replica is expected to need.
     claim_bytes: int
     #: Seconds since the epoch; told to people, never compared.
     created: float = 0.0
-    #: Came from a declared list, which may remove it again.
+    #: True if it came from a declared list, which may remove it again.
     declared: bool = False
 
     @property

@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     model_hub: Literal["huggingface", "modelscope"] = Field(default="huggingface", description="Hub to download from.")
     offline: bool = Field(default=False, description="Never download; use what is cached.")
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(), description="Folders that --model-path may point into, separated by commas; any when empty."
+        default=(), description="Folders that --model-path may point into, separated by commas; any if empty."
     )
     remote_code: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
@@ -55,41 +55,41 @@ class Settings(BaseSettings):
     )
     allow_pickle: bool = Field(default=False, description="Load weights that are pickles (.bin, .pt).")
     allow_envs: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="Environment variables that launches may set beside the harmless ones, by commas."
+        default=(), description="More environment variables that launches may set, separated by commas."
     )
 
     max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
     max_text_bytes: int = Field(
         default=32_000_000,
-        description="Largest body of a route that takes texts alone, and most characters of a request.",
+        description="Largest body of a route that takes only text, and most characters in a request.",
     )
     bodies_bytes: int = Field(
         default=512_000_000,
-        description="Bytes of bodies that one ingress holds at once; the slowest make way for others.",
+        description="Bytes of bodies that one ingress holds at once; beyond that the slowest are refused.",
     )
     max_items: int = Field(default=2048, description="Most inputs in one request.")
     fetch_urls: bool = Field(
         default=False, description="Fetch images and sounds that a request names by URL; never from private addresses."
     )
-    media_bytes: int = Field(default=20_000_000, description="Largest image or sound of a request.")
+    media_bytes: int = Field(default=20_000_000, description="Largest image or sound in a request.")
     max_image_pixels: int = Field(
-        default=100_000_000, ge=1, description="Most pixels that the images of one request have together."
+        default=100_000_000, ge=1, description="Most pixels in all images of one request together."
     )
     max_pages: int = Field(default=1000, ge=1, description="Most pages that are read for one request.")
     render_processes: int = Field(
-        default=2, ge=1, description="Processes of each ingress that draw the pages of documents."
+        default=2, ge=1, description="Processes of each ingress that render the pages of documents."
     )
     render_bytes: int = Field(
         default=1_000_000_000,
         ge=200_000_000,
-        description="Memory that each of these may have; a page that needs more is refused.",
+        description="Memory of each of these processes; a page that needs more is refused.",
     )
-    queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait before one worker; more get 429.")
-    batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; fewer are best on a CPU.")
+    queue_tokens: int = Field(default=2_000_000, description="Tokens that may wait for one worker; more get 429.")
+    batch_tokens: int = Field(default=16_384, description="Tokens in one batch on a GPU; on a CPU fewer are used.")
     max_wait_s: float = Field(
         default=1.0,
         gt=0,
-        description="Longest a small request may wait for a worker; larger ones 8 times their own work.",
+        description="Longest time a small request may wait for a worker; larger ones, 8 times their own work.",
     )
     max_wait_from: int = Field(
         default=64,
@@ -100,33 +100,35 @@ class Settings(BaseSettings):
     cache_bytes: int = Field(
         default=64_000_000,
         ge=0,
-        description="Answers that a worker keeps, so as not to compute them again; 0 keeps none.",
+        description="Size of a worker's cache of answers; 0 turns it off.",
     )
-    request_timeout_s: float = Field(default=300.0, description="Longest a request may take.")
-    job_timeout_s: float = Field(default=3600.0, gt=0, description="Longest a background job may take.")
+    request_timeout_s: float = Field(default=300.0, description="Longest time that a request may take.")
+    job_timeout_s: float = Field(default=3600.0, gt=0, description="Longest time that a background job may take.")
     jobs_keep_s: float = Field(default=3600.0, gt=0, description="How long the result of a background job is kept.")
     files_keep_s: float = Field(
-        default=3600.0, gt=0, description="How long an image that was asked for as URL is kept."
+        default=3600.0, gt=0, description="How long an image is kept that was answered as a URL."
     )
     files_bytes: int = Field(
-        default=1_000_000_000, ge=0, description="Most bytes of images kept for their URLs, and as many of job results."
+        default=1_000_000_000,
+        ge=0,
+        description="Most bytes of images that are kept for URLs, and of results that are kept for jobs.",
     )
-    keep_alive_s: float = Field(default=10.0, gt=0, description="Longest silence within a stream of events.")
+    keep_alive_s: float = Field(default=10.0, gt=0, description="Longest silence in a stream of events.")
     hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 
     tick_s: float = Field(default=1.0, description="How often the supervisor compares what is wanted with what runs.")
-    probe_s: float = Field(default=10.0, description="How often an idle worker is asked for a real forward pass.")
+    probe_s: float = Field(default=10.0, description="How often an idle worker is tested by a real forward pass.")
     probe_timeout_s: float = Field(
         default=20.0,
         description="How long a probe, or a batch that should be short, may take before the worker is replaced.",
     )
     start_timeout_s: float = Field(default=180.0, description="How long a worker process may take to start.")
-    load_stall_s: float = Field(default=1800.0, description="How long a load may show no progress.")
+    load_stall_s: float = Field(default=1800.0, description="How long loading may go without progress.")
     drain_s: float = Field(default=30.0, description="How long a worker may finish its work before it is stopped.")
     backoff_max_s: float = Field(default=60.0, description="Longest pause before a lost worker is started again.")
     storm_fraction: float = Field(
-        default=0.5, description="Share of nodes that may vanish at once before relaunching waits."
+        default=0.5, description="If more than this share of the nodes vanishes at once, relaunching waits."
     )
     storm_hold_s: float = Field(default=20.0, description="How long relaunching waits after many nodes vanished.")
     memory_fraction: float = Field(
@@ -139,7 +141,7 @@ class Settings(BaseSettings):
         "0: 5 % of the node's, at least 500 MB.",
     )
     object_store_bytes: int = Field(
-        default=200_000_000, description="Ray's object store on a node this command starts."
+        default=200_000_000, description="Size of Ray's object store on a node that this command starts."
     )
     fork_workers: bool = Field(
         default=True,
@@ -167,7 +169,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_names(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
         if wrong := next((host for host in hosts if not re.fullmatch(r"[\w.-]+|[\da-fA-F:.]+", host)), None):
-            raise ValueError(f"{wrong!r} is no name of a host; give it without scheme and port, as models.example.com")
+            raise ValueError(f"{wrong!r} is not a host name; give it without scheme and port, e.g. models.example.com")
         return tuple(host.lower().removesuffix(".") for host in hosts)
 
     @field_validator("allowed_origins")
@@ -176,7 +178,7 @@ class Settings(BaseSettings):
         """`null` is the origin of every page that hides its own."""
         shapes = re.compile(r"\*|[a-z][a-z\d+.-]*://[^\s/?#@*]+", re.IGNORECASE)
         if wrong := next((origin for origin in origins if not shapes.fullmatch(origin.rstrip("/"))), None):
-            raise ValueError(f"{wrong!r} is no origin; give scheme, host and port, as http://localhost:3000")
+            raise ValueError(f"{wrong!r} is not an origin; give scheme, host and port, e.g. http://localhost:3000")
         return tuple(origin.rstrip("/").lower() for origin in origins)
 
     @field_validator("home", mode="before")
@@ -193,7 +195,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _lets_all_pages_in_only_with_keys(self) -> Self:
         if "*" in self.allowed_origins and not self.asks_for_keys:
-            raise ValueError("allowed_origins takes * only where keys are asked for (auth=on): else any page drives it")
+            raise ValueError(
+                "allowed_origins takes * only if keys are needed (auth=on): otherwise any web page could use the server"
+            )
         return self
 
     @property
