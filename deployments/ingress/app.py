@@ -54,15 +54,15 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
     LagWatch(metrics.stalled)
     dispatcher = Dispatcher(supervisor, settings, metrics)
     services = Services.of(dispatcher, settings)
-    # What FastAPI would measure is measured at the door; deciding that for every request has a price.
+    # The middleware measures requests already; FastAPI's own telemetry would cost time on every request.
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(title="Model cluster", openapi_url=None, telemetry=unmeasured)
     app.state.serving = services.serving
     infer_paths: list[re.Pattern[str]] = []
-    #: How errors are answered, by path, where not as everywhere.
+    #: The paths whose dialect has its own shape of errors.
     error_responses: dict[str, ErrorResponse] = {}
     limits, bodies = BodyLimits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
-    # The last one added is passed first.
+    # Requests pass the middleware that was added last first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
     app.add_middleware(
         RequestMiddleware,
@@ -126,7 +126,7 @@ def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
             }
         },
     },
-    # A replica that was killed is missed at the next check.
+    # Ray Serve notices a killed replica at the next check.
     health_check_period_s=1,
     health_check_timeout_s=5,
     graceful_shutdown_wait_loop_s=0.1,
@@ -139,7 +139,7 @@ class Ingress:
             _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
         app = build(settings, SupervisorClient.find(settings))
-        # Callers who came while there was no ingress wait a little longer, and are not told that no model is known.
+        # Hold early callers until there is a routing table: without one, every model would look unknown to them.
         await app.state.serving.dispatcher.first_table(FIRST_TABLE_S)
         self._server = Server(app, settings)
         await self._server.begin()
@@ -162,7 +162,7 @@ def _keep_ray_serve_on_loopback() -> None:
 
 
 def deployed(settings: Settings, nodes: int = 0) -> Any:
-    """What `serve.run` takes: the head's ingress, or one on each of so many nodes that are there for it."""
+    """What `serve.run` takes: an ingress on the head, or one on each of `nodes` nodes that have the resource for it."""
     deployment: Any = Ingress
     actor = deployment.ray_actor_options
     return deployment.options(

@@ -25,13 +25,13 @@ S = TypeVar("S", bound=BaseModel)
 
 #: Bodies up to this size pass when there is no room, and cannot cost much to read. Most callers send no more.
 SMALL = 65_536
-#: Of routes that take neither texts nor files, and of those that said nothing.
+#: The limit for routes that take neither texts nor files, and for unknown paths.
 CONTROL_BYTES = 1_000_000
-#: Bodies under way at once. Half-sent ones are closed for more, so that they keep out nobody.
+#: Bodies under way at once. Beyond that the slowest are closed, so that half-sent bodies cannot keep others out.
 MOST_UNFINISHED = 1000
-#: A younger body has had no time to be slow.
+#: A body younger than this is never closed as slow.
 GRACE_S = 0.25
-#: A client that leaves is noticed from this age of its request on.
+#: From this age of a request on, it is noticed when its client leaves.
 YOUNG_S = 0.05
 RETRY_S = 1.0
 #: After so many bytes of bodies their memory is given back to the system, which the allocator would keep for later. The
@@ -74,7 +74,7 @@ def checked(schema: type[S], data: object, invalid: type[errors.BadRequest] = er
 
 async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.InvalidBody) -> JsonObject:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # Any page may send other types anywhere without asking first, and pages say where they are from.
+    # A web page may send other types to any server without asking first (no CORS preflight).
     if "origin" in request.headers and kind != "application/json" and not kind.endswith("+json"):
         raise invalid(f"A web page sends its body as Content-Type: application/json, not as {quoted(kind)}.")
     body = await request.body()
@@ -91,7 +91,7 @@ async def json_body(request: Request, invalid: type[errors.BadRequest] = errors.
 
 # ---------------------------------------------------------------------------------------------- what a body may cost
 
-#: Fields of a form in an address's manner; to undo its escapes takes a fifth of a second for a million.
+#: The size of a urlencoded form: unescaping a million bytes takes a fifth of a second.
 ESCAPED_BYTES = 500_000
 CHARSETS = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1"})
 _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
@@ -100,10 +100,10 @@ _CHARSET = re.compile(r"charset\s*=\s*\"?([^\s\";]*)", re.IGNORECASE)
 def form_of(
     request: Request, max_files: int, max_fields: int, max_part_size: int
 ) -> AbstractAsyncContextManager[FormData]:
-    """The form that the body is; escaped ones are small."""
+    """The body as a form; a urlencoded one must be small."""
     kind = request.headers.get("content-type", "")
     charset = _CHARSET.search(kind)
-    # Some that Python knows take a time that grows with the square of the text.
+    # Some of Python's charsets take time that grows with the square of the text.
     if charset is not None and charset[1].lower() not in CHARSETS:
         raise errors.InvalidBody(f"A form is read as UTF-8, not as {charset[1]:.50}.")
     if not kind.lower().startswith("multipart/"):
@@ -111,22 +111,22 @@ def form_of(
     return request.form(max_files=max_files, max_fields=max_fields, max_part_size=max_part_size)
 
 
-#: JSON is read in one go, in which nothing else runs, and its time is that of its values and not of its bytes: 100 MB
-#: of text take 0.1 s, as many bytes of empty lists 23 s. These together take less than 0.2 s.
+#: Parsing JSON blocks the loop, for a time that depends on the number of values and not on the bytes: 100 MB of text
+#: take 0.1 s, 100 MB of empty lists 23 s. Up to these limits it takes less than 0.2 s.
 MOST_VALUES = 2_000_000
 MOST_NAMES = 100_000
 MOST_CONTAINERS = 50_000
-#: Values that are held against a schema: each that does not fit becomes an error of its own, and takes 30 times longer.
+#: Values of a body that is checked against a schema: each wrong one becomes an error, which takes 30 times longer.
 MOST_CHECKED = 20_000
 #: Characters of a text that is JSON itself.
 INNER_CHARACTERS = 200_000
-#: Looked at in one go.
+#: Bytes that are looked at before others get a turn.
 PIECE = 1_000_000
 EXACT_PIECE = 100_000
 
 
 class Signs(NamedTuple):
-    """What stands in JSON for values, names and containers."""
+    """Counts of the signs that JSON writes for values, names and containers."""
 
     commas: int = 0
     colons: int = 0
@@ -149,7 +149,7 @@ class Signs(NamedTuple):
 
 
 async def refuse_costly(body: bytes) -> None:
-    """Raises for JSON of more values than can be read without keeping all others waiting. Small bodies cannot be it."""
+    """Raises for JSON of so many values that parsing it would keep all other requests waiting."""
     signs = Signs()
     for start in range(0, len(body), PIECE):
         if start:
@@ -157,14 +157,14 @@ async def refuse_costly(body: bytes) -> None:
         signs = signs.plus(body[start : start + PIECE])
     if not signs.excess:
         return
-    # Most of these stand in texts, perhaps.
+    # The signs may stand within texts: count again without those.
     excess = (await asyncio.to_thread(signs_outside_texts, body)).excess
     if excess:
         raise errors.TooLarge(f"The body has more than {excess}, which are allowed in one request.")
 
 
 def refuse_wide(data: JsonObject | list[Any]) -> None:
-    """For what is held against a schema, before it is."""
+    """Call it before data is checked against a schema."""
     count = 0
     waiting = [data]
     while waiting:
@@ -189,13 +189,13 @@ def inner_json(text: str, name: str) -> Any:
 
 
 def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:
-    """Until there are too many. In pieces, between which other threads run."""
+    """Counts until there are too many, in pieces, so that other threads can run in between."""
     signs = Signs()
     is_text = False
     kept = b""
     for start in range(0, len(body), piece_bytes):
         piece = kept + body[start : start + piece_bytes]
-        # From the left two backslashes are always one; of what is left, each belongs to what follows it.
+        # First drop escaped backslashes; each backslash that is left escapes what follows it.
         piece = piece.replace(b"\\\\", b"")
         kept = b"\\" if piece.endswith(b"\\") else b""
         parts = piece.removesuffix(b"\\").replace(b'\\"', b"").split(b'"')
@@ -223,7 +223,7 @@ class BodyLimits:
 
 
 class Bodies:
-    """All of one ingress."""
+    """All bodies that one ingress is being sent."""
 
     def __init__(self, most_bytes: int, most_unfinished: int = MOST_UNFINISHED) -> None:
         self._most_bytes = most_bytes
@@ -233,7 +233,7 @@ class Bodies:
         self.unfinished: set[IncomingBody] = set()
 
     def begin(self, body: IncomingBody, announced: int) -> None:
-        """Refuses what certainly has no room; what others still send may make way for it."""
+        """Refuses a body that cannot fit even if every unfinished body were closed."""
         if announced > SMALL and self.bytes + announced > self._most_bytes:
             held = self.bytes - sum(other.size for other in self.unfinished)
             if held + announced > self._most_bytes:
@@ -269,7 +269,7 @@ class Bodies:
         if self._ended_bytes > GIVEN_BACK_BYTES:
             self._ended_bytes = 0
             loop = asyncio.get_running_loop()
-            # By then nobody holds them any more.
+            # By then the requests have let go of them.
             loop.call_later(GIVE_BACK_AFTER_S, loop.run_in_executor, None, _give_back)
 
     def _close(self, victim: IncomingBody, why: str) -> None:
@@ -285,20 +285,20 @@ class Bodies:
 
 
 def _give_back() -> None:
-    # Only glibc has it, and only there is there anything to give.
+    # Only glibc has it, and only glibc keeps freed memory this way.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def slowest(bodies: Collection[IncomingBody], weights: Mapping[str, int]) -> IncomingBody | None:
-    """Of the address that weighs most the one that came the slowest; None where all have only just begun."""
+    """The slowest body of the address with the largest weight; None if all have only just begun."""
     now = asyncio.get_running_loop().time()
     old = [body for body in bodies if now - body.since >= GRACE_S]
     return max(old, key=lambda body: (weights[body.address], -body.size / (now - body.since)), default=None)
 
 
 class IncomingBody:
-    """What one client sends: a body within the limits, and after it perhaps that he has left.
+    """What one client sends: a body within the limits, and then perhaps the news that it has left.
 
     Nobody listens for that while a request is young: it would cost every request a task, and few take so long.
     """
@@ -328,7 +328,7 @@ class IncomingBody:
         self._length = headers.get(b"content-length", b"0")
 
     def begin(self) -> None:
-        """Refuses by what is announced; a body need not say its length."""
+        """Checks the announced length. A body may come without one, so it is also counted as it comes."""
         if self._has_none:
             return
         announced = int(self._length) if self._length.isdigit() else 0

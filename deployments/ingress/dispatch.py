@@ -32,18 +32,19 @@ log = logging.getLogger("cluster.ingress")
 
 #: A routing table is waited for this long at a time.
 WATCH_S = 30.0
-#: How often a request is sent: a worker that drains or is full has not touched it, so a third try is like a first.
+#: How often a request is sent. A worker that drains or is full has not begun it, so sending it again is safe.
 ATTEMPTS = 3
-#: Workers that a request may lose; it is no proof against it, as long as others were there as well.
+#: How many workers may die with a request before it fails. Other calls were on those workers too, so the deaths alone
+#: do not prove that this request caused them.
 MOST_LOSSES = 6
-#: How soon a worker is asked again that tried another call alone.
+#: Pause before asking a worker again that was reserved for another call.
 RESERVED_PAUSE_S = 0.05
-#: Who is refused is told to come back after up to so many times the time that the work before him takes.
+#: Retry-After is the time that the waiting work takes, times a random factor up to this.
 MOST_LATER = 2.0
 
 
 def later(refusal: errors.Overloaded, times: float) -> errors.Overloaded:
-    """The same with more time to come back: those who are refused together must not come back together."""
+    """The same refusal with a longer Retry-After, so that callers refused together do not all come back together."""
     after = refusal.retry_after_s
     return errors.Overloaded(refusal.message, refusal.param, after and after * times)
 
@@ -80,7 +81,7 @@ class Dispatcher:
         self._queues: dict[str, WorkerQueue] = {}
         self._changed = asyncio.Event()
         self._calls = 0
-        #: Of models whose workers died lately.
+        #: By uid, for models whose workers died lately.
         self._suspicions: dict[str, Suspicion] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self.table = RouteTable()
@@ -169,7 +170,7 @@ class Dispatcher:
     async def _ask(self, question: Question, tried: set[str], losses: int) -> tuple[Answer, str]:
         loop = asyncio.get_running_loop()
         refusal: errors.ClusterError | None = None
-        #: Workers that try somebody else's call alone.
+        #: Workers that are reserved for somebody else's call.
         reserved: set[str] = set()
         attempts = 0
         while attempts < ATTEMPTS and losses < MOST_LOSSES:
@@ -221,7 +222,7 @@ class Dispatcher:
     async def _first(
         self, sent: Sent, queue: WorkerQueue, worker: str, question: Question, tried: set[str], losses: int
     ) -> tuple[Answer, str]:
-        """What comes first: the answer of a worker that was given up, or that of another."""
+        """The first answer to come: from the worker that was given up, or from another one."""
         elsewhere = asyncio.ensure_future(self._ask(question, tried | {worker}, losses))
         try:
             await asyncio.wait((elsewhere, sent.answer), return_when=asyncio.FIRST_COMPLETED)
@@ -236,7 +237,7 @@ class Dispatcher:
                 queue.forget(sent)
 
     def _suspicion_of(self, uid: str) -> Suspicion | None:
-        """None as long as nothing is suspected of the model's calls, which is nearly always."""
+        """None while no call of the model is suspected, which is nearly always."""
         suspicion = self._suspicions.get(uid)
         if suspicion is not None and suspicion.is_over(asyncio.get_running_loop().time()):
             del self._suspicions[uid]
@@ -244,7 +245,7 @@ class Dispatcher:
         return suspicion
 
     def _clear(self, question: Question) -> None:
-        """It was answered, if only with an error: its worker lives."""
+        """An answer, even an error, shows that the request did not kill its worker."""
         suspicion = self._suspicions.get(question.model.uid)
         if suspicion is not None:
             suspicion.answered(question.fingerprint)
@@ -287,7 +288,7 @@ class Dispatcher:
         task.add_done_callback(self._telling.discard)
 
     def _announce(self) -> None:
-        """Wakes whoever waits for a worker."""
+        """Wakes the requests that wait for a worker."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -298,7 +299,7 @@ class Dispatcher:
         return any(answer is True for answer in answers)
 
     async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
-        """How far a request is, as soon as it is not what was seen; None when no worker of the model knows it."""
+        """How far a request is, as soon as that is newer than `seen`; None when no worker of the model knows it."""
         watched = [asyncio.ensure_future(client.watch(owner, seen, wait_s)) for client in self._clients_of(model)]
         try:
             # Workers that do not know it say so at once.
@@ -339,6 +340,6 @@ class Dispatcher:
                 await asyncio.wait_for(self._changed.wait(), patience - loop.time())
             except TimeoutError:
                 continue
-            # Unavailable was only unknown: after news, whoever is still listed may be asked again.
+            # A worker that was unavailable may only have been slow: if the new table still lists it, ask it again.
             if isinstance(refusal, errors.Unavailable):
                 tried.clear()

@@ -22,7 +22,7 @@ from cluster.settings import Settings
 from deployments.ingress.openapi import described
 from deployments.ingress.origins import FILES, Origins, address_of
 
-#: 192 random bits: whoever knows the name may have the file.
+#: 192 random bits: nobody can guess a name, and to know it is enough to get the file.
 NAME_BYTES = 24
 TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 #: What a name looks like; nothing of this leads out of a folder.
@@ -30,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z]{3,5}")
 
 
 class Shelf:
-    """A folder of files with an age and a size that it does not pass. Its calls are for threads."""
+    """A folder whose files go when they are too old or take too much room. Its methods block: call them in threads."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Shelf:
         self._most_bytes = most_bytes
         self._wall = wall
         self._clock = clock
-        #: How far the clock on the wall is ahead of the one that nobody sets, when this process began to look.
+        #: How far the wall clock was ahead of the monotonic clock when this process started.
         self._ahead = wall() - clock()
-        #: When each file was written by the clock that nobody sets, with the time that the file itself tells.
+        #: When each file was written by the monotonic clock, with the modification time that the file has.
         self._written: dict[str, tuple[float, float]] = {}
 
     def put(self, name: str, data: bytes) -> None:
-        """Written as a whole or not at all, whoever reads meanwhile."""
+        """Atomic: a reader sees the whole file or none."""
         if self._most_bytes is not None and len(data) > self._most_bytes:
             raise errors.TooLarge(f"{len(data)} bytes are to be kept, and there is room for {self._most_bytes}.")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,8 +84,8 @@ class Shelf:
             return None
 
     def _age_of(self, name: str, modified: float) -> float:
-        """The clock on the wall is only asked of a file that has not been seen yet: when it is set, nothing that is
-        kept grows older. A file from before that is taken to be younger than it is, never older."""
+        """Uses the wall clock only for a file that this process sees for the first time, so that files do not age when
+        somebody sets that clock. A file from before such a change may look younger than it is, never older."""
         now = self._clock()
         written, of = self._written.get(name, (0.0, None))
         if of != modified:
@@ -118,7 +118,7 @@ class Shelf:
 
 
 def _seen(folder: Path) -> list[tuple[float, int, Path]]:
-    """Others may take away what has just been listed."""
+    """Modification time, size and path of each. Other processes may remove files meanwhile."""
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -138,11 +138,11 @@ class KeptFiles:
         self._origins = Origins.of(settings)
 
     def address_for(self, request: Request) -> str:
-        """What addresses begin with that are answered to this request."""
+        """The beginning of the addresses in the answer to this request."""
         return address_of(request, self._origins)
 
     def keep(self, data: bytes, format: str, base_url: str) -> str:
-        """The address under which it can be had for a while. For threads."""
+        """Keeps the data for a while and returns its address. Blocks: call it in a thread."""
         name = f"{secrets.token_urlsafe(NAME_BYTES)}.{format}"
         self._shelf.put(name, data)
         return f"{base_url}{FILES}{name}"
@@ -153,7 +153,7 @@ class KeptFiles:
         @routes.get(FILES + "{name}")
         @described("A picture that was answered as an address", media_types=tuple(TYPES.values()))
         async def file(name: str) -> Response:
-            """Without a key: a browser sends none, and the name is known only to whoever was told."""
+            """Asks for no key: a browser sends none, and the name cannot be guessed."""
             type = TYPES.get(name.rpartition(".")[2])
             data = await asyncio.to_thread(self._shelf.get, name) if type else None
             if data is None:

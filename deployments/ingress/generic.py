@@ -1,4 +1,4 @@
-"""The calls that fit any model type: items in, results out, and never mind."""
+"""Calls that fit every model type: items in, results out, whatever they mean."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def router(serving: Serving) -> APIRouter:
     @described("Call any model", InferResults, body=InferBody)
     async def infer(request: Request) -> Json:
         body = await json_body(request)
-        # An item may be anything, and as long as it likes.
+        # An item may be any JSON, so no schema is checked.
         items = body.pop("items", None)
         if not isinstance(items, list):
             raise errors.InvalidBody("items must be a list.", "items")

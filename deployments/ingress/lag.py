@@ -1,4 +1,4 @@
-"""How long the loop of an ingress did one thing only, and so answered nobody: measured by a timer that comes late."""
+"""How long the loop of an ingress was blocked and answered nobody: measured by how late a timer fires."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable
 log = logging.getLogger("cluster.ingress")
 
 EVERY_S = 0.05
-#: A stall from this length on is a line of the log.
+#: Stalls from this length on are logged.
 LONG_S = 0.25
 
 
 class LagWatch:
-    """On the running loop, until that ends; `tell` gets the seconds by which each timer was late."""
+    """Measures the running loop until it ends; `tell` is called with the seconds by which each timer was late."""
 
     def __init__(self, tell: Callable[[float], None]) -> None:
         self._tell = tell

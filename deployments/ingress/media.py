@@ -41,12 +41,12 @@ async def addresses_of(host: str, port: int) -> Sequence[str]:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one that everybody can reach, whatever it is wrapped in."""
+    """Whether an address belongs to the public internet, also when it is wrapped in an IPv6 address."""
     address = ipaddress.ip_address(text.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             address = address.ipv4_mapped
-        # A gateway would unwrap the one; the other was for private networks once.
+        # A gateway would unwrap 6to4; site-local addresses were private once.
         elif address.sixtofour is not None or address.is_site_local:
             return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
@@ -69,7 +69,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         addresses = await self._resolve(host, port)
-        # One that is not allowed among others that are: somebody tries something.
+        # If even one of them is not allowed, none is used: a mix of both looks like an attack.
         if not addresses or not all(map(self._allows, addresses)):
             raise errors.BadRequest(f"{host} is not a public address, and no other is fetched from.")
         failure: Exception | None = None
@@ -158,7 +158,7 @@ def _refuse_odd(url: str) -> None:
 
 
 def _shown(url: str) -> str:
-    """Without what may be secret in it."""
+    """The address without its query, which may hold a secret."""
     return repr(url.partition("?")[0][:200])
 
 
@@ -176,7 +176,7 @@ def decoded(text: str, kind: str, most_bytes: int, where: str, param: str = "inp
     try:
         if "=" in text[:-2]:
             raise ValueError("padding within")
-        # In pieces, between which other threads run.
+        # In pieces, so that other threads can run in between.
         data = b"".join(base64.b64decode(text[at : at + PIECE], validate=True) for at in range(0, len(text), PIECE))
     except (binascii.Error, ValueError):
         raise errors.InvalidBody(
@@ -198,7 +198,7 @@ class MediaReader:
     """Reads the images and sounds of requests, within what the server allows."""
 
     def __init__(self, settings: Settings, fetcher: Fetcher | None = None, most_bytes: int | None = None) -> None:
-        """`most_bytes`: of one of them, where that is not what images and sounds may have."""
+        """`most_bytes`: the limit for one file, where it is not that for images and sounds."""
         self._settings = settings
         self._most_bytes = most_bytes or settings.media_bytes
         self._fetcher = fetcher or Fetcher(self._most_bytes)

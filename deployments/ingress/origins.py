@@ -25,17 +25,17 @@ from cluster.settings import Settings
 FILES = "/v1/files/"
 #: How long a browser remembers what a page may send.
 PREFLIGHT_S = b"600"
-#: Good hosts that are remembered: looking one up takes a tenth of reading it.
+#: Good hosts that are remembered: a lookup takes a tenth of the time of parsing.
 REMEMBERED = 256
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]/@\s]+))(?::\d{1,5})?", re.ASCII)
-#: What a page may ask leave for: names of methods and headers.
+#: What a preflight may contain: names of methods and headers.
 _TOKENS = re.compile(rb"[\w!#$%&'*+.^`|~, -]{0,2000}", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Origins:
-    """What this server is called, and which pages may call it."""
+    """The names of this server, and the pages that may call it."""
 
     hosts: frozenset[str]
     origins: frozenset[str]
@@ -72,7 +72,7 @@ class Origins:
         return self.takes_any_address or address.is_loopback
 
     def check_host(self, host: str) -> None:
-        """Raises for a name that is not this server's. Browsers always send one."""
+        """Raises for a host name that is not this server's. Browsers always send one."""
         if host and not self.knows(host):
             name = host.rpartition(":")[0] or host
             raise errors.NotPermitted(
@@ -114,7 +114,7 @@ class OriginMiddleware:
         self._app = app
         self._origins = origins
         self._infer_paths = infer_paths
-        # Only good ones are remembered: an error is no result.
+        # An exception is not cached, so only good hosts are remembered.
         self._check_host = lru_cache(REMEMBERED)(origins.check_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,8 +170,8 @@ class OriginMiddleware:
 
 
 def address_of(request: HTTPConnection, origins: Origins) -> str:
-    """Where links to this server lead: to the name it was called by if that is its own, or to the address it listens
-    on. Whoever calls it otherwise does not decide that."""
+    """Where links to this server lead: to the name it was called by if that is its own, else to the address it listens
+    on. A caller cannot choose another."""
     host = request.headers.get("host", "")
     if not origins.knows(host):
         address, port = request.scope["server"]

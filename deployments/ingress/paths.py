@@ -1,4 +1,4 @@
-"""Finds the route of a path at once: asking one after the other whether it matches costs more than most answers."""
+"""Finds the route of a path in one lookup: trying all routes in turn would take longer than most answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 
 def include(app: FastAPI, routes: APIRouter, dependencies: Sequence[Any] = ()) -> None:
-    """As FastAPI's own, but the routes become the application's: a router in it is asked route by route, and twice."""
+    """Like `include_router`, but flattened: FastAPI matches an included router route by route, twice per request."""
     for route in routes.routes:
         assert isinstance(route, APIRoute)
         app.add_api_route(
@@ -27,7 +27,7 @@ def include(app: FastAPI, routes: APIRouter, dependencies: Sequence[Any] = ()) -
 
 
 class Whole(BaseRoute):
-    """Stands before all routes for those whose path has no parameter."""
+    """The first route: looks up all those whose path has no parameter."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes: dict[tuple[str, str], APIRoute] = {}

@@ -43,19 +43,19 @@ class RouteTable:
         return True
 
     def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
-        """The models that exist for that key."""
+        """The models that this key may know of."""
         if key is None or key.models is None:
             return self.models
         return {uid: self.models[uid] for uid in key.models if uid in self.models}
 
     def able(self, key: Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
-        """The models that can do any of this and that exist for that key, by uid."""
+        """The models with any of these abilities that this key may know of, by uid."""
         models = (model for _, model in sorted(self.visible(key).items()))
         return [model for model in models if not set(abilities).isdisjoint(model.abilities)]
 
     def find(self, model: str | None, ability: str = "", key: Key | None = None) -> ModelRoutes:
-        """The model of that uid, name or hub id; without a name, the only one that can do what is asked. Of models
-        that the key is not for nothing is told, not even whether they exist."""
+        """The model of that uid, name or hub id; without a name, the only one that can do what is asked. A key
+        learns nothing of models that it is not for, not even whether they exist."""
         if self.version < 0:
             raise errors.Unavailable(
                 "This ingress was just started and does not know the models yet; try again.", retry_after_s=1.0

@@ -39,14 +39,14 @@ BODY_BYTES_PER_S = 1000
 KEEP_ALIVE_S = 65
 #: Open files that are not for clients: sockets of workers, documents, what Ray opens.
 NOT_FOR_CLIENTS = 1024
-#: Of connections without a request, the part that is closed where there are too many: looking for them takes a while.
+#: How many idle connections are closed together when there are too many: finding them takes a while.
 CLOSED_AT_ONCE = 20
 #: uvicorn ticks every tenth of a second.
 TICKS_BETWEEN_LOOKS = 50
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's, which by itself waits for ever for the end of a head or of a body, and for any size of a head."""
+    """uvicorn's with limits: by itself it waits for ever for a head or a body, and takes a head of any size."""
 
     _head_since: float | None = None
     _head_bytes = 0
@@ -54,7 +54,7 @@ class Connection(HttpToolsProtocol):
     _body_bytes = 0
     _is_in_body = False
     heard = 0.0
-    #: Bytes of an answer that wait to be read, and since when it is as many.
+    #: Unread bytes of an answer, and since when their number has not changed.
     _unread: tuple[int, float] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -76,7 +76,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = self.loop.time()
-        # What comes behind a request that is being answered is the next one's, and waits for its turn.
+        # Bytes that come while a request is being answered belong to the next one, and wait.
         has_none = self.cycle is None or self.cycle.response_complete
         if self._is_in_body:
             self._body_bytes += len(data)
@@ -124,8 +124,8 @@ class State(ServerState):
 
 
 def superfluous(connections: Collection[Any], most: int) -> list[Any]:
-    """What is closed for a new one where there are too many: of those without a request the ones that were silent the
-    longest, first those of the address with the most."""
+    """The connections to close when there are too many: idle ones, first those of the address with the most, then those
+    that were silent the longest."""
     if len(connections) <= most:
         return []
     counts = Counter(connection.address for connection in connections)
@@ -174,7 +174,7 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The process is Ray's; so are its signals."""
+        """Ray owns the process, and handles its signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -192,7 +192,7 @@ class Server(uvicorn.Server):
             if not isinstance(connection, Connection):
                 continue
             if connection.is_unread(now):
-                # To close it would wait for what is not read.
+                # Closing would wait until the client has read the rest.
                 connection.transport.abort()
             elif connection.is_late(now):
                 connection.transport.close()

@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 #: Requests one ingress replica takes at once; what models can take is limited per model, with a better answer.
 ONGOING = 1000
-#: Inputs that are worth a worker of their own: a request of many is computed by all workers of its model at once.
+#: The fewest inputs that are worth a worker of their own: a large request is split among all workers of its model.
 PART_ITEMS = 32
-#: What can be computed in parts: one answer per input, whatever stands beside it.
+#: Abilities whose requests can be split: the answer to an input does not depend on the others.
 IN_PARTS = frozenset({"embed", "embed_sparse", "embed_tokens", "embed_all", "embed_image", "rerank", "classify"})
 
 
@@ -37,7 +37,7 @@ class Served:
     model: ModelRoutes
     answer: Answer
     worker: str
-    #: From the question to the answer, the way there and back included.
+    #: From the request to the answer, transport included.
     total_ms: float = 0.0
 
     @property
@@ -92,7 +92,7 @@ class Serving:
         *,
         alone: bool = False,
     ) -> Served:
-        """`alone`: the request takes long, and shares no call to a worker."""
+        """`alone`: the request takes long, and is not gathered with others."""
         self.refuse_many(items)
         routes = self.find(request, model, ability)
         request.state.model = routes.uid
@@ -121,7 +121,7 @@ class Serving:
         ability: str = "embed",
         param: str = "input",
     ) -> Served:
-        """Vectors of texts, and of images and sounds by the abilities for those, in the order of the items."""
+        """Vectors of texts, images and sounds, each asked by the ability for it, in the order of the items."""
         media = [next(iter(item)) if isinstance(item, dict) else "" for item in items]
         if not any(media):
             return await self.ask(request, model, ability, items, params)
@@ -144,7 +144,7 @@ class Serving:
     async def ask_all(
         self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], JsonObject]]
     ) -> list[Served]:
-        """The answers to several questions of one request; the first error is everybody's."""
+        """The answers to several questions of one request; if one fails, all do."""
         return await _all_or_none(
             [self.ask(request, model, ability, items, params) for ability, items, params in questions]
         )
@@ -154,7 +154,7 @@ class Serving:
         return self.dispatcher.table.find(model, ability, request.state.key)
 
     def able(self, request: Request, model: str | None, *abilities: str) -> str:
-        """The first of these that the model can; without a model, that any can. The first of all where none can."""
+        """The first of these abilities that the model has, or any model where none is named; else the first of all."""
         for ability in abilities:
             if model is None:
                 visible = self.dispatcher.table.visible(request.state.key).values()
@@ -178,7 +178,7 @@ class Serving:
             )
 
     def refuse_cap(self, request: Request, model: str | None, ability: str, most: int | None, name: str) -> None:
-        """How much of a text is read is decided at the launch; only a cap that changes nothing can be met."""
+        """Refuses a limit of tokens that the model would have to obey: how much it reads is decided at its launch."""
         if most is None:
             return
         reads = self.find(request, model, ability).max_tokens
@@ -190,7 +190,7 @@ class Serving:
             )
 
     def timeout_of(self, request: Request) -> float:
-        """The caller's own deadline, if he gave one, within what the server allows."""
+        """How long the request may take: what its header asks for, within what the server allows."""
         most = self.settings.request_timeout_s
         header = request.headers.get("x-request-timeout")
         if header is None:
@@ -211,13 +211,13 @@ def owner_of(request: Request) -> str:
 
 
 def spans_of(items: int, workers: int) -> list[tuple[int, int]]:
-    """Where a request is cut: as many parts as workers, if each is worth it, of nearly the same size."""
+    """How a request is split: at most a part per worker, none too small, all of nearly the same size."""
     parts = max(1, min(workers, items // PART_ITEMS))
     return [(items * part // parts, items * (part + 1) // parts) for part in range(parts)]
 
 
 def renumbered(error: errors.BadRequest, first: int) -> errors.BadRequest:
-    """The error of an input by its place in the whole request, not in its part."""
+    """The error with the input's number in the request instead of in its part."""
     match = re.match(r"Input (\d+)", error.message)
     if not first or match is None:
         return error

@@ -16,15 +16,14 @@ log = logging.getLogger("cluster.ingress")
 
 #: Requests in one call to a worker; more would make the first wait for the pickling of the last.
 GATHER_MOST = 256
-#: Characters from which on a request takes long beside a short question.
+#: Requests of more characters than this take long, and are sent by themselves.
 LONG = 2000
-#: A worker that has refused a request for want of room is not asked again for this long: the answer would be the same,
-#: and later.
+#: How long a worker that refused a request as too much is not asked again: it would refuse again, only later.
 FULL_S = 0.2
-#: A worker that has work and answers nothing for so long is asked whether it hears, and how long that may take.
+#: A worker that has work and answers nothing for this long is pinged, and must answer the ping within PING_S.
 SILENT_S = 2.0
 PING_S = 1.5
-#: Between two questions to a worker that is silent.
+#: Between two pings of a silent worker.
 PING_PAUSE_S = 0.5
 
 
@@ -42,7 +41,7 @@ class Sent:
         self.call = call
         self.answer = answer
         self.is_long = is_long
-        #: The worker does nothing else.
+        #: The worker runs this call and no other.
         self.is_alone = False
         #: The worker does not compute it: it is not there yet, or has been answered elsewhere.
         self.is_cleared = False
@@ -84,12 +83,12 @@ class WorkerQueue:
         self._on_death = on_death
         self._on_silence = on_silence
         self._waiting: list[Sent] = []
-        #: What the worker has.
+        #: The calls that the worker has.
         self._sent: dict[Sent, None] = {}
         self._on_their_way = 0
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What the worker last said it had in hand.
+        #: How many requests the worker last said it had.
         self.queued = 0
         #: The size of the smallest request that it refused as one too many, and until when that holds.
         self._full: tuple[int, float, errors.Overloaded] | None = None
@@ -99,7 +98,7 @@ class WorkerQueue:
         self._listener: asyncio.Task[None] | None = None
 
     def refuse(self, size: int) -> None:
-        """Raises what the worker would say: it has just refused one like this. What is smaller may still go first."""
+        """Raises what the worker would answer: it has just refused a request as large. Smaller ones are still sent."""
         if self._full is not None:
             least, until, refusal = self._full
             if asyncio.get_running_loop().time() >= until:
@@ -112,7 +111,7 @@ class WorkerQueue:
         self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
 
     async def send(self, call: Call, alone: bool = False) -> Answer:
-        """`alone`: it takes long, and what was gathered with it would have to wait for it."""
+        """`alone`: it takes long, so requests that were gathered with it would have to wait."""
         loop = asyncio.get_running_loop()
         sent = Sent(call, loop.create_future(), alone)
         if alone or size_of(call.items) > LONG:
@@ -127,7 +126,7 @@ class WorkerQueue:
         return await self._answered(sent)
 
     async def send_tried(self, call: Call, alone: bool = False) -> Answer:
-        """For a suspect: the worker is emptied first, so that nobody else is harmed or suspected if it dies."""
+        """For a suspect: the worker finishes its other calls first, so that none is lost or suspected if it dies."""
         sent = Sent(call, asyncio.get_running_loop().create_future(), alone)
         self._on_send(1)
         self._spawn(self._carry_tried(sent))
@@ -205,7 +204,7 @@ class WorkerQueue:
                 self._sent.pop(sent, None)
 
     def _deliver(self, batch: Sequence[Sent], outcomes: Sequence[Answer | errors.ClusterError | None]) -> list[Sent]:
-        """Gives everybody his outcome; returns those who have none yet."""
+        """Delivers the outcomes; returns the calls that have none yet."""
         self._heard_at = asyncio.get_running_loop().time()
         unanswered = []
         for sent, outcome in zip(batch, outcomes, strict=True):
@@ -227,7 +226,7 @@ class WorkerQueue:
         if isinstance(error, errors.WorkerLost) and not self._is_dead:
             self._is_dead = True
             self._on_death([sent for sent in self._sent if not sent.is_cleared])
-        # A call that cannot even be pickled must not take those with it that were gathered beside it.
+        # One call that cannot be pickled must not fail the others in its batch: send each by itself.
         if not isinstance(error, errors.ClusterError) and len(batch) > 1:
             for sent in batch:
                 self._spawn(self._carry([sent]))
@@ -246,7 +245,7 @@ class WorkerQueue:
             self._listener = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
-        """A worker that computes for long still answers a ping; one that does not hangs, and its calls go elsewhere."""
+        """A busy worker still answers a ping. One that does not is hanging, and its calls are sent elsewhere."""
         loop = asyncio.get_running_loop()
         while (self._sent or self._is_silent) and not self._is_dead:
             await asyncio.sleep(max(self._heard_at + SILENT_S - loop.time(), PING_PAUSE_S))
@@ -271,12 +270,12 @@ class WorkerQueue:
                     self._spawn(self._cancel(sent.call.id))
 
     def _give_up(self) -> None:
-        """Whoever waits may ask elsewhere; the answer is still taken if it comes first."""
+        """Lets callers ask another worker; an answer of this one is still taken if it comes first."""
         for sent in self._sent:
             if not sent.is_given_up and not sent.answer.done():
                 sent.is_given_up = True
                 waiting, sent.answer = sent.answer, asyncio.get_running_loop().create_future()
-                # Nobody may be left to take its error.
+                # Read its error even if no caller is left, or asyncio would log it as never retrieved.
                 sent.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
                 waiting.set_exception(GivenUp(sent))
 

@@ -23,7 +23,7 @@ from deployments.ingress.bodies import checked
 from deployments.ingress.body_reader import BodyReader, BodySchema
 from deployments.ingress.media import MediaReader
 
-#: Every name under which files come, and the field of a drawing that they are.
+#: Every name under which files come, and the field of a drawing that each is for.
 FILES = {
     "image": "images",
     "image[]": "images",
@@ -43,9 +43,9 @@ ALIASES = {
 #: Files of one request.
 MOST_FILES = 20
 
-#: How many of its usual steps a model takes for a quality.
+#: The factor on a model's usual number of steps for each quality.
 STEPS_FOR = {"low": 0.5, "medium": 1.0, "high": 1.5, "xhigh": 2.0, "max": 3.0}
-#: Qualities of retired models, and what they are now.
+#: Names of qualities that older models had, and today's name for each.
 FORMER = {"auto": "medium", "standard": "medium", "hd": "high"}
 
 #: Characters of a size.
@@ -54,14 +54,14 @@ _SIZE = re.compile(r"(\d{1,5})\s*[^\d\s]\s*(\d{1,5})")
 
 
 class ImageFields(BaseModel):
-    """The fields that are not the model's affair."""
+    """The fields that the model does not see."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str | None = None
     size: str | None = Field(default=None, max_length=20)
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] = "auto"
-    #: What is behind the things in the picture, or, as a boolean, whether to work on it in the background.
+    #: The background of the picture; or, as a boolean, whether the request becomes a background job.
     background: Literal["auto", "transparent", "opaque"] | bool = "auto"
     response_format: Literal["b64_json", "url"] = "b64_json"
     stream: bool = False
@@ -147,7 +147,7 @@ def drawing_of(options: JsonObject) -> Drawing:
     try:
         drawing: Drawing = checked(Drawing, options)
     except errors.InvalidBody as error:
-        # What is said of a drawing as a whole begins with the field that it is about.
+        # An error about the drawing as a whole begins with the name of a field.
         raise errors.InvalidBody(error.message, error.param or error.message.partition(" ")[0]) from None
     return drawing
 
@@ -164,7 +164,7 @@ def size_of(text: object) -> tuple[int | None, int | None]:
 
 
 def seed_of(given: object) -> Any:
-    """-1 is any."""
+    """-1 means a random seed."""
     if isinstance(given, list):
         return [secrets.randbelow(MOST_SEED) if seed == -1 else seed for seed in given]
     return None if given in (-1, "-1") else given

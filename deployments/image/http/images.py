@@ -56,7 +56,7 @@ class ImageOrder:
     base_url: str = ""
 
     def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> JsonObject:
-        """What came with a request counts once, however many answers tell of it."""
+        """`with_input`: the input is counted in one answer only, also when a request has several."""
         text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
         image = self.given_pixels // PATCH if with_input else 0
         output = sum(picture.width * picture.height // PATCH for picture in drawn)
@@ -121,7 +121,7 @@ class Images:
         """The model of that name; without a name, the first that can."""
         if name is not None:
             chosen = self.serving.dispatcher.table.find(name, "", key)
-            # A name may stand for several, of which another one can.
+            # Several models may have this name; look for one that can.
             if not can(chosen, task):
                 with contextlib.suppress(errors.BadRequest):
                     chosen = self.serving.dispatcher.table.find(name, task, key)
