@@ -157,7 +157,7 @@ def two_columns() -> Drawn:
 
 def mixed() -> Drawn:
     """From a headline to a footnote."""
-    image, lines, top = Image.new("RGB", (1100, 900), "white"), [], 40
+    image, lines, top = Image.new("RGB", (1100, 900), "white"), [], 40  # type: ignore[var-annotated]
     for seed, (face, height, count, length) in enumerate(
         ((BOLD, 64, 1, 22), (SANS, 36, 2, 40), (SERIF, 24, 7, 62), (MONO, 18, 6, 80), (SANS, 14, 4, 100))
     ):

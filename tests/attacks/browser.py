@@ -33,7 +33,7 @@ def browser() -> str:
     if path is None:
         missing = f"no browser is installed ({' or '.join(NAMES)}): what pages can do is not tried"
         pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
-    return path
+    return path  # type: ignore[return-value]
 
 
 @asynccontextmanager

@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
 def cost_of(call: Callable[[], Any]) -> Cost:
     def status(name: str) -> float:
-        return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000  # type: ignore[index]
+        return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000
 
     # The kernel begins anew to look for the peak.
     Path("/proc/self/clear_refs").write_text("5")

@@ -236,7 +236,7 @@ def test_whoever_reads_has_no_secrets_and_does_not_outlive_the_question(
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     started: list[dict[str, str]] = []
-    monkeypatch.setattr(inventory.environment, "for_child", lambda: started.append({}) or {})
+    monkeypatch.setattr(inventory.environment, "for_child", lambda: started.append({}) or {})  # type: ignore[attr-defined, func-returns-value]
     before = {child.pid for child in psutil.Process().children()}
     inspected(tmp_path)
     assert started == [{}] and {child.pid for child in psutil.Process().children()} <= before
@@ -259,7 +259,7 @@ def test_a_dry_run_looks_once_at_each_place(tmp_path: Path, monkeypatch: pytest.
     save_file({"a": np.zeros((10, 10), "float16")}, tmp_path / "model.safetensors")
     looks: list[Path] = []
     asked = inventory._answer_of_child
-    monkeypatch.setattr(inventory, "_answer_of_child", lambda place, roots: looks.append(place) or asked(place, roots))
+    monkeypatch.setattr(inventory, "_answer_of_child", lambda place, roots: looks.append(place) or asked(place, roots))  # type: ignore[func-returns-value]
     settings = Settings(home=tmp_path)
     with inventory.asking_once():
         spec = LaunchSpec(model_name="mine", model_type="image", model_path=str(tmp_path))

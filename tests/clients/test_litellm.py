@@ -83,7 +83,7 @@ def test_embeddings_awaited_are_the_same(provider: dict[str, str], embedder: str
 
 
 def test_a_model_that_is_not_there_is_not_found(live: LiveCluster, embedder: str) -> None:
-    with pytest.raises(litellm.NotFoundError, match="nowhere"):
+    with pytest.raises(litellm.NotFoundError, match="nowhere"):  # type: ignore[attr-defined]
         litellm.embedding(model="xinference/nowhere", input="a", api_base=f"{live.url}/v1")
 
 

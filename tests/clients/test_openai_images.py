@@ -125,7 +125,7 @@ def test_the_async_client_gets_the_same(live: LiveCluster, client: openai.OpenAI
     async def draw() -> list[str]:
         async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as other:
             asked = [other.images.generate(model=painter, prompt=word) for word in ("sea", "sky")]
-            return [answer.data[0].b64_json for answer in await asyncio.gather(*asked)]
+            return [answer.data[0].b64_json for answer in await asyncio.gather(*asked)]  # type: ignore[misc]
 
     wanted = [client.images.generate(model=painter, prompt=word).data[0].b64_json for word in ("sea", "sky")]
     assert asyncio.run(draw()) == wanted

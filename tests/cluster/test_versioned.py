@@ -111,7 +111,7 @@ def test_a_reader_that_follows_ends_with_the_last_value() -> None:
             seen, value = await board.newer(seen, LONG_S)
         return value
 
-    poster = threading.Thread(target=lambda: [board.post(n) for n in range(301)])
+    poster = threading.Thread(target=lambda: [board.post(n) for n in range(301)])  # type: ignore[func-returns-value]
     poster.start()
     assert asyncio.run(follow()) == 300
     poster.join()

@@ -181,7 +181,7 @@ def test_fifty_launches_of_one_uid_are_one_launch(breakable: LiveCluster) -> Non
 
 @pytest.mark.parametrize("phase", ["at once", "loading", "ready", "busy", "failed"])
 def test_terminate_leaves_nothing_behind_in_any_phase(breakable: LiveCluster, phase: str) -> None:
-    options: dict[str, object] = {"loading": {"load_seconds": 60}, "failed": {"load_error": "no"}}.get(phase, {})
+    options: dict[str, object] = {"loading": {"load_seconds": 60}, "failed": {"load_error": "no"}}.get(phase, {})  # type: ignore[assignment]
     with breakable.client() as client:
         body = {"model_name": "echo", "model_type": "echo", "model_uid": "gone", **options}
         breakable.post("/v1/models?wait_ready=false", body).raise_for_status()

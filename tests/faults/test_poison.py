@@ -77,7 +77,7 @@ def test_a_worker_that_is_merely_killed_makes_poison_of_nobody(breakable: LiveCl
         for _ in range(2):
             before = until(lambda: len(pids := breakable.worker_pids("killed")) == 2 and pids, within=30)
             kill(before[0])
-            until(lambda gone=before[0]: gone not in breakable.worker_pids("killed"), within=30)
+            until(lambda gone=before[0]: gone not in breakable.worker_pids("killed"), within=30)  # type: ignore[misc]
     print(f"\ntwo workers killed one after the other: {seen}")
     assert seen.failures == []
     with breakable.client() as client:

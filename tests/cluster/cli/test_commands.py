@@ -87,7 +87,7 @@ def test_a_listing_is_a_table_or_json(cluster: Run, server: FakeServer, words: s
     plain = (
         answer
         if isinstance(answer, dict)
-        else [part if isinstance(part, dict) else part.model_dump(mode="json") for part in answer]
+        else [part if isinstance(part, dict) else part.model_dump(mode="json") for part in answer]  # type: ignore[attr-defined]
     )
     assert json.loads(as_json.stdout) == plain
 

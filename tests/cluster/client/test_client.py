@@ -377,8 +377,8 @@ def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> Non
     with client_of(wire) as client:
         model = client.get_model("m")
     assert type(model) is kind
-    assert model.uid == "m"
-    assert model.description == {"model_type": model_type, "replica": 1}
+    assert model.uid == "m"  # type: ignore[attr-defined]
+    assert model.description == {"model_type": model_type, "replica": 1}  # type: ignore[attr-defined]
     assert len(wire.asked) == 1
 
 

@@ -138,7 +138,7 @@ def test_errors_are_raised_as_their_class(model: OcrModel, server: ImageServer, 
 def test_what_cannot_be_read_is_told_before_anything_is_asked(
     model: OcrModel, server: ImageServer, tmp_path: Path
 ) -> None:
-    for image in (tmp_path / "missing.pdf", [], 5):
+    for image in (tmp_path / "missing.pdf", [], 5):  # type: ignore[var-annotated]
         with pytest.raises(errors.BadRequest):
             model.ocr(image)
     assert server.seen == []

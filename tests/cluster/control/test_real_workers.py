@@ -80,7 +80,7 @@ class Host(World):
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Hosted:  # type: ignore[override]
         wanted = wanted.model_copy(update={"source": wanted.source.model_copy(update={"id": str(self.folder)})})
         settings = Settings(home=self.folder)
-        found = self.hosted[name] = Hosted(Worker(str(name), wanted, placement.claim, settings))
+        found = self.hosted[name] = Hosted(Worker(str(name), wanted, placement.claim, settings))  # type: ignore[abstract]
         return found
 
     async def find(self) -> Mapping[WorkerName, Hosted]:  # type: ignore[override]

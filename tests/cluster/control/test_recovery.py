@@ -194,7 +194,7 @@ def test_a_worker_that_cannot_be_understood_does_not_stop_a_new_supervisor() -> 
 
 def of_a_newer_version(s: Scene, **changes: Any) -> None:
     """What a later version would have stored, while its workers run."""
-    s.store.put("wish", "m", {**s.store.get("wish", "m"), **(changes or {"colour": "red"})})
+    s.store.put("wish", "m", {**s.store.get("wish", "m"), **(changes or {"colour": "red"})})  # type: ignore[dict-item]
 
 
 NEWER = "It was launched by a newer version and this one cannot read colour: its workers go on as they are"

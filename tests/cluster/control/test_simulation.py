@@ -35,7 +35,7 @@ class World:
         self.now = 0.0
         self.chaos = True
         self.processes: dict[str, dict[str, Any]] = {}
-        self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)
+        self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)  # type: ignore[call-arg]
         self.store: dict[str, Wanted] = {}
         self.last_ready: dict[str, Wanted] = {}
         self.started = 0
@@ -167,10 +167,10 @@ class World:
         for node in self.nodes.values():
             here = [w for w in holding if w.node == node.id]
             assert sum(w.claim.memory_bytes for w in here) <= node.memory_bytes
-            cards = Counter()
+            cards = Counter()  # type: ignore[var-annotated]
             for worker in here:
                 for card, share in worker.claim.cards:
-                    cards[card] += share
+                    cards[card] += share  # type: ignore[assignment]
             assert all(used <= 1.0001 for used in cards.values()), cards
         for model in routes_of(self.fleet).values():
             places = Counter(

@@ -97,7 +97,7 @@ def test_two_writers_never_get_the_same_number(tmp_path: Path) -> None:
 def test_one_writer_is_used_from_many_threads() -> None:
     store = SqliteStore()
     threads = [
-        threading.Thread(target=lambda t=t: [store.put("wish", f"{t}-{n}", {"n": n}) for n in range(50)])
+        threading.Thread(target=lambda t=t: [store.put("wish", f"{t}-{n}", {"n": n}) for n in range(50)])  # type: ignore[func-returns-value]
         for t in range(4)
     ]
     for thread in threads:
@@ -150,7 +150,7 @@ def test_what_a_killed_process_had_written_is_there(tmp_path: Path, written: int
         for _ in range(written):
             last = int(writer.stdout.readline())
         os.kill(writer.pid, signal.SIGKILL)
-        last = int((writer.stdout.read().split() or [last])[-1])
+        last = int((writer.stdout.read().split() or [last])[-1])  # type: ignore[list-item]
     store = SqliteStore(path)
     wishes = store.all("wish")
     assert [wishes[f"m{number}"] for number in range(last + 1)] == [{"number": n} for n in range(last + 1)]

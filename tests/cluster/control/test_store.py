@@ -56,7 +56,7 @@ def test_calls_are_carried_out_in_the_order_in_which_they_were_made() -> None:
         store = SlowStore()
         thread = StoreThread(store)
         calls = [thread.put("wish", "m", number) for number in range(20)]
-        calls += [thread.delete("wish", "m"), thread.put("wish", "m", "last")]
+        calls += [thread.delete("wish", "m"), thread.put("wish", "m", "last")]  # type: ignore[list-item]
         waiting = [asyncio.ensure_future(call) for call in calls]
         await asyncio.sleep(0)
         thread.add_event(event("after them"))

@@ -125,7 +125,7 @@ def test_a_damaged_store_is_put_aside_and_what_can_be_read_is_kept(
     assert len(after["wish"]) >= models
     assert f"{len(after['wish'])} models" in sentence or not after["wish"]
     assert all(before[kind][key] == value for kind in ("wish", "key", "entry") for key, value in after[kind].items())
-    assert after["number"].get("generation", 0) >= max((w["generation"] for w in after["wish"].values()), default=0)
+    assert after["number"].get("generation", 0) >= max((w["generation"] for w in after["wish"].values()), default=0)  # type: ignore[operator]
     assert check_store(path) is None
     assert SqliteStore(path).events(ITSELF)[-1].text == sentence
     assert not stat.S_IMODE(path.stat().st_mode) & 0o077

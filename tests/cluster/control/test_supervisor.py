@@ -154,7 +154,7 @@ def test_a_process_that_cannot_be_started_is_tried_again_with_a_pause() -> None:
         await s.until(lambda: s.supervisor._fleet.losses)
         pauses = []
         for count in range(1, 5):
-            await s.until(lambda count=count: [x for x in s.supervisor._fleet.losses.values() if x.count == count])
+            await s.until(lambda count=count: [x for x in s.supervisor._fleet.losses.values() if x.count == count])  # type: ignore[misc]
             (loss,) = s.supervisor._fleet.losses.values()
             pauses.append(round(loss.not_before - s.world.clock()))
             await s.ticks()

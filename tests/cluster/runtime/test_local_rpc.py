@@ -121,8 +121,8 @@ def test_answers_and_errors_arrive_as_they_were_given(tmp_path: Path) -> None:
             (echo, refusal, rows, pid), working = await there.call("infer", (calls,), PATIENCE_S)
             assert echo == Answer(["a", 1], 2) and working == 0
             assert isinstance(refusal, errors.InvalidBody) and refusal.param == "items"
-            assert rows.outputs.shape == (32, 384) and rows.outputs.dtype == np.float32  # type: ignore[union-attr]
-            assert pid.outputs == process.pid  # type: ignore[union-attr]
+            assert rows.outputs.shape == (32, 384) and rows.outputs.dtype == np.float32
+            assert pid.outputs == process.pid
             with pytest.raises(errors.InferenceFailed, match="ValueError: told to raise"):
                 await there.call("infer", ([call("raise")],), PATIENCE_S)
 

@@ -224,7 +224,7 @@ def test_two_replicas_on_a_node_download_once(hub: Hub, source: Source, tmp_path
 def test_a_listener_stops_a_download_by_raising(hub: Hub, source: Source, tmp_path: Path) -> None:
     hub.add("org/tiny", FILES)
     slowly = threading.Event()
-    hub.before_chunk = lambda name: slowly.wait(0.01)
+    hub.before_chunk = lambda name: slowly.wait(0.01)  # type: ignore[assignment]
 
     def stop_half_way(progress: LoadProgress) -> None:
         if progress.done_bytes > 500_000:

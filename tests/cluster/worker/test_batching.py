@@ -197,7 +197,7 @@ def test_every_batch_is_told_with_its_time() -> None:
 
 def test_a_listener_that_raises_fails_that_batch_only() -> None:
     async def scene(queue: Queue) -> None:
-        queue.batcher.on_batch = lambda items, seconds: 1 / 0
+        queue.batcher.on_batch = lambda items, seconds: 1 / 0  # type: ignore[assignment]
         assert isinstance(await queue.answer(queue.submit(1)), errors.InferenceFailed)
         queue.batcher.on_batch = lambda items, seconds: None
 

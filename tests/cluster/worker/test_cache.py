@@ -95,5 +95,5 @@ def test_a_row_of_an_array_does_not_keep_the_array() -> None:
     cache = AnswerCache(10_000)
     cache.put("a", batch[0])
     cache.put("b", (batch[1], {"c": batch[2]}))
-    one, (two, more) = cache.get("a"), cache.get("b")
+    one, (two, more) = cache.get("a"), cache.get("b")  # type: ignore[misc]
     assert [part.base for part in (one, two, more["c"])] == [None, None, None]

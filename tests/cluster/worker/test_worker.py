@@ -60,7 +60,7 @@ class Held(Echo):
         self.seen.append((threading.current_thread().name, threads))
 
 
-class Streamed(Stepped, Held):
+class Streamed(Stepped, Held):  # type: ignore[misc]
     """Works on each value by itself, in as many steps as a number says, or one."""
 
     steps: ClassVar[list[Any]] = []
@@ -86,7 +86,7 @@ class Streamed(Stepped, Held):
         raise AssertionError("what streams is not batched")
 
 
-class Conversing(Talking, Held):
+class Conversing(Talking, Held):  # type: ignore[misc]
     """Brings a scheduler of its own."""
 
     def begin(self, value: Any, tell: Tell) -> Stop:

@@ -77,7 +77,7 @@ class Painter:
     def drawings(self, task: str = "text2image", prompt: str = "a cat", **params: Any) -> list[ResolvedDrawing]:
         free = {} if task != "text2image" else {"width": SIDE, "height": SIDE}
         given = {"images": (noise(),)} if task != "text2image" else {}
-        given |= {"mask": white_square()} if task == "inpainting" else {}
+        given |= {"mask": white_square()} if task == "inpainting" else {}  # type: ignore[dict-item]
         asked = {"seed": 0, "num_inference_steps": 4, **free, **given, **params}
         return list(self.family.prepare(task, [prompt], asked).values)
 

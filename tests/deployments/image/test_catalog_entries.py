@@ -73,7 +73,7 @@ ASKED_WITH = [
 ENTRIES = Catalog.builtin().of_type("image")
 
 
-def each(*facts: str) -> Any:
+def each(*facts: str) -> pytest.MarkDecorator:
     """A test of each row that has these facts."""
     rows = [entry for entry in ENTRIES if set(facts) <= entry.facts.keys()]
     return pytest.mark.parametrize("entry", rows, ids=lambda entry: entry.name)

@@ -75,7 +75,7 @@ def test_one_size_alone_grows_with_the_pixels() -> None:
     assert found.of(8, 4, 1) == 2 * found.of(4, 4, 1)
 
 
-class Counted(torch.nn.Module):
+class Counted(torch.nn.Module):  # type: ignore[misc]
     """As the library's models are made anew: from a configuration."""
 
     config = {"width": 16, "quantization_config": "nf4"}

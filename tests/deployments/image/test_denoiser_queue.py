@@ -24,7 +24,7 @@ from tests.deployments.image.painter import Watched
 FIRST = [0.5]
 
 
-class Doubling(torch.nn.Module):
+class Doubling(torch.nn.Module):  # type: ignore[misc]
     """Answers twice what it is asked, and keeps what came together."""
 
     def __init__(self, most: int = 100) -> None:
@@ -99,14 +99,14 @@ class QueueUnderTest:
         asked = []
         for place, call in enumerate(calls):
             asked.append(self.ask(**call))
-            until(lambda place=place: self.waiting == place + 1)
+            until(lambda place=place: self.waiting == place + 1)  # type: ignore[misc]
         self.module.passes.clear()
         self.module.kwargs.clear()
         self.module.gate.set()
         first.result(10)
         found = [one.exception(10) or one.result() for one in asked]
         until(lambda: self.queue.is_idle)
-        return found
+        return found  # type: ignore[return-value]
 
 
 def until(is_so: Callable[[], bool]) -> None:
@@ -402,7 +402,7 @@ def test_the_allocator_of_the_cpu_is_understood() -> None:
 def test_what_a_failed_pass_made_is_let_go() -> None:
     kept: list[Any] = []
 
-    class Wasteful(torch.nn.Module):
+    class Wasteful(torch.nn.Module):  # type: ignore[misc]
         def forward(self, sample: torch.Tensor) -> torch.Tensor:
             import weakref
 
@@ -415,7 +415,7 @@ def test_what_a_failed_pass_made_is_let_go() -> None:
             raise torch.OutOfMemoryError("too many")
 
     queued = QueueUnderTest()
-    queued.module.forward = Wasteful().forward  # type: ignore[method-assign]
+    queued.module.forward = Wasteful().forward  # type: ignore[assignment, method-assign]
     queue = DenoiserQueue(queued.module, Slow())
     with ThreadPoolExecutor(2) as threads:
 

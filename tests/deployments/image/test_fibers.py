@@ -29,7 +29,7 @@ def test_strands_take_turns_in_one_thread() -> None:
         order.append((name, threading.get_ident()))
         return name
 
-    both = [compute.begin(lambda name=name: work(name), None) for name in ("one", "two")]
+    both = [compute.begin(lambda name=name: work(name), None) for name in ("one", "two")]  # type: ignore[misc]
     compute.run(lambda: None)
     assert [name for name, _ in order] == ["one", "two"]
     for fiber in reversed(waiting):
@@ -101,7 +101,7 @@ def test_nothing_that_is_computed_keeps_what_learning_would_need() -> None:
         compute = ComputeThread(device)
         assert not compute.begin(lambda: weight * 2, None).result(WAIT_S).requires_grad
         assert (
-            not compute.begin(lambda compute=compute: compute.run(lambda: weight * 2), None)
+            not compute.begin(lambda compute=compute: compute.run(lambda: weight * 2), None)  # type: ignore[misc]
             .result(WAIT_S)
             .requires_grad
         )

@@ -380,7 +380,7 @@ def test_quantised_text_encoder_transformer_and_offload_go_together(
 ) -> None:
     asked = {"transformer_nf4": True}
     if transformer == "GGUF":
-        asked = {"gguf_model_path": str(gguf_of("flux", "Q4_0", "flux"))}
+        asked = {"gguf_model_path": str(gguf_of("flux", "Q4_0", "flux"))}  # type: ignore[dict-item]
     found = loaded(folder_of("flux"), quantize_text_encoder="text_encoder_2", cpu_offload=offload, **asked)
     without = loaded(folder_of("flux"), quantize_text_encoder="text_encoder_2", **asked)
     assert "Linear8bitLt" in kinds_in(found.pipe.text_encoder_2)

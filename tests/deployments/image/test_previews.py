@@ -24,7 +24,7 @@ class Latents:
         return self._mode
 
 
-class Carrying(torch.nn.Module):
+class Carrying(torch.nn.Module):  # type: ignore[misc]
     """An encoder whose latents carry the picture, eight times smaller, in a mixture of sixteen channels."""
 
     def __init__(self, shift: float = 0.0, scale: float = 1.0, **config: Any) -> None:

@@ -131,7 +131,7 @@ class Scene:
     def __init__(self, workers: int) -> None:
         self.supervisor = Supervisor(workers)
         metrics = IngressMetrics("i")
-        self.dispatcher = Dispatcher(self.supervisor, Settings(_env_file=None, gather_ms=1), metrics)  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(self.supervisor, Settings(_env_file=None, gather_ms=1), metrics)  # type: ignore[call-arg]
 
     async def ask(self, *items: str, timeout_s: float = 5.0) -> list[str]:
         model = self.dispatcher.table.find("m")

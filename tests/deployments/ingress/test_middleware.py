@@ -118,7 +118,7 @@ def test_work_is_dropped_when_its_client_leaves(ask: Ask) -> None:
     async def test() -> None:
         house = House()
         async with house.open() as client:
-            asked = asyncio.create_task(ask(client))
+            asked = asyncio.create_task(ask(client))  # type: ignore[var-annotated]
             await house.entered.wait()
             asked.cancel()
             await asyncio.wait_for(house.dropped.wait(), PATIENCE_S)

@@ -84,7 +84,7 @@ def test_it_costs_a_request_some_microseconds() -> None:
 
     def ask() -> None:
         try:
-            middleware(scope, None, None).send(None)  # type: ignore[arg-type]
+            middleware(scope, None, None).send(None)
         except StopIteration:
             return
 

@@ -357,7 +357,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "/tokenize": {"inputs": "a", "model": "letters", "add_special_tokens": True, "prompt_name": "query"},
     "/decode": {"ids": [97], "model": "letters", "skip_special_tokens": True},
 }
-ODD = (
+ODD = (  # type: ignore[var-annotated]
     -1,
     2**70,
     1.5,

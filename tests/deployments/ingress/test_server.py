@@ -189,7 +189,7 @@ async def test_a_head_that_drips_after_an_answer_is_not_waited_for_either() -> N
         assert not connection.transport.is_closing(), "an idle connection is kept"
         writer.write(b"GET /qu")
         async with asyncio.timeout(PATIENCE_S):
-            while not connection.is_late(now + 10 * HEAD_S):  # type: ignore[union-attr]
+            while not connection.is_late(now + 10 * HEAD_S):
                 await asyncio.sleep(0.001)
         server.close_late(now + 10 * HEAD_S)
         assert await until_closed(reader) == b""

@@ -89,7 +89,7 @@ def test_queries_and_documents_may_share_a_batch(model: LateInteraction) -> None
 
 
 def test_what_is_told_of_the_model_is_so(model: LateInteraction) -> None:
-    assert model.facts.dimensions == 8 and model.facts.packed is True and model.facts.max_tokens == 40
+    assert model.facts.dimensions == 8 and model.facts.packed is True and model.facts.max_tokens == 40  # type: ignore[attr-defined]
 
 
 def test_a_query_and_a_document_of_the_same_words_are_not_taken_for_each_other(model: LateInteraction) -> None:

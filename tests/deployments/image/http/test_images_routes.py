@@ -255,7 +255,7 @@ def test_what_is_no_json_object_is_refused(server: httpx.Client, path: Any, body
 
 
 NESTED = json.loads("[" * 900 + "]" * 900)
-ODD = (-1, 2**70, 1.5, True, "odd", "", [], {}, [None], [5, "a"], {"text": 5}, [{"image": 5}], "\0", NESTED)
+ODD = (-1, 2**70, 1.5, True, "odd", "", [], {}, [None], [5, "a"], {"text": 5}, [{"image": 5}], "\0", NESTED)  # type: ignore[var-annotated]
 FIELDS = {
     GENERATIONS: [*ImageFields.model_fields, *Drawing.model_fields, *ALIASES, "kwargs", "extra_body"],
     "/sdapi/v1/txt2img": [*Text2Image.model_fields, *UNSERVED],

@@ -59,7 +59,7 @@ def test_a_job_goes_on_without_its_client_and_keeps_the_answer(live: LiveCluster
     under_way = until(
         lambda: next((job for job in [seen(server, id)] if job["status"] == "in_progress"), None), within=5
     )
-    assert 0 < under_way["progress"] < 1 and under_way["steps"] == 6 and "result" not in under_way
+    assert 0 < under_way["progress"] < 1 and under_way["steps"] == 6 and "result" not in under_way  # type: ignore[operator]
     assert server.get(f"/v1/requests/{id}/progress").json()["state"] == "running"
     early = server.get(f"/v1/images/jobs/{id}/result")
     assert early.status_code == 409 and f"The job {id} is in_progress" in early.json()["detail"]

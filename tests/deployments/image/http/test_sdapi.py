@@ -185,7 +185,7 @@ def test_a_picture_to_start_from_is_bare_or_a_data_uri(server: httpx.Client, giv
 @pytest.mark.parametrize(("inverts", "painted"), [(0, "right"), (1, "left"), (False, "right"), (True, "left")])
 def test_white_in_a_mask_is_drawn_anew_or_kept(server: httpx.Client, inverts: bool | int, painted: str) -> None:
     asked = {"init_images": [text_of(filled("red"))], "mask": text_of(half("black", "white"))}
-    asked |= {"inpainting_mask_invert": inverts, "mask_blur": 0, "inpaint_full_res": 0, "inpainting_fill": 1}
+    asked |= {"inpainting_mask_invert": inverts, "mask_blur": 0, "inpaint_full_res": 0, "inpainting_fill": 1}  # type: ignore[dict-item]
     (image,), _, _ = drawn(server, "/img2img", **USUAL, **asked)
     new, old = painted_colour("sea"), (255, 0, 0)
     assert corners(image) == ((new, old) if painted == "left" else (old, new))

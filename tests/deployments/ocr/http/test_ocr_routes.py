@@ -111,7 +111,7 @@ def test_json_takes_data_uris_base64_and_objects_that_hold_one(server: httpx.Cli
         {"image": [{"type": "image_url", "image_url": {"url": one}}, {"document_url": two}]},
         {"image": one.partition(",")[2], "file": two.partition(",")[2]},
     ]
-    assert [told(server.post(OCR, json={"model": "reader", **body})) for body in bodies] == ["one\n\ntwo"] * 4
+    assert [told(server.post(OCR, json={"model": "reader", **body})) for body in bodies] == ["one\n\ntwo"] * 4  # type: ignore[dict-item]
 
 
 def test_json_says_all_that_was_read(server: httpx.Client) -> None:
@@ -460,7 +460,7 @@ def message(*files: bytes, text: str = "") -> list[dict[str, Any]]:
 def test_a_chat_reads_what_its_last_message_shows(live: LiveCluster, server: httpx.Client) -> None:
     client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
     first = message(picture("not this"))
-    answer = client.chat.completions.create(model="reader", messages=[*first, *message(picture("one"), text="what?")])
+    answer = client.chat.completions.create(model="reader", messages=[*first, *message(picture("one"), text="what?")])  # type: ignore[list-item]
     (choice,) = answer.choices
     assert (choice.message.content, choice.finish_reason) == ("one\nprompt what?", "stop")
     assert answer.usage.completion_tokens == 3 and answer.model == "reader"

@@ -86,12 +86,12 @@ def test_scores_are_probabilities(kind: tuple[str, Path], model: SequenceClassif
 def test_labels_are_those_of_the_model(kind: tuple[str, Path], model: SequenceClassifiers) -> None:
     labels = ["LABEL_0"] if kind[0] == "one label" else ["joy", "anger", "neither"]
     assert ask(model, "classify", ["a", "b"])["labels"] == [labels, labels]
-    assert model.facts.labels == tuple(labels) and model.facts.packed is True
+    assert model.facts.labels == tuple(labels) and model.facts.packed is True  # type: ignore[attr-defined]
 
 
 def test_no_texts_are_no_scores(model: SequenceClassifiers) -> None:
     found = ask(model, "classify", [])
-    assert found["scores"].shape == (0, len(model.facts.labels)) and found["labels"] == []
+    assert found["scores"].shape == (0, len(model.facts.labels)) and found["labels"] == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("item", [None, 5, ["a"], ["a", "b", "c"], ["a", 5], {"text_pair": "b", "text": 5}])

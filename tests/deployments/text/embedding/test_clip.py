@@ -113,7 +113,7 @@ def test_pictures_are_those_of_transformers(kind: tuple[str, Path], model: Clip)
         expected = plain.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output.numpy()
     found = ask(model, "embed_image", [{"image": data} for data in PICTURES], normalize=False)
     assert found.dtype == np.float32 and np.abs(found - expected).max() < 1e-5
-    assert model.facts.dimensions == found.shape[1]
+    assert model.facts.dimensions == found.shape[1]  # type: ignore[attr-defined]
 
 
 def test_both_lie_in_one_space_at_length_one(model: Clip) -> None:
@@ -153,4 +153,4 @@ def test_vectors_can_be_cut(model: Clip) -> None:
 
 
 def test_the_warm_up_example_can_be_run(model: Clip) -> None:
-    assert ask(model, model.example.ability, model.example.items).shape == (2, model.facts.dimensions)
+    assert ask(model, model.example.ability, model.example.items).shape == (2, model.facts.dimensions)  # type: ignore[attr-defined]

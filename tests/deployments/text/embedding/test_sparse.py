@@ -52,7 +52,7 @@ def test_weights_are_those_of_sentence_transformers(model: SparseEncoders, folde
 
 
 def test_it_packs(model: SparseEncoders) -> None:
-    assert model.facts.packed is True and not model.pace.pads
+    assert model.facts.packed is True and not model.pace.pads  # type: ignore[attr-defined]
 
 
 def test_a_folder_that_sentence_transformers_saved_gives_the_same(

@@ -73,7 +73,7 @@ def test_raw_scores_are_how_much_likelier_yes_is(model: CausalScorers, folder: P
 
 
 def test_it_packs(model: CausalScorers) -> None:
-    assert model.facts.packed is True
+    assert model.facts.packed is True  # type: ignore[attr-defined]
 
 
 def test_an_instruction_can_be_given_with_a_request_and_with_a_launch(model: CausalScorers, folder: Path) -> None:
