@@ -39,6 +39,9 @@ NEWEST = 0.2
 #: model is not known, after so many seconds.
 HUNG_TIMES = 20
 HUNG_UNMEASURED_S = 120.0
+#: No batch that runs for less is taken to hang when it holds a single request that another worker has ended with: if it
+#: hangs here too, others have waited for it once already.
+HUNG_SUSPECT_S = 3.0
 
 NO_LIMITS = QueueLimits()
 
@@ -152,6 +155,8 @@ class Batcher:
         self.shared = 0
         #: Called after every batch, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
+        #: The only request here has been at a worker that ended.
+        self.is_suspicious = False
         #: Called with a batch that does not end, and the seconds it has run.
         self.on_hung: Callable[[Sequence[Item], float], None] = lambda items, seconds: None
 
@@ -291,7 +296,7 @@ class Batcher:
             if self._hung_s is not None:
                 # Batches at once share the speed.
                 speed = (self.speed or self._first_speed) / self._parallel
-                patience = patience_s(sum(item.tokens for item in batch), speed, self._hung_s)
+                patience = patience_s(sum(item.tokens for item in batch), speed, self._least_s)
                 timer = loop.call_later(patience, self.on_hung, batch, patience)
             try:
                 await self._run_batch(batch)
@@ -306,6 +311,12 @@ class Batcher:
                 for item in batch:
                     if self._flying.get(item.identity) is item:
                         del self._flying[item.identity]
+
+    @property
+    def _least_s(self) -> float:
+        """How long any batch may run."""
+        assert self._hung_s is not None
+        return min(self._hung_s, HUNG_SUSPECT_S) if self.is_suspicious else self._hung_s
 
     def _next_batch(self, now: float) -> list[Item]:
         for ticket in [ticket for ticket in self._lines if ticket.deadline <= now or ticket.done.done()]:

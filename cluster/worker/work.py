@@ -53,8 +53,8 @@ class Work(Protocol):
     def loaded(self) -> None:
         """Called once the model can serve."""
 
-    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
-        """What the family makes of one request."""
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
+        """What the family makes of one request. `is_alone`: a worker has ended with it, so it is tried by itself."""
 
     def cancel(self, owner: str, block_s: float) -> bool:
         """Drops the work of that request; True when there was any."""
@@ -101,7 +101,8 @@ class BatchedWork:
     def loaded(self) -> None:
         """The thread that loaded the model also runs it."""
 
-    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
+        self.batcher.is_suspicious = is_alone
         ticket = self.batcher.submit(
             prepared.values,
             prepared.tokens,
@@ -184,7 +185,7 @@ class SteppedWork:
         done, self.loader = self.loader, model_threads(1)
         done.shutdown(wait=False)
 
-    async def outputs(self, call: Call, prepared: Prepared) -> Outputs:
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
         costs = prepared.tokens if prepared.costs is None else prepared.costs
         request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
         values = await request.done

@@ -219,7 +219,8 @@ class Worker:
             prepared = await self._prepare(call, self._work.prepares_inline)
             if prepared.answers is not None:
                 return Answer(prepared.answers, sum(prepared.tokens))
-            return self._answered(call, prepared, await self._work.outputs(call, prepared))
+            is_alone = self._reservation.owner == call.id
+            return self._answered(call, prepared, await self._work.outputs(call, prepared, is_alone))
         except TimeoutError:
             return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
         except errors.ClusterError as error:

@@ -824,6 +824,24 @@ def test_before_any_batch_has_run_the_pass_at_loading_tells_what_to_expect() -> 
     play(scene, hung_s=0.02, first_speed=1e6)
 
 
+def test_what_may_have_ended_another_worker_is_given_less_time() -> None:
+    async def scene(queue: Queue) -> None:
+        told: list[float] = []
+        queue.batcher.on_hung = lambda batch, seconds: told.append(seconds)
+        queue.batcher.speed = 1e6
+        queue.batcher.is_suspicious = True
+        hung = await queue.busy()
+        async with asyncio.timeout(PATIENCE_S):
+            while not told:
+                await asyncio.sleep(0.005)
+        assert told == [0.02]
+        await queue.answer(hung)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "HUNG_SUSPECT_S", 0.02)
+        play(scene, hung_s=PATIENCE_S)
+
+
 def test_a_batch_may_run_many_times_as_long_as_its_tokens_usually_take() -> None:
     async def scene(queue: Queue) -> None:
         told: list[float] = []
