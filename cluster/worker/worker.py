@@ -59,6 +59,7 @@ class Worker:
         #: Calls that were taken while others of the same message were refused; their answers are collected later.
         self._taken: dict[str, asyncio.Task[Outcome]] = {}
         self._reservation = Reservation(name)
+        self._failed_at = float("-inf")
         self._metrics = WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
@@ -194,10 +195,12 @@ class Worker:
         """Seconds that a real forward pass on the example took, waiting included."""
         started = time.perf_counter()
         if self._work is not None:
-            # It has just shown that it computes, or does so for one call only.
-            if started - self._work.computed_at < self._settings.probe_s or self._reservation.owner is not None:
+            # It has just shown that it computes. After a failure only the example tells whether the model is to blame.
+            has_failed = self._failed_at > self._work.computed_at
+            if not has_failed and started - self._work.computed_at < self._settings.probe_s:
                 return 0.0
-            if self._work.is_busy():
+            # It computes, or does so for one call only.
+            if self._reservation.owner is not None or self._work.is_busy():
                 return 0.0
         example = self._family.example
         call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
@@ -262,6 +265,8 @@ class Worker:
         return Answer(self._family.pack(values, call.params), tokens, waited * 1000, ran * 1000)
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
+        if isinstance(error, errors.InferenceFailed):
+            self._failed_at = time.perf_counter()
         self._metrics.failed(error.code())
         return error
 

@@ -24,6 +24,7 @@ from cluster.settings import Settings
 from cluster.status import WorkerName
 from cluster.suspicion import Suspicion, fingerprint_of
 from cluster.value import JsonObject
+from deployments.ingress.failures import FailureRuns
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
@@ -83,6 +84,7 @@ class Dispatcher:
         self._calls = 0
         #: By uid, for models whose workers died lately.
         self._suspicions: dict[str, Suspicion] = {}
+        self._failures = FailureRuns()
         self._telling: set[asyncio.Task[None]] = set()
         self.table = RouteTable()
         self.keys: tuple[Key, ...] = ()
@@ -143,6 +145,7 @@ class Dispatcher:
         }
         for name in before.keys() - self._queues.keys():
             before[name].close()
+            self._failures.forget(name)
         now = asyncio.get_running_loop().time()
         for uid, poison in snapshot.poison:
             self._suspicions.setdefault(uid, Suspicion()).remember(poison, now)
@@ -190,12 +193,16 @@ class Dispatcher:
                     answer = await (queue.send_tried if is_suspect else queue.send)(call, question.is_long)
                     self.table.queued[route.worker] = queue.queued
                     self._clear(question)
+                    if self._failures:
+                        self._failures.answered(model.uid, route.worker)
                     return answer, route.worker
                 except GivenUp as silence:
                     return await self._first(silence.sent, queue, route.worker, question, tried, losses)
                 except errors.ClusterError as error:
                     if not error.retryable:
                         self._clear(question)
+                        if isinstance(error, errors.InferenceFailed):
+                            self._see_failure(model.uid, route.worker)
                         raise
                     refusal = error
             if isinstance(refusal, errors.WorkerReserved):
@@ -266,6 +273,12 @@ class Dispatcher:
             ended = suspicion.died_alone(worker, poison, now)
             log.error("a request to %s ended %s and is refused from now on", name.uid, ", ".join(ended))
             self._tell_supervisor("a poisonous request", self._supervisor.poisoned(name.uid, poison, ended))
+
+    def _see_failure(self, uid: str, worker: str) -> None:
+        """The worker lives, but does not compute."""
+        if self._failures.failed(uid, worker, asyncio.get_running_loop().time()):
+            log.warning("%s fails one call after another, and others of %s do not; it is to be probed", worker, uid)
+            self._tell_supervisor("a failing worker", self._supervisor.suspect(worker))
 
     def _see_silence(self, worker: str, is_silent: bool) -> None:
         if is_silent:

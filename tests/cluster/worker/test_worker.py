@@ -581,6 +581,23 @@ def test_a_model_that_has_just_computed_needs_no_probe(tmp_path: Path) -> None:
     play(scene())
 
 
+def test_after_a_failure_a_probe_computes_though_the_model_has_just_worked(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await ask(worker, call("b"))
+        assert await worker.probe() == 0
+        broken = Broken()
+        broken.load(Held.seen[0])
+        worker._work._family = broken
+        (outcome,), _ = await worker.infer([call("a")])
+        assert isinstance(outcome, errors.InferenceFailed)
+        with pytest.raises(errors.InferenceFailed):
+            await worker.probe()
+
+    play(scene())
+
+
 def test_a_probe_of_a_model_that_raises_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,8 @@ class Worker:
         self.asked: list[list[str]] = []
         self.cancelled: list[str] = []
         self.reserved_for: str | None = None
+        #: It fails every call at once.
+        self.is_broken = False
         self.is_dead = asyncio.get_running_loop().create_future()
         #: Cleared: it answers nothing, not even whether it hears.
         self.runs = asyncio.Event()
@@ -58,6 +61,8 @@ class Worker:
         await self._until_it_runs()
         self.asked.append([call.items[0] for call in calls])
         await asyncio.sleep(0.01)
+        if self.is_broken:
+            return [errors.InferenceFailed("It computes nothing.") for _ in calls], 0
         if any(call.items == POISON and self._takes(call) for call in calls):
             self.is_dead.set_result(None)
         await self._until_it_runs()
@@ -232,6 +237,31 @@ def test_calls_at_a_worker_that_hangs_are_answered_elsewhere(hasty: None) -> Non
         await asyncio.sleep(0.05)
         assert [told for told in s.supervisor.told if told[0] == "poisoned"] == []
         assert not s.dispatcher._suspicions or s.dispatcher._suspicions["m"].is_over(0.0)
+
+    play(scene, workers=2)
+
+
+def test_a_worker_that_fails_everything_while_another_answers_is_told_to_the_supervisor() -> None:
+    async def scene(s: Scene) -> None:
+        s.workers[0].is_broken = True
+        for number in range(100):
+            with suppress(errors.InferenceFailed):
+                await s.ask(str(number))
+            if s.supervisor.told:
+                break
+        assert s.supervisor.told == [("suspect", s.workers[0].name)]
+
+    play(scene, workers=2)
+
+
+def test_an_input_that_fails_at_every_worker_makes_no_worker_suspicious() -> None:
+    async def scene(s: Scene) -> None:
+        for worker in s.workers:
+            worker.is_broken = True
+        for number in range(50):
+            with pytest.raises(errors.InferenceFailed):
+                await s.ask(str(number))
+        assert s.supervisor.told == []
 
     play(scene, workers=2)
 
