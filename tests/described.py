@@ -9,7 +9,19 @@ from typing import Any
 
 import httpx
 import orjson
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, TypeChecker
+from jsonschema.validators import extend
+
+
+def _is_number(_: TypeChecker, value: Any) -> bool:
+    """Bodies may hold numbers as texts, as forms do, and true for 1."""
+    return isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value) is not None)
+
+
+Lenient = extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_number, "number": _is_number}),
+)
 
 
 class Contract:
@@ -29,7 +41,10 @@ class Contract:
         response.read()
         status = str(response.status_code) if response.is_success else "default"
         if status == "200" and "application/json" in request.headers.get("content-type", ""):
-            self._hold(orjson.loads(request.read()), template, request.method.lower(), "requestBody")
+            body = orjson.loads(request.read())
+            # Null is what is not given.
+            given = {name: value for name, value in body.items() if value is not None}
+            self._hold(given, template, request.method.lower(), "requestBody")
         self._hold(response.json(), template, request.method.lower(), "responses", status)
 
     def _find(self, method: str, path: str) -> str | None:
@@ -49,7 +64,8 @@ class Contract:
         for step in way:
             described = described[step]
         schema = described["content"]["application/json"]["schema"]
-        return Draft202012Validator({**schema, "components": self._document["components"]})
+        kind = Lenient if "requestBody" in way else Draft202012Validator
+        return kind({**schema, "components": self._document["components"]})
 
 
 @cache

@@ -6,13 +6,14 @@ the document is made when somebody first reads it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic.fields import FieldInfo
 from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
@@ -91,6 +92,30 @@ def described(
 def description_of(route: APIRoute) -> Description | None:
     description = vars(route.endpoint).get(_NOTE)
     return description if isinstance(description, Description) else None
+
+
+def body_model(
+    name: str,
+    fields: Mapping[str, FieldInfo],
+    *,
+    aliases: Mapping[str, str],
+    files: Mapping[str, str],
+    lists: Collection[str] = (),
+) -> type[BaseModel]:
+    """The body of a route that takes JSON and forms alike: fields, other names of them, and files with a word on each.
+    `lists` may also come as one text with commas."""
+    types: dict[str, Any] = {}
+    for field, info in fields.items():
+        annotation: Type = info.annotation
+        types[field] = (annotation | str | None if field in lists else annotation | None, info)
+    for alias, field in aliases.items():
+        types[alias] = (types[field][0], Field(default=None, description=f"Another name of {field}."))
+    for file, words in files.items():
+        types[file] = (str | list[str | JsonObject] | JsonObject | None, Field(default=None, description=words))
+    for wrapped in ("kwargs", "extra_body"):
+        words = "More of these fields, as an object or the JSON of one."
+        types[wrapped] = (str | JsonObject | None, Field(default=None, description=words))
+    return create_model(name, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **types)
 
 
 def document(routes: Sequence[BaseRoute], *, asks_for_keys: bool, public: frozenset[str] = frozenset()) -> JsonObject:

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypedDict
 
 from cluster.value import JsonObject
-from deployments.image.http.forms import OPTIONS, ImageFields
+from deployments.image.http.forms import ALIASES, FILES, OPTIONS, ImageFields
 from deployments.image.requests import Drawing
+from deployments.ingress.openapi import body_model
 
 PICTURE = "A file of a form; in JSON base64, a data: URL or an address."
-Pictures = str | list[str]
 
-
-def _body() -> type[BaseModel]:
-    """The fields of a drawing with those that the routes take beside it, and its pictures by the names they come
-    under."""
-    fields: dict[str, Any] = {
-        name: (Drawing.model_fields[name].annotation, Drawing.model_fields[name]) for name in OPTIONS
-    }
-    fields |= {
-        name: (Pictures | None, Field(default=None, description=PICTURE))
-        for name in ("image", "mask", "mask_image", "control_image")
-    }
-    return create_model("PictureBody", __base__=ImageFields, **fields)
-
-
-PictureBody = _body()
+PictureBody = body_model(
+    "PictureBody",
+    {**ImageFields.model_fields, **{name: Drawing.model_fields[name] for name in OPTIONS}},
+    aliases=ALIASES,
+    files=dict.fromkeys(FILES, PICTURE),
+)
 
 
 class PictureRow(TypedDict):

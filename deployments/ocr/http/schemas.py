@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired
+from typing import NotRequired
 
-from pydantic import BaseModel, Field, create_model
 from typing_extensions import TypedDict
 
 from cluster.value import JsonObject
-from deployments.ocr.http.body import FILES, OcrFields
+from deployments.ingress.openapi import body_model
+from deployments.ocr.http.body import ALIASES, FILES, LISTS, OcrFields
 from deployments.ocr.requests import Reading
 
 DOCUMENT = "Files of a form; in JSON base64, a data: URL or an address. One of these names is needed."
-Papers = str | list[str]
 
-
-def _body() -> type[BaseModel]:
-    """What is read of a page and what the routes take beside it, and the files by the names they come under."""
-    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in Reading.model_fields.items()}
-    for name in ("languages", "features"):
-        field = Reading.model_fields[name]
-        # A form holds several values as one text with commas.
-        fields[name] = (field.annotation | str, field) if field.annotation is not None else fields[name]
-    fields |= {name: (Papers | None, Field(default=None, description=DOCUMENT)) for name in FILES}
-    return create_model("DocumentBody", __base__=OcrFields, **fields)
-
-
-DocumentBody = _body()
+DocumentBody = body_model(
+    "DocumentBody",
+    {**OcrFields.model_fields, **Reading.model_fields},
+    aliases=ALIASES,
+    files={name: DOCUMENT for file in FILES for name in (file, f"{file}[]")},
+    lists=LISTS,
+)
 
 
 class ReadUsage(TypedDict):
