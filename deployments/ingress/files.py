@@ -102,7 +102,7 @@ class Shelf:
 
     def sweep(self, coming: int = 0) -> None:
         """Makes room for what comes."""
-        files = [(self._age_of(path.name, modified), size, path) for modified, size, path in _seen(self.folder)]
+        files = [(self._age_of(path.name, modified), size, path) for modified, size, path in _listed(self.folder)]
         names = {path.name for _, _, path in files}
         self._written = {name: entry for name, entry in list(self._written.items()) if name in names}
         total = coming + sum(size for _, size, _ in files)
@@ -117,7 +117,7 @@ class Shelf:
         return self.folder / name
 
 
-def _seen(folder: Path) -> list[tuple[float, int, Path]]:
+def _listed(folder: Path) -> list[tuple[float, int, Path]]:
     """Modification time, size and path of each. Other processes may remove files meanwhile."""
     files = []
     with os.scandir(folder) as entries:

@@ -109,7 +109,7 @@ class Serving:
 
         spans = spans_of(len(items), len(routes.workers) if ability in IN_PARTS else 1)
         answers = await _all_or_none([part_of(*span) for span in spans])
-        answer = _whole([answer for answer, _ in answers])
+        answer = _one_answer([answer for answer, _ in answers])
         return Served(routes, answer, answers[0][1], (time.perf_counter() - started) * 1000)
 
     async def embed(
@@ -237,7 +237,7 @@ async def _all_or_none(questions: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             unanswered.cancel()
 
 
-def _whole(parts: Sequence[Answer]) -> Answer:
+def _one_answer(parts: Sequence[Answer]) -> Answer:
     if len(parts) == 1:
         return parts[0]
     return Answer(
@@ -257,5 +257,5 @@ def _ordered(outputs: Any, order: Any) -> Any:
 
 def _together(parts: Sequence[Served]) -> Served:
     """Several answers as one: the outputs one after another, the tokens added up, the time of the slowest."""
-    answer = _whole([part.answer for part in parts])
+    answer = _one_answer([part.answer for part in parts])
     return Served(parts[0].model, answer, parts[0].worker, max(part.total_ms for part in parts))

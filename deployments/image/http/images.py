@@ -52,13 +52,13 @@ class ImageOrder:
     ask: ImageFields
     subject: Subject
     #: Pixels of all pictures that came with it.
-    given_pixels: int = 0
+    input_pixels: int = 0
     base_url: str = ""
 
     def usage(self, drawn: Sequence[DrawnPicture], *, with_input: bool = True) -> JsonObject:
         """`with_input`: the input is counted in one answer only, also when a request has several."""
         text = -(-len(self.drawing.prompt) // LETTERS) if with_input else 0
-        image = self.given_pixels // PATCH if with_input else 0
+        image = self.input_pixels // PATCH if with_input else 0
         output = sum(picture.width * picture.height // PATCH for picture in drawn)
         return {
             "input_tokens": text + image,
@@ -68,7 +68,7 @@ class ImageOrder:
             "total_tokens": text + image + output,
         }
 
-    def told(self, drawn: Sequence[DrawnPicture]) -> JsonObject:
+    def about(self, drawn: Sequence[DrawnPicture]) -> JsonObject:
         """What an answer says of all its pictures."""
         size = f"{drawn[0].width}x{drawn[0].height}" if drawn else self.ask.size or "auto"
         background = "transparent" if self.ask.background == "transparent" else "opaque"
@@ -113,7 +113,7 @@ class Images:
             raise errors.BadRequest(
                 "A job in the background streams nothing; leave out stream or background.", "stream"
             )
-        pixels = await forms.check_pictures(given_with(drawing), self.serving.settings)
+        pixels = await forms.check_pictures(input_pictures(drawing), self.serving.settings)
         await self._progress.name(request, model, ask.request_id, streams=ask.stream)
         return ImageOrder(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
 
@@ -165,10 +165,10 @@ class Images:
         return Json(record.to_json(), 202)
 
     def _body(self, order: ImageOrder, drawn: Sequence[DrawnPicture]) -> JsonObject:
-        data = [{**self._shown(order, picture), "revised_prompt": None} for picture in drawn]
-        return {"created": int(time.time()), **order.told(drawn), "data": data, "usage": order.usage(drawn)}
+        data = [{**self._as_json(order, picture), "revised_prompt": None} for picture in drawn]
+        return {"created": int(time.time()), **order.about(drawn), "data": data, "usage": order.usage(drawn)}
 
-    def _shown(self, order: ImageOrder, picture: DrawnPicture) -> JsonObject:
+    def _as_json(self, order: ImageOrder, picture: DrawnPicture) -> JsonObject:
         as_url = order.ask.response_format == "url"
         return {
             "b64_json": None if as_url else as_base64(picture.data),
@@ -213,12 +213,12 @@ class Images:
     def _partial(self, order: ImageOrder, preview: bytes, index: int) -> bytes:
         format = "png" if preview.startswith(b"\x89PNG") else "jpeg" if preview.startswith(b"\xff\xd8") else "webp"
         content = {"b64_json": as_base64(preview), "created_at": int(time.time()), "partial_image_index": index}
-        return _event(f"{order.subject}.partial_image", {**order.told(()), **content, "output_format": format})
+        return _event(f"{order.subject}.partial_image", {**order.about(()), **content, "output_format": format})
 
     def _completed(self, order: ImageOrder, picture: DrawnPicture, is_first: bool) -> bytes:
         usage = order.usage([picture], with_input=is_first)
-        content = {**order.told([picture]), "created_at": int(time.time()), "usage": usage}
-        return _event(f"{order.subject}.completed", {**content, **self._shown(order, picture)})
+        content = {**order.about([picture]), "created_at": int(time.time()), "usage": usage}
+        return _event(f"{order.subject}.completed", {**content, **self._as_json(order, picture)})
 
 
 def router(services: Services) -> APIRouter:
@@ -317,7 +317,7 @@ def _pictures_of(brought: ImageBody) -> tuple[bytes, ...]:
     return images
 
 
-def given_with(drawing: Drawing) -> list[tuple[str, bytes]]:
+def input_pictures(drawing: Drawing) -> list[tuple[str, bytes]]:
     """The pictures that came with a request, by the names of their fields."""
     pictures = [("image", data) for data in drawing.images]
     pictures += [("mask", drawing.mask)] if drawing.mask is not None else []

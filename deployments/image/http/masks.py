@@ -15,7 +15,7 @@ from deployments.image import pictures
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-#: Beginnings of the files that are taken, which is decided before a decoder sees them.
+#: How files of the formats that are taken begin; checked before a decoder sees them.
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM")
 
 
@@ -80,7 +80,7 @@ class Inpaint(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """What is left to draw of a picture of which only a part is redrawn."""
+    """The part of a picture that is redrawn."""
 
     image: bytes
     mask: bytes
@@ -118,7 +118,7 @@ def around(
 
 
 def pasted(drawn: bytes, image: bytes, whole_mask: Cut, most: int) -> bytes:
-    """A redrawn part back in its picture, with what the file of the part says of how it was made."""
+    """A redrawn part put back into its picture, with the notes of the part's file on how it was made."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 

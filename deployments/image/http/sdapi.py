@@ -35,14 +35,14 @@ from deployments.ingress.files import Shelf
 from deployments.ingress.media import MediaReader
 from deployments.ingress.openapi import described
 
-#: How the noise falls from step to step; the name of a sampler has it at its end.
+#: Schedules of noise, which follow the name of a sampler: `Euler Karras`.
 SCHEDULERS = ("automatic", "karras", "exponential", "beta")
-#: Those that mean none of its own.
+#: Values that mean the default.
 PLAIN = ("", "automatic", "normal", "default")
 
 _LORA = re.compile(r"<lora:([^:>]+)(?::(-?[\d.]+))?[^>]*>")
 
-#: Fields that change the picture, are not done here, and have a sentence on what does it instead.
+#: Fields that would change the picture and are not served, each with what to do instead.
 UNSERVED = {
     "enable_hr": "Upscaling in a second pass is not served; ask for the size itself.",
     "restore_faces": "Restoring faces is not served.",
@@ -103,7 +103,7 @@ class PngInfo(BaseModel):
 
 
 class InputPictures(NamedTuple):
-    """The pictures of a request as they are drawn on, and what is cut out of what."""
+    """The pictures that a request starts from, and which part of them is redrawn."""
 
     images: tuple[bytes, ...]
     mask: bytes | None = None
@@ -118,7 +118,7 @@ class WebUi:
         self._dispatcher = services.dispatcher
         self._progress = services.progress
         self._media = MediaReader(self._settings)
-        #: Which model each key has chosen: its clients do that in a request of their own.
+        #: The model that each key has chosen, which its clients do by a request of its own.
         self._chosen = Shelf(self._settings.home / "sdapi", float("inf"))
 
     # ------------------------------------------------------------------------------------------------- models
@@ -146,14 +146,14 @@ class WebUi:
         settings = body.override_settings
         name = body.model or settings.get("sd_model_checkpoint") or await self.chosen(request.state.key)
         options = options_of(body)
-        inputs = await self._given(body, options) if isinstance(body, Image2Image) else InputPictures(())
+        inputs = await self._inputs(body, options) if isinstance(body, Image2Image) else InputPictures(())
         options |= {"images": inputs.images} if inputs.images else {}
         options |= {"mask": inputs.mask} if inputs.mask is not None else {}
         task: Any = "text2image" if not inputs.images else "image2image" if inputs.mask is None else "inpainting"
         ask: ImageFields = checked(ImageFields, {"model": name})
         order = await self._images.order(request, task, ask, options, "image_generation")
         drawn = await self._images.draw(request, order)
-        drawn = await asyncio.to_thread(self._whole, drawn, inputs)
+        drawn = await asyncio.to_thread(self._put_back, drawn, inputs)
         encoded = await asyncio.to_thread(lambda: [as_base64(picture.data) for picture in drawn])
         hidden = {"init_images", "mask"}
         return Json(
@@ -164,7 +164,7 @@ class WebUi:
             }
         )
 
-    async def _given(self, asked: Image2Image, options: JsonObject) -> InputPictures:
+    async def _inputs(self, asked: Image2Image, options: JsonObject) -> InputPictures:
         most = self._settings.max_image_pixels
         read = await self._media.read([{"image": text} for text in asked.init_images], "init_images")
         images = tuple(item["image"] for item in read)
@@ -192,8 +192,8 @@ class WebUi:
         cut = await asyncio.to_thread(masks.cut, images[0], mask, how, width / height, most)
         return InputPictures((cut.image, *images[1:]), cut.mask, cut, images[0])
 
-    def _whole(self, drawn: list[DrawnPicture], given: InputPictures) -> list[DrawnPicture]:
-        """Parts that were drawn alone, back in their pictures. For threads."""
+    def _put_back(self, drawn: list[DrawnPicture], given: InputPictures) -> list[DrawnPicture]:
+        """Puts redrawn parts back into their pictures. Blocks: call it in a thread."""
         if given.cut is None or given.cut.box is None:
             return drawn
         most = self._settings.max_image_pixels
@@ -306,7 +306,7 @@ def router(services: Services) -> APIRouter:
 
 
 def read(schema: type[Drawn], body: JsonObject) -> Drawn:
-    """The fields that were given, without those that change nothing."""
+    """The fields of the body; refuses those that would change the picture and are not served."""
     for name, sentence in UNSERVED.items():
         if body.get(name) not in (None, False, 0, "", []):
             raise errors.BadRequest(sentence, name)
@@ -324,10 +324,10 @@ def read(schema: type[Drawn], body: JsonObject) -> Drawn:
 
 
 def options_of(asked: Text2Image) -> JsonObject:
-    """The same drawing in our words."""
+    """The fields of a `Drawing` for what is asked for here."""
     prompt, loras = loras_in(asked.prompt)
     guidance, layers = asked.cfg_scale, asked.override_settings.get("CLIP_stop_at_last_layers")
-    # Clients of models that learnt guidance send it beside the other, which is then 1.
+    # Clients of guidance-distilled models send this one, and 1 for the usual one.
     if asked.distilled_cfg_scale is not None and guidance in (None, 1.0):
         guidance = asked.distilled_cfg_scale
     options = {
@@ -343,7 +343,7 @@ def options_of(asked: Text2Image) -> JsonObject:
         "loras": loras or None,
         "clip_skip": layers - 1 if isinstance(layers, int) and layers > 1 else None,
         "strength": asked.denoising_strength if isinstance(asked, Image2Image) else None,
-        # So that there is something to see while it is under way.
+        # Clients show previews while they poll the progress.
         "partial_images": MOST_PREVIEWS,
         "output_format": "png",
     }
@@ -374,7 +374,7 @@ def sampler_of(asked: Text2Image) -> str | None:
 
 
 def info_of(asked: Text2Image, order: ImageOrder, drawn: list[DrawnPicture], started: float) -> str:
-    """A text that is JSON again, as clients expect it."""
+    """A text of JSON within the JSON, as clients expect it."""
     seeds = [picture.seed for picture in drawn]
     first = drawn[0]
     info = {
@@ -431,7 +431,7 @@ def parameters_in(info: str) -> dict[str, str]:
 
 
 def request_id_of(key: keys.Key | None) -> str:
-    """One for all its requests: these clients know of no ids, and mean whatever is under way."""
+    """One id for all requests of a key: these clients know no ids, and mean whatever request is running."""
     return f"sdapi-{key.id if key else 'all'}"
 
 

@@ -23,7 +23,7 @@ ALIASES = {"language": "languages", "lang": "languages"}
 #: Fields of several values, which a form and a command line hold as one text with commas.
 LISTS = ("languages", "features")
 MOST_LISTED = 10_000
-#: What a file is called whose sender did not say.
+#: Names that clients send for files that have none.
 NAMELESS = ("", "image", "file", "blob", "upload")
 
 #: `3`, `"1-3,7"`, or a list of such.
@@ -36,7 +36,7 @@ Format = Literal["text", "json", "markdown", "html", "hocr", "tsv", "pdf"]
 
 
 class OcrFields(BaseModel):
-    """The fields that are not the model's affair."""
+    """The fields that the model does not see."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -54,7 +54,7 @@ class OcrFields(BaseModel):
 
 
 class OcrBody:
-    """Reads requests."""
+    """Reads the bodies of requests for text."""
 
     def __init__(self, settings: Settings) -> None:
         self._media = MediaReader(settings, most_bytes=settings.max_body_bytes)

@@ -1,4 +1,4 @@
-"""Chat completions of models that read: what the last message shows is read, what it says is the prompt."""
+"""Chat completions of models that read: the pictures of the last message are read, its text is the prompt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END = b"data: [DONE]\n\n"
 
 
 class PageChat(BaseModel):
-    """The rest of what chats are asked with has no meaning for a page, and is let pass."""
+    """Other fields of a chat mean nothing for a page, and are ignored."""
 
     model_config = ConfigDict(extra="ignore", protected_namespaces=())
 
@@ -57,14 +57,14 @@ class Chat:
         self._order = order
         self._run = run
         self._tells_usage = tells_usage
-        self._told = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": order.model.uid}
+        self._common = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": order.model.uid}
 
     async def whole(self) -> Json:
         with contextlib.closing(self._order.document):
             pages = [read.page for read in await every(self._run)]
         message = {"role": "assistant", "content": formats.markdown(pages)}
         choice = {"index": 0, "message": message, "finish_reason": _why_it_ended(pages), "logprobs": None}
-        return Json({**self._told, "object": "chat.completion", "choices": [choice], "usage": _usage(pages)})
+        return Json({**self._common, "object": "chat.completion", "choices": [choice], "usage": _usage(pages)})
 
     async def events(self) -> AsyncGenerator[bytes]:
         """A piece for each page."""
@@ -83,9 +83,9 @@ class Chat:
             ended = [result.page for result in results]
             yield self._chunk({}, _why_it_ended(ended))
             if self._tells_usage:
-                yield _event({**self._told, "object": "chat.completion.chunk", "choices": [], "usage": _usage(ended)})
+                yield _event({**self._common, "object": "chat.completion.chunk", "choices": [], "usage": _usage(ended)})
             yield END
-        # Once the answer has begun, its status is out.
+        # Once the answer has begun its status is sent, so the error becomes an event.
         except Exception as error:
             if not any(result.page.markdown for result in results):
                 raise
@@ -93,7 +93,7 @@ class Chat:
 
     def _chunk(self, delta: dict[str, str], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-        return _event({**self._told, "object": "chat.completion.chunk", "choices": [choice]})
+        return _event({**self._common, "object": "chat.completion.chunk", "choices": [choice]})
 
 
 def answerer(services: Services) -> ChatAnswer:

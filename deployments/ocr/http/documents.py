@@ -1,4 +1,4 @@
-"""Documents that come with a request: what is in them, and their pages as pictures, drawn by processes apart."""
+"""Documents that come with a request: what is in them, and their pages as pictures, drawn in other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.settings import Settings
 from deployments.ocr.http.renderers import HURRY_S, PATIENCE_S, Renderers
 from deployments.ocr.requests import MOST_SIDE
 
-#: Characters of a range of pages: the time to see that one is none grows with their square.
+#: Characters of a range of pages: matching takes time that grows with their square.
 MOST_RANGE = 40
 
 _RANGE = re.compile(r"(\d{1,9})?\s*(-)?\s*(\d{1,9})?")
@@ -48,7 +48,7 @@ class _File:
 
 
 class Document:
-    """The files of one request, their pages counted through, on disk for as long as this is kept."""
+    """The files of one request, on disk until it is closed; their pages are numbered through all files."""
 
     def __init__(
         self, renderers: Renderers, folder: tempfile.TemporaryDirectory[str], settings: Settings, caller: str
@@ -116,7 +116,7 @@ class DocumentOpener:
         self._renderers = Renderers(settings.render_processes, settings.render_bytes, patience_s, hurry_s)
 
     async def open(self, files: Sequence[DocumentFile], caller: str = "") -> Document:
-        """To be closed by whoever reads it. Pages of several callers are drawn in turns."""
+        """The caller closes it. Callers take turns in having pages drawn."""
         folder = await asyncio.to_thread(tempfile.TemporaryDirectory, prefix="cluster-pages-")
         document = Document(self._renderers, folder, self._settings, caller)
         try:
@@ -128,7 +128,7 @@ class DocumentOpener:
         return document
 
     def choose(self, document: Document, pages: Any) -> list[int]:
-        """The numbers of the pages that were asked for, all without a wish."""
+        """The numbers of the pages to read; all if none are named."""
         if not document.pages:
             raise errors.InvalidBody(f"{document.name} has no pages.", "image")
         return numbers_of("1-" if pages is None else pages, document.pages, document.name, self._settings.max_pages)

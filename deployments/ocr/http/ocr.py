@@ -32,7 +32,7 @@ from deployments.ocr.page import RecognisedPage
 from deployments.ocr.requests import Reading
 from deployments.ocr.searchable import SearchablePdf, searchable
 
-#: What each format is when it is asked for as a file by an `Accept` header; else it is a text within JSON.
+#: The media type of each format when an `Accept` header asks for it as a file; else it is a text within JSON.
 MEDIA_TYPES = {
     "text": "text/plain",
     "markdown": "text/markdown",
@@ -82,7 +82,7 @@ class Ocr:
                 return await self._pdf(order, run)
             results = await every(run)
         body = await asyncio.to_thread(order.written, [read.page for read in results])
-        headers = _told_of_unread(results)
+        headers = _unread_header(results)
         media_type = MEDIA_TYPES.get(order.ask.output_format)
         if media_type is not None and media_type in request.headers.get("accept", ""):
             headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
@@ -98,7 +98,7 @@ class Ocr:
         return StreamingResponse(_pieces_of(file), media_type=PDF, headers=headers)
 
     async def _written_pdf(self, run: DocumentRun) -> BinaryIO:
-        """Page by page into a file, at whose end it stands."""
+        """A file that was written page by page; its position is at its end."""
         file = cast(BinaryIO, tempfile.SpooledTemporaryFile(SPOOL_BYTES))
         pdf = SearchablePdf(file)
         results: list[PageResult] = []
@@ -137,7 +137,7 @@ class Ocr:
                         yield event
                         has_begun = True
                 yield event_of("ocr.completed", _summary(order, results))
-        # Once the answer has begun, its status is out.
+        # Once the answer has begun its status is sent, so the error becomes an event.
         except Exception as error:
             if not has_begun:
                 raise
@@ -167,7 +167,7 @@ class Ocr:
     async def _meanwhile(
         self, order: OcrOrder, id: str, number: int, coming: asyncio.Future[Any]
     ) -> AsyncGenerator[bytes]:
-        """What can be told until the next page is read."""
+        """Events until the next page is read."""
         beat_s, sent = self.serving.settings.keep_alive_s, 0
 
         def watch(version: int, wait_s: float) -> Awaitable[View | None]:
@@ -191,7 +191,7 @@ def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
         content = _as_base64(searchable([(read.picture.data, read.page)])) if read.picture is not None else None
     elif format != "json":
         content = formats.WRITERS[format]([read.page])
-    event = {"page": order.told(read.page), "done": done, "pages": len(order.numbers), "content": content}
+    event = {"page": order.page_json(read.page), "done": done, "pages": len(order.numbers), "content": content}
     return event_of("ocr.page", event)
 
 
@@ -202,7 +202,7 @@ def _summary(order: OcrOrder, results: Sequence[PageResult]) -> JsonObject:
 
 
 def caller_of(request: Request) -> str:
-    """Whose turn it is by: the key, or without one the address."""
+    """Whose turns are counted together: those of a key, or of an address without one."""
     key = request.state.key
     if key is not None:
         return str(key.id)
@@ -213,8 +213,8 @@ def event_of(name: str, content: JsonObject) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), orjson.dumps({"type": name, **content}))
 
 
-def _told_of_unread(results: Sequence[PageResult]) -> dict[str, str]:
-    """Formats of text have no place to say so."""
+def _unread_header(results: Sequence[PageResult]) -> dict[str, str]:
+    """A header names the pages that could not be read: formats of text have no place for it."""
     numbers = ",".join(str(read.page.number) for read in results if read.error is not None)
     return {"x-unread-pages": numbers} if numbers else {}
 

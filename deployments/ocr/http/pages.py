@@ -1,5 +1,5 @@
-"""The pages of one document read by all workers of a model: a few at once, answered in order, what fails told on its
-page."""
+"""Reads the pages of one document by all workers of a model: a few at once, answered in order. A page that fails says
+so, and the others are read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from deployments.ocr.http.documents import Document, PageImage
 from deployments.ocr.page import RecognisedPage, unread
 from deployments.ocr.requests import Reading
 
-#: What a worker is given at once: pages that it reads, and pages that are drawn meanwhile.
+#: Pages under way: per worker, and more that are drawn meanwhile.
 PER_WORKER, MORE = 2, 2
-#: Between two tries to place a page where there is no room, at least and at most.
+#: The shortest and longest pause before a page is sent again that was refused as too much.
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.2, 2.0
-#: What is wrong with one page and says nothing of the next.
+#: Errors that concern one page only.
 OF_ONE_PAGE = (errors.BadRequest, errors.TooLarge, errors.InferenceFailed, errors.OutOfMemory)
 
 
@@ -40,7 +40,7 @@ class OcrOrder:
     document: Document
     numbers: Sequence[int]
 
-    def told(self, page: RecognisedPage) -> JsonObject:
+    def page_json(self, page: RecognisedPage) -> JsonObject:
         """A page as JSON, with the file it is in."""
         name, number = self.document.file_of(page.number)
         return {**page.to_dict(self.reading.features), "file": name, "file_page": number}
@@ -50,7 +50,7 @@ class OcrOrder:
         if self.ask.output_format != "json":
             return formats.WRITERS[self.ask.output_format](pages)
         document = formats.as_dict(pages, self.reading.features)
-        return {**document, "pages": [self.told(page) for page in pages], "model": self.model.uid}
+        return {**document, "pages": [self.page_json(page) for page in pages], "model": self.model.uid}
 
 
 class PageResult(NamedTuple):
@@ -74,12 +74,12 @@ class DocumentRun:
         self._deadline = self._began + timeout_s
 
     def id_of(self, number: int) -> str:
-        """By which the workers know what is asked for that page."""
+        """The name by which workers know the call for that page."""
         return f"{self._owner}#{number}"
 
     async def pages(self) -> AsyncGenerator[PageResult]:
         if len(self._order.numbers) == 1:
-            # Of one page its worker knows more.
+            # Of a single page its worker knows the progress better.
             yield await self._one(self._order.numbers[0])
             return
         with self._progress.counting(self._order.model.uid, self._owner, len(self._order.numbers)) as progress:
@@ -88,7 +88,7 @@ class DocumentRun:
                     yield result
 
     def _advanced(self, view: View) -> View:
-        """By one page, whichever it was."""
+        """The progress after one more page."""
         done, total = view.step + 1, view.steps
         eta_s = (asyncio.get_running_loop().time() - self._began) / done * (total - done)
         return view._replace(version=done, fraction=done / total, step=done, eta_s=eta_s)
@@ -120,7 +120,7 @@ class DocumentRun:
 
     @staticmethod
     async def _until_next(under_way: deque[asyncio.Task[PageResult]]) -> None:
-        """Raises as soon as any page does: then there is no use in the others."""
+        """Waits for the next page in order; raises as soon as any page fails for good, since the document does then."""
         while True:
             for task in under_way:
                 if task.done():
@@ -135,7 +135,7 @@ class DocumentRun:
             picture = await self._order.document.picture(number, self._order.ask.dpi)
             answer = await self._ask(number, picture)
         except OF_ONE_PAGE as error:
-            # What was asked for is wrong on every page.
+            # An option that is wrong is wrong for every page.
             if error.param in Reading.model_fields:
                 raise
             refusal = self._named(error, number)
@@ -147,14 +147,14 @@ class DocumentRun:
         return PageResult(page._replace(number=number, dpi=page.dpi or picture.dpi), picture)
 
     def _named(self, error: errors.ClusterError, number: int) -> errors.ClusterError:
-        """To a worker every page is the image."""
+        """A worker calls every page `image`; the caller is told which page it is."""
         if not error.message.startswith("image "):
             return error
         message = self._order.document.title_of(number) + error.message.removeprefix("image")
         return type(error)(message, error.param, error.retry_after_s)
 
     async def _ask(self, number: int, picture: PageImage) -> Answer:
-        """A document as a whole is refused with its first page; the others wait for room."""
+        """If the first page is refused as too much, so is the document; later pages wait and try again."""
         loop = asyncio.get_running_loop()
         while True:
             try:

@@ -155,7 +155,7 @@ def _refuse_forms(form: Form, kinds: list[str]) -> None:
 
 
 def _refuse_unserved(body: JsonObject) -> None:
-    """What would change the vectors and is not done here must not be passed over."""
+    """Refuses fields that would change the vectors and are not served, instead of ignoring them."""
     if flag(body.get("late_chunking"), "late_chunking"):
         raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", "late_chunking")
     if body.get("add_special_tokens") is not None and not flag(body["add_special_tokens"], "add_special_tokens"):

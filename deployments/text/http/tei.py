@@ -29,7 +29,7 @@ from deployments.text.http.classify import best_first
 from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
 from deployments.vectors import unit
 
-#: More are written down by a thread, between whose steps the loop answers others.
+#: Answers of more tokens are built in a thread, so that the loop can answer others meanwhile.
 FEW_TOKENS = 5000
 
 _described = partial(described, error=schemas.TeiError)
@@ -191,7 +191,7 @@ def _told_tokens(served: Served, items: Sequence[Any]) -> Json:
 def _tokens(row: Mapping[str, Sequence[Any]]) -> list[JsonObject]:
     columns = (row[name] for name in ("ids", "tokens", "special", "start", "stop"))
     return [
-        # What stands for no part of the text has no place in it.
+        # A special token stands for no part of the text.
         {
             "id": id,
             "text": text,
