@@ -18,14 +18,14 @@ from ray.exceptions import (
 from cluster import errors
 
 SUPERVISOR = "supervisor"
-#: Ray gives the head node this resource; whoever asks for some of it runs there.
+#: Ray gives this resource to the head node only: what asks for some of it runs there.
 HEAD_RESOURCE = "node:__internal_head__"
 #: Calls of one actor that Ray lets in at once; our own queues refuse long before.
 MANY = 10_000
 
 
 def unwrap(error: BaseException) -> errors.ClusterError:
-    """What went wrong at the other end, as the class it was raised as."""
+    """The error that was raised at the other end, as the class it was raised as."""
     if isinstance(error, errors.ClusterError) and not isinstance(error, RayTaskError):
         return error
     if isinstance(error, RayTaskError):

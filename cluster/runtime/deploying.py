@@ -1,7 +1,7 @@
 """Puts the supervisor and the ingress onto a Ray that runs.
 
-It does so in a process of its own, with which Ray's libraries go: whoever waits for Ctrl-C, or watches, has no use for
-their 100 MB. That process is `cluster.runtime.serving`.
+It does so in a process of its own, `cluster.runtime.serving`, and Ray's libraries go when that process ends: neither a
+command that waits for Ctrl-C nor the watchdog needs to keep their 100 MB.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def serve_apart(settings: Settings, address: str, place: Place, ingress_nodes: i
 
 
 def admit(settings: Settings, text: str) -> None:
-    """Writes down a key that was made elsewhere, always under the same id: another takes its place."""
+    """Stores a key that was made elsewhere. It always has the same id, so that another one replaces it."""
     digest = hashlib.sha256(text.encode()).hexdigest()
     key: Key = new_key("admin", ["admin"])[0].model_copy(update={"id": "given", "digest": digest})
     store = SqliteStore(settings.store)
@@ -70,7 +70,7 @@ def made_with(place: Place) -> Path:
 
 
 def is_current(settings: Settings, ingress_nodes: int, place: Place) -> bool:
-    """What this home served with last is what it would serve with now."""
+    """Whether this home last served with the same settings as now."""
     last = made_with(place)
     return last.exists() and last.read_text() == _digest(settings, ingress_nodes)
 
@@ -80,6 +80,6 @@ def remember(settings: Settings, ingress_nodes: int, place: Place) -> None:
 
 
 def _digest(settings: Settings, ingress_nodes: int) -> str:
-    """Of all that the supervisor and the ingresses are made with."""
+    """Changes with everything that the supervisor and the ingresses are started with."""
     text = f"{settings.model_dump_json()} {ingress_nodes} {metadata.version('model-cluster')}"
     return hashlib.sha256(text.encode()).hexdigest()

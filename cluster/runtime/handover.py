@@ -1,6 +1,6 @@
 """The sockets that callers connect to, held by a process that does nothing else with them.
 
-Whoever answers is handed a copy. When all of those end at once, the sockets stay open: the kernel goes on taking
+Every ingress gets a copy of them. When all ingresses end at once, the sockets stay open: the kernel goes on taking
 connections, and callers wait for the next ingress instead of being refused. An ingress that hangs takes none.
 """
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from cluster import errors
 
-#: Connections that the kernel holds while nobody accepts them.
+#: Connections that the kernel holds until an ingress accepts them.
 BACKLOG = 2048
-#: How long either side of a handing-over may keep the other waiting.
+#: How long either side may keep the other waiting while sockets are handed over.
 TIMEOUT_S = 5.0
-#: A name may stand for several addresses; no machine has more that one would serve on.
+#: A host name may stand for several addresses, but hardly for more than these.
 MOST_SOCKETS = 16
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for every address that the name stands for."""
+    """A listening socket for every address of the host name."""
     try:
         rows: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         places = dict.fromkeys((family, address) for family, _, _, _, address in rows)
@@ -69,7 +69,7 @@ class Holder:
 
 
 def sockets_for(host: str, port: int, path: Path) -> list[socket.socket]:
-    """Those that are held for this address, or new ones where nobody holds any."""
+    """Copies of the sockets that the watchdog holds for this address, or new ones without a watchdog."""
     handed = _handed_over(path)
     if handed and all(held.getsockname()[1] == port for held in handed):
         return handed

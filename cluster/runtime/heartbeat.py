@@ -1,6 +1,6 @@
-"""Signs of life by files: a process that stops touching its own is hung, however alive the kernel says it is.
+"""Signs of life by files: a process that stops touching its file hangs, even if the kernel says that it lives.
 
-The time in a file is the machine's monotonic clock, which nobody sets and which stands still while a laptop sleeps.
+The time of a file is the machine's monotonic clock, which is never set and stands still while a laptop sleeps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EVERY_S = 1.0
 
 
 class Heart:
-    """One process's file; `beat` belongs onto the event loop that must not hang."""
+    """One process's file; `beat` is to be called from the event loop that must not hang."""
 
     def __init__(self, folder: Path, kind: str) -> None:
         self._path = folder / f"{kind}-{os.getpid()}"
@@ -34,7 +34,7 @@ class Heart:
                 self._path.touch(mode=0o600)
                 os.utime(self._path, ns=(now, now))
         except OSError:
-            # Without a file nobody is missed; a full disk is no reason to end.
+            # A process without a file is not watched; a full disk is no reason to end it.
             return
 
 
@@ -46,7 +46,7 @@ class Beat:
 
 
 def beats(folder: Path) -> Iterator[Beat]:
-    """Every process that has shown itself, and how long ago; files of those that ended are removed."""
+    """Every process with a file, and how long ago it touched it. Files of processes that ended are removed."""
     now = time.monotonic_ns()
     for path in folder.glob("*-*"):
         kind, _, pid = path.name.rpartition("-")

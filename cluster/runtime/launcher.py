@@ -1,4 +1,4 @@
-"""Starts and stops the cluster of this machine, or serves on a Ray that runs already; for commands."""
+"""What commands use to start and stop the cluster of this machine, or to serve on a Ray that runs already."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ END_S = 60.0
 
 
 class Running:
-    """A cluster that was started, or one on a Ray of others."""
+    """A cluster that this command started, or that it serves on somebody else's Ray."""
 
     def __init__(
         self, settings: Settings, result: StartResult, watchdog: subprocess.Popen[bytes] | None = None
@@ -34,14 +34,14 @@ class Running:
         self.result = result
 
     def goes_on(self) -> bool:
-        """False when somebody else stopped it. A watchdog that was killed is replaced; what it watched goes on."""
+        """False once it was stopped by another command. A watchdog that was killed is replaced."""
         ended = self._watchdog.poll() if self._watchdog is not None else None
         if ended:
             self._watchdog, _ = _start_watchdog(self._settings, None)
         return ended != 0
 
     def stop(self) -> None:
-        """Ends what was started here; a Ray of others goes on, and what is served on it."""
+        """Ends what was started here. Somebody else's Ray goes on, and so does what is served on it."""
         if self._watchdog is not None and self._watchdog.poll() is None:
             stop(self._settings)
             self._watchdog.wait()
@@ -49,19 +49,19 @@ class Running:
 
 def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, admin_key: str | None = None) -> Running:
     """Starts everything, or serves on the Ray cluster at that address; returns when it answers."""
-    place = Place(settings)
-    place.prepare()
+    home = Place(settings)
+    home.prepare()
     if address is None:
         watchdog, result = _start_watchdog(settings, admin_key)
         return Running(settings, result, watchdog)
     # Refused while another cluster of this home lives. Not kept: processes of other machines may share the home.
-    place.take().close()
-    notice = check_store(place.store)
+    home.take().close()
+    notice = check_store(home.store)
     os.environ.update(settings.as_environment())
-    os.environ.update(ray_head.ray_variables(place, ours=False))
+    os.environ.update(ray_head.ray_variables(home, ours=False))
     if admin_key is not None:
         admit(settings, admin_key)
-    new_key = serve_apart(settings, address, place, ingress_nodes)
+    new_key = serve_apart(settings, address, home, ingress_nodes)
     wait_for_health(settings)
     return Running(settings, StartResult(new_key, notice))
 
@@ -100,23 +100,23 @@ def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subproce
 
 
 def stop(settings: Settings) -> None:
-    """Ends what was started here, whoever watches over it; wishes stay for the next time."""
-    place = Place(settings)
-    watchdog = place.holder()
+    """Ends the cluster of this home, whichever command started it. What is wanted stays for the next time."""
+    home = Place(settings)
+    watchdog = home.holder()
     if watchdog is not None:
         _end(watchdog)
-    elif place.read() is None:
+    elif home.read() is None:
         raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
-    # What is left of a watchdog that was killed, or did not come to an end.
-    ray_head.end(place)
-    settle(place.store)
-    shutil.rmtree(place.private, ignore_errors=True)
+    # Processes that a watchdog has left behind which was killed or did not finish.
+    ray_head.end(home)
+    settle(home.store)
+    shutil.rmtree(home.private, ignore_errors=True)
 
 
 def refuse_living(settings: Settings) -> None:
-    """For what may only be done to the files of a cluster that does not run."""
-    place = Place(settings)
-    if place.holder() is not None or ray_head.processes_of(place) or answers(settings):
+    """Raises while the cluster runs, for commands that change its files."""
+    home = Place(settings)
+    if home.holder() is not None or ray_head.processes_of(home) or answers(settings):
         raise errors.Conflict(f"The cluster of {settings.home} runs; stop it with `cluster down` first.")
 
 

@@ -1,4 +1,4 @@
-"""A node leaves in order while the cluster runs."""
+"""Takes a node out of use in order while the cluster runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How many files and connections a process may have open: raised as far as the system lets it, told where that is too
-few."""
+"""Raises the number of files and connections that a process may have open, and warns where it stays too small."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray as the supervisor's hands and eyes."""
+"""Starts, finds and ends workers through Ray, for the supervisor."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class RayHandle(Handle):
 
 
 class RayPlatform:
-    """Ray as the supervisor's hands and eyes."""
+    """Starts, finds and ends workers through Ray, for the supervisor."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class RayPlatform:
         if is_first:
             # A supervisor that comes back must see the nodes of the workers that run.
             await asyncio.gather(*self._looking.values())
-        # Later ones are there once their cards are known, and nobody waits for that.
+        # A node that comes later is used once its cards are known; no tick waits for that.
         rows = [row for row in rows if row["NodeID"] in self._cards]
         leaving = await asyncio.to_thread(_leaving_nodes)
         return [self._node(row, row["NodeID"] in leaving) for row in rows]
@@ -148,7 +148,7 @@ class RayPlatform:
         claim = placement.claim
         there = self._cards.get(placement.node, UNKNOWN_CARDS)
         cards = [there.names[card] if card < len(there.names) else str(card) for card, _ in claim.cards]
-        # Should torch have no use for the card that was asked for by number, it says so when the model is loaded.
+        # If torch cannot use a card that was chosen by number, loading the model fails and says so.
         device = "cuda" if there.usable == 0 else there.device
         options: dict[str, Any] = {
             "name": str(name),
@@ -234,7 +234,7 @@ def _look_there(source: Source, settings: Settings) -> None:
 
 
 def _end_worker(pid: int) -> bool:
-    """Kills a worker's process; the number may have been given to somebody else's meanwhile."""
+    """Kills a worker's process, unless another process has got its number meanwhile."""
     try:
         process = psutil.Process(pid)
         if any("WorkerActor" in word for word in process.cmdline()):

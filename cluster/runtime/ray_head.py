@@ -1,7 +1,7 @@
-"""Ray's own processes on this machine: how they are told what they must know, started, found again and ended.
+"""Ray's own processes on this machine: their environment, how they are started, found again and ended.
 
-What was started is known by a variable in its environment, which everything inherits that came of it: never by a folder
-it happens to be in or a word of its command, which a stranger's shell may have as well.
+Our processes are known by a variable in their environment, which all their children inherit. They are never known by
+their folder or by a word of their command, which a stranger's shell may have as well.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ RUN = "CLUSTER_RUN"
 #: Ray's control process writes to memory what its successor must know, where there is so much room: a full disk then
 #: does not end it, and it need not wait for one.
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 2**30
-#: Ray starts its processes with `sys.executable`, which decides what is done for each.
+#: Ray starts its processes with `sys.executable`; this script decides what is run in place of each.
 RAY_PYTHON = Path(__file__).with_name("ray_python.sh")
 START_RAY = "import sys; sys.executable = sys.argv.pop(1); from ray.scripts.scripts import main; main()"
 
 
 def ray_variables(place: Place, *, ours: bool) -> dict[str, str]:
-    """Everything Ray must be told, on every node, before it starts."""
+    """What Ray needs in its environment on every node before it starts."""
     variables = {
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # Finished vectors up to this size come back with the answer instead of by the object store.
@@ -59,15 +59,15 @@ def ray_variables(place: Place, *, ours: bool) -> dict[str, str]:
     }
     if ours:
         variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(place.token)}
-        # Its page of metrics is the one port that asks for no token, and nobody reads it: /metrics is our own.
+        # Ray's page of metrics is its one port that asks for no token, and is not used: /metrics is our own.
         variables |= {"RAY_enable_metrics_collection": "0", "CLUSTER_PYTHON": sys.executable}
     return variables
 
 
 @dataclass
 class RayHead:
-    """A Ray of our own. Its node process takes everything with it when it ends; its control process can be replaced
-    while all others go on, where it has written down what it knew."""
+    """A Ray of our own. When its node process ends, everything ends with it. Its control process can be replaced while
+    all others go on, if it has written down what it knew."""
 
     address: str
     raylet: psutil.Process
@@ -78,7 +78,7 @@ class RayHead:
 
     @classmethod
     def of(cls, place: Place) -> RayHead | None:
-        """That of the run that is written down, if both of its processes live."""
+        """The Ray of the last run, if both of its processes live."""
         state = place.read() or {}
         named = {process.name(): process for process in processes_of(place)}
         raylet, gcs = named.get("raylet"), named.get("gcs_server")
@@ -119,7 +119,7 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
     command = [sys.executable, "-c", START_RAY, str(RAY_PYTHON), "start", "--head", "--include-dashboard=false"]
     command += ["--disable-usage-stats", "--no-monitor", "--include-log-monitor=false"]
     command += [f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", f"--temp-dir={place.temp}"]
-    # An agent that is started again must be found where it was.
+    # An agent that is started again must have the same port.
     command += [f"--runtime-env-agent-port={free_port()}", f"--ray-client-server-port={free_port()}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={settings.object_store_bytes}"]
     with place.log.open("ab") as log:
@@ -155,7 +155,7 @@ def _storage_of(place: Place) -> Path:
 
 
 def end(place: Place) -> None:
-    """Ends everything that `start` started: asks the raylet, which ends its workers, then insists."""
+    """Ends everything that `start` started: first asks the raylet, which ends its workers, then kills what is left."""
     ours = processes_of(place)
     raylets = [process for process in ours if process.name() == "raylet"]
     for raylet in raylets:
@@ -172,7 +172,7 @@ def end(place: Place) -> None:
 
 
 def processes_of(place: Place) -> list[psutil.Process]:
-    """Every process of the run that is written down, and its children: some of Ray's write over their environment."""
+    """Every process of the last run. Some of Ray's overwrite their environment and are known as children."""
     state = place.read()
     if state is None:
         return []
@@ -191,11 +191,11 @@ def is_of(process: psutil.Process, run: str) -> bool:
     try:
         return process.environ().get(RUN) == run
     except (psutil.Error, OSError):
-        return False  # somebody else's, or it ended meanwhile
+        return False  # another user's, or it ended meanwhile
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Also where nobody takes note of its end."""
+    """False for a process that ended but was not waited for, too."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

@@ -87,15 +87,15 @@ def _serve_elsewhere(ingress: Any, was_current: bool) -> None:
 
 
 def _refuse_foreign(settings: Settings, place: Place) -> None:
-    """A cluster belongs to the home that made it: another has other wishes, and would end all that it does not know."""
+    """A cluster belongs to the home that made it: another home wants other models and would end the ones it finds."""
     running = [row for row in ray.util.list_named_actors(all_namespaces=True) if row["name"] == SUPERVISOR]
     for namespace in (row["namespace"] for row in running):
         try:
             supervisor = SupervisorClient.find(settings.model_copy(update={"namespace": namespace}))
             home, where, url = asyncio.run(supervisor.home())
         except (errors.Unavailable, AttributeError):
-            # It does not answer, or is of a version that cannot be asked. The home that made it may take it up again;
-            # nobody else can tell whether it is a leftover.
+            # It does not answer, or its version has no such call. Only the home that made it may use it again: another
+            # home cannot tell whether it is a leftover.
             if namespace == settings.namespace and made_with(place).exists():
                 continue
             home, where, url = "", f"a home that cannot be asked (Ray namespace {namespace})", "an unknown address"

@@ -42,7 +42,8 @@ log = logging.getLogger("cluster.runtime.watchdog")
 #: How often it looks.
 LOOK_S = 0.3
 HEALTH_TIMEOUT_S = 90.0
-#: A process that shows no sign of life for so long is ended; Ray starts another. The supervisor is in nobody's way.
+#: A process that shows no sign of life for so long is ended, and Ray starts another. The supervisor gets longer because
+#: no request waits for it.
 PATIENCE_S = {"ingress": 10.0, "supervisor": 15.0}
 #: A control process that ends again so soon after it was replaced cannot read what was written down.
 GCS_RELAPSE_S = 30.0
@@ -50,7 +51,7 @@ GCS_RELAPSE_S = 30.0
 CALM_S, LONGEST_PAUSE_S = 600.0, 60.0
 
 
-# ------------------------------------------------------------------------------------------------ what to do
+# ------------------------------------------------------------------------------------------------ decisions
 
 Step = Literal["nothing", "replace gcs", "start again"]
 
@@ -84,7 +85,7 @@ def pause_before(starts: Sequence[float], now: float) -> float:
     return min(2.0 ** (recent - 1), LONGEST_PAUSE_S) if recent else 0.0
 
 
-# ------------------------------------------------------------------------------------------------ doing it
+# ------------------------------------------------------------------------------------------------ actions
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ class StartRequest:
 class StartResult:
     """What it answers when everything serves."""
 
-    #: Made when the cluster asks for keys and had none; nobody can show it again.
+    #: Made when the cluster asks for keys and had none. It is not stored and cannot be shown again.
     new_key: str | None = None
     #: What had to be done for the store before it could be used.
     notice: str | None = None
-    #: It ran already, and nobody watched it.
+    #: It ran already, without a watchdog.
     is_adopted: bool = False
 
 
@@ -160,7 +161,7 @@ class Watchdog:
             time.sleep(LOOK_S)
             try:
                 self._look()
-            # A watchdog that ends guards nothing; whatever surprised it, it looks again.
+            # The watchdog must not end, whatever goes wrong here.
             except Exception:
                 log.exception("could not look after Ray")
 
@@ -186,7 +187,7 @@ class Watchdog:
     def _end_hung(self, beat: Beat) -> None:
         try:
             process = psutil.Process(beat.pid)
-            # The number may have been given to somebody else's meanwhile.
+            # Another process may have got the number meanwhile.
             if is_of(process, self._run):
                 self._tell("WARNING", f"The {beat.kind} (pid {beat.pid}) has hung for {beat.age_s:.0f} s and is ended.")
                 process.kill()
@@ -195,7 +196,7 @@ class Watchdog:
             log.info("%s is not there any more: %s", beat, error)
 
     def _start_again(self, reason: str) -> None:
-        """Until it serves: whoever watches does not give up, and callers wait or are told why."""
+        """Tries until it serves again; callers wait meanwhile, or are told why."""
         while True:
             pause = pause_before(self._starts, time.monotonic())
             self._tell("ERROR", reason + (f" Waiting {pause:.0f} s, as it was just started." if pause > 1 else ""))
@@ -205,7 +206,7 @@ class Watchdog:
                 ray_head.end(self._place)
                 check_store(self._place.store)
                 self._start()
-            # Whatever keeps it from starting, a full disk for one, may pass.
+            # What keeps it from starting may pass: a full disk, for example.
             except (errors.ClusterError, OSError, subprocess.SubprocessError) as error:
                 reason = f"It could not be started: {error}"
                 continue
@@ -213,7 +214,7 @@ class Watchdog:
             return
 
     def _tell(self, level: Literal["INFO", "WARNING", "ERROR"], text: str) -> None:
-        """In the log, and in the events for who asks what happened at night."""
+        """In the log, and in the cluster's events."""
         log.log(logging.getLevelName(level), text)
         try:
             store = SqliteStore(self._settings.store)
@@ -272,11 +273,11 @@ def answers(settings: Settings) -> bool:
 
 
 class _Stopped(BaseException):
-    """Somebody asked it to end."""
+    """SIGTERM came."""
 
 
 def _stop(number: int, frame: object) -> None:
-    # Once is enough: what follows ends everything in order.
+    # A second signal must not interrupt the orderly end.
     signal.signal(number, signal.SIG_IGN)
     raise _Stopped
 
@@ -291,9 +292,9 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        place = Place(settings)
-        place.prepare()
-        lock = place.take()
+        home = Place(settings)
+        home.prepare()
+        lock = home.take()
     except errors.ClusterError as error:
         _say(answer, error)
         return
@@ -307,7 +308,7 @@ def main() -> None:
                 _say(answer, error)
                 return
             except OSError as error:
-                _say(answer, cannot_write(place.home, error))
+                _say(answer, cannot_write(settings.home, error))
                 return
             _say(answer, result)
             watchdog.watch()
@@ -319,9 +320,9 @@ def main() -> None:
 
 
 def _say(answer: BinaryIO, what: StartResult | errors.ClusterError) -> None:
-    """Whoever asked may have left."""
+    """The command that waits for the answer may have been ended."""
     try:
         with answer:
             pickle.dump(what, answer)
     except BrokenPipeError:
-        log.info("nobody waits for the answer")
+        log.info("the command that started the watchdog has gone")

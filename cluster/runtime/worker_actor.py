@@ -30,7 +30,8 @@ log = logging.getLogger("cluster.worker_actor")
 
 T = TypeVar("T")
 
-#: Added to a worker's size where the kernel chooses whom it ends: before the supervisor, the ingress and Ray itself.
+#: When memory runs out the kernel ends the process with the highest score: a worker before the supervisor, the ingress
+#: and Ray.
 OOM_SCORE = 500
 #: How long a worker may take to open its socket.
 SOCKET_S = 5.0
@@ -69,7 +70,7 @@ class WorkerActor(Worker):
         threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
 
     def _watch_memory(self) -> None:
-        """Tells of this process's memory and of what the node has left, the more often the less that is."""
+        """Reports the memory of this process and of the node, more often when less is left."""
         floor_bytes = self._settings.memory_floor_bytes
         meter = node_memory.Meter(self._settings.home, floor_bytes)
         while True:
@@ -80,7 +81,7 @@ class WorkerActor(Worker):
             time.sleep(pressure.pause_s(memory, floor))
 
     def _listen(self, settings: Settings) -> str:
-        """The path of its socket, or nothing where there cannot be one: then Ray carries every call."""
+        """The path of its socket; empty if it cannot have one, and then every call comes through Ray."""
         self._listener = local_rpc.Listener(self._respond)
         try:
             path = local_rpc.own_path(settings.home)
@@ -113,7 +114,7 @@ class WorkerActor(Worker):
         return await self._there(super().probe())
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
-        """On the loop of inference; a call of Ray's comes on another."""
+        """Runs it on the loop of inference: Ray's calls arrive on another loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._inference))
 
 
