@@ -86,6 +86,8 @@ class TracedCluster(LiveCluster):
             FLOWS_FOLDER=str(folder),
             FLOWS_ROOT=str(ROOT),
             CLUSTER_HOLD_S="120",
+            # Probes run the example through the model, and would hide the request.
+            CLUSTER_PROBE_S="3600",
         )
 
     @contextmanager

@@ -9,18 +9,18 @@ from tests.house import Source
 
 #: How much there may be. What is smaller by now is written down here, so that it stays so.
 LIMITS: dict[str, float] = {
-    "largest file": 848,
-    "largest class": 748,
-    "largest function": 120,
+    "largest file": 500,
+    "largest class": 301,
+    "largest function": 113,
     "import cycles": 0,
     "imports of our own inside functions": 9,
-    "class names used twice": 25,
-    "vague locals, %": 9.8,
-    "Any per 1,000 lines": 38.3,
+    "class names used twice": 0,
+    "vague locals, %": 2.1,
+    "Any per 1,000 lines": 16.4,
     "filler None in errors": 0,
     "method names in strings": 0,
-    "contracts told by hasattr": 4,
-    "broad excepts without a reason": 15,
+    "contracts told by hasattr": 0,
+    "broad excepts without a reason": 12,
 }
 
 #: What to do about it.

@@ -1,0 +1,39 @@
+"""docs/architecture.md names only what is there, and says of imports what is enforced."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests import house
+from tests.live import ROOT
+from tests.test_layers import LAYERS
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+#: Inline code; what stands in blocks is pictures and tables.
+CODE = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", PAGE, flags=re.DOTALL))
+PATHS = sorted({word for word in CODE if "/" in word and " " not in word})
+CLASSES = sorted({word for word in CODE if re.fullmatch(r"[A-Z][a-z]+([A-Z][a-z]+)*", word)})
+FLOWS = re.findall(r"^### ([^\n:]+): (\d+) files\n(.*?)(?=^##)", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_file_that_the_page_names_is_there(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_each_class_that_the_page_names_is_there() -> None:
+    there = {node.name for source in house.sources() for node in source.classes}
+    assert len(CLASSES) > 10 and set(CLASSES) <= there | {"Options"}
+
+
+def test_the_table_of_imports_is_the_enforced_one() -> None:
+    assert "\n".join(line.strip() for line in LAYERS.strip().splitlines()) in PAGE
+
+
+def test_each_flow_has_as_many_files_as_it_says() -> None:
+    assert len(FLOWS) == 4
+    for name, count, text in FLOWS:
+        files = re.findall(r"`([a-z_/0-9]+\.py)`", text)
+        assert len(files) == len(set(files)) == int(count), name
