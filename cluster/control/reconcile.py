@@ -62,6 +62,10 @@ class Loss:
     def again(self, now: float, longest_s: float) -> Loss:
         return Loss(self.count + 1, now + min(longest_s, 2.0 ** min(self.count, 30)))
 
+    def story(self, now: float) -> str:
+        how_often = "once" if self.count == 1 else f"{self.count} times"
+        return f"lost {how_often}, started again in {self.not_before - now:.0f} s"
+
 
 NO_LOSS = Loss(0, float("-inf"))
 
@@ -86,10 +90,10 @@ def reconcile(
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
     `old_losses` are the losses of those. Workers of the models in `untouched` are left as they are.
     """
-    plan = FleetPlan()
-    losses, last_ready, old_losses = losses or {}, last_ready or {}, old_losses or {}
+    last_ready = last_ready or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
-
+    planning = _Planning(nodes, taken, now, new_suffix, losses or {}, old_losses or {}, hold, memory_fraction)
+    plan = planning.plan
     for worker in workers:
         target = wanted.get(worker.name.uid)
         is_current = target is not None and worker.name.generation == target.generation
@@ -99,67 +103,88 @@ def reconcile(
             continue
         elif target is None and worker.state in ALIVE:
             plan.drain.append(worker)
-
     for uid, target in wanted.items():
-        if uid in untouched:
-            continue
-        of_uid = [w for w in workers if w.name.uid == uid]
-        current = [w for w in of_uid if w.name.generation == target.generation and w.state not in (S.GONE, S.LOST)]
-        old = [w for w in of_uid if w.name.generation != target.generation and w.state in ALIVE]
-        kept, surplus = _keep(current, target.replica)
-        plan.drain += surplus
+        if uid not in untouched:
+            mine = [w for w in workers if w.name.uid == uid]
+            planning.plan_model(target, last_ready.get(uid, target), mine)
+    return plan
 
-        covered = {w.name.index for w in kept}
+
+@dataclass
+class _Planning:
+    """A plan being made. What is started takes its room before the next model is looked at."""
+
+    nodes: Sequence[Node]
+    taken: list[Taken]
+    now: float
+    new_suffix: Callable[[], str]
+    losses: Mapping[tuple[str, int], Loss]
+    old_losses: Mapping[tuple[str, int], Loss]
+    hold: str
+    memory_fraction: float
+    plan: FleetPlan = field(default_factory=FleetPlan)
+
+    def plan_model(self, target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> None:
+        """One model with all its workers; `last` is the version that was READY last, or the wanted one itself."""
+        current = [w for w in workers if w.name.generation == target.generation and w.state not in (S.GONE, S.LOST)]
+        old = [w for w in workers if w.name.generation != target.generation and w.state in ALIVE]
+        kept, surplus = _keep(current, target.replica)
+        self.plan.drain += surplus
+        refused = self._start_missing(target, {w.name.index for w in kept})
+        # As many old workers stay as the new ones do not replace yet.
+        lacking = max(target.replica - sum(w.state == S.READY for w in kept), 0)
+        for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
+            self.plan.drain.append(worker)
+            old.remove(worker)
+        if last.generation != target.generation and not self.hold:
+            self._go_on(last, _to_go_on(last, lacking, old))
+        is_draining = any(w.state in LEAVES for w in workers)
+        if refused is not None and old and not is_draining:
+            self._give_way(target, refused, _oldest_last(old, last.generation)[0])
+
+    def _start_missing(self, target: Wanted, covered: Collection[int]) -> int | None:
+        """Starts what is wanted and does not run. Returns the first index for which there is no room."""
         refused = None
         for index in range(target.replica):
             if index in covered:
                 continue
-            loss = losses.get((uid, index), NO_LOSS)
-            if hold:
-                plan.waiting[uid] = Waiting(hold)
-            elif loss.not_before > now:
-                plan.waiting[uid] = Waiting(f"lost {loss.count} times, started again in {loss.not_before - now:.0f} s")
-            elif refused is not None:
-                continue
-            else:
-                placement = place(demand_of(target, index), nodes, taken, memory_fraction=memory_fraction)
-                if isinstance(placement, NoRoom):
-                    refused = (index, placement)
-                    plan.waiting[uid] = Waiting(str(placement), DoesNotFit.code())
-                    continue
-                name = WorkerName(uid, target.generation, index, new_suffix())
-                plan.start.append(Start(name, target, placement, "lost" if loss.count else "wanted"))
-                taken.append(Taken(uid, placement.node, placement.claim))
+            loss = self.losses.get((target.uid, index), NO_LOSS)
+            if self.hold:
+                self.plan.waiting[target.uid] = Waiting(self.hold)
+            elif loss.not_before > self.now:
+                self.plan.waiting[target.uid] = Waiting(loss.story(self.now))
+            elif refused is None:
+                no_room = self._start(target, index, "lost" if loss.count else "wanted")
+                if no_room is not None:
+                    refused = index
+                    self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+        return refused
 
-        ready = sum(w.state == S.READY for w in kept)
-        # As many old workers stay as the new ones do not replace yet.
-        lacking = max(target.replica - ready, 0)
-        last = last_ready.get(uid, target)
-        for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
-            plan.drain.append(worker)
-            old.remove(worker)
-        if last.generation != target.generation and not hold:
-            for index in _to_go_on(last, lacking, old):
-                if old_losses.get((uid, index), NO_LOSS).not_before > now:
-                    continue
-                placement = place(demand_of(last, index), nodes, taken, memory_fraction=memory_fraction)
-                if isinstance(placement, NoRoom):
-                    break
-                name = WorkerName(uid, last.generation, index, new_suffix())
-                plan.start.append(Start(name, last, placement, "until the new version is READY"))
-                taken.append(Taken(uid, placement.node, placement.claim))
-        tried = 0 if refused is None else losses.get((uid, refused[0]), NO_LOSS).count
-        is_draining = any(w.state in LEAVES for w in of_uid)
-        if refused is not None and old and not is_draining and tried < LOSSES_TO_GIVE_WAY:
-            index, _ = refused
-            giving_way = _oldest_last(old, last.generation)[0]
-            without = [
-                t for t in taken if not (t.uid == uid and t.node == giving_way.node and t.claim == giving_way.claim)
-            ]
-            fits = place(demand_of(target, index), nodes, without, memory_fraction=memory_fraction)
-            if isinstance(fits, Placement):
-                plan.drain.append(giving_way)
-    return plan
+    def _go_on(self, last: Wanted, indices: Sequence[int]) -> None:
+        """Starts workers of the last READY version again, where the wanted one is not READY yet."""
+        for index in indices:
+            if self.old_losses.get((last.uid, index), NO_LOSS).not_before > self.now:
+                continue
+            if self._start(last, index, "until the new version is READY") is not None:
+                return
+
+    def _give_way(self, target: Wanted, index: int, worker: WorkerRecord) -> None:
+        """Drains an old worker for a new one that has no room beside it, where it fits then."""
+        if self.losses.get((target.uid, index), NO_LOSS).count >= LOSSES_TO_GIVE_WAY:
+            return
+        without = [t for t in self.taken if (t.uid, t.node, t.claim) != (target.uid, worker.node, worker.claim)]
+        fits = place(demand_of(target, index), self.nodes, without, memory_fraction=self.memory_fraction)
+        if isinstance(fits, Placement):
+            self.plan.drain.append(worker)
+
+    def _start(self, wanted: Wanted, index: int, why: str) -> NoRoom | None:
+        placement = place(demand_of(wanted, index), self.nodes, self.taken, memory_fraction=self.memory_fraction)
+        if isinstance(placement, NoRoom):
+            return placement
+        name = WorkerName(wanted.uid, wanted.generation, index, self.new_suffix())
+        self.plan.start.append(Start(name, wanted, placement, why))
+        self.taken.append(Taken(wanted.uid, placement.node, placement.claim))
+        return None
 
 
 def _keep(current: Sequence[WorkerRecord], replica: int) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
@@ -198,5 +223,5 @@ def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[WorkerRecord]) ->
     """Exactly what is wanted runs, and nothing else does."""
     expected = {(uid, target.generation, index) for uid, target in wanted.items() for index in range(target.replica)}
     live = [w for w in workers if w.state not in ENDED]
-    placement = [(w.name.uid, w.name.generation, w.name.index) for w in live]
-    return len(placement) == len(expected) and set(placement) == expected and all(w.state == S.READY for w in live)
+    running = [(w.name.uid, w.name.generation, w.name.index) for w in live]
+    return len(running) == len(expected) and set(running) == expected and all(w.state == S.READY for w in live)

@@ -107,7 +107,7 @@ CASES = {
         [],
         start=[("m", 1, 1)],
         losses={("m", 0): Loss(1, NOW + 1)},
-        waiting={"m": "lost 1 times, started again in 1 s"},
+        waiting={"m": "lost once, started again in 1 s"},
     ),
     "gone ones are forgotten": Case(wish(), [worker(), worker(1, S.GONE)], forget=[worker(1, S.GONE)]),
     "nothing is started while held": Case(wish(2), [worker(0)], hold="storm", waiting={"m": "storm"}),
