@@ -177,7 +177,7 @@ byId("key-form").addEventListener("submit", (event) => {
 });
 
 (async () => {
-  // Asked first, as the browser writes every refused request into its console.
+  // Ask this before the rest: the browser writes every refused request into its console.
   const { auth } = await (await fetch("/v1/cluster/auth")).json();
   if (auth) byId("key-form").hidden = false;
   else await load();
