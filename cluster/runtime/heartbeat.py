@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class Heart:
         except OSError:
             # A process without a file is not watched; a full disk is no reason to end it.
             return
+
+    def stop(self) -> None:
+        """The process ends in order, or does no more work: nobody need watch it."""
+        with suppress(OSError):
+            self._path.unlink()
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,9 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
     variables[RUN] = run
     if settings.fork_workers:
         variables[forkserver.PATH] = str(place.private / "fork.sock")
+    # Ray's processes look this often whether their node process lives, and end when it does not. The watchdog ends them
+    # in any case, but lets the ingress answer first what it has accepted, and the workers compute it.
+    variables["RAY_raylet_death_check_interval_milliseconds"] = "60000"
     if settings.is_loopback:
         # Else Ray takes another address of this machine for 127.0.0.1, and all of its processes listen on every one.
         variables["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

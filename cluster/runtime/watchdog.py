@@ -47,6 +47,8 @@ HEALTH_TIMEOUT_S = 90.0
 PATIENCE_S = {"ingress": 10.0, "supervisor": 15.0}
 #: A control process that ends again so soon after it was replaced cannot read what was written down.
 GCS_RELAPSE_S = 30.0
+#: How long the ingress may take for what it had accepted when Ray's node process ended; all others wait for that.
+FINISH_S = 3.0
 #: Starts that came to nothing, or to an end within this time, make the next one wait.
 CALM_S, LONGEST_PAUSE_S = 600.0, 60.0
 
@@ -176,6 +178,8 @@ class Watchdog:
         step = next_step(ray_state)
         if step == "start again":
             what = "Ray's control process" if ray_state.raylet_lives else "Ray's node process"
+            if not ray_state.raylet_lives:
+                self._let_ingress_finish()
             self._start_again(f"{what} ended; everything is started again.")
         elif step == "replace gcs":
             self._tell("WARNING", "Ray's control process ended and is replaced; all others go on.")
@@ -183,6 +187,12 @@ class Watchdog:
             self._gcs_since = time.monotonic()
         for beat in hung(beats(self._place.beats)):
             self._end_hung(beat)
+
+    def _let_ingress_finish(self) -> None:
+        """An ingress whose node process ended answers what it has accepted, and then stops its heart."""
+        deadline = time.monotonic() + FINISH_S
+        while time.monotonic() < deadline and any(beat.kind == "ingress" for beat in beats(self._place.beats)):
+            time.sleep(0.02)
 
     def _end_hung(self, beat: Beat) -> None:
         try:

@@ -24,6 +24,7 @@ from cluster.runtime.handover import BACKLOG, sockets_for
 from cluster.runtime.heartbeat import Heart
 from cluster.runtime.open_files import raise_limit, warning_of
 from cluster.runtime.place import Place
+from cluster.runtime.raylet import Raylet
 from cluster.settings import Settings
 
 log = logging.getLogger("cluster.ingress")
@@ -160,17 +161,24 @@ class Server(uvicorn.Server):
         self._address = settings.host, settings.port
         self._place = Place(settings)
         self._heart = Heart(self._place.beats, "ingress")
+        self._raylet = Raylet()
         self._accepting = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self) -> None:
         """Returns when it accepts connections; raises when the port cannot be had."""
         listeners = sockets_for(*self._address, self._place.listeners)
-        self._task = asyncio.get_running_loop().create_task(self.serve(listeners), name="http")
+        self._task = asyncio.get_running_loop().create_task(self._serve_and_stop_the_heart(listeners), name="http")
         accepting = asyncio.ensure_future(self._accepting.wait())
         await asyncio.wait((accepting, self._task), return_when=asyncio.FIRST_COMPLETED)
         accepting.cancel()
         self.check()
+
+    async def _serve_and_stop_the_heart(self, listeners: list[socket.socket]) -> None:
+        try:
+            await self.serve(listeners)
+        finally:
+            self._heart.stop()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -185,6 +193,11 @@ class Server(uvicorn.Server):
         self._heart.beat()
         if counter % TICKS_BETWEEN_LOOKS == 0:
             self.close_late(asyncio.get_running_loop().time())
+        if self._raylet.has_ended():
+            # Everything is about to be started again. The watchdog waits a moment for the answers to the requests that
+            # were accepted here; new connections wait in its sockets for the next ingress.
+            log.warning("Ray's node process has ended; answering what was accepted, and nothing more")
+            return True
         return await super().on_tick(counter)
 
     def close_late(self, now: float) -> None:

@@ -30,3 +30,11 @@ def test_whoever_has_ended_is_forgotten(tmp_path: Path) -> None:
 def test_without_a_folder_nobody_is_missed_and_nobody_fails(tmp_path: Path) -> None:
     Heart(tmp_path / "none", "ingress").beat()
     assert list(beats(tmp_path / "none")) == []
+
+
+def test_nobody_watches_over_a_process_that_has_stopped_its_heart(tmp_path: Path) -> None:
+    heart = Heart(tmp_path, "ingress")
+    heart.beat()
+    heart.stop()
+    assert list(beats(tmp_path)) == []
+    heart.stop()

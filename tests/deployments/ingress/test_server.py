@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 
 from cluster import errors
+from cluster.runtime.heartbeat import beats
+from cluster.runtime.place import Place
 from cluster.settings import Settings
 from deployments.ingress.server import BODY_PAUSE_S, HEAD_S, Server
 from tests.live import free_port
@@ -42,7 +46,7 @@ class Held:
 
 
 @asynccontextmanager
-async def serving(held: Held, port: int | None = None, **settings: float) -> AsyncIterator[tuple[Server, str]]:
+async def serving(held: Held, port: int | None = None, **settings: Any) -> AsyncIterator[tuple[Server, str]]:
     place = Settings(port=port or free_port(), **settings)
     server = Server(held.app, place)
     await server.begin()
@@ -117,6 +121,30 @@ async def test_the_end_waits_for_what_runs_and_accepts_nothing_more() -> None:
         held.let.set()
         assert (await running).json() == "held"
         await ending
+
+
+def test_when_rays_node_process_ends_what_was_accepted_is_answered_and_the_heart_stops(tmp_path: Path) -> None:
+    folder = Place(Settings(home=tmp_path)).beats
+    folder.mkdir(parents=True)
+
+    async def until(holds: Callable[[], object]) -> None:
+        while not holds():
+            await asyncio.sleep(0.01)
+
+    async def test() -> None:
+        held = Held()
+        async with serving(held, home=tmp_path) as (server, url), httpx.AsyncClient(base_url=url) as client:
+            running = asyncio.create_task(client.get("/held"))
+            await until(lambda: list(beats(folder)))
+            await held.entered.wait()
+            server._raylet.has_ended = lambda: True  # type: ignore[method-assign]
+            await until(lambda: not server.servers[0].is_serving())
+            assert list(beats(folder)), "the watchdog waits for the answer"
+            held.let.set()
+            assert (await running).json() == "held"
+            await until(lambda: not list(beats(folder)))
+
+    in_a_loop(test)()
 
 
 @in_a_loop

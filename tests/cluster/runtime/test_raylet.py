@@ -1,0 +1,36 @@
+"""A process tells that the one which started it, Ray's node process in its place, has ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+#: Starts another Python that prints whether its starter has ended, before and after it has.
+PARENT = """
+import os, subprocess, sys
+os.environ["RAY_RAYLET_PID"] = str(os.getpid())
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=sys.stdout)
+sys.stdin.readline()
+"""
+CHILD = """
+import sys, time
+from cluster.runtime.raylet import Raylet
+raylet = Raylet()
+print(raylet.has_ended(), flush=True)
+for _ in range(1000):
+    if raylet.has_ended():
+        break
+    time.sleep(0.01)
+print(raylet.has_ended(), flush=True)
+"""
+
+
+def test_the_end_of_the_node_process_is_seen() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "False\n"
+    parent.kill()
+    assert parent.stdout.read() == "True\n"
+    parent.wait()
