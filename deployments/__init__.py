@@ -87,7 +87,7 @@ class ModelType:
                 return family
         known = sorted({engine for family in self.families.values() for engine in family.engines})
         raise errors.BadOption(
-            f"model_engine {quoted(engine)} is not there for {self.name} models; there is {', '.join(known)}.",
+            f"Unknown model_engine {quoted(engine)} for {self.name} models; use one of: {', '.join(known)}.",
             "model_engine",
         )
 
@@ -126,7 +126,7 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     types = model_types(settings.plugins)
     if spec.model_type and spec.model_type.lower() not in types:
         raise errors.BadOption(
-            f"model_type {quoted(spec.model_type)} is not served here; there is {', '.join(sorted(types))}.",
+            f"model_type {quoted(spec.model_type)} is not served here; use one of: {', '.join(sorted(types))}.",
             "model_type",
         )
     entry = _entry(spec, catalog, types, settings)
@@ -183,7 +183,7 @@ def check_options(family: type[AnyFamily], given: Mapping[str, Any]) -> dict[str
         if name not in known:
             everything = [*known, *LaunchSpec.model_fields]
             near = nearest(name, everything)
-            hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(known)) or 'none'}."
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)) or 'none'}."
             raise errors.BadOption(f"There is no option {quoted(name)}; {hint}", cut(name))
     try:
         return family.Options.model_validate(dict(given)).model_dump()

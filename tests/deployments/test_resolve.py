@@ -128,14 +128,14 @@ def test_an_unknown_model_is_told_with_the_nearest(name: str, near: str) -> None
 def test_an_unknown_type_is_told_with_those_there_are() -> None:
     found = refusal(errors.BadOption, model_type="LLM")
     there = ", ".join(sorted(model_types()))
-    assert found.message == f"model_type 'LLM' is not served here; there is {there}."
+    assert found.message == f"model_type 'LLM' is not served here; use one of: {there}."
     assert found.param == "model_type"
 
 
 def test_an_unknown_engine_is_told_with_those_there_are() -> None:
     found = refusal(errors.BadOption, model_engine="vllm")
-    assert found.message.startswith("model_engine 'vllm' is not there for embedding models; there is ")
-    assert {"sentence_transformers", "onnx_int8"} < set(found.message.rstrip(".").partition("there is ")[2].split(", "))
+    assert found.message.startswith("Unknown model_engine 'vllm' for embedding models; use one of: ")
+    assert {"sentence_transformers", "onnx_int8"} < set(found.message.rstrip(".").partition(" of: ")[2].split(", "))
     assert found.param == "model_engine"
 
 
@@ -146,8 +146,8 @@ def test_an_unknown_engine_is_told_with_those_there_are() -> None:
         pytest.param("torch_dtyp", "did you mean 'torch_dtype'?", id="of the family, cut short"),
         pytest.param("replicas", "did you mean 'replica'?", id="of every launch"),
         pytest.param("request_limit", "did you mean 'request_limits'?", id="of every launch, cut short"),
-        pytest.param("zzz", "there is attn_implementation, dimensions, max_tokens", id="like nothing"),
-        pytest.param("enable_virtual_env", "there is attn_implementation", id="of Xinference"),
+        pytest.param("zzz", "there are: attn_implementation, dimensions, max_tokens", id="like nothing"),
+        pytest.param("enable_virtual_env", "there are: attn_implementation", id="of Xinference"),
     ],
 )
 def test_an_unknown_option_is_refused_with_the_nearest(option: str, hint: str) -> None:
@@ -198,8 +198,9 @@ def test_a_name_of_the_catalogue_stands_for_the_commits_that_it_pins() -> None:
 
 
 def test_asking_for_remote_code_does_not_allow_it() -> None:
-    """Xinference's command line asks for it with every launch."""
-    refusal(errors.BadRequest, "mine", entry=custom(remote_code=True), trust_remote_code=True)
+    """The ingress drops it from what Xinference's command line sends; to the launch itself it is no option."""
+    refusal(errors.BadOption, "mine", entry=custom(remote_code=True), trust_remote_code=True)
+    refusal(errors.BadRequest, "mine", entry=custom(remote_code=True))
 
 
 def test_a_family_that_is_not_installed_is_told() -> None:
