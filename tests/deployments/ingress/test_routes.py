@@ -66,7 +66,9 @@ def unfit(path: str) -> int:
 def server(live: LiveCluster, embedder: str, reranker: str, letters: str) -> Iterator[httpx.Client]:
     with live.client() as client:
         client.launch_model("echo", model_uid="routes")
-        with httpx.Client(base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url)) as http:
+        with httpx.Client(
+            base_url=live.url, timeout=10, event_hooks=held_to_its_description(live.url, bodies=False)
+        ) as http:
             yield http
         client.terminate_model("routes")
 
