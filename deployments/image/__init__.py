@@ -1,4 +1,4 @@
-"""Pictures from words and from pictures."""
+"""The image wing: pictures from prompts and from other pictures."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from deployments.image.needs import needs
 
 
 def tasks_of(entry: Entry) -> tuple[str, ...]:
-    """As the catalogue names a pipeline for each; a bare folder says what it can when it is loaded."""
+    """The tasks for which the catalogue names a pipeline; none for a bare folder, which shows its tasks once loaded."""
     return tuple(entry.facts.get("pipelines", ()))
 
 

@@ -1,4 +1,4 @@
-"""What is put on a loaded pipeline and was trained apart from it: LoRAs, Lightning and ControlNets."""
+"""Additions to a loaded pipeline that were trained separately: LoRAs, Lightning and ControlNets."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster import errors
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from torch import dtype as Dtype
 
 LIGHTNING = "lightning"
 
 
-def add_lora(pipe: Any, name: str, path: Path, option: str = "lora_modules") -> None:
-    """Under that name, beside the others; whether it counts is said per request."""
+def add_lora(pipe: DiffusionPipeline, name: str, path: Path, option: str = "lora_modules") -> None:
+    """Loads a LoRA under that name, beside the others. Each request says which of them are in force."""
     kind = type(pipe).__name__
     if not hasattr(pipe, "load_lora_weights"):
         raise errors.BadOption(f"{kind} takes no LoRA: leave {name} out.", option)
@@ -24,7 +28,7 @@ def add_lora(pipe: Any, name: str, path: Path, option: str = "lora_modules") -> 
         pipe.load_lora_weights(
             str(file.parent), weight_name=file.name, adapter_name=name, local_files_only=True, use_safetensors=True
         )
-    # A LoRA of another model ends in whatever the conversion of its names stumbles over.
+    # A LoRA of another model makes the conversion of its names fail with any of these.
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _of_another(name, kind, first_line(error), option) from error
     if not any(name in names for names in pipe.get_list_adapters().values()):
@@ -32,7 +36,7 @@ def add_lora(pipe: Any, name: str, path: Path, option: str = "lora_modules") -> 
 
 
 def first_line(error: Exception) -> str:
-    """Model libraries tell of every tensor that does not fit; one will do."""
+    """The first line of an error: model libraries list every tensor that does not fit."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(":. ")[:200] if lines else type(error).__name__
 
@@ -53,8 +57,9 @@ def _of_another(name: str, kind: str, reason: str, option: str) -> errors.BadOpt
     return errors.BadOption(f"The LoRA {name} was not made for {kind} ({reason}): give one that was.", option)
 
 
-def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
-    """Makes the pipeline one of few steps, and says of how many. Packed weights cannot take it in: it stays beside."""
+def add_lightning(pipe: DiffusionPipeline, file: Path, is_packed: bool) -> int:
+    """Makes the pipeline one of few steps and returns their number. The LoRA is fused with the weights; it stays beside
+    packed weights, with which it cannot be fused."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     steps = re.search(r"(\d+)[-_]?steps?", file.name.lower())
@@ -67,7 +72,7 @@ def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
     if not is_packed:
         pipe.fuse_lora(adapter_names=[LIGHTNING])
         pipe.unload_lora_weights()
-    # As it was distilled: the same shift for pictures of every size.
+    # As the model was distilled: with the same shift for pictures of every size.
     pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(
         pipe.scheduler.config,
         base_shift=math.log(3),
@@ -80,7 +85,7 @@ def add_lightning(pipe: Any, file: Path, is_packed: bool) -> int:
     return int(steps[1])
 
 
-def controlnet(folder: Path, dtype: Any) -> Any:
+def controlnet(folder: Path, dtype: Dtype) -> ModelMixin:
     import diffusers
 
     try:
@@ -92,8 +97,8 @@ def controlnet(folder: Path, dtype: Any) -> Any:
     return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
-def with_controlnets(pipe: Any, nets: Sequence[Any]) -> Any:
-    """The pipeline of the same parts that listens to them."""
+def with_controlnets(pipe: DiffusionPipeline, nets: Sequence[ModelMixin]) -> DiffusionPipeline:
+    """A pipeline of the same parts that uses these ControlNets."""
     from diffusers import AutoPipelineForText2Image
 
     net = nets[0] if len(nets) == 1 else list(nets)

@@ -1,14 +1,18 @@
-"""Presets that skip part of a denoiser's work where it changes little from step to step: faster, and slightly another
-picture."""
+"""Presets of caches that reuse parts of a denoiser's work from step to step: faster, with slightly other pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from diffusers import FirstBlockCacheConfig, ModelMixin, TaylorSeerCacheConfig
+
+    CacheConfig: TypeAlias = FirstBlockCacheConfig | TaylorSeerCacheConfig
 
 
-def _first_block(threshold: float) -> Callable[[], Any]:
-    def config() -> Any:
+def _first_block(threshold: float) -> Callable[[], CacheConfig]:
+    def config() -> FirstBlockCacheConfig:
         from diffusers import FirstBlockCacheConfig
 
         return FirstBlockCacheConfig(threshold=threshold)
@@ -16,15 +20,15 @@ def _first_block(threshold: float) -> Callable[[], Any]:
     return config
 
 
-def _taylorseer() -> Any:
+def _taylorseer() -> TaylorSeerCacheConfig:
     from diffusers import TaylorSeerCacheConfig
 
     return TaylorSeerCacheConfig()
 
 
-#: From the most careful to the fastest. `first-block` keeps what the later blocks added while the first one's output
-#: moves by less than the threshold; `taylorseer` extrapolates.
-PRESETS: Mapping[str, Callable[[], Any]] = {
+#: From the most careful to the fastest. `first-block` reuses what the later blocks added, as long as the output of the
+#: first one changes by less than the threshold; `taylorseer` extrapolates from earlier steps.
+PRESETS: Mapping[str, Callable[[], CacheConfig]] = {
     "first-block-careful": _first_block(0.05),
     "first-block": _first_block(0.1),
     "first-block-fast": _first_block(0.2),
@@ -32,6 +36,6 @@ PRESETS: Mapping[str, Callable[[], Any]] = {
 }
 
 
-def presets_for(denoiser: Any) -> tuple[str, ...]:
-    """None for denoisers that the library cannot cache."""
+def presets_for(denoiser: ModelMixin) -> tuple[str, ...]:
+    """The presets for this denoiser; none where the library cannot cache it."""
     return tuple(PRESETS) if hasattr(denoiser, "enable_cache") else ()

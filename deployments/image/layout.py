@@ -1,25 +1,32 @@
-"""What a folder of a diffusion pipeline holds, read from its index without any model library."""
+"""The parts of a diffusion pipeline in a folder, read from its index without any model library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from cluster import errors
 from cluster.names import quoted
 from cluster.weights.inventory import Inventory, read
 from cluster.weights.locate import PICKLES, names_in, weight_set
 
+if TYPE_CHECKING:
+    from torch.nn import Module
+
 INDEX = "model_index.json"
 DENOISERS = ("transformer", "unet", "prior")
+
+#: Loaded parts of a pipeline by slot; None for one that is left out.
+Parts: TypeAlias = "dict[str, Module | None]"
 
 
 @dataclass(frozen=True)
 class Layout:
-    #: Class of the pipeline.
+    #: Class name of the pipeline.
     pipeline: str
-    #: Slot -> library and class of what is loaded into it.
+    #: Slot -> library and class name of the part.
     parts: Mapping[str, tuple[str, str]]
 
     @classmethod
@@ -41,7 +48,7 @@ class Layout:
 
     @property
     def denoiser(self) -> str:
-        """The slot of what is run at every step."""
+        """The slot of the part that runs at every step."""
         slot = next((slot for slot in DENOISERS if slot in self.parts), None)
         if slot is None:
             raise errors.LoadFailed(f"{self.pipeline} has no denoiser that is known here; it has {self._slots()}.")
@@ -68,11 +75,11 @@ def _is_part(kind: object) -> bool:
 
 
 def pickled_parts(folder: Path, layout: Layout) -> list[str]:
-    """The parts whose weights are there only as pickles."""
+    """The slots of parts that have their weights only as pickles."""
     files = {slot: weight_set(names_in(folder / slot)) for slot in layout.parts if (folder / slot).is_dir()}
     return [slot for slot, names in files.items() if any(name.endswith(PICKLES) for name in names)]
 
 
 def has_variant(folder: Path, variant: str) -> bool:
-    """Whether any weights are there as that variant: `diffusion_pytorch_model.fp16.safetensors`."""
+    """Whether there are any weights of that variant, such as `diffusion_pytorch_model.fp16.safetensors`."""
     return any(path.is_file() for path in folder.glob(f"*/*.{variant}*.*"))

@@ -1,25 +1,26 @@
-"""A diffusers pipeline from a launch: look at the folder, load the parts, put them together, place them, tell of them.
+"""A diffusers pipeline from a launch: look at the folder, load the parts, assemble and place them, and describe them.
 
-Nothing here asks a hub: further weights come from `fetch`, everything else from the folder.
+Nothing here contacts a hub: further weights come from `fetch`, everything else from the folder.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.names import quoted
+from cluster.value import JsonObject
 from cluster.weights.inventory import read
 from cluster.worker.family import Setup
 from deployments.device import dtype_for
 from deployments.image import addons
 from deployments.image.checkpoints import checkpoint_in, is_whole, rest_of, whole_pipeline
-from deployments.image.layout import Layout, has_variant, pickled_parts
+from deployments.image.layout import Layout, Parts, has_variant, pickled_parts
 from deployments.image.options import ImageOptions
 from deployments.image.placing import is_packed, place
 from deployments.image.plan import number_format
@@ -27,12 +28,20 @@ from deployments.image.quantised import allowed_without_gpu, config_for, denoise
 from deployments.image.sources import any_source, controlnet_source, gguf_source, lightning_source
 from deployments.image.tuning import tune
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+    from torch import dtype as Dtype
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+
+    PartClass: TypeAlias = type[ModelMixin] | type[PreTrainedModel]
+
 Fetch = Callable[[Source], Path]
 
 
 class Loaded(NamedTuple):
-    pipe: Any
-    about: dict[str, Any]
+    pipe: DiffusionPipeline
+    about: JsonObject
 
 
 @dataclass(frozen=True)
@@ -43,9 +52,9 @@ class LoadingLaunch:
     options: ImageOptions
     folder: Path
     layout: Layout
-    dtype: Any
+    dtype: Dtype
     fetch: Fetch
-    #: Has the denoiser, or all weights there are; the folder has the rest.
+    #: A single file with the denoiser, or with all weights; the folder has the rest.
     checkpoint: Path | None = None
 
     @property
@@ -54,15 +63,15 @@ class LoadingLaunch:
 
     @property
     def bits(self) -> dict[str, str]:
-        """Slot -> how it is quantised by bitsandbytes."""
+        """Slot -> bits, for the parts that bitsandbytes quantises."""
         options = self.options
         by_slot = dict.fromkeys(options.quantize_text_encoder, str(options.text_encoder_quantization))
         if options.denoiser_quantization not in (None, "fp8"):
             by_slot[self.layout.denoiser] = str(options.denoiser_quantization)
         return {slot: bits for slot, bits in by_slot.items() if slot not in options.dropped}
 
-    def reading(self) -> dict[str, Any]:
-        """How every part is read from the folder."""
+    def reading(self) -> JsonObject:
+        """The arguments with which every part is read from the folder."""
         return {
             "dtype": self.dtype,
             "variant": self.options.variant,
@@ -93,7 +102,7 @@ def load(setup: Setup, fetch: Fetch) -> Loaded:
 
 
 def _refuse_impossible(launch: LoadingLaunch) -> None:
-    """Before a byte of the weights is read."""
+    """Refuses what cannot work, before a byte of the weights is read."""
     options, layout, setup = launch.options, launch.layout, launch.setup
     layout.refuse_unknown("quantize_text_encoder", options.quantize_text_encoder)
     for slot in options.dropped:
@@ -111,7 +120,7 @@ def _refuse_impossible(launch: LoadingLaunch) -> None:
 
 
 def _refuse_packing(launch: LoadingLaunch) -> None:
-    """diffusers packs what it reads from a folder only."""
+    """diffusers packs weights only while it reads them from a folder."""
     if launch.checkpoint is None:
         return
     packed = [slot for slot in launch.bits if slot == launch.layout.denoiser or is_whole(launch.checkpoint)]
@@ -151,21 +160,22 @@ def _refuse_cache(launch: LoadingLaunch) -> None:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-def class_of(layout: Layout, slot: str) -> Any:
+def class_of(layout: Layout, slot: str) -> PartClass:
     library, name = layout.parts[slot]
     if library not in ("diffusers", "transformers"):
-        # Some pipelines bring a text encoder of their own, e.g. Kolors.
+        # Some pipelines, such as Kolors, bring a text encoder of their own.
         library = f"diffusers.pipelines.{library}"
     try:
-        return getattr(importlib.import_module(library), name)
+        kind: PartClass = getattr(importlib.import_module(library), name)
     except (ImportError, AttributeError):
         raise errors.LoadFailed(f"{layout.pipeline} needs {name} of {library}, which is not installed.") from None
+    return kind
 
 
-def _parts(launch: LoadingLaunch) -> dict[str, Any]:
-    """The parts that are not loaded as they lie in the folder; None for those that are left out."""
+def _parts(launch: LoadingLaunch) -> Parts:
+    """The parts that are not loaded from the folder as they are, and None for those that are left out."""
     denoiser = launch.layout.denoiser
-    parts: dict[str, Any] = dict.fromkeys(launch.options.dropped)
+    parts: Parts = dict.fromkeys(launch.options.dropped)
     file = _denoiser_file(launch)
     if file is not None:
         parts[denoiser] = denoiser_from(file, class_of(launch.layout, denoiser), launch.folder / denoiser, launch.dtype)
@@ -175,7 +185,7 @@ def _parts(launch: LoadingLaunch) -> dict[str, Any]:
 
 
 def _denoiser_file(launch: LoadingLaunch) -> Path | None:
-    """Where it is in a file of its own; one of another model is refused before it is read."""
+    """The file of the denoiser, if it has one of its own. A file of another model is refused before it is read."""
     gguf = gguf_source(launch.setup.entry, launch.options, launch.setup.source.hub)
     if gguf is None:
         return None if launch.checkpoint is None or is_whole(launch.checkpoint) else launch.checkpoint
@@ -185,7 +195,7 @@ def _denoiser_file(launch: LoadingLaunch) -> Path | None:
     return file
 
 
-def _quantised(launch: LoadingLaunch, slot: str, bits: str) -> Any:
+def _quantised(launch: LoadingLaunch, slot: str, bits: str) -> Module:
     kind = class_of(launch.layout, slot)
     with allowed_without_gpu(launch.device):
         part = kind.from_pretrained(
@@ -195,14 +205,14 @@ def _quantised(launch: LoadingLaunch, slot: str, bits: str) -> Any:
             device_map={"": launch.device},
             **launch.reading(),
         )
-    # Bits are packed on the card; what waits for its turn there makes room for the next.
+    # Weights are packed on the GPU; a part that is offloaded as a whole then makes room for the next.
     return part.to("cpu") if launch.options.offload == "model" and launch.device != "cpu" else part
 
 
 # ---------------------------------------------------------------------------------------------- pipeline
 
 
-def _pipeline(launch: LoadingLaunch, parts: dict[str, Any]) -> Any:
+def _pipeline(launch: LoadingLaunch, parts: Parts) -> DiffusionPipeline:
     if launch.checkpoint is not None and is_whole(launch.checkpoint):
         kind = getattr(importlib.import_module("diffusers"), launch.layout.pipeline)
         pipe = whole_pipeline(kind, launch.checkpoint, launch.folder, launch.dtype, parts)
@@ -212,7 +222,7 @@ def _pipeline(launch: LoadingLaunch, parts: dict[str, Any]) -> Any:
     return pipe
 
 
-def _from_folder(launch: LoadingLaunch, parts: Mapping[str, Any]) -> Any:
+def _from_folder(launch: LoadingLaunch, parts: Parts) -> DiffusionPipeline:
     from diffusers import DiffusionPipeline
 
     spread = {"device_map": "balanced"} if launch.options.device_map == "balanced" and launch.device != "cpu" else {}
@@ -220,15 +230,15 @@ def _from_folder(launch: LoadingLaunch, parts: Mapping[str, Any]) -> Any:
         pipe = DiffusionPipeline.from_pretrained(launch.folder, **launch.reading(), **parts, **spread)
     except (OSError, ValueError) as error:
         raise errors.LoadFailed(f"{launch.folder} cannot be loaded as a pipeline: {error}") from error
-    # A slot that the pipeline's class makes optional is loaded from the folder even when it is given: HunyuanDiT's.
+    # The library loads optional parts of a pipeline from the folder even when they are given: those of HunyuanDiT.
     pipe.register_modules(**{slot: part for slot, part in parts.items() if getattr(pipe, slot) is not part})
     return pipe
 
 
-def _outfitted(launch: LoadingLaunch, pipe: Any) -> tuple[Any, dict[str, Any]]:
-    """With everything that comes from elsewhere, and what is to be told of it."""
+def _outfitted(launch: LoadingLaunch, pipe: DiffusionPipeline) -> tuple[DiffusionPipeline, JsonObject]:
+    """The pipeline with LoRAs and ControlNets, and facts about them."""
     options, entry, hub = launch.options, launch.setup.entry, launch.setup.source.hub
-    facts: dict[str, Any] = {}
+    facts: JsonObject = {}
     lightning = lightning_source(entry, options, hub)
     if lightning is not None:
         is_packed = options.takes_gguf or launch.layout.denoiser in launch.bits
@@ -246,8 +256,8 @@ def _outfitted(launch: LoadingLaunch, pipe: Any) -> tuple[Any, dict[str, Any]]:
     return pipe, facts
 
 
-def _use_only(pipe: Any, names: list[str]) -> None:
-    """Requests name the LoRAs they want; the one who names none gets the model as it is."""
+def _use_only(pipe: DiffusionPipeline, names: list[str]) -> None:
+    """Only these LoRAs are in force at first: a request that names none gets the model as it is."""
     if names:
         pipe.set_adapters(names)
     else:
@@ -257,7 +267,7 @@ def _use_only(pipe: Any, names: list[str]) -> None:
 # ------------------------------------------------------------------------------------------------- about
 
 
-def _about(launch: LoadingLaunch, pipe: Any) -> dict[str, Any]:
+def _about(launch: LoadingLaunch, pipe: DiffusionPipeline) -> JsonObject:
     import torch
 
     modules = {slot: part for slot, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
@@ -276,7 +286,7 @@ QUANTIZE = (
 )
 
 
-def _part_about(launch: LoadingLaunch, slot: str, part: Any) -> dict[str, Any]:
+def _part_about(launch: LoadingLaunch, slot: str, part: Module) -> JsonObject:
     return {
         "class": type(part).__name__,
         "dtype": str(launch.dtype).removeprefix("torch."),
@@ -286,15 +296,15 @@ def _part_about(launch: LoadingLaunch, slot: str, part: Any) -> dict[str, Any]:
     }
 
 
-def bytes_of(part: Any) -> int:
-    """As it lies in memory, with the scales of what is packed."""
+def bytes_of(part: Module) -> int:
+    """Bytes in memory, including the scales of packed weights."""
     tensors = {id(tensor): tensor for tensor in (*part.parameters(), *part.buffers())}
     scales = [getattr(tensor, "quant_state", None) for tensor in tensors.values()]
     packed = sum(state.absmax.nbytes for state in scales if state is not None)
     return int(packed + sum(tensor.nbytes for tensor in tensors.values()))
 
 
-def _home_of(launch: LoadingLaunch, part: Any) -> str:
+def _home_of(launch: LoadingLaunch, part: Module) -> str:
     offload = launch.options.offload
     if offload is None or (offload != "model" and is_packed(part)):
         return ", ".join(sorted({tensor.device.type for tensor in part.parameters()}))

@@ -1,14 +1,15 @@
-"""What a launch of a diffusion model takes, looked up where it is asked for: options, files on this machine, bytes."""
+"""The memory that a launch of a diffusion model will need, found out before it is placed on a node: from its options
+and from the files on this machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cluster.catalog.entry import Entry, Source
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings
+from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import gguf_bytes, parameters, tensors
 from deployments import Needs, Room, allowed, inventory_of
@@ -32,14 +33,14 @@ from deployments.image.sources import controlnet_source, gguf_source, lightning_
 
 @dataclass(frozen=True)
 class PlannedLaunch:
-    """What was asked for, and what of it is on this machine; the one that will load it may have more."""
+    """The launch, and what this machine has of its files. The machine that will load it may have more of them."""
 
     spec: LaunchSpec
     entry: Entry
     source: Source
     settings: Settings
     options: ImageOptions
-    #: What is told of the weights, where they are here.
+    #: The files of the weights, where they are on this machine.
     inventory: Inventory | None
     layout: Layout | None
 
@@ -70,7 +71,7 @@ def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, ro
     return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, sentence))
 
 
-def _shown(made: MemoryPlan, sentence: str) -> dict[str, Any]:
+def _shown(made: MemoryPlan, sentence: str) -> JsonObject:
     return {
         "components": [
             {
@@ -94,7 +95,7 @@ def _shown(made: MemoryPlan, sentence: str) -> dict[str, Any]:
 
 
 def _refuse(launch: PlannedLaunch) -> None:
-    """While there is somebody to read it; the worker looks again, at its own disk."""
+    """Refuses what cannot be loaded while the caller is still waiting. The worker checks again, with its own disk."""
     options, entry, hub = launch.options, launch.entry, launch.source.hub
     for option, path in paths_in(options):
         allowed(path, launch.settings, option)
@@ -137,7 +138,7 @@ def _case(launch: PlannedLaunch, room: Room) -> Case:
 
 
 def _gguf_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> dict[str, Weights]:
-    """Of the denoiser, when it comes from a GGUF file that is on this machine."""
+    """The weights of the denoiser, when it comes from a GGUF file on this machine."""
     source = gguf_source(launch.entry, launch.options, launch.source.hub)
     file = launch.here(source) if source is not None else None
     if file is None:
@@ -153,7 +154,7 @@ def _controlnet_weights(launch: PlannedLaunch, weights: dict[str, Weights]) -> d
     for name in launch.options.controlnet:
         inventory = launch.here(controlnet_source(launch.entry, name, launch.source.hub))
         denoiser = weights.get(launch.denoiser, Weights("", 0))
-        # Where nothing is known of it: a copy of the half of the denoiser that reads.
+        # Without its files: a ControlNet is usually a copy of the first half of the denoiser.
         numbers = parameters(inventory) if inventory else (denoiser.packable + denoiser.others) // 2
         by_slot[f"controlnet {name}"] = Weights("ControlNet", 0, numbers or 0)
     return by_slot

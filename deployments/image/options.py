@@ -1,19 +1,20 @@
-"""What a launch of a diffusion model can ask for, read kindly: people, clients and files write one thing variously.
+"""The launch options of diffusion models. They are read leniently, because people, clients and files write them in
+different ways.
 
-Knows nothing of what a pipeline has; whether an option means anything for one is said when its parts are known.
+Knows nothing of pipelines: whether an option makes sense for one is checked when its parts are known.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cluster.names import quoted
 
-#: How weights are kept in fewer bits. `4-bit` is fp4; nf4 is nearer to the original at the same size.
+#: Formats of packed weights. `4-bit` is fp4; nf4 has the same size and is closer to the original weights.
 Bits = Literal["8-bit", "4-bit", "nf4"]
 Offload = Literal["model", "group", "sequential"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -24,15 +25,15 @@ _DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "fl
 _BITS = {"8bit": "8-bit", "int8": "8-bit", "8": "8-bit", "4bit": "4-bit", "fp4": "4-bit", "4": "4-bit"}
 
 
-def _said(value: Any) -> Any:
-    """`"None"`, `"False"` and False are all nothing; other words without what is around them."""
+def _said(value: object) -> object:
+    """`"None"`, `"False"` and False all mean None; other words are stripped."""
     if value is False or (isinstance(value, str) and value.strip().lower() in _NOTHING):
         return None
     return value.strip() if isinstance(value, str) else value
 
 
-def _words(value: Any) -> Any:
-    """`a,b` and `["a", "b"]`; the pieces of a list are read like a word alone."""
+def _words(value: object) -> object:
+    """`a,b` or `["a", "b"]`."""
     value = _said(value)
     if value is None:
         return ()
@@ -42,12 +43,12 @@ def _words(value: Any) -> Any:
     return tuple(piece.strip() for piece in pieces) if isinstance(pieces, (list, tuple)) else pieces
 
 
-def _bits(value: Any) -> Any:
+def _bits(value: object) -> object:
     value = _said(value)
     return _BITS.get(str(value).lower(), value) if value is not None else None
 
 
-def _dtype(value: Any) -> Any:
+def _dtype(value: object) -> object:
     value = _said(value)
     if not isinstance(value, str):
         return "auto" if value is None else value
@@ -55,12 +56,12 @@ def _dtype(value: Any) -> Any:
     return _DTYPES.get(name, name)
 
 
-def _offload(value: Any) -> Any:
+def _offload(value: object) -> object:
     value = _said(value)
     return "model" if value is True or str(value).lower() in ("true", "1") else value
 
 
-def _adapters(value: Any) -> Any:
+def _adapters(value: object) -> object:
     """`{"name": "path"}`, or Xinference's list of `{"lora_name": …, "local_path": …}`."""
     value = _said(value)
     if value is None:
@@ -146,7 +147,7 @@ class ImageOptions(BaseModel):
         if self.lightning_version is not None and self.lightning_model_path is not None:
             raise ValueError("lightning_version and lightning_model_path are two sources of one LoRA: give one of them")
         for name in self.lora_modules:
-            # Adapters become attributes of modules, and such names have no dots.
+            # The names become attributes of modules, which cannot contain dots.
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ValueError(f"lora_modules: {quoted(name)} is no name of letters, digits, '_' and '-'")
         return self
@@ -161,7 +162,7 @@ class ImageOptions(BaseModel):
 
     @property
     def denoiser_quantization(self) -> str | None:
-        """GGUF files come quantised: they go before what a model's defaults say."""
+        """None for a GGUF file, which is quantised already, whatever the catalogue's default says."""
         if self.takes_gguf:
             return None
         return "nf4" if self.transformer_nf4 else self.transformer_quantization

@@ -1,25 +1,33 @@
-"""Pictures as files: read within bounds, written with a receipt of how they were made."""
+"""Pictures as files: read within limits, and written with a receipt that says how they were made."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.image.requests import Format
 
-#: What is decoded at all: the library knows dozens more, some of which run other programs.
+if TYPE_CHECKING:
+    import numpy as np
+    import PIL.Image
+    from numpy.typing import NDArray
+
+#: Rows of pixels of one, three or four numbers from 0 to 1.
+Pixels: TypeAlias = "NDArray[np.float32]"
+
+#: The only formats that are decoded. Pillow knows dozens more, some of which start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-#: A receipt in a JPEG is one segment of the file.
+#: Most bytes of a receipt in a JPEG, where it is a single segment of the file.
 MOST_COMMENT = 65_000
-#: Effort of PNG: beyond this, files hardly shrink and large pictures take seconds.
+#: Compression level of PNG: above it, files hardly get smaller and large pictures take seconds.
 PNG_EFFORT = 4
 
 
-def read(data: bytes, most_pixels: int, param: str) -> Any:
-    """A picture in the colours it has; its size is read before anything is unpacked."""
+def read(data: bytes, most_pixels: int, param: str) -> PIL.Image.Image:
+    """A picture in its own colours. Its size is checked before its pixels are unpacked."""
     from PIL import Image, ImageOps
 
     try:
@@ -33,13 +41,13 @@ def read(data: bytes, most_pixels: int, param: str) -> Any:
         return ImageOps.exif_transpose(image)
     except errors.BadRequest:
         raise
-    # Whatever a decoder raises about a caller's file, the file is what is wrong.
+    # A decoder can raise anything about a broken file, and the file is the caller's.
     except Exception as error:
         raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
 
 
-def read_colours(data: bytes, most_pixels: int, param: str) -> Any:
-    """Three colours, what is transparent on white."""
+def read_colours(data: bytes, most_pixels: int, param: str) -> PIL.Image.Image:
+    """A picture in three colours; what is transparent becomes white."""
     from PIL import Image
 
     image = read(data, most_pixels, param)
@@ -48,12 +56,12 @@ def read_colours(data: bytes, most_pixels: int, param: str) -> Any:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     if image.mode.startswith("I"):
-        # Sixteen bits of grey, of which the library would keep the lower eight.
+        # 16-bit grey: Pillow would keep the lower eight bits instead of scaling.
         image = image.convert("I").point(lambda value: value / 257).convert("L")
     return image.convert("RGB")
 
 
-def from_pixels(pixels: Any) -> Any:
+def from_pixels(pixels: Pixels) -> PIL.Image.Image:
     """A picture from rows of pixels of one, three or four numbers between 0 and 1."""
     import numpy as np
     from PIL import Image
@@ -62,8 +70,9 @@ def from_pixels(pixels: Any) -> Any:
     return Image.fromarray(eight_bit[..., 0] if eight_bit.shape[-1] == 1 else eight_bit)
 
 
-def written(image: Any, format: Format, quality: int, receipt: Mapping[str, Any]) -> bytes:
-    """The file; PNG and JPEG carry the receipt, so that a picture that was passed on still says how it was made."""
+def written(image: PIL.Image.Image, format: Format, quality: int, receipt: JsonObject) -> bytes:
+    """The bytes of the file. PNG and JPEG contain the receipt, so that a picture still says how it was made when it is
+    passed on."""
     from PIL.PngImagePlugin import PngInfo
 
     target = io.BytesIO()
@@ -81,8 +90,8 @@ def written(image: Any, format: Format, quality: int, receipt: Mapping[str, Any]
     return target.getvalue()
 
 
-def parameters_of(receipt: Mapping[str, Any]) -> str:
-    """The same in the line that other programs read out of a PNG."""
+def parameters_of(receipt: JsonObject) -> str:
+    """The receipt in the form that other programs read from a PNG file."""
     lines = [str(receipt.get("prompt", ""))]
     if receipt.get("negative_prompt"):
         lines.append(f"Negative prompt: {receipt['negative_prompt']}")

@@ -1,13 +1,17 @@
-"""Where the parts of a loaded pipeline live: on their device, or in main memory until they are needed."""
+"""Where the parts of a loaded pipeline are: on their device, or in main memory until they are needed."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from deployments.image.options import ImageOptions
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch.nn import Module
 
-def place(pipe: Any, denoiser: str, options: ImageOptions, device: str) -> None:
+
+def place(pipe: DiffusionPipeline, denoiser: str, options: ImageOptions, device: str) -> None:
     if options.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif options.offload is not None:
@@ -18,11 +22,11 @@ def place(pipe: Any, denoiser: str, options: ImageOptions, device: str) -> None:
         pipe.to(device)
 
 
-def _offload_groups(pipe: Any, in_blocks: str, device: str) -> None:
-    """Layer by layer; the denoiser by its blocks where that is asked for. Quantised parts stay where they run.
+def _offload_groups(pipe: DiffusionPipeline, in_blocks: str, device: str) -> None:
+    """Offloads layer by layer, or the part in the slot `in_blocks` block by block. Packed parts stay on the device.
 
-    Not diffusers' sequential offload, which cannot take every kind of parameter; this is as frugal. Only whole layers
-    of the VAE: its decoder is called past the module whose hook would bring in a block.
+    Not by diffusers' sequential offload: it cannot handle every kind of parameter, and this takes as little memory.
+    The VAE is never offloaded by blocks: pipelines call its decoder directly, past the hook that loads a block.
     """
     import torch
     from diffusers.hooks import apply_group_offloading
@@ -43,6 +47,6 @@ def _offload_groups(pipe: Any, in_blocks: str, device: str) -> None:
             apply_group_offloading(part, offload_type="leaf_level", **arguments)
 
 
-def is_packed(part: Any) -> bool:
-    """Whether bitsandbytes holds it, whose state beside the weights would not move with them."""
+def is_packed(part: Module) -> bool:
+    """Whether its weights are packed by bitsandbytes: that keeps state which does not move with the weights."""
     return bool(getattr(part, "is_loaded_in_8bit", False) or getattr(part, "is_loaded_in_4bit", False))

@@ -1,7 +1,7 @@
-"""The memory of a launch before anything is loaded: bytes per part, where each lives, the peak, and what would make it
-fit.
+"""The memory that a launch will take, before anything is loaded: the bytes of each part and where they are, the peak,
+and the changes of options that would make it fit.
 
-Weights are counted from the headers of files where these are on disk, else from what the catalogue says of them.
+Weights are counted from the headers of files on disk, or else from the sizes in the catalogue.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
+from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
 from deployments.image.layout import DENOISERS, Layout
 from deployments.image.options import ImageOptions
 
-#: What a worker's process needs besides weights, on CPU. Measured as PSS with torch, diffusers and bitsandbytes after
-#: the first pictures of tiny pipelines: 510 MB.
+#: Memory of a worker's process besides the weights, on CPU. Measured as PSS with torch, diffusers and bitsandbytes
+#: after the first pictures of tiny pipelines: 510 MB.
 PROCESS_BYTES = 520_000_000
 
-#: What decoding takes per pixel and byte of the number format: 768 live at the peak of FLUX's and SDXL's decoders
-#: (1.5 GiB at 1024 x 1024 in 16 bits), and as much again is workspace of the convolutions.
+#: Memory that decoding takes per pixel and byte of the number format: 768 are in use at the peak of FLUX's and SDXL's
+#: decoders (1.5 GiB at 1024 x 1024 in 16 bits), and the convolutions use as much again as workspace.
 DECODER_BYTES_PER_PIXEL = 2 * 768
 #: The same for one pass of FLUX's transformer, 0.46 GiB.
 DENOISER_BYTES_PER_PIXEL = 240
-#: Side of a tile, where a decoder does not say: diffusers takes its sample size.
+#: Side of a tile for a VAE whose configuration has no sample size, which is what diffusers takes.
 TILE_SIDE = 512
 
-#: What is claimed above the estimate, which knows nothing of fragments and of adapters.
+#: The claim is the estimate times this, for fragmentation and for adapters, which the estimate leaves out.
 MARGIN = 1.1
 
-#: Of T5-XXL, less its vocabulary and what must stay as it is; of other text encoders it is more.
+#: Share of a text encoder's weights that can be packed. This is T5-XXL's, without its vocabulary and the layers that
+#: must stay as they are; other encoders have more.
 PACKABLE_OF_ENCODERS = 0.76
-#: What fp8 leaves as it is of FLUX.1 and Stable Diffusion 3.5, about.
+#: Share of a denoiser's weights that fp8 leaves as they are; about right for FLUX.1 and Stable Diffusion 3.5.
 KEPT_OF_DENOISERS = 0.3
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -55,13 +57,13 @@ GGUF_BITS = {
     "BF16": 16.0,
 }
 
-#: Two-dimensional, and no linear layers.
+#: Weights that are matrices but not of linear layers.
 _TABLES = re.compile(
     r"(^|\.)(shared|lm_head|wte|relative_attention_bias|\w*embeddings?|embed_\w+|output_layer)\.weight$"
 )
-#: T5 loses too much when the last layer of its blocks is packed, and transformers leaves it as it is.
+#: T5 loses too much when the last layer of its blocks is packed, so transformers leaves that layer as it is.
 _UNPACKED = re.compile(r"DenseReluDense\.wo\.weight$")
-#: Norms, and the linear layers that modulate them, are what small errors hurt most.
+#: Small errors do most harm in norms and in the linear layers that modulate them, so these keep their format.
 _KEPT_BY_FP8 = re.compile(r"pos_embed|patch_embed|norm|^proj_(in|out)\.")
 _BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
@@ -71,26 +73,26 @@ _BLOCK = re.compile(r"^(.*?\.\d+)\.")
 
 @dataclass(frozen=True)
 class Weights:
-    """The numbers of one part, by what becomes of them."""
+    """How many numbers one part has, by how they can be stored."""
 
     kind: str
-    #: Of linear layers, which can be packed.
+    #: Numbers in linear layers, which can be packed.
     packable: int
     others: int = 0
-    #: Of either, those that fp8 leaves as they are.
+    #: Of all of them, those that fp8 leaves as they are.
     kept: int = 0
-    #: Rows of the linear layers: in 8 bits each has a scale.
+    #: Rows of the linear layers: in 8 bits each row has a scale.
     rows: int = 0
-    #: Bytes that are packed in the file already.
+    #: Bytes of weights that are already packed in the file.
     packed_bytes: int = 0
-    #: What part of it is there at once when its blocks come and go.
+    #: The share of it that is on the device at once when its blocks are offloaded in groups.
     block_share: float = 0.1
-    #: As one GGUF file.
+    #: Size of its GGUF file.
     gguf_bytes: int | None = None
 
     @classmethod
     def of(cls, kind: str, tensors: Iterable[Tensor], tables: re.Pattern[str] | None) -> Weights:
-        """`tables` tells which matrices are looked up and not multiplied; denoisers have none."""
+        """`tables` matches the names of matrices that are looked up, not multiplied; denoisers have none."""
         packable = others = kept = rows = packed_bytes = 0
         blocks: dict[str, int] = defaultdict(int)
         for tensor in tensors:
@@ -112,7 +114,7 @@ class Weights:
             case "8-bit":
                 return self.packable + 4 * self.rows + unpacked
             case "4-bit" | "nf4":
-                # Two to a byte, and an fp32 scale for every 64.
+                # Two numbers in a byte, and an fp32 scale for every 64 numbers.
                 return int(self.packable * (0.5 + 4 / 64)) + unpacked
             case "fp8":
                 return self.packable + self.others + self.kept * (item_bytes - 1) + self.packed_bytes
@@ -133,13 +135,13 @@ def _is_packable(tensor: Tensor, tables: re.Pattern[str] | None) -> bool:
 
 
 def _share_at_once(blocks: Mapping[str, int]) -> float:
-    """What lies outside of the blocks, the one that computes and the one that comes next."""
+    """The share of a part outside of its blocks, together with the block that runs and the one that comes next."""
     largest = max((size for name, size in blocks.items() if name), default=0)
     return min(1.0, (blocks.get("", 0) + 2 * largest) / max(1, sum(blocks.values())))
 
 
 def weights_on_disk(inventory: Inventory, layout: Layout) -> dict[str, Weights]:
-    """Of the parts that have any there."""
+    """By slot, for the parts whose weights are on disk."""
     weights = {}
     for slot, (_, kind) in layout.parts.items():
         part = inventory.under(slot)
@@ -149,8 +151,8 @@ def weights_on_disk(inventory: Inventory, layout: Layout) -> dict[str, Weights]:
     return weights
 
 
-def weights_told(facts: Mapping[str, Any]) -> dict[str, Weights]:
-    """From a catalogue entry's billions of parameters."""
+def weights_told(facts: JsonObject) -> dict[str, Weights]:
+    """By slot, from the billions of parameters in a catalogue entry."""
     components: Mapping[str, float] = facts.get("components") or {}
     weights = {}
     for slot, billions in components.items():
@@ -162,12 +164,12 @@ def weights_told(facts: Mapping[str, Any]) -> dict[str, Weights]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the models in a pipeline, what decides over the memory of a picture."""
+    """The sizes in a pipeline that determine the memory of one picture."""
 
-    #: Side of the picture that it was made for, and of a tile of it.
+    #: Side of the pictures that the model was made for, and of a tile.
     side: int = 1024
     tile: int = TILE_SIDE
-    #: Width beside that of the decoder and the transformer that were measured.
+    #: Width relative to the decoder and the transformer that were measured.
     decoder: float = 1.0
     denoiser: float = 1.0
 
@@ -187,29 +189,29 @@ def sizes_on_disk(inventory: Inventory, denoiser: str, side: int | None) -> Size
 
 
 def _is_size(value: object) -> TypeGuard[int]:
-    """Whether a config may be believed: what it says becomes memory to claim."""
+    """Whether a value in a configuration file is a plausible size: memory will be claimed for it."""
     return type(value) is int and 0 < value < 100_000
 
 
-def sizes_told(facts: Mapping[str, Any]) -> Sizes:
+def sizes_told(facts: JsonObject) -> Sizes:
     side = int(facts.get("resolution") or 1024)
     return Sizes(side, tile=side)
 
 
-def _width(transformer: Mapping[str, Any]) -> int:
-    """UNets, which have heads of their own at each level, are taken for as wide as what was measured."""
+def _width(transformer: Mapping[str, object]) -> int:
+    """UNets have other heads at each level; they are taken to be as wide as the transformer that was measured."""
     heads, each = transformer.get("num_attention_heads"), transformer.get("attention_head_dim")
     return heads * each if _is_size(heads) and _is_size(each) else 3072
 
 
-def _side(denoiser: Mapping[str, Any], levels: int) -> int:
-    """Denoisers that say their size count in latents."""
+def _side(denoiser: Mapping[str, object], levels: int) -> int:
+    """The side of a picture. Denoisers give theirs in latents."""
     latents = denoiser.get("sample_size")
     return latents * 2 ** (min(levels, 8) - 1) if _is_size(latents) else 1024
 
 
 def number_format(options: ImageOptions, named: Collection[str], on_gpu: bool) -> str:
-    """On CPU fp32, unless the launch asked for something else: what a model's own options say is meant for GPUs."""
+    """On CPU float32, unless the launch itself sets torch_dtype: the option of a catalogue entry is meant for GPUs."""
     if options.torch_dtype == "auto" or not (on_gpu or "torch_dtype" in named):
         return "bfloat16" if on_gpu else "float32"
     return options.torch_dtype
@@ -230,7 +232,7 @@ class PlannedPart:
 
 @dataclass(frozen=True)
 class Case:
-    """Everything the arithmetic reads; the ladder changes the options and asks again."""
+    """All that the plan depends on. `fitting` changes the options and plans again."""
 
     name: str
     options: ImageOptions
@@ -250,14 +252,14 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Of the largest picture, where the launch bounds it, else of a usual one."""
+        """Of the largest picture, if the launch limits it, else of a picture of the model's own size."""
         return self.options.max_pixels or self.sizes.side**2
 
     @property
     def item_bytes(self) -> int:
         return ITEM_BYTES[self.dtype]
 
-    def with_options(self, **changes: Any) -> Case:
+    def with_options(self, **changes: object) -> Case:
         return replace(self, options=self.options.model_copy(update=changes))
 
 
@@ -266,7 +268,7 @@ class MemoryPlan:
     rows: tuple[PlannedPart, ...]
     activation_bytes: int
     fixed_bytes: int
-    #: Of the card, or of main memory where there is none.
+    #: Of the GPU, or of main memory without one.
     peak_bytes: int
 
     @property
@@ -326,7 +328,7 @@ def _home_of(case: Case, quantization: str) -> str:
 
 
 def _at_once(case: Case, rows: Iterable[PlannedPart]) -> Iterator[tuple[str, int]]:
-    """What is on the card together with the part that runs, for each that may run."""
+    """For each part that may run: its slot, and the bytes on the GPU while it runs."""
     rows = tuple(rows)
     stays = sum(row.bytes for row in rows if row.lives_on == "card")
     for row in rows:
@@ -343,14 +345,14 @@ def _at_once(case: Case, rows: Iterable[PlannedPart]) -> Iterator[tuple[str, int
 
 @dataclass(frozen=True)
 class Rung:
-    """A change of options, and how a person writes it."""
+    """A change of options, and its text for a person."""
 
     told: str
-    changes: Mapping[str, Any]
+    changes: JsonObject
 
 
 def rungs(case: Case) -> Iterator[Rung]:
-    """What would make it smaller, the least harmful first."""
+    """Changes that would make the launch smaller, the least harmful first."""
     options = case.options
     encoders = [slot for slot in case.text_encoders if slot not in options.dropped]
     if encoders and not options.quantize_text_encoder:
@@ -369,26 +371,26 @@ def rungs(case: Case) -> Iterator[Rung]:
         if options.offload in (None, "model"):
             yield Rung("cpu_offload=group", {"cpu_offload": "group"})
             if options.quantize_text_encoder:
-                # Packed weights stay on the card, whatever comes and goes there.
+                # Packed weights stay on the GPU even when parts are offloaded.
                 text = "quantize_text_encoder=false, cpu_offload=group"
                 yield Rung(text, {"quantize_text_encoder": (), "cpu_offload": "group"})
 
 
 def fitting(case: Case, room_bytes: int) -> tuple[str, int] | None:
-    """The smallest change with which it fits, and the peak it then has: a rung alone, or with all that come before."""
+    """The smallest change with which the launch fits, and its peak then: a rung, or one with all before it."""
     steps = list(rungs(case))
     for way in (way for index in range(len(steps)) for way in ([steps[index]], steps[: index + 1])):
         changes = {key: value for step in way for key, value in step.changes.items()}
         peak = plan(case.with_options(**changes)).peak_bytes
         if peak <= room_bytes:
-            # A later rung may replace an earlier one.
+            # A later rung may set the same option as an earlier one.
             texts = {step.told.partition("=")[0]: step.told for step in way}
             return ", ".join(texts.values()), peak
     return None
 
 
 def advice(case: Case, made: MemoryPlan, room_bytes: int) -> str:
-    """Whether it fits, in one sentence."""
+    """One sentence: whether the launch fits, and if not, what would make it fit."""
     where = "the card" if case.on_gpu else "main memory"
     needs = f"{case.name} needs {gigabytes(made.peak_bytes)}"
     if made.peak_bytes <= room_bytes:

@@ -1,42 +1,46 @@
-"""What a picture under way looks like, without its decoder: a linear map from latents to colours, fitted at the launch.
+"""Previews of a picture under way without the decoder: a linear map from latents to colours, fitted at the launch.
 
-A decoder costs as much as a step or more; of a latent's channels, colours are very nearly a weighted sum. The weights
-are read off the model's own encoder on a picture that has every colour.
+Decoding takes as long as a step or longer. Colours are very nearly a weighted sum of a latent's channels, so the
+weights are fitted once, by encoding a picture that contains every colour with the model's own VAE.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, DiffusionPipeline
+    from torch import Tensor
 
 log = logging.getLogger("cluster.worker.worker")
 
-#: The side of the picture that the weights are read off.
+#: Side of the picture to which the weights are fitted.
 SIDE = 256
 QUALITY = 80
 
 
 class PreviewMap:
-    def __init__(self, weights: Any, bias: Any) -> None:
+    def __init__(self, weights: Tensor, bias: Tensor) -> None:
         self._weights = weights
         self._bias = bias
 
     @classmethod
-    def of(cls, pipe: Any) -> PreviewMap | None:
-        """None for models whose latents cannot be looked at this way."""
+    def of(cls, pipe: DiffusionPipeline) -> PreviewMap | None:
+        """None for models whose latents cannot be shown in this way."""
         vae = getattr(pipe, "vae", None)
         if vae is None or not hasattr(vae, "encode"):
             return None
         try:
             return cls(*_fitted(vae))
-        # Autoencoders differ in many ways, and a model without previews is a model all the same.
+        # Autoencoders differ in many ways, and a model without previews can still be served.
         except Exception as error:
             log.info("there are no previews: %s: %s", type(error).__name__, error)
             return None
 
-    def jpeg(self, pipe: Any, latents: Any, height: int, width: int) -> bytes | None:
-        """The first picture of a batch of latents, as they stand between two steps."""
+    def jpeg(self, pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> bytes | None:
+        """A preview of the first picture in a batch of latents, between two steps."""
         import torch
         from PIL import Image
 
@@ -56,11 +60,11 @@ class PreviewMap:
         return target.getvalue()
 
 
-def _fitted(vae: Any) -> tuple[Any, Any]:
+def _fitted(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     import torch
 
     with torch.no_grad():
-        sample = _every_colour(torch).to(vae.device, vae.dtype)
+        sample = _every_colour().to(vae.device, vae.dtype)
         is_video = (
             vae.encode.__func__.__qualname__.startswith("AutoencoderKLQwen")
             if hasattr(vae.encode, "__func__")
@@ -80,8 +84,10 @@ def _fitted(vae: Any) -> tuple[Any, Any]:
     return weights[:-1], weights[-1]
 
 
-def _every_colour(torch: Any) -> Any:
-    """Waves of three colours in two directions, -1 to 1, so that every mix of them is there."""
+def _every_colour() -> Tensor:
+    """A picture of waves of the three colours in several directions, from -1 to 1, so that every mixture occurs."""
+    import torch
+
     line = torch.linspace(0, 1, SIDE)
     across, down = line.expand(SIDE, SIDE), line[:, None].expand(SIDE, SIDE)
     waves = [
@@ -92,7 +98,7 @@ def _every_colour(torch: Any) -> Any:
     return torch.stack(waves)[None]
 
 
-def _normalised(vae: Any, latents: Any) -> Any:
+def _normalised(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     import torch
 
     config = vae.config
@@ -105,8 +111,8 @@ def _normalised(vae: Any, latents: Any) -> Any:
     return (latents - shift) * (getattr(config, "scaling_factor", None) or 1.0)
 
 
-def _as_grid(pipe: Any, latents: Any, height: int, width: int) -> Any:
-    """Channels by rows by columns, however the pipeline lays them out."""
+def _as_grid(pipe: DiffusionPipeline, latents: Tensor, height: int, width: int) -> Tensor | None:
+    """Latents as channels by rows by columns, whatever layout the pipeline has; None for an unknown layout."""
     if latents.dim() == 3 and hasattr(pipe, "_unpack_latents"):
         latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
     if latents.dim() == 5:

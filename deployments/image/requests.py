@@ -1,19 +1,21 @@
-"""What one request for pictures asks, checked before anything is computed, and what is answered.
+"""A request for pictures, checked before anything is computed, and its answer.
 
-Read at the ingress, where a dialect fills it, and once more by the worker, which knows the model. Knows of no library.
+Every dialect fills it in the ingress, and the worker, which knows the model, checks it again. Imports no library.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-#: Most steps of one picture, whatever the model: nobody waits for more.
+from cluster.value import JsonObject
+
+#: The most steps of one picture, whatever the model.
 MOST_STEPS = 1000
 MOST_SEED = 2**63 - 1
-#: Longest side that is taken; a launch bounds the pixels more tightly.
+#: The longest side of a picture; a launch limits the pixels further.
 MOST_SIDE = 16_384
 MOST_PREVIEWS = 3
 
@@ -32,7 +34,7 @@ Scale = Annotated[float, AfterValidator(_finite), Field(ge=0, le=100)]
 
 
 class Adapter(BaseModel):
-    """A LoRA of the launch, and how strongly it counts."""
+    """A LoRA of the launch, and its scale."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,7 +43,8 @@ class Adapter(BaseModel):
 
 
 class Drawing(BaseModel):
-    """None means: as the model does it. Sizes, scales and steps are bounded here, once for all dialects."""
+    """A request for pictures. None means the model's own default. The limits of sizes, scales and steps are here,
+    once for all dialects."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,23 +56,23 @@ class Drawing(BaseModel):
     num_inference_steps: int | None = Field(default=None, ge=1, le=MOST_STEPS)
     guidance_scale: Scale | None = None
     true_cfg_scale: Scale | None = None
-    #: Of the first picture; the others take the numbers that follow. A list has one for each.
+    #: The seed of the first picture; the others take the numbers that follow. A list has one for each picture.
     seed: int | list[int] | None = None
-    #: How much of a given picture is redrawn.
+    #: How much of the picture to start from is redrawn, up to 1.
     strength: Annotated[float, Field(gt=0, le=1), AfterValidator(_finite)] | None = None
     sampler_name: str | None = Field(default=None, max_length=100)
     max_sequence_length: int | None = Field(default=None, ge=1, le=4096)
     clip_skip: int | None = Field(default=None, ge=1, le=12)
     loras: tuple[Adapter, ...] = Field(default=(), max_length=8)
-    #: A cache that makes steps cheaper and the picture slightly another, by the name of a preset.
+    #: Name of a preset: a cache makes steps cheaper and the picture slightly different.
     cache: str | None = Field(default=None, max_length=50)
     controlnet_conditioning_scale: Scale | None = None
     class_label: int | None = Field(default=None, ge=0)
-    #: Pictures to start from, as files; several only for models that edit by reference.
+    #: Files of the pictures to start from; several only for models that take them as references.
     images: tuple[bytes, ...] = Field(default=(), max_length=16)
-    #: White is repainted, black is kept, as a file.
+    #: File of the mask: white is repainted, black is kept.
     mask: bytes | None = None
-    #: What a ControlNet reads, as a file.
+    #: File of the picture for a ControlNet.
     control_image: bytes | None = None
     partial_images: int = Field(default=0, ge=0, le=MOST_PREVIEWS)
     output_format: Format = "png"
@@ -85,17 +88,17 @@ class Drawing(BaseModel):
             raise ValueError(f"seed has {len(self.seed)} numbers for {self.n} pictures")
         return self
 
-    def params(self) -> dict[str, Any]:
-        """What travels to the worker: what was asked, and nothing that was not."""
+    def params(self) -> JsonObject:
+        """What is sent to the worker: only the fields that the request set."""
         return self.model_dump(exclude_unset=True)
 
 
 class DrawnPicture(NamedTuple):
-    """One finished picture, as a file, and all it takes to make it again."""
+    """One finished picture as a file, with a receipt that has all it takes to make it again."""
 
     data: bytes
     format: Format
     width: int
     height: int
     seed: int
-    receipt: dict[str, Any]
+    receipt: JsonObject

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from deployments.image.denoiser_queue import DenoiserCall, DenoiserQueue, Denois
 from deployments.image.encodings import Encodings
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import adapting
+from deployments.image.pictures import Pixels
 from deployments.image.previews import PreviewMap
 from deployments.image.replacements import Forward, share_prompt_encoders, share_vae
 from deployments.image.requests import DrawnPicture
@@ -36,9 +37,6 @@ log = logging.getLogger("cluster.worker.worker")
 
 #: Where on the way to a picture, from 0 to 1, its stages begin.
 DENOISING, DECODING, WRITING = 0.03, 0.93, 0.98
-
-#: Rows of pixels of one, three or four numbers from 0 to 1.
-Pixels = np.ndarray[Any, np.dtype[np.floating]]
 
 
 class UntilFirstCall:

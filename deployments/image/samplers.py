@@ -1,18 +1,21 @@
-"""Samplers by the names that people know, as schedulers of the library; which a model can take is asked of it."""
+"""Samplers by their usual names, as schedulers of diffusers, and which of them a model can use."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import errors
 from cluster.names import nearest
 
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
 
 class Sampler(NamedTuple):
     scheduler: str
-    changes: Mapping[str, Any] = {}
-    #: For models that learnt a flow from noise to picture instead of taking noise away.
+    changes: Mapping[str, object] = {}
+    #: For models trained to follow a flow from noise to picture, not to remove noise.
     is_flow: bool = False
 
 
@@ -20,7 +23,7 @@ _KARRAS = {"use_karras_sigmas": True}
 _EXPONENTIAL = {"use_exponential_sigmas": True}
 _BETA = {"use_beta_sigmas": True}
 
-#: What learns to take noise away. Names as in the web interfaces that made them known.
+#: For models trained to remove noise. The names are those of the web interfaces that made them known.
 DIFFUSION = {
     "DPM++ 2M": Sampler("DPMSolverMultistepScheduler"),
     "DPM++ 2M Karras": Sampler("DPMSolverMultistepScheduler", _KARRAS),
@@ -41,7 +44,7 @@ DIFFUSION = {
     "DDPM": Sampler("DDPMScheduler"),
     "DEIS": Sampler("DEISMultistepScheduler"),
     "LCM": Sampler("LCMScheduler"),
-    # Without the steps that warm it up, which few steps leave no room for.
+    # Without its warm-up steps, for which there is no room among few steps.
     "PNDM": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
     "UniPC": Sampler("UniPCMultistepScheduler"),
 }
@@ -52,27 +55,27 @@ FLOW = {
     "Euler Beta": Sampler("FlowMatchEulerDiscreteScheduler", _BETA, True),
 }
 
-#: What a model was trained with.
+#: Settings of the noise that a model was trained with.
 NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
-#: The model's own.
+#: The name of the model's own sampler.
 DEFAULT = "default"
 NAMES = (DEFAULT, *dict.fromkeys((*DIFFUSION, *FLOW)))
 
 
-def samplers_for(scheduler: Any) -> dict[str, Sampler]:
-    """What can stand in for a model's own scheduler; nothing for models that were distilled for theirs."""
+def samplers_for(scheduler: SchedulerMixin) -> dict[str, Sampler]:
+    """The samplers that can replace a model's own scheduler; none for a model that was distilled for its own."""
     if type(scheduler).__name__.startswith("FlowMatch"):
         return FLOW
     return DIFFUSION if "beta_schedule" in scheduler.config else {}
 
 
-def check_sampler(name: str | None, scheduler: Any) -> str | None:
-    """The sampler's own spelling, None for the model's own; raises for one that the model cannot use."""
+def check_sampler(name: str | None, scheduler: SchedulerMixin) -> str | None:
+    """The name in its usual spelling, or None for the model's own; raises for a sampler that the model cannot use."""
     if name is None or name.strip().lower() in (DEFAULT, "", "automatic"):
         return None
     samplers = samplers_for(scheduler)
     folded = {_fold(spelling): spelling for spelling in samplers}
-    # Of several with the same scheduler, its name means the first, which changes nothing of it.
+    # The name of a scheduler means the first sampler that has it, which is the one without changes.
     by_scheduler = {_fold(sampler.scheduler): spelling for spelling, sampler in reversed(samplers.items())}
     sampler_name = folded.get(_fold(name)) or by_scheduler.get(_fold(name))
     if sampler_name is not None:
@@ -82,14 +85,14 @@ def check_sampler(name: str | None, scheduler: Any) -> str | None:
     raise errors.BadRequest(f"There is no sampler {name[:100]!r} for this model; {hint}", "sampler_name")
 
 
-def scheduler_for(name: str | None, scheduler: Any) -> Any:
-    """One for a single request: schedulers keep state."""
+def scheduler_for(name: str | None, scheduler: SchedulerMixin) -> SchedulerMixin:
+    """A scheduler for a single request, because schedulers keep state."""
     import diffusers
 
     if name is None:
         return type(scheduler).from_config(scheduler.config)
     sampler = samplers_for(scheduler)[name]
-    # Said in full: what a model leaves to the defaults of its own scheduler, another has other defaults for.
+    # All of them explicitly: a scheduler of another class has other defaults for settings that the model leaves out.
     learnt = {noise: scheduler.config[noise] for noise in NOISE if noise in scheduler.config}
     return getattr(diffusers, sampler.scheduler).from_config(scheduler.config, **learnt, **sampler.changes)
 

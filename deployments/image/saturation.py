@@ -1,4 +1,4 @@
-"""How long passes of so many samples take, and from that how many are worth putting into one."""
+"""How many samples are worth putting into one pass, from the measured times of passes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections import deque
 from collections.abc import Hashable
 from statistics import median_low
 
-#: Another sample must make all of them this much cheaper, or the pass only keeps everybody waiting for longer.
+#: More samples must bring the time per sample down to this share. Otherwise the pass only takes longer for everybody.
 WORTH = 0.95
-#: Passes of a size that count, the one in their middle: some were disturbed, and a fastest of many would always beat
-#: a fastest of few.
+#: The time of a size is the median of its last passes. The fastest pass was no good measure: sizes that ran more often
+#: had better chances of a very fast one.
 LAST = 16
-#: Unknown sizes are tried up to twice the largest known one.
+#: Sizes that were not measured are tried up to this multiple of the best one.
 GROWTH = 2
-#: Every so many passes a size beyond the best is tried again: what was measured once may have been disturbed.
+#: Once in so many passes a size beyond the best is tried again, because its measurement may have been disturbed.
 DOUBT_EVERY = 8
 
 
 class Saturation:
-    """Measured passes by their shape. Thread-safe."""
+    """Times of passes by their shape and size. Thread-safe."""
 
     def __init__(self, most: int = 16) -> None:
         self._most = most
@@ -33,7 +33,7 @@ class Saturation:
     def observe(self, shape: Hashable, samples: int, seconds: float) -> None:
         with self._lock:
             if (shape, samples) not in self._begun:
-                # The first pass of a size also pays for what is prepared once.
+                # The first pass of a size includes preparations that are made only once.
                 self._begun.add((shape, samples))
                 return
             last = self._last.setdefault((shape, samples), deque(maxlen=LAST))
@@ -41,17 +41,17 @@ class Saturation:
             self._seconds.setdefault(shape, {})[samples] = median_low(last)
 
     def refuse(self, shape: Hashable, samples: int) -> None:
-        """A pass of so many did not fit into memory."""
+        """A pass of so many samples did not fit into memory."""
         with self._lock:
             self._bounds[shape] = max(1, samples // 2)
 
     def seconds(self, shape: Hashable, samples: int) -> float:
-        """What a pass takes, zero when none of the shape has been seen."""
+        """The time of a pass; zero when none of the shape was measured."""
         seconds = self._seconds.get(shape, {})
         return seconds.get(samples) or min(seconds.values(), default=0.0)
 
     def cap(self, shape: Hashable) -> int:
-        """Samples up to which each further one makes all cheaper; beyond what is known, a little more is tried."""
+        """The number of samples at which each is cheapest. Where nothing larger was measured, more are tried."""
         with self._lock:
             seconds = dict(self._seconds.get(shape, {}))
             bound = self._bounds.get(shape, self._most)

@@ -1,26 +1,25 @@
-"""Where the further weights of a launch come from: GGUF files, LoRAs, ControlNets, and what of a model they replace."""
+"""The sources of a launch's further weights: GGUF files, LoRAs, ControlNets; and the weights that they replace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.names import quoted
 from cluster.paths import local_path
+from cluster.value import JsonObject
 from cluster.weights.locate import PICKLES
 from deployments.image.options import ImageOptions
 
 
 def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
-    """Of the denoiser, where the launch wants it from a GGUF file."""
+    """The GGUF file of the denoiser, if the launch wants one."""
     if options.gguf_model_path is not None:
         return file_source(options.gguf_model_path, "gguf_model_path", (".gguf",))
     if options.gguf_quantization is None:
         return None
-    facts: Mapping[str, Any] = entry.facts.get("gguf") or {}
+    facts: JsonObject = entry.facts.get("gguf") or {}
     if not facts:
         raise errors.BadOption(
             f"{entry.name} has no GGUF files that are known here: give one as gguf_model_path.",
@@ -38,12 +37,12 @@ def gguf_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
 
 
 def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | None:
-    """Of the LoRA that makes do with few steps."""
+    """The LoRA with which a model needs only few steps, if the launch wants one."""
     if options.lightning_model_path is not None:
         return file_source(options.lightning_model_path, "lightning_model_path", (".safetensors",))
     if options.lightning_version is None:
         return None
-    facts: Mapping[str, Any] = entry.facts.get("lightning") or {}
+    facts: JsonObject = entry.facts.get("lightning") or {}
     versions = tuple(facts.get("versions", ()))
     if options.lightning_version not in versions:
         raise errors.BadOption(
@@ -54,8 +53,8 @@ def lightning_source(entry: Entry, options: ImageOptions, hub: str) -> Source | 
     return _offered(facts, hub, "pytorch", version=options.lightning_version)
 
 
-def _offered(facts: Mapping[str, Any], hub: str, format: str, **words: str) -> Source:
-    """At the hub that the model itself comes from, or else at the one that has it."""
+def _offered(facts: JsonObject, hub: str, format: str, **words: str) -> Source:
+    """A file that the catalogue lists, at the hub that the model itself comes from, else at Hugging Face."""
     hub = hub if hub in facts else "huggingface"
     file = facts[hub]
     return Source(
@@ -68,7 +67,7 @@ def _offered(facts: Mapping[str, Any], hub: str, format: str, **words: str) -> S
 
 
 def controlnet_source(entry: Entry, name: str, hub: str) -> Source:
-    listed: Mapping[str, Any] = entry.facts.get("controlnets") or {}
+    listed: JsonObject = entry.facts.get("controlnets") or {}
     if name in listed:
         return Source(hub="huggingface", id=listed[name]["id"], revision=listed[name].get("revision"))
     if not _is_path(name) and "/" not in name:
@@ -102,7 +101,7 @@ def _is_path(text: str) -> bool:
 
 
 def paths_in(options: ImageOptions) -> list[tuple[str, Path]]:
-    """Every path of this machine that a launch names, with the option that does."""
+    """Every local path that a launch names, with the name of the option."""
     named = [
         ("gguf_model_path", options.gguf_model_path),
         ("lightning_model_path", options.lightning_model_path),
@@ -113,10 +112,10 @@ def paths_in(options: ImageOptions) -> list[tuple[str, Path]]:
 
 
 def without_unused(source: Source, options: ImageOptions, denoiser: str = "transformer") -> Source:
-    """The same source less the weights that this launch replaces or leaves out, in the variant that it asks for."""
+    """The model's source in the variant of the launch, without the weights that the launch replaces or leaves out."""
     unused = [f"{slot}/*" for slot in options.dropped]
     if options.takes_gguf:
-        # Its config.json says how the file is to be read.
+        # Its config.json stays: it is needed to read the GGUF file.
         unused += [f"{denoiser}/*.{suffix}" for suffix in ("safetensors", "bin", "index.json")]
     changes = {"exclude": (*source.exclude, *unused), "variant": options.variant or source.variant}
     return source.model_copy(update=changes)

@@ -1,19 +1,24 @@
-"""How a loaded pipeline computes: scheduler, attention, numbers at rest, the tiles of its VAE, compilation."""
+"""How a loaded pipeline computes: its scheduler, attention, storage format, the tiles of its VAE, and compilation."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cluster import errors
 from cluster.names import nearest, quoted
+from cluster.value import JsonObject
 from deployments.image.options import ImageOptions
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+    from torch import dtype as Dtype
 
 log = logging.getLogger("deployments.image")
 
 
-def tune(pipe: Any, denoiser: str, options: ImageOptions, dtype: Any, device: str) -> dict[str, Any]:
-    """What of it is worth telling."""
+def tune(pipe: DiffusionPipeline, denoiser: str, options: ImageOptions, dtype: Dtype, device: str) -> JsonObject:
+    """Applies the options of the launch and returns facts about the result."""
     part = getattr(pipe, denoiser)
     if options.scheduler is not None:
         pipe.scheduler = scheduler_like(pipe.scheduler, options.scheduler)
@@ -32,8 +37,8 @@ def tune(pipe: Any, denoiser: str, options: ImageOptions, dtype: Any, device: st
 # --------------------------------------------------------------------------------------------- scheduler
 
 
-def scheduler_like(current: Any, name: str) -> Any:
-    """A scheduler of that class with the settings of the model's own."""
+def scheduler_like(current: SchedulerMixin, name: str) -> SchedulerMixin:
+    """A scheduler of that class, with the settings of the model's own."""
     classes = scheduler_classes(current)
     if name not in classes:
         near = nearest(name, classes, cutoff=0.5)
@@ -44,12 +49,12 @@ def scheduler_like(current: Any, name: str) -> Any:
     return classes[name].from_config(current.config)
 
 
-def scheduler_classes(current: Any) -> dict[str, Any]:
+def scheduler_classes(current: SchedulerMixin) -> dict[str, type[SchedulerMixin]]:
     import diffusers
 
     flow = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
     kinds = [getattr(diffusers, name) for name in flow] if type(current).__name__ in flow else current.compatibles
-    # For those that need packages that are not there, stand-ins are named, which raise at every touch.
+    # Classes that need a missing package are placeholders that raise whenever they are used.
     usable = [kind for kind in kinds if not kind.__module__.startswith("diffusers.utils.dummy")]
     return {kind.__name__: kind for kind in (*usable, type(current))}
 
@@ -57,8 +62,8 @@ def scheduler_classes(current: Any) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------- attention
 
 
-def attention_backend(part: Any, wanted: str | None, dtype: Any, device: str) -> str:
-    """Which one it will be: the wanted, where it is there and answers a small question; else torch's own."""
+def attention_backend(part: ModelMixin, wanted: str | None, dtype: Dtype, device: str) -> str:
+    """The backend that is used: the wanted one if it is installed and passes a small computation, else torch's own."""
     if wanted is None or wanted == "native":
         return "native"
     _refuse_unknown_backend(wanted)
@@ -66,7 +71,7 @@ def attention_backend(part: Any, wanted: str | None, dtype: Any, device: str) ->
         part.set_attention_backend(wanted)
         _ask(wanted, dtype, device)
         return wanted
-    # Kernels fail in as many ways as there are kernels.
+    # Every kernel fails in its own way.
     except Exception as error:
         log.warning("attention_backend %s cannot run here, so it is native: %s", wanted, error)
         part.set_attention_backend("native")
@@ -83,17 +88,17 @@ def _refuse_unknown_backend(wanted: str) -> None:
         )
 
 
-def _ask(backend: str, dtype: Any, device: str) -> None:
+def _ask(backend: str, dtype: Dtype, device: str) -> None:
     import torch
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
     with torch.no_grad():
-        # Rows of one head each, as long and wide as every kernel takes them.
+        # One head, of a length and width that every kernel can compute.
         rows = torch.zeros(1, 128, 1, 64, dtype=dtype, device=device)
         dispatch_attention_fn(rows, rows, rows, backend=AttentionBackendName(backend))
 
 
-def _slice_attention(pipe: Any, part: Any) -> None:
+def _slice_attention(pipe: DiffusionPipeline, part: ModelMixin) -> None:
     if not hasattr(part, "set_attention_slice"):
         raise errors.BadOption(
             f"{type(part).__name__} cannot compute attention in slices: leave attention_slicing out.",
@@ -105,7 +110,7 @@ def _slice_attention(pipe: Any, part: Any) -> None:
 # ------------------------------------------------------------------------------------- memory and speed
 
 
-def _tune_vae(pipe: Any, options: ImageOptions) -> None:
+def _tune_vae(pipe: DiffusionPipeline, options: ImageOptions) -> None:
     for option, method in (("vae_tiling", "enable_tiling"), ("vae_slicing", "enable_slicing")):
         if getattr(options, option):
             vae = getattr(pipe, "vae", None)
@@ -114,16 +119,16 @@ def _tune_vae(pipe: Any, options: ImageOptions) -> None:
             getattr(vae, method)()
 
 
-def _store_as_fp8(part: Any, dtype: Any) -> None:
+def _store_as_fp8(part: ModelMixin, dtype: Dtype) -> None:
     import torch
 
     part.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
 
 
-def _compile(part: Any, is_whole: bool) -> str:
-    """Of the blocks that repeat, one is compiled for all: minutes become seconds."""
+def _compile(part: ModelMixin, is_whole: bool) -> str:
+    """Compiles one of the repeated blocks for all of them, which takes seconds instead of minutes."""
     if getattr(part, "_repeated_blocks", None):
-        # Hooks and packed weights break a block into several graphs.
+        # Hooks and packed weights split a block into several graphs, so fullgraph would fail.
         part.compile_repeated_blocks(fullgraph=is_whole, dynamic=True)
         return "blocks"
     part.compile(dynamic=True)
