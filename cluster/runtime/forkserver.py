@@ -23,7 +23,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -59,8 +59,8 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
-#: The first worker is started as usual and has the cores to itself.
-DELAY_S = 4.0
+#: While it imports, everything else comes first: the workers that are loading just then above all.
+PATIENCE = 19
 #: How often it looks whether its raylet still lives.
 LOOK_S = 1.0
 #: More than the words and the environment of any process.
@@ -86,7 +86,7 @@ class ForkServer:
             return
         try:
             self._process = subprocess.Popen(
-                command(self._path, int(os.environ["RAY_RAYLET_PID"]), DELAY_S, PRELOADED),
+                command(self._path, int(os.environ["RAY_RAYLET_PID"]), PRELOADED),
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -104,21 +104,21 @@ class ForkServer:
             return True
 
 
-def command(path: str, raylet: int, delay_s: float, modules: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "cluster.runtime.forkserver", path, str(raylet), str(delay_s), *modules]
+def command(path: str, raylet: int, modules: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "cluster.runtime.forkserver", path, str(raylet), *modules]
 
 
 def main() -> None:
-    path, raylet, delay_s, modules = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4:]
+    path, raylet, modules = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     with path.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # another is on its way
-        time.sleep(delay_s)
-        for module in modules:
-            with suppress(Exception):
-                importlib.import_module(module)
+        # What is forked has the priority of the thread that forks, and nobody may raise his own again.
+        preloading = threading.Thread(target=_preload, args=(modules,))
+        preloading.start()
+        preloading.join()
         # All of it lives as long as the process. The collector would write into every page, which is then not shared.
         gc.collect()
         gc.freeze()
@@ -132,6 +132,13 @@ def main() -> None:
             with connection, suppress(OSError, ValueError):
                 _serve(connection, listener)
         path.unlink(missing_ok=True)
+
+
+def _preload(modules: Sequence[str]) -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
+    for module in modules:
+        with suppress(Exception):
+            importlib.import_module(module)
 
 
 def _listening(path: Path) -> socket.socket:

@@ -22,7 +22,7 @@ from tests.live import ROOT, is_alive, until
 TELLS = """
 import json, os, sys
 seen = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid(),
-        "pid": os.getpid(), "name": __name__, "path": sys.path[0], "imported": "colorsys" in sys.modules}
+        "nice": os.nice(0), "name": __name__, "path": sys.path[0], "imported": "colorsys" in sys.modules}
 open(sys.argv[1] + ".new", "w").write(json.dumps(seen))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 print("told")
@@ -47,7 +47,7 @@ def server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> Iterator[subproce
 
 
 def start(path: Path, raylet: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(command(str(path), raylet, 0.0, ["colorsys", "there_is_no_such_module"]), cwd=ROOT)
+    process = subprocess.Popen(command(str(path), raylet, ["colorsys", "there_is_no_such_module"]), cwd=ROOT)
     until(path.exists, within=20)
     return process
 
@@ -79,7 +79,7 @@ def test_a_forked_process_finds_all_as_if_it_had_been_started(server: subprocess
     assert (seen["folder"], seen["path"], seen["name"]) == (str(program.parent), str(program.parent), "__main__")
     assert isinstance(seen["environment"], dict)
     assert seen["environment"]["GIVEN"] == "yes" and "OMP_WAIT_POLICY" not in seen["environment"]
-    assert (seen["parent"], seen["imported"]) == (server.pid, True)
+    assert (seen["parent"], seen["imported"], seen["nice"]) == (server.pid, True, os.nice(0))
 
 
 def test_what_a_forked_process_prints_goes_where_the_raylet_wants_it(
@@ -123,7 +123,6 @@ def test_what_it_forked_outlives_it_and_another_takes_its_place(
     monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(forkserver, "PRELOADED", ("colorsys",))
-    monkeypatch.setattr(forkserver, "DELAY_S", 0.0)
     ours = ForkServer()
     ours.ensure()
     until(path.exists, within=20)
@@ -156,7 +155,7 @@ def test_it_ends_with_its_raylet(tmp_path: Path, raylet: subprocess.Popen[bytes]
 
 
 def test_a_second_one_of_a_path_gives_way(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    second = subprocess.run(command(str(tmp_path / "fork.sock"), os.getpid(), 0.0, []), cwd=ROOT, timeout=30)
+    second = subprocess.run(command(str(tmp_path / "fork.sock"), os.getpid(), []), cwd=ROOT, timeout=30)
     assert second.returncode == 0 and is_alive(psutil.Process(server.pid))
 
 
