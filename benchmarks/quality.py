@@ -337,7 +337,7 @@ def verdict(model: Model, engine: str, cosines: tuple[float, float], found: Mapp
 
 def rows(model: Model, engines: Sequence[str], corpus: Corpus, threads: int) -> Iterator[Row]:
     from deployments.text.encoders.choice import cosine, rank_agreement
-    from deployments.text.encoders.sample import TEXTS
+    from deployments.text.sample import TEXTS
 
     parts = corpus.parts(model)
     texts: dict[Any, Sequence[str]] = {part: corpus.texts(model, *part) for part in parts}

@@ -76,18 +76,18 @@ class ModelType:
 
     def family_for(self, entry: Entry, engine: str | None) -> type[AnyFamily]:
         if engine is None:
-            found = self.families.get(entry.family)
-            if found is None:
+            own_family = self.families.get(entry.family)
+            if own_family is None:
                 raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
-            return found
+            return own_family
         # The entry's own family comes first: several have engines of the same names.
         own = {entry.family: self.families[entry.family]} if entry.family in self.families else {}
         for name, family in {**own, **self.families}.items():
             if engine.replace("-", "_").lower() in (name.replace("-", "_"), *family.engines):
                 return family
-        known = sorted({engine for family in self.families.values() for engine in family.engines})
+        engines = sorted({engine for family in self.families.values() for engine in family.engines})
         raise errors.BadOption(
-            f"Unknown model_engine {quoted(engine)} for {self.name} models; use one of: {', '.join(known)}.",
+            f"Unknown model_engine {quoted(engine)} for {self.name} models; use one of: {', '.join(engines)}.",
             "model_engine",
         )
 
@@ -101,12 +101,12 @@ def wings(plugins: tuple[str, ...] = ()) -> tuple[str, ...]:
 @cache
 def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
     """Every model type by its name."""
-    found = {}
+    types = {}
     for name in wings(plugins):
         wing = importlib.import_module(name)
         for type in getattr(wing, "TYPES", ()):
-            found[type.name] = type
-    return found
+            types[type.name] = type
+    return types
 
 
 def catalog_with(registered: Iterable[Entry], settings: Settings) -> Catalog:
@@ -149,19 +149,19 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
         )
     source = pinned(source, settings.remote_code)
     if entry.remote_code and not may_run_code(entry, source, settings.remote_code):
-        told = f"{entry.name} runs code from its repository, {how_to_trust(entry, source)}."
-        raise errors.BadRequest(told, "model_path" if source.hub == "local" else "model_name")
+        reason = f"{entry.name} runs code from its repository, {how_to_trust(entry, source)}."
+        raise errors.BadRequest(reason, "model_path" if source.hub == "local" else "model_name")
     uid = spec.model_uid or entry.name
     if not is_uid(uid):
         raise errors.BadRequest(
             f"{entry.name!r} cannot be the name to serve it under; give a model_uid of letters, digits, '.', '_', '-'.",
             "model_uid",
         )
-    given = {name: options[name] for name in options if name in spec.options}
+    own_options = {name: options[name] for name in options if name in spec.options}
     claim_bytes, source = _claim(type, spec, entry, source, settings)
     return Wanted(
         uid=uid,
-        spec=spec.model_copy(update={"model_uid": uid, "model_type": entry.type, "options": given}),
+        spec=spec.model_copy(update={"model_uid": uid, "model_type": entry.type, "options": own_options}),
         entry=entry,
         source=source,
         family=path_of(family),
@@ -178,12 +178,12 @@ def plan_of(wanted: Wanted, settings: Settings, room: Room) -> dict[str, Any] | 
 
 def check_options(family: type[AnyFamily], given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the family reads them; an unknown one is refused with the nearest that there is."""
-    known = family.Options.model_fields
+    fields = family.Options.model_fields
     for name in given:
-        if name not in known:
-            everything = [*known, *LaunchSpec.model_fields]
+        if name not in fields:
+            everything = [*fields, *LaunchSpec.model_fields]
             near = nearest(name, everything)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(known)) or 'none'}."
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(fields)) or 'none'}."
             raise errors.BadOption(f"There is no option {quoted(name)}; {hint}", cut(name))
     try:
         return family.Options.model_validate(dict(given)).model_dump()
@@ -206,8 +206,8 @@ def _entry(spec: LaunchSpec, catalog: Catalog, types: Mapping[str, ModelType], s
     source = Source(hub="local", id=spec.model_path)
     folder = allowed(local_path(spec.model_path), settings)
     # It may be on another machine, and then tells nothing.
-    told = family_in(type.name, _contents_of(folder, settings))
-    family = told if told is not None and told in type.families else next(iter(type.families))
+    recognised = family_in(type.name, _contents_of(folder, settings))
+    family = recognised if recognised is not None and recognised in type.families else next(iter(type.families))
     return Entry(name=spec.model_name, type=type.name, family=family, sources=(source,), builtin=False)
 
 
@@ -233,9 +233,9 @@ def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
 
 def inventory_of(source: Source, settings: Settings, allow_pickle: bool = False) -> Inventory | None:
     """What is told of weights that are on this machine."""
-    place = is_cached(source, settings.home, allow_pickle=allow_pickle, roots=settings.model_roots)
+    folder = is_cached(source, settings.home, allow_pickle=allow_pickle, roots=settings.model_roots)
     # The cache of a hub is all links, and ours.
-    return inspected(place, settings.model_roots if source.hub == "local" else ()) if place is not None else None
+    return inspected(folder, settings.model_roots if source.hub == "local" else ()) if folder is not None else None
 
 
 def _claim(type: ModelType, spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> tuple[int, Source]:

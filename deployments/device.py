@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from cluster import errors
+from cluster.value import JsonObject
 from cluster.worker.family import Setup
+
+if TYPE_CHECKING:
+    import torch
 
 #: Files that name classes, and how they name one of another repository.
 _SAY_CODE = (
@@ -19,7 +24,7 @@ _SAY_CODE = (
 _CODE_ELSEWHERE = re.compile(r'"([\w.-]+/[\w.-]+)--[\w.]+"')
 
 
-def torch_for(setup: Setup) -> Any:
+def torch_for(setup: Setup) -> ModuleType:
     """Imports torch and keeps it within what was claimed, so that only the model that needs too much fails."""
     import torch
 
@@ -34,10 +39,11 @@ def torch_for(setup: Setup) -> Any:
         limit = getattr(getattr(torch, setup.device), "set_per_process_memory_fraction", None)
         if setup.card_share < 1 and limit is not None:
             limit(setup.card_share)
-    return torch
+    module: ModuleType = torch
+    return module
 
 
-def library_arguments(setup: Setup) -> dict[str, Any]:
+def library_arguments(setup: Setup) -> JsonObject:
     """How sentence-transformers is told to load a folder, for every kind of model it knows; the number format apart."""
     refuse_foreign_code(setup)
     return {
@@ -61,8 +67,9 @@ def refuse_foreign_code(setup: Setup) -> None:
             )
 
 
-def dtype_for(name: str, setup: Setup) -> Any:
-    return getattr(torch_for(setup), dtype_name(name, setup.device))
+def dtype_for(name: str, setup: Setup) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch_for(setup), dtype_name(name, setup.device))
+    return dtype
 
 
 def dtype_name(name: str, device: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from cluster.weights.inventory import Inventory
 
@@ -13,7 +12,7 @@ from cluster.weights.inventory import Inventory
 class Contents:
     files: Collection[str] = ()
     #: config.json
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     #: What sentence-transformers calls it in config_sentence_transformers.json.
     kind: str = ""
     #: The classes in modules.json.

@@ -8,28 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster import errors
+
+Floats: TypeAlias = NDArray[np.float32]
+Ints: TypeAlias = NDArray[np.integer]
+#: The arrays of one batch, under the names that a model takes them by.
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Several vectors per input: those of input `i` are `values[offsets[i]:offsets[i + 1]]`."""
 
-    values: Any
-    offsets: Any
+    values: Floats
+    offsets: Ints
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Floats]:
         return (self.values[a:b] for a, b in zip(self.offsets[:-1], self.offsets[1:], strict=True))
 
     @classmethod
-    def of(cls, arrays: Sequence[Any]) -> Rows:
+    def of(cls, arrays: Sequence[Floats]) -> Rows:
         values = np.concatenate(arrays) if len(arrays) else np.empty((0, 0), np.float32)
         return cls(values, _offsets(map(len, arrays)))
 
@@ -38,26 +44,26 @@ class Rows:
 class SparseRows:
     """Weights of some words per input: word ids, ascending, and their weights."""
 
-    indices: Any
-    values: Any
-    offsets: Any
+    indices: Ints
+    values: Floats
+    offsets: Ints
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+    def __iter__(self) -> Iterator[tuple[Ints, Floats]]:
         spans = zip(self.offsets[:-1], self.offsets[1:], strict=True)
         return ((self.indices[a:b], self.values[a:b]) for a, b in spans)
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[Any, Any]]) -> SparseRows:
+    def of(cls, pairs: Sequence[tuple[Ints, Floats]]) -> SparseRows:
         if not pairs:
             return cls(np.empty(0, np.int64), np.empty(0, np.float32), _offsets(()))
         indices = np.concatenate([indices for indices, _ in pairs])
         return cls(indices, np.concatenate([values for _, values in pairs]), _offsets(len(i) for i, _ in pairs))
 
 
-def _offsets(lengths: Iterable[int]) -> Any:
+def _offsets(lengths: Iterable[int]) -> Ints:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.fromiter(lengths, np.int64))])
 
 
@@ -77,12 +83,13 @@ def joined(parts: Sequence[Any]) -> Any:
     return [output for part in parts for output in part]
 
 
-def unit(vectors: Any) -> Any:
+def unit(vectors: Floats) -> Floats:
     """The same directions at length 1."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    directions: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return directions
 
 
-def sigmoid(logits: Any) -> Any:
+def sigmoid(logits: Floats) -> Floats:
     """In fp32 whatever the model computes in: half precision makes ties at the top."""
     return np.exp(-np.logaddexp(np.float32(0), -logits)).astype(np.float32)
 
@@ -91,7 +98,7 @@ def sigmoid(logits: Any) -> Any:
 PRECISIONS = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 
 
-def quantized(vectors: Any, precision: str) -> Any:
+def quantized(vectors: Floats, precision: str) -> np.ndarray:
     """int8 and uint8 share the range of a unit vector's components; binary keeps signs, eight to a byte.
 
     The range is fixed, not taken from the batch: the same text must give the same bytes whoever it is asked with.
@@ -99,14 +106,17 @@ def quantized(vectors: Any, precision: str) -> Any:
     if precision in ("float", "float16"):
         return np.ascontiguousarray(vectors, dtype="<f4" if precision == "float" else "<f2")
     if precision in ("binary", "ubinary"):
-        packed = np.packbits(vectors > 0, axis=-1)
-        return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
+        packed: NDArray[np.uint8] = np.packbits(vectors > 0, axis=-1)
+        if precision == "ubinary":
+            return packed
+        signed: np.ndarray = (packed.astype(np.int16) - 128).astype(np.int8)
+        return signed
     # A vector of another length would be cut off at the ends of the range.
-    scaled = np.clip(np.rint(unit(vectors) * 127.0), -128, 127)
+    scaled: Floats = np.clip(np.rint(unit(vectors) * 127.0), -128, 127)
     return scaled.astype(np.int8) if precision == "int8" else (scaled + 128).astype(np.uint8)
 
 
-def refused_unless_finite(outputs: Sequence[Any]) -> list[Any]:
+def refused_unless_finite(outputs: Sequence[Floats]) -> list[Floats | errors.BadRequest]:
     """An answer with a NaN in it would be no answer: its caller is told, the others get theirs."""
     return [
         output if np.isfinite(output).all() else errors.BadRequest("the model gives no finite answer to it.", "input")

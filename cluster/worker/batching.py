@@ -365,17 +365,17 @@ class Batcher:
         most = min(max(1, self._batch_tokens // max(longest, 1)), self._batch_items)
         tickets = (leader, *others)
         # The place of each one's longest that is not too long; of equals the leader's goes first.
-        places = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
-        nearest = [(-tickets[n].waiting[place].tokens, n) for n, place in enumerate(places) if place >= 0]
+        indices = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
+        nearest = [(-tickets[n].waiting[index].tokens, n) for n, index in enumerate(indices) if index >= 0]
         heapify(nearest)
         batch: list[Item] = []
         while nearest and len(batch) < most and -nearest[0][0] >= shortest:
             _, n = nearest[0]
-            waiting, place = tickets[n].waiting, places[n]
-            self._move(tickets[n], place, batch)
-            places[n] = place - 1
-            if place:
-                heapreplace(nearest, (-waiting[place - 1].tokens, n))
+            waiting, index = tickets[n].waiting, indices[n]
+            self._move(tickets[n], index, batch)
+            indices[n] = index - 1
+            if index:
+                heapreplace(nearest, (-waiting[index - 1].tokens, n))
             else:
                 heappop(nearest)
         return batch

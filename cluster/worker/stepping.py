@@ -67,8 +67,8 @@ class SteppedRequest:
     def advance(self, index: int, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
         with self._lock:
             self.fractions[index] = min(max(fraction, self.fractions[index]), 1.0)
-            whole = self.cost
-            done = 1 - self.cost_left / whole if whole else sum(self.fractions) / len(self.fractions)
+            total = self.cost
+            done = 1 - self.cost_left / total if total else sum(self.fractions) / len(self.fractions)
             self._amend(state="running", fraction=done, stage=stage, step=step, steps=steps)
 
     def show(self, preview: bytes) -> None:
@@ -147,10 +147,10 @@ class SteppedQueue:
             self._blocked[owner] = time.monotonic() + block_s
             while len(self._blocked) > REMEMBERED:
                 del self._blocked[next(iter(self._blocked))]
-        found = [job for job in self._open if job.is_of(owner) and not job.done.done()]
-        for job in found:
+        dropped = [job for job in self._open if job.is_of(owner) and not job.done.done()]
+        for job in dropped:
             self._stop(job, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
-        return bool(found)
+        return bool(dropped)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far that request is, as soon as it is not what was seen; None when it is not known here."""

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from cluster.worker.family import Setup
+from cluster import errors
+from cluster.worker.family import Params, Setup
 from deployments.text.models import ROLES, Texts
 from deployments.text.tokenizing import Encoded, TextEncoder
-from deployments.vectors import refused_unless_finite
+from deployments.vectors import Arrays, Floats, refused_unless_finite
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,15 @@ class Expansion:
     is_seen: bool
 
     @classmethod
-    def of(cls, body: Any) -> Expansion | None:
-        asked = getattr(body, "query_expansion", None)
-        if asked is None:
+    def of(cls, body: nn.Module) -> Expansion | None:
+        expansion = getattr(body, "query_expansion", None)
+        if expansion is None:
             return None
         words = body.tokenizer
         token = words.mask_token_id if words.mask_token_id is not None else words.eos_token_id
-        if asked["token"] is not None:
-            token = words.convert_tokens_to_ids(asked["token"])
-        return cls(int(token), asked["length"], asked["strategy"] == "fixed", asked["attend"])
+        if expansion["token"] is not None:
+            token = words.convert_tokens_to_ids(expansion["token"])
+        return cls(int(token), expansion["length"], expansion["strategy"] == "fixed", expansion["attend"])
 
     def filled(self, query: Encoded) -> Encoded:
         missing = self.length - len(query)
@@ -42,7 +47,7 @@ class Expansion:
             return query
         return replace(query, ids=[*query.ids, *[self.token] * missing], type_ids=[*query.type_ids, *[0] * missing])
 
-    def amend(self, arrays: dict[str, Any]) -> dict[str, Any]:
+    def amend(self, arrays: Arrays) -> Arrays:
         """The same for queries whose words must not see what is filled in: it takes the places of the padding."""
         mask = arrays["attention_mask"]
         missing = max(0, self.length - mask.shape[1])
@@ -56,38 +61,38 @@ class LateTexts(Texts):
     kind: ClassVar[str] = "MultiVectorEncoder"
     output: ClassVar[str] = "token_embeddings"
 
-    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Encoded]) -> list[Floats | errors.BadRequest]:
         """Queries and documents of a batch are a pass each."""
-        outputs: list[Any] = [None] * len(batch)
+        outputs: dict[int, Floats | errors.BadRequest] = {}
         for role in ("query", "document"):
-            places = [place for place, one in enumerate(batch) if one.want == role]
+            indices = [index for index, text in enumerate(batch) if text.want == role]
             fills = role == "query" and self._expansion is not None and not self._expansion.is_seen
             amend = self._expansion.amend if fills and self._expansion else None
-            found = self._pipeline.token_vectors([batch[place] for place in places], task=role, amend=amend)
-            for place, output in zip(places, refused_unless_finite(found), strict=True):
-                outputs[place] = output
-        return outputs
+            vectors = self._pipeline.token_vectors([batch[index] for index in indices], task=role, amend=amend)
+            for index, output in zip(indices, refused_unless_finite(vectors), strict=True):
+                outputs[index] = output
+        return [outputs[index] for index in range(len(batch))]
 
-    def read(self, role: str, items: Sequence[Any], params: Mapping[str, Any]) -> list[Encoded]:
+    def read(self, role: str, items: Sequence[object], params: Params) -> list[Encoded]:
         params = {"prompt_name": role, **params}
         encoder = self._query_encoder if role == "query" else None
-        found = [replace(one, want=role) for one in self._encoded(items, params, encoder)]
+        texts = [replace(text, want=role) for text in self._encoded(items, params, encoder)]
         if role == "query" and self._expansion is not None and self._expansion.is_seen:
-            return [self._expansion.filled(one) for one in found]
-        return found
+            return [self._expansion.filled(text) for text in texts]
+        return texts
 
-    def _complete(self, setup: Setup, model: Any) -> None:
+    def _complete(self, setup: Setup, model: SentenceTransformer) -> None:
         body = model[0]
         self._expansion = Expansion.of(body)
         longest = model.max_seq_length or setup.entry.max_tokens or 512
         is_fixed = self._expansion is not None and self._expansion.is_fixed
-        asked = self._expansion.length if self._expansion and is_fixed else getattr(body, "query_length", None)
-        self._query_encoder = TextEncoder(model.tokenizer, min(longest, asked or longest))
+        length = self._expansion.length if self._expansion and is_fixed else getattr(body, "query_length", None)
+        self._query_encoder = TextEncoder(model.tokenizer, min(longest, length or longest))
         if getattr(body, "document_length", None):
             model.max_seq_length = min(longest, body.document_length)
 
 
-def role_of(params: Mapping[str, Any]) -> str:
+def role_of(params: Params) -> str:
     """A text is a document unless it is said to be a query."""
     return "query" if ROLES.get(str(params.get("prompt_name"))) == "query" else "document"
 

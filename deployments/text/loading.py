@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster.worker.family import BatchHints, Setup, path_of
+from cluster.worker.family import AnyFamily, BatchHints, Setup, path_of
 from deployments.device import library_arguments, torch_for
 from deployments.text.facts import TextFacts
+from deployments.text.sample import PASSAGES, QUESTIONS, TEXTS
 from deployments.text.tokenizing import Encoded, EncoderOptions, TextEncoder
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from deployments.text.encoders.pipeline import Pipeline
 
 
 def start(
-    family: type[Any],
+    family: type[AnyFamily],
     setup: Setup,
     kind: str,
     output: str,
-    encoder_for: Callable[[Any], TextEncoder],
+    encoder_for: Callable[[SentenceTransformer], TextEncoder],
     *,
     sample: Callable[[TextEncoder], Sequence[Encoded]] | None = None,
-    complete: Callable[[Any], None] = lambda model: None,
+    complete: Callable[[SentenceTransformer], None] = lambda model: None,
 ) -> tuple[Pipeline, BatchHints, TextFacts]:
     """The pipeline of a model of that `kind`, a class of sentence-transformers, which leaves its answers at `output`;
     how its queue forms batches; and what is told of it to whoever asks about the model."""
     torch_for(setup)
     from deployments.text.encoders import engines
-    from deployments.text.encoders import sample as texts
 
     setup.report(0.3)
     options: EncoderOptions = setup.options
@@ -38,7 +40,7 @@ def start(
             setup,
             engines.Recipe(kind, library_arguments(setup), output, complete),
             encoder_for,
-            sample or (lambda encoder: encoder.encode(texts.TEXTS)),
+            sample or (lambda encoder: encoder.encode(TEXTS)),
             options.torch_dtype,
             options.attn_implementation,
             options.min_cosine,
@@ -58,6 +60,4 @@ def start(
 
 def pair_sample(encoder: TextEncoder) -> list[Encoded]:
     """What engines that read two texts together are calibrated, compared and timed on."""
-    from deployments.text.encoders.sample import PASSAGES, QUESTIONS
-
-    return [one for text in QUESTIONS for one in encoder.encode_pairs(text, PASSAGES[::3])]
+    return [pair for text in QUESTIONS for pair in encoder.encode_pairs(text, PASSAGES[::3])]

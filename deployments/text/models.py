@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
 from cluster import errors
-from cluster.worker.family import Batched, Example, Prepared, Setup
+from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments.text import loading
 from deployments.text.facts import TextFacts
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 TEXTS = ("The weather is lovely today.", "It is raining.")
 
@@ -45,7 +48,7 @@ class Texts(Batched):
         self._options = options
         self._prompts: dict[str, str] = {}
 
-        def encoder_for(model: Any) -> TextEncoder:
+        def encoder_for(model: SentenceTransformer) -> TextEncoder:
             limit = model.max_seq_length or setup.entry.max_tokens or 512
             own = {name: text for name, text in model.prompts.items() if text}
             self._prompts = {**setup.entry.facts.get("prompts", {}), **own}
@@ -60,7 +63,7 @@ class Texts(Batched):
         self._encoder: TextEncoder = self._pipeline.encoder
         return replace(facts, prompts=tuple(sorted(self._prompts)))
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[Any], params: Params) -> Prepared:
         if ability == "tokens":
             return Prepared([], [0], answers=self._encoder.tokens_of([int(token) for token in items]))
         if ability == "decode":
@@ -68,26 +71,24 @@ class Texts(Batched):
             return Prepared([], [0], answers=self._encoder.decode(items, skips))
         if ability == "tokenize":
             texts = [self._prompt(params) + text_of(item) for item in items]
-            found = self._encoder.describe(texts, bool(params.get("add_special_tokens", True)))
-            return Prepared([], [sum(len(one["ids"]) for one in found)], answers=found)
+            described = self._encoder.describe(texts, bool(params.get("add_special_tokens", True)))
+            return Prepared([], [sum(len(row["ids"]) for row in described)], answers=described)
         self._check(params)
         values = self._encoded(items, params)
         if ability != "embed":
-            values = [replace(one, want=ability) for one in values]
-        return Prepared(values, [len(one) for one in values], identities=[one.identity for one in values])
+            values = [replace(value, want=ability) for value in values]
+        return Prepared(values, [len(value) for value in values], identities=[value.identity for value in values])
 
     def set_threads(self, threads: int) -> None:
         self._pipeline.set_threads(threads)
 
-    def _complete(self, setup: Setup, model: Any) -> None:
+    def _complete(self, setup: Setup, model: SentenceTransformer) -> None:
         """What a family does with the loaded model before anything runs."""
 
-    def _check(self, params: Mapping[str, Any]) -> None:
+    def _check(self, params: Params) -> None:
         """What else a family allows in a request."""
 
-    def _encoded(
-        self, items: Sequence[Any], params: Mapping[str, Any], encoder: TextEncoder | None = None
-    ) -> list[Encoded]:
+    def _encoded(self, items: Sequence[object], params: Params, encoder: TextEncoder | None = None) -> list[Encoded]:
         encoder = encoder or self._encoder
         truncate = truncation_of(params)
         prompt = self._prompt(params)
@@ -99,17 +100,17 @@ class Texts(Batched):
             else:
                 texts.append((position, prompt + text_of(item)))
         places = [position for position, _ in texts]
-        found = encoder.encode([text for _, text in texts], truncate, places)
-        for position, one in zip(places, found, strict=True):
-            encoded[position] = one
-        return [one for one in encoded if one is not None]
+        tokenised = encoder.encode([text for _, text in texts], truncate, places)
+        for position, value in zip(places, tokenised, strict=True):
+            encoded[position] = value
+        return [value for value in encoded if value is not None]
 
-    def _prompt(self, params: Mapping[str, Any]) -> str:
+    def _prompt(self, params: Params) -> str:
         """The text before the text. Dialects have words for roles of their own, which every model may ignore; any other
         name must be one of its prompts."""
         if params.get("prompt") is not None:
             return str(params["prompt"])
-        name = params.get("prompt_name")
+        name: str | None = params.get("prompt_name")
         if name is None:
             return self._prompts.get(self._default_prompt, "") if self._default_prompt else ""
         for spelled in (name, ROLES.get(name), *SYNONYMS.get(ROLES.get(name, name), ())):
@@ -139,7 +140,7 @@ def _no_prompt(name: str, prompts: Mapping[str, str]) -> str:
     return f"The model has no prompt {name!r}; it has {', '.join(sorted(prompts)) or 'none'}."
 
 
-def text_of(item: Any) -> str:
+def text_of(item: object) -> str:
     if isinstance(item, str):
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):

@@ -6,15 +6,25 @@ Knows nothing of models beyond their tokenizer.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from cluster.worker.family import Params
+from deployments.vectors import Arrays
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+#: What an encoder reads as one input.
+TextOrPair: TypeAlias = str | tuple[str, ...]
+Item = TypeVar("Item", bound=TextOrPair)
 
 #: Names under which `model_engine` finds what runs text encoders; `auto` measures them and takes the best.
 ENGINES = (
@@ -74,6 +84,16 @@ class Encoded:
         return blake2b(array("q", [*self.ids, *self.type_ids]).tobytes(), digest_size=16).digest()
 
 
+class TokensOfText(TypedDict):
+    """The tokens of one text, and where in the text each stands."""
+
+    ids: list[int]
+    tokens: list[str]
+    special: list[bool]
+    start: list[int]
+    stop: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a tokenizer puts before, between and after the two texts of a pair, and how it marks them."""
@@ -89,28 +109,28 @@ class Frame:
         return len(self.before) + len(self.between) + len(self.after)
 
     def around(self, first: Sequence[int], second: Sequence[int]) -> Encoded:
-        before, one, between, two, after = self.types
+        before, first_type, between, second_type, after = self.types
         return Encoded(
             [*self.before, *first, *self.between, *second, *self.after],
-            [*before, *one * len(first), *between, *two * len(second), *after],
+            [*before, *first_type * len(first), *between, *second_type * len(second), *after],
         )
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Frame | None:
+    def of(cls, tokenizer: Tokenizer) -> Frame | None:
         """Found by encoding a pair; None when a pair is more than its two texts with something around them."""
-        found = tokenizer.encode("a b", "c d")
+        pair = tokenizer.encode("a b", "c d")
         parts: list[list[int]] = [[], [], [], [], []]
         part = 0
-        for place, sequence in enumerate(found.sequence_ids):
+        for index, sequence in enumerate(pair.sequence_ids):
             if sequence is not None:
                 part = max(part, 1 + 2 * sequence)
             elif part % 2:
                 part += 1
-            parts[part].append(place)
-        ids = [[found.ids[place] for place in places] for places in parts]
+            parts[part].append(index)
+        ids = [[pair.ids[index] for index in indices] for indices in parts]
         texts = [tokenizer.encode(text, add_special_tokens=False).ids for text in ("a b", "c d")]
-        types = [[found.type_ids[place] for place in places] for places in parts]
-        if [ids[1], ids[3]] != texts or any(len(set(types[place])) > 1 for place in (1, 3)):
+        types = [[pair.type_ids[index] for index in indices] for indices in parts]
+        if [ids[1], ids[3]] != texts or any(len(set(types[index])) > 1 for index in (1, 3)):
             return None
         return cls(ids[0], ids[2], ids[4], [types[0], types[1][:1], types[2], types[3][:1], types[4]])
 
@@ -132,7 +152,7 @@ def _end_of(ids: Sequence[int], count: int) -> Sequence[int]:
 class TextEncoder:
     """A private copy of a fast tokenizer for each way of cutting, so that no call changes what another one sees."""
 
-    def __init__(self, tokenizer: Any, max_tokens: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> None:
         from tokenizers import Tokenizer
 
         text = tokenizer.backend_tokenizer.to_str()
@@ -152,17 +172,19 @@ class TextEncoder:
             self._cut[side].no_padding()
             self._cut[side].enable_truncation(max_tokens, direction=side)
 
-    def encode(self, texts: Sequence[Any], truncate: str = "END", places: Sequence[int] | None = None) -> list[Encoded]:
+    def encode(
+        self, texts: Sequence[TextOrPair], truncate: str = "END", places: Sequence[int] | None = None
+    ) -> list[Encoded]:
         """Texts, or pairs of them. `truncate` is START, END, or NONE: then a text that is too long is an error, which
         names its place among the caller's inputs."""
         items = self._within(texts, truncate == "START")
         if truncate != "NONE":
             side = "left" if truncate == "START" else "right"
-            return [Encoded(*one) for one in _encoded(self._cut[side], items)]
-        found = [Encoded(*one) for one in _encoded(self._whole, items)]
-        for index, place in enumerate(places or range(len(texts))):
-            self.refuse_long(place, len(found[index]), _size_of(items[index]) < _size_of(texts[index]))
-        return found
+            return [Encoded(*ids) for ids in _encoded(self._cut[side], items)]
+        encoded = [Encoded(*ids) for ids in _encoded(self._whole, items)]
+        for index, position in enumerate(places or range(len(texts))):
+            self.refuse_long(position, len(encoded[index]), _size_of(items[index]) < _size_of(texts[index]))
+        return encoded
 
     def encode_pairs(
         self, first: str, seconds: Sequence[str], truncate: str = "END", most_of_second: int | None = None
@@ -175,12 +197,12 @@ class TextEncoder:
         texts = self.cut(seconds, self.max_tokens, is_start and most_of_second is None)
         head, *tails = self._plain([question, *texts])
         encoded = []
-        for place, tail in enumerate(tails):
-            is_cut = question is not first or (most_of_second is None and texts[place] is not seconds[place])
+        for index, tail in enumerate(tails):
+            is_cut = question is not first or (most_of_second is None and texts[index] is not seconds[index])
             if most_of_second is not None:
                 tail = tail[:most_of_second]
             if truncate == "NONE":
-                self.refuse_long(place, len(head) + len(tail) + self._frame.size, is_cut)
+                self.refuse_long(index, len(head) + len(tail) + self._frame.size, is_cut)
             kept = fitting(len(head), len(tail), self.max_tokens - self._frame.size)
             start, end = (
                 (_end_of(head, kept[0]), _end_of(tail, kept[1]))
@@ -232,23 +254,23 @@ class TextEncoder:
         pieces = list(texts)
         size = most_tokens * CHARACTERS_PER_TOKEN + MARGIN * CHARACTERS_PER_TOKEN
         most = max(MOST_CHARACTERS, size)
-        long = [place for place, text in enumerate(texts) if len(text) > size]
+        long = [index for index, text in enumerate(texts) if len(text) > size]
         while long:
-            for place in long:
-                text = texts[place]
-                pieces[place] = text if len(text) <= size else text[-size:] if from_end else text[:size]
-            counts = map(len, self._plain([pieces[place] for place in long]))
+            for index in long:
+                text = texts[index]
+                pieces[index] = text if len(text) <= size else text[-size:] if from_end else text[:size]
+            counts = map(len, self._plain([pieces[index] for index in long]))
             needed = most_tokens + MARGIN
-            short = [place for place, count in zip(long, counts, strict=True) if count < needed]
-            long = [place for place in short if size < most and size < len(texts[place])]
+            short = [index for index, count in zip(long, counts, strict=True) if count < needed]
+            long = [index for index in short if size < most and size < len(texts[index])]
             size = min(4 * size, most)
         return pieces
 
-    def _within(self, items: Sequence[Any], from_end: bool) -> list[Any]:
+    def _within(self, items: Sequence[TextOrPair], from_end: bool) -> list[TextOrPair]:
         """Texts and pairs of them, cut."""
-        whole = iter(self.cut([text for item in items for text in _texts_of(item)], self.max_tokens, from_end))
-        found = [tuple(next(whole) for _ in _texts_of(item)) for item in items]
-        return [pieces[0] if isinstance(item, str) else pieces for item, pieces in zip(items, found, strict=True)]
+        cuts = iter(self.cut([text for item in items for text in _texts_of(item)], self.max_tokens, from_end))
+        rows = [tuple(next(cuts) for _ in _texts_of(item)) for item in items]
+        return [pieces[0] if isinstance(item, str) else pieces for item, pieces in zip(items, rows, strict=True)]
 
     def _plain(self, texts: Sequence[str]) -> list[Sequence[int]]:
         return [ids for ids, _ in _encoded(self._whole, texts, add_special_tokens=False)]
@@ -271,95 +293,95 @@ class TextEncoder:
         return Encoded(list(ids), [0] * len(ids))
 
     def tokens_of(self, ids: Sequence[int]) -> list[str]:
-        known = range(self.vocabulary)
-        return [(self._whole.id_to_token(token) or "") if token in known else "" for token in map(int, ids)]
+        vocabulary = range(self.vocabulary)
+        return [(self._whole.id_to_token(token) or "") if token in vocabulary else "" for token in map(int, ids)]
 
     def decode(self, lists: Sequence[Any], skip_special_tokens: bool) -> list[str]:
-        for place, ids in enumerate(lists):
+        for index, ids in enumerate(lists):
             for token in ids if isinstance(ids, list) else [ids]:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                     raise errors.InvalidBody(
-                        f"Input {place} has {token!r}, which is no token id of the model's {self.vocabulary}.",
+                        f"Input {index} has {token!r}, which is no token id of the model's {self.vocabulary}.",
                         "ids",
                     )
         return list(self._whole.decode_batch(list(lists), skip_special_tokens=skip_special_tokens))
 
-    def describe(self, texts: Sequence[str], add_special_tokens: bool) -> list[dict[str, Any]]:
+    def describe(self, texts: Sequence[str], add_special_tokens: bool) -> list[TokensOfText]:
         """The tokens of texts, whole, with their places in the text."""
         if (characters := sum(map(len, texts))) > MOST_TOLD:
             raise errors.InputTooLong(
                 f"The texts have {characters} characters; the tokens of {MOST_TOLD} are told in one request.",
                 "input",
             )
-        found = self._whole.encode_batch(list(texts), add_special_tokens=add_special_tokens)
+        encodings = self._whole.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [
             {
-                "ids": one.ids,
-                "tokens": one.tokens,
-                "special": [bool(flag) for flag in one.special_tokens_mask],
-                "start": [start for start, _ in one.offsets],
-                "stop": [stop for _, stop in one.offsets],
+                "ids": encoding.ids,
+                "tokens": encoding.tokens,
+                "special": [bool(flag) for flag in encoding.special_tokens_mask],
+                "start": [start for start, _ in encoding.offsets],
+                "stop": [stop for _, stop in encoding.offsets],
             }
-            for one in found
+            for encoding in encodings
         ]
 
-    def features(self, batch: Sequence[Encoded], multiple: int = 1) -> dict[str, Any]:
+    def features(self, batch: Sequence[Encoded], multiple: int = 1) -> Arrays:
         """One padded batch, as arrays under the names that the model takes; its length is a multiple of that."""
-        longest = max(len(one) for one in batch)
+        longest = max(len(text) for text in batch)
         longest = max(longest, min(-(-longest // multiple) * multiple, self.max_tokens))
         ids = np.full((len(batch), longest), self._pad_id, dtype=np.int64)
         mask = np.zeros((len(batch), longest), dtype=np.int64)
         types = np.full((len(batch), longest), self._pad_type_id, dtype=np.int64)
-        for row, one in enumerate(batch):
-            span = slice(longest - len(one), longest) if self._pads_left else slice(0, len(one))
-            ids[row, span] = one.ids
-            types[row, span] = one.type_ids
+        for row, text in enumerate(batch):
+            span = slice(longest - len(text), longest) if self._pads_left else slice(0, len(text))
+            ids[row, span] = text.ids
+            types[row, span] = text.type_ids
             mask[row, span] = 1
         arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
         return {name: arrays[name] for name in arrays if name in self._names}
 
-    def packed_features(self, batch: Sequence[Encoded], first_position: int = 0) -> dict[str, Any]:
+    def packed_features(self, batch: Sequence[Encoded], first_position: int = 0) -> Arrays:
         """The texts one behind the other in one row, without padding; positions begin anew with each."""
-        ids = np.concatenate([np.asarray(one.ids, dtype=np.int64) for one in batch])
+        ids = np.concatenate([np.asarray(text.ids, dtype=np.int64) for text in batch])
         arrays = {
             "input_ids": ids,
-            "position_ids": np.concatenate([np.arange(len(one), dtype=np.int64) for one in batch]) + first_position,
+            "position_ids": np.concatenate([np.arange(len(text), dtype=np.int64) for text in batch]) + first_position,
         }
         if "token_type_ids" in self._names:
-            arrays["token_type_ids"] = np.concatenate([np.asarray(one.type_ids, dtype=np.int64) for one in batch])
+            arrays["token_type_ids"] = np.concatenate([np.asarray(text.type_ids, dtype=np.int64) for text in batch])
         return {name: values[None] for name, values in arrays.items()}
 
 
 def _encoded(
-    tokenizer: Any, items: Sequence[Any], add_special_tokens: bool = True
+    tokenizer: Tokenizer, items: Sequence[TextOrPair], add_special_tokens: bool = True
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
     """Ids and type ids of texts or pairs; what else the tokenizer says of them is let go group by group."""
     for group in groups_of(items):
-        for one in tokenizer.encode_batch_fast(group, add_special_tokens=add_special_tokens):
-            yield one.ids, one.type_ids
+        for encoding in tokenizer.encode_batch_fast(group, add_special_tokens=add_special_tokens):
+            yield encoding.ids, encoding.type_ids
 
 
-def _texts_of(item: Any) -> Sequence[str]:
+def _texts_of(item: TextOrPair) -> Sequence[str]:
     return (item,) if isinstance(item, str) else item
 
 
-def _size_of(item: Any) -> int:
+def _size_of(item: TextOrPair) -> int:
     return sum(map(len, _texts_of(item)))
 
 
 def refuse_endless(texts: Sequence[str]) -> None:
     """For texts that are read whole, however long."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if len(text) > MOST_WHOLE:
             raise errors.InputTooLong(
-                f"Input {place} has {len(text)} characters, {MOST_WHOLE} of one text are read; send it in parts.",
+                f"Input {index} has {len(text)} characters, {MOST_WHOLE} of one text are read; send it in parts.",
                 "input",
             )
 
 
-def groups_of(items: Sequence[Any]) -> Iterator[list[Any]]:
+def groups_of(items: Sequence[Item]) -> Iterator[list[Item]]:
     """The same in groups that take little memory at a time."""
-    group: list[Any] = []
+    group: list[Item] = []
     characters = 0
     for item in items:
         if group and characters + _size_of(item) > GROUP_CHARACTERS:
@@ -371,11 +393,11 @@ def groups_of(items: Sequence[Any]) -> Iterator[list[Any]]:
         yield group
 
 
-def truncation_of(params: Mapping[str, Any]) -> str:
+def truncation_of(params: Params) -> str:
     """START, END or NONE, from any of the spellings that clients use."""
-    asked = params.get("truncate", True)
-    if isinstance(asked, str) and asked.upper() in ("START", "END", "NONE"):
-        return asked.upper()
-    if isinstance(asked, bool) or asked is None:
-        return "END" if asked is not False else "NONE"
-    raise errors.InvalidBody(f"truncate takes true, false, START, END or NONE, not {asked!r}.", "truncate")
+    wanted = params.get("truncate", True)
+    if isinstance(wanted, str) and wanted.upper() in ("START", "END", "NONE"):
+        return wanted.upper()
+    if isinstance(wanted, bool) or wanted is None:
+        return "END" if wanted is not False else "NONE"
+    raise errors.InvalidBody(f"truncate takes true, false, START, END or NONE, not {wanted!r}.", "truncate")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from cluster import errors
-from cluster.worker.family import Batched, Example, Prepared, Setup
+from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments.text import loading
 from deployments.text.facts import ClassifyFacts
-from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
-from deployments.vectors import refused_unless_finite, sigmoid
+from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, TextOrPair, truncation_of
+from deployments.vectors import Floats, refused_unless_finite, sigmoid
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 
 class SequenceClassifiers(Batched):
@@ -25,9 +28,9 @@ class SequenceClassifiers(Batched):
     def load(self, setup: Setup) -> ClassifyFacts:
         options: EncoderOptions = setup.options
 
-        def encoder_for(model: Any) -> TextEncoder:
+        def encoder_for(model: CrossEncoder) -> TextEncoder:
             config = model.config
-            self._labels = [str(config.id2label.get(place, place)) for place in range(model.num_labels)]
+            self._labels = [str(config.id2label.get(label, label)) for label in range(model.num_labels)]
             # Labels that exclude each other share a probability; others have one each.
             self._is_exclusive = len(self._labels) > 1 and config.problem_type != "multi_label_classification"
             limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
@@ -37,14 +40,14 @@ class SequenceClassifiers(Batched):
         self._encoder: TextEncoder = self._pipeline.encoder
         return facts.extended(ClassifyFacts, labels=tuple(self._labels), exclusive=self._is_exclusive)
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         values = self._encoder.encode([_text_or_pair(item) for item in items], truncation_of(params))
-        return Prepared(values, [len(one) for one in values], identities=[one.identity for one in values])
+        return Prepared(values, [len(value) for value in values], identities=[value.identity for value in values])
 
-    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Encoded]) -> Sequence[object]:
         return refused_unless_finite(self._pipeline.vectors(batch))
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[Floats], params: Params) -> object:
         logits = np.asarray(outputs, dtype=np.float32).reshape(len(outputs), len(self._labels))
         scores = logits if params.get("raw_scores") else probabilities(logits, self._is_exclusive)
         return {"scores": scores, "labels": [self._labels] * len(outputs)}
@@ -53,14 +56,15 @@ class SequenceClassifiers(Batched):
         self._pipeline.set_threads(threads)
 
 
-def probabilities(logits: Any, is_exclusive: bool) -> Any:
+def probabilities(logits: Floats, is_exclusive: bool) -> Floats:
     if not is_exclusive:
         return sigmoid(logits)
     raised = np.exp(logits - logits.max(axis=1, keepdims=True)) if len(logits) else logits
-    return (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    shares: Floats = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
 
 
-def _text_or_pair(item: Any) -> Any:
+def _text_or_pair(item: object) -> TextOrPair:
     if isinstance(item, dict):
         item = [item["text"], item["text_pair"]] if "text_pair" in item else item.get("text")
     if isinstance(item, str):

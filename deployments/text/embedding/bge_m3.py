@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cluster import errors
-from cluster.worker.family import Setup
+from cluster.worker.family import Params, Setup
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.tokenizing import ENGINES, Encoded
-from deployments.vectors import Rows, SparseRows
+from deployments.vectors import Floats, Ints, Rows, SparseRows
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 DENSE, SPARSE, TOKENS = "sentence_embedding", "token_weights", "token_vectors"
 #: Ability -> what it reads of texts, and what of tokens.
@@ -36,15 +39,15 @@ class BgeM3(SentenceTransformers):
         "tokens",
     )
 
-    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Encoded]) -> Sequence[object]:
         want = batch[0].want
-        found = self._pipeline.several(batch, *READS[want])
-        outputs: list[Any] = []
-        for encoded, features in zip(batch, found, strict=True):
+        rows = self._pipeline.several(batch, *READS[want])
+        outputs: list[object] = []
+        for encoded, features in zip(batch, rows, strict=True):
             if not all(np.isfinite(array).all() for array in features.values()):
                 outputs.append(errors.BadRequest("the model gives no finite answer to it.", "input"))
                 continue
-            kinds = {}
+            kinds: dict[str, object] = {}
             if DENSE in features:
                 kinds["dense"] = features[DENSE]
             if SPARSE in features:
@@ -55,16 +58,16 @@ class BgeM3(SentenceTransformers):
             outputs.append(kinds if want == "embed_all" else next(iter(kinds.values())))
         return outputs
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[Any], params: Params) -> object:
         if outputs and isinstance(outputs[0], dict):
-            return {kind: self.pack([one[kind] for one in outputs], params) for kind in params["kinds"]}
+            return {kind: self.pack([output[kind] for output in outputs], params) for kind in params["kinds"]}
         if outputs and isinstance(outputs[0], tuple):
             return SparseRows.of(outputs)
         if outputs and outputs[0].ndim == 2:
             return Rows.of(outputs)
         return super().pack(outputs, params)
 
-    def _weights(self, encoded: Encoded, weights: Any) -> tuple[Any, Any]:
+    def _weights(self, encoded: Encoded, weights: Floats) -> tuple[Ints, Floats]:
         """A word's weight is the largest that it has anywhere in the text."""
         ids, places = np.unique(np.asarray(encoded.ids, dtype=np.int32), return_inverse=True)
         largest = np.zeros(len(ids), np.float32)
@@ -72,7 +75,7 @@ class BgeM3(SentenceTransformers):
         kept = (largest > 0) & ~np.isin(ids, self._unused)
         return ids[kept], largest[kept]
 
-    def _complete(self, setup: Setup, model: Any) -> None:
+    def _complete(self, setup: Setup, model: SentenceTransformer) -> None:
         from deployments.text.encoders.heads import SeveralKinds, small_state
 
         parts = (

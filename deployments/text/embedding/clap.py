@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import wave
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.text.embedding.paired import Paired
+from deployments.vectors import Arrays, Floats
 
 MOST_SECONDS = 600
 
@@ -21,23 +22,26 @@ class Clap(Paired):
     abilities: ClassVar[tuple[str, ...]] = ("embed", "embed_audio", "tokenize", "decode", "tokens")
     modality: ClassVar[str] = "audio"
 
-    def _prepare_media(self, folder: Path, common: Mapping[str, Any]) -> None:
+    def _prepare_media(self, folder: Path, common: JsonObject) -> None:
         import transformers
 
         self._extractor = transformers.ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
         self._fuses = bool(self._model.config.audio_config.enable_fusion)
 
-    def _read(self, data: bytes, place: int) -> Mapping[str, Any]:
+    def _read(self, data: bytes, place: int) -> Arrays:
         rate = int(self._extractor.sampling_rate)
         sound = resampled(*samples_of(data, place), rate)
         if not self._fuses:
             # The extractor would take ten seconds from anywhere, others each time.
             sound = sound[: self._extractor.nb_max_samples]
-        found = self._extractor(sound, sampling_rate=rate, return_tensors="np")
-        return {"input_features": found["input_features"][0], "is_longer": np.asarray(found["is_longer"]).reshape(-1)}
+        features = self._extractor(sound, sampling_rate=rate, return_tensors="np")
+        return {
+            "input_features": features["input_features"][0],
+            "is_longer": np.asarray(features["is_longer"]).reshape(-1),
+        }
 
 
-def samples_of(data: bytes, place: int) -> tuple[Any, int]:
+def samples_of(data: bytes, place: int) -> tuple[Floats, int]:
     """One channel of samples from -1 to 1, and their rate."""
     try:
         with wave.open(io.BytesIO(data)) as file:
@@ -66,11 +70,11 @@ def samples_of(data: bytes, place: int) -> tuple[Any, int]:
     return samples.reshape(-1, channels).mean(axis=1, dtype=np.float32), rate
 
 
-def resampled(samples: Any, rate: int, wanted: int) -> Any:
+def resampled(samples: Floats, rate: int, wanted: int) -> Floats:
     if rate == wanted:
         return samples
     from scipy.signal import resample_poly  # type: ignore[import-untyped]
 
     common = int(np.gcd(rate, wanted))
-    found = resample_poly(samples, wanted // common, rate // common)
-    return found.astype(np.float32)
+    at_rate = resample_poly(samples, wanted // common, rate // common)
+    return np.asarray(at_rate, np.float32)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from cluster import errors
+from cluster.value import JsonObject
 from deployments.text.embedding.paired import Paired
+from deployments.vectors import Arrays
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 #: A picture of more is not decoded: a small file can hold a very large one.
 MOST_PIXELS = 50_000_000
@@ -20,7 +24,7 @@ class Clip(Paired):
     abilities: ClassVar[tuple[str, ...]] = ("embed", "embed_image", "tokenize", "decode", "tokens")
     modality: ClassVar[str] = "image"
 
-    def _prepare_media(self, folder: Path, common: Mapping[str, Any]) -> None:
+    def _prepare_media(self, folder: Path, common: JsonObject) -> None:
         import transformers
 
         config = self._model.config
@@ -28,23 +32,23 @@ class Clip(Paired):
         self.media_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         self.fills_texts = config.model_type.startswith("siglip")
 
-    def _read(self, data: bytes, place: int) -> Mapping[str, Any]:
+    def _read(self, data: bytes, place: int) -> Arrays:
         picture = opened(data, place)
         return {"pixel_values": self._processor(images=[picture], return_tensors="np")["pixel_values"][0]}
 
 
-def opened(data: bytes, place: int) -> Any:
+def opened(data: bytes, place: int) -> Image.Image:
     """A picture in colours, its first frame where it has several."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        found = Image.open(io.BytesIO(data), formats=FORMATS)
-        if found.width * found.height > MOST_PIXELS:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        if picture.width * picture.height > MOST_PIXELS:
             raise errors.BadRequest(
-                f"Input {place} has {found.width} x {found.height} pixels; at most {MOST_PIXELS:,} are decoded.",
+                f"Input {place} has {picture.width} x {picture.height} pixels; at most {MOST_PIXELS:,} are decoded.",
                 "input",
             )
-        return found.convert("RGB")
+        return picture.convert("RGB")
     except UnidentifiedImageError:
         raise errors.BadRequest(
             f"Input {place} is no picture that can be read; {', '.join(FORMATS)} are.", "input"

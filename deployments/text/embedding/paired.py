@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Prepared, Setup
+from cluster.value import JsonObject
+from cluster.worker.family import BatchHints, Params, Prepared, Setup
 from deployments.device import refuse_foreign_code, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.facts import EmbeddingFacts
-from deployments.text.tokenizing import TextEncoder
-from deployments.vectors import refused_unless_finite
+from deployments.text.tokenizing import Encoded, TextEncoder
+from deployments.vectors import Arrays, Floats, refused_unless_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers.utils import ModelOutput
 
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A picture or a sound as the arrays that the model reads."""
+    """A picture or a sound, as the arrays that the model reads."""
 
-    arrays: Mapping[str, Any]
+    arrays: Arrays
 
 
 class Paired(SentenceTransformers):
@@ -58,59 +63,63 @@ class Paired(SentenceTransformers):
         self._prepare_media(folder, common)
         self._dimensions = len(self._texts(self._encoder.encode(["size"]))[0])
         self.pace = BatchHints(pads=True)
-        shown = min(options.dimensions or self._dimensions, self._dimensions)
+        dimensions = min(options.dimensions or self._dimensions, self._dimensions)
         return EmbeddingFacts(
-            dimensions=shown, max_tokens=longest, dtype=str(named).removeprefix("torch."), packed=False
+            dimensions=dimensions, max_tokens=longest, dtype=str(named).removeprefix("torch."), packed=False
         )
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         if ability != f"embed_{self.modality}":
             return super().prepare(ability, items, params)
         self._check(params)
-        values = [Media(self._read(_bytes_of(item, self.modality, place), place)) for place, item in enumerate(items)]
+        values = [Media(self._read(_bytes_of(item, self.modality, index), index)) for index, item in enumerate(items)]
         return Prepared(values, [self.media_tokens] * len(values))
 
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Any]) -> Sequence[object]:
         if not batch:
             return []
-        found = self._media(batch) if isinstance(batch[0], Media) else self._texts(batch)
-        return refused_unless_finite(list(found))
+        vectors = self._media(batch) if isinstance(batch[0], Media) else self._texts(batch)
+        return refused_unless_finite(list(vectors))
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[Floats], params: Params) -> object:
         # Texts and what they are compared with differ in length; these models were trained on directions alone.
-        asked = params.get("normalize", self._options.normalize)
-        normalize = asked is None or asked
+        wanted = params.get("normalize", self._options.normalize)
+        normalize = wanted is None or wanted
         return super().pack(outputs, {**params, "normalize": normalize})
 
     def set_threads(self, threads: int) -> None:
         self._torch.set_num_threads(threads)
 
-    def _texts(self, batch: Sequence[Any]) -> Any:
+    def _texts(self, batch: Sequence[Encoded]) -> Floats:
         multiple = self._encoder.max_tokens if self.fills_texts else 1
         return self._features(self._model.get_text_features, self._encoder.features(batch, multiple))
 
-    def _media(self, batch: Sequence[Media]) -> Any:
-        arrays = {name: np.stack([one.arrays[name] for one in batch]) for name in batch[0].arrays}
+    def _media(self, batch: Sequence[Media]) -> Floats:
+        arrays = {name: np.stack([media.arrays[name] for media in batch]) for name in batch[0].arrays}
         return self._features(getattr(self._model, f"get_{self.modality}_features"), arrays)
 
-    def _features(self, method: Any, arrays: Mapping[str, Any]) -> Any:
+    def _features(self, method: Callable[..., Tensor | ModelOutput], arrays: Arrays) -> Floats:
         torch = self._torch
         tensors = {name: torch.from_numpy(array).to(self._model.device) for name, array in arrays.items()}
-        tensors = {name: one.to(self._model.dtype) if one.is_floating_point() else one for name, one in tensors.items()}
+        tensors = {
+            name: tensor.to(self._model.dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
         with torch.inference_mode():
-            found = method(**tensors)
-        return getattr(found, "pooler_output", found).float().cpu().numpy()
+            answer = method(**tensors)
+        array: Floats = getattr(answer, "pooler_output", answer).float().cpu().numpy()
+        return array
 
     @abstractmethod
-    def _prepare_media(self, folder: Path, common: Mapping[str, Any]) -> None:
+    def _prepare_media(self, folder: Path, common: JsonObject) -> None:
         """Loads what reads the other kind of input."""
 
     @abstractmethod
-    def _read(self, data: bytes, place: int) -> Mapping[str, Any]:
+    def _read(self, data: bytes, place: int) -> Arrays:
         """One file as arrays; raises BadRequest for what cannot be read."""
 
 
-def _bytes_of(item: Any, modality: str, place: int) -> bytes:
+def _bytes_of(item: object, modality: str, place: int) -> bytes:
     if isinstance(item, dict) and isinstance(item.get(modality), (bytes, bytearray, memoryview)):
         return bytes(item[modality])
     raise errors.InvalidBody(f"Input {place} is no object with `{modality}`.", "input")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
 
 from cluster import errors
-from cluster.worker.family import Example, Setup
+from cluster.worker.family import Example, Params, Setup
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import TEXTS, TextOptions, Texts
 from deployments.text.tokenizing import Encoded
-from deployments.vectors import SparseRows, refused_unless_finite
+from deployments.vectors import Floats, Ints, SparseRows, refused_unless_finite
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
 
 #: A row of the whole vocabulary is made for every token of a batch: on a card these are gigabytes soon.
 MOST_BATCH_TOKENS = 4096
@@ -40,26 +44,26 @@ class SparseEncoders(Texts):
         self.pace = replace(self.pace, batch_tokens=min(self.pace.batch_tokens or MOST_BATCH_TOKENS, MOST_BATCH_TOKENS))
         return facts.extended(EmbeddingFacts)
 
-    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Encoded]) -> Sequence[object]:
         rows = refused_unless_finite(self._pipeline.vectors(batch))
         return [row if isinstance(row, Exception) else weights_of(row, self._most) for row in rows]
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[tuple[Ints, Floats]], params: Params) -> object:
         return SparseRows.of(outputs)
 
-    def _complete(self, setup: Setup, model: Any) -> None:
+    def _complete(self, setup: Setup, model: SentenceTransformer) -> None:
         first = type(model[0]).__name__
         if not hasattr(model[0], "model"):
             raise errors.LoadFailed(f"{setup.entry.name} begins with a {first}, and only transformers can be run.")
         _weigh_exactly(model[0].model)
         self._most = setup.options.max_active_dims or model.max_active_dims
 
-    def _check(self, params: Mapping[str, Any]) -> None:
+    def _check(self, params: Params) -> None:
         if params.get("dimensions") is not None:
             raise errors.BadRequest("Sparse weights have no dimensions to cut.", "dimensions")
 
 
-def weights_of(row: Any, most: int | None = None) -> tuple[Any, Any]:
+def weights_of(row: Floats, most: int | None = None) -> tuple[Ints, Floats]:
     """The words with a weight, ascending."""
     places = np.flatnonzero(row > 0)
     if most is not None and len(places) > most:
@@ -67,7 +71,7 @@ def weights_of(row: Any, most: int | None = None) -> tuple[Any, Any]:
     return places.astype(np.int32), row[places].astype(np.float32)
 
 
-def _weigh_exactly(model: Any) -> None:
+def _weigh_exactly(model: nn.Module) -> None:
     """Keeps what turns a token into weights in full precision: their logarithm makes much of small differences."""
     head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
     if head is None or str(model.dtype) == "torch.float32":

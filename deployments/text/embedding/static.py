@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Prepared, Setup
+from cluster.worker.family import BatchHints, Params, Prepared, Setup
 from deployments.device import library_arguments, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import text_of
 from deployments.text.tokenizing import groups_of, refuse_endless
+from deployments.vectors import Floats
 
 
 class StaticEmbeddings(SentenceTransformers):
@@ -33,17 +34,17 @@ class StaticEmbeddings(SentenceTransformers):
         self._default_prompt = self._options.prompt_name or self._model.default_prompt_name
         self._dimensions = int(self._model.get_embedding_dimension() or 0)
         self.pace = BatchHints()
-        shown = min(self._options.dimensions or self._dimensions, self._dimensions)
-        return EmbeddingFacts(dimensions=shown, engine="static", prompts=tuple(sorted(self._prompts)))
+        dimensions = min(self._options.dimensions or self._dimensions, self._dimensions)
+        return EmbeddingFacts(dimensions=dimensions, engine="static", prompts=tuple(sorted(self._prompts)))
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         self._check(params)
         prompt = self._prompt(params)
         texts = [prompt + text_of(item) for item in items]
         if not texts:
             return Prepared([], [0], answers=self.pack([], params))
         refuse_endless(texts)
-        rows: list[Any] = []
+        rows: list[Floats] = []
         tokens = 0
         with self._torch.inference_mode():
             for group in groups_of(texts):
@@ -52,7 +53,7 @@ class StaticEmbeddings(SentenceTransformers):
                 rows += list(self._model(features)["sentence_embedding"].float().numpy())
         return Prepared([], [tokens], answers=self.pack(rows, params))
 
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+    def run(self, batch: Sequence[object]) -> Sequence[object]:
         return []
 
     def set_threads(self, threads: int) -> None:

@@ -7,23 +7,26 @@ from __future__ import annotations
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cluster import errors
+from cluster.value import JsonObject
+from deployments.text.tokenizing import Encoded
+from deployments.vectors import Floats
 
 #: The engine that the others are compared with.
 EXACT = "torch"
 CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
 #: What a model is launched as where all of these are only to be tried.
 TRY = "try"
-#: Of the way models are exported: what another made is made anew.
+#: Version of the export; files of another version are made again.
 CONVERSION = "3"
 #: How much the time of one short text counts against that of many long ones, in a product.
 SHORT_COUNTS = 0.5
@@ -70,18 +73,18 @@ def choose(trials: Sequence[Trial], min_cosine: float, min_rank: float) -> Trial
 
 def trial_of(
     engine: str,
-    run: Callable[[Sequence[Any]], Sequence[Any]],
-    sample: Sequence[Any],
-    exact: Sequence[Any] | None,
+    run: Callable[[Sequence[Encoded]], Sequence[Floats]],
+    sample: Sequence[Encoded],
+    exact: Sequence[Floats] | None,
     batch_tokens: int,
-) -> tuple[Trial, Sequence[Any]]:
+) -> tuple[Trial, Sequence[Floats]]:
     """Times an engine on the sample and compares its answers with the exact ones; its answers come back as well."""
     by_length = sorted(sample, key=len)
-    batches: list[list[Any]] = [[]]
-    for one in by_length:
-        if batches[-1] and sum(map(len, batches[-1])) + len(one) > batch_tokens:
+    batches: list[list[Encoded]] = [[]]
+    for text in by_length:
+        if batches[-1] and sum(map(len, batches[-1])) + len(text) > batch_tokens:
             batches.append([])
-        batches[-1].append(one)
+        batches[-1].append(text)
     outputs = [row for batch in batches for row in run(batch)]
     whole_s = _fastest(lambda: [run(batch) for batch in batches], 2)
     short = by_length[: max(1, len(by_length) // 4)][-1:]
@@ -95,7 +98,7 @@ def trial_of(
     return trial, outputs
 
 
-def _fastest(work: Callable[[], Any], times: int) -> float:
+def _fastest(work: Callable[[], object], times: int) -> float:
     best = float("inf")
     for _ in range(times):
         started = time.process_time()
@@ -104,19 +107,19 @@ def _fastest(work: Callable[[], Any], times: int) -> float:
     return best
 
 
-def cosine(a: Any, b: Any) -> float:
+def cosine(a: Floats, b: Floats) -> float:
     """Of two answers; a single score has no direction, so there it is nearness on the scale of the scores."""
-    a, b = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
-    if len(a) == 1:
-        return 1.0 - min(1.0, abs(_squeezed(a[0]) - _squeezed(b[0])))
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
+    x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
+    if len(x) == 1:
+        return 1.0 - min(1.0, abs(_squeezed(x[0]) - _squeezed(y[0])))
+    return float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-12))
 
 
 def _squeezed(score: float) -> float:
     return float(1 / (1 + np.exp(-np.clip(score, -60, 60))))
 
 
-def rank_agreement(ours: Sequence[Any], exact: Sequence[Any]) -> float:
+def rank_agreement(ours: Sequence[Floats], exact: Sequence[Floats]) -> float:
     """Spearman's correlation: of the scores, or of each vector's order of the others, on average."""
     a, b = (np.stack([np.ravel(row) for row in rows]).astype(np.float64) for rows in (ours, exact))
     if a.shape[1] == 1:
@@ -127,7 +130,7 @@ def rank_agreement(ours: Sequence[Any], exact: Sequence[Any]) -> float:
     return float(np.mean([_spearman(x[keep], y[keep]) for x, y, keep in zip(*orders, others, strict=True)]))
 
 
-def _spearman(a: Any, b: Any) -> float:
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     if len(a) < 2:
         return 1.0
     ours, theirs = (np.argsort(np.argsort(values)).astype(np.float64) for values in (a, b))
@@ -137,7 +140,7 @@ def _spearman(a: Any, b: Any) -> float:
 # ------------------------------------------------------------------------------------------------------- remembering
 
 
-def machine() -> dict[str, Any]:
+def machine() -> JsonObject:
     """What the choice depends on, beside the model."""
     return {"cpu": _cpu(), "versions": versions()}
 
@@ -164,26 +167,28 @@ def _cpu() -> str:
     return blake2b("\n".join(named).encode(), digest_size=8).hexdigest()
 
 
-def fingerprint(folder: Path, *facts: Any) -> str:
+def fingerprint(folder: Path, *facts: object) -> str:
     """Of a model's files, without reading gigabytes of them: names, sizes and times."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    told = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return blake2b(json.dumps([told, facts], default=str).encode(), digest_size=12).hexdigest()
+    state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return blake2b(json.dumps([state, facts], default=str).encode(), digest_size=12).hexdigest()
 
 
-def remembered(place: Path, conditions: Mapping[str, Any]) -> list[Trial] | None:
+def remembered(place: Path, conditions: JsonObject) -> list[Trial] | None:
     """The trials made under the very same conditions, if there were any."""
     try:
-        found = json.loads((place / "choice.json").read_text())
+        record = json.loads((place / "choice.json").read_text())
     except (OSError, ValueError):
         return None
-    if found.get("conditions") != json.loads(json.dumps(conditions)):
+    if record.get("conditions") != json.loads(json.dumps(conditions)):
         return None
-    return [Trial(**row) for row in found["trials"]]
+    return [Trial(**row) for row in record["trials"]]
 
 
-def remember(place: Path, conditions: Mapping[str, Any], trials: Iterable[Trial]) -> None:
+def remember(place: Path, conditions: JsonObject, trials: Iterable[Trial]) -> None:
     place.mkdir(parents=True, exist_ok=True)
     unfinished = place / ".choice.json"
-    unfinished.write_text(json.dumps({"conditions": conditions, "trials": [asdict(one) for one in trials]}, indent=1))
+    unfinished.write_text(
+        json.dumps({"conditions": conditions, "trials": [asdict(trial) for trial in trials]}, indent=1)
+    )
     unfinished.replace(place / "choice.json")

@@ -11,12 +11,18 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from cluster import environment, errors
+from cluster.value import JsonObject
 from deployments.text.tokenizing import Encoded
+from deployments.vectors import Arrays, Floats
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from openvino import CompiledModel
 
 #: Longest that a conversion may take.
 CONVERSION_S = 1800
@@ -32,7 +38,7 @@ class Compiled(Protocol):
     #: What lengths are rounded up to.
     multiple: int
 
-    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+    def __call__(self, arrays: Arrays, is_alone: bool = False) -> Floats:
         """The body's output for one padded batch; any thread may call at any time. One that is alone may have all
         cores."""
 
@@ -43,23 +49,24 @@ class OnnxRuntime:
     def __init__(self, model: Path, threads: int, parallel: int) -> None:
         self._narrow = self._session(model, max(1, threads // parallel))
         self._wide = self._session(model, threads) if _may_be_twice(model, parallel) else self._narrow
-        self._names = [one.name for one in self._narrow.get_inputs()]
+        self._names = [item.name for item in self._narrow.get_inputs()]
 
     @staticmethod
-    def _session(model: Path, threads: int) -> Any:
+    def _session(model: Path, threads: int) -> InferenceSession:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Threads that spin while they wait take the cores from whoever reads the next request.
+        # Threads that spin while they wait would keep the cores from the thread that reads the next request.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+    def __call__(self, arrays: Arrays, is_alone: bool = False) -> Floats:
         session = self._wide if is_alone else self._narrow
-        return session.run(None, {name: arrays[name] for name in self._names})[0]
+        output: Floats = session.run(None, {name: arrays[name] for name in self._names})[0]
+        return output
 
 
 class OpenVino:
@@ -68,13 +75,13 @@ class OpenVino:
     def __init__(self, model: Path, threads: int, parallel: int) -> None:
         self._narrow = self._compiled(model, threads, parallel)
         self._wide = self._compiled(model, threads, 1) if _may_be_twice(model, parallel) else self._narrow
-        self._names = [one.get_any_name() for one in self._narrow.inputs]
+        self._names = [item.get_any_name() for item in self._narrow.inputs]
         self._local = threading.local()
         for length in SHORT_LENGTHS:
             self({name: np.ones((1, length), dtype=np.int64) for name in self._names}, is_alone=True)
 
     @staticmethod
-    def _compiled(model: Path, threads: int, streams: int) -> Any:
+    def _compiled(model: Path, threads: int, streams: int) -> CompiledModel:
         import openvino
 
         settings = {
@@ -84,14 +91,14 @@ class OpenVino:
         }
         return openvino.Core().compile_model(str(model), "CPU", settings)
 
-    def __call__(self, arrays: Mapping[str, Any], is_alone: bool = False) -> Any:
+    def __call__(self, arrays: Arrays, is_alone: bool = False) -> Floats:
         name = "wide" if is_alone else "narrow"
         request = getattr(self._local, name, None)
         if request is None:
             request = (self._wide if is_alone else self._narrow).create_infer_request()
             setattr(self._local, name, request)
-        found = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
-        return np.array(found[0], dtype=np.float32)
+        outputs = request.infer({name: arrays[name] for name in self._names}, share_inputs=True, share_outputs=True)
+        return np.array(outputs[0], dtype=np.float32)
 
 
 def _may_be_twice(model: Path, parallel: int) -> bool:
@@ -113,7 +120,7 @@ ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
 def converted(
     engine: str,
     folder: Path,
-    loader: Mapping[str, Any],
+    loader: JsonObject,
     sample: Sequence[Encoded],
     place: Path,
     threads: int,
@@ -129,7 +136,7 @@ def converted(
         "engine": engine,
         "folder": str(folder),
         "loader": dict(loader),
-        "sample": [[list(one.ids), list(one.type_ids)] for one in sample],
+        "sample": [[list(text.ids), list(text.type_ids)] for text in sample],
         "place": str(place),
     }
     if here:

@@ -9,16 +9,18 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 
+from cluster.value import JsonObject
+
 # Before anything imports transformers.
 from deployments.text.encoders.library import sentence_transformers
+from deployments.vectors import Arrays
 
 # isort: split
 from transformers import AttentionInterface
@@ -34,13 +36,13 @@ SMOOTHING = 0.8
 class Exported(torch.nn.Module):  # type: ignore[misc]
     """A transformers model as a function of arrays, with one output."""
 
-    def __init__(self, model: Any, names: Sequence[str], output: str) -> None:
+    def __init__(self, model: torch.nn.Module, names: Sequence[str], output: str) -> None:
         super().__init__()
         self.model = model
         self._names = names
         self._output = output
 
-    def forward(self, *arrays: torch.Tensor) -> Any:
+    def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         return getattr(self.model(**dict(zip(self._names, arrays, strict=True))), self._output)
 
 
@@ -53,7 +55,7 @@ def _whole(
     scaling: float | None = None,
     dropout: float = 0.0,
     is_causal: bool | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Attention as one operation, which both runtimes compute faster than the dozen that it is made of otherwise."""
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
@@ -62,8 +64,8 @@ def _whole(
     if query.shape[1] != key.shape[1] or query.shape[-1] != value.shape[-1]:
         raise NotImplementedError("this attention has fewer keys than queries")
     batch, heads, length, size = query.shape
-    rows = [one.transpose(1, 2).reshape(batch, length, heads * size) for one in (query, key, value)]
-    found = torch.onnx.ops.symbolic(
+    rows = [part.transpose(1, 2).reshape(batch, length, heads * size) for part in (query, key, value)]
+    output = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         [*rows, None, attention_mask],
         {"num_heads": heads, "scale": float(size**-0.5 if scaling is None else scaling)},
@@ -71,10 +73,10 @@ def _whole(
         shape=rows[0].shape,
         version=1,
     )
-    return found.reshape(batch, length, heads, size), None
+    return output.reshape(batch, length, heads, size), None
 
 
-def _padding(*, attention_mask: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+def _padding(*, attention_mask: torch.Tensor, **kwargs: object) -> torch.Tensor:
     return attention_mask.to(torch.int32)
 
 
@@ -82,7 +84,7 @@ AttentionInterface.register("whole", _whole)
 AttentionMaskInterface.register("whole", _padding)
 
 
-def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
+def export(folder: str, loader: JsonObject, file: Path) -> None:
     """The first module of a sentence-transformers model as ONNX, with free batch size and length."""
     try:
         _write(body_of(folder, loader, {"attn_implementation": "whole"}), loader, file)
@@ -94,52 +96,52 @@ def export(folder: str, loader: Mapping[str, Any], file: Path) -> None:
     _write(body_of(folder, loader, {}), loader, file)
 
 
-def body_of(folder: str, loader: Mapping[str, Any], how: Mapping[str, Any]) -> Any:
+def body_of(folder: str, loader: JsonObject, how: JsonObject) -> torch.nn.Module:
     kind = getattr(sentence_transformers, loader["kind"])
     arguments = {**loader["arguments"], "device": "cpu"}
     arguments["model_kwargs"] = {**arguments.get("model_kwargs", {}), "dtype": torch.float32, **how}
     return kind(folder, **arguments)[0]
 
 
-def _example(body: Any, loader: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def _example(body: torch.nn.Module, loader: JsonObject) -> dict[str, torch.Tensor]:
     ids = torch.randint(5, 50, (2, 16))
     mask = torch.ones_like(ids)
     mask[1, 10:] = 0
-    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
-    return {name: given[name] for name in body.tokenizer.model_input_names if name in loader["inputs"]}
+    tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return {name: tensors[name] for name in body.tokenizer.model_input_names if name in loader["inputs"]}
 
 
-def _write(body: Any, loader: Mapping[str, Any], file: Path) -> None:
-    given = _example(body, loader)
+def _write(body: torch.nn.Module, loader: JsonObject, file: Path) -> None:
+    example = _example(body, loader)
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=loader["max_tokens"])}
     with torch.inference_mode():
         torch.onnx.export(
-            Exported(body.model.eval().float(), list(given), loader["output"]),
-            tuple(given.values()),
+            Exported(body.model.eval().float(), list(example), loader["output"]),
+            tuple(example.values()),
             str(file),
-            input_names=list(given),
+            input_names=list(example),
             output_names=["output"],
             dynamo=True,
-            dynamic_shapes=(tuple(free for _ in given),),
+            dynamic_shapes=(tuple(free for _ in example),),
             # Beside the file: sessions then read one copy of it in the system's cache instead of having one each.
             external_data=True,
             verbose=False,
         )
 
 
-def agrees(body: Any, loader: Mapping[str, Any], file: Path) -> bool:
+def agrees(body: torch.nn.Module, loader: JsonObject, file: Path) -> bool:
     """Whether the file computes what the model does, where nothing is padded."""
     import onnxruntime
 
-    given = _example(body, loader)
+    example = _example(body, loader)
     with torch.inference_mode():
-        expected = Exported(body.model.eval().float(), list(given), loader["output"])(*given.values()).numpy()
+        expected = Exported(body.model.eval().float(), list(example), loader["output"])(*example.values()).numpy()
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {name: array.numpy() for name, array in given.items()})
-    if found.shape[:2] == given["attention_mask"].shape:
-        kept = given["attention_mask"].numpy().astype(bool)
-        found, expected = found[kept], expected[kept]
-    return bool(np.allclose(found, expected, rtol=1e-3, atol=1e-3))
+    (output,) = session.run(None, {name: array.numpy() for name, array in example.items()})
+    if output.shape[:2] == example["attention_mask"].shape:
+        kept = example["attention_mask"].numpy().astype(bool)
+        output, expected = output[kept], expected[kept]
+    return bool(np.allclose(output, expected, rtol=1e-3, atol=1e-3))
 
 
 def quantize_weights(source: Path, target: Path) -> None:
@@ -161,20 +163,20 @@ def quantize_weights(source: Path, target: Path) -> None:
     )
 
 
-def calibrate(source: Path, target: Path, sample: Sequence[Any]) -> None:
+def calibrate(source: Path, target: Path, sample: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
     """int8 weights and activations, the ranges of the latter as they are on the sample."""
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
 
     model = openvino.Core().read_model(str(source))
-    names = {one.get_any_name() for one in model.inputs}
+    names = {item.get_any_name() for item in model.inputs}
 
-    def arrays(ids: Sequence[int], types: Sequence[int]) -> dict[str, Any]:
-        given = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
-        return {name: np.array([values], dtype=np.int64) for name, values in given.items() if name in names}
+    def arrays(ids: Sequence[int], types: Sequence[int]) -> Arrays:
+        inputs = {"input_ids": ids, "attention_mask": [1] * len(ids), "token_type_ids": types}
+        return {name: np.array([values], dtype=np.int64) for name, values in inputs.items() if name in names}
 
-    texts = [arrays(*one) for one in sample]
+    texts = [arrays(*text) for text in sample]
     done = nncf.quantize(
         model,
         nncf.Dataset(texts),
@@ -192,27 +194,27 @@ def main() -> None:
     convert(json.load(sys.stdin))
 
 
-def convert(job: Mapping[str, Any]) -> None:
-    place = Path(job["place"])
-    whole = place / "model.onnx"
+def convert(job: JsonObject) -> None:
+    folder = Path(job["place"])
+    model = folder / "model.onnx"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
-        if not whole.exists():
-            _complete(whole, lambda file: export(job["folder"], job["loader"], file))
+        if not model.exists():
+            _complete(model, lambda file: export(job["folder"], job["loader"], file))
         if job["engine"] == "onnx_int8":
-            _complete(place / "model-int8.onnx", lambda file: quantize_weights(whole, file))
+            _complete(folder / "model-int8.onnx", lambda file: quantize_weights(model, file))
         if job["engine"] == "openvino_int8":
-            _complete(place / "model-int8.xml", lambda file: calibrate(whole, file, job["sample"]))
+            _complete(folder / "model-int8.xml", lambda file: calibrate(model, file, job["sample"]))
 
 
 def _complete(file: Path, write: Callable[[Path], None]) -> None:
-    """Whoever finds the file finds it whole, with what lies beside it, whenever this process dies."""
+    """Writes elsewhere and then renames, so that the file and its neighbours are complete even if this process dies."""
     with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
         unfinished = Path(folder) / file.name
         write(unfinished)
-        others = [one for one in Path(folder).iterdir() if one != unfinished]
-        for one in (*others, unfinished):
-            one.replace(file.parent / one.name)
+        others = [written for written in Path(folder).iterdir() if written != unfinished]
+        for written in (*others, unfinished):
+            written.replace(file.parent / written.name)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,27 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
+
+import torch
 
 from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Setup
 from deployments.device import dtype_for
 from deployments.text.encoders import choice, compiled, trials
+from deployments.text.encoders.compiled import Compiled
 from deployments.text.encoders.library import sentence_transformers
 from deployments.text.encoders.linear import arrange
 from deployments.text.encoders.packing import ATTENTION
 from deployments.text.encoders.pipeline import Pipeline
-from deployments.text.encoders.sample import PASSAGES
+from deployments.text.sample import PASSAGES
 from deployments.text.tokenizing import Encoded, TextEncoder
+
+SentenceTransformer: TypeAlias = sentence_transformers.SentenceTransformer
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -47,16 +52,16 @@ class Recipe:
     #: A class of sentence-transformers.
     kind: str
     #: What that class is given, beside the number format.
-    arguments: Mapping[str, Any]
+    arguments: JsonObject
     #: Where the answer is found among the features.
     output: str
     #: Makes the loaded model whole, for families that put parts of their own behind it.
-    complete: Callable[[Any], None] = lambda model: None
+    complete: Callable[[SentenceTransformer], None] = lambda model: None
 
-    def load(self, folder: Path, dtype: Any, attention: str | None) -> Any:
+    def load(self, folder: Path, dtype: torch.dtype, attention: str | None) -> SentenceTransformer:
         kind = getattr(sentence_transformers, self.kind)
 
-        def loaded(attention: str | None) -> Any:
+        def loaded(attention: str | None) -> SentenceTransformer:
             model_kwargs = {**self.arguments.get("model_kwargs", {}), "dtype": dtype}
             if attention is not None:
                 model_kwargs["attn_implementation"] = attention
@@ -72,7 +77,7 @@ class Recipe:
             log.info("the model's attention is its own: %s", error)
             return loaded(None)
         # Any name is taken by a model that computes attention by itself, and then the mask is one that it misreads.
-        return model if all(getattr(one, "_supports_sdpa", True) for one in model.modules()) else loaded(None)
+        return model if all(getattr(module, "_supports_sdpa", True) for module in model.modules()) else loaded(None)
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Launch:
     family: str
     setup: Setup
     recipe: Recipe
-    encoder_for: Callable[[Any], TextEncoder]
+    encoder_for: Callable[[SentenceTransformer], TextEncoder]
     #: Encodes what engines are calibrated, compared and timed on.
     sample: Callable[[TextEncoder], Sequence[Encoded]]
     dtype: str
@@ -114,13 +119,12 @@ class Launch:
     def _most_parallel(self) -> int:
         return min(MOST_PARALLEL, self.setup.threads)
 
-    def _around(self, model: Any, **more: Any) -> Pipeline:
+    def _around(self, model: SentenceTransformer, parallel: int, compiled: Compiled | None = None) -> Pipeline:
         threads = self.setup.threads
-        return Pipeline(model, self.encoder_for(model), self.recipe.output, threads=threads, **more)
+        encoder, output = self.encoder_for(model), self.recipe.output
+        return Pipeline(model, encoder, output, threads=threads, parallel=parallel, compiled=compiled)
 
     def _compiled(self, engine: str) -> Pipeline:
-        import torch
-
         model = self.recipe.load(self.setup.folder, torch.float32, None)
         encoder = self.encoder_for(model)
         body = model[0]
@@ -145,7 +149,7 @@ class Launch:
                 return pipeline
             parallel //= 2
 
-    def _torch_dtype(self, engine: str) -> Any:
+    def _torch_dtype(self, engine: str) -> torch.dtype:
         return dtype_for("bfloat16" if engine == "torch_bf16" else self.dtype, self.setup)
 
 
@@ -156,7 +160,7 @@ class Started(NamedTuple):
     trials: tuple[JsonObject, ...] | None = None
 
 
-def _output_of(body: Any) -> str:
+def _output_of(body: torch.nn.Module) -> str:
     named = body.modality_config["text"]["method_output_name"]
     return str(named if isinstance(named, str) else named[-1])
 
@@ -177,28 +181,28 @@ def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
 
 def start(launch: Launch) -> Started:
     """The pipeline on the engine that the launch asked for."""
-    asked = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
-    if asked == choice.TRY:
+    wanted = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
+    if wanted == choice.TRY:
         choice.remember(launch.place, _conditions(launch), _try_all(launch))
         raise choice.Tried
-    if asked == "auto":
+    if wanted == "auto":
         return _best(launch) if launch.setup.device == "cpu" else Started(launch.pipeline("torch"), "torch")
-    engine = asked if asked in choice.CANDIDATES else choice.EXACT
+    engine = wanted if wanted in choice.CANDIDATES else choice.EXACT
     return Started(launch.pipeline(engine), _spelled(engine))
 
 
 def _best(launch: Launch) -> Started:
-    found = choice.remembered(launch.place, _conditions(launch))
-    if found is None:
+    tried = choice.remembered(launch.place, _conditions(launch))
+    if tried is None:
         reason = trials.elsewhere(launch.family, launch.setup)
-        found = choice.remembered(launch.place, _conditions(launch)) or _untried(reason)
-    best = next(trial for trial in found if trial.verdict == "chosen")
+        tried = choice.remembered(launch.place, _conditions(launch)) or _untried(reason)
+    best = next(trial for trial in tried if trial.verdict == "chosen")
     log.info("%s runs on %s", launch.setup.entry.name, best.engine)
-    table = tuple({**asdict(trial), "engine": _spelled(trial.engine)} for trial in found)
+    table = tuple({**asdict(trial), "engine": _spelled(trial.engine)} for trial in tried)
     return Started(launch.pipeline(best.engine), _spelled(best.engine), table)
 
 
-def _conditions(launch: Launch) -> dict[str, Any]:
+def _conditions(launch: Launch) -> JsonObject:
     return {**choice.machine(), "threads": launch.setup.threads, "asked": [launch.min_cosine, launch.min_rank]}
 
 
@@ -210,7 +214,7 @@ def _untried(reason: str) -> list[choice.Trial]:
 
 
 def _try_all(launch: Launch) -> list[choice.Trial]:
-    found: list[choice.Trial] = []
+    tried: list[choice.Trial] = []
     exact = None
     for number, engine in enumerate(choice.CANDIDATES):
         launch.setup.report(0.3 + 0.6 * number / len(choice.CANDIDATES), f"trying {_spelled(engine)}")
@@ -221,14 +225,14 @@ def _try_all(launch: Launch) -> list[choice.Trial]:
         # A candidate that cannot run this model is only out of the race, whatever its library raises.
         except Exception as error:
             log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
-            found.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
+            tried.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
             continue
         exact = outputs if exact is None else exact
-        found.append(trial)
+        tried.append(trial)
         del pipeline
         gc.collect()
-    choice.choose(found, launch.min_cosine, launch.min_rank)
-    return found
+    choice.choose(tried, launch.min_cosine, launch.min_rank)
+    return tried
 
 
 def _spelled(engine: str) -> str:

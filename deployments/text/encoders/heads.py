@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +19,7 @@ class SeveralKinds(torch.nn.Module):  # type: ignore[misc]
         self.sparse = _linear(sparse)
         self.tokens = _linear(tokens)
 
-    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         rows = features["token_embeddings"]
         features["token_weights"] = torch.relu(self.sparse(rows)).squeeze(-1)
         features["token_vectors"] = torch.nn.functional.normalize(self.tokens(rows), dim=-1)
@@ -45,8 +44,8 @@ def small_state(folder: Path, name: str, model: str, allow_pickle: bool) -> Mapp
             f"{model} has {name} only as a pickle: convert it to safetensors, set CLUSTER_ALLOW_PICKLE=true if you "
             f"trust it, or take a source of a pinned revision. {OTHERWISE}"
         )
-    found: Mapping[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    return found
+    state: Mapping[str, torch.Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return state
 
 
 OTHERWISE = "With model_engine=sentence_transformers the model gives one vector per text and needs no such part."

@@ -12,7 +12,6 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
 #: Metrics, the matching of boxes to objects, and adapters (which bring bitsandbytes). While sentence-transformers is
 #: imported others stand in their place; whoever needs one afterwards imports the real one.
@@ -30,7 +29,7 @@ class _Absent(ModuleType):
         return type(name, (), {"__module__": self.__name__, "__init__": _refuse})
 
 
-def _refuse(self: object, *_: Any, **__: Any) -> None:
+def _refuse(self: object, *_: object, **__: object) -> None:
     kind = type(self)
     raise ImportError(f"{kind.__module__}.{kind.__name__} is not there: encoders are imported without {UNUSED}.")
 

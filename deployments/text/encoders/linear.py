@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -26,7 +25,7 @@ class Arranged(torch.nn.Module):  # type: ignore[misc]
         self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         self._run = torch.ops.mkldnn._linear_pointwise.default
 
-    def forward(self, rows: torch.Tensor) -> Any:
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
         return self._run(rows, self._weight, self._bias, "none", [], "")
 
 
@@ -36,7 +35,7 @@ def arrange(model: torch.nn.Module) -> None:
         return
     # Read when it makes its first one.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_PROGRAMS))
-    shared = {id(one.weight) for one in model.modules() if isinstance(one, torch.nn.Embedding)}
+    shared = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
     with torch.inference_mode():
         for parent, name, layer in list(_layers(model)):
             if id(layer.weight) not in shared:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -21,6 +21,7 @@ from deployments.text.encoders import library  # noqa: F401
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.utils import ModelOutput
 
 #: The name under which transformers finds this attention. Without segments it is sdpa.
 ATTENTION = "packed"
@@ -38,7 +39,7 @@ class Segments(NamedTuple):
     longest: int
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: Any) -> Segments:
+    def of(cls, lengths: Sequence[int], device: torch.device) -> Segments:
         groups: list[tuple[int, int, int]] = []
         bounds = [0]
         for length in lengths:
@@ -75,14 +76,14 @@ def _attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     segments = _segments()
     if segments is None:
-        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        answer: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )
-        return found
+        return answer
     if kwargs.get("position_bias") is not None or kwargs.get("softcap") is not None:
         raise NotImplementedError("a position bias cannot be packed")
     causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
@@ -101,24 +102,24 @@ def _on_cpu(
 ) -> torch.Tensor:
     """One call per distinct length: its texts lie together, so that nothing is gathered and nothing is padded."""
     heads, tokens = query.shape[1:3]
-    key, value = (repeat_kv(one, heads // one.shape[1]) for one in (key, value))
+    key, value = (repeat_kv(part, heads // part.shape[1]) for part in (key, value))
     out = torch.empty((tokens, heads, value.shape[-1]), dtype=query.dtype)
     for start, texts, length in segments.groups:
         stop = start + texts * length
-        parts = (one[0, :, start:stop].unflatten(1, (texts, length)).transpose(0, 1) for one in (query, key, value))
+        parts = (part[0, :, start:stop].unflatten(1, (texts, length)).transpose(0, 1) for part in (query, key, value))
         mask = _window(length, window, causal) if window is not None and length > window else None
-        found = torch.nn.functional.scaled_dot_product_attention(
+        answer = torch.nn.functional.scaled_dot_product_attention(
             *parts, attn_mask=mask, scale=scaling, is_causal=causal and mask is None
         )
-        out[start:stop] = found.transpose(1, 2).flatten(0, 1)
+        out[start:stop] = answer.transpose(1, 2).flatten(0, 1)
     return out
 
 
 def _window(length: int, window: int, causal: bool) -> torch.Tensor:
     """Which tokens see which: those nearer than the window, and only backwards when causal."""
     distance = torch.arange(length)[:, None] - torch.arange(length)
-    seen = distance.abs() < window
-    return seen & (distance >= 0) if causal else seen
+    is_near = distance.abs() < window
+    return is_near & (distance >= 0) if causal else is_near
 
 
 def _on_card(
@@ -133,8 +134,8 @@ def _on_card(
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if window is None else window - 1
-    rows = (one[0].transpose(0, 1) for one in (query, key, value))
-    found: torch.Tensor = varlen_attn(
+    rows = (part[0].transpose(0, 1) for part in (query, key, value))
+    answer: torch.Tensor = varlen_attn(
         *rows,
         segments.bounds,
         segments.bounds,
@@ -144,11 +145,14 @@ def _on_card(
         window_size=(reach, 0 if causal else reach),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return found
+    return answer
 
 
-def _mask(*args: Any, **kwargs: Any) -> Any:
-    return sdpa_mask(*args, **kwargs) if _segments() is None else None
+def _mask(*args: object, **kwargs: object) -> torch.Tensor | None:
+    if _segments() is not None:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -167,12 +171,12 @@ class Picked(torch.nn.Module):  # type: ignore[misc]
         self.body = body
         self.reads = reads
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        found = self.body(*args, **kwargs)
+    def forward(self, *args: object, **kwargs: object) -> ModelOutput:
+        answer = self.body(*args, **kwargs)
         segments = _segments()
         if segments is None:
-            return found
-        rows = found.last_hidden_state[0]
+            return answer
+        rows = answer.last_hidden_state[0]
         bounds = segments.bounds.long()
         if self.reads == "first":
             picked = rows[bounds[:-1]]
@@ -183,11 +187,11 @@ class Picked(torch.nn.Module):  # type: ignore[misc]
             texts = torch.repeat_interleave(torch.arange(len(lengths), device=rows.device), lengths)
             sums = torch.zeros((len(lengths), rows.shape[1]), device=rows.device).index_add_(0, texts, rows.float())
             picked = (sums / lengths[:, None]).to(rows.dtype)
-        found.last_hidden_state = picked[:, None]
+        answer.last_hidden_state = picked[:, None]
         pooler = getattr(self.body, "pooler", None)
         if pooler is not None:
-            found.pooler_output = pooler(found.last_hidden_state)
-        return found
+            answer.pooler_output = pooler(answer.last_hidden_state)
+        return answer
 
 
 def pick_for_head(model: torch.nn.Module) -> None:

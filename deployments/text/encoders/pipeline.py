@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch
 from deployments.text.encoders import packing
 from deployments.text.encoders.compiled import Compiled
 from deployments.text.tokenizing import Encoded, TextEncoder
+from deployments.vectors import Arrays, Floats
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -25,8 +26,11 @@ log = logging.getLogger("cluster.worker.worker")
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
+Row = TypeVar("Row")
+#: What modules hand on: tensors by name, and whatever else a module wants to be told.
+Features: TypeAlias = dict[str, Any]
 #: Changes the padded arrays of a batch.
-Amend = Callable[[dict[str, Any]], dict[str, Any]]
+Amend = Callable[[Arrays], Arrays]
 
 
 class Pipeline:
@@ -34,7 +38,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: Any,
+        model: torch.nn.Sequential,
         encoder: TextEncoder,
         output: str,
         *,
@@ -53,7 +57,7 @@ class Pipeline:
         self._counting = threading.Lock()
         self._passes = 0
         self._compiled = compiled
-        # Passes that take all cores have one thread: of several teams of threads none would wait for its members awake.
+        # Passes on all cores run in one thread: with several OpenMP teams, none of them would spin while it waits.
         several = compiled is None and parallel > 1 and model.device.type == "cpu"
         self._wide = ThreadPoolExecutor(1, "wide") if several else None
         self.dtype = next(model.parameters()).dtype
@@ -74,24 +78,24 @@ class Pipeline:
         """For torch; other engines settle their cores when they start."""
         self._threads = threads
 
-    def vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Any]:
+    def vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Floats]:
         """One array per text, in the order of the batch."""
-        return [one[self._output] for one in self.several(batch, [self._output], **constants)]
+        return [features[self._output] for features in self.several(batch, [self._output], **constants)]
 
-    def token_vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Any]:
+    def token_vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Floats]:
         """One matrix per text, with a row for each of its tokens that the model answers for."""
-        return [one["token_embeddings"] for one in self.several(batch, [], ["token_embeddings"], **constants)]
+        return [features["token_embeddings"] for features in self.several(batch, [], ["token_embeddings"], **constants)]
 
     def several(
         self, batch: Sequence[Encoded], of_texts: Sequence[str], of_tokens: Sequence[str] = (), **constants: Any
-    ) -> list[dict[str, Any]]:
+    ) -> list[dict[str, Floats]]:
         """What one pass finds out about each text and about each of its tokens, by the names of the features."""
         if not batch:
             return []
         features, order = self._forward(batch, **constants)
-        found = {name: list(_array(features[name])) for name in of_texts}
-        found |= {name: _by_text(_array(features[name]), features) for name in of_tokens}
-        return _in_order([{name: rows[place] for name, rows in found.items()} for place in range(len(order))], order)
+        columns = {name: list(_array(features[name])) for name in of_texts}
+        columns |= {name: _by_text(_array(features[name]), features) for name in of_tokens}
+        return _in_order([{name: rows[index] for name, rows in columns.items()} for index in range(len(order))], order)
 
     def _forward(
         self,
@@ -99,12 +103,12 @@ class Pipeline:
         packs: bool | None = None,
         amend: Amend | None = None,
         **constants: Any,
-    ) -> tuple[Any, list[int]]:
+    ) -> tuple[Features, list[int]]:
         """The features after the last module; row `i` is that of input `order[i]`, the shortest first.
 
         `amend` changes the padded arrays before they are read, for models that read more than the text."""
-        order = sorted(range(len(batch)), key=lambda place: len(batch[place]))
-        texts = [batch[place] for place in order]
+        order = sorted(range(len(batch)), key=lambda index: len(batch[index]))
+        texts = [batch[index] for index in order]
         is_packed = amend is None and (self.packs if packs is None else packs)
         with self._counted() as is_alone:
             if self._compiled is not None:
@@ -116,8 +120,13 @@ class Pipeline:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _pass(
-        self, threads: int, texts: Sequence[Encoded], is_packed: bool, amend: Amend | None, constants: dict[str, Any]
-    ) -> Any:
+        self,
+        threads: int,
+        texts: Sequence[Encoded],
+        is_packed: bool,
+        amend: Amend | None,
+        constants: Mapping[str, object],
+    ) -> Features:
         self._take(threads)
         if is_packed:
             return self._packed_pass(texts, constants)
@@ -125,8 +134,8 @@ class Pipeline:
         features = {**constants, **self._tensors(arrays if amend is None else amend(arrays))}
         return self._through((self._body, *self._heads), features)
 
-    def _packed_pass(self, texts: Sequence[Encoded], constants: dict[str, Any]) -> Any:
-        lengths = [len(one) for one in texts]
+    def _packed_pass(self, texts: Sequence[Encoded], constants: Mapping[str, object]) -> Features:
+        lengths = [len(text) for text in texts]
         segments = packing.Segments.of(lengths, self._device)
         arrays = self.encoder.packed_features(texts, self._first_position)
         features = {**constants, **self._tensors(arrays), "cu_seq_lens_q": segments.bounds}
@@ -135,18 +144,18 @@ class Pipeline:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def _compiled_pass(
-        self, texts: Sequence[Encoded], constants: dict[str, Any], amend: Amend | None, is_alone: bool
-    ) -> Any:
+        self, texts: Sequence[Encoded], constants: Mapping[str, object], amend: Amend | None, is_alone: bool
+    ) -> Features:
         assert self._compiled is not None
         # For the little that torch does behind it.
         self._take(1)
         arrays = self.encoder.features(texts, self._compiled.multiple)
         arrays = arrays if amend is None else amend(arrays)
-        found = torch.from_numpy(self._compiled(arrays, is_alone))
-        features = {**constants, **self._tensors(arrays), self._body.module_output_name: found}
+        output = torch.from_numpy(self._compiled(arrays, is_alone))
+        features = {**constants, **self._tensors(arrays), self._body.module_output_name: output}
         return self._through(self._heads, features)
 
-    def _through(self, modules: Sequence[Any], features: Any) -> Any:
+    def _through(self, modules: Sequence[torch.nn.Module], features: Features) -> Features:
         for module in modules:
             wanted = {name: features[name] for name in getattr(module, "forward_kwargs", ()) if name in features}
             features = module(features, **wanted)
@@ -155,10 +164,12 @@ class Pipeline:
                 features[name] = features[name].float()
         return features
 
-    def _tensors(self, arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def _tensors(self, arrays: Arrays) -> dict[str, torch.Tensor]:
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if self._device.type == "cuda":
-            tensors = {name: one.pin_memory().to(self._device, non_blocking=True) for name, one in tensors.items()}
+            tensors = {
+                name: tensor.pin_memory().to(self._device, non_blocking=True) for name, tensor in tensors.items()
+            }
         return tensors
 
     def _take(self, threads: int) -> None:
@@ -187,7 +198,7 @@ class Pipeline:
         try:
             answers = self.token_vectors if self._output == "token_embeddings" else self.vectors
             packed, padded = answers(sample, packs=True), answers(sample, packs=False)
-            if [one.shape for one in packed] != [one.shape for one in padded]:
+            if [answer.shape for answer in packed] != [answer.shape for answer in padded]:
                 return False
             apart = [_norm(a - b) / max(_norm(b), 1e-6) for a, b in zip(packed, padded, strict=True)]
         # Whatever a model's own code makes of one long row: then it is padded.
@@ -197,11 +208,12 @@ class Pipeline:
         return max(apart) <= TOLERANCE[self.dtype]
 
 
-def _array(tensor: torch.Tensor) -> Any:
-    return tensor.float().cpu().numpy()
+def _array(tensor: torch.Tensor) -> Floats:
+    array: Floats = tensor.float().cpu().numpy()
+    return array
 
 
-def _by_text(rows: Any, features: Mapping[str, Any]) -> list[Any]:
+def _by_text(rows: Floats, features: Features) -> list[Floats]:
     """The rows of tokens by the texts that these are of; those that the mask leaves out are dropped."""
     bounds = features.get("cu_seq_lens_q")
     if bounds is not None:
@@ -211,12 +223,12 @@ def _by_text(rows: Any, features: Mapping[str, Any]) -> list[Any]:
     return [row[keep] for row, keep in zip(rows, kept, strict=True)]
 
 
-def _norm(array: Any) -> float:
+def _norm(array: Floats) -> float:
     return float(np.linalg.norm(array))
 
 
-def _in_order(rows: Any, order: Sequence[int]) -> list[Any]:
-    outputs: list[Any] = [None] * len(order)
-    for place, row in zip(order, rows, strict=True):
-        outputs[place] = row
+def _in_order(rows: Sequence[Row], order: Sequence[int]) -> list[Row]:
+    outputs = list(rows)
+    for index, row in zip(order, rows, strict=True):
+        outputs[index] = row
     return outputs

@@ -28,8 +28,8 @@ OWN = ("fetch", "report")
 
 def elsewhere(family: str, setup: Setup) -> str:
     """Tries all engines; returns why there is no choice on disk, or nothing."""
-    given = {name: value for name, value in vars(setup).items() if name not in OWN} | {"engine": choice.TRY}
-    job = pickle.dumps((family, given))
+    fields = {name: value for name, value in vars(setup).items() if name not in OWN} | {"engine": choice.TRY}
+    job = pickle.dumps((family, fields))
     command = [*ISOLATED, "-m", "deployments.text.encoders.trials"]
     environment = environment_with(setup.threads)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as process:
@@ -62,19 +62,19 @@ def _end_with_whoever_asked() -> None:
 
 def main() -> None:
     # Libraries print what they like on stdout.
-    told = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig()
     # Why an engine is no candidate.
     logging.getLogger("cluster.worker.worker").setLevel(logging.INFO)
-    family, given = pickle.load(sys.stdin.buffer)
+    family, fields = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_whoever_asked, daemon=True).start()
 
     def report(fraction: float, stage: str = "loading") -> None:
-        print(json.dumps([fraction, stage]), file=told, flush=True)
+        print(json.dumps([fraction, stage]), file=answers, flush=True)
 
     try:
-        load_family(family)().load(Setup(**given, report=report))
+        load_family(family)().load(Setup(**fields, report=report))
     except choice.Tried:
         return
     raise SystemExit(f"{family} loads without trying any engine.")

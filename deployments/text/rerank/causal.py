@@ -5,14 +5,17 @@ The words around query and document are those that Qwen3-Reranker was trained wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import BaseModel, Field
 
 from cluster import errors
+from cluster.value import JsonObject
+from cluster.worker.family import Params
 from deployments.text.rerank.cross_encoder import CrossEncoders
 from deployments.text.rerank.requests import RerankOptions
+from deployments.text.sample import PASSAGES, QUESTIONS
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 
 BEFORE = (
@@ -31,17 +34,13 @@ class CausalScorers(CrossEncoders):
     engines: ClassVar[tuple[str, ...]] = (*ENGINES, "causal")
     Options: ClassVar[type[BaseModel]] = CausalOptions
     #: Of a whole vocabulary's logits for every token, only those of the last are read.
-    constants: ClassVar[Mapping[str, Any]] = {"logits_to_keep": 1}
+    constants: ClassVar[JsonObject] = {"logits_to_keep": 1}
 
     def _sample(self, encoder: TextEncoder) -> list[Encoded]:
         self._encoder = encoder
-        from deployments.text.encoders.sample import PASSAGES, QUESTIONS
+        return [value for text in QUESTIONS for value in self._read(text, PASSAGES[::3], {})[0]]
 
-        return [one for text in QUESTIONS for one in self._read(text, PASSAGES[::3], {})[0]]
-
-    def _read(
-        self, query: str, documents: Sequence[str], params: Mapping[str, Any]
-    ) -> tuple[list[Encoded], list[int] | None]:
+    def _read(self, query: str, documents: Sequence[str], params: Params) -> tuple[list[Encoded], list[int] | None]:
         instruction = params.get("instruction") or self._options.instruction
         # What stands before a document ends where a word ends: so it is read once, and the document by itself.
         head, tail = self._encoder.ids_of([f"{BEFORE}<Instruct>: {instruction}\n<Query>: {query}\n<Document>:", AFTER])
@@ -59,15 +58,15 @@ class CausalScorers(CrossEncoders):
         parts: list[int] = []
         texts = [f" {document}" for document in documents]
         read = texts if policy == "chunk" else self._encoder.cut(texts, self._encoder.max_tokens, truncate == "START")
-        for place, ids in enumerate(self._encoder.ids_of(read)):
+        for index, ids in enumerate(self._encoder.ids_of(read)):
             if policy == "chunk":
                 pieces = [ids[at : at + most] for at in range(0, max(1, len(ids)), most)]
             else:
                 if truncate == "NONE":
-                    is_cut = read[place] is not texts[place]
-                    self._encoder.refuse_long(place, len(head) + len(ids) + len(tail), is_cut)
+                    is_cut = read[index] is not texts[index]
+                    self._encoder.refuse_long(index, len(head) + len(ids) + len(tail), is_cut)
                 pieces = [ids[-most:] if truncate == "START" else ids[:most]]
-            whole = [[*head, *piece, *tail] for piece in pieces]
-            values += [Encoded(one, [0] * len(one)) for one in whole]
+            inputs = [[*head, *piece, *tail] for piece in pieces]
+            values += [Encoded(ids, [0] * len(ids)) for ids in inputs]
             parts.append(len(pieces))
         return values, parts if policy == "chunk" else None

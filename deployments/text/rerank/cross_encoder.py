@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from cluster import errors
-from cluster.worker.family import Batched, Example, Prepared, Setup
+from cluster.value import JsonObject
+from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments.text import loading
 from deployments.text.facts import RerankFacts
 from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, text_of
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
-from deployments.vectors import refused_unless_finite, sigmoid
+from deployments.vectors import Floats, refused_unless_finite, sigmoid
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
 
 
 class CrossEncoders(Batched):
@@ -23,13 +27,13 @@ class CrossEncoders(Batched):
     Options: ClassVar[type[BaseModel]] = RerankOptions
     example: Example = EXAMPLE
     #: What every pass of the model is given beside the texts.
-    constants: ClassVar[Mapping[str, Any]] = {}
+    constants: ClassVar[JsonObject] = {}
 
     def load(self, setup: Setup) -> RerankFacts:
         options = setup.options
         self._options = options
 
-        def encoder_for(model: Any) -> TextEncoder:
+        def encoder_for(model: CrossEncoder) -> TextEncoder:
             if model.num_labels != 1:
                 raise errors.LoadFailed(
                     f"{setup.entry.name} has {model.num_labels} labels; a reranker has one score. "
@@ -45,17 +49,17 @@ class CrossEncoders(Batched):
         self._encoder: TextEncoder = self._pipeline.encoder
         return facts.extended(RerankFacts, type=setup.entry.facts.get("type", "normal"))
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         query = query_of(params)
         values, parts = self._read(query, [text_of(item) for item in items], params)
-        tokens = [len(one) for one in values]
-        identities = [one.identity for one in values]
+        tokens = [len(value) for value in values]
+        identities = [value.identity for value in values]
         return Prepared(values, tokens, identities=identities, join=None if parts is None else best_of(parts))
 
-    def run(self, batch: Sequence[Encoded]) -> Sequence[Any]:
+    def run(self, batch: Sequence[Encoded]) -> Sequence[object]:
         return refused_unless_finite(self._pipeline.vectors(batch, **self.constants))
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[Floats], params: Params) -> Floats:
         logits = np.asarray(outputs, dtype=np.float32).reshape(-1)
         return logits if params.get("raw_scores") or not self._is_sigmoid else sigmoid(logits)
 
@@ -65,9 +69,7 @@ class CrossEncoders(Batched):
     def _sample(self, encoder: TextEncoder) -> list[Encoded]:
         return loading.pair_sample(encoder)
 
-    def _read(
-        self, query: str, documents: Sequence[str], params: Mapping[str, Any]
-    ) -> tuple[list[Encoded], list[int] | None]:
+    def _read(self, query: str, documents: Sequence[str], params: Params) -> tuple[list[Encoded], list[int] | None]:
         """The query beside each document, and of how many parts each document is when they are read in parts."""
         policy = params.get("long_documents") or self._options.long_documents
         most = params.get("max_tokens_per_doc")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
 
 from cluster import errors
-from cluster.worker.family import Example, Prepared, Setup
+from cluster.worker.family import Example, Params, Prepared, Setup
 from deployments.text.facts import RerankFacts
 from deployments.text.late_interaction import LateTexts, identity_of
 from deployments.text.models import TextOptions
 from deployments.text.rerank.requests import EXAMPLE, query_of, text_of
 from deployments.text.tokenizing import Encoded
+from deployments.vectors import Floats
 
 
 class LateRerankOptions(TextOptions):
@@ -34,7 +35,7 @@ class LateRerankers(LateTexts):
         kind = setup.entry.facts.get("type", "late interaction")
         return super().load(setup).extended(RerankFacts, type=kind)
 
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+    def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         query = query_of(params)
         policy = params.get("long_documents") or self._options.long_documents
         if policy == "chunk":
@@ -42,18 +43,18 @@ class LateRerankers(LateTexts):
         cut = {"truncate": "NONE" if policy == "error" else params.get("truncate", True)}
         documents = self.read("document", [text_of(item) for item in items], cut)
         most = params.get("max_tokens_per_doc")
-        values = [*self.read("query", [query], {}), *(_cut(one, most) for one in documents)]
-        identities = [identity_of(one) for one in values]
-        return Prepared(values, [len(one) for one in values], identities=identities, join=scores_of)
+        values = [*self.read("query", [query], {}), *(_cut(value, most) for value in documents)]
+        identities = [identity_of(value) for value in values]
+        return Prepared(values, [len(value) for value in values], identities=identities, join=scores_of)
 
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+    def pack(self, outputs: list[Floats], params: Params) -> Floats:
         return np.asarray(outputs, dtype=np.float32)
 
 
-def scores_of(outputs: list[Any]) -> list[Any]:
+def scores_of(outputs: list[Floats]) -> list[np.float32]:
     """For each document, the nearness of each of the query's tokens to the nearest of the document's, summed up."""
     query, *documents = outputs
-    return [np.float32((query @ one.T).max(axis=1).sum() if len(one) else 0.0) for one in documents]
+    return [np.float32((query @ document.T).max(axis=1).sum() if len(document) else 0.0) for document in documents]
 
 
 def _cut(document: Encoded, most: int | None) -> Encoded:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from pydantic import Field
 
 from cluster import errors
-from cluster.worker.family import Example
+from cluster.worker.family import Example, Params
 from deployments.text.tokenizing import EncoderOptions
+from deployments.vectors import Floats
 
 EXAMPLE = Example(["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank")
 
@@ -23,14 +23,14 @@ class RerankOptions(EncoderOptions):
     )
 
 
-def query_of(params: Mapping[str, Any]) -> str:
+def query_of(params: Params) -> str:
     query = params.get("query")
     if not isinstance(query, str):
         raise errors.InvalidBody("A rerank request needs a query, which is a text.", "query")
     return query
 
 
-def text_of(item: Any) -> str:
+def text_of(item: object) -> str:
     if isinstance(item, str):
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):
@@ -38,10 +38,10 @@ def text_of(item: Any) -> str:
     raise errors.InvalidBody(f"A document is a text or an object with `text`, not {type(item).__name__}.", "documents")
 
 
-def best_of(parts: Sequence[int]) -> Callable[[list[Any]], list[Any]]:
+def best_of(parts: Sequence[int]) -> Callable[[list[Floats]], list[Floats]]:
     """The score of a document that was read in parts is that of its best part."""
 
-    def join(outputs: list[Any]) -> list[Any]:
+    def join(outputs: list[Floats]) -> list[Floats]:
         ends = np.cumsum(parts)
         return [max(outputs[end - count : end], key=np.max) for end, count in zip(ends, parts, strict=True)]
 

@@ -13,7 +13,7 @@ from cluster.settings import Settings
 from cluster.weights.locate import locate
 from cluster.worker.family import Setup
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
-from deployments.text.encoders.sample import PASSAGES, QUESTIONS
+from deployments.text.sample import PASSAGES, QUESTIONS
 from tests.tiny import ask
 
 pytestmark = pytest.mark.slow
