@@ -32,13 +32,13 @@ from cluster.weights.memory import claim_for_encoder, weight_bytes
 from cluster.worker.family import AnyFamily, path_of, refuse_without_contract
 from deployments.folders import Contents, family_in
 
-#: What a model of unknown size is taken for until its weights are on disk and it has been measured.
+#: Assumed for a model of unknown size until its weights are on disk and it has been measured.
 UNKNOWN_WEIGHT_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a launch would have to itself: of a card, or of main memory."""
+    """How much memory a launch could have, on a card or in main memory."""
 
     on_gpu: bool
     #: None where nobody knows.
@@ -122,7 +122,7 @@ def catalog_with(registered: Iterable[Entry], settings: Settings) -> Catalog:
 
 
 def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
-    """The wish that a launch amounts to, or the reason why it cannot be launched. Past this, a spec is valid."""
+    """Everything that a launch asks for, or the reason why it cannot be launched. A spec that passes is valid."""
     types = model_types(settings.plugins)
     if spec.model_type and spec.model_type.lower() not in types:
         raise errors.BadOption(
@@ -232,7 +232,7 @@ def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
 
 
 def inventory_of(source: Source, settings: Settings, allow_pickle: bool = False) -> Inventory | None:
-    """What is told of weights that are on this machine."""
+    """The files of weights that are on this machine, and their configs."""
     folder = is_cached(source, settings.home, allow_pickle=allow_pickle, roots=settings.model_roots)
     # The cache of a hub is all links, and ours.
     return inspected(folder, settings.model_roots if source.hub == "local" else ()) if folder is not None else None

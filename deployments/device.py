@@ -55,7 +55,7 @@ def library_arguments(setup: Setup) -> JsonObject:
 
 
 def refuse_foreign_code(setup: Setup) -> None:
-    """A config may say that its code is in another repository; transformers would take that at any commit it has."""
+    """A config may name another repository for its code, and transformers would load that at whatever commit it has."""
     if not setup.remote_code:
         return
     for file in [*setup.folder.glob("*.json"), *setup.folder.glob("*/*.json")]:

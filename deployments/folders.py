@@ -31,7 +31,7 @@ class Contents:
 
 
 def family_in(type: str, contents: Contents) -> str | None:
-    """A name among the type's families, or None where nothing says that it is not of the usual one."""
+    """The name of one of the type's families, or None for the usual one."""
     named = contents.config.get("architectures")
     architectures = [str(name) for name in named] if isinstance(named, list) else []
     is_late = (

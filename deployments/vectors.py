@@ -101,7 +101,7 @@ PRECISIONS = ("float", "float16", "int8", "uint8", "binary", "ubinary")
 def quantized(vectors: Floats, precision: str) -> np.ndarray:
     """int8 and uint8 share the range of a unit vector's components; binary keeps signs, eight to a byte.
 
-    The range is fixed, not taken from the batch: the same text must give the same bytes whoever it is asked with.
+    The range is fixed, not taken from the batch: the same text must give the same bytes whatever it is batched with.
     """
     if precision in ("float", "float16"):
         return np.ascontiguousarray(vectors, dtype="<f4" if precision == "float" else "<f2")
@@ -117,7 +117,7 @@ def quantized(vectors: Floats, precision: str) -> np.ndarray:
 
 
 def refused_unless_finite(outputs: Sequence[Floats]) -> list[Floats | errors.BadRequest]:
-    """An answer with a NaN in it would be no answer: its caller is told, the others get theirs."""
+    """Replaces an answer that has a NaN by an error for its caller; other callers get their answers."""
     return [
         output if np.isfinite(output).all() else errors.BadRequest("the model gives no finite answer to it.", "input")
         for output in outputs

@@ -149,9 +149,8 @@ class Batcher:
         self._closed = False
         #: Tokens per second, while it computes; 0 until it has computed.
         self.speed = 0.0
-        self.waiting = 0
-        self.waiting_tokens = 0
-        #: Inputs that were computed for somebody else at that moment.
+        self.waiting = self.waiting_tokens = 0
+        #: Inputs that were being computed for another request.
         self.shared = 0
         #: Called after every batch, with the seconds it took.
         self.on_batch: Callable[[Sequence[Item], float], None] = lambda items, seconds: None

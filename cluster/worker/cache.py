@@ -1,7 +1,7 @@
 """Answers that need no computing: the newest, up to so many bytes.
 
-Exact: the key is everything that the answer depends on, and whoever keeps the cache keeps one per model process, whose
-weights, revision and number format never change.
+Exact: the key is everything that the answer depends on, and there is one cache per model process, whose weights,
+revision and number format never change.
 """
 
 from __future__ import annotations

@@ -37,12 +37,10 @@ class WorkerMetrics:
             "cluster_inference_errors", "Requests a worker failed, by kind.", (*names, "code"), registry=self._registry
         )
         self._speed = gauge("cluster_tokens_per_second", "Tokens the model computes per second while it computes.")
-        self._shared = gauge(
-            "cluster_shared_inputs", "Inputs answered by what was computed for somebody else just then."
-        )
+        self._shared = gauge("cluster_shared_inputs", "Inputs answered by a computation under way for another request.")
         self._cache_bytes = gauge("cluster_cache_bytes", "Bytes of the answers that are kept.")
         self._cache_hits = gauge("cluster_cache_hits", "Inputs that were answered from what is kept.")
-        self._cache_misses = gauge("cluster_cache_misses", "Inputs that were looked for there in vain.")
+        self._cache_misses = gauge("cluster_cache_misses", "Inputs that were looked for in the cache and not found.")
         self._load = gauge("cluster_load_seconds", "Time from start to READY.")
         self._memory = gauge("cluster_worker_memory_bytes", "Memory of the worker when it was READY.")
         self._labels = values

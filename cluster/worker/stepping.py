@@ -1,6 +1,6 @@
 """Requests that a model works on for seconds each: which gets the next free thread, how far each is, when it ends.
 
-Knows nothing of models: `stream` is a function of one value and its course, called in a thread of its own. Used from
+Knows nothing of models: `stream` is a function of one value and its progress, called in a thread of its own. Used from
 one event loop; threads speak to it through the boards of their jobs.
 """
 
@@ -22,15 +22,15 @@ from cluster.worker.family import Progress
 
 Stream = Callable[[Any, Progress], Any]
 
-#: Every so many starts are for whoever waits longest, whatever it costs.
+#: One start in so many is for the request that waits longest, whatever it costs.
 OLDEST_EVERY = 4
 #: Ends of requests that can still be asked for, and ids that are refused for a while.
 REMEMBERED = 1000
 #: How much the newest answer counts in the measured speed.
 NEWEST = 0.3
-#: Silence that is taken for a model at work, in the longest that it has been silent so far.
+#: A model counts as at work while it is silent for less than so many times its longest silence so far.
 PATIENCE = 10.0
-#: Silence that is nothing unusual before anything is known: a large picture is decoded in one go.
+#: Silence that is always allowed: nothing is reported while a large picture is decoded.
 SILENT_S = 120.0
 
 
@@ -128,7 +128,7 @@ class SteppedQueue:
     def submit(
         self, values: Sequence[Any], costs: Sequence[float], *, owner: str, seconds_left: float
     ) -> SteppedRequest:
-        """Raises at once what would be the end of it anyway: nobody waits for what cannot be done in time."""
+        """Refuses at once a request that cannot be done in time, so that nobody waits for it."""
         loop = asyncio.get_running_loop()
         self._refuse_blocked(owner)
         job = SteppedRequest(owner, values, costs, loop.create_future())
@@ -204,7 +204,7 @@ class SteppedQueue:
         return (left + sum(min(left, other.cost_left) for other in self._open if other is not job)) / self.speed
 
     def _next(self) -> SteppedRequest | None:
-        """Whoever has least to do; every few turns whoever waits longest, so that a large one is not put off."""
+        """The request with least to do; every few turns the one that waits longest, so that large ones get done."""
         waiting = [job for job in self._open if job.begun < len(job.values) and not job.done.done()]
         if not waiting:
             return None
@@ -226,10 +226,10 @@ class SteppedQueue:
             task.add_done_callback(self._tasks.discard)
 
     async def _work(self, job: SteppedRequest, index: int) -> None:
-        course = _Progress(job, index, self._sign)
+        progress = _Progress(job, index, self._sign)
         loop = asyncio.get_running_loop()
         try:
-            output = await loop.run_in_executor(self._executor, self._stream, job.values[index], course)
+            output = await loop.run_in_executor(self._executor, self._stream, job.values[index], progress)
         # Whatever a model library raises is the end of this request and of no other.
         except Exception as error:
             self._stop(job, _as_known(error))
@@ -263,7 +263,7 @@ class SteppedQueue:
         self._stop(job, errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
 
     def _stop(self, job: SteppedRequest, error: errors.ClusterError) -> None:
-        """What of it waits is never begun, what runs learns of it at its next step."""
+        """Its values that wait are never begun; those under way end at their next step."""
         job.stopped = job.stopped or error
         job.begun = len(job.values)
         if not job.done.done():

@@ -1,4 +1,4 @@
-"""A vector for every token, of queries and of documents, each read in its own way: what ColBERT and its kin do."""
+"""A vector for every token, of queries and of documents, each read in its own way: as in ColBERT and similar models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expansion:
-    """Queries are filled up with a token that takes on what the query seems to be about."""
+    """Queries are filled up with a token, usually the mask, whose vectors take part in the comparison."""
 
     token: int
     length: int
@@ -48,7 +48,7 @@ class Expansion:
         return replace(query, ids=[*query.ids, *[self.token] * missing], type_ids=[*query.type_ids, *[0] * missing])
 
     def amend(self, arrays: Arrays) -> Arrays:
-        """The same for queries whose words must not see what is filled in: it takes the places of the padding."""
+        """Fills the padding of queries instead, for models whose words must not attend to what is filled in."""
         mask = arrays["attention_mask"]
         missing = max(0, self.length - mask.shape[1])
         wide = {name: np.pad(array, ((0, 0), (0, missing))) for name, array in arrays.items()}

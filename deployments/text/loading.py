@@ -28,7 +28,7 @@ def start(
     complete: Callable[[SentenceTransformer], None] = lambda model: None,
 ) -> tuple[Pipeline, BatchHints, TextFacts]:
     """The pipeline of a model of that `kind`, a class of sentence-transformers, which leaves its answers at `output`;
-    how its queue forms batches; and what is told of it to whoever asks about the model."""
+    how its queue forms batches; and what the model says about itself."""
     torch_for(setup)
     from deployments.text.encoders import engines
 

@@ -1,4 +1,4 @@
-"""What the families share that turn texts into vectors: options, prompts, and the way from a request to token ids."""
+"""What all families that turn texts into vectors share: options, prompts, the way from a request to token ids."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class EmbeddingOptions(TextOptions):
 
 
 class Texts(Batched):
-    """Loads a model of texts and prepares requests for it; what is made of the texts is for the families to say."""
+    """Loads a model of texts and prepares requests for it. Subclasses say what is computed."""
 
     engines: ClassVar[tuple[str, ...]] = ENGINES
     abilities: ClassVar[tuple[str, ...]] = ("embed", "tokenize", "decode", "tokens")
     Options: ClassVar[type[BaseModel]] = TextOptions
     example: Example = Example(TEXTS, {}, "embed")
-    #: A class of sentence-transformers, and where its models leave their answers.
+    #: A class of sentence-transformers, and the feature in which its models leave their answers.
     kind: ClassVar[str] = "SentenceTransformer"
     output: ClassVar[str] = "sentence_embedding"
 
@@ -86,7 +86,7 @@ class Texts(Batched):
         """What a family does with the loaded model before anything runs."""
 
     def _check(self, params: Params) -> None:
-        """What else a family allows in a request."""
+        """Refuses parameters that the family cannot honour."""
 
     def _encoded(self, items: Sequence[object], params: Params, encoder: TextEncoder | None = None) -> list[Encoded]:
         encoder = encoder or self._encoder
@@ -106,8 +106,8 @@ class Texts(Batched):
         return [value for value in encoded if value is not None]
 
     def _prompt(self, params: Params) -> str:
-        """The text before the text. Dialects have words for roles of their own, which every model may ignore; any other
-        name must be one of its prompts."""
+        """What goes before each text. A role, such as Cohere's search_query, is ignored by a model that has no prompt
+        for it; any other name must be one of the model's prompts."""
         if params.get("prompt") is not None:
             return str(params["prompt"])
         name: str | None = params.get("prompt_name")

@@ -38,17 +38,17 @@ ENGINES = (
     "auto",
 )
 
-#: Characters that are read of a long text for each token that is wanted of it; where these hold too few tokens, four
-#: times as many, and so on up to the most. What a tokenizer makes of a text takes 65 times the text's memory.
+#: Characters of a long text that are read for each token that is needed. If they hold too few tokens, four times as
+#: many are read, and so on up to MOST_CHARACTERS: tokenising takes 65 times the memory of the text.
 CHARACTERS_PER_TOKEN = 8
 MOST_CHARACTERS = 250_000
 #: Tokens that must lie between the last that is kept and the place of the cut, so that the cut does not show.
 MARGIN = 64
-#: Of one text that has to be read whole.
+#: Most characters of a text that has to be tokenised in full.
 MOST_WHOLE = 1_000_000
-#: Of all texts whose tokens are told in one request: each is a row of the answer.
+#: Most characters of all texts of a request for tokens, whose answer has a row for each token.
 MOST_TOLD = 300_000
-#: Tokenised in one go, all cores together.
+#: Characters that are tokenised at a time, on all cores.
 GROUP_CHARACTERS = 500_000
 
 
@@ -72,7 +72,7 @@ class EncoderOptions(BaseModel):
 class Encoded:
     ids: Sequence[int]
     type_ids: Sequence[int]
-    #: What is to be made of it, by models that can make several things.
+    #: Which output is wanted, of models that have several.
     want: str = ""
 
     def __len__(self) -> int:
@@ -80,7 +80,7 @@ class Encoded:
 
     @property
     def identity(self) -> bytes:
-        """Equal for what a model cannot tell apart."""
+        """Equal for inputs that a model cannot tell apart."""
         return blake2b(array("q", [*self.ids, *self.type_ids]).tobytes(), digest_size=16).digest()
 
 
@@ -117,7 +117,7 @@ class Frame:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Frame | None:
-        """Found by encoding a pair; None when a pair is more than its two texts with something around them."""
+        """Read from an encoded pair; None when the tokenizer does more than put fixed tokens around the two texts."""
         pair = tokenizer.encode("a b", "c d")
         parts: list[list[int]] = [[], [], [], [], []]
         part = 0
@@ -136,7 +136,7 @@ class Frame:
 
 
 def fitting(first: int, second: int, most: int) -> tuple[int, int]:
-    """How much of two texts is kept: of the longer one less, until both are of a length."""
+    """How many tokens of two texts are kept: the longer one is cut first, down to the length of the other."""
     if first + second <= most:
         return first, second
     short, long = sorted((first, second))
@@ -189,7 +189,7 @@ class TextEncoder:
     def encode_pairs(
         self, first: str, seconds: Sequence[str], truncate: str = "END", most_of_second: int | None = None
     ) -> list[Encoded]:
-        """One text beside each of the others; the first is read once and not once per pair."""
+        """The first text paired with each of the others; it is tokenised once, not once per pair."""
         if self._frame is None:
             return self.encode([(first, second) for second in seconds], truncate)
         is_start = truncate == "START"
@@ -218,11 +218,11 @@ class TextEncoder:
     def encode_chunks(
         self, first: str, seconds: Sequence[str], most_of_second: int | None = None
     ) -> tuple[list[Encoded], list[int]]:
-        """Pairs as above, with as many for each of the others as it takes to read it whole; and how many that was."""
+        """Pairs as above, with each of the others in as many parts as it takes; and how many parts each has."""
         if self._frame is None:
             return self.encode_pairs(first, seconds), [1] * len(seconds)
         room = self.max_tokens - self._frame.size
-        # A question that leaves no room for an answer is cut to half.
+        # A question that leaves no room for a document is cut to half of the room.
         head = self._plain(self.cut([first], room))[0][: max(1, room // 2)]
         size = min(room - len(head), most_of_second or room)
         encoded: list[Encoded] = []
@@ -248,9 +248,9 @@ class TextEncoder:
         return self._plain(texts)
 
     def cut(self, texts: Sequence[str], most_tokens: int, from_end: bool = False) -> list[str]:
-        """Each text, of a long one as many characters as certainly hold the first, or the last, so many tokens.
+        """Cuts long texts to as many characters as are sure to hold the first, or the last, so many tokens.
 
-        A text of which hardly anything becomes a token, such as 250,000 spaces, is cut there all the same."""
+        A text that has hardly any tokens, such as 250,000 spaces, is cut at MOST_CHARACTERS nevertheless."""
         pieces = list(texts)
         size = most_tokens * CHARACTERS_PER_TOKEN + MARGIN * CHARACTERS_PER_TOKEN
         most = max(MOST_CHARACTERS, size)
@@ -355,7 +355,7 @@ class TextEncoder:
 def _encoded(
     tokenizer: Tokenizer, items: Sequence[TextOrPair], add_special_tokens: bool = True
 ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """Ids and type ids of texts or pairs; what else the tokenizer says of them is let go group by group."""
+    """Ids and type ids of texts or pairs; in groups, because the tokenizer's whole output takes much memory."""
     for group in groups_of(items):
         for encoding in tokenizer.encode_batch_fast(group, add_special_tokens=add_special_tokens):
             yield encoding.ids, encoding.type_ids
@@ -380,7 +380,7 @@ def refuse_endless(texts: Sequence[str]) -> None:
 
 
 def groups_of(items: Sequence[Item]) -> Iterator[list[Item]]:
-    """The same in groups that take little memory at a time."""
+    """The items in groups of about GROUP_CHARACTERS, which bounds the memory."""
     group: list[Item] = []
     characters = 0
     for item in items:

@@ -32,7 +32,7 @@ class Clap(Paired):
         rate = int(self._extractor.sampling_rate)
         sound = resampled(*samples_of(data, place), rate)
         if not self._fuses:
-            # The extractor would take ten seconds from anywhere, others each time.
+            # The extractor would cut out ten seconds at a random place.
             sound = sound[: self._extractor.nb_max_samples]
         features = self._extractor(sound, sampling_rate=rate, return_tensors="np")
         return {

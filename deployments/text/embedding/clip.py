@@ -1,4 +1,4 @@
-"""Texts and pictures in one space: CLIP, SigLIP and models of their make."""
+"""Texts and pictures in one space: CLIP, SigLIP and similar models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deployments.vectors import Arrays
 if TYPE_CHECKING:
     from PIL import Image
 
-#: A picture of more is not decoded: a small file can hold a very large one.
+#: Larger pictures are not decoded: a small file can hold a very large one.
 MOST_PIXELS = 50_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 

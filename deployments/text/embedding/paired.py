@@ -126,6 +126,6 @@ def _bytes_of(item: object, modality: str, place: int) -> bytes:
 
 
 def _inner(folder: Path) -> Path:
-    """sentence-transformers of old kept the model in a folder of its own."""
+    """Older versions of sentence-transformers kept the model in a subfolder."""
     inner = folder / "0_CLIPModel"
     return inner if inner.is_dir() else folder

@@ -1,4 +1,4 @@
-"""Weights for the words of a vocabulary, those of a text and those it implies: SPLADE and its kin."""
+"""Weights for the words of a vocabulary, those in a text and those it implies: SPLADE and similar models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import nn
 
-#: A row of the whole vocabulary is made for every token of a batch: on a card these are gigabytes soon.
+#: Every token of a batch becomes a row over the whole vocabulary, which soon takes gigabytes of a card.
 MOST_BATCH_TOKENS = 4096
 #: What the architectures call the part of a masked language model that gives a weight to every word.
 HEADS = ("cls", "lm_head", "vocab_projector", "decoder", "generator_lm_head")
@@ -76,7 +76,7 @@ def _weigh_exactly(model: nn.Module) -> None:
     head = next((getattr(model, name) for name in HEADS if hasattr(model, name)), None)
     if head is None or str(model.dtype) == "torch.float32":
         return
-    # Its words are those of the body, which stay as they are.
+    # Its embeddings are shared with the body and keep their format.
     name = next(name for name in HEADS if getattr(model, name, None) is head)
     exact = copy.deepcopy(head).float()
     exact.register_forward_pre_hook(lambda module, given: (given[0].float(), *given[1:]))

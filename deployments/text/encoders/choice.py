@@ -1,5 +1,5 @@
 """Which engine runs a model on this very machine: every candidate is timed, compared with fp32, and the fastest that is
-true enough is taken and remembered.
+accurate enough is chosen and remembered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deployments.vectors import Floats
 #: The engine that the others are compared with.
 EXACT = "torch"
 CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
-#: What a model is launched as where all of these are only to be tried.
+#: The engine of a launch that only tries all candidates and then ends.
 TRY = "try"
 #: Version of the export; files of another version are made again.
 CONVERSION = "3"
@@ -33,17 +33,17 @@ SHORT_COUNTS = 0.5
 
 
 class Tried(Exception):
-    """Ends such a launch."""
+    """Ends a launch that only tries the candidates."""
 
 
 @dataclass
 class Trial:
     engine: str
-    #: CPU time of one short text by itself, and what is done of many of all lengths in a second of CPU time: what
-    #: others do on the machine at the same time counts for nobody.
+    #: CPU time of one short text, and tokens per second of CPU time over texts of all lengths. It is CPU time, so that
+    #: other work on the machine does not count.
     short_ms: float = 0.0
     tokens_per_s: float = 0.0
-    #: Nearness to fp32: mean cosine of the vectors, and how far they put things in the same order.
+    #: Closeness to fp32: mean cosine of the vectors, and rank correlation of the orders that they give.
     cosine: float = 0.0
     rank: float = 0.0
     verdict: str = ""
@@ -54,13 +54,13 @@ class Trial:
 
 
 def choose(trials: Sequence[Trial], min_cosine: float, min_rank: float) -> Trial:
-    """The cheapest that is true enough; each is told what became of it."""
+    """The cheapest trial that is accurate enough. Sets the verdict of every trial."""
     fit = []
     for trial in trials:
         if trial.verdict:
             continue
         if trial.cosine < min_cosine or trial.rank < min_rank:
-            trial.verdict = f"not true enough: cosine {min_cosine} and rank {min_rank} are asked for"
+            trial.verdict = f"not accurate enough: cosine {min_cosine} and rank {min_rank} are asked for"
         else:
             trial.verdict = "good"
             fit.append(trial)
@@ -78,7 +78,7 @@ def trial_of(
     exact: Sequence[Floats] | None,
     batch_tokens: int,
 ) -> tuple[Trial, Sequence[Floats]]:
-    """Times an engine on the sample and compares its answers with the exact ones; its answers come back as well."""
+    """Times an engine on the sample and compares its answers with the exact ones. Returns its answers, too."""
     by_length = sorted(sample, key=len)
     batches: list[list[Encoded]] = [[]]
     for text in by_length:
@@ -108,7 +108,7 @@ def _fastest(work: Callable[[], object], times: int) -> float:
 
 
 def cosine(a: Floats, b: Floats) -> float:
-    """Of two answers; a single score has no direction, so there it is nearness on the scale of the scores."""
+    """Of two answers. A single score has no direction: for scores it is 1 less their distance after a sigmoid."""
     x, y = np.ravel(a).astype(np.float64), np.ravel(b).astype(np.float64)
     if len(x) == 1:
         return 1.0 - min(1.0, abs(_squeezed(x[0]) - _squeezed(y[0])))
@@ -146,7 +146,7 @@ def machine() -> JsonObject:
 
 
 def versions() -> dict[str, str]:
-    """Of what converts and runs models; asked without importing any of it."""
+    """Of the libraries that convert and run models, read without importing them."""
     libraries = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
     return {"conversion": CONVERSION, **{name: _version(name) for name in libraries}}
 
@@ -168,7 +168,7 @@ def _cpu() -> str:
 
 
 def fingerprint(folder: Path, *facts: object) -> str:
-    """Of a model's files, without reading gigabytes of them: names, sizes and times."""
+    """Identifies a model's files by names, sizes and times, without reading gigabytes of them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return blake2b(json.dumps([state, facts], default=str).encode(), digest_size=12).hexdigest()

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 #: Longest that a conversion may take.
 CONVERSION_S = 1800
-#: OpenVINO prepares itself for every new shape, for some milliseconds: lengths are rounded up so that few are new.
+#: OpenVINO needs some milliseconds to prepare for each new shape, so lengths are rounded up to multiples of this.
 MULTIPLE = 8
-#: Larger models are held once only: with its share of the cores a batch that is alone takes longer.
+#: Models up to this size are loaded twice, the second time for all cores, which a batch that is alone uses.
 TWICE_BYTES = 200_000_000
-#: Lengths that are met sooner or later by single short texts; prepared before the first of them comes.
+#: Lengths of single short texts, which it prepares for at the start.
 SHORT_LENGTHS = range(MULTIPLE, 65, MULTIPLE)
 
 
@@ -160,7 +160,7 @@ def converted(
 
 
 def environment_with(threads: int) -> dict[str, str]:
-    """Of a process that converts."""
+    """The environment of a process that converts."""
     return environment.for_python(
         OMP_NUM_THREADS=str(threads),
         HF_HUB_OFFLINE="1",

@@ -90,7 +90,7 @@ def export(folder: str, loader: JsonObject, file: Path) -> None:
         _write(body_of(folder, loader, {"attn_implementation": "whole"}), loader, file)
         if agrees(body_of(folder, loader, {}), loader, file):
             return
-    # A model whose attention is its own, or is more than this: the exporter takes it apart.
+    # Models whose attention is not like this: the exporter breaks it into single operations.
     except Exception as error:
         log.info("attention is exported in parts: %s: %s", type(error).__name__, error)
     _write(body_of(folder, loader, {}), loader, file)

@@ -32,22 +32,22 @@ log = logging.getLogger("cluster.worker.worker")
 #: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
 TORCH_BATCH_TOKENS = 512
 COMPILED_BATCH_TOKENS = 256
-#: A batch that takes less than this may grow until it does, so many times at most: small layers cost more to begin than
-#: to compute.
+#: A batch that takes less time than this is made larger until it does, at most so many times: starting a small layer
+#: costs more than computing it.
 UNNOTICED_MS, MOST_TIMES = 30.0, 8
-#: On CPU each batch has cores of its own, and the fewer they are the less is lost where they wait for each other: one
-#: core to a batch if a short text is done in this time, more if not.
+#: On CPU each batch has its own cores, and fewer cores wait less for each other: one core for a batch if a short text
+#: then takes no longer than this, more cores if it does.
 SHORT_MS = 20.0
 MOST_PARALLEL = 8
 #: On a card the next batch is put together, and carried there, while this one is computed.
 CARD_PARALLEL = 2
-#: What an exported body may be given.
+#: Inputs that an exported body may have.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a family loads its kind of model, in this process and in that of a conversion."""
+    """How a family loads its kind of model, in this process and in one that converts it."""
 
     #: A class of sentence-transformers.
     kind: str
@@ -55,7 +55,7 @@ class Recipe:
     arguments: JsonObject
     #: Where the answer is found among the features.
     output: str
-    #: Makes the loaded model whole, for families that put parts of their own behind it.
+    #: Adds the family's own parts to the loaded model.
     complete: Callable[[SentenceTransformer], None] = lambda model: None
 
     def load(self, folder: Path, dtype: torch.dtype, attention: str | None) -> SentenceTransformer:
@@ -76,7 +76,7 @@ class Recipe:
         except (ValueError, ImportError, TypeError) as error:
             log.info("the model's attention is its own: %s", error)
             return loaded(None)
-        # Any name is taken by a model that computes attention by itself, and then the mask is one that it misreads.
+        # A model with attention code of its own accepts any name, and would misread the mask that comes with ours.
         return model if all(getattr(module, "_supports_sdpa", True) for module in model.modules()) else loaded(None)
 
 
@@ -170,7 +170,7 @@ def _short_ms(pipeline: Pipeline) -> float:
 
 
 def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
-    """Of some runs: whatever else the machine does at the moment is not the model's time."""
+    """Of the fastest of some runs, because other work on the machine slows the others."""
     seconds = []
     for _ in range(4):
         started = time.perf_counter()
@@ -207,7 +207,7 @@ def _conditions(launch: Launch) -> JsonObject:
 
 
 def _untried(reason: str) -> list[choice.Trial]:
-    """Where a candidate took the whole process with it: the next launch tries again."""
+    """For when the trials crashed: nothing is remembered, so the next launch tries again."""
     log.warning("engines could not be tried: %s", reason)
     others = [choice.Trial(name, verdict=f"not tried: {reason}") for name in choice.CANDIDATES if name != choice.EXACT]
     return [choice.Trial(choice.EXACT, verdict="chosen"), *others]
@@ -222,7 +222,7 @@ def _try_all(launch: Launch) -> list[choice.Trial]:
             pipeline = launch.pipeline(engine)
             sample = launch.sample(pipeline.encoder)
             trial, outputs = choice.trial_of(engine, pipeline.vectors, sample, exact, COMPILED_BATCH_TOKENS)
-        # A candidate that cannot run this model is only out of the race, whatever its library raises.
+        # Whatever a candidate's library raises, that candidate is left out.
         except Exception as error:
             log.info("%s is no candidate: %s: %s", engine, type(error).__name__, error)
             tried.append(choice.Trial(engine, verdict=f"cannot run it: {str(error)[:200]}"))
@@ -246,7 +246,7 @@ def pace_of(pipeline: Pipeline, setup: Setup) -> BatchHints:
 
 
 def _batch_tokens(pipeline: Pipeline) -> int:
-    """On torch more for a model that is done with as many before the next request would notice."""
+    """On torch, more for a model so fast that the next request would not notice."""
     if not pipeline.packs:
         return COMPILED_BATCH_TOKENS
     passages = pipeline.encoder.encode(list(PASSAGES))

@@ -13,8 +13,8 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-#: Metrics, the matching of boxes to objects, and adapters (which bring bitsandbytes). While sentence-transformers is
-#: imported others stand in their place; whoever needs one afterwards imports the real one.
+#: Metrics, the matching of boxes to objects, and adapters (which bring bitsandbytes). Stand-ins take their place while
+#: sentence-transformers is imported; code that needs one of them later imports the real one.
 UNUSED = ("sklearn", "scipy", "peft")
 
 

@@ -2,7 +2,7 @@
 
 The texts stand one behind the other in one row. All layers but attention treat each token by itself and notice nothing;
 attention is told where each text begins and ends. Whether a model's other parts keep to that (positions, above all) is
-not known from its name: whoever packs a model tries it first.
+not known from its name, so each model is tried before it is packed.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def pick_for_head(model: torch.nn.Module) -> None:
 
 
 def first_position(model: torch.nn.Module) -> int:
-    """Where a model begins to count positions: RoBERTa and its kin leave room for the padding's."""
+    """Where a model begins to count positions: RoBERTa and similar models leave room for the padding's."""
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         padding = getattr(table, "padding_idx", None)

@@ -46,7 +46,7 @@ class Pipeline:
         parallel: int = 1,
         compiled: Compiled | None = None,
     ) -> None:
-        # What lies behind the body computes in fp32: it is little, and a unit vector is then one.
+        # Modules behind the body compute in fp32. It costs little, and unit vectors then really have length 1.
         self._body, *heads = list(model)
         self._heads = [head.float() for head in heads]
         self.encoder = encoder
@@ -75,7 +75,7 @@ class Pipeline:
         return not self.packs
 
     def set_threads(self, threads: int) -> None:
-        """For torch; other engines settle their cores when they start."""
+        """Only for torch; other engines choose their threads when they start."""
         self._threads = threads
 
     def vectors(self, batch: Sequence[Encoded], **constants: Any) -> list[Floats]:
@@ -89,7 +89,7 @@ class Pipeline:
     def several(
         self, batch: Sequence[Encoded], of_texts: Sequence[str], of_tokens: Sequence[str] = (), **constants: Any
     ) -> list[dict[str, Floats]]:
-        """What one pass finds out about each text and about each of its tokens, by the names of the features."""
+        """Of each text, the features of the text and of its tokens, from one pass."""
         if not batch:
             return []
         features, order = self._forward(batch, **constants)
@@ -173,7 +173,7 @@ class Pipeline:
         return tensors
 
     def _take(self, threads: int) -> None:
-        """Torch counts them per calling thread."""
+        """Sets how many threads torch uses, which torch keeps for each calling thread."""
         if getattr(self._local, "threads", None) != threads:
             torch.set_num_threads(threads)
             self._local.threads = threads
@@ -201,7 +201,7 @@ class Pipeline:
             if [answer.shape for answer in packed] != [answer.shape for answer in padded]:
                 return False
             apart = [_norm(a - b) / max(_norm(b), 1e-6) for a, b in zip(packed, padded, strict=True)]
-        # Whatever a model's own code makes of one long row: then it is padded.
+        # Code from a model's repository may fail on one long row in any way; such a model is padded.
         except Exception as error:
             log.info("the model does not pack: %s: %s", type(error).__name__, error)
             return False
@@ -214,7 +214,7 @@ def _array(tensor: torch.Tensor) -> Floats:
 
 
 def _by_text(rows: Floats, features: Features) -> list[Floats]:
-    """The rows of tokens by the texts that these are of; those that the mask leaves out are dropped."""
+    """The rows of each text's tokens, without those that the mask leaves out."""
     bounds = features.get("cu_seq_lens_q")
     if bounds is not None:
         cut = bounds.cpu().numpy()

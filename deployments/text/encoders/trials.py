@@ -1,7 +1,7 @@
 """`--model-engine auto` in a process of its own: `python -m deployments.text.encoders.trials`, a job on stdin.
 
-What the candidates bring along goes with that process, which is 290 MB, and one that crashes takes no worker with it.
-On stdout it says how far it is; the choice stays on disk.
+The 290 MB that the candidates import are freed with that process, and a candidate that crashes ends no worker. It
+reports progress on stdout and writes the choice to disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from deployments.text.encoders.compiled import environment_with
 
 #: Longest that all of it may take, with a conversion for each engine.
 TRIALS_S = 7200
-#: What of a setup is of use in its own process only.
+#: Fields of a setup that cannot be sent to another process.
 OWN = ("fetch", "report")
 
 
@@ -37,7 +37,7 @@ def elsewhere(family: str, setup: Setup) -> str:
         alarm = threading.Timer(TRIALS_S, process.kill)
         alarm.daemon = True
         alarm.start()
-        # What fails here closes stdin, and so ends the process; in order it ends by itself.
+        # Closing stdin ends the process, so it also ends when something fails here.
         try:
             with suppress(BrokenPipeError):
                 process.stdin.write(job)
@@ -61,7 +61,7 @@ def _end_with_whoever_asked() -> None:
 
 
 def main() -> None:
-    # Libraries print what they like on stdout.
+    # Libraries may print on stdout, so that is sent to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig()

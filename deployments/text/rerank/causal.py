@@ -1,4 +1,4 @@
-"""Rerankers that are language models, asked whether a document answers a query: how much likelier yes is than no.
+"""Language models as rerankers: asked whether a document answers a query, how much likelier yes is than no.
 
 The words around query and document are those that Qwen3-Reranker was trained with. See its model card.
 """
@@ -33,7 +33,7 @@ class CausalOptions(RerankOptions):
 class CausalScorers(CrossEncoders):
     engines: ClassVar[tuple[str, ...]] = (*ENGINES, "causal")
     Options: ClassVar[type[BaseModel]] = CausalOptions
-    #: Of a whole vocabulary's logits for every token, only those of the last are read.
+    #: The model computes logits over its vocabulary for the last token only.
     constants: ClassVar[JsonObject] = {"logits_to_keep": 1}
 
     def _sample(self, encoder: TextEncoder) -> list[Encoded]:
@@ -42,7 +42,7 @@ class CausalScorers(CrossEncoders):
 
     def _read(self, query: str, documents: Sequence[str], params: Params) -> tuple[list[Encoded], list[int] | None]:
         instruction = params.get("instruction") or self._options.instruction
-        # What stands before a document ends where a word ends: so it is read once, and the document by itself.
+        # The text before a document ends at a word boundary, so it is tokenised once and each document by itself.
         head, tail = self._encoder.ids_of([f"{BEFORE}<Instruct>: {instruction}\n<Query>: {query}\n<Document>:", AFTER])
         room = self._encoder.max_tokens - len(head) - len(tail)
         if room < 1:

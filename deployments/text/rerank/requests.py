@@ -1,4 +1,4 @@
-"""What a rerank request may hold, whatever scores it."""
+"""What all rerankers share: options, and how a request is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def text_of(item: object) -> str:
 
 
 def best_of(parts: Sequence[int]) -> Callable[[list[Floats]], list[Floats]]:
-    """The score of a document that was read in parts is that of its best part."""
+    """Gives a document that was read in parts the score of its best part."""
 
     def join(outputs: list[Floats]) -> list[Floats]:
         ends = np.cumsum(parts)

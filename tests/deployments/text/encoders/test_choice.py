@@ -31,7 +31,7 @@ def test_the_cheapest_is_chosen_and_the_others_are_good() -> None:
 def test_what_is_fast_and_not_true_enough_is_left(untrue: dict[str, float]) -> None:
     fast, exact = trial(short_ms=1, tokens_per_s=9_000, **untrue), Trial(**vars(EXACT))
     assert choose([exact, fast], 0.98, 0.98) is exact
-    assert fast.verdict.startswith("not true enough: cosine 0.98 and rank 0.98")
+    assert fast.verdict.startswith("not accurate enough: cosine 0.98 and rank 0.98")
 
 
 def test_more_is_asked_of_an_engine_by_those_who_want_it() -> None:

@@ -51,7 +51,7 @@ def exact(home: Path) -> Any:
 @pytest.mark.parametrize("engine", NEAR)
 def test_vectors_are_near_to_those_of_fp32(engine: str, home: Path, exact: Any) -> None:
     family, told = load(engine, home)
-    assert told["engine"] == engine.replace("_", "-")
+    assert told.engine == engine.replace("_", "-")
     found = ask(family, "embed", TEXTS)
     cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
     least, mean = NEAR[engine]
