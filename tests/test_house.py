@@ -10,17 +10,17 @@ from tests.house import Source
 #: How much there may be. What is smaller by now is written down here, so that it stays so.
 LIMITS: dict[str, float] = {
     "largest file": 500,
-    "largest class": 309,
+    "largest class": 300,
     "largest function": 113,
     "import cycles": 0,
-    "imports of our own inside functions": 9,
+    "imports of our own inside functions": 4,
     "class names used twice": 0,
-    "vague locals, %": 2.1,
-    "Any per 1,000 lines": 16.4,
+    "vague locals, %": 0.5,
+    "Any per 1,000 lines": 8,
     "filler None in errors": 0,
     "method names in strings": 0,
     "contracts told by hasattr": 0,
-    "broad excepts without a reason": 12,
+    "broad excepts without a reason": 11,
 }
 
 #: What to do about it.

@@ -38,17 +38,15 @@ PATH = "CLUSTER_FORKSERVER"
 #: Set where a worker must not be forked: libraries have read the environment, and must not have touched a card, before.
 UNFORKED = {"CLUSTER_UNFORKED": "1"}
 #: Imported before the first fork; what cannot be imported is left to the worker that needs it. Not Ray, which reads the
-#: environment when it is imported, and that is another one for each worker.
+#: environment when it is imported: that of each worker.
 PRELOADED = (
     "cluster.worker.worker",
-    "torch",
+    # First: it imports sentence-transformers without what only training needs.
+    "deployments.text.encoders.engines",
     "torch._dynamo",
-    "transformers.modeling_utils",
     "transformers.models.auto.modeling_auto",
-    "sentence_transformers",
-    "diffusers.models",
-    "diffusers.pipelines.pipeline_utils",
     "onnxruntime",
+    "diffusers.models",
 )
 #: What these libraries read when they are imported. Threads that wait for each other stay awake for 20 microseconds.
 ENVIRONMENT = {
@@ -205,6 +203,7 @@ def _become(request: JsonObject, files: list[int]) -> NoReturn:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
+    # As Python does with what a program does not catch.
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

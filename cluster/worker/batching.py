@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
@@ -295,7 +295,8 @@ class Batcher:
             if self._hung_s is not None:
                 # Batches at once share the speed.
                 speed = (self.speed or self._first_speed) / self._parallel
-                patience = patience_s(sum(item.tokens for item in batch), speed, self._least_s)
+                least_s = min(self._hung_s, HUNG_SUSPECT_S) if self.is_suspicious else self._hung_s
+                patience = patience_s(sum(item.tokens for item in batch), speed, least_s)
                 timer = loop.call_later(patience, self.on_hung, batch, patience)
             try:
                 await self._run_batch(batch)
@@ -310,12 +311,6 @@ class Batcher:
                 for item in batch:
                     if self._flying.get(item.identity) is item:
                         del self._flying[item.identity]
-
-    @property
-    def _least_s(self) -> float:
-        """How long any batch may run."""
-        assert self._hung_s is not None
-        return min(self._hung_s, HUNG_SUSPECT_S) if self.is_suspicious else self._hung_s
 
     def _next_batch(self, now: float) -> list[Item]:
         for ticket in [ticket for ticket in self._lines if ticket.deadline <= now or ticket.done.done()]:
@@ -406,16 +401,18 @@ class Batcher:
                 item.fail(error)
             return
         seconds = time.perf_counter() - started
-        self._measure(batch, seconds)
+        self.speed = speed_after(self.speed, sum(item.tokens for item in batch) * self._running, seconds)
         self.on_batch(batch, seconds)
         for item, output in zip(batch, outputs, strict=True):
             if self.cache is not None and item.identity is not None and not isinstance(output, Exception):
                 self.cache.put(item.identity, output)
             item.settle(output)
 
-    def _measure(self, batch: Iterable[Item], seconds: float) -> None:
-        speed = sum(item.tokens for item in batch) / max(seconds, 1e-6) * self._running
-        self.speed = speed if not self.speed else (1 - NEWEST) * self.speed + NEWEST * speed
+
+def speed_after(before: float, tokens: int, seconds: float) -> float:
+    """Tokens per second, after so many more of them took so long; before the first, 0."""
+    newest = tokens / max(seconds, 1e-6)
+    return (1 - NEWEST) * before + NEWEST * newest if before else newest
 
 
 def patience_s(tokens: int, speed: float, hung_s: float) -> float:

@@ -9,6 +9,7 @@ from cluster import errors
 from cluster.worker.family import BatchHints, Params, Prepared, Setup
 from deployments.device import library_arguments, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.encoders.library import sentence_transformers
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import text_of
 from deployments.text.tokenizing import groups_of, refuse_endless
@@ -21,10 +22,8 @@ class StaticEmbeddings(SentenceTransformers):
 
     def load(self, setup: Setup) -> EmbeddingFacts:
         self._torch = torch_for(setup)
-        from deployments.text.encoders.library import sentence_transformers
-
         arguments = {**library_arguments(setup), "device": "cpu"}
-        self._model = sentence_transformers.SentenceTransformer(str(setup.folder), **arguments).eval()
+        self._model = sentence_transformers().SentenceTransformer(str(setup.folder), **arguments).eval()
         kind = type(self._model[0]).__name__
         if kind != "StaticEmbedding":
             raise errors.LoadFailed(f"{setup.entry.name} begins with a {kind}; launch it without the engine static.")

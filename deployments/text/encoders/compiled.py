@@ -17,6 +17,7 @@ import numpy as np
 
 from cluster import environment, errors
 from cluster.value import JsonObject
+from deployments.text.encoders import conversion
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Arrays, Floats
 
@@ -140,8 +141,6 @@ def converted(
         "place": str(place),
     }
     if here:
-        from deployments.text.encoders import conversion
-
         conversion.convert(job)
         return file
     done = subprocess.run(

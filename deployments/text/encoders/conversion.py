@@ -22,9 +22,10 @@ from cluster.value import JsonObject
 from deployments.text.encoders.library import sentence_transformers
 from deployments.vectors import Arrays
 
-# isort: split
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
+sentence_transformers()
+
+from transformers import AttentionInterface  # noqa: E402
+from transformers.masking_utils import AttentionMaskInterface  # noqa: E402
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -97,7 +98,7 @@ def export(folder: str, loader: JsonObject, file: Path) -> None:
 
 
 def body_of(folder: str, loader: JsonObject, how: JsonObject) -> torch.nn.Module:
-    kind = getattr(sentence_transformers, loader["kind"])
+    kind = getattr(sentence_transformers(), loader["kind"])
     arguments = {**loader["arguments"], "device": "cpu"}
     arguments["model_kwargs"] = {**arguments.get("model_kwargs", {}), "dtype": torch.float32, **how}
     return kind(folder, **arguments)[0]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -25,7 +25,9 @@ from deployments.text.encoders.pipeline import Pipeline
 from deployments.text.sample import PASSAGES
 from deployments.text.tokenizing import Encoded, TextEncoder
 
-SentenceTransformer: TypeAlias = sentence_transformers.SentenceTransformer
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -59,7 +61,7 @@ class Recipe:
     complete: Callable[[SentenceTransformer], None] = lambda model: None
 
     def load(self, folder: Path, dtype: torch.dtype, attention: str | None) -> SentenceTransformer:
-        kind = getattr(sentence_transformers, self.kind)
+        kind = getattr(sentence_transformers(), self.kind)
 
         def loaded(attention: str | None) -> SentenceTransformer:
             model_kwargs = {**self.arguments.get("model_kwargs", {}), "dtype": dtype}

@@ -5,9 +5,11 @@ That is half of what they import: a worker has 135 MB less and is ready 3 second
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -63,7 +65,7 @@ def _without(names: Sequence[str]) -> Iterator[None]:
             sys.modules.pop(name, None)
 
 
-with _without(UNUSED):
-    import sentence_transformers
-
-__all__ = ["sentence_transformers"]
+@cache
+def sentence_transformers() -> ModuleType:
+    with _without(UNUSED):
+        return importlib.import_module("sentence_transformers")

@@ -30,7 +30,8 @@ def test_whoever_needs_it_gets_the_real_one(before: str, kept: str) -> None:
     program = f"""
         import deployments
         {before}
-        import deployments.text.encoders.library
+        from deployments.text.encoders.library import sentence_transformers
+        sentence_transformers()
         import peft, scipy.sparse, sklearn.metrics
         from sentence_transformers.util import tensor
         print(scipy.sparse.coo_matrix.__module__, callable(sklearn.metrics.f1_score), peft.PeftModel.__module__)
