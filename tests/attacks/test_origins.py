@@ -245,11 +245,11 @@ def test_a_page_that_posts_a_launch_runs_no_command_on_the_machine(live: LiveClu
     ("fields", "about"),
     [
         ({"allowed_origins": "*"}, "auth=on"),
-        ({"allowed_origins": "null"}, "no origin"),
-        ({"allowed_origins": "localhost:3000"}, "no origin"),
-        ({"allowed_origins": "http://a.example/page"}, "no origin"),
-        ({"allowed_hosts": "http://a.example"}, "no name of a host"),
-        ({"allowed_hosts": "*"}, "no name of a host"),
+        ({"allowed_origins": "null"}, "is not an origin"),
+        ({"allowed_origins": "localhost:3000"}, "is not an origin"),
+        ({"allowed_origins": "http://a.example/page"}, "is not an origin"),
+        ({"allowed_hosts": "http://a.example"}, "is not a host name"),
+        ({"allowed_hosts": "*"}, "is not a host name"),
     ],
 )
 def test_a_setting_that_would_let_strangers_in_is_refused(fields: dict[str, Any], about: str) -> None:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from cluster.catalog.entry import Entry, Source
-from cluster.worker.family import Setup
+from cluster.worker.family import Batched, Setup
 from deployments.text.encoders import choice, trials
 from tests.live import ROOT
 
@@ -24,7 +24,14 @@ def setup_in(folder: Path, **more: Any) -> Setup:
     return Setup(ENTRY, SOURCE, None, folder, "cpu", 1, engine="auto", **more)
 
 
-class Telling:
+class OnlyLoads(Batched):
+    def prepare(self, *_: Any) -> Any:
+        raise AssertionError("nothing is asked of it")
+
+    run = pack = prepare
+
+
+class Telling(OnlyLoads):
     def load(self, setup: Setup) -> None:
         assert setup.engine == choice.TRY
         print("what a library prints")
@@ -32,17 +39,17 @@ class Telling:
         raise choice.Tried
 
 
-class Crashing:
+class Crashing(OnlyLoads):
     def load(self, setup: Setup) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
 
-class Failing:
+class Failing(OnlyLoads):
     def load(self, setup: Setup) -> None:
         raise ValueError("no such weights")
 
 
-class Waiting:
+class Waiting(OnlyLoads):
     def load(self, setup: Setup) -> None:
         (setup.folder / "pid").write_text(str(os.getpid()))
         time.sleep(60)
