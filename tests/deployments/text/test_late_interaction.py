@@ -85,7 +85,7 @@ def test_queries_and_documents_may_share_a_batch(model: LateInteraction) -> None
     queries, documents = model.read("query", QUERIES, {}), model.read("document", TEXTS, {})
     mixed = model.run([documents[0], *queries, *documents[1:]])
     agree(Rows.of(mixed[1 : 1 + len(queries)]), list(model.run(queries)))
-    agree(Rows.of([mixed[0], *mixed[1 + len(queries) :]]), list(model.run(documents)))
+    agree(Rows.of([mixed[0], *mixed[1 + len(queries) :]]), list(model.run(documents)))  # type: ignore[list-item]
 
 
 def test_what_is_told_of_the_model_is_so(model: LateInteraction) -> None:

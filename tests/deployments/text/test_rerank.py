@@ -149,7 +149,7 @@ def test_a_document_read_in_parts_has_the_score_of_its_best(model: CrossEncoders
     prepared = model.prepare("rerank", ["x", long], {"query": QUERY, "long_documents": "chunk"})
     outputs = list(model.run(prepared.values))
     assert len(outputs) > 2 and prepared.join is not None
-    assert model.pack(prepared.join(outputs), {"raw_scores": True})[1] == max(outputs[1:]).item()
+    assert model.pack(prepared.join(outputs), {"raw_scores": True})[1] == max(outputs[1:]).item()  # type: ignore[type-var, attr-defined]
 
 
 def test_fewer_tokens_are_read_when_that_was_asked_for() -> None:

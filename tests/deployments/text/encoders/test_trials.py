@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import pytest
 
 from cluster.catalog.entry import Entry, Source
-from cluster.worker.family import Batched, Setup
+from cluster.worker.family import Batched, Prepared, Setup
 from deployments.text.encoders import choice, trials
 from tests.live import ROOT
 
@@ -25,14 +26,20 @@ def setup_in(folder: Path, **more: Any) -> Setup:
 
 
 class OnlyLoads(Batched):
-    def prepare(self, *_: Any) -> Any:
-        raise AssertionError("nothing is asked of it")
+    """Nothing is asked of it."""
 
-    run = pack = prepare
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        raise NotImplementedError
+
+    def run(self, batch: Sequence[Any]) -> Sequence[object]:
+        raise NotImplementedError
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> object:
+        raise NotImplementedError
 
 
 class Telling(OnlyLoads):
-    def load(self, setup: Setup) -> None:
+    def load(self, setup: Setup) -> NoReturn:
         assert setup.engine == choice.TRY
         print("what a library prints")
         setup.report(0.5, "trying something")
@@ -40,19 +47,21 @@ class Telling(OnlyLoads):
 
 
 class Crashing(OnlyLoads):
-    def load(self, setup: Setup) -> None:
+    def load(self, setup: Setup) -> NoReturn:
         os.kill(os.getpid(), signal.SIGSEGV)
+        raise AssertionError
 
 
 class Failing(OnlyLoads):
-    def load(self, setup: Setup) -> None:
+    def load(self, setup: Setup) -> NoReturn:
         raise ValueError("no such weights")
 
 
 class Waiting(OnlyLoads):
-    def load(self, setup: Setup) -> None:
+    def load(self, setup: Setup) -> NoReturn:
         (setup.folder / "pid").write_text(str(os.getpid()))
         time.sleep(60)
+        raise AssertionError
 
 
 def named(family: type) -> str:

@@ -87,7 +87,7 @@ def test_a_document_read_in_parts_has_the_score_of_its_best(model: CausalScorers
     long = "apples and pears " * 100
     prepared = model.prepare("rerank", ["short", long], {"query": QUERY, "long_documents": "chunk"})
     assert len(prepared.values) > 3 and all(len(one) <= LIMIT for one in prepared.values)
-    outputs = [output.item() for output in model.run(prepared.values)]
+    outputs = [output.item() for output in model.run(prepared.values)]  # type: ignore[attr-defined]
     assert ask(model, "rerank", ["short", long], query=QUERY, long_documents="chunk", raw_scores=True)[
         1
     ] == pytest.approx(max(outputs[1:]), abs=1e-4)
