@@ -18,9 +18,16 @@ def _is_number(_: TypeChecker, value: Any) -> bool:
     return isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value) is not None)
 
 
+def _is_boolean(_: TypeChecker, value: Any) -> bool:
+    """Clients of image models write 0 and 1 as well."""
+    return value in (0, 1) and not isinstance(value, float)
+
+
 Lenient = extend(
     Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many({"integer": _is_number, "number": _is_number}),
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_number, "number": _is_number, "boolean": _is_boolean}
+    ),
 )
 
 

@@ -78,6 +78,8 @@ def test_the_fork_server_killed_costs_no_request_and_no_launch(cluster: LiveClus
     with traffic(cluster.url, "echo", CALLERS) as seen:
         server.kill()
         killed = time.monotonic()
+        # Its memory goes first, its socket last.
+        server.wait(10)
         launch(cluster, "after")
         recovered = time.monotonic() - killed
         until(lambda: [other for other in cluster.named("cluster.runtime.forkserver") if other != server], within=30)
@@ -160,7 +162,7 @@ def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster
         watchdog.kill()
         watchdog.wait(10)
         done = cluster.command("up", "--detach")
-        assert done.returncode == 0 and "it ran already, and is watched again" in done.stderr
+        assert done.returncode == 0 and "it was already running and is watched again" in done.stderr
         gcs.kill()
         until(lambda: [other for other in cluster.named("gcs_server") if other.pid != gcs.pid], within=20)
         launch(cluster, "after")

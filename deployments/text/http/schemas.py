@@ -18,7 +18,7 @@ Vector = list[float] | str
 Vectors = list[list[float]] | str
 TokenIds = list[int]
 Texts = str | list[str]
-Precision = Literal["float", "float32", "int8", "uint8", "binary", "ubinary", "base64"]
+Precision = Literal["float", "float32", "float16", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
 class TokenUsage(TypedDict):

@@ -20,6 +20,8 @@ SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vll
 DRAWING = {"images", "sdapi"}
 #: What reads pages; the same holds for it.
 READING = {"ocr", "chat"}
+#: Of the examples, which are plugins here.
+EXAMPLES = {"language"}
 #: Without a key, for whoever knows a name that cannot be guessed.
 FILE = "/v1/files/{name}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
@@ -581,7 +583,7 @@ def test_a_key_does_what_its_scope_says_and_nothing_else(
     infer = key_for(admin, "infer")["key"]
     for method, path in every_call(described):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
-        if path in (*PUBLIC, FILE) or tags & (SERVING | DRAWING | READING):
+        if path in (*PUBLIC, FILE) or tags & (SERVING | DRAWING | READING | EXAMPLES):
             continue
         answer = ask(method, path, infer)
         assert answer.status_code == 403, (method, path, answer.text)
