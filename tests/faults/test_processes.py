@@ -79,7 +79,7 @@ def test_the_fork_server_killed_costs_no_request_and_no_launch(cluster: LiveClus
         server.kill()
         killed = time.monotonic()
         # Its memory goes first, its socket last.
-        server.wait(10)
+        until(lambda: not is_alive(server), within=10)
         launch(cluster, "after")
         recovered = time.monotonic() - killed
         until(lambda: [other for other in cluster.named("cluster.runtime.forkserver") if other != server], within=30)
