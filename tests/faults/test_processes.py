@@ -13,6 +13,7 @@ import pytest
 
 from cluster.control.sqlite_store import events_beside
 from cluster.control.store import ITSELF
+from cluster.runtime.heartbeat import beats
 from cluster.runtime.place import Place
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, is_alive, until
@@ -117,6 +118,8 @@ def test_a_killed_ingress_is_replaced_while_the_other_serves(cluster: LiveCluste
 
 
 def test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced(cluster: LiveCluster) -> None:
+    # One that an earlier test had replaced may not serve yet, and would not hear of any model without a supervisor.
+    until(lambda: sum(beat.kind == "ingress" for beat in beats(Place(cluster.settings).beats)) == 2, within=30)
     hung = [the(cluster, "ray::ServeReplica"), the(cluster, "ray::SupervisorActor")]
     with traffic(cluster.url, "echo", CALLERS) as seen:
         for process in hung:
