@@ -26,7 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     """Serves until the last test; tests launch what they need under uids of their own and terminate it."""
     settings = {"CLUSTER_TICK_S": "0.3", "CLUSTER_PROBE_S": "3", "CLUSTER_KEEP_ALIVE_S": "3"}
-    settings["CLUSTER_FORK_WORKERS"] = "true"
     cluster = LiveCluster(tmp_path_factory.mktemp("home"), **settings)
     cluster.up()
     yield cluster

@@ -73,8 +73,6 @@ class LiveCluster:
             "CLUSTER_ENDPOINT": self.url,
             # A second one has nothing to do but to be there when the first is not.
             "CLUSTER_INGRESS_REPLICAS": "1",
-            # It takes seven seconds of a core, which pays where more than a few workers are started.
-            "CLUSTER_FORK_WORKERS": "false",
             "PYTHONPATH": str(ROOT),
             **variables,
         }

@@ -188,6 +188,8 @@ def _become(request: JsonObject, files: list[int]) -> NoReturn:
     """The rest of the child's life: the program that the raylet asked for, in an environment as if it were new."""
     status = 1
     try:
+        # The raylet ends the whole process group of a worker that ends, which would be all that was forked.
+        os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for target, file in enumerate(files):
             os.dup2(file, target)

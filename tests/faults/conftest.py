@@ -17,7 +17,6 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]
         CLUSTER_PROBE_S="1",
         CLUSTER_PROBE_TIMEOUT_S="10",
         CLUSTER_DRAIN_S="8",
-        CLUSTER_FORK_WORKERS="true",
     )
     cluster.up()
     yield cluster
@@ -27,7 +26,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]
 @pytest.fixture(scope="session")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     """One to break with the settings that everybody has."""
-    cluster = LiveCluster(tmp_path_factory.mktemp("usual"), CLUSTER_INGRESS_REPLICAS="2", CLUSTER_FORK_WORKERS="true")
+    cluster = LiveCluster(tmp_path_factory.mktemp("usual"), CLUSTER_INGRESS_REPLICAS="2")
     cluster.up()
     yield cluster
     cluster.down()

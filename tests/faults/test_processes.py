@@ -6,7 +6,9 @@ from __future__ import annotations
 import signal
 import sqlite3
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
@@ -63,29 +65,6 @@ def test_rays_control_process_killed_costs_no_request_and_no_worker(cluster: Liv
     assert seen.failures == [] and recovered < 30
     assert cluster.worker_pids("echo") == [worker]
     assert "Ray's control process ended and is replaced" in events(cluster)
-
-
-def test_the_fork_server_killed_costs_no_request_and_no_launch(cluster: LiveCluster) -> None:
-    (server,) = until(lambda: cluster.named("cluster.runtime.forkserver"), within=30)
-    place = Place(cluster.settings)
-    until((place.private / "fork.sock").exists, within=60)
-
-    def is_forked(uid: str) -> bool:
-        launch(cluster, uid)
-        return bool(server.children())
-
-    # Processes that were started before are used up first.
-    until(lambda: is_forked("forked"), within=90)
-    with traffic(cluster.url, "echo", CALLERS) as seen:
-        server.kill()
-        killed = time.monotonic()
-        # Its memory goes first, its socket last.
-        until(lambda: not is_alive(server), within=10)
-        launch(cluster, "after")
-        recovered = time.monotonic() - killed
-        until(lambda: [other for other in cluster.named("cluster.runtime.forkserver") if other != server], within=30)
-    print(f"\nfork server killed: {seen}, launches work again after {recovered:.1f} s")
-    assert seen.failures == [] and recovered < 30
 
 
 def test_rays_agent_killed_costs_no_request_and_no_node(cluster: LiveCluster) -> None:
@@ -171,3 +150,39 @@ def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster
         launch(cluster, "after")
     print(f"\nwatchdog killed, then the GCS: {seen}")
     assert seen.failures == []
+
+
+@pytest.fixture
+def forking(tmp_path: Path) -> Iterator[LiveCluster]:
+    cluster = LiveCluster(tmp_path, CLUSTER_FORK_WORKERS="true")
+    cluster.up()
+    yield cluster
+    cluster.down()
+
+
+def test_the_fork_server_killed_costs_no_request_and_no_launch(forking: LiveCluster) -> None:
+    cluster = forking
+    launch(cluster, "echo")
+    (server,) = until(lambda: cluster.named("cluster.runtime.forkserver"), within=30)
+    place = Place(cluster.settings)
+    until((place.private / "fork.sock").exists, within=60)
+
+    def is_forked(uid: str) -> bool:
+        launch(cluster, uid)
+        return bool(server.children())
+
+    # Processes that were started before are used up first.
+    until(lambda: is_forked("forked"), within=90)
+    # What ends with a worker is that worker alone.
+    launch(cluster, "forked-too")
+    assert is_alive(server)
+    with traffic(cluster.url, "echo", CALLERS) as seen:
+        server.kill()
+        killed = time.monotonic()
+        # Its memory goes first, its socket last.
+        until(lambda: not is_alive(server), within=10)
+        launch(cluster, "after")
+        recovered = time.monotonic() - killed
+        until(lambda: [other for other in cluster.named("cluster.runtime.forkserver") if other != server], within=30)
+    print(f"\nfork server killed: {seen}, launches work again after {recovered:.1f} s")
+    assert seen.failures == [] and recovered < 30

@@ -22,7 +22,9 @@ from tests.live import ROOT, is_alive, until
 TELLS = """
 import json, os, sys
 seen = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid(),
-        "nice": os.nice(0), "name": __name__, "path": sys.path[0], "imported": "colorsys" in sys.modules}
+        "nice": os.nice(0),
+        "leads": os.getpgrp() == os.getpid(), "name": __name__,
+        "path": sys.path[0], "imported": "colorsys" in sys.modules}
 open(sys.argv[1] + ".new", "w").write(json.dumps(seen))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 print("told")
@@ -80,6 +82,7 @@ def test_a_forked_process_finds_all_as_if_it_had_been_started(server: subprocess
     assert isinstance(seen["environment"], dict)
     assert seen["environment"]["GIVEN"] == "yes" and "OMP_WAIT_POLICY" not in seen["environment"]
     assert (seen["parent"], seen["imported"], seen["nice"]) == (server.pid, True, os.nice(0))
+    assert seen["leads"], "whoever ends its process group ends the fork server, and all others"
 
 
 def test_what_a_forked_process_prints_goes_where_the_raylet_wants_it(
