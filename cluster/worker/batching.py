@@ -428,7 +428,9 @@ def _run_safely(run: Run, values: Sequence[Any]) -> tuple[Sequence[Any], Excepti
         if len(outputs) != len(values):
             raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
         return outputs, None
+    # A model library can raise anything, and the requests of this batch are to get it.
     except Exception as error:
         return (), error
+    # Some raise what is no Exception, such as CancelledError; the waiting requests must hear of that too.
     except BaseException as error:
         return (), errors.InferenceFailed(f"{type(error).__name__}: {error}")

@@ -242,7 +242,8 @@ def _ending_with_the_accelerator() -> Iterator[None]:
     """Ends this process when the accelerator fails: its context does not come back, every later call would fail too."""
     try:
         yield
-    except Exception as error:
+    except RuntimeError as error:
+        # Torch's class is a RuntimeError. It is told by its name, since this module does not import torch.
         if type(error).__name__ == "AcceleratorError":
             log.critical("the accelerator failed, this worker ends: %s", error)
             os._exit(70)

@@ -87,7 +87,7 @@ class Denoiser:
                 for _ in range(3):
                     try:
                         self._pass([call] * copies, has_cache=False)
-                    except Exception as error:
+                    except RuntimeError as error:
                         if not _is_out_of_memory(error):
                             raise
                         self.saturation.refuse(call.shape, copies * call.samples)

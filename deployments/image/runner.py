@@ -136,6 +136,7 @@ class Runner:
             pixels: Pixels = pipeline(**arguments).images[0]
         except errors.ClusterError:
             raise
+        # A pipeline can raise anything; here it is decided whose fault that is.
         except Exception as error:
             request_error = as_request_error(error)
             # What a pipeline refuses before its first step is the fault of the request.
@@ -208,6 +209,7 @@ class Runner:
             return
         try:
             preview = self.previews.jpeg(pipeline, latents, drawing.height, drawing.width)
+        # Latents of a model that we do not know may have any form.
         except Exception as error:
             log.warning("there is no preview: %s: %s", type(error).__name__, error)
             return

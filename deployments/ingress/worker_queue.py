@@ -178,6 +178,7 @@ class WorkerQueue:
         self._expect([sent])
         try:
             await self.client.reserve(sent.call.id, max(sent.call.seconds_left, 0.0))
+        # Whatever fails, the caller waits for an answer and must get one.
         except Exception as error:
             self._failed([sent], error)
             return
@@ -197,6 +198,7 @@ class WorkerQueue:
             while unanswered := self._deliver(batch, outcomes):
                 batch = unanswered
                 outcomes, self.queued = await self.client.collect([sent.call.id for sent in batch], longest + 5)
+        # As above; pickling a call can raise anything.
         except Exception as error:
             self._failed(batch, error)
         finally:

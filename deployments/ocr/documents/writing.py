@@ -86,6 +86,7 @@ class Writer:
         """A text or an error for each page. If a batch fails, each page is tried alone, to get only its own error."""
         try:
             return self._written(pages)
+        # A model library can raise anything; the pages that cannot be read get it as their answer.
         except Exception as error:
             if len(pages) == 1:
                 return [_as_known(error)]

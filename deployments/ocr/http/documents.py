@@ -122,6 +122,7 @@ class DocumentOpener:
         try:
             for file in files:
                 await document.add(file)
+        # Also when the request is cancelled: nobody else knows this document, so nobody else would delete its files.
         except BaseException:
             document.close()
             raise

@@ -61,6 +61,7 @@ class Ocr:
         document = await self._documents.open(files, caller_of(request))
         try:
             return OcrOrder(model, ask, reading, document, self._documents.choose(document, ask.pages))
+        # Also when the request is cancelled: nobody else knows this document, so nobody else would delete its files.
         except BaseException:
             document.close()
             raise
