@@ -32,6 +32,11 @@ def _said(value: object) -> object:
     return value.strip() if isinstance(value, str) else value
 
 
+def _flag(value: object) -> object:
+    """A word for no and null are false, which is not the same as to say nothing."""
+    return False if _said(value) is None else value
+
+
 def _words(value: object) -> object:
     """`a,b` or `["a", "b"]`."""
     value = _said(value)
@@ -108,7 +113,9 @@ class ImageOptions(BaseModel):
     transformer_quantization: Annotated[Bits | Literal["fp8"] | None, BeforeValidator(_bits)] = Field(
         default=None, description="Keep the denoiser in fewer bits; fp8 stores so and computes in the number format."
     )
-    transformer_nf4: bool = Field(default=False, description="The same as transformer_quantization=nf4.")
+    transformer_nf4: Annotated[bool | Literal["auto"], BeforeValidator(_flag)] = Field(
+        default="auto", description="true is transformer_quantization=nf4; false switches off nf4 of the catalogue."
+    )
     quantize: bool | int | str | None = Field(
         default=None, description="Accepted for MLX's sake and changes nothing here; the model's description says so."
     )
@@ -165,7 +172,11 @@ class ImageOptions(BaseModel):
         """None for a GGUF file, which is quantised already, whatever the catalogue's default says."""
         if self.takes_gguf:
             return None
-        return "nf4" if self.transformer_nf4 else self.transformer_quantization
+        if self.transformer_nf4 is True:
+            return "nf4"
+        # The catalogue's own default is written as transformer_quantization.
+        is_off = self.transformer_nf4 is False and self.transformer_quantization == "nf4"
+        return None if is_off else self.transformer_quantization
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -14,7 +15,11 @@ from gguf import LlamaFileType
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry
 from cluster.catalog.registrations import parse_registration, to_registration
+from cluster.cli.options import family_options
+from cluster.settings import Settings
+from deployments import resolve
 from deployments.image.options import ImageOptions
+from deployments.ingress.xinference import launch_spec_of
 
 NAMES = """
     sd-turbo sdxl-turbo stable-diffusion-v1.5 stable-diffusion-xl-base-1.0
@@ -261,3 +266,29 @@ def test_what_is_listed_can_be_registered_again(entry: Any) -> None:
     listed = {**to_registration(entry), "model_name": "copy", "aliases": []}
     again = parse_registration("image", json.dumps(listed))
     assert (again.facts, again.options, again.gated) == (entry.facts, entry.options, entry.gated)
+
+
+#: Options that catalogue entries set, each as people switch it off, and what is left of it then.
+SWITCHED_OFF = [
+    ("quantize_text_encoder", ["False", "None", False], lambda options: options.quantize_text_encoder == ()),
+    ("transformer_quantization", ["False", "None", False], lambda options: options.denoiser_quantization is None),
+    ("transformer_nf4", ["False", "none", False], lambda options: options.denoiser_quantization is None),
+    ("torch_dtype", ["None", "auto", False], lambda options: options.torch_dtype == "auto"),
+    ("variant", ["None", "False", False], lambda options: options.variant is None),
+]
+
+
+def test_every_option_that_an_entry_sets_has_its_form_for_off() -> None:
+    assert {name for entry in ENTRIES for name in entry.options} <= {name for name, _, _ in SWITCHED_OFF}
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_what_an_entry_sets_can_be_switched_off_by_a_launch(entry: Entry) -> None:
+    settings = Settings(home=Path("/nowhere"))
+    for name, forms, is_off in SWITCHED_OFF:
+        # As REST and Python write it, and as the command line reads it.
+        for form in [*forms, *family_options([f"--{name}", forms[0]]).values()]:
+            spec = launch_spec_of({"model_name": entry.name, "model_type": "image", name: form})
+            wanted = resolve(spec, Catalog.builtin(), settings)
+            # What is stored of a launch is all that its worker is given.
+            assert is_off(ImageOptions.model_validate({**entry.options, **wanted.spec.options})), (name, form)

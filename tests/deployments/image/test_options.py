@@ -33,6 +33,11 @@ class Family:
         ("transformer_quantization", 8, "8-bit"),
         ("transformer_quantization", "none", None),
         ("transformer_nf4", "True", True),
+        ("transformer_nf4", "False", False),
+        ("transformer_nf4", "off", False),
+        ("transformer_nf4", "None", False),
+        ("transformer_nf4", False, False),
+        ("transformer_nf4", None, False),
         ("text_encoder_3", "None", None),
         ("text_encoder_3", None, None),
         ("torch_dtype", "bf16", "bfloat16"),
@@ -89,6 +94,12 @@ def test_two_spellings_of_one_wish_are_one_wish() -> None:
     assert ImageOptions(sequential_cpu_offload=True).offload == "sequential"
     assert ImageOptions(transformer_nf4=True).denoiser_quantization == "nf4"
     assert ImageOptions(transformer_nf4=True, gguf_quantization="Q4_0").denoiser_quantization is None
+
+
+def test_nf4_of_the_catalogue_is_switched_off_and_no_other_quantisation_with_it() -> None:
+    assert ImageOptions(transformer_quantization="nf4", transformer_nf4=False).denoiser_quantization is None
+    assert ImageOptions(transformer_quantization="nf4").denoiser_quantization == "nf4"
+    assert ImageOptions(transformer_quantization="8-bit", transformer_nf4=False).denoiser_quantization == "8-bit"
 
 
 def test_every_option_says_what_it_is_for() -> None:
