@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from cluster import errors
 from cluster.names import quoted
 from cluster.value import JsonObject
+
+_BOOLEAN = TypeAdapter(bool)
 
 
 def model_of(body: JsonObject) -> str | None:
@@ -32,10 +36,20 @@ def name_of(body: JsonObject, *names: str) -> str | None:
 
 
 def flag(value: object, name: str) -> bool:
-    """A boolean, or null for false, as Xinference's client sends it."""
+    """A boolean, or null for false, as Xinference's client sends it. Clients also send texts and numbers that mean
+    one: what pydantic takes is taken."""
     if value is None or isinstance(value, bool):
         return bool(value)
-    raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", name)
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        raise errors.InvalidBody(f"{name} takes true or false, not {quoted(value)}.", name) from None
+
+
+def flag_of(body: JsonObject, *names: str) -> bool | None:
+    """The first of these names that is given, as a boolean."""
+    name = name_of(body, *names)
+    return None if name is None else flag(body[name], name)
 
 
 def count(body: JsonObject, *names: str) -> int | None:
@@ -70,12 +84,17 @@ def ids_of(given: object, name: str) -> list[int]:
 
 def truncation(body: JsonObject) -> str | None:
     """START, END or NONE, which is where a text that is too long is cut; None where the caller does not say."""
-    value = first(body, (bool, str), "truncate", "truncation")
-    if isinstance(value, str):
-        if value.upper() not in ("START", "END", "NONE"):
-            name = name_of(body, "truncate", "truncation")
-            raise errors.InvalidBody(f"{name} takes true, false, START, END or NONE, not {quoted(value)}.", name)
+    name = name_of(body, "truncate", "truncation")
+    value = body[name] if name is not None else None
+    if isinstance(value, str) and value.upper() in ("START", "END", "NONE"):
         return value.upper()
+    if name is not None:
+        try:
+            value = _BOOLEAN.validate_python(value)
+        except ValidationError:
+            raise errors.InvalidBody(
+                f"{name} takes true, false, START, END or NONE, not {quoted(value)}.", name
+            ) from None
     if value is False:
         return "NONE"
     name = name_of(body, "truncation_direction", "truncation_side")
@@ -98,7 +117,7 @@ def embedding_params(body: JsonObject, *, caches: bool = True) -> JsonObject:
     is_all = is_int(body.get("dimensions")) and body["dimensions"] == 0
     params = {
         "dimensions": None if is_all else count(body, "dimensions", "output_dimension", "truncate_dim"),
-        "normalize": first(body, bool, "normalize", "normalized", "normalize_embeddings"),
+        "normalize": flag_of(body, "normalize", "normalized", "normalize_embeddings"),
         "prompt_name": first(body, str, "prompt_name", "task", "input_type"),
         "prompt": first(body, str, "prompt"),
         "truncate": truncation(body),

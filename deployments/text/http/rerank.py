@@ -197,7 +197,7 @@ def _body(
         elif with_null:
             row["document"] = None
         results.append(row)
-    counted = {"input_tokens": tokens, "output_tokens": tokens} if body.get("return_len") else None
+    counted = {"input_tokens": tokens, "output_tokens": tokens} if flag(body.get("return_len"), "return_len") else None
     return {
         "id": str(uuid.uuid4()),
         "object": "rerank",

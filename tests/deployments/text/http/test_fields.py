@@ -12,6 +12,7 @@ from deployments.text.http.fields import (
     count,
     embedding_params,
     flag,
+    flag_of,
     ids_of,
     model_of,
     most_tokens,
@@ -45,6 +46,8 @@ def test_no_model_is_no_model_however_it_is_said(model: Any) -> None:
         ({"input_type": "document"}, {"prompt_name": "document"}),
         ({"prompt": "q: "}, {"prompt": "q: "}),
         ({"truncation": False}, {"truncate": "NONE"}),
+        ({"normalize": "false"}, {"normalize": False}),
+        ({"truncate": "true"}, {"truncate": "END"}),
     ],
 )
 def test_each_word_for_the_same_is_the_same(body: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -66,6 +69,9 @@ def test_what_is_not_to_be_cached_says_so() -> None:
         ({"truncate": "start"}, "START"),
         ({"truncate": "END"}, "END"),
         ({"truncate": "NONE"}, "NONE"),
+        ({"truncate": "true"}, "END"),
+        ({"truncate": "False"}, "NONE"),
+        ({"truncate": 0}, "NONE"),
         ({"truncation_direction": "Left"}, "START"),
         ({"truncate": True, "truncation_direction": "left"}, "START"),
         ({"truncate": True, "truncation_direction": "Right"}, "END"),
@@ -77,12 +83,23 @@ def test_where_a_long_text_is_cut_is_one_of_three_words(body: dict[str, Any], wa
     assert truncation(body) == wanted
 
 
+@pytest.mark.parametrize("text", ["true", "True", "yes", "on", "1", 1, 1.0, True])
+def test_what_means_true_is_true(text: Any) -> None:
+    assert flag(text, "raw") is True and flag_of({"raw": text}, "raw") is True
+
+
+@pytest.mark.parametrize("text", ["false", "FALSE", "no", "off", "0", 0, False, None])
+def test_what_means_false_is_false(text: Any) -> None:
+    assert flag(text, "raw") is False
+    assert flag_of({"raw": text, "scores": text}, "raw", "scores") is (None if text is None else False)
+
+
 REFUSED = [
     (model_of, {"model": 5}, "model"),
     (embedding_params, {"dimensions": 1.5}, "dimensions"),
     (embedding_params, {"dimensions": False}, "dimensions"),
     (embedding_params, {"output_dimension": 0}, "output_dimension"),
-    (embedding_params, {"normalized": "yes"}, "normalized"),
+    (embedding_params, {"normalized": "perhaps"}, "normalized"),
     (embedding_params, {"task": 5}, "task"),
     (truncation, {"truncate": 5}, "truncate"),
     (truncation, {"truncation": "MAYBE"}, "truncation"),
@@ -90,7 +107,7 @@ REFUSED = [
     (truncation, {"truncation_side": 5}, "truncation_side"),
     (lambda body: count(body, "top_n", "top_k"), {"top_k": 0}, "top_k"),
     (lambda body: most_tokens(body, "max_tokens"), {"max_tokens": -2}, "max_tokens"),
-    (lambda body: flag(body["raw"], "raw"), {"raw": 1}, "raw"),
+    (lambda body: flag(body["raw"], "raw"), {"raw": 2}, "raw"),
     (lambda body: texts_of(body["a"], "a"), {"a": []}, "a"),
     (lambda body: texts_of(body["a"], "a"), {"a": ["a", 5]}, "a"),
     (lambda body: ids_of(body["a"], "a"), {"a": [1, True]}, "a"),
