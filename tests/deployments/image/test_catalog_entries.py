@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ def test_what_is_listed_can_be_registered_again(entry: Any) -> None:
 
 
 #: Options that catalogue entries set, each as people switch it off, and what is left of it then.
-SWITCHED_OFF = [
+SWITCHED_OFF: list[tuple[str, list[Any], Callable[[ImageOptions], bool]]] = [
     ("quantize_text_encoder", ["False", "None", False], lambda options: options.quantize_text_encoder == ()),
     ("transformer_quantization", ["False", "None", False], lambda options: options.denoiser_quantization is None),
     ("transformer_nf4", ["False", "none", False], lambda options: options.denoiser_quantization is None),
