@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         default=200_000_000, description="Size of Ray's object store on a node that this command starts."
     )
     fork_workers: bool = Field(
-        default=False,
+        default=True,
         description="Start workers on CPU from a process that has imported their libraries: 4 s sooner, for 500 MB.",
     )
     metrics: bool = Field(default=True, description="Serve /metrics.")

@@ -45,7 +45,6 @@ PRELOADED = (
     "deployments.text.encoders.engines",
     "torch._dynamo",
     "transformers.models.auto.modeling_auto",
-    "onnxruntime",
     "diffusers.models",
 )
 #: What these libraries read when they are imported. Threads that wait for each other stay awake for 20 microseconds.

@@ -154,7 +154,7 @@ def test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on(cluster
 
 @pytest.fixture
 def forking(tmp_path: Path) -> Iterator[LiveCluster]:
-    cluster = LiveCluster(tmp_path, CLUSTER_FORK_WORKERS="true")
+    cluster = LiveCluster(tmp_path)
     cluster.up()
     yield cluster
     cluster.down()
