@@ -1,1 +1,1 @@
-"""Breaks a running cluster in every way that one machine allows, with traffic, and says what held."""
+"""Breaks a running cluster under traffic in every way that one machine allows, and reports what held."""

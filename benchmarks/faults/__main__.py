@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--environments", type=Path, default=Path("benchmarks/.environments"))
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    # Whoever ends it early must not leave a cluster behind.
+    # Exits as usual when it is ended early, so that no cluster is left running.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
     if asked.against:
         results = beside.compare(asked.against, asked.environments, asked.row)
@@ -72,7 +72,7 @@ def run_one(bench: Bench, row: Row) -> dict[str, object]:
             with alarm(ROW_S):
                 row.run(bench, outcome)
             verdict = "held" if not outcome.failed else "broken"
-        # Whatever goes wrong in a row is its result, and no reason to leave out the others.
+        # Whatever goes wrong in a row is the result of that row; the other rows still run.
         except Exception as error:
             verdict = "broken"
             outcome.say(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -1,4 +1,4 @@
-"""One attack shaped like the known cases of each class; what it carries is harmless: a file that says it ran."""
+"""One attack of each known class. What it would run is harmless: it makes a file, which shows that it ran."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def open_by_default(bench: Bench, outcome: Outcome) -> None:
 
 
 def launch_folder(bench: Bench, folder: Path, name: str, type: str, **fields: Any) -> Any:
-    """How a launch of that folder ends."""
+    """Launches the folder and terminates it again; returns its status at the end, or the text of the refusal."""
     body = {"model_name": name, "model_type": type, "model_uid": "attack", "model_path": str(folder), **fields}
     answer = bench.cluster.post("/v1/models?wait_ready=false", body)
     if answer.status_code != 200:
@@ -100,7 +100,7 @@ def launch_folder(bench: Bench, folder: Path, name: str, type: str, **fields: An
 
 
 class Touch:
-    """As a pickle: a file that says it ran."""
+    """Makes a file when it is unpickled, which shows that its code ran."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -161,7 +161,7 @@ def template(bench: Bench, outcome: Outcome) -> None:
     outcome.say(f"launch {answer.status_code}, rerank {asked.status_code}")
 
 
-@row("a6", "addresses of the inside in place of pictures")
+@row("a6", "internal addresses in place of pictures")
 def ssrf(bench: Bench, outcome: Outcome) -> None:
     asked: list[str] = []
 
@@ -198,7 +198,7 @@ def ssrf(bench: Bench, outcome: Outcome) -> None:
 
 
 def bomb(side: int) -> str:
-    """A PNG of that many pixels on a side, all black."""
+    """A black PNG with that many pixels on each side, which is small as a file and large in memory."""
     row_of = b"\0" * (1 + side // 8)
     packed = zlib.compressobj(9)
     data = b"".join(packed.compress(row_of) for _ in range(side)) + packed.flush()
@@ -208,7 +208,7 @@ def bomb(side: int) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-@row("a7", "pictures, bodies and names that unfold")
+@row("a7", "pictures, bodies and names that are small until they are read")
 def bombs(bench: Bench, outcome: Outcome) -> None:
     bench.launch("served")
     bench.launch("letters", model_name="letters")
@@ -335,7 +335,7 @@ def keys(bench: Bench, outcome: Outcome) -> None:
         bench.back(outcome, lambda: asked() == 401, within=10, since=revoked)
 
 
-@row("a12", "a page of a stranger in somebody's browser")
+@row("a12", "a foreign web page in a user's browser")
 def browser(bench: Bench, outcome: Outcome) -> None:
     launch = json.dumps({"model_name": "echo", "model_type": "echo", "model_uid": "page"})
     for headers in (

@@ -70,7 +70,7 @@ class Theirs:
         self._pid, self.url, self.model = pid, url, model
 
     def model_process(self) -> psutil.Process:
-        """The one that has torch in memory: of the rest none is half as large."""
+        """The process that has torch in memory. It is the largest: no other one is half as large."""
         family = psutil.Process(self._pid).children(recursive=True)
         return max(filter(is_alive, family), key=lambda process: process.memory_info().rss)
 
@@ -107,7 +107,7 @@ def _answers(subject: Subject, timeout: float = 10) -> bool:
 
 
 def _under_traffic(subject: Subject, outcome: Outcome, break_it: Callable[[], float]) -> None:
-    """Breaks it, and waits until it answers again and again."""
+    """Breaks the server under traffic, and waits until it has answered five times in a row."""
     with traffic(subject.url, subject.model, CALLERS, Embeddings()) as seen:
         broken = break_it()
         time.sleep(0.5)
@@ -144,9 +144,9 @@ def supervisor_killed(subject: Subject, outcome: Outcome) -> None:
 
 
 def poison(subject: Subject, outcome: Outcome) -> None:
-    """A request in which the model's process dies, sent five times by one caller; others ask on."""
+    """One caller sends a request five times, and the model's process is killed each time. Others go on asking."""
     ask = Embeddings()
-    # No two texts alike, or they would be computed once.
+    # All texts differ: equal ones would be computed only once.
     body = {"model": subject.model, "input": [f"poison number {place} " * 60 for place in range(400)]}
     statuses: list[object] = []
 
@@ -174,7 +174,7 @@ def poison(subject: Subject, outcome: Outcome) -> None:
 
 
 def overload(subject: Subject, outcome: Outcome) -> None:
-    """160 callers of 8 short texts, for 15 s, who come back when they are told to."""
+    """160 callers with 8 short texts each, for 15 s. Refused callers wait as long as Retry-After says."""
     ask = Embeddings()
     took: dict[object, list[float]] = {}
     deadline = time.monotonic() + 15

@@ -20,7 +20,7 @@ from cluster.status import ModelState
 from tests.live import LiveCluster, is_alive, until
 
 READY = ModelState.READY
-#: What the promise gives Ray's own processes to be back.
+#: Within this time Ray's own processes are promised to be back.
 BACK_S = 30.0
 CGROUP = Path("/sys/fs/cgroup/memory")
 
@@ -270,7 +270,7 @@ def gcs_during_launch(bench: Bench, outcome: Outcome) -> None:
 
 
 def _system_process(bench: Bench, outcome: Outcome, word: str) -> None:
-    """Every single death of a process of the system: no failed call, all back within the promise."""
+    """Kills one of the system's processes: no call may fail, and everything must be back in time."""
     bench.launch("served", replica=2)
     with bench.traffic("served", outcome):
         killed = kill(bench.cluster.named(word)[0].pid)
@@ -330,7 +330,7 @@ HOG = "import sys\nheld = []\nfor line in sys.stdin:\n held.append(b'x' * 10**8)
 
 @row(15, "a foreign process takes the memory of the container")
 def memory(bench: Bench, outcome: Outcome) -> None:
-    """In a control group of its own with a limit that the kernel keeps, where this user may make one."""
+    """In a control group with a memory limit, where this user may make one; elsewhere the floor is set high instead."""
     own = next((line for line in Path("/proc/self/cgroup").read_text().split() if ":memory:" in line), "::/")
     before = CGROUP / own.split(":", 2)[2].lstrip("/")
     group = CGROUP / f"faults-{os.getpid()}"
@@ -411,7 +411,7 @@ def ingress(bench: Bench, outcome: Outcome) -> None:
         killed = kill(min(before))
 
         def are_two_again() -> bool:
-            # Each on a connection of its own: those to the killed one are lost with it.
+            # Each call has a connection of its own, because open connections to the killed ingress are lost.
             answer = cluster.post("/v1/infer", {"model": "asked", "items": ["x"]})
             outcome.ok += answer.status_code == 200
             outcome.failed += answer.status_code != 200

@@ -1,4 +1,4 @@
-"""Requests that hang, crash, come in floods or are left."""
+"""Rows about requests: those that hang, that crash their worker, that come in floods, that callers abandon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A row of the table: what is broken, what callers saw of it, and whether that is what was promised."""
+"""The rows of the table: what is broken, what callers notice of it, and whether that is what is promised."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from cluster.status import ModelState
 from tests.faults.traffic import Traffic, traffic
 from tests.live import LiveCluster, until
 
-#: A row that takes longer is broken whatever it does.
+#: A row that takes longer counts as broken.
 ROW_S = 240
 
 
 @dataclass
 class Outcome:
-    """What a row brought. `seconds` is the time until all was as before."""
+    """The result of a row. `seconds` is the time until everything was as before."""
 
     ok: int = 0
     failed: int = 0
@@ -44,7 +44,7 @@ class Outcome:
 
 
 class Broken(AssertionError):
-    """The row did not bring what was promised."""
+    """What this row promises did not happen."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def must(holds: object, otherwise: str) -> None:
 
 @dataclass
 class Bench:
-    """The cluster that is broken, and the hands that do it."""
+    """The cluster under test, and what the rows do with it."""
 
     folder: Path = field(default_factory=lambda: Path(mkdtemp(prefix="faults-")))
     _shared: LiveCluster | None = None
 
     def renew(self) -> None:
-        """Where the last row left nothing that answers, the next one gets another."""
+        """Ends the shared cluster if it no longer answers after the last row, so that the next row starts another."""
         if self._shared is not None and not self._answers(self._shared):
             self.close()
 
     @property
     def cluster(self) -> LiveCluster:
-        """With the default settings."""
+        """The cluster with default settings that rows share."""
         if self._shared is None:
             self._shared = LiveCluster(Path(mkdtemp(dir=self.folder)))
             self._shared.up()
@@ -99,7 +99,7 @@ class Bench:
 
     @contextmanager
     def own(self, *words: str, home: Path | None = None, **variables: str) -> Iterator[LiveCluster]:
-        """One more, for a row that the others could not live with."""
+        """A cluster for one row only, which needs other settings or does what later rows would not survive."""
         self.close()
         cluster = LiveCluster(home or Path(mkdtemp(dir=self.folder)), **variables)
         try:
@@ -114,7 +114,7 @@ class Bench:
             self._shared = None
 
     def tidy(self) -> str:
-        """Ends every model; says what could not be ended."""
+        """Terminates every model; returns what could not be terminated."""
         if self._shared is None:
             return ""
         try:
@@ -143,7 +143,7 @@ class Bench:
             return client.launch_model(**{"model_name": "echo", "model_type": "echo", "model_uid": uid, **fields})
 
     def submit(self, uid: str, **fields: Any) -> None:
-        """Without waiting for it to be READY."""
+        """Launches without waiting until the model is READY."""
         body = {"model_name": "echo", "model_type": "echo", "model_uid": uid, **fields}
         self.cluster.post("/v1/models?wait_ready=false", body).raise_for_status()
 
@@ -167,7 +167,7 @@ class Bench:
         must(seen.ok, "nothing was answered")
 
     def back(self, outcome: Outcome, what: Callable[[], object], *, within: float, since: float, why: str = "") -> None:
-        """Waits for it, and keeps the seconds."""
+        """Waits until `what` holds, and records the seconds since the fault."""
         until(what, within=within, why=why)
         outcome.seconds = time.monotonic() - since
 

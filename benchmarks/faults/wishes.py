@@ -29,7 +29,7 @@ FILES = {path.name: path.read_bytes() for path in WEIGHTS[RERANK].iterdir() if p
 
 @contextmanager
 def hub_cluster(bench: Bench, home: Path | None = None) -> Iterator[tuple[Hub, LiveCluster]]:
-    """A hub with one small reranker, and a cluster that knows no other hub."""
+    """A hub with one small reranker, and a cluster that downloads from this hub only."""
     with Hub() as hub:
         hub.add("org/tiny", FILES)
         with bench.own(home=home, HF_ENDPOINT=hub.url) as cluster:
@@ -86,7 +86,7 @@ def state_or_none(cluster: LiveCluster, uid: str) -> ModelState | None:
 
 
 def damaged_copy(folder: Path) -> Path:
-    """The reranker with its weights' header flipped."""
+    """A copy of the reranker with a damaged header in its weights."""
     copy = folder / "damaged"
     shutil.copytree(WEIGHTS[RERANK], copy)
     weights = copy / "model.safetensors"
@@ -271,7 +271,7 @@ def update_without_room(bench: Bench, outcome: Outcome) -> None:
         bench.launch("fills")
         with bench.traffic("fills", outcome, callers=8):
             asked = time.monotonic()
-            # All but what a fourth of the running one holds: it fits only when that one has gone.
+            # All memory but a quarter of what the running worker claims, so that it fits only when that one is gone.
             held = client.status("fills").workers[0].claim_bytes
             _update(bench, "fills", memory=str(room - held // 4), steps=2)
             generation = client.status("fills").generation

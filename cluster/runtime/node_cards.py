@@ -19,23 +19,24 @@ log = logging.getLogger("cluster.node_cards")
 
 
 class NodeCards(NamedTuple):
-    """Of one node."""
+    """The cards of one node."""
 
-    #: Memory of the smallest that can be used.
+    #: Memory of the smallest card that torch can use.
     bytes: int | None
-    #: How they are told apart in CUDA_VISIBLE_DEVICES, where the node itself may use only some of the machine's.
+    #: Their names in the node's CUDA_VISIBLE_DEVICES; empty where that is not set, so that the node may use all.
     names: tuple[str, ...]
-    #: Torch's word for their kind.
+    #: Torch's name for this kind of device, such as cuda.
     device: str
-    #: How many torch can use; None where nobody knows.
+    #: How many torch can use; None if that is not known.
     usable: int | None
 
 
 NO_CARDS = NodeCards(None, (), "cpu", 0)
-#: As Ray counts them.
+#: Torch gave no answer, so that only what Ray counts is known.
 UNKNOWN_CARDS = NodeCards(None, (), "cuda", None)
-#: Longest that torch may take to be imported and to try every card.
+#: How long importing torch and trying every card may take.
 CARDS_S = 60.0
+#: The variables that limit which cards a process can use.
 CARD_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
@@ -47,7 +48,7 @@ CARD_VARIABLES = (
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
 def cards_here() -> NodeCards:
-    """Asks torch in a process of its own, which gives back what torch takes of each card."""
+    """Asks torch in a separate process, since torch holds some memory of each card until its process ends."""
     names = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
     chosen = {name: os.environ[name] for name in CARD_VARIABLES if os.environ.get(name)}
     command = [*environment.ISOLATED, accelerators.__file__]
@@ -63,8 +64,8 @@ def cards_here() -> NodeCards:
 
 
 def kept_cards(node_id: str) -> NodeCards | None:
-    """What an earlier supervisor learned, so that one that comes back waits for no torch. A node has the same id, and
-    the same cards, for as long as it lives."""
+    """What an earlier supervisor found out, so that a restarted one need not wait for torch. The id and the cards of a
+    node do not change while it runs."""
     kept = internal_kv._internal_kv_get(f"cluster:cards:{node_id}")
     try:
         size, names, device, usable = json.loads(kept or "")
@@ -79,7 +80,7 @@ def keep_cards(node_id: str, cards: NodeCards) -> None:
 
 
 def usable_first(names: tuple[str, ...], usable: Collection[int]) -> tuple[str, ...]:
-    """Cards are counted from the first, so that a broken one must be the last."""
+    """The names of the cards, usable ones first: a node with three usable cards uses the first three names."""
     every = names or tuple(map(str, range(max(usable, default=-1) + 1)))
     working = [name for number, name in enumerate(every) if number in usable]
     return (*working, *(name for name in every if name not in working))

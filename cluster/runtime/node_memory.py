@@ -1,4 +1,4 @@
-"""Reads how much memory this machine, or the container it is, has left, and what this process holds of it."""
+"""Measures how much memory the machine or the container has left, and how much this process holds."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import psutil
 from cluster.control import pressure
 from cluster.status import Memory
 
-#: How often the processes of others are looked through, and children counted: each time every process is read.
+#: Seconds between looks at other people's processes, and at our own children. Each look reads every process there is.
 OTHERS_S, CHILDREN_S = 1.0, 30.0
-#: A limit above this is none.
+#: A limit of this or more means that there is no limit.
 NO_LIMIT = 2**60
-#: Of Ray's processes.
+#: How the names of Ray's processes begin.
 RAY_NAMES = ("ray::", "raylet", "gcs_server")
 
 
 def read(root: Path = Path("/")) -> Memory:
-    """The tighter of what the machine has and what its container may take. Files in memory count as free: the kernel
-    takes them back before it ends anybody."""
+    """What the machine has, or what its container may use where that is less. Cached files count as free, because the
+    kernel drops them before it kills a process."""
     total, available = _machine(root)
     kills = _number(root / "proc/vmstat", "oom_kill")
     for level, (limit, used, events) in enumerate(_groups(root)):
@@ -43,7 +43,8 @@ def _machine(root: Path) -> tuple[int, int]:
 
 
 def _groups(root: Path) -> Iterator[tuple[int, int, int | None]]:
-    """Limit, use without files, and kills by the kernel of this process's control groups, its own first."""
+    """Limit, use without cached files, and number of processes killed by the kernel, of each control group that this
+    process is in, the innermost first."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -56,7 +57,7 @@ def _groups(root: Path) -> Iterator[tuple[int, int, int | None]]:
     else:
         path = own.get("", "/")
     folder = top / path.lstrip("/")
-    # In a container the path may be the machine's, of which only the end is here.
+    # In a container the path may be the host's, which is not there; the top folder is the container's group then.
     folders = [folder, *folder.parents] if folder.is_dir() else [top]
     for group in folders:
         row = _old_group(group) if is_old else _group(group)
@@ -87,7 +88,7 @@ def _whole(file: Path) -> int | None:
     try:
         return int(file.read_text())
     except (OSError, ValueError):
-        return None  # not there, or `max`
+        return None  # there is no such file, or it says `max`
 
 
 def _number(file: Path, name: str) -> int | None:
@@ -103,7 +104,7 @@ def _number(file: Path, name: str) -> int | None:
 
 
 class Meter:
-    """The memory of the machine and of this process with its children, as often as asked."""
+    """Reads the memory of the machine and of this process with its children; what is slow to read less often."""
 
     def __init__(self, home: Path, floor_bytes: int) -> None:
         self._home, self._floor_bytes = str(home), floor_bytes
@@ -112,7 +113,7 @@ class Meter:
         self._children = 0
 
     def read(self) -> Memory:
-        """With the largest process of others when memory is nearly short."""
+        """When memory is nearly short, this includes the largest process of others."""
         now = time.monotonic()
         memory = read()
         if now - self._children_at >= CHILDREN_S:
@@ -131,7 +132,7 @@ class Meter:
 
 
 def held() -> int:
-    """What would be free without this process: its pages without those of files and shared memory."""
+    """What would be free if this process ended: its memory without files and without what it shares."""
     try:
         resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
     except OSError:
@@ -140,11 +141,11 @@ def held() -> int:
 
 
 def go_first(score: int) -> None:
-    """Makes this process a better choice than others when the kernel has to end one for want of memory."""
+    """Makes the kernel kill this process before others when memory runs out; the higher the score, the sooner."""
     try:
         Path("/proc/self/oom_score_adj").write_text(str(score))
     except OSError:
-        pass  # another system, or a container that does not let it
+        pass  # not Linux, or a container that forbids it
 
 
 def _held_by_children() -> int:
@@ -153,12 +154,12 @@ def _held_by_children() -> int:
         for child in psutil.Process().children(recursive=True):
             total += child.memory_info().rss
     except psutil.Error:
-        pass  # one has just ended
+        pass  # a child has just ended
     return total
 
 
 def largest_of_others(home: str) -> tuple[str, int, int] | None:
-    """Name, pid and bytes of the largest process that is none of this installation."""
+    """Name, pid and bytes of the largest process that does not belong to this cluster."""
     rows = []
     for process in psutil.process_iter(["name", "memory_info"]):
         facts = process.info["memory_info"]
@@ -172,6 +173,6 @@ def largest_of_others(home: str) -> tuple[str, int, int] | None:
         except psutil.NoSuchProcess:
             continue
         except psutil.Error:
-            pass  # somebody else's, whose environment is not for us
+            pass  # another user's process, whose environment we may not read
         return name, process.pid, bytes_held
     return None

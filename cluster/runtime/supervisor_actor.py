@@ -27,12 +27,12 @@ from cluster.settings import Settings
 
 log = logging.getLogger("cluster.supervisor_actor")
 
-#: Between two tries of a supervisor to open its store.
+#: Pause between two attempts to open the store.
 STORE_RETRY_S = 1.0
 
 
 class SupervisorActor(Supervisor):
-    """The supervisor as Ray restarts it: everything it needs comes from its settings and the store."""
+    """The supervisor in an actor. All that it needs is in its settings and the store, so that Ray can restart it."""
 
     def __init__(self, settings: Settings) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -52,12 +52,12 @@ class SupervisorActor(Supervisor):
         return os.getpid()
 
     async def home(self) -> tuple[str, str, str]:
-        """Whose cluster this is: the id of its home, where that is, and the URL it serves at."""
+        """Which cluster this is: the id of its home, where that home is, and the URL it serves at."""
         settings = self._settings
         return Place(settings).id, f"{settings.home} on {socket.gethostname()}", settings.url
 
     async def _show_life(self) -> None:
-        """On the loop that everything else runs on: when that hangs, it is missed."""
+        """Writes heartbeats from the event loop that does all other work too, so that they stop when it hangs."""
         heart = Heart(Place(self._settings).beats, "supervisor")
         while True:
             heart.beat()
@@ -65,8 +65,8 @@ class SupervisorActor(Supervisor):
 
 
 def _patiently_opened(settings: Settings) -> tuple[SqliteStore, bool]:
-    """The store, and whether it had to be salvaged. Ray gives up for good on an actor whose constructor raises, and the
-    disk may have room again in a minute."""
+    """The store, and whether it had to be salvaged. It tries again for ever: an actor whose constructor raises is never
+    restarted by Ray, and a full disk may have room again in a minute."""
     while True:
         try:
             notice = check_store(settings.store)
@@ -78,7 +78,7 @@ def _patiently_opened(settings: Settings) -> tuple[SqliteStore, bool]:
             time.sleep(STORE_RETRY_S)
 
 
-#: An error of types here means that the supervisor lacks a call, or has it otherwise than its clients make it.
+#: If mypy complains about this line, the supervisor lacks a method that its clients call, or has other arguments.
 _answering: type[SupervisorCalls] = SupervisorActor
 
 _remote_supervisor = ray.remote(

@@ -1,4 +1,4 @@
-"""Pages that were read, as people want them: plain text, markdown, HTML, hOCR, TSV, JSON. Knows of no library."""
+"""Writes recognised pages as plain text, Markdown, HTML, hOCR, TSV or JSON. It needs no library for that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word
 from deployments.ocr.requests import USUAL_FEATURES
 
-#: What a table that a model wrote may have in it; anything else of it is text.
+#: The tags that are kept of a table that a model wrote. Of everything else in it only the text is kept.
 TABLE_TAGS = frozenset("table caption thead tbody tfoot tr th td br b i strong em sub sup".split())
 SPANS = ("rowspan", "colspan")
 MOST_SPAN = 1000
@@ -74,7 +74,7 @@ def _html_of(block: Block) -> str:
 
 
 def safe_table(source: str) -> str:
-    """A table as a model wrote it, with nothing in it that a browser would run."""
+    """A table as a model wrote it, without anything that a browser would run."""
     kept = _Kept()
     kept.feed(source)
     kept.close()
@@ -152,7 +152,7 @@ def _hocr_box(box: Box) -> str:
 
 
 def tsv(pages: Sequence[RecognisedPage]) -> str:
-    """The columns of tesseract's, which other programs read: levels are page, block, paragraph, line and word."""
+    """Has tesseract's columns, because other programs read them. Levels are page, block, paragraph, line and word."""
     rows: list[tuple[Any, ...]] = [TSV_COLUMNS]
     for page in pages:
         rows += _tsv_rows(page)
@@ -196,11 +196,11 @@ def _in_one_cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Also without the characters that no XML may have, which models do write."""
-    return escaping.escape("".join(one for one in text if one >= " " or one in "\t\n"), quote=True)
+    """For HTML and XML. Control characters, which XML forbids and models sometimes write, are left out."""
+    return escaping.escape("".join(char for char in text if char >= " " or char in "\t\n"), quote=True)
 
 
-#: What can be written of pages as a string, by the name that a request gives.
+#: The formats that are one string, by the names that requests use.
 WRITERS: Mapping[str, Callable[[Sequence[RecognisedPage]], str]] = {
     "text": text,
     "markdown": markdown,

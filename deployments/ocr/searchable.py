@@ -1,8 +1,8 @@
-"""Pages that were read as a PDF of their pictures, under an invisible text that readers find, mark and copy.
+"""Writes a PDF of page pictures with invisible text over them, which can be searched, selected and copied.
 
-Written page by page, so that a long document never is in memory as a whole. The text is set in a font whose glyphs are
-all blank: of each character it says what it means and how wide it is, so that any script can be written without a font
-for it.
+Pages are written one at a time, so that a long document is never in memory as a whole. The text has a font of our own
+whose glyphs are all blank. The font says only which character each code means and how wide it is, so that text of any
+script can be written without a font for that script.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from typing import Any, BinaryIO, NamedTuple
 from deployments.ocr.page import Block, Box, Polygon, RecognisedPage, bounds, rectangle
 
 POINTS = 72
-#: Of pages that do not say how large they are.
+#: Assumed for pages that do not say their resolution.
 USUAL_DPI = 200
-#: Of a page picture whose exact pixels would be larger than the same as JPEG.
+#: JPEG quality of the page pictures that are smaller as JPEG than without loss.
 QUALITY = 85
-#: Lines of a page, where nobody knows where they stand.
+#: How many lines are assumed to fill a page, when the model did not say where its text is.
 USUAL_LINES = 50
-#: Where letters stand in the box of their word, from its lower side.
+#: Height of the baseline above the lower side of a word's box, as a share of the box's height.
 BASELINE = 0.2
-#: Units of the font, and the width of each glyph in them.
+#: Units per em of the font, and the width of every glyph in these units.
 UNITS, WIDTH = 1000, 500
-#: Numbers of objects that every file has; those of the pages follow.
+#: Object numbers that are the same in every file. The objects of pages are numbered after them.
 CATALOG, PAGES, FONT, GLYPHS, DESCRIPTOR, FONT_FILE, MEANINGS, TO_GLYPHS = range(1, 9)
-#: Characters in one table of meanings, of which the format allows no more.
+#: The most characters that the PDF format allows in one table of the map from codes to characters.
 IN_TABLE = 100
 
 
 class PlacedText(NamedTuple):
-    """A word, or a line that has none, and where it stands."""
+    """A word and where it is on the page; a whole line where the engine does not tell its words."""
 
     text: str
     polygon: Polygon
@@ -48,17 +48,17 @@ class SearchablePdf:
         self._at: dict[int, int] = {}
         self._next = TO_GLYPHS + 1
         self._pages: list[int] = []
-        #: The codes of the characters, as they came.
+        #: The code of each character, numbered in the order in which the characters first occur.
         self._codes: dict[str, int] = {" ": 1}
         file.write(b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n")
 
     def add(self, picture: bytes, page: RecognisedPage) -> None:
-        """For threads: the picture may have to be packed anew."""
+        """Blocks while the picture is compressed, so it is called in a thread."""
         width, height, image = _embedded(picture)
         scale = POINTS / (page.dpi or USUAL_DPI)
         number, image_number, text_number = self._numbers(3)
         size = f"{width * scale:.2f} {height * scale:.2f}"
-        # The model may have seen the page in another size.
+        # The model may have read the page at another size.
         read_size = (page.width or width, page.height or height)
         content = f"q {width * scale:.2f} 0 0 {height * scale:.2f} 0 0 cm /P Do Q\n"
         content += self._text(page, width * scale / read_size[0], height * scale / read_size[1], height * scale)
@@ -72,7 +72,7 @@ class SearchablePdf:
         self._pages.append(number)
 
     def close(self) -> None:
-        """Writes what only the whole document knows; the file is the caller's."""
+        """Writes what depends on all pages. Leaves the file open, which belongs to the caller."""
         self._font()
         kids = " ".join(f"{number} 0 R" for number in self._pages)
         self._object(PAGES, f"<< /Type /Pages /Count {len(self._pages)} /Kids [{kids}] >>")
@@ -93,7 +93,7 @@ class SearchablePdf:
         return "\n".join((*commands, "ET"))
 
     def _set(self, piece: PlacedText, corners: Sequence[tuple[float, float]]) -> list[str]:
-        """One piece at its place, as wide as that is; nothing where there is no place."""
+        """The commands that write a piece at its place, stretched to its width; none if the place has no area."""
         (x0, y0), _, (x2, y2), (x3, y3) = corners
         width, size = math.hypot(x2 - x3, y2 - y3), math.hypot(x0 - x3, y0 - y3)
         text = _in_visual_order(piece.text)
@@ -131,7 +131,7 @@ class SearchablePdf:
         program = blank_font(ascent, descent)
         self._stream(FONT_FILE, f"/Length1 {len(program)}", program)
         self._stream(MEANINGS, "", _meanings(self._codes).encode("ascii"))
-        # Every code is the one glyph that there is.
+        # Every code is shown as the same blank glyph.
         self._stream(TO_GLYPHS, "", b"\0\0" + b"\0\1" * len(self._codes))
 
     # ------------------------------------------------------------------------------------------- the file
@@ -152,7 +152,7 @@ class SearchablePdf:
 
 
 def searchable(pictures: Iterable[tuple[bytes, RecognisedPage]]) -> bytes:
-    """The whole file at once, for few pages."""
+    """The whole file in memory, for a few pages."""
     target = io.BytesIO()
     document = SearchablePdf(target)
     for picture, page in pictures:
@@ -173,7 +173,7 @@ def _pieces(page: RecognisedPage) -> Iterator[PlacedText]:
             yield from _spread(block.text.splitlines(), block.bbox)
         else:
             unplaced += block.text.splitlines()
-    # What a model wrote without saying where it stands is at least on the right page.
+    # Text without a place is spread over its page, so that a search at least finds the page.
     lines = unplaced or ([] if page.blocks else page.text.splitlines())
     yield from _spread(lines, (0, 0, page.width, page.height * min(1.0, len(lines) / USUAL_LINES)))
 
@@ -199,7 +199,7 @@ def _spread(lines: Sequence[str], box: Box) -> Iterator[PlacedText]:
 
 
 def _in_visual_order(text: str) -> str:
-    """As it stands from left to right, which is how readers of PDF expect it."""
+    """The characters from left to right as they are printed, which is the order that PDF readers expect."""
     text = "".join(char for char in text if char.isprintable())
     directions = [unicodedata.bidirectional(char) for char in text]
     runs_left = any(kind in ("R", "AL") for kind in directions) and "L" not in directions
@@ -209,12 +209,12 @@ def _in_visual_order(text: str) -> str:
 def _meanings(codes: dict[str, int]) -> str:
     rows = [f"<{code:04X}> <{char.encode('utf-16-be').hex().upper()}>" for char, code in codes.items()]
     tables = [rows[start : start + IN_TABLE] for start in range(0, len(rows), IN_TABLE)]
-    said = "\n".join(f"{len(table)} beginbfchar\n" + "\n".join(table) + "\nendbfchar" for table in tables)
+    blocks = "\n".join(f"{len(table)} beginbfchar\n" + "\n".join(table) + "\nendbfchar" for table in tables)
     return (
         "/CIDInit /ProcSet findresource begin\n12 dict begin\nbegincmap\n"
         "/CIDSystemInfo << /Registry (Adobe) /Ordering (UCS) /Supplement 0 >> def\n"
         "/CMapName /Adobe-Identity-UCS def\n/CMapType 2 def\n"
-        f"1 begincodespacerange\n<0000> <FFFF>\nendcodespacerange\n{said}\n"
+        f"1 begincodespacerange\n<0000> <FFFF>\nendcodespacerange\n{blocks}\n"
         "endcmap\nCMapName currentdict /CMap defineresource pop\nend\nend\n"
     )
 
@@ -223,13 +223,13 @@ def _meanings(codes: dict[str, int]) -> str:
 
 
 class _Embedded(NamedTuple):
-    #: What the file says of the data.
+    #: The entries of the PDF stream's dictionary that describe the data.
     head: str
     data: bytes
 
 
 def _embedded(picture: bytes) -> tuple[int, int, _Embedded]:
-    """Width, height, and the picture as a PDF holds it: photographs as they are, else what is smaller."""
+    """Width, height, and the picture as the PDF holds it: JPEG files unchanged, others in the smaller of two ways."""
     from PIL import Image
 
     with Image.open(io.BytesIO(picture)) as image:
@@ -242,7 +242,7 @@ def _embedded(picture: bytes) -> tuple[int, int, _Embedded]:
     exact, columns = _rows_of(plain), len(plain.getbands())
     if target.tell() < len(exact):
         return width, height, _Embedded(_head(plain, "/Filter /DCTDecode"), target.getvalue())
-    # As PNG has them: each row by its difference to those around it.
+    # Compressed as in PNG: each row is stored as its difference from the pixels around it.
     how = f"/Filter /FlateDecode /DecodeParms << /Predictor 15 /Colors {columns} /Columns {width} >>"
     return width, height, _Embedded(_head(plain, how), exact)
 
@@ -254,7 +254,7 @@ def _head(image: Any, how: str) -> str:
 
 
 def _plain(image: Any) -> Any:
-    """Grey or in three colours, on white."""
+    """In grey or RGB; transparent parts become white."""
     from PIL import Image
 
     if image.mode in ("1", "L"):
@@ -266,7 +266,7 @@ def _plain(image: Any) -> Any:
 
 
 def _rows_of(image: Any) -> bytes:
-    """The packed rows within the picture's PNG file, which are what a PDF holds as well."""
+    """The compressed rows of the picture's PNG file, which a PDF stores in the same form."""
     target = io.BytesIO()
     image.save(target, "PNG")
     data, at, parts = target.getvalue(), 8, []
@@ -282,7 +282,7 @@ def _rows_of(image: Any) -> bytes:
 
 
 def blank_font(ascent: int, descent: int) -> bytes:
-    """A TrueType font of two blank glyphs, with the tables that one within a PDF needs."""
+    """A TrueType font of two blank glyphs, with the tables that a font in a PDF must have."""
     box = (0, descent, WIDTH, ascent)
     tables = {
         b"glyf": b"\0\0",

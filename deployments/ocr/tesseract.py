@@ -1,4 +1,4 @@
-"""Tesseract, the program, as an engine of the same shape: where it is installed."""
+"""The program tesseract as an OCR engine, on machines where it is installed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from deployments.ocr.pictures import ScannedPage
 from deployments.ocr.requests import LANGUAGES, Reading
 
 PROGRAM = "tesseract"
-#: Reads whatever layout a page has; 1 also looks which way up it is, for which it needs data of its own.
+#: Values of `--psm`. 3 works out the layout of a page; 1 also finds which way up it is, for which it needs `osd` data.
 ANY_LAYOUT, ANY_DIRECTION = "3", "1"
-#: How often a page under way looks whether somebody still waits for it.
+#: How often it is checked whether somebody still waits for the page.
 LOOK_S = 0.1
 
 Cell = Mapping[str, str]
@@ -121,7 +121,7 @@ def _output(*words: str) -> str:
 
 
 def _watched(words: Sequence[str], progress: Progress) -> str:
-    """What the program says; it is ended as soon as nobody waits for it any more."""
+    """What the program prints. It is killed as soon as nobody waits for the page any more."""
     pipe, variables = subprocess.PIPE, environment.for_child(OMP_THREAD_LIMIT="1")
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=variables) as process:
         try:
