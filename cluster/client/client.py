@@ -93,7 +93,7 @@ class ClusterCalls(LaunchCalls):
         """How far a request is that takes its time: `progress` from 0 to 1, its stage and steps."""
         return ask("GET", f"/v1/requests/{path_part(request_id)}/progress")
 
-    # Pictures that are made in the background
+    # Jobs in the background, of pictures and of documents
 
     @call
     def list_image_jobs(self) -> Steps[list[JsonObject]]:

@@ -36,7 +36,7 @@ class ImageCalls(ModelCalls):
     ) -> Request:
         """Pictures of a prompt: `text_to_image("a lighthouse", size="512x512", seed=7, num_inference_steps=20)`."""
         fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
-        return _request("/v1/images/generations", {"model": self.uid, **fields})
+        return self._draws("/v1/images/generations", fields)
 
     @lasting
     def image_to_image(
@@ -51,9 +51,9 @@ class ImageCalls(ModelCalls):
         **options: object,
     ) -> Request:
         """A picture redrawn by a prompt; `strength` says how much of it."""
-        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "n": n, "size": size, **options}
-        fields = {"model": self.uid, "response_format": response_format, **fields}
-        return _request("/v1/images/variations", fields, [("image", source) for source in _several(image)])
+        fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
+        files = [("image", source) for source in _several(image)]
+        return self._draws("/v1/images/variations", {"negative_prompt": negative_prompt, **fields}, files)
 
     @lasting
     def image_edit(
@@ -70,7 +70,7 @@ class ImageCalls(ModelCalls):
         """One picture or several edited by a prompt, where the mask is transparent or, if it is opaque, white."""
         fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
         files = [("image[]", source) for source in _several(images)]
-        return _request("/v1/images/edits", {"model": self.uid, **fields}, [*files, *_named("mask", mask)])
+        return self._draws("/v1/images/edits", fields, [*files, *_named("mask", mask)])
 
     @lasting
     def inpainting(
@@ -86,9 +86,9 @@ class ImageCalls(ModelCalls):
         **options: object,
     ) -> Request:
         """A picture repainted where the mask is white."""
-        fields = {"prompt": prompt, "negative_prompt": negative_prompt, "n": n, "size": size, **options}
-        fields = {"model": self.uid, "response_format": response_format, **fields}
-        return _request("/v1/images/inpainting", fields, [("image", image), ("mask_image", mask_image)])
+        fields = {"prompt": prompt, "n": n, "size": size, "response_format": response_format, **options}
+        files = [("image", image), ("mask_image", mask_image)]
+        return self._draws("/v1/images/inpainting", {"negative_prompt": negative_prompt, **fields}, files)
 
     @lasting
     def variation(
@@ -102,7 +102,18 @@ class ImageCalls(ModelCalls):
     ) -> Request:
         """A picture drawn anew without a prompt."""
         fields = {"n": n, "size": size, "response_format": response_format, **options}
-        return _request("/v1/images/variations", {"model": self.uid, **fields}, [("image", image)])
+        return self._draws("/v1/images/variations", fields, [("image", image)])
+
+    def _draws(
+        self, path: str, fields: Mapping[str, object], images: Iterable[tuple[str, ImageSource]] = ()
+    ) -> Request:
+        body = without_nones({"model": self.uid, **fields})
+        if body.get("partial_images"):
+            body["stream"] = True
+        control = body.pop("control_image", None)
+        files = [(name, file_of(image)) for name, image in [*images, *_named("control_image", control)]]
+        streams = bool(body.get("stream"))
+        return Request("POST", path, body=_flat(body) if files else body, files=files, streams=streams)
 
 
 class ImageModel(ImageCalls, Model):
@@ -111,16 +122,6 @@ class ImageModel(ImageCalls, Model):
 
 class AsyncImageModel(ImageCalls, AsyncModel):
     pass
-
-
-def _request(path: str, fields: Mapping[str, object], images: Iterable[tuple[str, ImageSource]] = ()) -> Request:
-    body = without_nones(fields)
-    if body.get("partial_images"):
-        body["stream"] = True
-    control = body.pop("control_image", None)
-    files = [(name, file_of(image)) for name, image in [*images, *_named("control_image", control)]]
-    streams = bool(body.get("stream"))
-    return Request("POST", path, body=_flat(body) if files else body, files=files, streams=streams)
 
 
 def _flat(fields: Mapping[str, object]) -> dict[str, object]:

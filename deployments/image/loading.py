@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import errors
 from cluster.catalog.entry import Source
@@ -29,12 +29,11 @@ from deployments.image.sources import any_source, controlnet_source, gguf_source
 from deployments.image.tuning import tune
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline, ModelMixin
+    from diffusers import DiffusionPipeline
     from torch import dtype as Dtype
     from torch.nn import Module
-    from transformers import PreTrainedModel
 
-    PartClass: TypeAlias = type[ModelMixin] | type[PreTrainedModel]
+    from deployments.image.quantised import PartClass
 
 Fetch = Callable[[Source], Path]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import dtype as Dtype
     from transformers import PreTrainedModel
 
-    #: Of a part that can be read in fewer bits: a denoiser or a text encoder.
+    #: The class of a denoiser or of a text encoder, which are the parts that can be loaded in fewer bits.
     PartClass = type[ModelMixin] | type[PreTrainedModel]
     DeviceMap = dict[str, str]
 

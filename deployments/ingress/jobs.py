@@ -50,8 +50,8 @@ _ID = re.compile(r"job-[0-9a-f]{32}")
 class JobRow(BaseModel):
     """A job as its maker is told of it. Where it is asked for by its id and is completed, its result is there too."""
 
-    #: What kind of job it is, in the words of the routes that made it.
-    object: str = "image.job"
+    #: The kind of job, as the wing that began it names it: `image.job` for pictures, `ocr.job` for documents.
+    object: str
     id: str
     model: str
     created_at: int

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +40,7 @@ LETTERS = 4
 
 #: What the events of a stream are called.
 Subject = Literal["image_generation", "image_edit"]
+DrawingRoute = Callable[[Request], Coroutine[None, None, Response]]
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,11 @@ class Images:
         return _event(f"{order.subject}.completed", {**content, **self._as_json(order, picture)})
 
 
+def _draws(title: str) -> Callable[[DrawingRoute], DrawingRoute]:
+    """All routes that draw take the same body and answer alike."""
+    return described(title, PicturesAnswer, body=PictureBody, takes_form=True, media_types=(EVENTS,), later=JobRow)
+
+
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["images"])
     images = services.shared(Images)
@@ -232,14 +238,7 @@ def router(services: Services) -> APIRouter:
         return await images.answer(request, await images.order(request, task, ask, options, subject))
 
     @routes.post("/v1/images/generations")
-    @described(
-        "Draw pictures from a text",
-        PicturesAnswer,
-        body=PictureBody,
-        takes_form=True,
-        media_types=(EVENTS,),
-        later=JobRow,
-    )
+    @_draws("Draw pictures from a text")
     async def generations(request: Request) -> Response:
         ask, options, brought = await images.read(request)
         _needs_prompt(options)
@@ -249,9 +248,7 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "text2image", ask, options, "image_generation")
 
     @routes.post("/v1/images/edits")
-    @described(
-        "Change pictures", PicturesAnswer, body=PictureBody, takes_form=True, media_types=(EVENTS,), later=JobRow
-    )
+    @_draws("Change pictures")
     async def edits(request: Request) -> Response:
         """With a mask, what is transparent in it is drawn anew, or what is white where nothing is transparent."""
         ask, options, brought = await images.read(request)
@@ -264,14 +261,7 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "inpainting", ask, options, "image_edit")
 
     @routes.post("/v1/images/variations")
-    @described(
-        "Draw variations of pictures",
-        PicturesAnswer,
-        body=PictureBody,
-        takes_form=True,
-        media_types=(EVENTS,),
-        later=JobRow,
-    )
+    @_draws("Draw variations of pictures")
     async def variations(request: Request) -> Response:
         """OpenAI's have no prompt, Xinference's do."""
         ask, options, brought = await images.read(request)
@@ -279,14 +269,7 @@ def router(services: Services) -> APIRouter:
         return await answered(request, "image2image", ask, options, "image_edit")
 
     @routes.post("/v1/images/inpainting")
-    @described(
-        "Draw a part of a picture anew",
-        PicturesAnswer,
-        body=PictureBody,
-        takes_form=True,
-        media_types=(EVENTS,),
-        later=JobRow,
-    )
+    @_draws("Draw a part of a picture anew")
     async def inpainting(request: Request) -> Response:
         """What is white in the mask is drawn anew."""
         ask, options, brought = await images.read(request)
