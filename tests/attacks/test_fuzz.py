@@ -27,7 +27,7 @@ from cluster.worker.worker import Worker
 from deployments.ingress.lag import LagWatch
 from deployments.ingress.server import Server
 from tests.attacks.standing_in import Method, StandIn, opened
-from tests.deployments.ingress.test_routes import GOOD
+from tests.deployments.ingress.route_tables import GOOD
 from tests.families import Letters, Painting
 from tests.fuzzing import Fuzzer, Target, answer_to, targets_of
 from tests.live import free_port

@@ -21,7 +21,7 @@ from tests.cluster.client.image_server import ImageServer, Stream
 
 OCR = "POST /v1/images/ocr"
 SCAN = b"%PDF-1.7 a scan"
-JOB = {"id": "job-1", "object": "image.job", "status": "queued", "progress": 0.0}
+JOB = {"id": "job-1", "object": "ocr.job", "status": "queued", "progress": 0.0}
 PDF = {"b64_json": base64.b64encode(b"%PDF-1.7 made").decode(), "output_format": "pdf"}
 
 

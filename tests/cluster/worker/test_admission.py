@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from cluster import errors
+from cluster.worker import batching
 from cluster.worker.admission import QueueLimits, QueueState, is_for_the_oldest, leaders_share, refusal
+from tests.cluster.worker.queues import Queue, play
 
 #: 100 tokens per second, ten seconds of waiting allowed.
 LIMITS = QueueLimits(queue_tokens=10_000, max_wait_s=10.0, max_wait_from=0, burst_tokens=0)
@@ -89,3 +95,200 @@ def test_who_leads_for_its_age_leaves_half_to_shorter_ones(
     is_for_oldest: bool, has_others: bool, is_overloaded: bool, share: int
 ) -> None:
     assert leaders_share(100, is_for_oldest, has_others, is_overloaded) == share
+
+
+def test_a_request_is_let_in_whole_or_not_at_all() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(1, tokens=6)
+        with pytest.raises(errors.Overloaded) as caught:
+            queue.submit(2, 3, tokens=3)
+        assert caught.value.message == "The queue is full: 6 tokens wait, 10 may."
+        assert caught.value.retry_after_s == 1.0
+        assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (1, 6)
+        queue.submit(4, tokens=4)
+
+    play(scene, queue_tokens=10)
+
+
+def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        large = queue.submit(1, 2, tokens=50)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(3)
+        assert await queue.answer(large) == [2, 4]
+
+    play(scene, queue_tokens=10)
+
+
+def test_a_request_that_would_wait_too_long_is_refused_and_told_when_to_come_back() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(20):
+            queue.submit(n)
+        queue.submit(20)
+        with pytest.raises(errors.Overloaded) as caught:
+            queue.submit(21)
+        assert caught.value.retry_after_s == pytest.approx(2.1)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_a_short_request_waits_for_what_goes_before_it_and_for_no_more() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=500)
+        queue.submit(2, tokens=1)
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(20):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(20)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
+
+
+def test_many_who_wait_with_little_each_are_no_overload() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(40):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(40)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=4, burst_tokens=10)
+
+
+def test_nobody_is_let_in_who_will_be_late_however_few_wait() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(5):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded, match="would wait 5.0 s, 3.0 s is allowed"):
+            queue.submit(5, seconds=3)
+        queue.submit(6)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
+
+
+def test_once_somebody_was_refused_the_time_counts_for_a_while_though_nobody_waits(monkeypatch: Any) -> None:
+    monkeypatch.setattr(batching, "OVERLOADED_S", 0.5)
+
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        for n in range(20):
+            queue.submit(n, owner=f"r{n}")
+        with pytest.raises(errors.Overloaded):
+            queue.submit(20)
+        for n in range(20):
+            queue.batcher.cancel(f"r{n}")
+        for n in range(5):
+            queue.submit(n, owner=f"s{n}")
+        with pytest.raises(errors.Overloaded):
+            queue.submit(21)
+        await asyncio.sleep(0.6)
+        for n in range(30, 45):
+            queue.submit(n)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
+
+
+def test_whoever_has_no_time_to_wait_costs_the_others_nothing() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(15):
+            queue.submit(n)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(15, seconds=0.5)
+        queue.submit(16)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_once_somebody_was_refused_the_queue_is_kept_short_for_those_who_are_let_in() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        for n in range(41):
+            queue.submit(n, owner=f"r{n}")
+        with pytest.raises(errors.Overloaded, match="4.0 s is allowed"):
+            queue.submit(41)
+        for n in range(35):
+            queue.batcher.cancel(f"r{n}")
+        with pytest.raises(errors.Overloaded, match="would wait 1.2 s, 1.0 s is allowed"):
+            queue.submit(42)
+        queue.batcher.cancel("r35")
+        queue.submit(43)
+        queue.batcher.speed = 1000.0
+
+    play(scene, max_wait_s=4.0)
+
+
+def test_a_large_request_may_wait_in_proportion() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=100)
+        queue.submit(2, tokens=100)
+
+    play(scene, max_wait_s=2.0)
+
+
+@pytest.mark.parametrize(("callers", "before"), [(19, 2), (20, 0)])
+def test_whoever_waits_longest_comes_sooner_where_somebody_was_refused(callers: int, before: int) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 1.0
+        longest = queue.submit("long", tokens=5)
+        for n in range(1, callers):
+            queue.submit(n)
+        if callers == 20:
+            with pytest.raises(errors.Overloaded):
+                queue.submit(20)
+        queue.batcher.speed = 1000.0
+        assert await queue.answer(longest) == ["longlong"]
+        assert queue.model.batches.index(["long"]) == before
+
+    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0, batch_tokens=1)
+
+
+def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.batcher.speed = 10.0
+        queue.submit(1, tokens=100)
+        with pytest.raises(errors.Overloaded):
+            queue.submit(2, tokens=100, seconds=5)
+
+    play(scene, max_wait_s=2.0)
+
+
+def test_cancelled_work_makes_room_at_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(1, 2, tokens=5, owner="gone")
+        queue.batcher.cancel("gone")
+        assert queue.batcher.waiting_tokens == 0
+        queue.submit(3, tokens=10)
+
+    play(scene, queue_tokens=10)

@@ -3,104 +3,15 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 from cluster import errors
 from cluster.worker import batching
-from cluster.worker.admission import QueueLimits
-from cluster.worker.batching import Batcher, Item, Ticket, patience_s
-from cluster.worker.cache import AnswerCache
-
-#: Longer than any of this takes; what is still waiting then waits for ever.
-PATIENCE_S = 2.0
-
-
-class Model:
-    """Answers each value with its double, and remembers what it was given. Closed, it lets nothing through."""
-
-    def __init__(self, run: Callable[[Sequence[Any]], Sequence[Any]] | None = None) -> None:
-        self.batches: list[list[Any]] = []
-        self.open = threading.Event()
-        self.open.set()
-        self.entered = threading.Event()
-        self._run = run or (lambda batch: [value * 2 for value in batch])
-
-    def __call__(self, batch: Sequence[Any]) -> Sequence[Any]:
-        self.batches.append(list(batch))
-        self.entered.set()
-        assert self.open.wait(PATIENCE_S)
-        return self._run(batch)
-
-
-class Queue:
-    """A batcher with what tests want of it: one word to submit, one to wait."""
-
-    def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: Any) -> None:
-        self.model = model
-        admission = {name: limits.pop(name) for name in QueueLimits.__slots__ if name in limits}
-        self.batcher = Batcher(model, executor, limits=QueueLimits(**admission), **limits)
-
-    def submit(
-        self,
-        *values: Any,
-        owner: str = "me",
-        key: str = "",
-        tokens: int | list[int] = 1,
-        seconds: float = 60,
-        same: bool = False,
-    ) -> Ticket:
-        """`same`: equal values have equal answers."""
-        costs = [tokens] * len(values) if isinstance(tokens, int) else tokens
-        identities = values if same else None
-        return self.batcher.submit(values, costs, key=key, seconds_left=seconds, owner=owner, identities=identities)
-
-    async def busy(self) -> Ticket:
-        """Keeps the model busy, so that what is submitted next has to wait."""
-        self.model.entered.clear()
-        self.model.open.clear()
-        ticket = self.submit(0, owner="busy")
-        assert await asyncio.to_thread(self.model.entered.wait, PATIENCE_S)
-        self.model.batches.clear()
-        return ticket
-
-    async def idle(self) -> None:
-        self.model.open.set()
-        async with asyncio.timeout(PATIENCE_S):
-            while self.batcher.busy:
-                await asyncio.sleep(0.001)
-
-    async def answer(self, ticket: Ticket) -> Any:
-        """The outputs, or the error."""
-        self.model.open.set()
-        (outcome,) = await asyncio.wait_for(asyncio.gather(ticket.done, return_exceptions=True), PATIENCE_S)
-        return outcome
-
-
-def play(scene: Callable[[Queue], Coroutine[Any, Any, None]], model: Model | None = None, **limits: Any) -> None:
-    """Whatever a scene does, with the default model its queue must answer afterwards, with nothing left in it."""
-
-    async def whole() -> None:
-        with ThreadPoolExecutor(limits.get("parallel", 1)) as executor:
-            queue = Queue(model or Model(), executor, **limits)
-            try:
-                await scene(queue)
-                if model is None:
-                    await queue.idle()
-                    assert await queue.answer(queue.submit(21)) == [42]
-                    await queue.idle()
-                    assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (0, 0)
-            finally:
-                queue.model.open.set()
-                queue.batcher.close()
-
-    asyncio.run(whole())
-
-
-# ---------------------------------------------------------------------------------------------------- batches
+from cluster.worker.batching import Item, patience_s
+from tests.cluster.worker.queues import PATIENCE_S, Model, Queue, play, refuses
 
 
 def test_answers_come_back_in_order() -> None:
@@ -204,9 +115,6 @@ def test_a_listener_that_raises_fails_that_batch_only() -> None:
     play(scene)
 
 
-# ---------------------------------------------------------------------------------------------------- who is next
-
-
 def test_a_short_request_goes_before_a_long_job_that_came_first() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
@@ -286,83 +194,6 @@ def test_two_batches_run_at_once_where_the_model_takes_two() -> None:
     play(scene, Model(run), parallel=2, batch_tokens=10)
 
 
-# ------------------------------------------------------------------------------------------------- what is the same
-
-
-def test_what_several_ask_at_once_is_computed_once() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        tickets = [queue.submit(5, 6, owner=str(n), same=True) for n in range(4)]
-        assert [await queue.answer(ticket) for ticket in tickets] == [[10, 12]] * 4
-        assert queue.model.batches == [[5, 6]]
-        assert queue.batcher.shared == 6
-
-    play(scene)
-
-
-def test_what_is_asked_twice_in_one_request_is_computed_once() -> None:
-    async def scene(queue: Queue) -> None:
-        assert await queue.answer(queue.submit(5, 6, 5, same=True)) == [10, 12, 10]
-        assert queue.model.batches == [[5, 6]]
-
-    play(scene)
-
-
-def test_under_another_key_the_same_is_not_the_same() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        tickets = [queue.submit(5, key=key, same=True) for key in "ab"]
-        assert [await queue.answer(ticket) for ticket in tickets] == [[10], [10]]
-        assert queue.model.batches == [[5], [5]]
-
-    play(scene)
-
-
-@pytest.mark.parametrize("pads", [False, True])
-def test_who_leaves_does_not_take_with_him_what_others_want(pads: bool) -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.submit(5, 6, owner="gone", same=True)
-        kept = queue.submit(6, 7, owner="kept", same=True)
-        assert queue.batcher.cancel("gone")
-        assert queue.batcher.waiting == 2
-        assert await queue.answer(kept) == [12, 14]
-        assert sorted(sum(queue.model.batches, [])) == [6, 7]
-
-    play(scene, pads=pads)
-
-
-def test_what_cannot_be_computed_fails_for_everybody_who_asked_for_it() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        tickets = [queue.submit(13, owner=str(n), same=True) for n in range(2)]
-        for ticket in tickets:
-            assert isinstance(await queue.answer(ticket), errors.InferenceFailed)
-        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.InferenceFailed)
-
-    play(scene, Model(refuses(13)))
-
-
-def test_an_answer_that_is_kept_is_not_computed_again() -> None:
-    async def scene(queue: Queue) -> None:
-        for _ in range(3):
-            assert await queue.answer(queue.submit(5, same=True)) == [10]
-        assert await queue.answer(queue.submit(5)) == [10]
-        assert queue.model.batches == [[5], [5]]
-        assert queue.batcher.cache is not None and queue.batcher.cache.hits == 2
-
-    play(scene, cache=AnswerCache(10_000))
-
-
-def test_an_error_is_not_kept() -> None:
-    async def scene(queue: Queue) -> None:
-        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.BadRequest)
-        queue.model._run = lambda batch: [value * 2 for value in batch]
-        assert await queue.answer(queue.submit(13, same=True)) == [26]
-
-    play(scene, Model(lambda batch: [errors.BadRequest("no.")] * len(batch)), cache=AnswerCache(10_000))
-
-
 def test_an_input_without_an_answer_is_named_to_its_caller_alone() -> None:
     def run(batch: Sequence[Any]) -> Sequence[Any]:
         return [errors.BadRequest("it has no answer.", "input") if value == 13 else value for value in batch]
@@ -377,209 +208,6 @@ def test_an_input_without_an_answer_is_named_to_its_caller_alone() -> None:
         assert len(queue.model.batches) == 1
 
     play(scene, Model(run))
-
-
-# -------------------------------------------------------------------------------------------------- admission
-
-
-def test_a_request_is_let_in_whole_or_not_at_all() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.submit(1, tokens=6)
-        with pytest.raises(errors.Overloaded) as caught:
-            queue.submit(2, 3, tokens=3)
-        assert caught.value.message == "The queue is full: 6 tokens wait, 10 may."
-        assert caught.value.retry_after_s == 1.0
-        assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (1, 6)
-        queue.submit(4, tokens=4)
-
-    play(scene, queue_tokens=10)
-
-
-def test_a_request_larger_than_the_queue_is_let_in_when_nothing_waits() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        large = queue.submit(1, 2, tokens=50)
-        with pytest.raises(errors.Overloaded):
-            queue.submit(3)
-        assert await queue.answer(large) == [2, 4]
-
-    play(scene, queue_tokens=10)
-
-
-def test_a_request_that_would_wait_too_long_is_refused_and_told_when_to_come_back() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        for n in range(20):
-            queue.submit(n)
-        queue.submit(20)
-        with pytest.raises(errors.Overloaded) as caught:
-            queue.submit(21)
-        assert caught.value.retry_after_s == pytest.approx(2.1)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0)
-
-
-def test_a_short_request_waits_for_what_goes_before_it_and_for_no_more() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        queue.submit(1, tokens=500)
-        queue.submit(2, tokens=1)
-
-    play(scene, max_wait_s=2.0)
-
-
-def test_with_few_waiting_nobody_is_refused_for_the_time() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        for n in range(20):
-            queue.submit(n)
-        with pytest.raises(errors.Overloaded):
-            queue.submit(20)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
-
-
-def test_many_who_wait_with_little_each_are_no_overload() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        for n in range(40):
-            queue.submit(n)
-        with pytest.raises(errors.Overloaded):
-            queue.submit(40)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0, max_wait_from=4, burst_tokens=10)
-
-
-def test_nobody_is_let_in_who_will_be_late_however_few_wait() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        for n in range(5):
-            queue.submit(n)
-        with pytest.raises(errors.Overloaded, match="would wait 5.0 s, 3.0 s is allowed"):
-            queue.submit(5, seconds=3)
-        queue.submit(6)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
-
-
-def test_once_somebody_was_refused_the_time_counts_for_a_while_though_nobody_waits(monkeypatch: Any) -> None:
-    monkeypatch.setattr(batching, "OVERLOADED_S", 0.5)
-
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        for n in range(20):
-            queue.submit(n, owner=f"r{n}")
-        with pytest.raises(errors.Overloaded):
-            queue.submit(20)
-        for n in range(20):
-            queue.batcher.cancel(f"r{n}")
-        for n in range(5):
-            queue.submit(n, owner=f"s{n}")
-        with pytest.raises(errors.Overloaded):
-            queue.submit(21)
-        await asyncio.sleep(0.6)
-        for n in range(30, 45):
-            queue.submit(n)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0)
-
-
-def test_whoever_has_no_time_to_wait_costs_the_others_nothing() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        for n in range(15):
-            queue.submit(n)
-        with pytest.raises(errors.Overloaded):
-            queue.submit(15, seconds=0.5)
-        queue.submit(16)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=2.0)
-
-
-def test_once_somebody_was_refused_the_queue_is_kept_short_for_those_who_are_let_in() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        for n in range(41):
-            queue.submit(n, owner=f"r{n}")
-        with pytest.raises(errors.Overloaded, match="4.0 s is allowed"):
-            queue.submit(41)
-        for n in range(35):
-            queue.batcher.cancel(f"r{n}")
-        with pytest.raises(errors.Overloaded, match="would wait 1.2 s, 1.0 s is allowed"):
-            queue.submit(42)
-        queue.batcher.cancel("r35")
-        queue.submit(43)
-        queue.batcher.speed = 1000.0
-
-    play(scene, max_wait_s=4.0)
-
-
-def test_a_large_request_may_wait_in_proportion() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        queue.submit(1, tokens=100)
-        queue.submit(2, tokens=100)
-
-    play(scene, max_wait_s=2.0)
-
-
-@pytest.mark.parametrize(("callers", "before"), [(19, 2), (20, 0)])
-def test_whoever_waits_longest_comes_sooner_where_somebody_was_refused(callers: int, before: int) -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 1.0
-        longest = queue.submit("long", tokens=5)
-        for n in range(1, callers):
-            queue.submit(n)
-        if callers == 20:
-            with pytest.raises(errors.Overloaded):
-                queue.submit(20)
-        queue.batcher.speed = 1000.0
-        assert await queue.answer(longest) == ["longlong"]
-        assert queue.model.batches.index(["long"]) == before
-
-    play(scene, max_wait_s=2.0, max_wait_from=20, burst_tokens=0, batch_tokens=1)
-
-
-def test_what_cannot_be_done_within_its_deadline_is_refused_at_once() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.batcher.speed = 10.0
-        queue.submit(1, tokens=100)
-        with pytest.raises(errors.Overloaded):
-            queue.submit(2, tokens=100, seconds=5)
-
-    play(scene, max_wait_s=2.0)
-
-
-def test_cancelled_work_makes_room_at_once() -> None:
-    async def scene(queue: Queue) -> None:
-        await queue.busy()
-        queue.submit(1, 2, tokens=5, owner="gone")
-        queue.batcher.cancel("gone")
-        assert queue.batcher.waiting_tokens == 0
-        queue.submit(3, tokens=10)
-
-    play(scene, queue_tokens=10)
-
-
-# ------------------------------------------------------------------------------------- what is not wanted any more
 
 
 def test_an_expired_request_never_reaches_the_model() -> None:
@@ -635,18 +263,6 @@ def test_cancelling_says_whether_there_was_anything() -> None:
         assert not queue.batcher.cancel("me")
 
     play(scene)
-
-
-# --------------------------------------------------------------------------------------------------- failures
-
-
-def refuses(*bad: Any, error: BaseException | None = None) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    def run(batch: Sequence[Any]) -> Sequence[Any]:
-        if any(value in bad for value in batch):
-            raise error or ValueError(f"cannot do {bad}")
-        return [value * 2 for value in batch]
-
-    return run
 
 
 @pytest.mark.parametrize("bad", range(1, 9))
@@ -749,9 +365,6 @@ def test_failures_leave_nothing_behind() -> None:
     play(scene, Model(refuses(13)))
 
 
-# ------------------------------------------------------------------------------------------------------ close
-
-
 def test_closing_answers_whoever_waits() -> None:
     async def scene(queue: Queue) -> None:
         await queue.busy()
@@ -786,9 +399,6 @@ def test_closing_what_never_ran_is_nothing() -> None:
         queue.batcher.close()
 
     play(scene, Model())
-
-
-# ---------------------------------------------------------------------------------------------- what never ends
 
 
 def test_a_batch_that_runs_far_beyond_its_forecast_is_told() -> None:

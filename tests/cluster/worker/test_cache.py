@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cluster import errors
 from cluster.worker.cache import OVERHEAD_BYTES, AnswerCache, size_of
+from tests.cluster.worker.queues import Model, Queue, play, refuses
 
 
 def vector(size: int = 100) -> np.ndarray:
@@ -97,3 +99,77 @@ def test_a_row_of_an_array_does_not_keep_the_array() -> None:
     cache.put("b", (batch[1], {"c": batch[2]}))
     one, (two, more) = cache.get("a"), cache.get("b")  # type: ignore[misc]
     assert [part.base for part in (one, two, more["c"])] == [None, None, None]
+
+
+def test_what_several_ask_at_once_is_computed_once() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(5, 6, owner=str(n), same=True) for n in range(4)]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[10, 12]] * 4
+        assert queue.model.batches == [[5, 6]]
+        assert queue.batcher.shared == 6
+
+    play(scene)
+
+
+def test_what_is_asked_twice_in_one_request_is_computed_once() -> None:
+    async def scene(queue: Queue) -> None:
+        assert await queue.answer(queue.submit(5, 6, 5, same=True)) == [10, 12, 10]
+        assert queue.model.batches == [[5, 6]]
+
+    play(scene)
+
+
+def test_under_another_key_the_same_is_not_the_same() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(5, key=key, same=True) for key in "ab"]
+        assert [await queue.answer(ticket) for ticket in tickets] == [[10], [10]]
+        assert queue.model.batches == [[5], [5]]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("pads", [False, True])
+def test_who_leaves_does_not_take_with_him_what_others_want(pads: bool) -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        queue.submit(5, 6, owner="gone", same=True)
+        kept = queue.submit(6, 7, owner="kept", same=True)
+        assert queue.batcher.cancel("gone")
+        assert queue.batcher.waiting == 2
+        assert await queue.answer(kept) == [12, 14]
+        assert sorted(sum(queue.model.batches, [])) == [6, 7]
+
+    play(scene, pads=pads)
+
+
+def test_what_cannot_be_computed_fails_for_everybody_who_asked_for_it() -> None:
+    async def scene(queue: Queue) -> None:
+        await queue.busy()
+        tickets = [queue.submit(13, owner=str(n), same=True) for n in range(2)]
+        for ticket in tickets:
+            assert isinstance(await queue.answer(ticket), errors.InferenceFailed)
+        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.InferenceFailed)
+
+    play(scene, Model(refuses(13)))
+
+
+def test_an_answer_that_is_kept_is_not_computed_again() -> None:
+    async def scene(queue: Queue) -> None:
+        for _ in range(3):
+            assert await queue.answer(queue.submit(5, same=True)) == [10]
+        assert await queue.answer(queue.submit(5)) == [10]
+        assert queue.model.batches == [[5], [5]]
+        assert queue.batcher.cache is not None and queue.batcher.cache.hits == 2
+
+    play(scene, cache=AnswerCache(10_000))
+
+
+def test_an_error_is_not_kept() -> None:
+    async def scene(queue: Queue) -> None:
+        assert isinstance(await queue.answer(queue.submit(13, same=True)), errors.BadRequest)
+        queue.model._run = lambda batch: [value * 2 for value in batch]
+        assert await queue.answer(queue.submit(13, same=True)) == [26]
+
+    play(scene, Model(lambda batch: [errors.BadRequest("no.")] * len(batch)), cache=AnswerCache(10_000))

@@ -5,254 +5,28 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
 from cluster import errors
-from cluster.calls import Answer, Call
-from cluster.facts import ModelFacts
-from cluster.launch import Wanted
+from cluster.calls import Answer
 from cluster.metrics import page
-from cluster.settings import Settings
-from cluster.status import Claim, Report
-from cluster.worker.family import Prepared, Progress, Setup, Stepped, Stop, Talking, Tell
-from cluster.worker.worker import INLINE_CHARACTERS, Worker
-from tests.families import Echo
-from tests.make import GIB, make_wanted
-
-PATIENCE_S = 10.0
-NAME = "worker:m:1:0-a"
-WHERE = ("node-1", "10.0.0.1")
-
-
-class Held(Echo):
-    """An echo whose model can be made to wait, and that remembers what it was asked."""
-
-    gate: ClassVar[threading.Event] = threading.Event()
-    entered: ClassVar[threading.Event] = threading.Event()
-    seen: ClassVar[list[Any]] = []
-
-    def load(self, setup: Setup) -> ModelFacts:
-        self.seen.append(setup)
-        return super().load(setup)
-
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        if items == ["answered already"]:
-            return Prepared([], [3], answers=["from memory"])
-        if params.get("in"):
-            self.seen.append(threading.current_thread().name)
-        return super().prepare(ability, items, params)
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        self.entered.set()
-        assert self.gate.wait(PATIENCE_S)
-        return super().run(batch)
-
-    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
-        if "unpackable" in outputs:
-            raise TypeError("cannot be packed")
-        return outputs
-
-    def set_threads(self, threads: int) -> None:
-        self.seen.append((threading.current_thread().name, threads))
-
-
-class Streamed(Stepped, Held):  # type: ignore[misc]
-    """Works on each value by itself, in as many steps as a number says, or one."""
-
-    steps: ClassVar[list[Any]] = []
-
-    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        self.seen.append(threading.current_thread().name)
-        return Prepared(list(items), [1] * len(items), costs=[float(params.get("cost", 1))] * len(items))
-
-    def stream(self, value: Any, course: Progress) -> Any:
-        count = value if isinstance(value, int) else 1
-        for step in range(count):
-            course.check()
-            self.steps.append(value)
-            course.tell((step + 1) / count, "counting", step + 1, count)
-            self.entered.set()
-            assert self.gate.wait(PATIENCE_S)
-            time.sleep(0.001)
-        if value == "bad":
-            raise ValueError("cannot be counted")
-        return value
-
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise AssertionError("what streams is not batched")
-
-
-class Conversing(Talking, Held):  # type: ignore[misc]
-    """Brings a scheduler of its own."""
-
-    def begin(self, value: Any, tell: Tell) -> Stop:
-        raise AssertionError("no worker can serve this")
-
-
-class Broken(Echo):
-    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
-        raise RuntimeError("the kernel is not there")
-
-
-@pytest.fixture(autouse=True)
-def held() -> Iterator[type[Held]]:
-    """Open at first; and the root logger as it was, which every worker listens to."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
-    Held.gate.set()
-    Held.entered.clear()
-    Held.seen.clear()
-    Streamed.steps.clear()
-    yield Held
-    Held.gate.set()
-    root.handlers[:] = before
-    root.setLevel(level)
-    logging.captureWarnings(False)
-
-
-def make_worker(folder: Path, family: type[Echo] = Held, *, settings: Mapping[str, Any] = {}, **options: Any) -> Worker:
-    wanted = make_wanted("m", options=options)
-    wanted = wanted.model_copy(
-        update={
-            "source": wanted.source.model_copy(update={"id": str(folder)}),
-            "family": f"{family.__module__}:{family.__qualname__}",
-        }
-    )
-    return Worker(NAME, wanted, Claim(GIB), Settings(home=folder, **settings))
-
-
-async def loaded(worker: Worker) -> Report:
-    await worker.start(1, WHERE, 2)
-    seen = -1
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            seen, report = await worker.report(1, seen, PATIENCE_S)
-            if report.phase in ("ready", "failed"):
-                return report
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scene, PATIENCE_S * 2))
-
-
-def elsewhere(work: Coroutine[Any, Any, Any]) -> Any:
-    """On a loop of its own in a thread of its own, as control calls come."""
-    return asyncio.to_thread(asyncio.run, work)
-
-
-def call(*items: Any, id: str = "me", seconds: float = 60, **params: Any) -> Call:
-    return Call(id, list(items), params, seconds, "infer")
-
-
-async def ask(worker: Worker, *calls: Call) -> list[Any]:
-    """Outputs or errors, one per call."""
-    outcomes, _ = await worker.infer(calls)
-    return [outcome.outputs if isinstance(outcome, Answer) else outcome for outcome in outcomes]
-
-
-async def busy(worker: Worker) -> asyncio.Task[list[Any]]:
-    """A request that is being computed until the gate opens."""
-    Held.gate.clear()
-    Held.entered.clear()
-    task = asyncio.create_task(ask(worker, call("busy", id="busy")))
-    assert await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
-    return task
-
-
-# ---------------------------------------------------------------------------------------------------- loading
-
-
-def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, steps=7)
-        assert (await worker.describe())[2].phase == "created"
-        report = await loaded(worker)
-        assert (report.phase, report.progress.stage, report.progress.fraction) == ("ready", "ready", 1.0)
-        assert (report.node_id, report.node_ip) == WHERE
-        assert report.pid and report.memory_bytes > 0 and report.load_seconds > 0
-        assert report.facts.listed["pid"] == report.pid
-        setup = Held.seen[0]
-        assert (setup.options.steps, setup.folder, setup.device, setup.threads) == (7, tmp_path, "cpu", 2)
-        assert Held.entered.is_set()  # by the example, before anybody asked
-
-    play(scene())
-
-
-def test_the_way_to_ready_can_be_followed(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, load_seconds=0.2)
-        fractions, seen, phase = [], -1, ""
-        await worker.start(1, WHERE, 1)
-        while phase != "ready":
-            seen, report = await worker.report(1, seen, PATIENCE_S)
-            fractions.append(report.progress.fraction)
-            phase = report.phase
-        assert len(set(fractions)) > 3
-        assert all(0 <= fraction <= 0.95 for fraction in fractions[:-1])
-        assert fractions[-1] == 1.0
-
-    play(scene())
-
-
-@pytest.mark.parametrize(
-    ("family", "options", "says"),
-    [
-        pytest.param(Echo, {"load_error": "no such layer"}, "ValueError: no such layer", id="the load raises"),
-        pytest.param(Echo, {"steps": "many"}, "steps", id="an option it does not take"),
-        pytest.param(Broken, {}, "RuntimeError: the kernel is not there", id="the warm-up raises"),
-        pytest.param(Conversing, {}, "workers cannot serve yet", id="a contract that no worker serves"),
-    ],
+from cluster.worker.worker import INLINE_CHARACTERS
+from tests.cluster.worker.held_workers import (
+    NAME,
+    PATIENCE_S,
+    WHERE,
+    Broken,
+    Held,
+    ask,
+    busy,
+    call,
+    elsewhere,
+    loaded,
+    make_worker,
+    play,
 )
-def test_a_failed_load_says_why_and_how_its_log_ended(
-    tmp_path: Path, family: type[Echo], options: dict[str, Any], says: str
-) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, family, **options)
-        report = await loaded(worker)
-        assert report.phase == "failed"
-        assert isinstance(report.error, errors.LoadFailed)
-        assert report.error.message.startswith("m could not be loaded: ") and says in report.error.message
-        assert 0 < len(report.log_tail) <= 20
-        assert says in "\n".join(report.log_tail)
-
-    play(scene())
-
-
-def test_our_own_error_is_the_reason_as_it_is(tmp_path: Path) -> None:
-    async def scene() -> None:
-        report = await loaded(make_worker(tmp_path / "absent"))
-        assert isinstance(report.error, errors.DownloadFailed)
-        assert "does not exist" in report.error.message
-
-    play(scene())
-
-
-def test_a_second_start_is_the_first_one(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await asyncio.gather(*(worker.start(1, WHERE, 2) for _ in range(5)))
-        await loaded(worker)
-        assert sum(isinstance(seen, Setup) for seen in Held.seen) == 1
-
-    play(scene())
-
-
-def test_a_worker_describes_itself_to_a_supervisor_that_finds_it(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await loaded(worker)
-        wanted, claim, report = await worker.describe()
-        assert isinstance(wanted, Wanted) and wanted.uid == "m"
-        assert (claim, report.phase) == (Claim(GIB), "ready")
-
-    play(scene())
-
-
-# -------------------------------------------------------------------------------------------------- inference
 
 
 def test_every_call_gets_its_own_answer(tmp_path: Path) -> None:
@@ -387,9 +161,6 @@ def test_a_full_queue_refuses(tmp_path: Path) -> None:
     play(scene())
 
 
-# ------------------------------------------------------------------------------------------------ cancelling
-
-
 def test_waiting_work_can_be_cancelled_from_another_loop(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
@@ -431,9 +202,6 @@ def test_a_caller_that_goes_away_is_not_counted_any_more(tmp_path: Path) -> None
     play(scene())
 
 
-# --------------------------------------------------------------------------------------------------- draining
-
-
 def test_an_idle_worker_is_drained_at_once(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
@@ -462,9 +230,6 @@ def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(tmp_path: 
         assert (await worker.report(1, seen, PATIENCE_S))[1].phase == "drained"
 
     play(scene())
-
-
-# ---------------------------------------------------------------------------------------------------- control
 
 
 @pytest.mark.parametrize("command", ["start", "report", "drain", "set_threads"])
@@ -549,9 +314,6 @@ def test_work_is_counted(tmp_path: Path) -> None:
         assert f"cluster_batch_items_sum{{{labels}}} 2.0" in text
 
     play(scene())
-
-
-# ----------------------------------------------------------------------------------------------------- probes
 
 
 def test_a_probe_runs_the_model(tmp_path: Path) -> None:
@@ -639,87 +401,6 @@ def test_a_probe_of_a_worker_that_is_not_ready_says_so(tmp_path: Path) -> None:
     play(scene())
 
 
-# --------------------------------------------------------------------------------------------------- streaming
-
-
-def test_what_streams_warms_up_answers_and_fails_one_by_one(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, Streamed)
-        await loaded(worker)
-        assert Streamed.steps == ["hello"]  # the example
-        Held.seen.clear()
-        outcomes, _ = await worker.infer([call("a", "b"), call("bad"), call("c")])
-        assert outcomes[0].outputs == ["a", "b"] and outcomes[2].outputs == ["c"]
-        assert isinstance(outcomes[1], errors.InferenceFailed) and "cannot be counted" in outcomes[1].message
-        # However short the prompt: there may be pictures beside it.
-        assert [name.startswith("prepare") for name in Held.seen] == [True] * 3
-
-    play(scene())
-
-
-def test_a_stream_is_watched_and_stops_at_the_step_after_it_is_cancelled(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, Streamed)
-        await loaded(worker)
-        assert await worker.watch("r", -1, 0) is None
-        Held.entered.clear()
-        asked = asyncio.create_task(worker.infer([call(5000, id="r#1")]))
-        await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
-        view = await worker.watch("r", -1, 1)
-        assert view is not None and view.state in ("waiting", "running")
-        later = await worker.watch("r", view.version, 5)
-        assert later is not None and later.version > view.version
-        assert await elsewhere(worker.cancel(["r"], 60.0))
-        then = len(Streamed.steps)
-        (outcome,), _ = await asked
-        assert isinstance(outcome, errors.RequestCancelled)
-        await asyncio.sleep(0.05)
-        assert len(Streamed.steps) <= then + 1
-        (again,), _ = await worker.infer([call("a", id="r#2")])
-        assert isinstance(again, errors.RequestCancelled) and "refused" in again.message
-
-    play(scene())
-
-
-def test_a_worker_busy_with_a_stream_is_alive(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, Streamed, settings={"probe_s": 0.01})
-        await loaded(worker)
-        Held.entered.clear()
-        Held.gate.clear()
-        asked = asyncio.create_task(worker.infer([call("slow")]))
-        await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
-        await asyncio.sleep(0.02)
-        assert await worker.probe() == 0.0
-        assert Streamed.steps.count("hello") == 1  # the probe did not wait for a turn of its own
-        Held.gate.set()
-        await asked
-        await asyncio.sleep(0.02)
-        assert await worker.probe() > 0
-        assert Streamed.steps.count("hello") == 2
-
-    play(scene())
-
-
-def test_a_stream_of_a_draining_worker_is_finished(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path, Streamed)
-        await loaded(worker)
-        Held.entered.clear()
-        asked = asyncio.create_task(worker.infer([call(20)]))
-        await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
-        await worker.drain(1)
-        (outcome,), _ = await asked
-        assert outcome.outputs == [20]
-        _, report = await worker.report(1, -1, 0)
-        assert report.phase == "drained"
-
-    play(scene())
-
-
-# ------------------------------------------------------------------------------------------------------- end
-
-
 def test_a_worker_that_is_let_go_leaves_no_thread(tmp_path: Path) -> None:
     before = set(threading.enumerate())
 
@@ -735,78 +416,6 @@ def test_a_worker_that_is_let_go_leaves_no_thread(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, left
         gc.collect()
         left.pop().join(0.05)
-
-
-# ------------------------------------------------------------------------------------------------ one call alone
-
-
-def test_a_reserved_worker_computes_one_call_and_refuses_the_others(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await loaded(worker)
-        before = await busy(worker)
-        reserving = asyncio.create_task(worker.reserve("suspect", PATIENCE_S))
-        await asyncio.sleep(0)
-        (refused,) = await ask(worker, call("x", id="other"))
-        assert isinstance(refused, errors.WorkerReserved) and not reserving.done()
-        Held.gate.set()
-        assert await before == [["busy"]]
-        await reserving
-        assert isinstance((await ask(worker, call("x", id="other")))[0], errors.WorkerReserved)
-        assert await worker.probe() == 0.0
-        assert await ask(worker, call("s", id="suspect")) == [["s"]]
-        assert worker._work.batcher.is_suspicious
-        assert await ask(worker, call("x", id="other")) == [["x"]]
-        assert not worker._work.batcher.is_suspicious
-
-    play(scene())
-
-
-def test_calls_are_tried_alone_one_after_another_and_others_come_between(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await loaded(worker)
-        await worker.reserve("first", PATIENCE_S)
-        second = asyncio.create_task(worker.reserve("second", PATIENCE_S))
-        await ask(worker, call("a", id="first"))
-        assert await ask(worker, call("x", id="other")) == [["x"]]
-        await second
-        assert await ask(worker, call("b", id="second")) == [["b"]]
-
-    play(scene())
-
-
-def test_a_reservation_that_nobody_uses_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.worker.reservation.RESERVED_S", 0.01)
-
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await loaded(worker)
-        await worker.reserve("never sent", PATIENCE_S)
-        await asyncio.sleep(0.05)
-        assert await ask(worker, call("x", id="other")) == [["x"]]
-        await worker.reserve("cancelled", PATIENCE_S)
-        await worker.cancel(["cancelled"])
-        assert await ask(worker, call("x", id="another")) == [["x"]]
-
-    play(scene())
-
-
-def test_a_reservation_waits_no_longer_than_its_call(tmp_path: Path) -> None:
-    async def scene() -> None:
-        worker = make_worker(tmp_path)
-        await loaded(worker)
-        before = await busy(worker)
-        with pytest.raises(errors.WorkerReserved):
-            await worker.reserve("suspect", 0.01)
-        Held.gate.set()
-        await before
-        assert await ask(worker, call("x", id="other")) == [["x"]]
-
-    play(scene())
-
-
-# ------------------------------------------------------------------------------------------- refused beside others
 
 
 def test_a_refusal_does_not_wait_for_those_that_came_with_it(tmp_path: Path) -> None:

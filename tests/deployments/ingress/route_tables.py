@@ -1,0 +1,47 @@
+"""The kinds of routes, and a body that each inference route answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Tags of the routes that ask a model.
+SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "generic"}
+#: Those of routes for pictures, whose bodies and bad bodies are in tests of their own.
+DRAWING = {"images", "sdapi"}
+#: What reads pages; the same holds for it.
+READING = {"ocr", "chat"}
+#: Of the examples, which are plugins here.
+EXAMPLES = {"language"}
+#: Without a key, for whoever knows a name that cannot be guessed.
+FILE = "/v1/files/{name}"
+PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
+#: A body that each inference route answers.
+GOOD: dict[str, dict[str, Any]] = {
+    "/v1/embeddings": {"model": "minilm", "input": "a"},
+    "/embeddings": {"model": "minilm", "input": "a"},
+    "/embeddings_image": {"model": "letters", "input": "AAEC"},
+    "/embeddings_audio": {"model": "letters", "input": "AAEC"},
+    "/v1/embed": {"model": "minilm", "texts": ["a"]},
+    "/v2/embed": {"model": "minilm", "texts": ["a"]},
+    "/v1/convert_ids_to_tokens": {"model": "minilm", "input": [101]},
+    "/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/v1/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/v2/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/vllm/rerank": {"model": "reranker", "query": "a", "documents": ["a", "b"]},
+    "/classify": {"model": "letters", "input": ["a"]},
+    "/v1/classify": {"model": "letters", "input": ["a"]},
+    "/score": {"model": "reranker", "text_1": "a", "text_2": ["a", "b"]},
+    "/v1/score": {"model": "minilm", "queries": ["a", "b"], "documents": ["a", "b"]},
+    "/pooling": {"model": "minilm", "input": "a"},
+    "/embed": {"model": "minilm", "inputs": "a"},
+    "/embed_all": {"model": "letters", "inputs": "a"},
+    "/embed_sparse": {"model": "letters", "inputs": "a"},
+    "/predict": {"model": "letters", "inputs": "a"},
+    "/similarity": {"model": "minilm", "inputs": {"source_sentence": "a", "sentences": ["a"]}},
+    "/tokenize": {"model": "letters", "inputs": "a"},
+    "/decode": {"model": "letters", "ids": [97]},
+    "/v1/infer": {"model": "routes", "items": ["a"]},
+}
+
+
+ABORT = "/v1/models/{uid}/requests/{request_id}/abort"
