@@ -25,6 +25,14 @@ def painting(live: LiveCluster, uid: str, **options: Any) -> Iterator[str]:
         until(lambda: uid not in client.list_models(), within=10)
 
 
+@contextmanager
+def painting_quick_and_slow(live: LiveCluster, name: str, journal: Journal, step_seconds: float) -> Iterator[str]:
+    """The uid of a model that paints at once. Beside it is `<name>-slow`, whose steps are written into the journal."""
+    slow = painting(live, f"{name}-slow", step_seconds=step_seconds, journal=str(journal.path))
+    with painting(live, f"{name}-painter") as uid, slow:
+        yield uid
+
+
 def filled(colour: Any = "red", size: tuple[int, int] = (64, 48), mode: str = "RGB", format: str = "PNG") -> bytes:
     target = io.BytesIO()
     Image.new(mode, size, colour).save(target, format)
@@ -98,4 +106,5 @@ __all__ = [
     "opened",
     "painted_colour",
     "painting",
+    "painting_quick_and_slow",
 ]

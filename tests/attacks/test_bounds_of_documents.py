@@ -22,6 +22,7 @@ from deployments.ocr.http import rendering
 from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener
 from deployments.ocr.http.renderers import KEPT_BYTES, Renderers, Turn, Turns
 from tests.live import is_alive
+from tests.odd_files import pdf_from
 from tests.read_pages import document, picture
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory of a process is bounded on Linux only")
@@ -48,14 +49,7 @@ def pdf_that_unpacks(megabytes: int) -> bytes:
     bodies = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 3 /Kids [3 0 R 4 0 R 5 0 R] >>"]
     bodies += [b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Contents %d 0 R >>" % at for at in (6, 7, 8)]
     bodies += [b"<< /Filter /FlateDecode /Length %d >>\nstream\n%s\nendstream" % (len(content), content)] * 3
-    data, places = b"%PDF-1.4\n", []
-    for number, body in enumerate(bodies, 1):
-        places.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    rows = b"".join(b"%010d 00000 n \n" % place for place in places)
-    start = len(data)
-    data += b"xref\n0 %d\n0000000000 65535 f \n" % (len(bodies) + 1) + rows
-    return data + b"trailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(bodies) + 1, start)
+    return pdf_from(*bodies)
 
 
 def children() -> list[psutil.Process]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.live import LiveCluster
+from tests.painted import Journal
 
 # Read when the SDKs are imported, so before any of them is.
 os.environ.update(
@@ -80,6 +81,12 @@ def on_loopback() -> Iterator[None]:
     yield
     _is_watching = False
     assert not _strays, "an SDK reached for the network"
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
+    """A line for each step that a painter took, whoever asked for it."""
+    return Journal(tmp_path_factory.mktemp("journal") / "steps")
 
 
 @pytest.fixture(scope="session")

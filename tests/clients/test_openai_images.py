@@ -12,24 +12,16 @@ import openai
 import pytest
 
 from tests.live import LiveCluster
-from tests.painted import Journal, corners, filled, half, opened, painted_colour, painting
+from tests.painted import Journal, corners, filled, half, opened, painted_colour, painting_quick_and_slow
 
 STEP_S = 0.4
 RED = (255, 0, 0)
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "openai")
-
-
-@pytest.fixture(scope="module")
 def painter(live: LiveCluster, journal: Journal) -> Iterator[str]:
-    with (
-        painting(live, "openai-painter"),
-        painting(live, "openai-slow", step_seconds=STEP_S, journal=str(journal.path)),
-    ):
-        yield "openai-painter"
+    with painting_quick_and_slow(live, "openai", journal, STEP_S) as uid:
+        yield uid
 
 
 @pytest.fixture

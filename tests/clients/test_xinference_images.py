@@ -14,22 +14,26 @@ from xinference_client.client.restful.async_restful_client import AsyncRESTfulIm
 from xinference_client.client.restful.restful_client import RESTfulImageModelHandle
 
 from tests.live import LiveCluster
-from tests.painted import Journal, blended, corners, filled, half, is_near, opened, painted_colour, painting
+from tests.painted import (
+    Journal,
+    blended,
+    corners,
+    filled,
+    half,
+    is_near,
+    opened,
+    painted_colour,
+    painting_quick_and_slow,
+)
 
 STEP_S = 0.4
 RED = (255, 0, 0)
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "xinference")
-
-
-@pytest.fixture(scope="module")
 def painter(live: LiveCluster, journal: Journal) -> Iterator[str]:
-    slow = {"step_seconds": STEP_S, "journal": str(journal.path)}
-    with painting(live, "xinf-painter"), painting(live, "xinf-slow", **slow):
-        yield "xinf-painter"
+    with painting_quick_and_slow(live, "xinf", journal, STEP_S) as uid:
+        yield uid
 
 
 @pytest.fixture

@@ -12,13 +12,6 @@ from tests.cluster.cli.terminal import Terminal
 from tests.cluster.client.fake_server import FakeServer, Running
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[Running]:
-    running = Running()
-    yield running
-    running.stop()
-
-
 @pytest.fixture
 def server(running: Running) -> Iterator[FakeServer]:
     """Knows no answer until the test says one; nothing may ask it for what the test did not foresee."""

@@ -16,27 +16,12 @@ from cluster import AsyncClient, Client, errors
 from cluster.client.documents import AsyncOcrModel, OcrModel
 from cluster.client.jobs import AsyncJob, Job
 from cluster.client.results import Page
-from tests.cluster.client.fake_server import Running
 from tests.cluster.client.image_server import ImageServer, Stream
 
 OCR = "POST /v1/images/ocr"
 SCAN = b"%PDF-1.7 a scan"
 JOB = {"id": "job-1", "object": "ocr.job", "status": "queued", "progress": 0.0}
 PDF = {"b64_json": base64.b64encode(b"%PDF-1.7 made").decode(), "output_format": "pdf"}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    running = Running()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def server(running: Running) -> Iterator[ImageServer]:
-    running.fake = ImageServer(running.fake.url)
-    yield running.fake
-    assert running.fake.unexpected == []
 
 
 @pytest.fixture

@@ -16,27 +16,12 @@ from cluster import AsyncClient, Client, errors
 from cluster.client.images import AsyncImageModel, ImageCalls, ImageModel
 from cluster.client.jobs import lasting
 from cluster.client.results import Picture
-from tests.cluster.client.fake_server import Running
 from tests.cluster.client.image_server import ImageServer, Stream, answer_of, completed, partial, picture
 
 RED, BLUE = picture("red"), picture("blue")
 GENERATIONS, EDITS = "POST /v1/images/generations", "POST /v1/images/edits"
 VARIATIONS, INPAINTING = "POST /v1/images/variations", "POST /v1/images/inpainting"
 JOB = {"id": "job-1", "object": "image.job", "status": "queued", "progress": 0.0}
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
-    running = Running()
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-def server(running: Running) -> Iterator[ImageServer]:
-    running.fake = ImageServer(running.fake.url)
-    yield running.fake
-    assert running.fake.unexpected == []
 
 
 @pytest.fixture

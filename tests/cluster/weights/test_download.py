@@ -26,19 +26,6 @@ FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS}
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
-        yield hub
-
-
-@pytest.fixture(params=["huggingface", "modelscope"])
-def source(request: pytest.FixtureRequest) -> Source:
-    return Source(hub=request.param, id="org/tiny")
-
-
-@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,19 +14,6 @@ from tests.hub import Hub
 
 FILES = {"config.json": b"{}", "model.safetensors": os.urandom(100_000)}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
-        yield hub
-
-
-@pytest.fixture(params=["huggingface", "modelscope"])
-def source(request: pytest.FixtureRequest) -> Source:
-    return Source(hub=request.param, id="org/tiny")
 
 
 def test_a_gated_model_asks_for_a_token(

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,16 +29,11 @@ NEEDED = ["1_Pooling/config.json", "config.json", "model.safetensors", "tokenize
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with Hub() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
-        yield hub
-
-
-@pytest.fixture(params=["huggingface", "modelscope"])
-def source(request: pytest.FixtureRequest) -> Source:
-    return Source(hub=request.param, id="org/tiny")
+def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Here ModelScope is named by its other variable."""
+    monkeypatch.delenv("MODELSCOPE_ENDPOINT")
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
+    return hub
 
 
 def names_in(folder: Path) -> list[str]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -16,19 +14,10 @@ from PIL import Image
 from cluster import errors
 from deployments.image import pictures
 from tests.deployments.image.painter import as_file
+from tests.odd_files import png_claiming
 
 MOST = 10_000
 RECEIPT = {"prompt": "a cät", "negative_prompt": "fog", "seed": 7, "num_inference_steps": 4, "width": 4, "height": 2}
-
-
-def claiming(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says it has so many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
 
 
 # ------------------------------------------------------------------------------------------------------- read
@@ -37,7 +26,7 @@ def claiming(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("side", [101, 20_000, 60_000])
 def test_what_would_unpack_to_too_much_is_refused_by_its_head(side: int) -> None:
     with pytest.raises(errors.BadRequest) as raised:
-        pictures.read(claiming(side, side), MOST, "image")
+        pictures.read(png_claiming(side, side), MOST, "image")
     assert str(side) in raised.value.message or "decompression bomb" in raised.value.message
     assert raised.value.param == "image"
 
@@ -49,7 +38,7 @@ def test_what_would_unpack_to_too_much_is_refused_by_its_head(side: int) -> None
         b"not a picture",
         b"GIF89a",
         as_file(Image.new("RGB", (50, 50)))[:-40],
-        claiming(50, 50),
+        png_claiming(50, 50),
         as_file(Image.new("RGB", (9, 9)), "JPEG")[:300],
     ],
 )

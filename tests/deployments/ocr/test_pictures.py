@@ -1,24 +1,12 @@
 from __future__ import annotations
 
-import struct
-import zlib
-
 import pytest
 from PIL import Image
 
 from cluster import errors
 from deployments.ocr.pictures import opened
+from tests.odd_files import png_claiming
 from tests.pages import as_file
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """Says that it is so large, and is not."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("data", [b"", b"this is no picture", as_file(Image.new("RGB", (50, 50)))[:60]])
@@ -29,14 +17,14 @@ def test_what_is_no_picture_is_refused_by_its_name(data: bytes) -> None:
 
 def test_a_picture_that_is_too_large_is_refused_before_it_is_unpacked() -> None:
     with pytest.raises(errors.BadRequest, match="too many pixels, 1 million are allowed"):
-        opened(huge_png(100_000, 100_000), 10**6)
+        opened(png_claiming(100_000, 100_000), 10**6)
     with pytest.raises(errors.BadRequest, match="2000 x 2000 pixels; 1 million are allowed"):
-        opened(huge_png(2000, 2000), 10**6)
+        opened(png_claiming(2000, 2000), 10**6)
 
 
 def test_a_long_strip_is_refused_however_few_pixels_it_has() -> None:
     with pytest.raises(errors.BadRequest, match="20000 on a side"):
-        opened(huge_png(1_000_000, 1), 10**7)
+        opened(png_claiming(1_000_000, 1), 10**7)
 
 
 @pytest.mark.parametrize(

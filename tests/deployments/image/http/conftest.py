@@ -13,7 +13,7 @@ from tests.painted import Journal, painting
 
 @pytest.fixture(scope="module")
 def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "quick")
+    return Journal(tmp_path_factory.mktemp("journal") / "steps")
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
-import zlib
 from itertools import product
 from typing import Any
 
@@ -17,6 +15,7 @@ from deployments.image.requests import Drawing
 from tests.deployments.image.http.asking import EDITS, GENERATIONS, INPAINTING, VARIATIONS, assert_refused, drawn
 from tests.described import held_to_its_description
 from tests.live import LiveCluster
+from tests.odd_files import png_claiming
 from tests.painted import Journal, as_uri, blended, corners, filled, half, is_near, opened, painted_colour
 
 
@@ -302,14 +301,6 @@ def test_a_variation_with_a_prompt_is_xinferences(server: httpx.Client) -> None:
     assert corners(opened(body["data"][0]["b64_json"]))[0] == painted_colour("sea") and body["data"][0]["seed"] == 4
 
 
-def head_of_png(width: int, height: int) -> bytes:
-    """All that says how large a picture is, and nothing of the picture."""
-    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = b"IDAT" + zlib.compress(b"\0" * 1000)
-    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (head, body)]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 @pytest.mark.parametrize(
     ("image", "status"),
     [
@@ -320,9 +311,9 @@ def head_of_png(width: int, height: int) -> bytes:
         (filled()[:20], 422),
         (b"RIFF\x10\0\0\0WAVEfmt ", 422),
         (filled()[:-30], 400),
-        (head_of_png(12_000, 12_000), 413),
-        (head_of_png(60_000, 60_000), 413),
-        (head_of_png(0, 5), 422),
+        (png_claiming(12_000, 12_000), 413),
+        (png_claiming(60_000, 60_000), 413),
+        (png_claiming(0, 5), 422),
         (filled() + b"\0" * 20_000_000, 413),
     ],
     ids=lambda value: str(value)[:40],
@@ -334,7 +325,7 @@ def test_what_is_no_picture_or_too_much_of_one_is_refused(server: httpx.Client, 
 
 
 def test_pictures_are_counted_together(server: httpx.Client) -> None:
-    files = [("image[]", ("a.png", head_of_png(7000, 7000)))] * 3
+    files = [("image[]", ("a.png", png_claiming(7000, 7000)))] * 3
     told = assert_refused(server.post(EDITS, data={"prompt": "a"}, files=files), 413, "image")
     assert told == "The pictures of the request have 147.0 million pixels or more, 100.0 million are allowed."
 
@@ -343,7 +334,7 @@ def test_a_bad_mask_is_told_by_its_name(server: httpx.Client) -> None:
     for path, name in ((EDITS, "mask"), (INPAINTING, "mask_image")):
         files = {"image": filled(), name: b"no mask"}
         assert_refused(server.post(path, data={"prompt": "a"}, files=files), 422, name)
-        files[name] = head_of_png(60_000, 60_000)
+        files[name] = png_claiming(60_000, 60_000)
         assert_refused(server.post(path, data={"prompt": "a"}, files=files), 413, name)
 
 

@@ -19,11 +19,6 @@ STEP_S = 0.4
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "jobs")
-
-
-@pytest.fixture(scope="module")
 def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
     with (
         painting(live, "jobs-painter", step_seconds=STEP_S, journal=str(journal.path)),

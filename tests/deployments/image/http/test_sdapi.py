@@ -36,11 +36,6 @@ def text_of(data: bytes) -> str:
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "sdapi")
-
-
-@pytest.fixture(scope="module")
 def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
     with (
         painting(live, "sd-one"),

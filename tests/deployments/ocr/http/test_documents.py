@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-import struct
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from cluster.settings import Settings
 from deployments.ocr.http import rendering
 from deployments.ocr.http.documents import Document, DocumentFile, DocumentOpener, PageImage, numbers_of
 from tests.live import is_alive, until
+from tests.odd_files import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_claiming
 from tests.read_pages import document, page, picture, text_of
 
 
@@ -62,59 +61,6 @@ def refusal(*files: tuple[str, bytes]) -> errors.ClusterError:
         sheets(*files)
     assert 400 <= raised.value.status < 500
     return raised.value
-
-
-def png_that_says(width: int, height: int) -> bytes:
-    """A small file that would be a large picture."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(2000))) + chunk(b"IEND", b"")
-
-
-def pdf_of(pages: int, size: tuple[float, float] = (100, 100)) -> bytes:
-    made = pypdfium2.PdfDocument.new()
-    for _ in range(pages):
-        made.new_page(*size)
-    target = io.BytesIO()
-    made.save(target)
-    return target.getvalue()
-
-
-def pdf_with_a_bad_page() -> bytes:
-    """Of its three pages the second is no page."""
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Count 3 /Kids [3 0 R 4 0 R 5 0 R] >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 50 50] >>",
-        b"(this is no page)",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 60 60] >>",
-    ]
-    data, at = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        at.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    rows = b"".join(b"%010d 00000 n \n" % offset for offset in at)
-    start = len(data)
-    data += b"xref\n0 6\n0000000000 65535 f \n" + rows
-    return data + b"trailer\n<< /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % start
-
-
-def encrypted_pdf() -> bytes:
-    """Whose password is not the empty one, nor any other."""
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"<< /Type /Pages /Count 0 /Kids [] >>"]
-    objects.append(b"<< /Filter /Standard /V 1 /R 2 /P -4 /O <" + b"11" * 32 + b"> /U <" + b"22" * 32 + b"> >>")
-    data, at = b"%PDF-1.4\n", []
-    for number, body in enumerate(objects, 1):
-        at.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    rows = b"".join(b"%010d 00000 n \n" % offset for offset in at)
-    start = len(data)
-    data += b"xref\n0 4\n0000000000 65535 f \n" + rows
-    ids = b"/ID [<" + b"33" * 16 + b"> <" + b"33" * 16 + b">]"
-    return data + b"trailer\n<< /Size 4 /Root 1 0 R /Encrypt 3 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % (ids, start)
 
 
 # ---------------------------------------------------------------------------------------------------- what is in them
@@ -207,12 +153,12 @@ def test_what_is_no_document_is_refused_by_its_name() -> None:
 
 
 def test_a_small_file_of_a_huge_picture_is_refused_unopened() -> None:
-    data = png_that_says(100_000, 100_000)
+    data = png_claiming(100_000, 100_000)
     assert len(data) < 2100
     error = refusal(("bomb.png", data))
     assert isinstance(error, errors.TooLarge)
     assert error.message == "bomb.png has 100000 x 100000 pixels; 100 million are allowed, and 20000 on a side."
-    assert isinstance(refusal(("long.png", png_that_says(30_000, 10))), errors.TooLarge)
+    assert isinstance(refusal(("long.png", png_claiming(30_000, 10))), errors.TooLarge)
 
 
 def test_a_page_that_would_be_huge_is_refused_and_the_others_are_not() -> None:

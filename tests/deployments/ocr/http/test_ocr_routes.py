@@ -15,9 +15,9 @@ import openai
 import pypdfium2
 import pytest
 
-from tests.deployments.ocr.http.test_documents import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_that_says
 from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
+from tests.odd_files import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_claiming
 from tests.painted import as_uri
 from tests.read_pages import Journal, document, picture, reading, text_of
 
@@ -371,7 +371,7 @@ def test_files_that_cannot_be_read_are_refused_by_name(server: httpx.Client) -> 
         "text.png": (b"just text", 422, "text.png is neither a picture"),
         "broken.pdf": (b"%PDF-1.7 nothing", 422, "broken.pdf is a PDF that is broken"),
         "secret.pdf": (encrypted_pdf(), 422, "secret.pdf is encrypted"),
-        "bomb.png": (png_that_says(100_000, 100_000), 413, "bomb.png has 100000 x 100000 pixels; 100 million"),
+        "bomb.png": (png_claiming(100_000, 100_000), 413, "bomb.png has 100000 x 100000 pixels; 100 million"),
         "big.pdf": (pdf_of(10_000), 413, "big.pdf has 10000 pages, of which 10000 are to be read; 1000 are allowed"),
         "cut.png": (picture("hello", size=(900, 900))[:-200], 400, "cut.png is no picture that can be read"),
     }

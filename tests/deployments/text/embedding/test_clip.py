@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from transformers import (
 
 from cluster import errors
 from deployments.text.embedding.clip import Clip
+from tests.odd_files import png_claiming
 from tests.tiny import STRONG, TEXTS, ask, launched, tokenizer
 
 SIDE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -132,13 +131,8 @@ def test_what_is_no_picture_is_refused_with_its_place(model: Clip, data: bytes) 
 
 
 def test_a_picture_of_too_many_pixels_is_not_decoded(model: Clip) -> None:
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 100_000, 1_000, 8, 2, 0, 0, 0)
-    small = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     with pytest.raises(errors.BadRequest, match="^Input 0 has 100000 x 1000 pixels; at most 50,000,000"):
-        model.prepare("embed_image", [{"image": small}], {})
+        model.prepare("embed_image", [{"image": png_claiming(100_000, 1_000)}], {})
 
 
 @pytest.mark.parametrize("item", ["text", {"text": "a"}, {"image": "aGVsbG8="}, {"audio": b""}, None])
