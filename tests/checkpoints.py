@@ -1,4 +1,5 @@
-"""A Stable Diffusion pipeline as the one file that its authors and most fine-tunes publish, under their names."""
+"""Writes a Stable Diffusion pipeline as a single file with the original names, as its authors and most fine-tunes
+publish it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-#: Inside of every residual block of the denoiser.
+#: Names within each residual block of the denoiser.
 RESIDUAL = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -39,7 +40,7 @@ DECODER = {
 
 
 def write(path: Path, pipe: Any) -> Path:
-    """Of a pipeline with one layer per block."""
+    """Writes the file for a pipeline with one layer per block."""
     count = len(pipe.vae.config.block_out_channels)
     named = {f"model.diffusion_model.{_unet(name)}": value for name, value in pipe.unet.state_dict().items()}
     named |= {f"first_stage_model.{_vae(name, count)}": value for name, value in pipe.vae.state_dict().items()}
@@ -77,7 +78,7 @@ def _inside(kind: str, rest: str) -> str:
 def _vae(name: str, count: int) -> str:
     for ours, theirs in DECODER.items():
         name = re.sub(ours, theirs, name)
-    # From the smallest to the largest here, the other way there.
+    # Here from the smallest to the largest resolution, in the file the other way round.
     name = re.sub(r"up_blocks\.(\d+)\.resnets", lambda found: f"up.{count - 1 - int(found[1])}.block", name)
     return re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda found: f"up.{count - 1 - int(found[1])}.upsample", name)
 

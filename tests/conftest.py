@@ -11,12 +11,12 @@ from tests.live import LiveCluster, until
 
 
 def pytest_configure() -> None:
-    """Shells start what runs in the background with Ctrl-C ignored, and commands under test would inherit that."""
+    """A shell makes processes in the background ignore Ctrl-C, and the commands under test would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever stands on the real cluster needs it, said or not: those tests run in one process."""
+    """Marks every test that uses the real cluster, so that these run in one process."""
     for item in items:
         if {"live", "locked"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ray)
@@ -24,7 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    """Serves until the last test; tests launch what they need under uids of their own and terminate it."""
+    """The cluster that serves until the last test. Tests launch what they need under uids of their own and terminate
+    it."""
     settings = {"CLUSTER_TICK_S": "0.3", "CLUSTER_PROBE_S": "3", "CLUSTER_KEEP_ALIVE_S": "3"}
     cluster = LiveCluster(tmp_path_factory.mktemp("home"), **settings)
     cluster.up()
@@ -48,8 +49,8 @@ def reranker(live: LiveCluster) -> str:
 
 @pytest.fixture(scope="module")
 def letters(live: LiveCluster) -> Iterator[str]:
-    """The uid of a model that can all that text models can, with answers to work out by hand. It goes after each
-    module: requests that name no model mean the only one that can."""
+    """The uid of a model that can do everything that text models can, with answers to work out by hand. It is
+    terminated after each module, since requests without a model name must find only one that fits."""
     with live.client() as client:
         uid = client.launch_model("letters", model_uid="letters")
         yield uid

@@ -1,4 +1,4 @@
-"""Holds what a live server answers against its own description: hooks for the clients of tests."""
+"""Compares what a live server answers with its own description, by hooks for the HTTP clients of tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jsonschema.validators import extend
 
 
 def _is_number(_: TypeChecker, value: Any) -> bool:
-    """Bodies may hold numbers as texts, as forms do, and true for 1."""
+    """Bodies may have numbers as text, as forms do, and true in place of 1."""
     return isinstance(value, (int, float)) or (isinstance(value, str) and re.fullmatch(r"-?[\d.]+", value) is not None)
 
 
 def _is_boolean(_: TypeChecker, value: Any) -> bool:
-    """Clients of image models write 0 and 1 as well."""
+    """Clients of image models also write 0 and 1."""
     return value in (0, 1) and not isinstance(value, float)
 
 
@@ -32,7 +32,7 @@ Lenient = extend(
 
 
 class Contract:
-    """What each operation may be sent and may answer."""
+    """What the description says that each operation takes and answers."""
 
     def __init__(self, document: dict[str, Any], bodies: bool) -> None:
         self._document = document
@@ -41,7 +41,7 @@ class Contract:
         self._validator_of = cache(self._validator)
 
     def check(self, response: httpx.Response) -> None:
-        """Raises where an answer, or a body that was answered with success, is not as it is described."""
+        """Raises if an answer, or a body that was accepted, is not as described."""
         request = response.request
         template = self._template_of(request.method.lower(), request.url.path)
         if template is None or "json" not in response.headers.get("content-type", ""):
@@ -50,13 +50,13 @@ class Contract:
         status = str(response.status_code) if response.is_success else "default"
         if self._bodies and status == "200" and "application/json" in request.headers.get("content-type", ""):
             body = orjson.loads(request.read())
-            # Null is what is not given.
+            # Null means that a field is not given.
             given = {name: value for name, value in body.items() if value is not None}
             self._hold(given, template, request.method.lower(), "requestBody")
         self._hold(response.json(), template, request.method.lower(), "responses", status)
 
     def _find(self, method: str, path: str) -> str | None:
-        """The path as the document has it; whole ones before those with a parameter."""
+        """The path in the document that matches; paths without parameters go first."""
         for template, operations in sorted(self._document["paths"].items(), key=lambda item: item[0].count("{")):
             pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
             if method in operations and re.fullmatch(pattern, path):
@@ -82,6 +82,6 @@ def contract_of(url: str, bodies: bool) -> Contract:
 
 
 def held_to_its_description(url: str, *, bodies: bool = True) -> dict[str, list[Callable[..., Any]]]:
-    """Event hooks for a client of a server that asks for no keys. Without `bodies` only answers are held to it: tests
-    that send anything find that more is taken than is described."""
+    """Event hooks for a client of a server that asks for no keys. Without `bodies` only answers are checked, for tests
+    that send anything and find that more is accepted than is described."""
     return {"response": [contract_of(url, bodies).check]}

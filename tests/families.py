@@ -1,6 +1,7 @@
-"""Model types that only tests and benchmarks serve: they do at once, or badly, what real ones do slowly and well.
+"""Model types for tests and benchmarks. They do quickly, or wrongly, what real models do slowly and well.
 
-Loaded by `CLUSTER_PLUGINS=tests.families`; the worker, the queue, the routes and everything else around them are real.
+They are loaded by `CLUSTER_PLUGINS=tests.families`. The worker, the queue, the routes and everything else around them
+are real.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class EchoOptions(BaseModel):
     load_seconds: float = 0.0
     load_error: str | None = None
     run_seconds: float = 0.0
-    #: Share of a GPU or anything else a test wants to set without meaning.
+    #: Any value that a test wants to set and that means nothing.
     steps: int = 1
 
 
@@ -48,7 +49,7 @@ class EchoFacts(ModelFacts):
 
 
 class Echo(Batched):
-    """Answers with what it was asked. An item can also be an order: see `run`."""
+    """Answers with its input. An item can also be an order: see `run`."""
 
     engines: ClassVar[tuple[str, ...]] = ("echo",)
     abilities: ClassVar[tuple[str, ...]] = ("infer",)
@@ -96,7 +97,7 @@ def _orders(item: Any, what: str) -> bool:
 
 
 class Vectors(Echo):
-    """32 x 384 floats, whatever is asked: what an embedding model answers, without the model."""
+    """Always answers 32 x 384 floats: the answer of an embedding model, without the model."""
 
     abilities: ClassVar[tuple[str, ...]] = ("embed",)
     example: Example = Example(["hello"], {}, "embed")
@@ -115,11 +116,11 @@ class LettersOptions(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LettersFacts(ClassifyFacts, EmbeddingFacts):
-    """What the routes of embeddings and those of labels read."""
+    """The facts that the routes of embeddings and of labels read."""
 
 
 class Letters(Batched):
-    """All that a text model can do, with letters for tokens: small answers that a test can work out by hand.
+    """Everything that a text model can do, with letters for tokens, so that a test can work out the answers by hand.
 
     Token ids are code points between a 1 and a 2; a vector counts letters by their code point modulo 8.
     """
@@ -149,7 +150,7 @@ class Letters(Batched):
         return LettersFacts(dimensions=8, max_tokens=self.LIMIT, dtype="float32", labels=self.LABELS, exclusive=True)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        # What is run is not told what for; so each value says it.
+        # `run` is not told what the values are for, so each value says it.
         values = [(ability, self._read(ability, item, params, place), params) for place, item in enumerate(items)]
         if ability in ("tokenize", "decode", "tokens"):
             return Prepared([], [len(items)], answers=[self._answer(*value) for value in values])
@@ -214,7 +215,8 @@ class Letters(Batched):
     def _vector(self, ids: Sequence[int], params: Mapping[str, Any] = MappingProxyType({})) -> Any:
         vector = np.bincount(np.asarray(ids) % 8, minlength=8).astype(np.float32)
         if ids[1:-1] == list(map(ord, "again")):
-            # The first number of this text is how often it was computed: a cache answers with the old one.
+            # The first number of this text's vector is how often it was computed; an answer from a cache has the old
+            # number.
             key = str(ids)
             if params.get("cache", True) is False or key not in self._times:
                 self._times[key] = self._times.get(key, 0) + 1
@@ -257,22 +259,22 @@ class Letters(Batched):
 class PaintingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    #: How many a picture takes, and how long each.
+    #: The number of steps of a picture, and the time that each takes.
     steps: int = 4
     step_seconds: float = 0.0
-    #: Every step that is taken is a line in this file: the id of nobody, only what for and which.
+    #: A file to which every step is written as a line: the prompt and the number of the step.
     journal: str | None = None
-    #: What this very model can, of what its family can.
+    #: The abilities of this model, out of those of the family.
     able: tuple[str, ...] = ("text2image", "image2image", "inpainting")
-    #: The step at which it fails, for a prompt that says so.
+    #: The step at which it fails, if the prompt is `told to fail`.
     fails_at: int = 2
 
 
 class Painting(Stepped):
-    """Paints squares at once that a model would paint after minutes, and is in no hurry: a streaming family.
+    """Draws a square at once, and takes as many steps for it as a real model that draws for minutes.
 
-    The colour is the prompt's, the place of a square in it the seed's. A given picture shows through for as much as
-    is not redrawn, and under a mask only what is white is painted.
+    The colour comes from the prompt and the place of the square from the seed. An input picture shows through as far as
+    it is not redrawn, and under a mask only the white part is drawn.
     """
 
     engines: ClassVar[tuple[str, ...]] = ("painting",)
@@ -361,7 +363,7 @@ class Painting(Stepped):
 
 
 def painted_colour(prompt: str) -> tuple[int, int, int]:
-    """What `Painting` paints with for a prompt; never black."""
+    """The colour that `Painting` uses for a prompt; it is never black."""
     red, green, blue = hashlib.sha256(prompt.encode()).digest()[:3]
     return red | 64, green | 64, blue | 64
 

@@ -1,8 +1,8 @@
 """Traces which of our files a request passes, in every process of a real cluster: `make flows` prints what
 docs/architecture.md lists.
 
-A file counts when one of its functions is called between the question and its answer, and is not called while nobody
-asks for anything.
+A file counts if one of its functions is called between the request and its answer, and is not called while there are no
+requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from tests.live import ROOT, LiveCluster
 from tests.pipelines import saved
 
-#: Python runs this first in each process: it writes down, once per window, each function of ours that is called.
+#: Python runs this first in each process. It records each function of ours that is called, once per window.
 TRACER = """
 import os, sys, threading, time
 FOLDER, ROOT = os.environ["FLOWS_FOLDER"], os.environ["FLOWS_ROOT"]
@@ -64,7 +64,7 @@ os.register_at_fork(after_in_child=started_anew)
 threading.settrace(trace)
 sys.settrace(trace)
 """
-#: As long as any of the flows, so that what goes on all the time is seen without them.
+#: As long as the longest flow, so that the calls that happen all the time are seen without any request.
 IDLE_S = 12.0
 
 
@@ -86,7 +86,7 @@ class TracedCluster(LiveCluster):
             FLOWS_FOLDER=str(folder),
             FLOWS_ROOT=str(ROOT),
             CLUSTER_HOLD_S="120",
-            # Probes run the example through the model, and would hide the request.
+            # A probe runs the example through the model, which would look like the request.
             CLUSTER_PROBE_S="3600",
         )
 
@@ -118,7 +118,7 @@ def a_page() -> bytes:
 
 
 def flows(cluster: LiveCluster, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Each with what makes it happen. All but the launch are warm: the second of its kind is traced."""
+    """Each flow with the function that causes it. All except the launch are traced at the second request."""
     pipeline = saved("sd15", folder)
     text = {"model": "flow-text", "input": "hello"}
     picture = {"model": "flow-image", "prompt": "a boat", "size": "64x64", "response_format": "b64_json"}
@@ -165,7 +165,7 @@ def trace() -> dict[str, list[Called]]:
 
 
 def files_of(calls: list[Called]) -> dict[str, list[str]]:
-    """Each file with the functions that were called in it, in the order of their first calls."""
+    """Each file with those of its functions that were called, in the order of their first calls."""
     files: dict[str, list[str]] = {}
     for call in calls:
         functions = files.setdefault(call.file, [])

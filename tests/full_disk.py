@@ -1,4 +1,4 @@
-"""Disks without room: one that is there for a test, and a store that behaves as if it were on one."""
+"""Full disks: a real one for a test, and a store that behaves as if its disk were full."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.control.sqlite_store import SqliteStore
 
 @contextmanager
 def unwritable(store: SqliteStore) -> Iterator[None]:
-    """SQLite itself refuses every write, as it does on a full disk."""
+    """Makes SQLite refuse every write, as it does on a full disk."""
     connections = (store._db, store._past)
     for connection in connections:
         connection.execute("PRAGMA query_only=ON")
@@ -31,7 +31,7 @@ class SmallDisk:
         self._ballast = root / "ballast"
 
     def fill(self) -> None:
-        """To the last byte."""
+        """Fills the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (65536, 4096, 1):
                 try:

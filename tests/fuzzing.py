@@ -1,6 +1,6 @@
-"""Requests that nobody means: for each route there is, bodies made by a seed out of the words that its module knows.
+"""Random requests: for each route, bodies made by a seed from the words in the source of its module.
 
-A new route is among them without being named: its fields are the texts in the source of its module.
+New routes are included without being listed here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.read_pages import document, picture
 
 _WORD = re.compile(r"[\"']([A-Za-z_][\w./-]{0,40})[\"']")
 _FIELD = re.compile(r"^    (\w+): ", re.MULTILINE)
-#: What most dialects call most things.
+#: Field names that most dialects share.
 USUAL = (
     "model",
     "input",
@@ -43,7 +43,7 @@ USUAL = (
     "pages",
     "stream",
 )
-#: A form, and what its parts may be called that are files.
+#: Bodies that are forms, and the names of their parts that are files.
 FILES = ("image", "image[]", "mask", "file", "files", "document", "images", "prompt")
 TYPES = ("application/json", "text/plain", "application/octet-stream", "application/json; charset=utf-16", "")
 
@@ -52,7 +52,7 @@ TYPES = ("application/json", "text/plain", "application/octet-stream", "applicat
 class Target:
     method: str
     path: str
-    #: What its module knows.
+    #: The words of its module.
     words: tuple[str, ...]
 
 
@@ -68,7 +68,7 @@ class Sent:
 
 
 def answer_to(connection: http.client.HTTPConnection, sent: Sent) -> tuple[int | str, bytes]:
-    """Status and the beginning of the body, or what kept it from being answered."""
+    """The status and the beginning of the body, or the error that kept the request from being answered."""
     try:
         connection.request(sent.method, sent.path, sent.content, dict(sent.headers))
         answer = connection.getresponse()
@@ -90,7 +90,7 @@ def targets_of(app: FastAPI) -> list[Target]:
 
 @cache
 def words_of(module: str) -> tuple[str, ...]:
-    """Texts and names of fields in the source of a module, and in what it takes from its neighbours."""
+    """The string constants and field names in the source of a module and of the modules next to it that it imports."""
     source = inspect.getsource(importlib.import_module(module))
     for name in re.findall(r"^from (deployments\.(?:ingress|image|ocr)\.\w+) import", source, re.MULTILINE):
         source += inspect.getsource(importlib.import_module(name))
@@ -98,8 +98,8 @@ def words_of(module: str) -> tuple[str, ...]:
 
 
 class Fuzzer:
-    """`uids` are put where a model is asked for, `path_uids` into addresses, where a request may end them; `good` are
-    bodies by path that are answered, to be spoiled."""
+    """`uids` are used where a body names a model, `path_uids` in paths, where a request may end the model; `good` has
+    valid bodies by path, which are then spoiled."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Fuzzer:
         self._most_bytes = most_bytes
 
     def __iter__(self) -> Iterator[Sent]:
-        """Without end, each route in its turn; those that take no body in every fourth."""
+        """Endless: each route in turn, and routes without a body in every fourth round only."""
         for turn in itertools.count():
             targets = [target for target in self._targets if target.method not in ("GET", "HEAD") or turn % 4 == 0]
             self._dice.shuffle(targets)
@@ -207,7 +207,7 @@ class Fuzzer:
         return nested
 
     def _wide(self, target: Target) -> Any:
-        """Many values, in all the ways there are."""
+        """Large values of every kind."""
         dice, word = self._dice, self._dice.choice(target.words)
         many = dice.choice((self._most_bytes, self._most_bytes // 10))
         return dice.choice(
@@ -292,7 +292,7 @@ class Fuzzer:
 
 @cache
 def files() -> tuple[bytes, ...]:
-    """Pictures, documents and a sound, and what only begins like one."""
+    """Pictures, documents and a sound, and files that only begin like one."""
     small = io.BytesIO()
     Image.new("RGBA", (3, 5), (9, 9, 9, 0)).save(small, "PNG")
     shape = struct.pack("<HHIIHH", 1, 1, 8000, 16000, 2, 16)

@@ -1,7 +1,7 @@
-"""GGUF files of a model's weights in every type that diffusers reads.
+"""Writes a model's weights as GGUF files, in every type that diffusers reads.
 
-`gguf` itself packs all but the K types. Those have blocks of 256 numbers in 8 or 16 parts, each part with a scale (and
-with an offset, but for Q3_K and Q6_K) of few bits, and the block with one or two factors in fp16 for them.
+The library `gguf` packs all types except the K types. Those have blocks of 256 numbers in 8 or 16 parts. Each part has
+a scale of few bits (and an offset, except for Q3_K and Q6_K), and the block has one or two fp16 factors for them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-#: As files are named; `_S` and `_M` say which tensors of a real file have more bits.
+#: Types as in the names of files; `_S` and `_M` say which tensors of a real file have more bits.
 TYPES = (
     "F16",
     "BF16",
@@ -34,7 +34,7 @@ BLOCK = 256
 
 
 def write(path: Path, weights: Mapping[str, Any], quantization: str, architecture: str) -> Path:
-    """Matrices whose rows fill whole blocks are packed, everything else stays fp32, as in real files."""
+    """Matrices whose rows fill whole blocks are packed, and everything else stays fp32, as in real files."""
     type = Type[quantization if quantization in Type.__members__ else quantization.rpartition("_")[0]]
     writer = gguf.GGUFWriter(path, architecture)
     for name, tensor in weights.items():
@@ -61,7 +61,7 @@ def packed(values: np.ndarray, type: Type) -> np.ndarray:
 
 
 def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Their quotient, rounded; 0 where there is nothing to divide by."""
+    """The rounded quotient; 0 where the divisor is 0."""
     wide = np.broadcast_to(denominator, numerator.shape)
     return np.rint(np.divide(numerator, wide, out=np.zeros_like(numerator), where=wide > 0))
 
@@ -71,7 +71,7 @@ def _factor(of_parts: np.ndarray, most: int) -> np.ndarray:
 
 
 def _with_offsets(blocks: np.ndarray, part: int, most: int, most_scale: int) -> tuple[np.ndarray, ...]:
-    """Factor, factor of offsets, scales, offsets, and numbers from 0 to `most`."""
+    """The factor, the factor of the offsets, the scales, the offsets, and numbers from 0 to `most`."""
     parts = blocks.reshape(len(blocks), -1, part)
     lowest = np.minimum(parts.min(-1), 0)
     steps = (parts.max(-1) - lowest) / most
@@ -84,7 +84,7 @@ def _with_offsets(blocks: np.ndarray, part: int, most: int, most_scale: int) -> 
 
 
 def _around_zero(blocks: np.ndarray, part: int, most: int, most_scale: int) -> tuple[np.ndarray, ...]:
-    """Factor, scales, and numbers that say 0 as `most + 1`."""
+    """The factor, the scales, and numbers in which `most + 1` stands for 0."""
     parts = blocks.reshape(len(blocks), -1, part)
     largest = np.abs(parts).max(-1) / most
     factor = _factor(largest, most_scale)
@@ -101,14 +101,15 @@ def _bytes(factor: np.ndarray) -> np.ndarray:
 
 
 def _together(numbers: np.ndarray, bits: int, run: int) -> np.ndarray:
-    """Bytes that hold, from the lowest bits up, one number out of each of some runs of numbers."""
+    """Packs numbers into bytes: each byte holds, from the lowest bits up, one number of each run."""
     groups = numbers.reshape(len(numbers), -1, 8 // bits, run)
     shifts = (np.arange(8 // bits) * bits).reshape(1, 1, -1, 1).astype(np.uint8)
     return np.bitwise_or.reduce(groups << shifts, axis=2).reshape(len(numbers), -1)
 
 
 def _six_bits(scales: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Eight scales and eight offsets in twelve bytes: the second four of each fill what the first leave of theirs."""
+    """Packs eight scales and eight offsets into twelve bytes: the second four of each fill the bits that the first four
+    leave."""
     first = [scales[:, :4] | (scales[:, 4:] >> 4) << 6, offsets[:, :4] | (offsets[:, 4:] >> 4) << 6]
     return np.concatenate([*first, (scales[:, 4:] & 15) | (offsets[:, 4:] & 15) << 4], 1)
 

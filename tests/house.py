@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments")
-#: Names of locals that say nothing about what the local holds.
+#: Names of locals that do not say what they hold.
 VAGUE = {"found", "told", "given", "asked", "one", "known", "shown", "whole", "place", "rest", "seen", "here"}
 #: Methods that take the name of another method as a string: type checkers and renames do not see through them.
 CALLS_BY_NAME = {"call", "call_patiently", "_call", "_call_patiently", "control", "_control", "invoke", "_invoke"}
@@ -54,7 +54,8 @@ class Source:
 
     @property
     def room(self) -> str:
-        """The folder that a reader thinks in: `cluster/control`, `deployments/ingress`, or a package's own top."""
+        """The folder that counts as one unit in the report: `cluster/control`, `deployments/ingress`, or the top of a
+        package."""
         parts = self.file.split("/")
         return "/".join(parts[:2]) if len(parts) > 2 else parts[0]
 

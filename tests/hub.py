@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 CHUNK = 65_536
-#: What the hubs keep outside of git, behind a redirect.
+#: Files that the hubs keep outside of git, behind a redirect.
 LARGE = (".safetensors", ".bin", ".pt", ".gguf", ".onnx", ".h5", ".msgpack")
 
 
@@ -33,7 +33,7 @@ class Repository:
 
 @dataclass
 class Hold:
-    """A body that stops after some bytes until it is released."""
+    """A response that stops after some bytes until it is released."""
 
     after: int
     reached: threading.Event = field(default_factory=threading.Event)
@@ -44,13 +44,13 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
-        #: What each request carried to say who asks.
+        #: The credentials that each request carried.
         self.tokens: list[str] = []
         #: Bytes of bodies handed to the network, by file name.
         self.served: Counter[str] = Counter()
         #: Called with the file's name before each chunk of a body.
         self.before_chunk: Callable[[str], None] = lambda name: None
-        #: Where large files are, when that is not here.
+        #: The address of large files, if they are on another host.
         self.elsewhere = ""
         self._damaged: Counter[str] = Counter()
         self._cut: dict[str, list[int]] = {}
@@ -66,7 +66,7 @@ class Hub:
 
     @property
     def storage(self) -> str:
-        """Another host, as far as tokens are concerned."""
+        """Large files come from another host, to which no token must be sent."""
         return self.elsewhere or f"http://localhost:{self._server.server_port}"
 
     def __enter__(self) -> Hub:
@@ -86,7 +86,7 @@ class Hub:
     # ------------------------------------------------------------------------------------- what it has
 
     def add(self, id: str, files: dict[str, bytes], *, tag: str | None = None, token: str | None = None) -> str:
-        """A new commit on the branch; earlier ones stay."""
+        """Adds a commit to the branch; earlier ones stay."""
         repository = self.repositories.setdefault(id, Repository())
         repository.token = token
         listed = "".join(f"{name}{hashlib.sha256(content).hexdigest()}" for name, content in sorted(files.items()))
@@ -99,11 +99,11 @@ class Hub:
     # ----------------------------------------------------------------------------------- how it misbehaves
 
     def damage(self, name: str, times: int = 1_000_000) -> None:
-        """Sends other bytes than it lists."""
+        """Sends other bytes of this file than the listing says."""
         self._damaged[name] = times
 
     def cut(self, name: str, *after: int) -> None:
-        """Drops the connection after that many bytes of a body, once for each number."""
+        """Drops the connection after that many bytes of a response, once for each number."""
         self._cut[name] = list(after)
 
     def hold(self, name: str, after: int) -> Hold:
@@ -146,7 +146,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._serve(f"{owner}/{name}", query["Revision"], self._model_scope_file, query["FilePath"])
             case ["cdn", owner, name, revision, *path]:
                 if "Authorization" in self.headers:
-                    # As the storage behind real hubs answers: a signed address and a token are one too many.
+                    # Like the storage behind real hubs, it refuses a request that has both a signed address and a
+                    # token.
                     return self._send(400, b"")
                 files = self.hub.repositories[f"{owner}/{name}"].revisions[revision]
                 self._body("/".join(path), files["/".join(path)], with_ranges=True)
@@ -157,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get(id)
         if repository is None:
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        # Hugging Face tells what a gated model has, and hands none of it out.
+        # Hugging Face lists the files of a gated model, but does not hand them out.
         is_open = repository.token is None or serve in (self._hugging_face_info, self._hugging_face_tree)
         if not is_open and self.headers.get("Authorization") != f"Bearer {repository.token}":
             return self._send(401, b"{}", {"X-Error-Code": "GatedRepo"})

@@ -1,4 +1,4 @@
-"""A real cluster for tests: started by the real command, spoken to over HTTP, its processes killed for real."""
+"""A real cluster for tests: started by the real command, used over HTTP, and with real processes to kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from cluster.runtime.ray_head import processes_of
 from cluster.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-#: `ray start` takes another address of this machine for 127.0.0.1, on which a loopback install does not listen.
+#: Under another address of this machine `ray start` would use 127.0.0.1, on which a cluster for loopback does not
+#: listen.
 JOIN = (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
     "from ray.scripts.scripts import main; main()"
@@ -36,8 +37,8 @@ def free_port() -> int:
 
 
 def until(what: Callable[[], T], *, within: float, why: str = "") -> T:
-    """The first true answer of `what`, asked until then; polling stands in for events only across processes. A control
-    plane that is just being replaced is asked again."""
+    """Calls `what` until its answer is true, and returns that. Tests poll only for what happens in other processes. A
+    control plane that is just being replaced is asked again."""
     deadline = time.monotonic() + within
     while True:
         answer, unavailable = None, None
@@ -71,7 +72,7 @@ class LiveCluster:
             "CLUSTER_PORT": str(self.port),
             "CLUSTER_PLUGINS": "tests.families,tests.read_pages,docs.examples.trigrams,docs.examples.language",
             "CLUSTER_ENDPOINT": self.url,
-            # A second one has nothing to do but to be there when the first is not.
+            # A second ingress is only needed where the first one fails.
             "CLUSTER_INGRESS_REPLICAS": "1",
             "PYTHONPATH": str(ROOT),
             **variables,
@@ -80,14 +81,14 @@ class LiveCluster:
         self.nodes: list[subprocess.Popen[bytes]] = []
 
     def ray_environment(self) -> dict[str, str]:
-        """What `cluster up` told Ray, its token included: for processes that join."""
+        """The variables that `cluster up` gave to Ray, its token included, for processes that join."""
         given = self.named("gcs_server")[0].environ()
         inherited = {name: value for name, value in given.items() if name.startswith("RAY_")}
-        # A loopback install takes no further machines; those of the tests are this one under other addresses.
+        # A cluster on loopback accepts no other machines; those of tests are this one under other addresses.
         return {**self.environment, **inherited, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
     def add_node(self, *, gpus: int = 0, cpus: int = 4, memory_gib: float = 8, ip: str) -> subprocess.Popen[bytes]:
-        """One more machine, on this one: its own raylet with resources that exist only on paper."""
+        """Adds a machine, simulated on this one: a raylet of its own with resources that do not exist."""
         state = Place(self.settings).read()
         assert state is not None
         words = ["start", f"--address={state['address']}", "--block", f"--node-ip-address={ip}"]
@@ -108,7 +109,7 @@ class LiveCluster:
         return node
 
     def lose_node(self, node: subprocess.Popen[bytes]) -> None:
-        """Pulls its plug: the raylet and all that it started."""
+        """Kills the raylet and everything that it started, as a power cut would."""
         family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
         for process in family:
             try:
@@ -132,7 +133,7 @@ class LiveCluster:
         )
 
     def up(self, *words: str) -> float:
-        """Seconds until it serves."""
+        """Starts the cluster, and returns the seconds until it serves."""
         started = time.monotonic()
         done = self.command("up", "--detach", *words)
         assert done.returncode == 0, done.stderr
@@ -150,11 +151,11 @@ class LiveCluster:
         return Client(self.url, api_key=api_key)
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this cluster."""
+        """All processes of this cluster."""
         found = {process.pid: process for process in processes_of(Place(self.settings))}
         for process in psutil.process_iter():
             try:
-                # What outlived its parent and has another title than its command line.
+                # Processes that outlived their parent and have another title than their command line.
                 if process.pid != os.getpid() and process.environ().get("CLUSTER_HOME") == str(self.home):
                     found[process.pid] = process
             except psutil.Error:
@@ -182,7 +183,7 @@ class LiveCluster:
             until(lambda: sum(row["workers"] for row in client.cluster_info()) == 0, within=15, why="a worker is left")
 
     def kill_everything(self) -> None:
-        """What a power cut does."""
+        """Kills every process, as a power cut would."""
         for process in self.processes():
             try:
                 os.kill(process.pid, signal.SIGKILL)

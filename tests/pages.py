@@ -1,4 +1,4 @@
-"""Pages whose text is known, drawn with the fonts of the machine: what readers are measured on."""
+"""Pages with known text, drawn with the fonts of this machine, to measure models that read."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INVOICE = (
 class Drawn:
     name: str
     image: Any
-    #: In the order in which a person reads them.
+    #: The lines in the order in which a person reads them.
     lines: tuple[str, ...]
 
     @property
@@ -59,7 +59,7 @@ def font(name: str, size: int) -> Any:
 
 
 def prose(seed: int, lines: int, least: int, most: int) -> tuple[str, ...]:
-    """Lines of that many characters, of words in random order with a number and a comma here and there."""
+    """Lines of about that many characters: random words with a number or a comma here and there."""
     chance = random.Random(seed)
     found = []
     for _ in range(lines):
@@ -104,7 +104,7 @@ def small() -> Drawn:
 
 
 def monospace() -> Drawn:
-    """A listing: cells stand in columns, and are read row by row."""
+    """A listing in columns, which is read row by row."""
     chance = random.Random(5)
     rows = [("ITEM", "QTY", "PRICE", "TOTAL")]
     for _ in range(14):
@@ -128,20 +128,20 @@ def dark() -> Drawn:
 
 
 def tilted(degrees: float = 5.0) -> Drawn:
-    """Turned clockwise, the paper grown so that nothing is cut off."""
+    """Turned clockwise, on a larger sheet, so that nothing is cut off."""
     lines = prose(13, 14, 45, 60)
     image = written(lines, (1000, 700)).rotate(-degrees, Image.BICUBIC, expand=True, fillcolor="white")
     return Drawn(f"{degrees:g} degrees", image, lines)
 
 
 def turned(degrees: int = 180) -> Drawn:
-    """In quarters, clockwise."""
+    """Turned by quarters, clockwise."""
     lines = prose(17, 14, 45, 60)
     return Drawn(f"{degrees} degrees", written(lines, (1000, 700)).rotate(-degrees, expand=True), lines)
 
 
 def dense(seed: int = 19, count: int = 55) -> Drawn:
-    """A4 at 150 dpi, full."""
+    """A full page of A4 at 150 dpi."""
     lines = prose(seed, count, 82, 88)
     return Drawn("dense A4", written(lines, (1240, 1754), SERIF, 20, start=(90, 90), step=1.45), lines)
 
@@ -156,7 +156,7 @@ def two_columns() -> Drawn:
 
 
 def mixed() -> Drawn:
-    """From a headline to a footnote."""
+    """A page with text of all sizes, from headline to footnote."""
     image, lines, top = Image.new("RGB", (1100, 900), "white"), [], 40  # type: ignore[var-annotated]
     for seed, (face, height, count, length) in enumerate(
         ((BOLD, 64, 1, 22), (SANS, 36, 2, 40), (SERIF, 24, 7, 62), (MONO, 18, 6, 80), (SANS, 14, 4, 100))
@@ -186,23 +186,23 @@ PAGES: Mapping[str, Callable[[], Drawn]] = {
 
 
 def squeezed(text: str) -> str:
-    """Without white space: how wide a gap is drawn says nothing of how well letters are read."""
+    """Without white space, since the width of a drawn gap says nothing about how well letters are read."""
     return "".join(text.split())
 
 
 def error_rate(read: str, lines: Sequence[str]) -> float:
-    """Characters to change, put in or leave out, for each that was written."""
+    """The characters to change, insert or remove, per character of the true text."""
     truth = squeezed(" ".join(lines))
     return distance(squeezed(read), truth) / len(truth)
 
 
 def distance(one: str, other: str) -> int:
-    """Levenshtein's, row by row."""
+    """Levenshtein's distance, row by row."""
     codes = np.array([ord(letter) for letter in other])
     ramp = np.arange(len(other) + 1)
     row = ramp
     for count, letter in enumerate(one, 1):
         best = np.minimum(row[1:] + 1, row[:-1] + (codes != ord(letter)))
-        # What is put in is the smallest so far plus the way from there.
+        # An insertion costs the smallest value so far plus the way from there.
         row = np.minimum.accumulate(np.concatenate([[count], best]) - ramp) + ramp
     return int(row[-1])

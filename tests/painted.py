@@ -1,4 +1,4 @@
-"""Pictures for tests, and a model that paints them: what is sent, what came back, how many steps it took."""
+"""Pictures for tests, and a model that draws them: what is sent, what comes back, how many steps it takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.live import LiveCluster, until
 
 @contextmanager
 def painting(live: LiveCluster, uid: str, **options: Any) -> Iterator[str]:
-    """The uid of a model that paints, for as long as it is needed: requests that name no model mean any that can."""
+    """The uid of a model that draws, which runs only as long as it is needed: requests without a model name use any
+    model that fits."""
     with live.client() as client:
         yield client.launch_model("painting", model_uid=uid, **options)
         client.terminate_model(uid)
@@ -27,7 +28,7 @@ def painting(live: LiveCluster, uid: str, **options: Any) -> Iterator[str]:
 
 @contextmanager
 def painting_quick_and_slow(live: LiveCluster, name: str, journal: Journal, step_seconds: float) -> Iterator[str]:
-    """The uid of a model that paints at once. Beside it is `<name>-slow`, whose steps are written into the journal."""
+    """The uid of a model that draws at once. Beside it runs `<name>-slow`, whose steps are written into the journal."""
     slow = painting(live, f"{name}-slow", step_seconds=step_seconds, journal=str(journal.path))
     with painting(live, f"{name}-painter") as uid, slow:
         yield uid
@@ -40,7 +41,7 @@ def filled(colour: Any = "red", size: tuple[int, int] = (64, 48), mode: str = "R
 
 
 def half(left: Any, right: Any, size: tuple[int, int] = (64, 48), mode: str = "RGB") -> bytes:
-    """A picture whose halves have colours of their own."""
+    """A picture with two halves of different colours."""
     image = Image.new(mode, size, left)
     image.paste(right, (size[0] // 2, 0, *size))
     target = io.BytesIO()
@@ -49,7 +50,7 @@ def half(left: Any, right: Any, size: tuple[int, int] = (64, 48), mode: str = "R
 
 
 def opened(data: bytes | str) -> Image.Image:
-    """From bytes or base64."""
+    """Opens a picture from bytes or base64."""
     return Image.open(io.BytesIO(base64.b64decode(data) if isinstance(data, str) else data))
 
 
@@ -58,7 +59,7 @@ def as_uri(data: bytes, type: str = "image/png") -> str:
 
 
 def corners(image: Image.Image) -> tuple[Any, Any]:
-    """The colours at the left and at the right of the lowest row, where no square is painted with a seed near 7."""
+    """The colours at the left and right end of the lowest row, where the square of a seed near 7 is not."""
     image = image.convert("RGB")
     return image.getpixel((0, image.height - 1)), image.getpixel((image.width - 1, image.height - 1))
 
@@ -72,7 +73,7 @@ def is_near(found: Any, wanted: Any, most: int = 2) -> bool:
 
 
 class Journal:
-    """The steps that a model took, by what they were for."""
+    """The steps that a model took for each prompt."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -85,7 +86,7 @@ class Journal:
         return len(self.path.read_text().splitlines()) if self.path.exists() else 0
 
     def wait_for(self, prompt: str, steps: int) -> int:
-        """Returns as a step ends, so that whatever comes now comes early in the next."""
+        """Returns as a step ends, so that what the test does next happens early in the next step."""
         before = self.steps(prompt)
         until(lambda: self.steps(prompt) >= max(steps, before + 1), within=15, why=f"no step for {prompt}")
         return self.steps(prompt)

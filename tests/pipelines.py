@@ -1,6 +1,6 @@
-"""Nine tiny diffusion pipelines with random weights, one function each, made on the spot without any download.
+"""Makes nine tiny diffusion pipelines with random weights, one function each, without any download.
 
-Their widths are multiples of 64 wherever bitsandbytes packs rows: its four-bit kernels read no others.
+Their widths are multiples of 64 where bitsandbytes packs rows, since its four-bit kernels read no others.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ PRINTABLE = [letter for letter in string.printable if not letter.isspace()]
 
 
 def byte_letters() -> list[str]:
-    """One visible character per byte, in the order in which GPT-2's alphabet has them."""
+    """One visible character per byte, in the order of GPT-2's alphabet."""
     visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [*map(chr, visible), *(chr(256 + place) for place in range(256 - len(visible)))]
 
@@ -112,7 +112,7 @@ def glm_tokenizer() -> PreTrainedTokenizerFast:
     made.decoder = ByteLevelDecoder()
     marks = ["[gMASK]", "<sop>"]
     made.add_special_tokens(["<|endoftext|>", *marks])
-    # As GLM's own has them; without, an empty prompt would be no tokens at all.
+    # GLM's own tokenizer adds these. Without them an empty prompt would have no tokens at all.
     made.post_processor = TemplateProcessing(
         single="[gMASK] <sop> $A", special_tokens=[(mark, made.token_to_id(mark)) for mark in marks]
     )
@@ -126,7 +126,7 @@ def glm_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def chatglm_tokenizer(folder: Path) -> ChatGLMTokenizer:
-    """Reads a file, which must stay until the pipeline is saved."""
+    """It reads a file that must exist until the pipeline is saved."""
     trained = io.BytesIO()
     words = ["a cat sits on the mat", "the quick brown fox jumps over the lazy dog"]
     SentencePieceTrainer.train(
@@ -156,7 +156,7 @@ def clip_encoder(kind: Any = CLIPTextModel, width: int = 32) -> Any:
         CLIPTextConfig(
             vocab_size=514,
             bos_token_id=512,
-            # Where the text ends is where its pooled vector is taken.
+            # The pooled vector is taken at the end of the text.
             eos_token_id=513,
             pad_token_id=513,
             hidden_size=width,
@@ -214,7 +214,7 @@ def unet(**options: Any) -> UNet2DConditionModel:
 
 
 def xl_unet(text_width: int, pooled_width: int) -> UNet2DConditionModel:
-    """Told of the picture's size by six numbers besides the pooled text."""
+    """Besides the pooled text it gets the size of the picture as six numbers."""
     return unet(
         attention_head_dim=(2, 4),
         use_linear_projection=True,
@@ -314,7 +314,7 @@ def flux(folder: Path, kind: Any = FluxPipeline, width: int = 64, layers: int = 
 
 
 def flux_wide(folder: Path) -> Any:
-    """Rows of 256 numbers, which the K types of GGUF are packed in."""
+    """Its rows have 256 numbers, as the K types of GGUF need."""
     return flux(folder, width=256, layers=1)
 
 
@@ -456,7 +456,7 @@ def kolors(folder: Path) -> Any:
         )
     )
     for values in encoder.parameters():
-        # Left as the memory was by its own constructor.
+        # Its own constructor leaves this uninitialised.
         torch.nn.init.normal_(values, 0, 0.02)
     return KolorsPipeline(
         vae=vae(),
@@ -467,13 +467,13 @@ def kolors(folder: Path) -> Any:
     )
 
 
-#: The nine; each takes the folder that it will be saved in.
+#: The nine pipelines; each function takes the folder in which the pipeline is to be saved.
 NINE: Mapping[str, Callable[[Path], Any]] = {
     made.__name__: made for made in (sd15, sdxl, sd3, flux, flux_kontext, qwen_image, cogview4, hunyuandit, kolors)
 }
 EVERY: Mapping[str, Callable[[Path], Any]] = {**NINE, "flux_wide": flux_wide}
 
-#: What a picture of 64 x 64 takes besides a prompt.
+#: The arguments for a picture of 64 x 64 besides the prompt.
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "hunyuandit": {"use_resolution_binning": False},
     "flux_kontext": {"_auto_resize": False, "max_area": 64 * 64},
@@ -481,7 +481,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
 
 
 def saved(name: str, folder: Path) -> Path:
-    """The pipeline of that name in a folder, as a hub would have it; the same numbers every time."""
+    """Saves the pipeline of that name in a folder as a hub would have it, with the same numbers every time."""
     torch.manual_seed(0)
     pipe = EVERY[name](folder)
     for part in pipe.components.values():
@@ -500,7 +500,8 @@ def setup_of(
     allow_pickle: bool = False,
     **options: Any,
 ) -> Setup:
-    """A launch of that folder on CPU; `defaults` are the catalogue entry's options, `base` where it has its files."""
+    """A launch of that folder on a CPU. `defaults` are the options of the catalogue entry, `base` is the folder with
+    its other files."""
     source = Source(hub="local", id=str(folder))
     entry = Entry(
         name=folder.name,
@@ -515,12 +516,12 @@ def setup_of(
 
 
 def loaded(folder: Path, roots: tuple[Path, ...] = (), **launch: Any) -> Loaded:
-    """As a worker loads it, without any download."""
+    """Loads it as a worker does, without any download."""
     return load(setup_of(folder, **launch), lambda source: locate(source, home=folder, offline=True, roots=roots))
 
 
 def drawn(pipe: Any, name: str, steps: int = 2, **params: Any) -> np.ndarray:
-    """A picture of 64 x 64, with numbers from 0 to 1."""
+    """Draws a picture of 64 x 64, with numbers from 0 to 1."""
     if name == "flux_kontext":
         params.setdefault("image", Image.new("RGB", (64, 64), "red"))
     given = {

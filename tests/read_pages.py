@@ -1,7 +1,8 @@
-"""Pages for tests, and a model that reads them: a page holds its text as a pattern of squares, which survives being
-drawn larger, packed as JPEG or set into a PDF.
+"""Pages for tests, and a model that reads them. A page holds its text as a pattern of squares, which can still be read
+after the page was drawn larger, saved as JPEG or put into a PDF.
 
-Loaded by `CLUSTER_PLUGINS=tests.read_pages`; the worker, the routes and everything else around it are real.
+The model is loaded by `CLUSTER_PLUGINS=tests.read_pages`. The worker, the routes and everything else around it are
+real.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from deployments.ocr.page import Block, Line, RecognisedPage, Usage, Word, bound
 from deployments.ocr.requests import Reading
 from tests.live import LiveCluster, until
 
-#: Squares on a side; the first two bytes of what they hold are the length of the text.
+#: The number of squares on each side. The first two bytes that they hold are the length of the text.
 SIDE = 28
-#: What the example has on it.
+#: The text of the example.
 PROBE = "example"
-#: Where lines and words stand, as shares of the page.
+#: The places of lines and words, as shares of the page.
 LEFT, TOP, LINE, LETTER = 0.1, 0.1, 0.05, 0.015
 
 
@@ -72,7 +73,7 @@ def text_of(image: Image.Image) -> str:
 
 
 def read(image: Image.Image, text: str) -> RecognisedPage:
-    """The page as it is answered, each word at a place that follows from the text."""
+    """The page in the form of an answer; the place of each word follows from the text."""
     width, height = image.size
     lines = []
     for row, said in enumerate(text.splitlines()):
@@ -93,9 +94,9 @@ def read(image: Image.Image, text: str) -> RecognisedPage:
 class ReaderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    #: How long each page takes.
+    #: The time that each page takes.
     seconds: float = 0.0
-    #: A file to which it writes what it begins and ends to read.
+    #: A file in which it records which pages it begins and ends to read.
     journal: str | None = None
     #: Shows each word as soon as it is read.
     shows: bool = False
@@ -103,7 +104,7 @@ class ReaderOptions(BaseModel):
 
 
 class Reader(Stepped):
-    """A word on a page can be an order: `sleep:0.5` takes longer, `fail` raises, `refuse` is a fault of the page."""
+    """A word on a page can be an order: `sleep:0.5` takes longer, `fail` raises, `refuse` is an error of the page."""
 
     engines: ClassVar[tuple[str, ...]] = ("reading",)
     abilities: ClassVar[tuple[str, ...]] = ("ocr",)
@@ -142,7 +143,7 @@ class Reader(Stepped):
         return read(image, self._told(text, reading))
 
     def _told(self, text: str, reading: Reading) -> str:
-        """With what was asked for, so that a test can see that it arrived."""
+        """The page with the parameters of the request, so that a test sees that they arrived."""
         asked = {"prompt": reading.prompt, "languages": " ".join(reading.languages)}
         return "\n".join([text, *(f"{name} {value}" for name, value in asked.items() if value)])
 
@@ -154,7 +155,7 @@ class Reader(Stepped):
             course.check()
 
     def _note(self, what: str, text: str) -> None:
-        # Probes read as well.
+        # Probes read the example as well.
         if self._options.journal and text != PROBE:
             with self._lock, open(self._options.journal, "a") as journal:
                 journal.write(f"{what} {text!r}\n")
@@ -164,7 +165,7 @@ class Reader(Stepped):
 
 
 class Journal:
-    """What a model began and ended to read."""
+    """The pages that a model began and ended to read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -176,7 +177,8 @@ class Journal:
 
 @contextmanager
 def reading(live: LiveCluster, uid: str, **options: Any) -> Iterator[str]:
-    """The uid of a model that reads, for as long as it is needed: requests that name no model mean the only one."""
+    """The uid of a model that reads, which runs only as long as it is needed: requests without a model name need it to
+    be the only one."""
     with live.client() as client:
         yield client.launch_model("reading", model_uid=uid, **options)
         client.terminate_model(uid)

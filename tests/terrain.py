@@ -1,7 +1,8 @@
-"""A small trained diffusion model out of a package, as a folder of diffusers: terrain of a class from 0 (flat) to 99.
+"""A small trained diffusion model from a package, converted to a folder of diffusers: it draws terrain of a class from
+0 (flat) to 99.
 
-The package has it as ONNX, with the names of OpenAI's consistency models; only its group norms were taken apart and
-lost theirs. It needs a single step and reads no words: what it takes for a difficulty becomes the class.
+In the package it is ONNX with the names of OpenAI's consistency models, but its group norms are split into parts that
+have no names. The model needs a single step and reads no words: the difficulty that it takes becomes the class.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ CONFIG: dict[str, Any] = {
     "upsample_type": "resnet",
     "norm_eps": 1e-5,
 }
-#: How noisy a picture is at the start, and at the end.
+#: The amount of noise at the start and at the end.
 SIGMA_MAX, SIGMA_MIN = 80.0, 0.002
 
-#: A layer that the export kept, and the norm right before it.
+#: A layer whose name the export kept, and the norm right before it.
 AFTER_NORM = {"in_layers.2": "in_layers.0", "out_layers.3": "out_layers.0", "qkv": "norm", "out.2": "out.0"}
-#: The layers of a block as they call them, and as diffusers does.
+#: The names of the layers of a block in the package and in diffusers.
 RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -77,7 +78,7 @@ def saved(folder: Path) -> Path:
 
 
 def converted(graph: Any) -> Weights:
-    """Under the names of diffusers; raises when one is left over."""
+    """The weights under diffusers' names; raises if one is left over."""
     theirs = _named(graph)
     ours: Weights = {"class_embedding.weight": _class_embedding(theirs)}
     for old, new in ENDS.items():
@@ -93,7 +94,7 @@ def converted(graph: Any) -> Weights:
 
 
 def _named(graph: Any) -> Weights:
-    """All weights by name. The norms run in the order in which the layers that follow them are listed."""
+    """All weights by name. The norms are in the order of the layers that follow them."""
     listed = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
     found = {name.removeprefix("network."): value for name, value in listed.items() if name.startswith("network.")}
     names = [
@@ -108,7 +109,7 @@ def _named(graph: Any) -> Weights:
 
 
 def _norms(graph: Any, listed: Weights) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Each is normalised, put back into its shape, multiplied, and added to."""
+    """In the export a norm is four operations: normalise, reshape, multiply, add."""
     reader = {name: node for node in reversed(graph.node) for name in node.input}
 
     def constant(node: Any) -> torch.Tensor:
@@ -121,7 +122,7 @@ def _norms(graph: Any, listed: Weights) -> Iterator[tuple[torch.Tensor, torch.Te
 
 
 def _blocks() -> Iterator[tuple[str, str]]:
-    """Theirs and ours: they count one list down and one up, we count per level."""
+    """The blocks of both: the package numbers one list down and one up, diffusers numbers them per level."""
     levels = len(CONFIG["block_out_channels"])
     place = 1
     for level, kind in enumerate(CONFIG["down_block_types"]):
@@ -155,7 +156,7 @@ def _move(theirs: Weights, old: str, ours: Weights, new: str) -> None:
 
 
 def _move_attention(theirs: Weights, old: str, ours: Weights, new: str) -> None:
-    """Its layers are convolutions of a single pixel, three of them in one."""
+    """Its layers are convolutions of a single pixel, and three of them are in one."""
     _move(theirs, f"{old}.norm", ours, f"{new}.group_norm")
     for part in ("weight", "bias"):
         for letter, third in zip("qkv", theirs.pop(f"{old}.qkv.{part}").chunk(3), strict=True):
@@ -164,7 +165,7 @@ def _move_attention(theirs: Weights, old: str, ours: Weights, new: str) -> None:
 
 
 def _class_embedding(theirs: Weights) -> torch.Tensor:
-    """What two layers make of the difficulties from 0 to 1, one for each class."""
+    """The output of the two layers for difficulties from 0 to 1, one for each class."""
     first, bias, second, last_bias = (
         theirs.pop(f"label_emb.{layer}.{part}") for layer in (0, 2) for part in ("weight", "bias")
     )

@@ -1,4 +1,4 @@
-"""The fault matrix is whole: each of its rows is run, or says why it cannot be."""
+"""The matrix of faults is complete: each row is run or says why it cannot be."""
 
 from __future__ import annotations
 

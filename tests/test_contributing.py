@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md work: they are done to a copy of the tree, and what each promises is run there."""
+"""The recipes of CONTRIBUTING.md work: they are applied to a copy of the tree, and their checks are run there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.live import ROOT
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 COPIED = ("cluster", "deployments", "docs", "k8s", "tests", "pyproject.toml")
 CHANGES = 12
-#: Runs the checks of all recipes in one process, and tells by the name of each what went wrong.
+#: Runs the checks of all recipes in one process, and reports by the name of each what went wrong.
 RUNNER = """
 import json, sys, traceback
 told = {}
@@ -34,7 +34,7 @@ json.dump(told, open(sys.argv[1], "w"))
 
 @dataclass(frozen=True)
 class Block:
-    """`kind` is what stands behind the three ticks, `target` the word after it: a file, `run` or `check`."""
+    """`kind` is the word after the three ticks, `target` the one after that: a file, `run` or `check`."""
 
     kind: str
     target: str

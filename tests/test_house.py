@@ -61,7 +61,7 @@ def test_every_figure_has_a_limit_and_an_advice(figures: dict[str, float]) -> No
     assert set(figures) == set(LIMITS) == set(ADVICE)
 
 
-#: A file of each kind of fault, and the figure that must tell it.
+#: A file with each kind of fault, and the figure that must report it.
 FAULTS = {
     "class names used twice": "class Worker: ...\n",
     "imports of our own inside functions": "def f():\n    from cluster import errors\n",

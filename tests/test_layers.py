@@ -1,5 +1,5 @@
-"""Who may import whom. Ray is imported where it is run, and model libraries by what loads a model, so that nobody else
-waits for them."""
+"""Who may import whom. Ray and model libraries are imported only where they are used, so that nobody else waits for
+them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments")
 
-#: A module may import what stands above its own line, and in its own line what no `|` parts from it. The longest name
-#: that fits a module is its room; `cluster.*` are the modules right in that folder.
+#: A module may import from the lines above its own, and within its line from everything that no `|` separates from it.
+#: A module belongs to the longest name that fits; `cluster.*` are the modules directly in that folder.
 LAYERS = """
     cluster.* cluster.catalog.entry
     cluster.catalog | cluster.weights | cluster.client cluster
@@ -27,9 +27,9 @@ LAYERS = """
     deployments.text | deployments.image | deployments.ocr
     cluster.cli
 """
-#: In one wing, but each a model type of its own: what two of them need belongs in the wing.
+#: These are in one wing, but each is a model type of its own; what two of them need belongs into the wing.
 TYPES = ("deployments.text.embedding", "deployments.text.rerank", "deployments.text.classify")
-#: Where Ray may be imported.
+#: The places where Ray may be imported.
 RAY = ("cluster.runtime", "deployments.ingress.app")
 MODEL_LIBRARIES = (
     "torch",
@@ -46,7 +46,7 @@ MODEL_LIBRARIES = (
     "gguf",
     "PIL",
 )
-#: Our own rooms that bring in Ray or a model library. Others import them inside the function that needs them.
+#: Packages of ours that import Ray or a model library. Others import them inside the function that needs them.
 HEAVY = ("cluster.runtime", "deployments.text.encoders")
 
 
@@ -77,7 +77,7 @@ FILES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-#: The name of a room -> its line, and which of the line's groups it is in.
+#: For each name in the table: its line, and its group within the line.
 ROOMS = {
     name: (number, group)
     for number, line in enumerate(LAYERS.strip().splitlines())
@@ -126,7 +126,7 @@ IMPORTS = [item for module, file in FILES.items() for item in imports_of(module,
 
 
 def points_down(item: Import) -> str | None:
-    """An import inside a function, or for types only, counts as well: it would only hide the cycle."""
+    """Imports inside functions and for types count as well: they would only hide a cycle."""
     if not item.is_ours or ROOMS[room_of(item.imported)][0] <= ROOMS[room_of(item.importer)][0]:
         return None
     return f"{item}, which is further down in LAYERS."
@@ -233,7 +233,7 @@ def test_modules_do_not_import_each_other_in_a_cycle() -> None:
         ("deployments.text.rerank", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.text.classify", "ray torch fastapi transformers sentence_transformers"),
         ("deployments.image", "ray torch fastapi transformers diffusers PIL gguf"),
-        # As every ingress does when it lists what there is.
+        # Every ingress does this when it lists the model types.
         ("deployments; deployments.model_types()", "ray torch fastapi transformers sentence_transformers diffusers"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the README shows is run here, so that it stays true."""
+"""The commands and programs in the README are run here, so that they stay true."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pipelines import saved
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 SHELL = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines() if line]
-#: What needs weights from a hub, or a GPU.
+#: Commands that need weights from a hub, or a GPU.
 ELSEWHERE = [line[2:] for kind, text in BLOCKS if kind == "console" for line in text.splitlines() if line[:2] == "$ "]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
@@ -32,7 +32,7 @@ def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp
     for line in SHELL:
         words = shlex.split(line)
         if words[0] in ("make", "source"):
-            continue  # this very environment was made by the one and is what the other switches to
+            continue  # the tests already run in the environment that one of them makes and the other activates
         if words[0] == "curl":
             line = line.replace("http://127.0.0.1:9997", live.url)
             answer = json.loads(subprocess.run(line, shell=True, capture_output=True, check=True, timeout=30).stdout)
@@ -47,7 +47,7 @@ def test_every_command_of_the_readme_works(live: LiveCluster, embedder: str, tmp
             timeout=120,
             cwd=tmp_path,
         )
-        # `diff` says with 1 that there is something to do.
+        # `diff` exits with 1 when there are differences.
         assert done.returncode == (1 if words[1] == "diff" else 0), f"{line}\n{done.stdout}\n{done.stderr}"
         seen.add(words[1])
     assert {"launch", "list", "apply", "keys", "scale"} <= seen
@@ -66,7 +66,7 @@ def test_the_python_of_the_readme_runs(live: LiveCluster, capsys: pytest.Capture
 
 @pytest.fixture(scope="module")
 def flux(live: LiveCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A tiny model of the kind and under the uid of the large one that the README speaks of."""
+    """A tiny model of the same kind and under the same uid as the large one in the README."""
     folder = saved("flux", tmp_path_factory.mktemp("models") / "flux")
     with live.client() as client:
         yield client.launch_model("tiny-flux", "image", model_uid="flux", model_path=str(folder))
@@ -103,7 +103,7 @@ def test_pictures_are_drawn_as_the_readme_says(
     for line in ELSEWHERE:
         words = shlex.split(line)
         if words[1] == "launch" and "image" in words:
-            # What it asks for is there; whether it fits depends on the machine.
+            # All files that it needs are there; whether it fits depends on the machine.
             words = [*words, "--dry-run"]
             assert live.command(*words[1:]).returncode in (0, 4), line
         if words[1] == "generate":
@@ -114,7 +114,7 @@ def test_pictures_are_drawn_as_the_readme_says(
     assert capsys.readouterr().out == "iVBORw0K\n"
 
 
-#: What breaks each row of the table of deaths; the k8s tests lose nodes and heads on top of it.
+#: The test that breaks what each row of the table of deaths names; the tests of k8s also lose nodes and heads.
 DEATHS = {
     "one of several workers, `kill -9`": "test_a_killed_worker_costs_no_request_and_comes_back",
     "the only worker of a model": "test_the_only_worker_killed_holds_requests_until_it_is_back",

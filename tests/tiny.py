@@ -1,4 +1,5 @@
-"""Tiny models of many kinds with random weights, made on the spot: their numbers mean nothing and must still agree."""
+"""Tiny models of many kinds with random weights: their results mean nothing, but must be the same however they are
+computed."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ TEXTS = [
     "The committee met on Tuesday and approved the budget with two changes, the library and the bridge. " * 2,
 ]
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-#: With these a layer changes something, unlike with the small weights of a fresh model.
+#: Weights large enough that each layer changes something, unlike the small weights of a fresh model.
 STRONG = 0.2
 
 
@@ -39,7 +40,7 @@ def tokenizer(
     extra: tuple[str, ...] = (),
     names: dict[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Bytes and some pairs of them, with [CLS] and [SEP] around unless told otherwise."""
+    """A tokenizer of bytes and some pairs of them, with [CLS] and [SEP] around the text unless told otherwise."""
     named = {"pad": "[PAD]", "cls": "[CLS]", "sep": "[SEP]", "unk": "[UNK]", "mask": "[MASK]", **(names or {})}
     made = Tokenizer(BPE(unk_token=named["unk"]))
     made.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -66,7 +67,7 @@ def tokenizer(
 
 
 def saved(folder: Path, kind: Any, config: Any, words: PreTrainedTokenizerFast) -> Path:
-    """A model of random weights in a folder, as a hub would have it."""
+    """Saves a model with random weights in a folder, as a hub would have it."""
     torch.manual_seed(0)
     config.initializer_range = STRONG
     config.vocab_size, config.pad_token_id = len(words), words.pad_token_id
@@ -81,7 +82,7 @@ def saved(folder: Path, kind: Any, config: Any, words: PreTrainedTokenizerFast) 
 
 
 def launched(family: Any, folder: Path, type: str, *, facts: dict[str, Any] | None = None, **options: Any) -> Any:
-    """A family with the model of a folder, as a worker loads it."""
+    """A family that has loaded the model of a folder, as in a worker."""
     given = {name: options.pop(name) for name in ("allow_pickle", "engine", "home") if name in options}
     source = Source(hub="local", id=str(folder))
     entry = Entry(name=folder.name, type=type, family="tiny", sources=(source,), facts=facts or {})
@@ -91,7 +92,7 @@ def launched(family: Any, folder: Path, type: str, *, facts: dict[str, Any] | No
 
 
 def ask(model: Any, ability: str, items: Any, **params: Any) -> Any:
-    """What a worker does with a request, without the queue."""
+    """Does what a worker does with a request, without the queue."""
     prepared = model.prepare(ability, items, params)
     if prepared.answers is not None:
         return prepared.answers

@@ -1,4 +1,4 @@
-"""A real browser, and pages of strangers for it, which say what they saw."""
+"""Starts a real browser and serves foreign pages to it; the pages report what they were able to do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE_S = 60.0
 
 
 def browser() -> str:
-    """Its path. Where there is none the test is left out, but not where all must run."""
+    """The path of the browser. Without one the test is skipped, except where every test must run."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         missing = f"no browser is installed ({' or '.join(NAMES)}): what pages can do is not tried"
@@ -38,7 +38,7 @@ def browser() -> str:
 
 @asynccontextmanager
 async def hosted(page: str, name: str = "localhost") -> AsyncIterator[tuple[str, asyncio.Queue[str]]]:
-    """The origin of a page, and what it tells by `GET /told?<text>`."""
+    """The origin at which the page is served, and a list of the texts that it reports with `GET /told?<text>`."""
     told: asyncio.Queue[str] = asyncio.Queue()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -59,7 +59,7 @@ async def hosted(page: str, name: str = "localhost") -> AsyncIterator[tuple[str,
 
 @asynccontextmanager
 async def visited(address: str, name: str = "localhost") -> AsyncIterator[None]:
-    """In a new browser, to which that name leads to this machine."""
+    """Opens the page in a new browser that resolves that name to this machine."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = (*QUIET, f"--host-resolver-rules=MAP {name} 127.0.0.1", f"--user-data-dir={profile}")
         process = await asyncio.create_subprocess_exec(
@@ -75,7 +75,7 @@ async def visited(address: str, name: str = "localhost") -> AsyncIterator[None]:
 
 
 class Page:
-    """A page under a debugger: what it asked for, what its console complained of, and what is on it."""
+    """A page watched by a debugger: what it requested, the errors on its console, and what it shows."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
@@ -111,19 +111,19 @@ class Page:
         return result
 
     async def value(self, expression: str) -> Any:
-        """What a line of script is worth on the page."""
+        """The value of an expression of JavaScript on the page."""
         result = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return result["result"].get("value")
 
     async def until(self, expression: str) -> Any:
-        """The same as soon as it is true."""
+        """Waits until the expression is true, and returns its value."""
         async with asyncio.timeout(PATIENCE_S):
             while not (value := await self.value(expression)):
                 await asyncio.sleep(0.05)
         return value
 
     async def picture(self) -> bytes:
-        """A PNG of the page."""
+        """A screenshot of the page as PNG."""
         return base64.b64decode((await self.call("Page.captureScreenshot"))["data"])
 
     def close(self) -> None:

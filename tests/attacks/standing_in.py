@@ -1,4 +1,4 @@
-"""The real app over HTTP, with somebody in place of the supervisor who remembers what he was told to do."""
+"""The real app over HTTP. In place of the supervisor is a stand-in that records what it was told to do."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PATIENCE_S = 20.0
 
 
 class StandIn:
-    """Instead of the supervisor."""
+    """Stands in for the supervisor."""
 
     def __init__(self, workers: dict[str, Any] | None = None, keys: Iterable[Key] = ()) -> None:
-        #: By uid, what stands in for the one worker of each model; None for a model without.
+        #: By uid, the stand-in for the only worker of each model; None for a model without a worker.
         self.workers = workers or {}
         self.keys = tuple(keys)
         self.launched: list[Wanted] = []
@@ -104,7 +104,7 @@ class StandIn:
 
 
 class Noting:
-    """A stand-in as the ingress sees it: notes the name of each call, and refuses what is not defined."""
+    """Wraps a stand-in for the ingress: records the name of each call, and refuses calls that are not defined."""
 
     def __init__(self, supervisor: StandIn) -> None:
         self._supervisor = supervisor
@@ -116,7 +116,8 @@ class Noting:
 
 
 class Slow:
-    """Instead of a worker: works on each item until it is let, and knows requests by their owners, as workers do."""
+    """Stands in for a worker: an item is done when the test allows it. Requests are known by their owners, as in real
+    workers."""
 
     def __init__(self) -> None:
         self.let = threading.Event()
@@ -175,7 +176,7 @@ async def opened(place: Settings, supervisor: StandIn) -> AsyncIterator[FastAPI]
 
 @asynccontextmanager
 async def asked(place: Settings, supervisor: StandIn) -> AsyncIterator[httpx.AsyncClient]:
-    """Without a socket."""
+    """A client that calls the app directly, without a socket."""
     async with opened(place, supervisor) as app:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url=place.url) as client:
@@ -184,7 +185,7 @@ async def asked(place: Settings, supervisor: StandIn) -> AsyncIterator[httpx.Asy
 
 @asynccontextmanager
 async def served(place: Settings, supervisor: StandIn) -> AsyncIterator[str]:
-    """On a real port."""
+    """The app on a real port."""
     async with opened(place, supervisor) as app:
         server = Server(app, place)
         await server.begin()
@@ -203,7 +204,7 @@ def run(test: Awaitable[None]) -> None:
 
 
 def every_call(app: FastAPI, **values: str) -> list[tuple[str, str]]:
-    """Method and path of each route there is, with something for its parameters."""
+    """Method and path of every route, with example values for the parameters of the path."""
     calls = []
     for route in app.routes:
         path = getattr(route, "path", None)

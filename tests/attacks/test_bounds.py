@@ -1,4 +1,4 @@
-"""What a few bytes, or many, of one caller may cost: texts and page numbers are bounded before they are worked on."""
+"""What texts and page numbers of one caller may cost: both are limited before any work is done on them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encoder() -> TextEncoder:
 
 
 class Cost(NamedTuple):
-    #: More than was held before, at the worst moment.
+    #: The growth of memory at its peak.
     megabytes: float
     seconds: float
 
@@ -44,7 +44,7 @@ def cost_of(call: Callable[[], Any]) -> Cost:
     def status(name: str) -> float:
         return int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1000
 
-    # The kernel begins anew to look for the peak.
+    # Makes the kernel measure the peak from here on.
     Path("/proc/self/clear_refs").write_text("5")
     held, began = status("VmRSS"), time.perf_counter()
     with contextlib.suppress(errors.BadRequest, errors.TooLarge):

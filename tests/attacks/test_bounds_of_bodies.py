@@ -1,5 +1,5 @@
-"""What bodies may cost an ingress: their memory all together, the time in which it does nothing else, and the places
-that half-sent ones take from others."""
+"""What bodies may cost an ingress: the memory of all of them together, the time in which it can do nothing else, and
+the connections that unfinished ones take from other callers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ COSTLY = {
     "numbers": inside(b"1", 5_000_000),
     "lists behind a text of them": b'{"a":"' + b"[" * 1_000_000 + b'\\\\","b":' + inside(b"[]", 100_000) + b"}",
 }
-#: What a body of 16 MB may look like and still be read.
+#: Bodies of 16 MB that are still accepted.
 MODEST = {
     "the most inputs": inside(b'"' + b"x" * 8192 + b'"', 2048),
     "escaped letters": inside(b'"' + b"\\u00e4" * 2000 + b'"', 1000),
@@ -64,7 +64,7 @@ MODEST = {
 
 
 async def seconds_of_longest_stall(call: Any) -> tuple[float, BaseException | None]:
-    """How long nothing else ran meanwhile."""
+    """The longest time for which nothing else could run."""
     longest = 0.0
 
     async def tick() -> None:
@@ -102,7 +102,8 @@ def test_json_of_few_values_is_read_however_it_looks(body: bytes) -> None:
 
 
 def test_only_what_stands_outside_texts_counts() -> None:
-    """Against a parser, with texts of all that could confuse, cut into pieces at every place."""
+    """Compared with a parser: texts of all characters that could confuse the scanner, cut into pieces at every
+    position."""
     dice = random.Random(7)
 
     def value(depth: int) -> Any:
@@ -162,7 +163,7 @@ def test_a_form_is_not_read_in_a_charset_that_takes_for_ever(charset: str) -> No
 
 @contextlib.asynccontextmanager
 async def half_sent(house: House, count: int, announced: int, sent: int) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """So many bodies of which only the beginning comes."""
+    """Sends that many bodies and stops in the middle of each."""
     head = b"POST /work HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % announced
     readers, writers = [], []
     for _ in range(count):
@@ -188,7 +189,7 @@ def test_half_sent_bodies_keep_out_nobody() -> None:
         async with house.open() as client, half_sent(house, 1200, 100, 50) as readers:
             answers = await asyncio.gather(*(client.post("/late", content=b"x" * 1000) for _ in range(20)))
             failed += sum(answer.status_code != 200 for answer in answers)
-            # The slowest made way, and were told why, by an answer that ends their connection.
+            # The slowest were dropped to make room, and were told why by an answer that closes their connection.
             done, _ = await asyncio.wait([asyncio.create_task(status_of(reader)) for reader in readers], timeout=0.5)
             closed = [task.result() for task in done]
             print(f"{failed} of 20 failed; {len(closed)} of 1200 half-sent bodies were closed")
@@ -337,7 +338,7 @@ def test_a_body_that_drips_is_not_waited_for() -> None:
             now = asyncio.get_running_loop().time()
             connection.heard = now + 2 * BODY_PAUSE_S
             assert not connection.is_late(now + BODY_PAUSE_S - 1) and connection.is_late(now + BODY_PAUSE_S + 1)
-            # A second for each thousand bytes that came.
+            # One second is allowed for each thousand bytes that arrive.
             connection._body_bytes = 30_000
             assert not connection.is_late(now + BODY_PAUSE_S + 29) and connection.is_late(now + BODY_PAUSE_S + 31)
             writer.transport.abort()

@@ -1,4 +1,5 @@
-"""What a document of one caller may cost: memory and time of the processes that draw, and the turns of the others."""
+"""What a document of one caller may cost: the memory and time of the rendering processes, and the waiting time of
+others."""
 
 from __future__ import annotations
 
@@ -40,9 +41,9 @@ def tiff_of(frames: int) -> bytes:
 
 
 def pdf_that_unpacks(megabytes: int) -> bytes:
-    """Pages whose contents are spaces, a thousandth of them in the file; each is unpacked as a whole."""
+    """Pages whose content is spaces, compressed to a thousandth; a reader unpacks each content as a whole."""
     packer = zlib.compressobj(9)
-    # What is packed behind a full flush knows of nothing before it, and so can be repeated.
+    # What follows a full flush does not depend on what was before it, so it can be repeated.
     head = packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
     more = packer.compress(b" " * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
     content = head + more * (megabytes - 1) + packer.flush()
@@ -57,7 +58,7 @@ def children() -> list[psutil.Process]:
 
 
 def with_documents(documents: DocumentOpener, use: Callable[[], Awaitable[None]]) -> None:
-    """Ends the processes that they started."""
+    """Opens documents, and ends the processes that were started for them."""
     before = set(children())
 
     async def limited() -> None:
@@ -108,7 +109,7 @@ def test_what_a_file_makes_of_itself_is_bounded() -> None:
         watching.cancel()
         print(f"{len(file)} bytes: peak {peak / 1e6:.0f} MB: {raised.value}")
         assert raised.value.status in (413, 422) and peak < 300_000_000
-        # Whoever comes next is served.
+        # The next caller is served.
         await read(documents, "b.pdf", document("one", "two"))
 
     with_documents(documents, use)
@@ -200,7 +201,8 @@ def test_whoever_has_the_least_drawn_is_next_and_nobody_waits_behind_all_pages_o
 
 
 def test_an_order_that_takes_long_gives_way_to_callers_who_have_nothing() -> None:
-    """Two of one caller hang; the other's page is drawn after the time that one may take while others wait."""
+    """Two requests of one caller hang. The page of another caller is still drawn, after the time that one caller may
+    take while others wait."""
     documents = DocumentOpener(Settings(render_processes=2), patience_s=30, hurry_s=1.0)
 
     async def use() -> None:

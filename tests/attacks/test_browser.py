@@ -1,4 +1,4 @@
-"""What a page in a real browser can do to a server on the same machine, and could without the door."""
+"""What a page in a real browser can do to a server on the same machine, with and without our check of its origin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.attacks.browser import PATIENCE_S, browser, hosted, visited
 from tests.attacks.standing_in import StandIn, run, served, settings
 from tests.live import free_port
 
-#: Sends a launch in a way that needs no preflight, and one that needs one, and tries to read what serves.
+#: Sends one launch that needs no preflight and one that needs it, and tries to read which models are served.
 PAGE = """<!doctype html><script>
 const body = JSON.stringify({model_name: "echo", model_uid: "from-a-page"});
 const send = async (type) => {
@@ -36,7 +36,7 @@ def _needs_a_browser() -> None:
 
 
 def seen_by_a_page(home: Path, lets_in: tuple[str, ...] = (), name: str = "localhost") -> tuple[str, list[str]]:
-    """What the page could read, and the models that were launched; the server has these settings for the page."""
+    """What the page could read, and the models that it launched, on a server with these settings."""
     port, supervisor = free_port(), StandIn()
     read: list[str] = []
 
@@ -57,7 +57,7 @@ def test_a_page_neither_reads_nor_launches(tmp_path: Path) -> None:
 
 
 def test_the_same_page_does_both_where_it_is_let_in(tmp_path: Path) -> None:
-    """What was sent as text is refused even so."""
+    """The launch that was sent as plain text is refused even then."""
     assert seen_by_a_page(tmp_path, ("allowed_origins",)) == ("read list", ["from-a-page"])
 
 

@@ -1,4 +1,5 @@
-"""Dry runs of what is not there, or was made to harm whoever looks: over HTTP, while the ingress serves others."""
+"""Dry runs of missing files and of files made to harm whoever reads them: over HTTP, while the ingress serves
+others."""
 
 from __future__ import annotations
 

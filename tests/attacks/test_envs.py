@@ -1,4 +1,4 @@
-"""A launch that brings environment variables of its own: none of them may run a program or lead a token astray."""
+"""Launches with environment variables: none may make a worker run a program or send a token elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from deployments import resolve
 from deployments.ocr.http import renderers
 from deployments.text.encoders.compiled import environment_with
 
-#: Variable -> what it does where it is let in.
+#: Each variable, and what it would do if it were accepted.
 WEAPONS = {
     "PYTHONWARNINGS": "imports any module in every Python that starts",
     "BROWSER": "names a program that such a module runs",
@@ -59,7 +59,7 @@ def test_what_launches_set_in_practice_is_taken() -> None:
 
 @pytest.fixture
 def trapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A worker or ingress whose environment was spoilt: every plain Python started from it writes this file."""
+    """Starts a process with these variables, from which every plain Python process would write this file."""
     sprung = tmp_path / "sprung"
     (tmp_path / "trap.py").write_text(f"open({str(sprung)!r}, 'w').close()\nclass Category(Warning): pass\n")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore::trap.Category")

@@ -1,4 +1,4 @@
-"""What others on this machine and on its network can reach of an installation for this machine alone."""
+"""What other users of this machine and of its network can reach of a cluster that is meant for this machine only."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from cluster.settings import Settings
 from tests.live import LiveCluster
 
 NOBODY = 65534
-#: What is answered on every port without a token, a request of HTTP or of gRPC.
+#: What each port answers without a token to a request of HTTP or of gRPC.
 GREETINGS = (b"GET / HTTP/1.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
 
 
 def own_addresses() -> list[str]:
-    """Of this machine, those that others may know it by."""
+    """The addresses under which others may reach this machine."""
     rows = [row for rows in psutil.net_if_addrs().values() for row in rows if row.family == socket.AF_INET]
     return [row.address for row in rows if not row.address.startswith("127.")]
 

@@ -1,7 +1,5 @@
-"""Bodies that nobody means, to every route there is: no 500, and the loop answers others meanwhile.
-
-`python -m benchmarks.fuzz` does the same for minutes, to a cluster with real models.
-"""
+"""Random bodies for every route: none may be answered with a 500, and the event loop must answer others meanwhile.
+`python -m benchmarks.fuzz` does the same for minutes with a cluster of real models."""
 
 from __future__ import annotations
 
@@ -37,21 +35,21 @@ from tests.read_pages import Reader
 SECONDS = 6.0
 SEED = 7
 AT_ONCE = 8
-#: An answer that takes longer is one that is meant to: an event stream, a wait for news.
+#: Answers that take longer than this are meant to: event streams, and waits for news.
 PATIENCE_S = 2.0
 #: By the uid under which it is served.
 FAMILIES: dict[str, type[Family]] = {"letters": Letters, "painting": Painting, "reader": Reader}
 
 
 class Handle:
-    """A worker of this very process."""
+    """A worker in this process."""
 
     def __init__(self, worker: Worker) -> None:
         self.infer, self.cancel, self.watch = map(Method, (worker.infer, worker.cancel, worker.watch))
 
 
 class Supervisor(StandIn):
-    """Launches nothing, and of what it is asked beside knows nothing."""
+    """A supervisor that launches nothing and knows nothing."""
 
     def __init__(self, workers: dict[str, Worker]) -> None:
         super().__init__({uid: Handle(worker) for uid, worker in workers.items()})
@@ -88,7 +86,8 @@ async def loaded(uid: str, folder: Path) -> Worker:
 
 @contextmanager
 def serving(folder: Path, stalls: list[float]) -> Iterator[tuple[str, list[Target]]]:
-    """The address, and what is there; served by a thread, so that its loop is busy with nothing but requests."""
+    """The address, and the app that is served there. It runs in a thread of its own, so that its event loop does
+    nothing but serve."""
     place = Settings(home=folder, port=free_port(), plugins="tests.families,tests.read_pages", log_level="WARNING")
     is_up, targets = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""What a key is not for does not exist for it: neither other models nor what other keys have asked for."""
+"""A key sees only its own models and its own requests; anything else looks as if it did not exist."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def made(*scopes: str, models: list[str] | None = None) -> tuple[Key, dict[str, 
 
 
 def bodies(uid: str) -> list[dict[str, Any]]:
-    """Something for every route that asks a model."""
+    """A body for every route that asks a model."""
     texts = {"input": ["a"], "inputs": "a", "texts": ["a"], "query": "a", "documents": ["a"], "items": ["a"]}
     sides = {"text_1": "a", "text_2": ["a"], "queries": ["a"], "ids": [1]}
     picture = {"prompt": "a", "image": "AAEC", "document": {"type": "image_url", "image_url": "AAEC"}}
@@ -89,7 +89,7 @@ def test_what_is_listed_is_what_the_key_is_for(tmp_path: Path) -> None:
                         if OTHER in (await client.get(path, headers=all_of_them)).text:
                             telling.append(path)
                         assert OTHER not in (await client.get(path)).text, path
-        # These do tell, of what one may know.
+        # For a key that may see the model these routes do tell.
         for path in ("/ready", "/metrics", "/v1/statuses", "/v1/workers", "/v1/models/instances"):
             assert path in telling
 
@@ -145,12 +145,12 @@ def test_the_id_of_a_request_belongs_to_the_key_that_sent_it(tmp_path: Path) -> 
             nowhere = await client.get("/v1/requests/nowhere/progress", headers=two)
             assert unknown.status_code == nowhere.status_code == 404
             assert unknown.json()["detail"] == nowhere.json()["detail"].replace("nowhere", "same")
-            # Nor by the name under which workers know it, and nobody keeps others from an id.
+            # The name under which workers know it does not help either, and nobody can block another key's ids.
             for id in ("same", f"same@{first.id}", f"same@{first.id}%23", "same%23", "same%40" + first.id):
                 assert await abort(two, id, block_s=60) == "NOT_FOUND", id
             assert not asking.done()
 
-            # The same id of another key is another request.
+            # The same id under another key is a different request.
             also = asyncio.create_task(infer(two, "b"))
             await asyncio.sleep(0)
             assert await abort(one) == "DONE"

@@ -17,7 +17,7 @@ from deployments.ocr.requests import Reading
 from tests.attacks.standing_in import StandIn, every_call, opened, run, settings
 
 LONG = "x" * 50_000
-#: What other routes read; those of launches, pictures and pages are told by their own modules.
+#: The fields of other routes. Launches, pictures and pages have tests in their own modules.
 FIELDS = (
     *("input", "inputs", "texts", "query", "documents", "items", "ability", "params", "messages", "document"),
     *("encoding_format", "truncate", "modality", "task", "prompt_name", "input_type", "embedding_types", "kwargs"),
@@ -25,7 +25,7 @@ FIELDS = (
     *("replica", "block_duration", "sampler_name", "override_settings", "script_name", "init_images", "id", "pages"),
     *("sd_model_checkpoint", "alwayson_scripts", "endianness", "embed_dtype", "return_text", "normalize", "raw_scores"),
 )
-#: Longest answer; a refusal says itself twice, and may say what there is instead.
+#: The longest answer. A refusal contains its sentence twice, and may list what there is instead.
 MOST_BYTES = 8000
 
 

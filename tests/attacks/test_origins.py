@@ -1,4 +1,4 @@
-"""A page of a stranger, open in somebody's browser, neither reads from a server nor drives it."""
+"""A foreign page in a user's browser can neither read from a server nor make it do anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.live import LiveCluster, free_port
 STRANGER = "http://stranger.example"
 PAGE = "http://localhost:3000"
 LAUNCH = b'{"model_name": "echo", "model_uid": "mine"}'
-#: Nothing waits for the stand-in to load it.
+#: The stand-in loads nothing, so nothing may wait for that.
 LAUNCHING = "/v1/models?wait_ready=false"
 
 
@@ -224,8 +224,8 @@ def test_head_is_answered_as_get_without_the_body(tmp_path: Path) -> None:
 
 
 def test_a_page_that_posts_a_launch_runs_no_command_on_the_machine(live: LiveCluster, tmp_path: Path) -> None:
-    """All of what once ran a shell within 5 s: a body that needs no preflight, and two variables that make Python
-    open a browser that is a command."""
+    """Everything together that once started a shell within 5 s: a body that needs no preflight, and two variables that
+    make Python open a browser whose command is the shell."""
     marker = tmp_path / "it-ran"
     body = {
         "model_name": "echo",

@@ -1,4 +1,5 @@
-"""A caller who wants his own code run under a trusted name, or the operator's token sent to his own host."""
+"""A caller who tries to have his own code run under a trusted name, or to have the operator's token sent to his
+host."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ WEIGHTS = {"config.json": b"{}", "model.safetensors": bytes(100_000)}
 
 
 class Looking(Echo):
-    """What its worker would trust."""
+    """Reports what its worker would trust."""
 
     setups: list[Setup] = []  # noqa: RUF012
 
@@ -71,7 +72,8 @@ def test_a_callers_folder_does_not_become_trusted_by_the_name_it_is_launched_und
 
 @pytest.mark.parametrize("name", [TRUSTED, "all-MiniLM-L6-v2"])
 def test_a_worker_runs_no_code_of_a_callers_folder(name: str, tmp_path: Path) -> None:
-    """Also for a wish that an earlier version wrote down, or a model that needs no code and is named all the same."""
+    """This holds also for a model that an earlier version stored, and for a model that needs no code but is listed as
+    trusted."""
     entry, settings = Catalog.builtin().find(name), Settings(home=tmp_path, remote_code=name)
     assert not setup_of(looking(entry, Source(hub="local", id=str(tmp_path))), settings).remote_code
     own = entry.sources[0]
@@ -123,7 +125,7 @@ def test_trust_in_a_repository_does_not_reach_the_one_that_its_config_names(plac
 
 
 class _Stranger(BaseHTTPRequestHandler):
-    """A host that notes all that it is sent."""
+    """A host that records everything it is sent."""
 
     def do_GET(self) -> None:
         self.server.heard.append(str(self.headers))  # type: ignore[attr-defined]

@@ -31,8 +31,8 @@ from tests.cluster.weights.test_memory import gguf_file
 
 #: Seeds of the fuzzers, and how many files each makes.
 SEED, MUTATIONS = 14, 1500
-#: What reading may take of memory beyond what the file has, and what a file may be multiplied by: Python's own objects
-#: are larger than the text that they are written in.
+#: The memory that reading may take besides the size of the file, and how often that size may be taken: Python's own
+#: objects are larger than the text that they are written in.
 SPARE_BYTES, MULTIPLE = 2_000_000, 60
 
 
@@ -168,7 +168,7 @@ def test_a_path_that_cannot_be_is_the_callers_mistake(path: str, roots: tuple[st
         name = "mine" if "model_path" in fields else "FLUX.1-dev"
         spec = LaunchSpec.model_validate({"model_name": name, "model_type": type, **fields})
         try:
-            resolve(spec, Catalog.builtin(), settings)  # it may be there on another machine
+            resolve(spec, Catalog.builtin(), settings)  # the folder may exist on another machine
         except errors.BadRequest as error:
             assert len(error.message) < 6000
 
@@ -224,7 +224,7 @@ def test_a_folder_that_is_no_model_is_not_walked_for_ever() -> None:
 
 
 def test_whoever_reads_has_little_memory(tmp_path: Path) -> None:
-    """24 MB of brackets become 500 MB of lists, which is what a header may be at most."""
+    """A header may have 24 MB; if these are brackets, Python makes 500 MB of lists of them."""
     (tmp_path / "model.safetensors").write_bytes(header(b'{"a":[' + b"[]," * 8_000_000 + b"[]]}"))
     with pytest.raises(errors.LoadFailed, match="takes more than 512 MiB to be read"):
         inspected(tmp_path)
@@ -340,7 +340,7 @@ def test_no_mutation_is_more_than_an_error(name: str, tmp_path: Path) -> None:
 
 
 def test_no_mutation_of_a_folder_is_more_than_an_error_of_ours(tmp_path: Path) -> None:
-    """All the way to the memory that would be claimed."""
+    """Everything up to the estimate of memory is tried."""
     save_file({"a": np.zeros((4, 5), "float32")}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text('{"architectures": ["BertModel"], "dtype": "float16"}')
     contents = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", "config.json")}

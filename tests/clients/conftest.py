@@ -1,5 +1,5 @@
-"""Real SDKs against the session's cluster. What each must give back is what a plain HTTP request gives; none may reach
-anything but loopback."""
+"""Real SDKs against the cluster of the test session. Each must return what a plain HTTP request returns, and none may
+connect to anything but loopback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.live import LiveCluster
 from tests.painted import Journal
 
-# Read when the SDKs are imported, so before any of them is.
+# The SDKs read these when they are imported, so they are set before that.
 os.environ.update(
     LITELLM_LOCAL_MODEL_COST_MAP="True",
     LITELLM_MODE="PRODUCTION",
@@ -26,7 +26,8 @@ os.environ.update(
 )
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1", None)
-#: LiteLLM looks up how long texts of a `huggingface/` model may be, in a thread of its own; refused, it does without.
+#: For a `huggingface/` model LiteLLM asks the hub in a separate thread how long texts may be. If the connection is
+#: refused, it goes on without that.
 EXPECTED = ("huggingface.co",)
 
 TEXTS = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose again."]
@@ -43,7 +44,7 @@ def _keep_on_loopback(event: str, args: tuple[Any, ...]) -> None:
     if not _is_watching or event not in ("socket.connect", "socket.getaddrinfo"):
         return
     address = args[0] if event == "socket.getaddrinfo" else args[1]
-    # A path is a socket of this machine.
+    # An address that is a path is a Unix socket of this machine.
     host = address[0] if isinstance(address, tuple) else address if event == "socket.getaddrinfo" else None
     if isinstance(host, bytes):
         host = host.decode()
@@ -53,7 +54,8 @@ def _keep_on_loopback(event: str, args: tuple[Any, ...]) -> None:
         raise ConnectionRefusedError(f"{host} is not on loopback")
 
 
-# An audit hook sees every connection of the process, whatever library makes it, and cannot be swallowed.
+# An audit hook sees every connection of the process, whichever library makes it, and no library can catch the failure
+# of the test.
 sys.addaudithook(_keep_on_loopback)
 
 # It fetches a table of prices when it is imported.
@@ -63,12 +65,12 @@ _is_watching = False
 
 
 def assert_same(got: Any, wanted: Any) -> None:
-    """Equal but for what a batch of another shape changes in the last digits."""
+    """Equal except for the last digits, which depend on the shape of the batch."""
     np.testing.assert_allclose(np.asarray(got, dtype=np.float64), np.asarray(wanted), rtol=0, atol=1e-5)
 
 
 def assert_nearly_all(got: Any, wanted: Any) -> None:
-    """The same but for numbers between two steps, which go either way with the last digits of a vector."""
+    """Nearly all equal: numbers that lie between two steps may be rounded either way."""
     found = np.asarray(got)
     assert found.shape == wanted.shape and (found == wanted).mean() > 0.98
 

@@ -1,4 +1,4 @@
-"""Infinity's generated client, whose parsing is strict about every enumerated word."""
+"""Infinity's generated client, which accepts only the enumerated words that it knows."""
 
 from __future__ import annotations
 

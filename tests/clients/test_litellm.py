@@ -1,4 +1,4 @@
-"""LiteLLM, with `api_base` as its documentation has it for each provider."""
+"""LiteLLM with the `api_base` that its documentation gives for each provider."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_embeddings_are_the_same(provider: dict[str, str], embedder: str, vector
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 3 * 5
 
 
-#: Provider, what its base is under the server's address, and whether it wants a key.
+#: Provider, its path below the address of the server, and whether it insists on a key.
 EMBEDDING = [
     ("jina_ai", "/v1", "key"),
     ("voyage", "/v1", "key"),
@@ -51,7 +51,7 @@ def test_embeddings_of_every_provider_are_the_same(
 def test_text_embeddings_inference_is_told_the_model_in_its_address(
     live: LiveCluster, embedder: str, vectors: list[list[float]]
 ) -> None:
-    # `input_type` is the task; without it the hub is asked for one.
+    # `input_type` is the task. Without it LiteLLM asks the hub for one.
     asked = {"api_base": f"{live.url}/embed?model={embedder}", "api_key": "key", "input_type": "embed"}
     answer = litellm.embedding(model=f"huggingface/{embedder}", input=TEXTS, **asked)
     assert_same([row["embedding"] for row in answer.data], vectors)
@@ -72,7 +72,7 @@ def test_base64_passes_through(live: LiveCluster, embedder: str, vectors: list[l
 def test_no_key_at_all_is_a_key_that_nobody_asks_for(
     live: LiveCluster, embedder: str, vectors: list[list[float]]
 ) -> None:
-    """LiteLLM sends `Bearer None` then."""
+    """In that case LiteLLM sends `Bearer None`."""
     answer = litellm.embedding(model=f"infinity/{embedder}", input=TEXTS[0], api_base=live.url, api_key=None)
     assert_same(answer.data[0]["embedding"], vectors[0])
 
@@ -87,7 +87,7 @@ def test_a_model_that_is_not_there_is_not_found(live: LiveCluster, embedder: str
         litellm.embedding(model="xinference/nowhere", input="a", api_base=f"{live.url}/v1")
 
 
-#: Provider, what its base is under the server's address, and whether it wants a key.
+#: Provider, its path below the address of the server, and whether it insists on a key.
 RERANK = [
     ("infinity", "", None),
     ("cohere", "", "key"),
@@ -160,6 +160,6 @@ def test_rerank_awaited_is_the_same(live: LiveCluster, reranker: str, scores: di
 
 
 def test_a_reranker_that_is_not_there_is_said_to_be_missing(live: LiveCluster, reranker: str) -> None:
-    # It has no class for this with every provider, but the sentence arrives.
+    # LiteLLM has no class for this error with every provider, but the sentence arrives.
     with pytest.raises(openai.OpenAIError, match="not found in the model list, uid: nowhere"):
         litellm.rerank(model="cohere/nowhere", query="q", documents=["a"], api_base=live.url, api_key="key")

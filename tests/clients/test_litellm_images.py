@@ -1,4 +1,4 @@
-"""LiteLLM and pictures, with `api_base` as its documentation has it for each provider."""
+"""LiteLLM and pictures, with the `api_base` that its documentation gives for each provider."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def base(live: LiveCluster, painter: str) -> dict[str, Any]:
 def test_a_text_becomes_pictures(base: dict[str, Any], painter: str, provider: str) -> None:
     answer = litellm.image_generation(model=f"{provider}/{painter}", prompt="sea", n=2, size="96x64", **base)
     assert len(answer.data) == 2
-    # Nothing was asked for, so nothing that would have to be fetched comes.
+    # No format was asked for, so the picture is in the answer and need not be fetched.
     image = opened(answer.data[0].b64_json)
     assert image.size == (96, 64) and corners(image)[0] == painted_colour("sea")
 

@@ -1,4 +1,4 @@
-"""Our own client and command with an image model that is served for real."""
+"""Our own client and command with an image model on a real server."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def model(client: Client, painter: str) -> ImageModel:
 
 
 def steps_while_another_is_drawn(journal: Journal, model: ImageModel, prompt: str) -> int:
-    """How many steps the first picture took meanwhile. The painter works on several at once, so one that was not
-    stopped takes about as many as the other: 6."""
+    """How many steps the first picture took meanwhile. The painter draws several at once, so a picture that was not
+    stopped would take about as many steps as the other one: 6."""
     before = journal.steps(prompt)
     model.text_to_image("another", num_inference_steps=6)
     return journal.steps(prompt) - before

@@ -1,4 +1,4 @@
-"""The image calls of real SDKs against a real pipeline, with weights that mean nothing."""
+"""The image calls of real SDKs with a real pipeline that has random weights."""
 
 from __future__ import annotations
 

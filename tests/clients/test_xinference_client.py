@@ -81,7 +81,7 @@ def test_embeddings_are_the_same(client: RESTfulClient, embedder: str, vectors: 
 
 
 def test_sparse_weights_are_by_token_id(live: LiveCluster, letters: str) -> None:
-    # Its client makes handles of the types that Xinference has.
+    # The client makes handles only for the model types that Xinference has.
     model = RESTfulEmbeddingModelHandle(letters, live.url, {})
     answer = model.create_embedding(["ab"], return_sparse=True)
     assert answer["data"][0]["object"] == "sparse_embedding"
@@ -111,7 +111,7 @@ def test_rerank_takes_all_its_arguments(client: RESTfulClient, reranker: str, sc
     assert_same(1 / (1 + np.exp(-logits)), list(scores.values())[:2])
     tokens = answer["meta"]["tokens"]
     assert tokens["input_tokens"] == tokens["output_tokens"] > 3 * 10
-    # What fits whole is scored whole.
+    # A document that fits is scored as a whole.
     chunked = model.rerank(DOCUMENTS, QUERY, max_chunks_per_doc=3)
     assert {row["index"]: row["relevance_score"] for row in chunked["results"]} == pytest.approx(scores, abs=1e-5)
     with pytest.raises(RuntimeError, match="rerank does not take mood"):
@@ -238,7 +238,7 @@ def test_the_cluster_tells_of_itself(client: RESTfulClient, live: LiveCluster, e
     assert worker["models"][embedder] == "all-MiniLM-L6-v2"
     assert client.get_supervisor_info() == {"supervisor_ip": worker["work-ip"]}
     assert client._get_supervisor_internal_address() == f"127.0.0.1:{live.port}"
-    # What ships with the installation needs no cache.
+    # Weights that come with the installation need no cache.
     assert client.list_cached_models() == []
 
 

@@ -1,4 +1,5 @@
-"""Xinference's own client and pictures. Its handles are made by hand: it knows the model types that Xinference has."""
+"""Xinference's own client and pictures. The handles are made by hand, since the client makes them only for Xinference's
+model types."""
 
 from __future__ import annotations
 
@@ -101,10 +102,10 @@ def test_a_request_is_followed_and_aborted_by_its_id(
         with pytest.raises(RuntimeError, match="The request has been cancelled: xinf-1"):
             answer.result()
     assert journal.after("abort me", 3 * STEP_S) <= ran + 1
-    # Its id is refused for as long as was asked.
+    # Its id is refused for the time that was asked for.
     with pytest.raises(RuntimeError, match="The request xinf-1 was aborted"):
         slow.text_to_image("abort me", request_id="xinf-1")
-    # What is not there is nothing to abort, and has no progress.
+    # A request that does not exist cannot be aborted and has no progress.
     client.abort_request("xinf-slow", "xinf-none")
     with pytest.raises(RuntimeError, match="No request 'xinf-none' is known"):
         client.get_progress("xinf-none")

@@ -1,5 +1,5 @@
-"""Xinference's own client and pages to read. Its handles are made by hand: it knows the model types that Xinference
-has."""
+"""Xinference's own client and pages to read. The handles are made by hand, since the client makes them only for
+Xinference's model types."""
 
 from __future__ import annotations
 

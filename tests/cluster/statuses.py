@@ -1,4 +1,4 @@
-"""Statuses as a server tells them, with everything a test does not care about filled in."""
+"""Statuses like those that a server returns, with everything a test does not care about filled in."""
 
 from __future__ import annotations
 

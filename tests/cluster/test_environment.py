@@ -15,7 +15,7 @@ SECRETS = {
     "CLUSTER_API_KEY": "key_secret",
     "AWS_SECRET_ACCESS_KEY": "aws_secret",
 }
-#: Each makes a Python, or a library in it, run or load something.
+#: Each of these makes Python, or a library in it, run or load something.
 TRAPS = {
     "PYTHONWARNINGS": "error::webbrowser.Error",
     "PYTHONSTARTUP": "/tmp/startup.py",

@@ -12,7 +12,7 @@ EVERY = sorted(errors.every_error().values(), key=lambda error: error.__name__)
 
 
 def drawn() -> dict[str, tuple[str | None, int]]:
-    """Name -> parent and status, read from the tree in the module's docstring."""
+    """The parent and the status of each name, read from the tree in the module's docstring."""
     path: list[str] = []
     found: dict[str, tuple[str | None, int]] = {}
     lines = (errors.__doc__ or "").split("\n\n")[1].splitlines()

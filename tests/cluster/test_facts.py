@@ -47,7 +47,7 @@ def test_a_model_that_is_not_loaded_has_no_facts() -> None:
 
 
 def test_a_process_between_does_not_import_the_model_type() -> None:
-    """The supervisor carries facts of types that it may not even be able to import."""
+    """The supervisor passes on facts of types that it may not be able to import."""
     sent = pickle.dumps(SentFacts.of(ClassifyFacts(labels=("a",), exclusive=True)))
     program = f"import pickle, sys; print(pickle.loads({sent!r}).listed, 'deployments' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

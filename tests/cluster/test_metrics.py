@@ -14,7 +14,7 @@ from deployments.ingress.metrics import IngressMetrics
 
 
 def values(samples: Samples) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    """What Prometheus reads."""
+    """The values that Prometheus would read."""
     families = text_string_to_metric_families(page(samples).decode())
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
@@ -24,7 +24,7 @@ def labelled(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]
 
 
 def a_queue() -> Batcher:
-    """Three inputs of ten tokens that wait, one answer found and one not, one input shared."""
+    """A queue in which three inputs of ten tokens wait, with one hit and one miss of the cache and one shared input."""
     queue = Batcher(lambda batch: batch, ThreadPoolExecutor(1), cache=AnswerCache(1000))
     queue.waiting, queue.waiting_tokens, queue.speed, queue.shared = 3, 30, 500.0, 1
     assert queue.cache is not None and queue.cache.get("a") is None

@@ -16,7 +16,7 @@ def test_a_version_not_seen_is_answered_at_once() -> None:
 
 
 def test_a_version_of_another_board_is_answered_at_once() -> None:
-    """A reader that has seen more than this board ever said talks to a new one."""
+    """A reader that knows a later version than this board ever had must be talking to a new board."""
     assert asyncio.run(Versioned("new", 1).newer(900, LONG_S)) == (1, "new")
 
 
@@ -61,7 +61,7 @@ def test_a_waiter_whose_loop_is_gone_does_not_stop_the_others() -> None:
     gone = asyncio.new_event_loop()
     forgotten = gone.create_task(board.newer(0, LONG_S))
     gone.run_until_complete(asyncio.sleep(0))
-    forgotten.cancel()  # it will never run again to notice
+    forgotten.cancel()  # it never runs again, so it cannot notice this itself
     gone.close()
 
     async def watch() -> tuple[int, str]:

@@ -9,7 +9,7 @@ import pytest
 from cluster.weights.inventory import read
 from deployments.folders import Contents, family_in
 
-#: What tells -> the family of an embedding model.
+#: The file that decides, and the family of an embedding model that follows from it.
 EMBEDDING: dict[str, tuple[Contents, str | None]] = {
     "nothing": (Contents(), None),
     "a plain encoder": (Contents(config={"architectures": ["BertModel"]}), None),

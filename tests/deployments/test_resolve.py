@@ -69,7 +69,7 @@ def test_a_wish_is_the_same_however_it_was_asked_for() -> None:
 
 
 def test_what_is_not_asked_for_is_not_stored() -> None:
-    """So that a later default reaches it, and a launch without options equals another one."""
+    """Then a new default applies to it later, and it equals a launch that gave no options."""
     assert asked().spec.options == {}
 
 
@@ -198,7 +198,7 @@ def test_a_name_of_the_catalogue_stands_for_the_commits_that_it_pins() -> None:
 
 
 def test_asking_for_remote_code_does_not_allow_it() -> None:
-    """The ingress drops it from what Xinference's command line sends; to the launch itself it is no option."""
+    """The ingress removes the option from what Xinference's command line sends; a launch does not have it."""
     refusal(errors.BadOption, "mine", entry=custom(remote_code=True), trust_remote_code=True)
     refusal(errors.BadRequest, "mine", entry=custom(remote_code=True))
 
@@ -243,7 +243,7 @@ def test_a_folder_can_be_launched_under_any_name_once_its_type_is_said(tmp_path:
 
 @pytest.mark.parametrize("name", ["a:b", "my model", "org/model", "m-rep0", "x" * 101])
 def test_a_name_that_cannot_be_a_uid_does_not_become_one(tmp_path: Path, name: str) -> None:
-    """Workers are found again by their names, and the uid is part of these."""
+    """Workers are found by their names, and the uid is part of those."""
     weights(tmp_path)
     try:
         found = asked(name, model_type="embedding", model_path=str(tmp_path))
@@ -285,12 +285,12 @@ def test_memory_that_is_asked_for_is_claimed() -> None:
 
 
 def test_memory_is_estimated_from_weights_that_are_there() -> None:
-    """fp32 on CPU: 22.7 million parameters, and what runs beside them."""
+    """On a CPU this is 22.7 million parameters in fp32, and what is needed besides the weights."""
     assert 0.9e9 < asked().claim_bytes < 1.1e9
 
 
 def test_memory_is_estimated_from_a_folder(tmp_path: Path) -> None:
-    """In fp32, whatever is stored."""
+    """It is estimated in fp32, whatever format is stored."""
     found = asked("mine", model_type="embedding", model_path=str(weights(tmp_path)))
     assert found.claim_bytes == claim_for_encoder(400, on_gpu=False)
 

@@ -1,4 +1,5 @@
-"""Shapes of vectors: that they cross processes whole, join in order, and lose no more than their precision says."""
+"""The shapes of vectors: they cross processes unchanged, are joined in order, and lose no more than their precision
+allows."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from ray import cloudpickle
 from deployments.vectors import PRECISIONS, Rows, SparseRows, joined, quantized, unit
 
 RANDOM = np.random.default_rng(7)
-#: Two, no and three vectors of four dimensions.
+#: Three answers with two, no and three vectors of four dimensions.
 ARRAYS = [RANDOM.standard_normal((n, 4), dtype=np.float32) for n in (2, 0, 3)]
 PAIRS = [
     (np.array([1, 9]), np.array([0.5, 0.25], np.float32)),
@@ -123,7 +124,7 @@ def test_rounding_costs_little_of_the_direction() -> None:
 def test_signs_are_what_binary_keeps() -> None:
     bits = np.unpackbits(quantized(VECTORS, "ubinary"), axis=-1)
     assert np.array_equal(bits.astype(bool), VECTORS > 0)
-    # The same bits with the sign that int8 has, as Cohere and sentence-transformers write them.
+    # The same bits as signed int8, the way Cohere and sentence-transformers write them.
     assert np.array_equal(quantized(VECTORS, "binary").astype(np.int16) + 128, quantized(VECTORS, "ubinary"))
 
 

@@ -26,7 +26,7 @@ PLUGINS = ("docs.examples.trigrams", "docs.examples.language")
 
 
 def answers(family: Batched, setup: Setup, ability: str, items: list[str]) -> Any:
-    """As a worker asks a family."""
+    """Asks a family the way a worker does."""
     family.load(setup)
     return family.pack(list(family.run(family.prepare(ability, items, {}).values)), {})
 
@@ -61,7 +61,7 @@ def test_plugins_bring_their_types_and_an_unknown_option_is_refused() -> None:
     assert {"trigrams", "language"} <= set(model_types(PLUGINS))
     settings = Settings(home=Path("/nowhere"), plugins=PLUGINS)
     catalog = catalog_with([], settings)
-    # As `cluster launch --model-name trigrams --dimensions 256` sends it.
+    # The same as `cluster launch --model-name trigrams --dimensions 256` sends.
     wanted = resolve(LaunchSpec(model_name="trigrams", options={"dimensions": 256}), catalog, settings)
     assert wanted.abilities == ("embed",) and wanted.family == "docs.examples.trigrams:Trigrams"
     with pytest.raises(errors.BadOption, match="dimensions"):
@@ -82,7 +82,7 @@ def test_the_route_of_the_plugin_is_there_and_checks_its_body(tmp_path: Path) ->
         async with asked(place, StandIn({"m": None})) as client:
             wrong = await client.post("/v1/language", json={"model": "m", "inputs": ["le chat"]})
             assert wrong.status_code == 422 and "input: Field required" in wrong.text
-            # The stand-in's model is of no such type.
+            # The model of the stand-in has no such type.
             unable = await client.post("/v1/language", json={"model": "m", "input": ["le chat"]})
             assert unable.status_code == 400 and "Model m cannot language" in unable.text
 

@@ -1,4 +1,4 @@
-"""A cluster to break: apart from the one that other tests rely on."""
+"""A cluster to break, apart from the one that other tests use."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]
 
 @pytest.fixture(scope="session")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    """One to break with the settings that everybody has."""
+    """A cluster to break, with the default settings."""
     cluster = LiveCluster(tmp_path_factory.mktemp("usual"), CLUSTER_INGRESS_REPLICAS="2")
     cluster.up()
     yield cluster
@@ -34,6 +34,6 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(breakable: LiveCluster) -> Iterator[None]:
-    """Each test ends with no model wished for, no worker alive and nothing claimed."""
+    """After each test no model may be wanted, no worker alive and nothing claimed."""
     yield
     breakable.terminate_all()

@@ -1,4 +1,4 @@
-"""A disk without room, and a store that somebody damaged: a cluster with its home on a small disk of its own."""
+"""A full disk and a damaged store, for a cluster whose home is on a small disk of its own."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cluster(disk: SmallDisk) -> Iterator[LiveCluster]:
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> None:
-    """In place of the check on the cluster that other faults share, which these do not need."""
+    """Replaces the check of the cluster that other fault tests share, which these do not use."""
 
 
 def supervisor(cluster: LiveCluster) -> psutil.Process:
@@ -57,7 +57,7 @@ def test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included(cluster: L
         killed = kill(before[0])
         until(lambda: len({*cluster.worker_pids("full")} - {before[0]}) == 2, within=30)
         worker_s = time.monotonic() - killed
-        # The store has room of its own for a few more.
+        # The store has reserved some room for a few more events.
         launched = ["full"]
         with pytest.raises(errors.OutOfSpace, match="cannot be written"):
             for number in range(20):
@@ -75,7 +75,7 @@ def test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included(cluster: L
 
 
 def test_a_step_back_to_a_version_that_cannot_read_a_wish_costs_no_request(cluster: LiveCluster) -> None:
-    """The store has what a later version would have written; the supervisor that comes is of this one."""
+    """The store contains what a later version wrote, and the supervisor that starts is of this version."""
     launch(cluster, "newer", replica=2)
     before = cluster.worker_pids("newer")
     store = SqliteStore(cluster.settings.store)

@@ -1,4 +1,4 @@
-"""Every promise about failure, kept under traffic; `pytest -s` shows ok / failed and the seconds to recover."""
+"""Every promise about failures, tested under traffic; `pytest -s` shows ok / failed and the seconds to recover."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kill(pid: int, number: int = signal.SIGKILL) -> float:
 
 
 def in_hand(cluster: LiveCluster, uid: str) -> int:
-    """Requests that were sent to the model and are not answered yet."""
+    """The number of requests that were sent to the model and are not answered yet."""
     (row,) = [row for row in cluster.get("/models").json()["data"] if row["id"] == uid]
     return int(row["stats"]["results_pending"])
 
@@ -98,7 +98,7 @@ def test_everything_killed_and_started_again_serves_what_was_wished(breakable: L
     breakable.kill_everything()
     started = time.monotonic()
     breakable.up()
-    # Held, and not told that it loads: it has served before.
+    # It is held, not refused because the model loads: this model has served before.
     answer = breakable.post("/v1/infer", {"model": "first", "items": ["x"]})
     answered = time.monotonic()
     with breakable.client() as client:
@@ -224,7 +224,8 @@ def test_a_client_that_goes_away_takes_its_waiting_work_with_it(breakable: LiveC
     body = {"model": "left", "items": ["x" * characters]}
     with pytest.raises(httpx.ReadTimeout):
         breakable.post("/v1/infer", body, headers={"x-request-id": "gone"}, timeout=1)
-    # Asking whether it waits would drop it, so it is asked once, after what a close takes to arrive.
+    # Asking whether it still waits would drop it, so this is asked only once, after the time that a close takes to
+    # arrive.
     with breakable.client() as client:
         until(lambda: client.status("left").state == ModelState.READY, within=5)
     answers = [breakable.post("/v1/models/left/requests/gone/abort", {}).json()["msg"]]

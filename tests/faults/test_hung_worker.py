@@ -1,4 +1,4 @@
-"""Workers that stop without ending, with the settings that everybody has."""
+"""Workers that hang without ending, with the default settings."""
 
 from __future__ import annotations
 

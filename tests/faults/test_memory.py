@@ -1,4 +1,4 @@
-"""Memory that a process of somebody else takes: one model gives way, everything else goes on."""
+"""Another program takes the memory: one model is ended, everything else goes on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.live import LiveCluster, until
 pytestmark = pytest.mark.ray
 
 STEP = 100 * 10**6
-#: Takes that much more for every line it reads.
+#: Takes that many more bytes for every line that it reads.
 HOG = f"""
 import sys
 held = []
@@ -32,7 +32,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    """A cluster on whose machine memory is short as soon as somebody takes another gigabyte or two."""
+    """A cluster whose machine runs short of memory as soon as another program takes a gigabyte or two."""
     floor = node_memory.read().available_bytes - 2 * 10**9
     cluster = LiveCluster(
         tmp_path_factory.mktemp("bounded"), CLUSTER_MEMORY_FLOOR_BYTES=str(floor), CLUSTER_TICK_S="0.3"
@@ -77,7 +77,7 @@ def test_the_model_above_its_claim_gives_way_and_nobody_else_notices(
     bounded.post("/v1/infer", {"model": "grown", "items": [{"hold": 500 * 10**6}]}).raise_for_status()
     (grown,) = bounded.worker_pids("grown")
     others, before = bounded.worker_pids("other"), control_plane(bounded)
-    # The worker has told what it holds now.
+    # By now the worker has reported how much it holds.
     time.sleep(2.5)
     with bounded.client() as client, traffic(bounded.url, "other", callers=8) as seen:
         floor = int(bounded.environment["CLUSTER_MEMORY_FLOOR_BYTES"])
@@ -92,7 +92,7 @@ def test_the_model_above_its_claim_gives_way_and_nobody_else_notices(
             ],
             within=5,
         )
-        # What it gave back is taken as well, and by then its pause after a loss is over.
+        # The memory that it gave back is taken as well, and by now the pause after its loss is over.
         while time.monotonic() - short < 4:
             if node_memory.read().available_bytes > floor:
                 take_more(hog)

@@ -1,4 +1,4 @@
-"""Several machines on one: raylets of their own with GPUs that exist only on paper."""
+"""Several machines simulated on one: raylets of their own, with GPUs that do not exist."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_lost_node_costs_no_request_and_its_model_moves(nodes: LiveCluster) ->
             moved = time.monotonic() - lost
         print(f"\nnode lost: {seen}, model whole again elsewhere after {moved:.1f} s")
         assert seen.failures == []
-        # Its other replica may have been there as well, and is back a moment later.
+        # Its other replica may have been on the same node, and is back a moment later.
         until(lambda: client.status("moves").state == ModelState.DEGRADED, within=30)
         stuck = client.status("moves")
         assert f"is not {CPU_ONLY}" in stuck.reason, stuck.reason

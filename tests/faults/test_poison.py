@@ -1,4 +1,5 @@
-"""A request that ends every worker which computes it: found with two or three of them, and nobody else fails."""
+"""A request that kills every worker that computes it. It is found after two or three workers, and no other request
+fails."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from tests.live import LiveCluster, until
 
 pytestmark = pytest.mark.ray
 
-#: How long a caller goes on sending poison.
+#: How long a caller goes on sending the request.
 REPEATED_S = 3.0
 
 
@@ -31,7 +32,7 @@ def restarts(cluster: LiveCluster, uid: str) -> int:
 
 def test_poison_alone_costs_two_workers_and_is_then_refused_at_once(breakable: LiveCluster) -> None:
     launch(breakable, "poisoned", replica=3)
-    # A node that an earlier test took away may have been believed in until now.
+    # The supervisor may only just have noticed that an earlier test removed a node.
     before, lost_before = breakable.worker_pids("poisoned"), restarts(breakable, "poisoned")
     answer = poison(breakable, "poisoned", "a")
     assert answer.status_code == 422 and answer.json()["error"]["code"] == "poison_request"

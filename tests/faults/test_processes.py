@@ -1,4 +1,4 @@
-"""Each process that everything stands on, ended or stopped under traffic: Ray's own, the watchdog, an ingress, the
+"""Each process that the cluster depends on is killed or stopped under traffic: Ray's own, the watchdog, an ingress, the
 supervisor. `pytest -s` shows ok / failed / held and the seconds to recover."""
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def the(cluster: LiveCluster, word: str) -> psutil.Process:
 
 
 def events(cluster: LiveCluster) -> str:
-    """Of the cluster itself; from the file, as nobody may be there to be asked."""
+    """The events of the cluster itself, read from the file, since no server may be there to be asked."""
     with closing(sqlite3.connect(events_beside(cluster.settings.store))) as db:
         return "\n".join(text for (text,) in db.execute("SELECT text FROM events WHERE uid=? ORDER BY id", (ITSELF,)))
 
 
 def only_closed(seen: Traffic) -> bool:
-    """Nobody was answered wrongly, and of those who had sent their request each lost it once at most."""
+    """No answer was wrong, and each caller lost at most one request that it had sent."""
     closed = ("ReadError", "RemoteProtocolError", "WriteError")
     return len(seen.failures) <= CALLERS and all(failure.startswith(closed) for failure in seen.failures)
 
@@ -86,7 +86,7 @@ def test_a_killed_ingress_is_replaced_while_the_other_serves(cluster: LiveCluste
     answers = []
 
     def are_two_again() -> bool:
-        # Each on a connection of its own: those to the killed one are lost with it.
+        # Each call has a connection of its own, because open connections to the killed process are lost.
         answers.append(cluster.post("/v1/infer", {"model": "echo", "items": ["x"]}).status_code)
         after = {process.pid for process in cluster.named("ray::ServeReplica")}
         return len(after) == 2 and after != before
@@ -97,7 +97,8 @@ def test_a_killed_ingress_is_replaced_while_the_other_serves(cluster: LiveCluste
 
 
 def test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced(cluster: LiveCluster) -> None:
-    # One that an earlier test had replaced may not serve yet, and would not hear of any model without a supervisor.
+    # An ingress that replaced one in an earlier test may not serve yet, and without a supervisor it would not learn of
+    # any model.
     until(lambda: sum(beat.kind == "ingress" for beat in beats(Place(cluster.settings).beats)) == 2, within=30)
     hung = [the(cluster, "ray::ServeReplica"), the(cluster, "ray::SupervisorActor")]
     with traffic(cluster.url, "echo", CALLERS) as seen:
@@ -171,15 +172,15 @@ def test_the_fork_server_killed_costs_no_request_and_no_launch(forking: LiveClus
         launch(cluster, uid)
         return bool(server.children())
 
-    # Processes that were started before are used up first.
+    # Processes that were started in advance are used first.
     until(lambda: is_forked("forked"), within=90)
-    # What ends with a worker is that worker alone.
+    # When a worker is killed, only that worker ends.
     launch(cluster, "forked-too")
     assert is_alive(server)
     with traffic(cluster.url, "echo", CALLERS) as seen:
         server.kill()
         killed = time.monotonic()
-        # Its memory goes first, its socket last.
+        # When a process ends, its memory is freed first and its socket closed last.
         until(lambda: not is_alive(server), within=10)
         launch(cluster, "after")
         recovered = time.monotonic() - killed

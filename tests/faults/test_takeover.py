@@ -1,4 +1,4 @@
-"""One cluster does not end another: not from another home, not by taking its head out of use."""
+"""One cluster does not end another: not from another home, and not by taking over its head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 
 
 def asked(cluster: LiveCluster, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A command that is told which Ray to use, and has its token."""
+    """Runs a command with the address and the token of that Ray."""
     state = Place(cluster.settings).read()
     assert state is not None
     return subprocess.run(
@@ -58,7 +58,7 @@ def test_in_the_foreground_it_goes_on_without_its_watchdog_and_ends_with_ctrl_c(
         (watchdog,) = cluster.named("cluster.runtime.watchdog")
         watchdog.kill()
         until(lambda: [p for p in cluster.named("cluster.runtime.watchdog") if p.pid != watchdog.pid], within=20)
-        # Its successor answers for Ray's processes by now.
+        # Its successor is in charge of Ray's processes by now.
         until(lambda: Place(cluster.settings).holder() not in (None, watchdog.pid), within=20)
         assert cluster.get("/health").status_code == 200
     finally:

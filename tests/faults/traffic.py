@@ -1,4 +1,4 @@
-"""Constant traffic while things break: what was answered, what failed, and what was answered wrongly."""
+"""Constant requests while things break: how many are answered, fail, or are answered wrongly."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx
 
-#: An answer that took longer waited for something to come back.
+#: A request that takes longer than this was held until something came back.
 HELD_S = 1.0
 
 
 class Echo:
-    """What is asked of the model, and which answer is the right one."""
+    """The request that is sent to the model, and the check of its answer."""
 
     path = "/v1/infer"
 
@@ -33,7 +33,7 @@ class Traffic:
     ok: int = 0
     failures: list[str] = field(default_factory=list)
     longest_s: float = 0.0
-    #: Answered, after a wait that callers notice.
+    #: Answered, but after a wait that callers notice.
     held: int = 0
     ask: Echo = field(default_factory=Echo)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -65,7 +65,7 @@ class Traffic:
 
 @contextmanager
 def traffic(url: str, model: str, callers: int = 32, ask: Echo | None = None) -> Iterator[Traffic]:
-    """Callers that each ask again as soon as they were answered, until the block ends."""
+    """Callers that each send the next request as soon as the last one is answered, until the block ends."""
     seen = Traffic(ask=ask or Echo())
     thread = threading.Thread(target=lambda: asyncio.run(seen._callers(url + seen.ask.path, model, callers)))
     thread.start()
@@ -74,7 +74,7 @@ def traffic(url: str, model: str, callers: int = 32, ask: Echo | None = None) ->
         while seen.ok < callers and time.monotonic() < deadline:
             threading.Event().wait(0.02)
         yield seen
-        # What comes after the last fault counts as well.
+        # Requests after the last fault count as well.
         before = seen.ok
         while seen.ok < before + callers and time.monotonic() < deadline + 60:
             threading.Event().wait(0.02)

@@ -1,4 +1,4 @@
-"""A network for pods, where this machine allows one."""
+"""A network for pods, if this machine allows one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("pods")
-    # Pods are other users than the one who tests.
+    # Pods run as other users than the tests.
     for path in (folder, folder.parent, folder.parent.parent):
         path.chmod(0o755)
     made = Network(folder)

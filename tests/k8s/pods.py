@@ -1,7 +1,7 @@
-"""Pods without Kubernetes: the rendered command in the rendered environment, in namespaces of its own.
+"""Runs pods without Kubernetes: the rendered command with the rendered environment, in Linux namespaces.
 
-Each has its address, its processes, its volumes at their paths, a root file system it cannot write, and no rights: what
-kubelet and KubeRay do with a template, as far as these templates need it.
+Each pod has an address, processes and volumes of its own, a root file system that it cannot write, and no privileges:
+what kubelet and KubeRay do with a template, as far as these templates need it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "G
 
 
 def why_not() -> str:
-    """Why no such pod can be made on this machine, or nothing."""
+    """Why such pods cannot be made on this machine; empty if they can."""
     if os.geteuid() != 0 or sys.platform != "linux":
         return "namespaces for pods need root on Linux"
     if ROOT.is_relative_to("/tmp"):
@@ -47,18 +47,18 @@ def why_not() -> str:
 
 
 def number(quantity: Any) -> float:
-    """A quantity of Kubernetes."""
+    """The value of a Kubernetes quantity."""
     match = re.fullmatch(r"([\d.]+)(m|[kMGT]i?)?", str(quantity))
     assert match is not None, quantity
     return float(match[1]) * (0.001 if match[2] == "m" else UNITS[match[2] or ""])
 
 
 class Network:
-    """A bridge and the pods on it; this machine reaches them as a node would."""
+    """A bridge with pods; this machine can reach them, as a node can."""
 
     def __init__(self, folder: Path) -> None:
         self.id = secrets.token_hex(2)
-        #: One of the ranges for tests between networks.
+        #: From the range of addresses that is reserved for tests of networks.
         self.prefix = f"198.18.{secrets.randbelow(256)}"
         self.folder = folder
         self.pods: list[Pod] = []
@@ -73,7 +73,7 @@ class Network:
         return f"{self.prefix}.{self._given}"
 
     def plug(self, name: str, address: str) -> str:
-        """A network namespace with that address; returns its name."""
+        """Makes a network namespace with that address and returns its name."""
         space, outside = f"mc{self.id}-{name}", f"m{self.id}{secrets.token_hex(3)}"
         _ip("netns", "add", space)
         _ip("link", "add", outside, "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -94,7 +94,7 @@ def _ip(*words: str) -> None:
 
 
 class Pod:
-    """One container, started; `kill` is what a lost node is, `delete` what an eviction is."""
+    """One running container. `kill` does what the loss of its node does, `delete` what an eviction does."""
 
     def __init__(
         self, network: Network, documents: list[Document], name: str, template: Document, **given: str
@@ -141,7 +141,7 @@ class Pod:
         return next(d for d in of_kind(self._documents, kind) if d["metadata"]["name"] == name)
 
     def _volumes(self) -> dict[str, Path]:
-        """Folders with what each volume holds."""
+        """Makes a folder with the content of each volume."""
         found = {}
         for volume in self._spec.get("volumes", ()):
             if "persistentVolumeClaim" in volume:
@@ -166,11 +166,11 @@ class Pod:
         return {}
 
     def _script(self, command: list[str]) -> str:
-        """Makes the file system of the pod, then runs the command without rights."""
+        """Builds the file system of the pod, then runs the command without privileges."""
         volumes, context = self._volumes(), self._spec["securityContext"]
-        # Whoever runs the tests may be nice; a pod does not inherit that.
+        # The tests may run at a lower priority, which a pod must not inherit.
         lines = ["set -e", "ulimit -c 0", "renice -n 0 -p $$ > /dev/null"]
-        # Where volumes go, and where the interpreter may be out of reach for anybody but root.
+        # The places of volumes, and places where the interpreter may be readable only by root.
         tops = {"/etc", "/var", f"/{Path(sys.base_prefix).parts[1]}"} - {"/usr", "/opt"}
         for top in sorted(tops):
             layer = self._folder / "layers" / top.strip("/")
@@ -183,7 +183,7 @@ class Pod:
         lines.append(f"mount --bind {hosts} /etc/hosts")
         mounts = {m["mountPath"]: volumes[m["name"]] / m.get("subPath", "") for m in self._container["volumeMounts"]}
         read_only = {m["mountPath"] for m in self._container["volumeMounts"] if m.get("readOnly")}
-        # Folders of volumes are below /tmp, which is to be another.
+        # The folders of volumes are below /tmp, which is replaced later.
         for path in sorted(mounts, key=lambda path: (path == "/tmp", path)):
             mounts[path].mkdir(exist_ok=True)
             lines.append(f"mkdir -p {path}")
@@ -200,7 +200,7 @@ class Pod:
         return "\n".join(lines)
 
     def _hosts(self) -> str:
-        """The names that the cluster's DNS would know: the service, wherever requests are answered."""
+        """The names that the DNS of the cluster would know: the service leads to the pods that answer requests."""
         lines = ["127.0.0.1 localhost", f"{self.ip} {self.name}"]
         service = next(iter(of_kind(self._documents, "Service")))
         labels = service["spec"]["selector"].items()
@@ -217,14 +217,14 @@ class Pod:
     # ------------------------------------------------------------------------------------ what is done to it
 
     def run(self, command: list[str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """One more command within, as hooks and probes of kubelet run."""
+        """Runs another command in the pod, as kubelet does for hooks and probes."""
         (first,) = self._first()
         words = ["nsenter", f"--target={first.pid}", "--mount", "--pid", "--net"]
         words += [*_without_rights(self._spec["securityContext"]).split(), *command]
         return subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd="/")
 
     def answers(self, probe: str) -> bool:
-        """What a probe of the container sees."""
+        """Whether a probe of the container succeeds."""
         asked = self._container[probe]["httpGet"]
         ports = {port["name"]: port["containerPort"] for port in self._container.get("ports", ())}
         url = f"http://{self.ip}:{ports.get(asked['port'], asked['port'])}{asked['path']}"
@@ -234,13 +234,13 @@ class Pod:
             return False
 
     def kill(self) -> None:
-        """Its node's plug is pulled."""
+        """Kills it, as when its node loses power."""
         for first in self._first():
             first.kill()
         self._gone()
 
     def delete(self, timeout: float) -> float:
-        """Evicted: its hook runs, then it is told to end. Returns the seconds it took."""
+        """Evicts it: its hook runs, then it is told to end. Returns the seconds that this took."""
         started = time.monotonic()
         hook = self._container["lifecycle"]["preStop"]["exec"]["command"]
         done = self.run(hook, timeout)
@@ -251,7 +251,7 @@ class Pod:
         return time.monotonic() - started
 
     def _first(self) -> list[psutil.Process]:
-        """The first process of its namespace, with which all others end; none when it ended by itself."""
+        """The first process of its namespace, whose end ends all others; none if it has ended by itself."""
         try:
             return psutil.Process(self.process.pid).children()
         except psutil.NoSuchProcess:
@@ -264,7 +264,7 @@ class Pod:
         _ip("netns", "del", self._space)
 
     def ended(self, within: float) -> int:
-        """The status of a pod that is to end by itself."""
+        """The exit status of a pod that ends by itself."""
         status = self.process.wait(within)
         self._gone()
         return status
@@ -284,7 +284,8 @@ def _without_rights(context: Document) -> str:
 
 
 class Release:
-    """A rendered release on a network, as KubeRay runs it: a head, and the groups' pods, which are told where it is."""
+    """A rendered release on a network as KubeRay runs it: a head, and the pods of the groups, which get the head's
+    address."""
 
     def __init__(self, network: Network, documents: list[Document]) -> None:
         self.network = network
@@ -303,7 +304,7 @@ class Release:
         return Pod(self.network, self.documents, f"{group}-{number}", template, **self._kuberay(self.head_ip))
 
     def run_job(self, name: str, within: float) -> tuple[int, str]:
-        """A job's or a test's pod, from start to end."""
+        """Runs the pod of a job or a test to its end."""
         found = next(
             d for d in self.documents if d["kind"] in ("Job", "Pod") and d["metadata"]["name"].startswith(name)
         )
@@ -312,7 +313,7 @@ class Release:
         return pod.ended(within), pod.log()
 
     def _kuberay(self, head: str) -> dict[str, str]:
-        """What the operator adds to the environment of every pod of Ray."""
+        """The variables that the operator adds to every pod of Ray."""
         return {
             "FQ_RAY_IP": self.head_ip,
             "RAY_IP": head,
@@ -324,7 +325,7 @@ class Release:
 
 @contextmanager
 def traffic(url: str, key: str, model: str, callers: int = 8) -> Iterator[Traffic]:
-    """Callers with a key that each ask again as soon as they were answered, until the block ends."""
+    """Callers with a key that each send the next request as soon as the last one is answered, until the block ends."""
     seen = Traffic()
 
     async def ask() -> None:

@@ -1,4 +1,5 @@
-"""What a security lint would say of a release: Kubernetes' restricted profile, and what scanners ask beyond it."""
+"""The complaints of security checks about a release: Kubernetes' restricted profile, and what scanners ask beyond
+it."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from typing import Any
 
 from tests.k8s.rendering import Document, of_kind, pod_templates
 
-#: Kinds of volumes that the restricted profile allows, and the one that a value may ask for.
+#: The kinds of volumes that the restricted profile allows, and one more that a value of the chart may ask for.
 VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 SECRET_WORDS = ("KEY", "TOKEN", "PASSWORD", "SECRET")
-#: Names with such a word that say where a secret is, or how it is used.
+#: Names with such a word that only say where a secret is or how it is used.
 HARMLESS = {"RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH", "CLUSTER_KEEP_ALIVE_S"}
 
 
@@ -78,7 +79,7 @@ def _of_document(document: Document) -> Iterator[str]:
 
 
 def unguarded(documents: list[Document]) -> bool:
-    """Whether pods outside of the release may reach more than HTTP."""
+    """Whether pods outside of the release can reach more than HTTP."""
     for policy in of_kind(documents, "NetworkPolicy"):
         rules: list[dict[str, Any]] = policy["spec"]["ingress"]
         ours = policy["spec"]["podSelector"]

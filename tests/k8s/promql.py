@@ -1,6 +1,6 @@
-"""A small evaluator of PromQL: what the chart's alerts and dashboards use of it, over series that a test writes down.
+"""Evaluates the part of PromQL that the chart's alerts and dashboards use, over series that a test writes down.
 
-Prometheus' own parser reads the expressions (from a package), so whatever parses here parses there.
+Prometheus' own parser, from a package, reads the expressions, so what parses here parses in Prometheus.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import promql_parser as p
 
 Labels = frozenset[tuple[str, str]]
-#: An instant vector; a number is the vector's value without labels in a scalar's place.
+#: An instant vector. A plain number is a vector with one value without labels.
 Vector = dict[Labels, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Samples of one series, `step` seconds apart, the last one now."""
+    """Samples of one series, taken every `step` seconds; the last one is now."""
 
     name: str
     labels: Mapping[str, str]
@@ -42,7 +42,7 @@ def evaluate(expression: str, series: Iterable[Series]) -> Vector | float:
 
 
 def metrics_of(expression: str) -> set[str]:
-    """Names of all metrics that an expression asks for."""
+    """The names of all metrics in an expression."""
     found: set[str] = set()
 
     def visit(node: Any) -> None:
@@ -174,7 +174,7 @@ def _equal_labels(selector: Any) -> Labels:
 
 
 def _increase(values: Sequence[float], step: float, seconds: float) -> float:
-    """As Prometheus: a fall is a restart from zero, and the ends of the window are filled in."""
+    """Like Prometheus: a smaller value means a restart from zero, and the ends of the window are extrapolated."""
     total = sum(after - before if after >= before else after for before, after in zip(values, values[1:], strict=False))
     return total * seconds / (step * (len(values) - 1))
 

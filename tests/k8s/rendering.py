@@ -1,4 +1,4 @@
-"""The chart as Helm renders it: Helm's own code, from a package, without a cluster."""
+"""Renders the chart by Helm's own code, from a package, without a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _loaded() -> Any:
 
 
 def rendered(values: Document) -> list[Document]:
-    """Every document of the release."""
+    """All documents of the release."""
     pages = _loaded().render(values, name=RELEASE, namespace=NAMESPACE)
     found: list[Document] = []
     for path, page in sorted(pages.items()):
@@ -48,7 +48,7 @@ def only(documents: list[Document], kind: str) -> Document:
 
 
 def pod_templates(documents: list[Document]) -> dict[str, Document]:
-    """Every pod of the release, by a name for messages."""
+    """The pod templates of the release, by a name for messages."""
     found = {}
     for document in documents:
         if document["kind"] == "RayCluster":
@@ -63,7 +63,7 @@ def pod_templates(documents: list[Document]) -> dict[str, Document]:
 
 
 def merged(*values: Document) -> Document:
-    """Values over values, as several `-f` of Helm."""
+    """Merges values as Helm merges several `-f`."""
     result: Document = {}
     for one in values:
         for name, value in one.items():

@@ -1,4 +1,4 @@
-"""What Kubernetes and KubeRay would accept: their schemas, made strict, so that an unknown field is an error."""
+"""Checks documents against the schemas of Kubernetes and KubeRay, made strict, so that an unknown field is an error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import kubernetes_validate
 import yaml
 
 KUBERNETES = "1.32"
-#: KubeRay's definitions, which are no part of the project: a folder with raycluster.yaml.
+#: KubeRay's definitions, which are not part of the project: a folder with raycluster.yaml.
 CRDS = Path(os.environ.get("KUBERAY_CRDS", Path(__file__).parents[3] / "shared" / "kuberay" / "crds"))
-#: Of other operators, whose definitions are not at hand; only their outline is checked.
+#: Kinds of other operators, whose definitions are not at hand; only the outline of these is checked.
 OUTLINES = {
     "PodMonitor": {"required": ["selector", "podMetricsEndpoints"]},
     "PrometheusRule": {"required": ["groups"]},
@@ -41,7 +41,8 @@ def _kubernetes(document: dict[str, Any]) -> list[str]:
 
 
 def _pods(cluster: dict[str, Any]) -> Iterator[str]:
-    """Pods within a RayCluster once more, against Kubernetes' own schema, which says more than the copy in the CRD."""
+    """Checks the pods within a RayCluster again with Kubernetes' own schema, which says more than the copy in the
+    CRD."""
     spec = cluster["spec"]
     for group in (spec["headGroupSpec"], *spec.get("workerGroupSpecs", ())):
         metadata = {"name": "pod", **group["template"]["metadata"]}
@@ -65,13 +66,13 @@ def ray_cluster() -> dict[str, Any]:
 
 
 def _strict(schema: dict[str, Any]) -> dict[str, Any]:
-    """Kubernetes' dialect as JSON Schema, closed wherever it lists its fields."""
+    """Turns Kubernetes' dialect into strict JSON Schema: no unknown fields wherever fields are listed."""
     made = {word: value for word, value in schema.items() if word not in ("format", "nullable")}
     if schema.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
     if "properties" in schema:
         made["properties"] = {name: _strict(inner) for name, inner in schema["properties"].items()}
-        # The server fills in what has a default before it looks.
+        # The server fills in defaults before it validates.
         made["required"] = [n for n in schema.get("required", ()) if "default" not in schema["properties"][n]]
         if not schema.get("x-kubernetes-preserve-unknown-fields"):
             made["additionalProperties"] = False

@@ -1,4 +1,4 @@
-"""The chart, rendered for many places, is what Kubernetes and KubeRay accept and what an operator would let in."""
+"""The chart, rendered with many values, is accepted by Kubernetes, by KubeRay and by a strict operator."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_keys_are_made_once_and_come_from_a_file() -> None:
 
 
 def installed(chart: Path, values: dict[str, Any]) -> Any:
-    """As `helm install` does it, up to where it would need a cluster."""
+    """Does what `helm install` does, up to the point where it would need a cluster."""
     from helm_python.config import Config
 
     with Config(namespace="models") as config:

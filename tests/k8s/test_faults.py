@@ -1,5 +1,5 @@
-"""What the pods of a release run, run: a head, an ingress and two workers, each with an address of its own, and what
-callers see when one of them goes. `pytest -s` shows the figures."""
+"""Runs what the pods of a release would run: a head, an ingress and two workers, each with an address of its own, and
+shows what callers see when one of them is lost. `pytest -s` prints the figures."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ VALUES: Document = {
         "tick_s": 0.3,
         "probe_s": 3,
         "drain_s": 20,
-        # One of three nodes is no storm.
+        # The loss of one of three nodes must not look like a partition.
         "storm_fraction": 0.9,
     },
     "environment": {"PYTHONPATH": str(ROOT)},
-    # A vanished machine is known after some seconds; with the chart's own values after half a minute.
+    # The loss of a machine is noticed after some seconds here; with the values of the chart it takes half a minute.
     "ray": {
         "environment": {
             "RAY_health_check_period_ms": "1000",
@@ -116,7 +116,7 @@ def test_another_list_of_models_changes_only_what_differs(running: Running) -> N
     models = [VALUES["models"][0], {"model_name": "echo", "model_uid": "comes", "n_gpu": None}]
     upgraded = merged(VALUES, {"models": models})
     documents = rendered(upgraded)
-    # Keys are made once: on an upgrade Helm finds those of the install.
+    # Keys are made once: on an upgrade Helm finds those of the installation.
     kept = [d for d in running.release.documents if d["kind"] == "Secret"]
     running.release.documents = [d for d in documents if d["kind"] != "Secret"] + kept
     with traffic(running.url, running.release.key, "stays") as seen:
@@ -136,7 +136,7 @@ def test_an_evicted_worker_node_finishes_what_it_has(running: Running) -> None:
     with traffic(running.url, running.release.key, "stays") as seen, ThreadPoolExecutor(8) as callers:
         body = {"model": "stays", "items": [{"sleep": 2}]}
         headers = {"Authorization": f"Bearer {running.release.key}"}
-        # Some of them are with the worker that leaves, in the middle of their work.
+        # Some requests are being computed by the worker that leaves.
         slow = [
             callers.submit(httpx.post, f"{running.url}/v1/infer", json=body, headers=headers, timeout=60)
             for _ in range(4)
@@ -156,7 +156,7 @@ def test_a_lost_worker_node_costs_no_request_and_its_models_move(running: Runnin
     lost, kept = running.workers
     with running.client() as client:
         until(lambda: lost.ip in {row["ip_address"] for row in client.cluster_info()}, within=60)
-        # Scaled down and up again, its workers are spread over what there is now.
+        # After scaling down and up its workers are spread over the nodes that there are now.
         client.scale("stays", 1)
         until(lambda: len(running.places("stays")) == 1, within=30)
         client.scale("stays", 2)

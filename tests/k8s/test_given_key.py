@@ -1,4 +1,4 @@
-"""The admin key comes from a secret of Kubernetes: whoever changes that changes the key."""
+"""The admin key comes from a secret of Kubernetes; to change the key, change the secret."""
 
 from __future__ import annotations
 

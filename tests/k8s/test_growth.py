@@ -1,4 +1,4 @@
-"""What Ray's autoscaler is told to keep room for."""
+"""What Ray's autoscaler is asked to keep room for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROWING: dict[str, Any] = {
     "nodeGroups": [{"name": "l4", "gpus": 1, "replicas": 0, "min": 0, "max": 3, "cpus": "4", "memory": "4Gi"}],
     "models": [{"model_name": "echo", "model_uid": "two", "n_gpu": 1, "replica": 2}],
 }
-#: What the autoscaler reads, told in a few words.
+#: What the autoscaler reads, as a short text.
 ASKED = """
 import os
 from ray.autoscaler.v2.sdk import get_cluster_status
@@ -57,7 +57,7 @@ def test_a_group_without_pods_is_asked_for_and_used_when_it_comes(network: Netwo
     head = release.start_head()
     until(lambda: head.answers("readinessProbe"), within=90, why="the head does not serve")
     until(lambda: head.run(["python", "-c", ASKED]).stdout.strip() == "[({'GPU': 1.0}, 2)]", within=30)
-    # What the operator would do now.
+    # The operator would do this.
     pod = release.start("l4")
     with Client(f"http://{head.ip}:9997", release.key) as client:
         until(lambda: [w.node for w in client.status("two").workers if w.state == WorkerState.READY], within=60)

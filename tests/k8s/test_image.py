@@ -1,4 +1,4 @@
-"""What can be told of the image without building it: nothing unpinned, nothing missing, nobody root."""
+"""Checks the image without building it: everything is pinned, nothing is missing, nothing runs as root."""
 
 from __future__ import annotations
 

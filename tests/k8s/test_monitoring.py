@@ -1,4 +1,4 @@
-"""Alerts and dashboards ask for what a running cluster tells, and fire when they should."""
+"""Alerts and dashboards use only metrics that a running cluster exports, and alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALERTS: dict[str, dict[str, str]] = {
 
 
 def panels() -> list[tuple[str, str]]:
-    """Title and expression of every query of every dashboard."""
+    """The title and the expression of every query of every dashboard."""
     boards = [yaml.safe_load(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.yaml"))]
     return [
         (panel["title"], query["expr"]) for board in boards for panel in board["panels"] for query in panel["queries"]
@@ -50,20 +50,20 @@ def requests(status: str, per_second: float, ingress: str = "a") -> Series:
 
 
 def waits(**per_second_up_to: float) -> list[Series]:
-    """A histogram of waiting times: `_5` is the rate of those that waited up to five seconds."""
+    """A histogram of waiting times: `_5` is the rate of requests that waited up to five seconds."""
     of = {"model": "m", "replica": "0"}
     limits = {name.strip("_").replace("inf", "+Inf"): rate for name, rate in per_second_up_to.items()}
     return [growing("cluster_queue_wait_seconds_bucket", rate, le=limit, **of) for limit, rate in limits.items()]
 
 
 def twice(*series: Series) -> list[Series]:
-    """As scraped from two ingresses, each of which tells what both know."""
+    """The same series from two ingresses, both of which report what they both know."""
     return [Series(one.name, {**one.labels, "pod": pod}, one.values) for one in series for pod in ("one", "two")]
 
 
 RESTARTED = Series("cluster_uptime_seconds", {}, [float(number % 15 * 30) for number in range(121)])
 
-#: For each alert: series under which it fires, and the nearest under which it does not.
+#: For each alert: series with which it fires, and the most similar ones with which it does not.
 CASES: dict[str, tuple[list[Series], list[Series]]] = {
     "ClusterDoesNotAnswer": ([], [requests("200", 0)]),
     "ClusterControlPlaneAway": ([requests("200", 1)], [requests("200", 1), steady("cluster_uptime_seconds", 9)]),
@@ -112,7 +112,7 @@ def test_an_alert_fires_when_it_should_and_only_then(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_says_what_its_series_can_tell(name: str) -> None:
-    """A label in the text is one that the result has."""
+    """Every label in the text of an alert is a label of its result."""
     fired = evaluate(ALERTS[name]["expr"], CASES[name][0])
     assert isinstance(fired, dict)
     named = set(re.findall(r"\$labels\.(\w+)", ALERTS[name]["summary"] + ALERTS[name]["description"]))
@@ -136,7 +136,7 @@ def test_the_evaluator_computes_what_prometheus_does() -> None:
 
 @pytest.mark.parametrize(("title", "expression"), panels())
 def test_a_panel_parses_and_counts_nothing_twice(title: str, expression: str) -> None:
-    """Every ingress tells what all know: what is added up is first taken once."""
+    """Every ingress reports what all of them know, so duplicates must be removed before values are added up."""
     assert metrics_of(expression), title
     for metric in metrics_of(expression) - {"cluster_group_price_per_hour"}:
         if metric.startswith("cluster_"):
@@ -196,7 +196,7 @@ def test_every_metric_that_is_asked_for_is_told_by_a_running_cluster(live: LiveC
     recorded = {rule["record"] for rule in only(rendered(WATCHED), "PrometheusRule")["spec"]["groups"][0]["rules"]}
     rays = {name for name in asked if name.startswith("ray_")}
     assert asked - told - recorded - rays == set()
-    # Ray's own are told by KubeRay's Ray; the one that is started here tells nothing by itself.
+    # Ray's own metrics come from Ray under KubeRay; the Ray that is started here exports none.
     assert rays <= rays_own_names()
 
 

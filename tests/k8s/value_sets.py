@@ -1,4 +1,4 @@
-"""Values that people might write, each for a kind of place."""
+"""Values of the chart that people might use, for different kinds of places."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.cluster.client.fake_server import FakeServer, Running
 
 @pytest.fixture
 def server(running: Running) -> Iterator[FakeServer]:
-    """Knows no answer until the test says one; nothing may ask it for what the test did not foresee."""
+    """Has no answers until the test gives some; a request that the test did not expect makes it fail."""
     running.fake = FakeServer(running.fake.url)
     yield running.fake
     assert running.fake.unexpected == []
@@ -22,7 +22,7 @@ def server(running: Running) -> Iterator[FakeServer]:
 
 @pytest.fixture
 def environment(server: FakeServer, tmp_path: Path) -> dict[str, str]:
-    """Points commands at the server, and at a home of their own."""
+    """Makes commands use the server, and a home folder of their own."""
     return {"CLUSTER_ENDPOINT": server.url, "CLUSTER_HOME": str(tmp_path / "home")}
 
 

@@ -1,4 +1,4 @@
-"""A command with a person before it."""
+"""Runs a command as if a person sat at the terminal."""
 
 from __future__ import annotations
 

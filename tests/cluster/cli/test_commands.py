@@ -1,4 +1,4 @@
-"""Every command but launch and the declared ones: what it asks the server and what it prints."""
+"""Every command except launch, apply, diff and export: what it asks the server and what it prints."""
 
 from __future__ import annotations
 

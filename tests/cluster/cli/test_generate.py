@@ -33,7 +33,7 @@ ABORT = "POST /v1/models/m/requests/r1/abort"
 
 @pytest.fixture
 def server(running: Running) -> Iterator[ImageServer]:
-    """Requests come with ids of their own making; how far those are, nobody knows."""
+    """Each command makes up an id for its request; questions about the progress of that id are not answered."""
     running.fake = ImageServer(running.fake.url)
     running.fake.on(GENERATIONS, Stream(completed(RED)))
     running.fake.on(EDITS, Stream(completed(RED, kind="image_edit")))
@@ -238,7 +238,7 @@ def test_a_lora_is_a_name_and_perhaps_a_scale(text: str, lora: dict[str, Any]) -
 
 
 def test_it_is_told_how_far_the_picture_is(cluster: Run, server: ImageServer) -> None:
-    # The picture is not done before somebody has asked three times.
+    # The picture is finished only after its progress was asked for three times.
     server.on(GENERATIONS, Stream(lambda: len(server.of(PROGRESS)) >= 3, completed(RED)))
     at = {"progress": 0.25, "state": "running", "stage": "denoising", "step": 1, "steps": 4, "eta": 2.6}
     server.on(PROGRESS, at, {**at, "progress": 0.5, "step": 2, "eta": 1.2})
@@ -331,7 +331,7 @@ def test_ctrl_c_with_a_server_that_cannot_be_told_says_so(
 
 
 def seen_by_a_person(environment: dict[str, str], *words: str, **variables: str) -> str:
-    """All that a terminal gets that is standard output and error alike."""
+    """Everything a terminal shows when standard output and error both go there."""
     ours, theirs = pty.openpty()
     everything = {**os.environ, **environment, "TERM": "xterm", "COLUMNS": "120", "LINES": "40", **variables}
     command = [sys.executable, "-m", "cluster.cli", *words]
@@ -360,7 +360,7 @@ def test_a_terminal_shows_previews_and_then_the_picture(
     said = seen_by_a_person(environment, "generate", "a tree", "-u", "m", COLORTERM="truecolor")
     assert server.of(GENERATIONS)[0].body["partial_images"] == 3
     red, blue = "\x1b[38;2;255;0;0;48;2;255;0;0m▀", "\x1b[38;2;0;0;255;48;2;0;0;255m▀"
-    # 8 by 6 pixels in a window of 120 by 40: 64 by 24 characters, three times.
+    # A picture of 8 by 6 pixels fills 64 by 24 characters of a window of 120 by 40. It is drawn three times.
     assert (said.count(red), said.count(blue)) == (64 * 24, 2 * 64 * 24)
     assert said.rindex(red) < said.index(blue) < said.index("m-7.png")
     assert Image.open(BytesIO((folder / "m-7.png").read_bytes())).getpixel((0, 0)) == (0, 0, 255)

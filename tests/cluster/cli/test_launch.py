@@ -62,7 +62,7 @@ def test_what_is_written_is_what_is_sent(cluster: Run, server: FakeServer) -> No
         "envs": {"A": "1"},
         "cpu_offload": True,
         "torch_dtype": "bf16",
-        # Xinference's command line sends it with every launch; the ingress takes it away.
+        # Xinference's command line sends this with every launch, and the ingress removes it.
         "n_worker": 1,
     }
 
@@ -267,7 +267,7 @@ DOWNLOADING = make_status(
 
 def test_bars_show_stage_bytes_and_percent(at_terminal: Callable[..., Terminal], server: FakeServer) -> None:
     server.on("POST /v1/models", LAUNCHED)
-    # The wait between two equal answers leaves the bars the time to be drawn.
+    # The pause between two equal answers gives the progress bars time to be drawn.
     server.on("GET /v1/models/m/status", DOWNLOADING, DOWNLOADING, DOWNLOADING, READY)
     terminal = at_terminal("launch", "-n", "m")
     terminal.read_until("m  downloading")
@@ -302,7 +302,7 @@ def test_a_question_nobody_answers_leaves_the_launch(at_terminal: Callable[..., 
     terminal.read_until("downloading")
     terminal.interrupt()
     terminal.read_until("Cancel the launch of m?")
-    # Ctrl-D. A second Ctrl-C does the same, but Python misses one that comes just before it begins to read.
+    # This is Ctrl-D. A second Ctrl-C does the same, but Python misses one that arrives just before it begins to read.
     terminal.answer("\x04")
     terminal.read_until("The launch of m goes on")
     assert terminal.end() == (130, "")

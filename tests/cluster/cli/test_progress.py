@@ -1,4 +1,4 @@
-"""What of a launch is shown."""
+"""What is shown of the progress of a launch."""
 
 from __future__ import annotations
 

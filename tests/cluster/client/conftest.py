@@ -10,7 +10,7 @@ from tests.cluster.client.image_server import ImageServer
 
 @pytest.fixture
 def server(running: Running) -> Iterator[ImageServer]:
-    """Knows no answer until the test says one; nothing may ask it for what the test did not foresee."""
+    """Has no answers until the test gives some; a request that the test did not expect makes it fail."""
     running.fake = ImageServer(running.fake.url)
     yield running.fake
     assert running.fake.unexpected == []

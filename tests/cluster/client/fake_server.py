@@ -1,4 +1,4 @@
-"""A server on loopback that says what a test tells it to, in the words of the real one."""
+"""A server on loopback that gives the answers a test sets, in the form of the real server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def error_body(error: ClusterError, log_tail: tuple[str, ...] = ()) -> dict[str,
 
 
 def to_response(answer: Any, log_tail: tuple[str, ...] = ()) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and body of what a test gave as an answer: an error, a value, a list of values."""
+    """Status, headers and body for an answer that a test set: an error, a value, or a list of values."""
     if isinstance(answer, ClusterError):
         headers = {"Retry-After": str(answer.retry_after_s)} if answer.retry_after_s is not None else {}
         return answer.status, headers, error_body(answer, log_tail)
@@ -51,7 +51,7 @@ class FakeServer:
     unexpected: list[str] = field(default_factory=list)
 
     def on(self, route: str, *answers: Any) -> None:
-        """What `METHOD /path` answers, call after call; the last answer stays."""
+        """Sets the answers of `METHOD /path`, one per call; the last one is repeated."""
         self.answers[route] = list(answers)
 
     def of(self, route: str) -> list[Seen]:
@@ -73,12 +73,12 @@ class FakeServer:
 
 
 class Running:
-    """The server in a thread of this process, on a port nobody else has."""
+    """Runs the server in a thread of this process, on a free port."""
 
     def __init__(self) -> None:
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
-        # Listening before the thread runs: whoever connects meanwhile waits in the backlog.
+        # It listens before the thread runs, so that early connections wait in the backlog.
         self._socket.listen()
         self.fake = FakeServer(f"http://127.0.0.1:{self._socket.getsockname()[1]}")
         methods = ["GET", "POST", "DELETE"]

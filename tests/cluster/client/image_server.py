@@ -1,4 +1,4 @@
-"""The server of client tests where it speaks of pictures: it reads forms and streams events."""
+"""The fake server for pictures: it also reads forms and streams events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encoded(data: bytes, **more: Any) -> dict[str, Any]:
 
 
 def answer_of(*files: bytes, seed: int = 7) -> dict[str, Any]:
-    """What is answered when nothing is streamed."""
+    """The answer of a request that is not streamed."""
     rows = [encoded(file, seed=seed + i, receipt={"seed": seed + i}) for i, file in enumerate(files)]
     return {"created": 1, "output_format": "png", "size": "8x6", "data": rows}
 
@@ -43,11 +43,12 @@ def completed(data: bytes, seed: int = 7, kind: str = "image_generation") -> dic
 
 
 class Stream:
-    """Events in their order: a dict is one, a text a comment, an error the end, a function a pause until it is true."""
+    """A stream of events. A dict is an event, a text a comment, an error ends the stream, and a function makes it wait
+    until the function returns true."""
 
     def __init__(self, *events: dict[str, Any] | str | ClusterError | Callable[[], bool]) -> None:
         self.events = events
-        #: Set when the client went before the end.
+        #: Set when the client left before the end.
         self.left = threading.Event()
 
     async def lines(self) -> AsyncIterator[str]:

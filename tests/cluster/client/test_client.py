@@ -35,7 +35,7 @@ URL = "http://127.0.0.1:9997"
 
 
 class Wire:
-    """Answers from a table of `METHOD path`; keeps what was asked."""
+    """A transport that answers from a list and records the requests."""
 
     def __init__(self, *answers: Any, log_tail: tuple[str, ...] = ()) -> None:
         self.answers = list(answers)

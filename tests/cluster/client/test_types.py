@@ -50,7 +50,7 @@ asyncio.run(use_async("http://127.0.0.1:9997"))
 
 
 def check(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """What mypy says of a script that finds the package as an installed one."""
+    """The output of mypy for a script that uses the installed package."""
     (folder / "script.py").write_text(script)
     return subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), "script.py"],

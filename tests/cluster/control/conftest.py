@@ -8,7 +8,8 @@ import pytest
 
 @pytest.fixture(scope="module", autouse=True)
 def few_objects_to_look_at() -> Iterator[None]:
-    """Every scene collects its garbage, to find tasks whose error nobody took; what was there before is left out."""
+    """Each scene collects garbage, to find tasks whose error nobody has read. Objects from before are frozen, so that
+    this is quick."""
     gc.freeze()
     yield
     gc.unfreeze()

@@ -29,7 +29,8 @@ def fleet(*wanted: Wanted, nodes: Sequence[Node] = (), **settings: Any) -> Fleet
 
 
 def carry_out(found: Fleet, now: float) -> list[str]:
-    """What the supervisor does with a plan, all of which succeeds; the names of what it started."""
+    """Carries out the plan as the supervisor would, and everything succeeds. Returns the names of the started
+    workers."""
     plan = found.plan(now)
     for worker in plan.drain:
         if found.see(str(worker), E.DRAIN, now).state == S.GONE:

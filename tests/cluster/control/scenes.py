@@ -1,4 +1,4 @@
-"""A supervisor in a world of names: what its tests have in common."""
+"""What tests of the supervisor share: a supervisor, and a platform whose nodes and workers exist only as objects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PATIENCE_S = 5.0
 
 
 class Process:
-    """A worker on paper: it loads at once, unless the world says otherwise, and does what the test tells it to."""
+    """A simulated worker. It loads at once, unless the world delays that, and fails as the test tells it to."""
 
     def __init__(self, name: WorkerName, wanted: Wanted, claim: Claim, world: World) -> None:
         self.name, self.wanted, self.claim, self.world = name, wanted, claim, world
@@ -82,7 +82,7 @@ class Process:
             self.load()
 
     async def report(self, epoch: int, version: int, wait_s: float, *, timeout_s: float) -> tuple[int, Report]:
-        """Like a real one, but its long poll is short."""
+        """Like the report of a real worker, but it waits only briefly for news."""
         await self._hear("report", epoch)
         news = asyncio.ensure_future(self.board.newer(version, min(wait_s, 0.03)))
         ended = asyncio.ensure_future(self._ended.wait())
@@ -127,7 +127,7 @@ class Process:
         return 0.005
 
     def kill(self) -> None:
-        """The death is heard of a moment later."""
+        """The supervisor hears of the death a moment later."""
         self.alive = False
         asyncio.get_running_loop().call_soon(self._ended.set)
 
@@ -148,19 +148,19 @@ class Process:
 
 
 class World:
-    """A platform whose machines are names; what outlives a supervisor is in here."""
+    """A simulated platform. What survives the end of a supervisor is kept here."""
 
     def __init__(self, *nodes: Node) -> None:
         self.there = list(nodes) or [make_node("n0"), make_node("n1")]
         self.processes: dict[WorkerName, Process] = {}
         self.started: list[str] = []
         self.ended_by_pid: list[tuple[str, int]] = []
-        #: What a supervisor may never do, and did.
+        #: Forbidden actions that a supervisor has taken.
         self.broken: list[str] = []
         self.pids = itertools.count(100)
-        #: False: workers load when they are told to.
+        #: If false, workers load only when they are told to.
         self.loads = True
-        #: False: workers never say a word.
+        #: If false, workers never report anything.
         self.answers = True
         self.load_errors: dict[Any, Exception] = {"bad": errors.LoadFailed("m could not be loaded: bad weights")}
         self.start_error: Exception | None = None
@@ -170,7 +170,7 @@ class World:
         self.gate.set()
         self.supervisor: Supervisor | None = None
         self.clock_ahead = self.wall_clock_ahead = 0.0
-        #: What the supervisor can see of its own node's memory.
+        #: The memory of the supervisor's own node, as it sees it.
         self.reading: tuple[str, Memory] | None = None
         self.folders = {make_wanted().source.id}
         self.looks: list[tuple[str, str]] = []
@@ -181,7 +181,7 @@ class World:
         return time.monotonic() + self.clock_ahead
 
     async def nodes(self) -> Sequence[Node]:
-        await asyncio.sleep(0.001)  # asking takes a moment, in which things happen
+        await asyncio.sleep(0.001)  # asking takes a moment, in which other things may happen
         return list(self.there)
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Process:
@@ -235,7 +235,8 @@ class Complaints(logging.Handler):
 
 
 class Scene:
-    """A supervisor over a world. On the way out: no failed tick, no stray error, no process that nobody knows."""
+    """A supervisor with a simulated platform. At the end no tick may have failed, no error may be unread, and no
+    process may be unknown to the supervisor."""
 
     def __init__(self, world: World, store: SqliteStore, **settings: Any) -> None:
         self.world, self.store = world, store
@@ -282,7 +283,7 @@ class Scene:
             assert not self.world.broken, self.world.broken
 
     async def stop(self) -> None:
-        """Patiently: whether one call is enough is a test of its own."""
+        """Tries until it succeeds; other tests check whether a single call is enough."""
         for _ in range(10):
             try:
                 return await asyncio.wait_for(self.supervisor.stop(), 0.2)
@@ -290,7 +291,8 @@ class Scene:
                 continue
 
     async def replace_supervisor(self, **more: Any) -> Supervisor:
-        """The old one is gone without a word; the new one has the same store and the same world."""
+        """The old supervisor disappears without shutting down; the new one gets the same store and the same
+        platform."""
         await self.stop()
         self.supervisor = self._make(**more)
         self.supervisor.begin()
@@ -332,7 +334,7 @@ class Scene:
             await self.supervisor.status(uid)
 
     async def ticks(self, count: int = 3) -> None:
-        """So many times it has compared wishes with what runs."""
+        """Waits until it has compared what is wanted with what runs that many times."""
         seen = 0
         fleet = self.supervisor._fleet
         plan = fleet.plan

@@ -110,7 +110,7 @@ def test_a_drained_worker_is_no_loss() -> None:
 
 
 def test_reports_do_not_clear_a_worker_that_does_not_answer_a_probe() -> None:
-    """Its control thread talks on while its model hangs."""
+    """Its control thread still reports while its model hangs."""
     found = serving(make_wanted(), probe_timeout_s=60.0)
     found.see(the(found), E.SILENT, 10.0)
     found.see_report(the(found), ready(), 20.0)
@@ -188,7 +188,7 @@ def test_weights_that_could_not_be_had_are_tried_again_after_the_pause() -> None
 
 
 def test_a_failed_model_keeps_no_room_from_a_new_one() -> None:
-    """Its claim was given back, and it is not started again until its wish changes."""
+    """It claims nothing any more, and it is not started again until its wish changes."""
     found = failed(errors.LoadFailed("no"))
     found.see_nodes([make_node(memory_gib=1)], 2.0)
     assert found.could_place(make_wanted("other")) is None
@@ -212,7 +212,7 @@ def test_adoption_believes_what_the_worker_says(phase: str, expected: S) -> None
 
 
 def test_a_worker_that_was_draining_still_does_when_it_is_adopted() -> None:
-    """Killed at once it would take the requests that it was finishing with it."""
+    """If it were killed at once, the requests that it is finishing would fail."""
     found = fleet()
     found.adopt(WorkerName("m", 1, 0, "old"), Report(phase="draining", node_id="n0"), Claim(), 0.0)
     for worker in found.plan(1.0).drain:
@@ -221,13 +221,13 @@ def test_a_worker_that_was_draining_still_does_when_it_is_adopted() -> None:
 
 
 def test_a_draining_worker_is_not_adopted_as_one_that_serves() -> None:
-    """It refuses whatever it is sent, so another one has to be started in its place."""
+    """It refuses all requests, so another worker has to be started in its place."""
     found = fleet(make_wanted())
     found.adopt(WorkerName("m", 1, 0, "old"), Report(phase="draining", node_id="n0"), Claim(), 0.0)
     assert [start.name.index for start in found.plan(1.0).start] == [0]
 
 
-#: Every phase that can arrive in a state: messages cross, and a report may be older than the order to stop.
+#: Every phase that may be reported in a state. Messages cross: a report may be older than the order to stop.
 CROSSED = [
     *itertools.product([()], EVENT_OF_PHASE),
     *itertools.product([(E.LOADED,)], EVENT_OF_PHASE.keys() - {"loading"}),

@@ -136,7 +136,7 @@ def test_an_event_that_moves_nothing_leaves_no_trace() -> None:
 
 
 def test_every_state_is_in_exactly_one_set() -> None:
-    """A new state that is in none would be neither counted, nor waited for, nor ended."""
+    """A new state that is in none of the sets would not be counted, waited for, or ended."""
     kinds = (LOADS, SERVES, LEAVES, ENDED)
     assert {state: sum(state in kind for kind in kinds) for state in S} == dict.fromkeys(S, 1)
 

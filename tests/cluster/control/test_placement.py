@@ -33,7 +33,7 @@ def cards(found: Placement | NoRoom) -> tuple[tuple[int, float], ...]:
 
 
 def reason(found: Placement | NoRoom) -> str:
-    """Why not, of the only node."""
+    """Why the only node was not chosen."""
     assert isinstance(found, NoRoom), found
     ((_, told),) = found.reasons
     return told
@@ -159,7 +159,7 @@ def test_three_thirds_fill_a_card() -> None:
 
 
 def test_the_tightest_card_that_fits_is_taken() -> None:
-    """So that whole cards stay free for those who need one."""
+    """Then whole cards stay free for models that need one."""
     nodes = [make_node("a", gpus=2), make_node("b", gpus=1)]
     taken = [on_cards("a", (1, 0.3)), on_cards("b", (0, 0.6))]
     assert place(demand(n_gpu=0.4), nodes, taken) == Placement("b", Claim(0, ((0, 0.4),)))

@@ -1,4 +1,4 @@
-"""Who gives way when memory runs out: decided by figures alone."""
+"""Which worker is ended when memory runs out, decided from figures alone."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BIG, GROWN, SMALL = Tenant("big", 9 * GB, 9 * GB), Tenant("grown", 4 * GB, 1 * G
 
 
 class Node:
-    """One node through time."""
+    """A node whose memory is measured again and again."""
 
     def __init__(self) -> None:
         self.known = NodeMemory()
         self.now = 0.0
 
     def reads(self, available: float, *tenants: Tenant, after: float = 0.05, kills: int = 0) -> str | None:
-        """Whoever gives way at that reading."""
+        """The worker that is ended after this measurement, if any."""
         self.now += after
         memory = Memory(24 * GB, int(available), 0, kills)
         self.known = pressure.after_reading(self.known, memory, FLOOR, self.now)

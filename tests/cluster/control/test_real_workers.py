@@ -89,7 +89,7 @@ class Host(World):
 
 @pytest.fixture
 def root_logger() -> Iterator[None]:
-    """As it was before; every worker listens to it."""
+    """Restores the root logger, to which every worker adds a handler."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     yield

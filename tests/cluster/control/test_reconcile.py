@@ -20,7 +20,7 @@ NOW = 100.0
 def worker(
     index: int = 0, state: S = S.READY, *, uid: str = "m", generation: int = 1, node: str = "n0", since: float = 0.0
 ) -> WorkerRecord:
-    """Named by what it is, so that plans can be read."""
+    """A worker named after its state, so that plans are easy to read."""
     suffix = f"{state.lower()}{int(since) or ''}"
     return WorkerRecord(WorkerName(uid, generation, index, suffix), state, node, Claim(GIB), since)
 
@@ -54,7 +54,7 @@ def plan_for(
 class Case:
     wanted: Wanted | list[Wanted] | None
     workers: list[WorkerRecord]
-    #: (uid, generation, index) of each.
+    #: Uid, generation and index of each worker.
     start: list[tuple[str, int, int]] = field(default_factory=list)
     drain: list[WorkerRecord] = field(default_factory=list)
     forget: list[WorkerRecord] = field(default_factory=list)
@@ -330,7 +330,7 @@ def test_settled_is_exactly_what_is_wanted(workers: list[WorkerRecord], settled:
 
 
 def test_an_update_without_room_ends_with_the_new_one() -> None:
-    """The plans carried out one after another."""
+    """The plans are carried out one after another."""
     workers = [worker()]
     seen = []
     for _ in range(4):

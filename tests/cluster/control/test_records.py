@@ -89,7 +89,7 @@ def test_what_cannot_be_written_down_is_refused_and_not_done(change: Callable[[S
 
 
 class SlowStore(SqliteStore):
-    """A disk that takes a wish when it is told to."""
+    """A store that writes only when the test allows it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -133,7 +133,7 @@ def test_a_worker_that_was_loading_goes_on_after_a_restart() -> None:
 
 
 def test_a_worker_that_was_never_told_to_load_does_not_keep_its_place_after_a_restart() -> None:
-    """The supervisor ended between making the process and its first order."""
+    """The supervisor ended after it had started the process and before it sent the first order."""
 
     async def scene(s: Scene) -> None:
         await s.supervisor._recovered.wait()
@@ -180,7 +180,7 @@ def test_a_worker_that_failed_is_not_adopted() -> None:
 
 
 def test_a_worker_that_cannot_be_understood_does_not_stop_a_new_supervisor() -> None:
-    """One of another version, say: what it answers cannot be read."""
+    """A worker of another version, for example, whose answers cannot be read."""
 
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted("a"), make_wanted("b"))
@@ -193,7 +193,7 @@ def test_a_worker_that_cannot_be_understood_does_not_stop_a_new_supervisor() -> 
 
 
 def of_a_newer_version(s: Scene, **changes: Any) -> None:
-    """What a later version would have stored, while its workers run."""
+    """What a later version would have stored while its workers ran."""
     s.store.put("wish", "m", {**s.store.get("wish", "m"), **(changes or {"colour": "red"})})  # type: ignore[dict-item]
 
 

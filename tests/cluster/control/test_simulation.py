@@ -1,7 +1,9 @@
-"""The pure control plane against a world that breaks at random; whatever happens, it must end at what is wanted.
+"""The control plane against a simulated world that breaks at random; whatever happens, what is wanted must run in the
+end.
 
-The workers here exist only on paper, the clock is a number. What is checked: no claim above what a node has, no two
-workers sent work for one place, no worker of an unwanted model left, and in the end exactly the wishes, all READY.
+The workers are simulated and the clock is a number. It is checked that no claim exceeds what a node has, no two workers
+are sent requests for the same place, no worker of an unwanted model is left, and in the end exactly the wanted models
+run, all of them READY.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ GIB = 2**30
 
 
 class World:
-    """Workers as rows: what their process would do is decided by dice."""
+    """Simulated workers; random numbers decide what happens to their processes."""
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)
@@ -107,7 +109,7 @@ class World:
                 node_ip=process["node"],
             )
             if self.fleet.see_report(name, report, self.now).state == S.FAILED:
-                # It holds no claim any more, so its process may not live to be adopted with one.
+                # It claims nothing any more, so its process must not live on and be adopted with a claim.
                 del self.processes[name]
 
     # --- what people and the world do
@@ -150,7 +152,7 @@ class World:
             self.restart_supervisor()
 
     def restart_supervisor(self) -> None:
-        """Its memory is gone; wishes and processes are not."""
+        """Its memory is lost; wishes and processes are not."""
         self.fleet = Fleet(self.fleet.settings, new_suffix=self.suffix)
         for wish in self.store.values():
             self.fleet.want(wish)
@@ -185,7 +187,7 @@ class World:
             process["mute"] = False
         for uid, wish in list(self.store.items()):
             if "bad" in wish.spec.options or wish.spec.n_gpu:
-                # Some of these may never fit or never load; ask for something that can be had.
+                # Some of the models may never fit or load, so in the end models are wanted that can run.
                 wish = make_wanted(uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1)
                 self.store[uid] = wish
                 self.fleet.want(wish)

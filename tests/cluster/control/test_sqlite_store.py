@@ -80,7 +80,7 @@ def test_numbers_grow_each_for_itself() -> None:
 
 
 def test_two_writers_never_get_the_same_number(tmp_path: Path) -> None:
-    """A supervisor that has been replaced may still be there for a moment."""
+    """A supervisor that has been replaced may go on for a moment."""
     stores = [SqliteStore(tmp_path / "store.db") for _ in range(2)]
     found: list[int] = []
     threads = [
@@ -189,7 +189,7 @@ def test_what_cannot_be_written_is_refused_and_changes_nothing() -> None:
 
 
 def test_on_a_full_disk_it_opens_reads_and_refuses(disk: SmallDisk) -> None:
-    """As a process finds it that comes after one that was killed, whose files nobody tidied up."""
+    """The files are as a killed process leaves them, which the next process finds."""
     path = disk.root / "store.db"
     with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None and writer.stdout.readline()

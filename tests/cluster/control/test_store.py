@@ -14,7 +14,7 @@ from cluster.status import Event
 
 
 class SlowStore(SqliteStore):
-    """A disk on which a write takes as long as `gate` is closed."""
+    """A store whose writes wait while `gate` is closed."""
 
     def __init__(self) -> None:
         super().__init__()

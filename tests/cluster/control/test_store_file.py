@@ -24,7 +24,7 @@ MODELS = 300
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A store with wishes of about the size that real ones have, three keys and a registration."""
+    """A store with wishes of realistic size, three keys and a registration."""
     path = tmp_path / "home" / "store.db"
     store = SqliteStore(path)
     for number in range(MODELS):

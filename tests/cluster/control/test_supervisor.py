@@ -40,7 +40,7 @@ def test_variables_that_a_stored_wish_may_not_set_are_told() -> None:
 
 
 def test_a_worker_is_routed_out_before_it_is_told_to_stop() -> None:
-    """Also when another one is just being started, which takes its time."""
+    """This holds also while another worker is being started, which takes time."""
 
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted(replica=2))
@@ -87,7 +87,7 @@ def test_a_bad_update_leaves_the_old_serving() -> None:
 
 
 def test_after_a_bad_update_the_last_old_worker_is_replaced_when_it_dies() -> None:
-    """Also by a supervisor that came later, which knows it from the store."""
+    """A supervisor that was started later does this too, since it knows the old version from the store."""
 
     async def scene(s: Scene) -> None:
         await s.ready()

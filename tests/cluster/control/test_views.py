@@ -130,7 +130,7 @@ def test_a_model_that_has_served_is_recovering_and_a_new_one_is_not() -> None:
 
 
 def test_a_model_that_has_served_is_recovering_while_it_is_updated() -> None:
-    """Between the old worker's end and the news of the new one a request waits; it does not fail."""
+    """Between the end of the old worker and the news that the new one is ready a request waits and does not fail."""
     found = fleet(make_wanted())
     found.adopt(WorkerName("m", 1, 0, "old"), ready(), Claim(GIB), 5.0)
     found.want(make_wanted(generation=2))

@@ -18,7 +18,7 @@ from tests.make import make_node, make_wanted
 
 
 def test_a_death_is_heard_of_at_once() -> None:
-    """By the call that is pending at the worker, not by the next tick or probe."""
+    """The pending call to the worker fails; the supervisor does not wait for the next tick or probe."""
 
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted(replica=2))
@@ -33,7 +33,7 @@ def test_a_death_is_heard_of_at_once() -> None:
 
 
 def test_a_death_that_is_heard_twice_is_told_once() -> None:
-    """The pending call and a probe both fail."""
+    """Both the pending call and a probe fail."""
 
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted(replica=20))

@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 class Value:
-    """What is on a card after a sum there."""
+    """A value on a card."""
 
     def __init__(self, device: str) -> None:
         self.device = device
@@ -29,7 +29,7 @@ class Value:
 
 
 def torch_with(cards: dict[str, list[int]], broken: tuple[str, ...] = (), full: tuple[str, ...] = ()) -> Any:
-    """A torch as it looks on a machine with those cards."""
+    """Something like torch on a machine with those cards."""
 
     def ones(count: int, device: str) -> Value:
         if device in broken:

@@ -1,4 +1,4 @@
-"""With real processes, and libraries that are imported in no time."""
+"""Tests with real processes, which preload libraries that are imported quickly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.runtime import forkserver, ray_head
 from cluster.runtime.forkserver import PATH, UNFORKED, ForkServer, command
 from tests.live import ROOT, is_alive, until
 
-#: Says in a file what a program sees of itself.
+#: Writes into a file what a program sees of its own process.
 TELLS = """
 import json, os, sys
 seen = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid(),
@@ -33,7 +33,7 @@ print("told")
 
 @pytest.fixture
 def raylet() -> Iterator[subprocess.Popen[bytes]]:
-    """Somebody for whom the server works."""
+    """A process in the place of the raylet, for as long as which the server runs."""
     process = subprocess.Popen(["sleep", "60"])
     yield process
     process.kill()
@@ -55,7 +55,7 @@ def start(path: Path, raylet: int) -> subprocess.Popen[bytes]:
 
 
 def ray_python(path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """As the raylet starts a process."""
+    """Starts a process the way the raylet does."""
     folder = path.parent / "ray" / "_private" / "workers"
     folder.mkdir(parents=True, exist_ok=True)
     program = folder / "default_worker.py"
@@ -131,7 +131,7 @@ def test_what_it_forked_outlives_it_and_another_takes_its_place(
     until(path.exists, within=20)
     first = ours._process
     assert first is not None
-    # Neither the same nor another supervisor starts a second one.
+    # No second one is started, by the same supervisor or by another.
     ours.ensure()
     other = ForkServer()
     other.ensure()

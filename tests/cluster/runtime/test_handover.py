@@ -30,7 +30,7 @@ def test_who_connects_while_nobody_answers_waits_for_the_next(held: tuple[int, P
     port, path = held
     first = sockets_for("127.0.0.1", port, path)
     for each in first:
-        each.close()  # as its end does
+        each.close()  # as happens when its process ends
     with socket.create_connection(("127.0.0.1", port), 5) as caller:
         caller.settimeout(5)
         second = sockets_for("127.0.0.1", port, path)

@@ -1,4 +1,5 @@
-"""The socket between two processes: what arrives, what is lost with a process, and what harms only itself."""
+"""The socket between two processes: what arrives, what is lost when a process ends, and which errors hurt only one
+call."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ MOST = 10_000_000
 
 
 class Worker:
-    """What answers in the other process. An item can be an order."""
+    """Answers in the other process. An item can be an order."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[None]] = {}
@@ -319,7 +320,7 @@ def test_a_home_too_deep_for_a_socket_gets_a_private_folder_elsewhere(tmp_path: 
 
 
 def test_a_folder_of_somebody_else_is_not_used() -> None:
-    # Short enough for a socket, which a test's own folder need not be.
+    # Short enough for the path of a socket, which the folder of a test may not be.
     with tempfile.TemporaryDirectory(prefix="p") as name:
         home = Path(name)
         (home / "run").mkdir()

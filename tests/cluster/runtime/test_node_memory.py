@@ -1,4 +1,4 @@
-"""What is left of a machine's memory, read from files that a kernel would show."""
+"""The free memory of a machine, read from files like those of the kernel."""
 
 from __future__ import annotations
 

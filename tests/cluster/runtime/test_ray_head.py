@@ -41,7 +41,7 @@ def waiting(program: str, cwd: Path, **variables: str) -> subprocess.Popen[bytes
 
 @pytest.fixture
 def ours(place: Place) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of this run with a child that has forgotten whose it is."""
+    """A process of this run, with a child that has lost the environment that says so."""
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {WAITS!r}], env={{}})"
     with waiting(child, place.home, **{RUN: "this-run"}) as process:
         yield process
@@ -50,7 +50,8 @@ def ours(place: Place) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.fixture
 def stranger(place: Place) -> Iterator[subprocess.Popen[bytes]]:
-    """In our folder, with its name among its words, and with the settings of this home."""
+    """Somebody else's process: in our folder, with the folder's name among its arguments, and with the settings of this
+    home."""
     with waiting(WAITS, place.temp, CLUSTER_HOME=str(place.home), **{RUN: "another"}) as process:
         yield process
         process.kill()

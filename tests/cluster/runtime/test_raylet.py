@@ -1,11 +1,11 @@
-"""A process tells that the one which started it, Ray's node process in its place, has ended."""
+"""A process notices that its parent, which stands in for Ray's node process, has ended."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-#: Starts another Python that prints whether its starter has ended, before and after it has.
+#: Starts another Python, which prints whether its parent has ended, first before and then after it has.
 PARENT = """
 import os, subprocess, sys
 os.environ["RAY_RAYLET_PID"] = str(os.getpid())

@@ -11,7 +11,7 @@ from cluster.runtime.supervisor_client import SupervisorClient
 
 
 class Actor:
-    """Answers as Ray's handle of an actor does; does not answer the first `restarts` calls."""
+    """Behaves like Ray's handle of an actor, and fails the first `restarts` calls."""
 
     def __init__(self, answers: dict[str, Any], restarts: int = 0) -> None:
         self._answers = answers

@@ -14,12 +14,12 @@ from cluster.runtime.watchdog import LONGEST_PAUSE_S, RayState, Step, hung, next
             RayState(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=float("inf")),
             "replace gcs",
         ),
-        # Without what it had written down, nobody could be found again.
+        # Without the notes of the last run, its processes could never be found again.
         (
             RayState(raylet_lives=True, gcs_lives=False, is_durable=False, seconds_since_gcs=float("inf")),
             "start again",
         ),
-        # What was written down does not help the new one either.
+        # The notes must not mislead the new watchdog either.
         (RayState(raylet_lives=True, gcs_lives=False, is_durable=True, seconds_since_gcs=2.0), "start again"),
         (
             RayState(raylet_lives=False, gcs_lives=True, is_durable=True, seconds_since_gcs=float("inf")),

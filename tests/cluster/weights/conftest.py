@@ -10,7 +10,7 @@ from tests.hub import Hub
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub of ours, in place of both that the platform knows."""
+    """A hub of our own in place of both public ones."""
     with Hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)

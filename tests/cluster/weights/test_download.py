@@ -196,7 +196,7 @@ def test_two_replicas_on_a_node_download_once(hub: Hub, source: Source, tmp_path
         def report(progress: LoadProgress) -> None:
             if progress.done_bytes > 1_000_000:
                 half_way.add(index)
-            # The one that waits hears of it as well.
+            # The download that waits for the first one hears of it as well.
             if len(half_way) == 2:
                 hold.released.set()
 

@@ -26,7 +26,7 @@ def test_a_gated_model_asks_for_a_token(
             errors.DownloadFailed, match=rf"\(401\): it is gated or private.*set {TOKENS[source.hub]} to"
         ):
             locate(source, home=tmp_path)
-    # The storage behind the redirect refuses a request that carries the token on.
+    # The storage behind the redirect refuses a request that still carries the token.
     monkeypatch.setenv(TOKENS[source.hub], "hf_secret")
     assert (locate(source, home=tmp_path) / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
@@ -68,7 +68,8 @@ def test_names_that_lead_elsewhere_are_refused(hub: Hub, source: Source, name: s
 
 
 def run_client(code: str, hub: Hub, home: Path) -> str:
-    """In a process of its own: these clients read their environment once, and keep things in the home folder."""
+    """Runs the hubs' own clients in a separate process, since they read their environment only once and store things in
+    the home folder."""
     environment = {**os.environ, "HOME": str(home), "HF_ENDPOINT": hub.url, "MODELSCOPE_ENDPOINT": hub.url}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()

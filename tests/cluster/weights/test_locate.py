@@ -30,7 +30,7 @@ NEEDED = ["1_Pooling/config.json", "config.json", "model.safetensors", "tokenize
 
 @pytest.fixture
 def hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """Here ModelScope is named by its other variable."""
+    """The address of ModelScope comes from its other variable here."""
     monkeypatch.delenv("MODELSCOPE_ENDPOINT")
     monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
     return hub

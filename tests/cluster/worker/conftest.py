@@ -10,7 +10,7 @@ from tests.cluster.worker.held_workers import Held, Streamed
 
 @pytest.fixture(autouse=True)
 def held() -> Iterator[type[Held]]:
-    """Open at first; and the root logger as it was, which every worker listens to."""
+    """Lets the model run at first. Afterwards restores the root logger, to which every worker adds a handler."""
     root = logging.getLogger()
     before, level = list(root.handlers), root.level
     Held.gate.set()

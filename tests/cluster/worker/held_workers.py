@@ -1,4 +1,4 @@
-"""A worker whose model tests can hold and let go on."""
+"""A worker with a model that tests can stop and let go on."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Held(Echo):
 
 
 class Streamed(Stepped, Held):  # type: ignore[misc]
-    """Works on each value by itself, in as many steps as a number says, or one."""
+    """Works on each value alone, in as many steps as a number says, or in one."""
 
     steps: ClassVar[list[Any]] = []
 
@@ -112,7 +112,7 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
 
 
 def elsewhere(work: Coroutine[Any, Any, Any]) -> Any:
-    """On a loop of its own in a thread of its own, as control calls come."""
+    """Runs on an event loop and thread of its own, as control calls do."""
     return asyncio.to_thread(asyncio.run, work)
 
 
@@ -121,7 +121,7 @@ def call(*items: Any, id: str = "me", seconds: float = 60, **params: Any) -> Cal
 
 
 async def ask(worker: Worker, *calls: Call) -> list[Any]:
-    """Outputs or errors, one per call."""
+    """The outputs or the error of each call."""
     outcomes, _ = await worker.infer(calls)
     return [outcome.outputs if isinstance(outcome, Answer) else outcome for outcome in outcomes]
 

@@ -11,12 +11,12 @@ from typing import Any
 from cluster.worker.admission import QueueLimits
 from cluster.worker.batching import Batcher, Ticket
 
-#: Longer than any of this takes; what is still waiting then waits for ever.
+#: Longer than anything here takes; what still waits after this would wait for ever.
 PATIENCE_S = 2.0
 
 
 class Model:
-    """Answers each value with its double, and remembers what it was given. Closed, it lets nothing through."""
+    """Answers each value with its double, and records what it was given. While `open` is not set, it does not go on."""
 
     def __init__(self, run: Callable[[Sequence[Any]], Sequence[Any]] | None = None) -> None:
         self.batches: list[list[Any]] = []
@@ -33,7 +33,7 @@ class Model:
 
 
 class Queue:
-    """A batcher with what tests want of it: one word to submit, one to wait."""
+    """A batcher with short calls for tests."""
 
     def __init__(self, model: Model, executor: ThreadPoolExecutor, **limits: Any) -> None:
         self.model = model
@@ -70,14 +70,15 @@ class Queue:
                 await asyncio.sleep(0.001)
 
     async def answer(self, ticket: Ticket) -> Any:
-        """The outputs, or the error."""
+        """The outputs or the error of the request."""
         self.model.open.set()
         (outcome,) = await asyncio.wait_for(asyncio.gather(ticket.done, return_exceptions=True), PATIENCE_S)
         return outcome
 
 
 def play(scene: Callable[[Queue], Coroutine[Any, Any, None]], model: Model | None = None, **limits: Any) -> None:
-    """Whatever a scene does, with the default model its queue must answer afterwards, with nothing left in it."""
+    """Runs the scene. Whatever it did, the queue must still answer afterwards if its model is the default one, and
+    nothing may be left in it."""
 
     async def whole() -> None:
         with ThreadPoolExecutor(limits.get("parallel", 1)) as executor:

@@ -127,7 +127,7 @@ def test_a_short_request_goes_before_a_long_job_that_came_first() -> None:
 
 
 def test_a_long_job_ends_however_many_short_requests_come() -> None:
-    """Every fourth batch is led by the oldest, and leaves half of its room to the others."""
+    """Every fourth batch starts with the oldest request, which may fill half of it; the rest is for others."""
 
     async def scene(queue: Queue) -> None:
         await queue.busy()
@@ -273,7 +273,7 @@ def test_an_input_that_fails_fails_alone(bad: int) -> None:
         found = {n: await queue.answer(ticket) for n, ticket in tickets.items()}
         assert isinstance(found.pop(bad), errors.InferenceFailed)
         assert found == {n: [n * 2] for n in range(1, 9) if n != bad}
-        # Halving: 8, 4, 2, 1 and the other halves.
+        # The batch is halved again and again: 8, 4, 2, 1, and each other half.
         assert len(queue.model.batches) == 7
 
     play(scene, Model(refuses(bad)))

@@ -16,7 +16,7 @@ from tests.make import GIB
 
 
 class Conversing(Talking, Held):  # type: ignore[misc]
-    """Brings a scheduler of its own."""
+    """A family that has a scheduler of its own."""
 
     def begin(self, value: Any, tell: Tell) -> Stop:
         raise AssertionError("no worker can serve this")
@@ -33,7 +33,7 @@ def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
         assert report.facts.listed["pid"] == report.pid
         setup = Held.seen[0]
         assert (setup.options.steps, setup.folder, setup.device, setup.threads) == (7, tmp_path, "cpu", 2)
-        assert Held.entered.is_set()  # by the example, before anybody asked
+        assert Held.entered.is_set()  # by the example, before any request
 
     play(scene())
 

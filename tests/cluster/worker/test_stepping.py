@@ -15,7 +15,7 @@ from cluster.worker.stepping import REMEMBERED, SteppedQueue
 
 
 class Easel:
-    """Paints strokes; stops between two of them wherever a test holds it up."""
+    """Paints strokes, and stops between two of them where a test tells it to."""
 
     def __init__(self) -> None:
         self.strokes: list[str] = []
@@ -160,7 +160,7 @@ def test_what_cannot_end_in_time_is_refused_at_once() -> None:
         with pytest.raises(errors.Overloaded) as refused:
             jobs.submit([("c", 1)], [60], owner="c", seconds_left=10)
         assert refused.value.retry_after_s == pytest.approx(2, abs=0.1)
-        # Something small is done long before: the other one delays it by no more than its own work.
+        # A small request is done long before, as the large one delays it by no more than its own work.
         small = jobs.submit([("d", 1)], [10], owner="d", seconds_left=10)
         easel.may_go_on.set()
         await asyncio.gather(busy.done, small.done)

@@ -16,7 +16,7 @@ def test_what_streams_warms_up_answers_and_fails_one_by_one(tmp_path: Path) -> N
         outcomes, _ = await worker.infer([call("a", "b"), call("bad"), call("c")])
         assert outcomes[0].outputs == ["a", "b"] and outcomes[2].outputs == ["c"]
         assert isinstance(outcomes[1], errors.InferenceFailed) and "cannot be counted" in outcomes[1].message
-        # However short the prompt: there may be pictures beside it.
+        # They are prepared off the event loop even if the prompt is short, since pictures may come with it.
         assert [name.startswith("prepare") for name in Held.seen] == [True] * 3
 
     play(scene())
@@ -56,7 +56,7 @@ def test_a_worker_busy_with_a_stream_is_alive(tmp_path: Path) -> None:
         await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
         await asyncio.sleep(0.02)
         assert await worker.probe() == 0.0
-        assert Streamed.steps.count("hello") == 1  # the probe did not wait for a turn of its own
+        assert Streamed.steps.count("hello") == 1  # the probe did not run the model
         Held.gate.set()
         await asked
         await asyncio.sleep(0.02)

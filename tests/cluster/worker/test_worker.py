@@ -328,7 +328,7 @@ def test_a_probe_runs_the_model(tmp_path: Path) -> None:
 
 
 def test_a_model_that_has_just_computed_needs_no_probe(tmp_path: Path) -> None:
-    """A probe would wait behind all that a busy worker has in its queue."""
+    """A probe would have to wait behind everything in the queue of a busy worker."""
 
     async def scene() -> None:
         worker = make_worker(tmp_path)
@@ -377,7 +377,7 @@ def test_a_probe_of_a_model_that_hangs_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path, settings={"probe_timeout_s": 0.01})
         await loaded(worker)
-        # The process that would be ended for it is this one.
+        # The process that it would end is this one.
         worker._work.batcher.on_hung = lambda batch, seconds: None
         Held.gate.clear()
         with pytest.raises(errors.DeadlineExceeded):
@@ -387,7 +387,7 @@ def test_a_probe_of_a_model_that_hangs_fails(tmp_path: Path) -> None:
 
 
 def test_a_probe_of_a_worker_that_is_not_ready_says_so(tmp_path: Path) -> None:
-    """The supervisor takes neither for an answer of the model."""
+    """The supervisor takes neither of these for an answer of the model."""
 
     async def scene() -> None:
         worker = make_worker(tmp_path)

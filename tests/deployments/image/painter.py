@@ -1,4 +1,4 @@
-"""A runner as a worker has it, and pictures asked of it at random times."""
+"""A runner like that of a worker, and pictures that are requested at random times."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PROMPTS = ("a cat", "a dog on the beach", "a red car", "mountains at dawn with s
 
 @dataclass
 class Watched:
-    """A progress that writes down what it is told, and can be stopped."""
+    """A `Progress` that records what it is told, and can be stopped."""
 
     stopped: bool = False
     told: list[tuple[float, str, int, int]] = field(default_factory=list)
     shown: list[bytes] = field(default_factory=list)
-    #: Called with the step, whenever there is one to tell of.
+    #: Called with the number of each step that is reported.
     on_step: Callable[[int], None] = lambda step: None
 
     def check(self) -> None:
@@ -52,7 +52,7 @@ class Watched:
 
 
 class Generous(Saturation):
-    """Puts together whatever fits together, whether that is faster or not."""
+    """Joins all calls that fit together, whether that is faster or not."""
 
     def cap(self, shape: Hashable) -> int:
         return self._bounds.get(shape, self._most)
@@ -89,7 +89,7 @@ class Painter:
         return self.runner.paint(drawing, progress or Watched())
 
     def at_random_times(self, drawings: Sequence[ResolvedDrawing], seed: int, within_s: float = 0.1) -> list[Any]:
-        """Their pictures, each in a thread of its own; an exception where there is none."""
+        """Draws each in a thread of its own, and returns the pictures, or the exception of those that failed."""
         chance = random.Random(seed)
         delays = [chance.uniform(0, within_s) for _ in drawings]
 
@@ -104,7 +104,7 @@ class Painter:
             return list(threads.map(later, drawings, delays))
 
     def is_at_rest(self) -> bool:
-        """Whether nothing is under way any more, and nothing is left of what was."""
+        """Whether nothing runs any more, and nothing is left over from what ran."""
         deadline = time.monotonic() + 5
         while not self.runner.queue.is_idle and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -112,7 +112,7 @@ class Painter:
 
 
 def away(one: Any, other: Any) -> float:
-    """How far two pictures are apart, in a number between 0 and 1."""
+    """The largest difference of two pictures, from 0 to 1."""
     for found in (one, other):
         if isinstance(found, Exception):
             raise found
@@ -121,7 +121,7 @@ def away(one: Any, other: Any) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As a painter computes here: sums of several threads come in another order."""
+    """With a single thread, as the painter computes here; several threads add up in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

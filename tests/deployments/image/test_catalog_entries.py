@@ -35,7 +35,7 @@ NAMES = """
 #: What a class must be given to do a task.
 TASKS = {"text2image": {"prompt"}, "image2image": {"prompt", "image"}, "inpainting": {"prompt", "image", "mask_image"}}
 
-#: A fact, and the argument of a pipeline that it becomes.
+#: A fact of an entry, and the argument of a pipeline that it becomes.
 ARGUMENTS = {
     "steps": "num_inference_steps",
     "guidance": "guidance_scale",
@@ -80,7 +80,7 @@ ENTRIES = Catalog.builtin().of_type("image")
 
 
 def each(*facts: str) -> pytest.MarkDecorator:
-    """A test of each row that has these facts."""
+    """Parametrizes a test with each row that has these facts."""
     rows = [entry for entry in ENTRIES if set(facts) <= entry.facts.keys()]
     return pytest.mark.parametrize("entry", rows, ids=lambda entry: entry.name)
 
@@ -148,7 +148,7 @@ def test_defaults_of_a_request_are_arguments_of_every_class(entry: Any) -> None:
 
 @each()
 def test_no_default_is_left_to_the_class(entry: Any) -> None:
-    """Classes of one model have different ones: 3.5 and 7.0 for the guidance of FLUX.1."""
+    """The pipeline classes of one model have different defaults: 3.5 and 7.0 for the guidance of FLUX.1."""
     takes = set.intersection(*(parameters(pipeline.__call__) for pipeline in classes(entry).values()))
     assert "steps" in entry.facts
     assert "guidance" in entry.facts or "true_cfg" in entry.facts or "guidance_scale" not in takes

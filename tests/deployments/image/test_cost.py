@@ -1,4 +1,4 @@
-"""Operations of a picture: as many as the library counts, at sizes that were never counted too."""
+"""The number of operations for a picture is what the library counts, also at sizes that were never counted."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from deployments.image.diffusion import Diffusion
 from deployments.image.resolved_drawing import ResolvedDrawing
 from tests.deployments.image.painter import Painter
 
-#: How far from a real count it may be.
+#: How much it may differ from a real count.
 CLOSE = 0.02
 
 
 def drawing_of(painter: Painter, width: int, height: int, steps: int) -> ResolvedDrawing:
-    """With as many words as the launch has counted."""
+    """A drawing whose prompt has as many words as the launch counted with."""
     return painter.drawing(
         prompt=str(Diffusion.example.items[0]), width=width, height=height, num_inference_steps=steps
     )
 
 
 def operations(painter: Painter, width: int, height: int, steps: int) -> float:
-    """Of all passes of the denoiser for a picture, counted while it is drawn with the real weights."""
+    """The operations of all passes of the denoiser for a picture, counted while it is drawn with the real weights."""
     drawing = drawing_of(painter, width, height, steps)
     with painter.runner.queue.recording() as calls:
         painter.paint(drawing)
 
     def count(call: Any) -> int:
-        # Of the kernels of a CPU the counter does not know attention.
+        # The counter does not know the kernels of attention on a CPU.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             painter.runner.module(*call.args, **call.kwargs)
         return int(counter.get_total_flops())
 
-    # It counts what its own thread computes.
+    # The counter sees only what its own thread computes.
     return sum(painter.runner.compute.run(count, call) for call in calls)
 
 
@@ -49,7 +49,7 @@ def test_it_is_what_the_library_counts_at_every_size(folder_of: Callable[[str], 
     for width, height, steps in ((64, 64, 4), (128, 96, 4), (320, 256, 2)):
         drawing = drawing_of(painter, width, height, steps)
         real = operations(painter, width, height, steps)
-        # Two steps of this sampler are three calls, four are five: the launch has seen two.
+        # Two steps of this sampler make three calls, and four make five; the launch has measured two.
         if name == "sd15":
             real *= (3 / 2) / ((steps + 1) / steps)
         assert painter.runner.cost_of(drawing) == pytest.approx(real, rel=CLOSE)
@@ -76,7 +76,7 @@ def test_one_size_alone_grows_with_the_pixels() -> None:
 
 
 class Counted(torch.nn.Module):  # type: ignore[misc]
-    """As the library's models are made anew: from a configuration."""
+    """Can be made again from a configuration, like the library's models."""
 
     config = {"width": 16, "quantization_config": "nf4"}
 

@@ -20,12 +20,12 @@ from deployments.image.loras import Adapters
 from deployments.image.saturation import Saturation
 from tests.deployments.image.painter import Watched
 
-#: What keeps the denoiser busy while others come; it is not written down.
+#: Keeps the denoiser busy while other calls arrive; it is not recorded.
 FIRST = [0.5]
 
 
 class Doubling(torch.nn.Module):  # type: ignore[misc]
-    """Answers twice what it is asked, and keeps what came together."""
+    """Answers with the double of its input, and records which calls came together."""
 
     def __init__(self, most: int = 100) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Doubling(torch.nn.Module):  # type: ignore[misc]
         self.kwargs: list[dict[str, Any]] = []
         self.most = most
         self.threads: set[int] = set()
-        #: Closed to hold the first pass back until more have come.
+        #: Closed to delay the first pass until more calls have arrived.
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
@@ -54,7 +54,7 @@ class Doubling(torch.nn.Module):  # type: ignore[misc]
 
 
 class Slow(Saturation):
-    """Every pass takes long enough for others to come, as far as is known."""
+    """A pass is known to take long enough for other calls to arrive."""
 
     def cap(self, shape: Hashable) -> int:
         return self._bounds.get(shape, self._most)
@@ -74,7 +74,7 @@ class QueueUnderTest:
         self.threads = ThreadPoolExecutor(16)
 
     def ask(self, value: float, request: DenoiserRequest | None = None, **kwargs: Any) -> Future[float]:
-        """One call of a request of its own."""
+        """Makes one call, as a request of its own."""
         request = request or DenoiserRequest(Watched(), 1.0, 1)
         asked = {"sample": torch.full((1, 2, 2), value), **kwargs}
 
@@ -86,16 +86,16 @@ class QueueUnderTest:
 
     @property
     def waiting(self) -> int:
-        """Requests for which the thread that computes has had no time yet."""
+        """The number of requests that wait for the thread that computes."""
         return self.compute._executor._work_queue.qsize()
 
     def together(self, *calls: dict[str, Any]) -> list[float | BaseException | None]:
-        """Their answers, where all of them waited while the denoiser was busy with another."""
+        """The answers to calls that all arrived while the denoiser was busy with another."""
         self.module.gate.clear()
         self.module.entered.clear()
         first = self.ask(*FIRST, sample=torch.full((1, 9), *FIRST))
         assert self.module.entered.wait(10)
-        # One after the other, so that it is known who came first.
+        # They arrive one after the other, so that their order is known.
         asked = []
         for place, call in enumerate(calls):
             asked.append(self.ask(**call))
@@ -232,7 +232,7 @@ def test_whoever_has_least_left_goes_first_and_nobody_waits_for_ever() -> None:
     order = [values[0] for values in queued.module.passes]
     assert sorted(order) == [1.0, 2.0, 3.0, 4.0]
     assert order.index(3.0) < order.index(4.0) < order.index(2.0)
-    # The fourth turn is of whoever came first.
+    # The fourth turn belongs to the oldest request.
     assert order.index(1.0) < 3
 
 
@@ -286,7 +286,7 @@ def test_alone_begins_only_when_the_pass_under_way_is_over() -> None:
 
 
 class Contextual(Doubling):
-    """Has a place for what a cache is told of a call, like the library's denoisers."""
+    """Has a context for the cache, like the library's denoisers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,7 +323,7 @@ def test_what_a_cache_is_told_of_a_call_is_not_what_others_say_meanwhile() -> No
         run(call, "cond")
         assert module.seen == ["cond"]
     late.result(10)
-    # Nobody's context, who is not alone: there is no cache to be told.
+    # A request that is not alone has no context: it has no cache.
     assert module.seen == ["cond", None]
     assert module.context is None
 
@@ -437,7 +437,7 @@ def test_an_aborted_call_is_dropped_before_its_pass() -> None:
     waiting = queued.ask(1.0, request(progress=progress))
     until(lambda: queued.waiting == 1)
     progress.stopped = True
-    # Long before the pass under way is over.
+    # Long before the running pass ends.
     assert isinstance(waiting.exception(2), errors.RequestCancelled)
     queued.module.gate.set()
     assert first.result(10) == 18.0

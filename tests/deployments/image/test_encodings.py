@@ -1,4 +1,4 @@
-"""What a model makes of prompts, kept as long as there is room."""
+"""Encoded prompts are kept as long as there is room."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fibers of one thread: whoever waits lets the others go on, and what is computed elsewhere keeps nobody waiting."""
+"""Fibers of one thread: a fiber that waits lets the others run, and work in other threads blocks nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All nine tiny pipelines, launched by the command line into a real cluster and asked for everything they can."""
+"""All nine tiny pipelines, launched by the command line on a real cluster and asked for everything they can do."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TASKS = {
 
 @pytest.fixture(scope="module")
 def launched(live: LiveCluster, folder_of: Callable[[str], Path]) -> Iterator[LiveCluster]:
-    """At the same time, so that two cores are busy while processes start."""
-    # What they claim is meant for pictures of full size, of which nine would not fit.
+    """Launches them all at the same time, so that both cores are busy while the processes start."""
+    # Their default claims are for pictures of full size, and nine of those would not fit.
     common = ("--model-type", "image", "--memory", "800MiB")
     words = [
         ("launch", "--model-name", f"tiny-{name}", "--model-uid", name, "--model-path", str(folder_of(name)), *common)

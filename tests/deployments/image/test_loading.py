@@ -1,4 +1,4 @@
-"""Every launch option on a tiny pipeline: not that it is accepted, but what it changes."""
+"""What launch options change in a tiny pipeline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_folder_draws_what_the_bare_pipeline_draws(name: str, folder_of: Folde
     assert np.array_equal(drawn(found.pipe, name), plain(name))
     told = {slot: part["bytes"] for slot, part in found.about["components"].items()}
     stored = component_bytes(read(folder_of(name)))
-    # Tables of positions are made anew and lie in no file.
+    # Tables of positions are computed at load and are in no file.
     assert told == {slot: pytest.approx(size, rel=0.04, abs=4096) for slot, size in stored.items()}
     assert {part["lives_on"] for part in found.about["components"].values()} == {"cpu"}
 

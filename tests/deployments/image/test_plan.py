@@ -1,4 +1,4 @@
-"""What a launch is said to take, beside what it takes."""
+"""Compares the memory that a launch is said to take with what it takes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def case(components: Mapping[str, float] = FLUX, on_gpu: bool = True, has_gguf: 
 
 
 def sizes(asked: Case) -> dict[str, float]:
-    """Gigabytes by part."""
+    """The gigabytes of each part."""
     return {row.slot: round(row.bytes / 1e9, 1) for row in plan(asked).rows}
 
 
@@ -65,7 +65,7 @@ def test_the_parts_of_a_folder_weigh_what_they_weigh_once_loaded(name: str, fold
     planned = told(launched(folder_of(name), n_gpu=None), Room(on_gpu=False))
     weighed = {slot: part["bytes"] for slot, part in loaded(folder_of(name)).about["components"].items()}
     for row in planned["components"]:
-        # Tables of positions are made anew and lie in no file.
+        # Tables of positions are computed at load and are in no file.
         assert row["bytes"] == pytest.approx(weighed[row["component"]], rel=0.04, abs=4096)
     assert {row["component"] for row in planned["components"]} == set(weighed)
 
@@ -110,7 +110,7 @@ def test_parts_weigh_by_number_format_and_bits() -> None:
     assert sizes(case(transformer_quantization="8-bit"))["transformer"] == 11.9
     assert sizes(case(transformer_nf4=True))["transformer"] == 6.7
     assert sizes(case(transformer_quantization="fp8"))["transformer"] == 15.5
-    # What cannot be packed of T5 stays in 16 bits.
+    # The parts of T5 that cannot be packed stay in 16 bits.
     assert sizes(case(quantize_text_encoder="text_encoder_2"))["text_encoder_2"] == 5.9
     assert sizes(case(text_encoder_2=None)) == {"transformer": 23.8, "text_encoder": 0.2, "vae": 0.2}
 

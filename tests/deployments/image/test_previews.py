@@ -1,4 +1,4 @@
-"""Pictures under way, looked at without a decoder."""
+"""Previews of unfinished pictures, made without the decoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Latents:
 
 
 class Carrying(torch.nn.Module):  # type: ignore[misc]
-    """An encoder whose latents carry the picture, eight times smaller, in a mixture of sixteen channels."""
+    """An encoder whose latents are the picture itself, eight times smaller, in a mixture of sixteen channels."""
 
     def __init__(self, shift: float = 0.0, scale: float = 1.0, **config: Any) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Carrying(torch.nn.Module):  # type: ignore[misc]
         return SimpleNamespace(latent_dist=Latents(mixed))
 
     def latents(self, pixels: torch.Tensor) -> torch.Tensor:
-        """As a pipeline has them."""
+        """The latents in the form that a pipeline has them."""
         with torch.no_grad():
             return (self.encode(pixels).latent_dist.mode() - self.config.shift_factor) * self.config.scaling_factor
 
@@ -64,7 +64,7 @@ def shown(previews: PreviewMap, pipe: Any, latents: torch.Tensor, width: int, he
 
 
 def alike(image: Any, pixels: torch.Tensor) -> float:
-    """How far the colours of two pictures go together, 1 for the same."""
+    """How well the colours of two pictures correlate; 1 if they are the same."""
     wanted = pixels[0].permute(1, 2, 0).numpy()
     return float(np.corrcoef(np.asarray(image, dtype=float).ravel(), wanted.ravel())[0, 1])
 

@@ -1,4 +1,4 @@
-"""What a request becomes before anything is computed, and everything that is refused then."""
+"""What a request is resolved to before anything is computed, and everything that is refused there."""
 
 from __future__ import annotations
 

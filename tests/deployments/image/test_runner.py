@@ -1,4 +1,4 @@
-"""Pictures that share the denoiser: each is what it would have become alone, whoever else comes, goes or fails."""
+"""Pictures that share the denoiser: each is what it would be alone, whatever other requests come, go or fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ from tests.pipelines import NINE, SMALL
 FolderOf = Callable[[str], Path]
 PainterOf = Callable[..., Painter]
 
-#: How far a picture may be from what it is alone, in numbers between 0 and 1: sums in another order.
+#: How much a picture may differ from the one drawn alone, in numbers between 0 and 1, because sums are in another
+#: order.
 NEAR = 1e-4
 TASKS = [
     *((name, "text2image") for name in NINE),
@@ -64,7 +65,7 @@ LORAS = {"ink": 1, "wash": 2}
 
 
 def lora_for(folder: Path, file: Path, name: str) -> Path:
-    """Of the denoiser and, where the pipeline takes one there, of its first text encoder."""
+    """A LoRA of the denoiser and, where the pipeline takes one there, of its first text encoder."""
     pipe = DiffusionPipeline.from_pretrained(folder)
     torch.manual_seed(LORAS[name])
     slot = "unet" if "unet" in pipe.components else "transformer"
@@ -79,7 +80,7 @@ def lora_for(folder: Path, file: Path, name: str) -> Path:
 
 def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
     chance = random.Random(seed)
-    # Pictures to start from are encoded one after the other, so that only longer requests meet at the denoiser.
+    # Input pictures are encoded one after the other, so only longer requests meet at the denoiser.
     fewest, most = (2, 7) if task == "text2image" else (10, 20)
     return [
         painter.drawing(
@@ -169,7 +170,7 @@ def test_loras_of_one_request_are_in_no_other(painter_of: PainterOf, with_loras:
         for prompt in PROMPTS[:2]
         for one in SETS
     ]
-    # In another order, each after another set; the words are encoded anew under each.
+    # In another order, so that each follows another set of LoRAs; the prompts are encoded again for each set.
     alone = {place: painter.paint(drawings[place]) for place in random.Random(1).sample(range(10), 10)}
     for seed in (1, 2, 3):
         together = painter.at_random_times(drawings, seed=seed, within_s=0.02)
@@ -202,7 +203,7 @@ def test_a_lora_that_belongs_to_the_model_counts_for_who_asks_for_none(with_lora
 
 
 def test_encoders_and_the_denoiser_are_adapted_apart(with_loras: PainterOf) -> None:
-    """They work at the same time, on different requests."""
+    """The encoders and the denoiser may work on different requests at the same time."""
     pipe = with_loras("sd15").runner.pipe
     adapting(pipe, {"unet"})((("ink", 1.0),))
     adapting(pipe, {"text_encoder"})(())

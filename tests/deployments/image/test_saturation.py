@@ -1,4 +1,4 @@
-"""How many samples are worth putting into one pass."""
+"""How many samples should go into one pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deployments.image.saturation import DOUBT_EVERY, LAST, Saturation
 
 
 def measured(**seconds: float) -> Saturation:
-    """Of passes of one shape: `of_4=0.2` is four samples in 0.2 s."""
+    """Measurements of passes of one shape: `of_4=0.2` means that four samples took 0.2 s."""
     table = Saturation()
     for name, taken in seconds.items():
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Which pipeline does which task, and a pipeline for one request of a model's parts."""
+"""Which pipeline does which task, and how a request gets a pipeline with a model's parts."""
 
 from __future__ import annotations
 

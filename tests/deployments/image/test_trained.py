@@ -1,4 +1,4 @@
-"""A trained diffusion model, from its package to the picture that is served: of a class, in one step, without words."""
+"""A trained diffusion model, from its package to a served picture. It draws a class in one step and reads no words."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def drawing(painter: Painter, **asked: Any) -> Any:
 
 
 def test_it_is_what_the_package_runs(folder: Path) -> None:
-    """One call of each, on the same noise; the package itself adds what the scheduler does at its only step."""
+    """Compares one call of each on the same noise. The package does itself what the scheduler does at the only step."""
     labels = torch.tensor([0, 9, 50, 99])
     noise = np.random.default_rng(0).standard_normal((4, 1, terrain.SIDE, terrain.SIDE), dtype=np.float32)
     noisy = noise * np.float32(terrain.SIGMA_MAX)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Tags of the routes that ask a model.
+#: Tags of the routes that send a request to a text model.
 SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "generic"}
-#: Those of routes for pictures, whose bodies and bad bodies are in tests of their own.
+#: Tags of routes for pictures, whose bodies have tests of their own.
 DRAWING = {"images", "sdapi"}
-#: What reads pages; the same holds for it.
+#: Tags of routes that read pages, which have tests of their own too.
 READING = {"ocr", "chat"}
-#: Of the examples, which are plugins here.
+#: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
-#: Without a key, for whoever knows a name that cannot be guessed.
+#: Files need no key, since their names cannot be guessed.
 FILE = "/v1/files/{name}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
 #: A body that each inference route answers.

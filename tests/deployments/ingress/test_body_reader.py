@@ -1,4 +1,4 @@
-"""What a body says, whether it is JSON or a form: fields under one name each, files in their order."""
+"""Bodies of JSON and of forms are read alike: each field under one name, files in their order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = BodySchema(
 
 
 def read(**sent: Any) -> tuple[Mapping[str, Any], list[Upload]]:
-    """What the reader makes of what httpx would send."""
+    """What the reader makes of a request by httpx."""
 
     async def decode(value: object, name: str, index: int) -> bytes:
         return f"{name} {index} {value}".encode()

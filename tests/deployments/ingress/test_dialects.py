@@ -95,7 +95,7 @@ def test_only_wings_with_http_bring_dialects() -> None:
 
 
 def test_no_path_is_answered_twice(tmp_path: Path) -> None:
-    """So that it does not matter in which order the wings are found."""
+    """Otherwise the order in which the wings are found would matter."""
 
     async def test() -> None:
         async with opened(with_toy(tmp_path), StandIn({"m": None})) as app:

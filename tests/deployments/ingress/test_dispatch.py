@@ -1,4 +1,4 @@
-"""What becomes of a request when workers die, hang, or are kept for somebody else; the workers are on paper."""
+"""What becomes of a request when workers die, hang, or are reserved for another request. The workers are simulated."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Remote:
 
 
 class Worker:
-    """Answers with what it was asked, as long as it is there."""
+    """Answers with its input, as long as it exists."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.asked: list[list[str]] = []
         self.cancelled: list[str] = []
         self.reserved_for: str | None = None
-        #: It fails every call at once.
+        #: Whether it fails every call at once.
         self.is_broken = False
         self.is_dead = asyncio.get_running_loop().create_future()
-        #: Cleared: it answers nothing, not even whether it hears.
+        #: While this is cleared, it answers nothing, not even a ping.
         self.runs = asyncio.Event()
         self.runs.set()
         self.infer, self.watch = Remote(self._infer), Remote(self._watch)
@@ -91,7 +91,7 @@ class Worker:
 
 
 class Supervisor:
-    """Starts another worker for each that has died."""
+    """Starts another worker for each one that has died."""
 
     def __init__(self, count: int) -> None:
         self.workers = [self._new(number) for number in range(count)]

@@ -1,4 +1,4 @@
-"""Files that are kept for a while, and pictures that are answered as addresses."""
+"""Files that are kept for a while, and pictures that are answered as URLs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_what_is_too_old_is_not_told_and_goes(tmp_path: Path) -> None:
 
 
 class Clocks:
-    """One on the wall that can be set, and one that nobody sets."""
+    """A wall clock that can be set, and a clock that nobody can set."""
 
     def __init__(self) -> None:
         self.passed = 0.0

@@ -1,4 +1,4 @@
-"""Images and sounds: a real server answers on loopback, which only these tests allow to be fetched from."""
+"""Images and sounds from a real server on loopback, from which only these tests allow fetching."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURE = bytes(range(256)) * 8
 
 
 class Pictures(BaseHTTPRequestHandler):
-    """Tells by its path what it does."""
+    """The path says what the server does."""
 
     asked: list[str] = []
     ended = threading.Event()
@@ -150,7 +150,7 @@ def test_what_is_there_is_fetched(port: int) -> None:
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(port: int) -> None:
-    """A name that means another address the second time has no second time."""
+    """A name that resolves to another address the second time is never resolved a second time."""
     seen: list[str] = []
 
     async def resolve(host: str, port: int) -> list[str]:

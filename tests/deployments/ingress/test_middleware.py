@@ -1,4 +1,4 @@
-"""What every request passes: limits before work, one line for the log, and nothing done for a client that has left."""
+"""What every request passes: limits before any work, one line in the log, and no work for a client that has left."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PATIENCE_S = 5.0
 
 
 class House:
-    """A door with an application behind it whose `/work` takes for ever, and that tells when work was dropped."""
+    """The middleware before an application whose `/work` takes for ever, and which notices when that work is
+    cancelled."""
 
     def __init__(self, most: int = 10, **settings: int) -> None:
         self.entered = asyncio.Event()
@@ -89,7 +90,7 @@ class House:
             await server.end()
 
     async def lines(self, count: int) -> list[dict[str, object]]:
-        """What was logged, once there are that many."""
+        """The lines of the log, once there are that many."""
         async with asyncio.timeout(PATIENCE_S):
             while self.log.getvalue().count("\n") < count:
                 await asyncio.sleep(WRITE_S / 4)
@@ -160,7 +161,7 @@ def test_more_requests_than_allowed_are_refused_before_they_are_read() -> None:
         async with house.open() as client:
             first = asyncio.create_task(client.get("/work"))
             await house.entered.wait()
-            # Of this body nothing is ever sent but the head.
+            # Only the headers are sent, and nothing of the body.
             reader, writer = await asyncio.open_connection(house.settings.host, house.settings.port)
             writer.write(b"POST /work HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n")
             head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), PATIENCE_S)).decode().lower()

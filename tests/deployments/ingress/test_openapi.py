@@ -16,12 +16,12 @@ from deployments.ingress.control.keys import NewKey
 from deployments.ingress.openapi import described, description_of, document
 from tests.attacks.standing_in import StandIn, asked, opened, run, settings
 
-#: Calls that take no body, though they are sent as one that usually does.
+#: Calls without a body, with methods that usually have one.
 BODILESS = {("/v1/models/{uid}/cancel", "post"), ("/sdapi/v1/interrupt", "post")}
 
 
 def undescribed(routes: Sequence[BaseRoute]) -> list[str]:
-    """The operations that the document would leave unexplained."""
+    """The operations that the document does not describe."""
     missing = []
     for route in routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
@@ -91,7 +91,7 @@ def test_bodies_and_answers_are_those_of_the_types(whole: dict[str, Any]) -> Non
     schemas = whole["components"]["schemas"]
     assert schemas["NewKey"]["properties"].keys() == NewKey.model_fields.keys()
     assert {"id", "scopes", "key"} <= schemas["CreatedKey"]["properties"].keys()
-    # Any option of a family may stand beside the fields of a launch.
+    # A launch may have the options of any family besides its own fields.
     assert schemas["LaunchSpec"]["additionalProperties"] is True
 
 
@@ -126,7 +126,7 @@ def test_the_document_is_for_those_who_may_list(tmp_path: Path) -> None:
                 answer = await client.get("/openapi.json", headers=header)
                 assert answer.status_code == status, answer.text
             assert "/v1/models" in answer.json()["paths"]
-            # The page itself holds nothing of the server's.
+            # The page itself contains nothing about the server.
             page = await client.get("/docs")
             assert page.status_code == 200 and "/v1/models" not in page.text
 

@@ -1,4 +1,4 @@
-"""What a server is called, and which pages are its own."""
+"""The names of a server, and which pages are its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a request is: what its worker says, or what is counted here where it takes many calls."""
+"""How far a request is: as its worker reports it, or as the ingress counts it where a request takes many calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = ModelRoutes("texts", ("embed",), (), ModelState.READY)
 
 
 class Workers:
-    """Instead of a dispatcher: what workers say of each request, and which models were asked."""
+    """Stands in for the dispatcher: has what workers say of each request, and records which models were asked."""
 
     def __init__(self, **views: View) -> None:
         self.table = RouteTable(models={"reader": READER, "texts": TEXTS}, version=1)
@@ -75,9 +75,9 @@ def test_only_models_that_take_long_are_asked_how_far_a_request_is() -> None:
     [
         ("a", {}, False, True),
         ("b", {}, False, False),
-        # Over since: its id is free.
+        # It is over by now, so its id is free.
         ("c", {}, False, False),
-        # The id of a header is looked up where the answer is a stream.
+        # An id in a header is used where the answer is a stream.
         (None, {"x_request_id": "a"}, True, True),
         (None, {"x_request_id": "a"}, False, False),
         (None, {}, True, False),

@@ -1,4 +1,4 @@
-"""Every route and its keys: who gets in, and who does not."""
+"""Which keys each route accepts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def ask(locked: LiveCluster, admin: Client) -> Iterator[Callable[..., httpx.Resp
 
 
 def every_call(described: dict[str, Any]) -> list[tuple[str, str]]:
-    """Method and path of each route, the undescribed ones too."""
+    """Method and path of each route, including those that are not described."""
     hidden = [
         path
         for file in (ROOT / "deployments").rglob("*.py")
@@ -74,7 +74,7 @@ def test_no_route_is_open_but_those_that_say_nothing(
 
 
 def admin_like(admin: Client) -> str:
-    """The real key but for its last letter."""
+    """The real key with another last letter."""
     key = admin.driver.http.headers["authorization"].removeprefix("Bearer ")
     return key[:-1] + ("a" if key[-1] != "a" else "b")
 
@@ -138,7 +138,7 @@ def test_a_key_for_some_models_touches_no_others(ask: Callable[..., httpx.Respon
     assert ask("POST", "/v1/infer", key, {"model": "first", "items": [1]}).json()["results"] == [1]
     refused = ask("POST", "/v1/infer", key, {"model": "second", "items": [1]})
     assert refused.status_code == 403 and "does not have access to model: second" in refused.json()["detail"]
-    # Another spelling is the same model.
+    # The same model in another spelling.
     assert ask("POST", "/v1/infer", key, {"model": "SECOND", "items": [1]}).status_code == 403
     assert ask("GET", "/v1/models/first/status", key).status_code == 200
     for method, path, body in (

@@ -1,4 +1,4 @@
-"""Every route from outside: what a bad body is answered, and the id that a request keeps."""
+"""Every route over HTTP: the answers to bad bodies, and the ids of requests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.deployments.ingress.route_tables import ABORT, GOOD, SERVING
 from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
-#: Whose clients read another shape of errors.
+#: The clients of these routes read errors of another shape.
 TEI_PATHS = ("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info")
 
 
 def unfit(path: str) -> int:
-    """The status for a body that does not fit: OpenAI's where OpenAI's clients ask."""
+    """The status for a body that does not fit: 400 where OpenAI's clients ask, since they expect that."""
     return 400 if "/embeddings" in path else 422
 
 
@@ -36,7 +36,7 @@ def server(live: LiveCluster, embedder: str, reranker: str, letters: str) -> Ite
 
 
 def assert_refused(answer: httpx.Response, status: int, param: str | None = None) -> dict[str, Any]:
-    """Both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
+    """Checks both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
     assert answer.status_code == status, answer.text[:300]
     body = answer.json()
     if answer.url.path in TEI_PATHS:
@@ -245,7 +245,7 @@ def test_what_fits_but_cannot_be_done_is_a_400(server: httpx.Client, path: str, 
     assert_serves(server, path)
 
 
-#: What each route knows, with a value that it takes; a wrong one of any of these is refused by its name.
+#: The fields of each route with a good value. A wrong value must be refused by the name of the field.
 FIELDS: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {
         "input": ["a"],

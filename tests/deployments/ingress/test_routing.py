@@ -27,7 +27,7 @@ def table(*models: ModelRoutes) -> RouteTable:
 
 
 def ask(found: RouteTable, uid: str = "m", stack: ExitStack | None = None, avoiding: tuple[str, ...] = ()) -> str:
-    """The worker chosen; held until the stack is closed, or given back at once."""
+    """The chosen worker. It stays busy until the stack is closed, or is free again at once."""
     choice = found.choose(found.find(uid), avoiding)
     if stack is not None:
         return stack.enter_context(choice).worker

@@ -1,4 +1,4 @@
-"""The web server of an ingress on a real port: who may share it, whom it waits for, how it ends."""
+"""The web server of an ingress on a real port: who may share the port, what it waits for, how it ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PATIENCE_S = 5.0
 
 
 class Held:
-    """An application whose `/held` answers when it is let."""
+    """An application whose `/held` answers when the test allows it."""
 
     def __init__(self) -> None:
         self.entered = asyncio.Event()
@@ -70,7 +70,7 @@ def in_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
 
 
 async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """What still came; a connection with bytes that nobody read is reset instead of ended."""
+    """What still arrived. A connection with unread bytes is reset, not closed."""
     try:
         return await asyncio.wait_for(reader.read(), PATIENCE_S)
     except ConnectionResetError:
@@ -78,7 +78,7 @@ async def until_closed(reader: asyncio.StreamReader) -> bytes:
 
 
 async def seen_by(server: Server) -> None:
-    """Until the server has taken the connection that was just made."""
+    """Waits until the server has accepted the connection that was just made."""
     async with asyncio.timeout(PATIENCE_S):
         while not server.server_state.connections:
             await asyncio.sleep(0.001)

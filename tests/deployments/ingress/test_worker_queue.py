@@ -13,7 +13,7 @@ from deployments.ingress.worker_queue import FULL_S, LONG, GivenUp, Sent, Worker
 
 
 class Worker:
-    """At the other end of the line: refuses what is longer than it takes, and counts what it was asked."""
+    """A worker that refuses batches that are too long, and counts its calls."""
 
     def __init__(self, takes: int) -> None:
         self.takes = takes
@@ -35,7 +35,7 @@ def play(takes: int, scene: Callable[[WorkerQueue, Worker], Coroutine[Any, Any, 
 
 
 async def send(queue: WorkerQueue, size: int) -> Any:
-    """What `Dispatcher` does with a queue."""
+    """Sends a request as `Dispatcher` does."""
     queue.refuse(size)
     return await queue.send(Call(f"r{size}", ["x" * size], {}, 5.0, "embed"))
 
@@ -83,7 +83,7 @@ def test_being_refused_here_does_not_make_the_worker_full_for_longer() -> None:
                 await send(queue, 100)
             except errors.Overloaded:
                 continue
-        # On a slow machine the pauses are longer, and it is asked more often.
+        # On a slow machine the pauses are longer, so there are more calls.
         assert len(worker.asked) >= 2
 
     play(10, scene)
@@ -121,7 +121,7 @@ def test_who_is_refused_is_told_to_come_back_later_than_the_others() -> None:
 
 
 class Breakable(Worker):
-    """A worker whose calls stay open until the test says how they end."""
+    """A worker whose calls stay open until the test ends them."""
 
     def __init__(self) -> None:
         super().__init__(10**6)
@@ -150,7 +150,7 @@ class Breakable(Worker):
 
 
 class Broken:
-    """A queue before such a worker, and what it told."""
+    """A queue in front of such a worker, and what the queue reported."""
 
     def __init__(self) -> None:
         self.worker = Breakable()

@@ -10,7 +10,8 @@ from deployments.ingress.bodies import checked
 from deployments.ingress.control.changes import Declared
 from deployments.ingress.xinference import launch_spec_of
 
-#: What xinference-client 1.x sends for `launch_model("bge-m3", "embedding")`: null for whatever was not given.
+#: What xinference-client 1.x sends for `launch_model("bge-m3", "embedding")`: null for every argument that was not
+#: given.
 XINFERENCE_CLIENT = {
     "model_uid": None,
     "model_name": "bge-m3",

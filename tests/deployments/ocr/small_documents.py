@@ -1,4 +1,4 @@
-"""Every kind of document model, tiny and with random weights, as a folder that it is loaded from."""
+"""A tiny model with random weights of every kind of document model, in a folder from which it is loaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ CHAT = (
 
 
 def tokenizer(**named: str) -> Any:
-    """Bytes, and such tokens as the kind has; a name in it is what its processor calls a token."""
+    """A tokenizer of bytes and of the special tokens of the kind. A named token gets the name that its processor
+    uses."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<s>", "</s>", "<pad>", *named.values()]
     vocabulary = {token: place for place, token in enumerate((*special, *letters))}
@@ -65,7 +66,7 @@ def got(folder: Path) -> Path:
         "hidden_size": 16, "output_channels": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 1024,
         "patch_size": 16, "window_size": 4, "global_attn_indexes": [], "mlp_dim": 24,
     }  # fmt: skip
-    # Each picture is 256 tokens, whatever its size.
+    # Each picture becomes 256 tokens, whatever its size.
     config = transformers.GotOcr2Config(
         vision_config=vision,
         text_config={"model_type": "qwen2", "vocab_size": len(words), **TEXT},
@@ -184,7 +185,7 @@ def glm(folder: Path) -> Path:
     )  # fmt: skip
     images = transformers.Glm46VImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 112 * 112 * 2})
     template = _chat("<|begin_of_image|><|image|><|end_of_image|>")
-    # A whole processor of this kind can only be made where there is torchvision.
+    # A complete processor of this kind can only be made with torchvision.
     words.chat_template = template
     images.save_pretrained(folder)
     return _saved(folder, transformers.GlmOcrForConditionalGeneration(config), words)
@@ -234,7 +235,7 @@ def florence(folder: Path) -> Path:
 
 
 def _pair(folder: Path, encoder: Any, processor: Any) -> Path:
-    """An encoder of pictures, and a decoder that begins with the task."""
+    """An encoder of pictures and a decoder whose text begins with the task."""
     words = processor.tokenizer
     decoder = transformers.MBartConfig(
         vocab_size=len(words), d_model=32, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32,

@@ -77,7 +77,7 @@ def test_every_task_of_a_kind_has_words_that_its_processor_takes(name: str, tmp_
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Documents:
-    """Writes the same letter for ever: all that it was trained for is chance."""
+    """Makes the model write the same letter for ever."""
     return launched(built("PaddleOCR-VL", tmp_path_factory.mktemp("endless")))
 
 

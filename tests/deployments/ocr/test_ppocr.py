@@ -18,7 +18,7 @@ from tests.pages import PAGES, as_file, error_rate
 
 
 class Watched:
-    """A course that keeps what it was told."""
+    """A `Progress` that records what it is told."""
 
     def __init__(self, stop_at: str = "") -> None:
         self.told: list[tuple[float, str]] = []
@@ -72,7 +72,7 @@ WORD, PLACE = "Lighthouse", (212, 118)
 
 
 def one_word(degrees: int = 0) -> tuple[Any, tuple[float, float, float, float]]:
-    """A page with a word on it among others, and where it is."""
+    """A page with that word among others, and where the word is."""
     image = Image.new("RGB", (700, 400), "white")
     pen, letters = ImageDraw.Draw(image), pages.font(pages.SANS, 28)
     pen.text((50, 50), "the first line of all stands here", "black", letters)

@@ -1,4 +1,4 @@
-"""Pages that were read as a PDF: readers of PDF find each word where it stands, in any script."""
+"""Searchable PDFs: PDF readers find each word where it is, in any script."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_poppler = pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pd
 
 SIZE = (1000, 800)
 DPI = 100
-#: Texts and their boxes in pixels.
+#: Texts with their boxes in pixels.
 WORDS = {
     "Invoice": (100, 100, 280, 140),
     "naïve": (300, 100, 420, 140),
@@ -67,7 +67,7 @@ def pdftotext(data: bytes, folder: Path, *flags: str) -> str:
 
 
 def boxes_in(told: str) -> list[tuple[str, list[float]]]:
-    """Words with their boxes in pixels."""
+    """The words that a PDF reader finds, with their boxes in pixels."""
     found = re.findall(r'<word xMin="(.+?)" yMin="(.+?)" xMax="(.+?)" yMax="(.+?)">(.+?)</word>', told)
     return [(text, [float(value) * DPI / 72 for value in box]) for *box, text in found]
 
@@ -161,7 +161,7 @@ def test_the_page_looks_as_it_was_sent_and_the_text_is_not_seen(format: str) -> 
 
 
 def test_a_plain_page_is_kept_to_the_pixel() -> None:
-    """Where that is smaller than the same as JPEG."""
+    """This is done where lossless is smaller than JPEG."""
     data = picture("kept", size=SIZE)
     shown = drawn(searchable([(data, RecognisedPage(*SIZE, dpi=DPI))])).convert("L")
     assert shown.tobytes() == Image.open(io.BytesIO(data)).tobytes()

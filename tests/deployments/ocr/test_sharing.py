@@ -13,7 +13,7 @@ from deployments.ocr.sharing import Sharing
 
 
 class Wanted:
-    """A course that somebody waits for until told otherwise."""
+    """A `Progress` of a request that is wanted until the test says otherwise."""
 
     def __init__(self) -> None:
         self.is_wanted = True
@@ -28,7 +28,7 @@ class Wanted:
 
 
 class Doubling:
-    """Answers twice the sum, once it is allowed to begin."""
+    """Answers with twice the sum, once the test allows it to begin."""
 
     def __init__(self) -> None:
         self.may_begin = threading.Event()

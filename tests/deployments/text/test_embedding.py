@@ -1,4 +1,4 @@
-"""The real weights that ship with the installation, against what sentence-transformers itself makes of them."""
+"""The installed weights, compared with what sentence-transformers computes from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENTRY = ENTRY.model_copy(
 )
 SOURCE = ENTRY.sources[0]
 FOLDER = locate(SOURCE, home=Settings().home)
-#: Sums in another order differ by about 1e-7; a wrong mask, pooling or token by 1e-2.
+#: Sums in another order differ by about 1e-7, while a wrong mask, pooling or token makes 1e-2.
 CLOSE = 1e-5
 
 TEXTS = [
@@ -63,7 +63,7 @@ def reference() -> SentenceTransformer:
 
 @pytest.fixture(scope="module")
 def expected(reference: SentenceTransformer) -> dict[str, Any]:
-    """Each text's vector, by sentence-transformers."""
+    """The vector of each text by sentence-transformers."""
     return dict(zip(TEXTS, reference.encode(TEXTS), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""ColBERT models of random weights, of every way to fill up queries, against sentence-transformers."""
+"""ColBERT models with random weights, with every way to fill up queries, compared with sentence-transformers."""
 
 from __future__ import annotations
 

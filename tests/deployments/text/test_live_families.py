@@ -1,4 +1,4 @@
-"""Folders of every kind, launched by their path with nothing said of their family, and asked over HTTP."""
+"""Folders of every kind, launched by their path without naming a family, and asked over HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def http(live: LiveCluster) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def serve(live: LiveCluster, http: httpx.Client) -> Iterator[Callable[[str, Path], Ask]]:
-    """Launches a folder; gives what asks the model, and ends it after the test."""
+    """Launches a folder and returns a function that asks the model; terminates it after the test."""
     uids: list[str] = []
     with live.client() as client:
 

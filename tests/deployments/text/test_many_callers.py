@@ -1,4 +1,4 @@
-"""Real models under many callers at once: nobody notices the others, whatever those ask for."""
+"""Real models with many callers at once: each gets the answer that it would get alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PASSAGE = (
     "The river rises in the mountains to the north, crosses the plain in wide bends, and reaches the sea after nine "
     "hundred kilometres. Barges carry grain and gravel on its lower course. "
 )
-#: Half precision is not used here, yet a batch of another shape may round the last bits another way.
+#: Half precision is not used here, but a batch of another shape may round the last bits differently.
 NEAR = 2e-6
 
 
@@ -94,7 +94,7 @@ def test_a_poisonous_input_fails_alone(live: LiveCluster, embedder: str, poison:
 
         def ask(given: Any) -> httpx.Response:
 
-            # Lone surrogates cannot be sent but as escapes, as a careless client sends them.
+            # Lone surrogates can only be sent as escapes, as a careless client does.
             content = json.dumps({"model": embedder, "input": given}, ensure_ascii=True)
             return http.post("/v1/embeddings", content=content, headers={"content-type": "application/json"})
 

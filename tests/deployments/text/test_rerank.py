@@ -1,4 +1,4 @@
-"""The reranker that ships with the project, against what sentence-transformers itself makes of it."""
+"""The installed reranker, compared with what sentence-transformers computes from its weights."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def model() -> CrossEncoders:
 
 @pytest.fixture(scope="module")
 def reference() -> CrossEncoder:
-    """The weights are stored in fp16; what is compared is fp32."""
+    """The weights are stored in fp16 and compared in fp32."""
     return CrossEncoder(str(FOLDER), device="cpu", local_files_only=True, model_kwargs={"dtype": torch.float32})
 
 
 @pytest.fixture(scope="module")
 def expected(reference: CrossEncoder) -> dict[str, float]:
-    """Each document's score, by sentence-transformers."""
+    """The score of each document by sentence-transformers."""
     return dict(zip(DOCUMENTS, reference.predict([(QUERY, document) for document in DOCUMENTS]), strict=True))
 
 
@@ -109,7 +109,7 @@ def test_equal_documents_have_equal_scores(model: CrossEncoders) -> None:
 
 
 def test_near_certain_documents_are_told_apart(model: CrossEncoders) -> None:
-    """In half precision the sigmoid makes ties of them."""
+    """In half precision the sigmoid would give them equal scores."""
     documents = [f"The moon pulls the sea{'.' * n}" for n in range(1, 6)]
     assert np.unique(score(model, documents)).size == np.unique(score(model, documents, raw_scores=True)).size
 

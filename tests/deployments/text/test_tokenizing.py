@@ -88,7 +88,7 @@ def test_no_texts_are_no_ids(encoder: TextEncoder) -> None:
 
 
 def test_no_call_changes_what_another_one_sees(encoder: TextEncoder) -> None:
-    """One tokenizer with its truncation switched to and fro would."""
+    """This would fail with one tokenizer whose truncation is switched on and off."""
     expected = {way: encoder.encode([LONG], way) for way in ("END", "START")}
     found: list[bool] = []
 
@@ -183,7 +183,7 @@ def test_packed_texts_stand_in_one_row_with_positions_of_their_own(encoder: Text
 @pytest.mark.parametrize("most", [8, 9, 16, 33, 512])
 @pytest.mark.parametrize("truncate", ["END", "START"])
 def test_pairs_are_what_the_tokenizer_makes_of_them(most: int, truncate: str) -> None:
-    """The first text is encoded once and joined to the others by hand; nobody must notice."""
+    """The first text is encoded once and joined to the others by our code; the tokens must be the same."""
     encoder = TextEncoder(tokenizer(), most)
     dice = random.Random(most)
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Image routes of OpenAI's and Xinference's dialects, against a model whose pictures can be worked out by hand."""
+"""The image routes of OpenAI's and Xinference's dialects, with a model whose pictures can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_options_stand_at_the_top_or_in_what_clients_nest(server: httpx.Client) 
         drawn(server, json={**asked, "extra_body": OPTIONS}),
         drawn(server, json={**asked, "kwargs": json.dumps(OPTIONS)}),
         drawn(server, json={**asked, "kwargs": OPTIONS}),
-        # What stands outside counts.
+        # The fields at the top count.
         drawn(server, json={**asked, **OPTIONS, "kwargs": {"seed": 99}}),
     ]
     receipts = [body["data"][0]["receipt"] for body in answers]
@@ -204,7 +204,7 @@ FIELDS = {
 def test_any_field_may_hold_anything_and_is_taken_or_refused(
     live: LiveCluster, server: httpx.Client, path: str
 ) -> None:
-    """More is taken than is described, so that only the answers are held to it."""
+    """The routes accept more than their description says, so only the answers are compared with it."""
     whole = {"prompt": "a", "steps": 1, "init_images": [as_uri(filled()).partition(",")[2]]}
     whole = whole if path.startswith("/sdapi") else {"prompt": "a"}
     hooks = held_to_its_description(live.url, bodies=False)
@@ -268,10 +268,10 @@ CLEAR, SOLID = (0, 0, 0, 0), (0, 0, 0, 255)
 @pytest.mark.parametrize(
     ("path", "name", "mask", "painted"),
     [
-        # Transparent is drawn anew.
+        # The transparent part is redrawn.
         (EDITS, "mask", half(CLEAR, SOLID, mode="RGBA"), "left"),
         (EDITS, "mask", half(SOLID, CLEAR, mode="RGBA"), "right"),
-        # Transparent nowhere: white is drawn anew.
+        # Nothing is transparent, so the white part is redrawn.
         (EDITS, "mask", half("white", "black"), "left"),
         (EDITS, "mask", half(0, 255, mode="L"), "right"),
         (EDITS, "mask", half((255, 255, 255, 255), SOLID, mode="RGBA"), "left"),

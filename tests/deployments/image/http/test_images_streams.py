@@ -155,7 +155,7 @@ def test_at_most_one_step_is_taken_after_the_client_has_left(
 
 @pytest.mark.slow
 def test_two_hundred_that_leave_at_random_leave_nothing_behind(live: LiveCluster, server: httpx.Client) -> None:
-    """And every picture that somebody waits for is right."""
+    """Every picture that a caller waits for is right as well."""
     seeds = random.Random(0)
     wanted = {
         seed: opened(drawn(server, json={"prompt": "sea", "seed": seed})["data"][0]["b64_json"]) for seed in range(4)
@@ -176,7 +176,7 @@ def test_two_hundred_that_leave_at_random_leave_nothing_behind(live: LiveCluster
 
         with ThreadPoolExecutor(16) as threads:
             assert all(threads.map(one, range(400)))
-        # Nothing is left that would delay what comes now.
+        # Nothing is left over that would delay the next request.
         started = time.monotonic()
         drawn(server, json={"model": "d-many", "prompt": "sea"})
         assert time.monotonic() - started < 1

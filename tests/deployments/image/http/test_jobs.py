@@ -134,7 +134,7 @@ def test_bad_jobs_are_refused_at_once(server: httpx.Client) -> None:
 
 
 def test_a_job_whose_ingress_ended_is_told_failed(live: LiveCluster, server: httpx.Client) -> None:
-    """Its record is not written any more, which is all that is left to see of it."""
+    """All that can be seen of this is that nobody writes the job's record any more."""
     id = begun(server, "a", steps=1)["id"]
     until_over(server, id)
     path = live.home / "jobs" / f"{id}.json"
@@ -163,7 +163,7 @@ def test_a_result_is_kept_for_as_long_as_it_says(live: LiveCluster, server: http
 
 @pytest.fixture(scope="module")
 def ask(locked: LiveCluster) -> Iterator[Callable[..., httpx.Response]]:
-    """Calls the cluster that asks for keys by the name of a key."""
+    """Calls the cluster that asks for keys, with the key of that name."""
     (kept,) = (locked.home / "auth").iterdir()
     with locked.client(kept.read_text().strip()) as admin, httpx.Client(base_url=locked.url, timeout=30) as http:
         uids = [admin.launch_model("painting", model_uid=uid, step_seconds=0.2) for uid in ("first", "second")]

@@ -1,4 +1,4 @@
-"""The routes of the web interface, as its clients call them."""
+"""The routes of A1111's web interface, called as its clients do."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
 
 
 def drawn(server: httpx.Client, path: str = "/txt2img", **fields: Any) -> tuple[list[Any], dict[str, Any], Any]:
-    """The pictures, `info` as it is meant, and the parameters."""
+    """The pictures, `info` parsed, and the parameters."""
     answer = server.post(path, json=fields)
     assert answer.status_code == 200, answer.text[:500]
     body = answer.json()
@@ -56,7 +56,7 @@ def drawn(server: httpx.Client, path: str = "/txt2img", **fields: Any) -> tuple[
     return [opened(text) for text in body["images"]], json.loads(body["info"]), body["parameters"]
 
 
-#: What such a client sends, whatever it wants.
+#: The fields that such a client always sends.
 USUAL = {
     "prompt": "sea",
     "negative_prompt": "",
@@ -192,7 +192,7 @@ def test_only_what_is_masked_is_drawn_and_put_back(server: httpx.Client) -> None
     asked |= {"inpaint_full_res": True, "inpaint_full_res_padding": 8}
     (image,), info, _ = drawn(server, "/img2img", **{**USUAL, "width": 64, "height": 96}, **asked)
     assert image.size == (256, 192) and (info["width"], info["height"]) == (256, 192)
-    # What is drawn has the size that was asked for; what is put back fills its place.
+    # The drawing has the size that was asked for; put back, it fills the place that was cut out.
     assert (info["receipts"][0]["width"], info["receipts"][0]["height"]) == (64, 96)
     assert corners(image) == ((255, 0, 0), painted_colour("sea"))
     assert image.getpixel((127, 190)) == (255, 0, 0)

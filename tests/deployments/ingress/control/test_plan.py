@@ -19,7 +19,7 @@ def test_lookups_share_what_was_asked_once_and_are_bounded() -> None:
         await asyncio.sleep(0)
         with pytest.raises(errors.Overloaded):
             await looked_up(held.wait, 10)
-        # What others do in threads goes on meanwhile.
+        # Work in other threads goes on meanwhile.
         assert await asyncio.wait_for(asyncio.to_thread(lambda: "done"), 5) == "done"
         held.set()
         assert all(await asyncio.gather(*waiting))

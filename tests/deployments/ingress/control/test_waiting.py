@@ -12,7 +12,7 @@ from tests.cluster.statuses import make_status, make_worker
 
 
 class Launching(StandIn):
-    """Takes every launch, and then has these statuses one after the other."""
+    """Accepts every launch, and then returns these statuses one after the other."""
 
     def __init__(self, *statuses: ModelStatus) -> None:
         super().__init__()

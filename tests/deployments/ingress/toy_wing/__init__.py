@@ -1,4 +1,4 @@
-"""A wing as a plugin brings one: a model type, and beside it in `http` its own routes."""
+"""A wing as a plugin: a model type, and in the module `http` its routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files become pages: what is in them, how they are drawn, and what is refused before anything large is unpacked."""
+"""How files become pages: what is in them, how they are drawn, and what is refused before anything large is
+unpacked."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def opened(sheet: PageImage) -> Image.Image:
     return image
 
 
-#: Its processes are those of all tests but the one that ends them.
+#: All tests share its processes, except the one that ends them.
 DOCUMENTS = DocumentOpener(Settings())
 
 

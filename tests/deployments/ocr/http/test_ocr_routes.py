@@ -1,4 +1,4 @@
-"""The routes that read text, against a model whose pages can be worked out by hand."""
+"""The routes that read text, with a model whose pages can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_wishes_stand_at_the_top_or_in_kwargs(server: httpx.Client) -> None:
     answers = [
         asked(server, document("one", "two"), kwargs=json.dumps(options)),
         asked(server, document("one", "two"), languages="de,eng", pages="2"),
-        # What stands outside counts.
+        # The fields at the top count.
         asked(server, document("one", "two"), kwargs=json.dumps({**options, "pages": "1"}), pages="2"),
         server.post(OCR, json={"model": "reader", "image": as_uri(document("one", "two")), **options}),
         server.post(OCR, json={"model": "reader", "image": as_uri(document("one", "two")), "kwargs": options}),
@@ -188,7 +188,7 @@ def test_pages_come_in_order_under_random_delays(server: httpx.Client) -> None:
 
 
 def test_pages_are_read_by_all_workers_at_once(server: httpx.Client) -> None:
-    """Ten pages of 0.2 s: two workers of one page at a time need one second, one would need two."""
+    """Ten pages of 0.2 s take two workers one second and a single worker two."""
     data = document(*(f"page {number}" for number in range(10)))
     told(asked(server, data, model="two-readers"))
     began = time.monotonic()
@@ -280,7 +280,7 @@ LONG = document(*(f"page {number}" for number in range(12)))
 
 
 def assert_stops(journal: Journal, begun: int) -> None:
-    """No page is begun after the one under way."""
+    """No page is begun after the one that is being read."""
     time.sleep(PAGE_S)
     now = journal.count("begin")
     assert now - begun <= 2

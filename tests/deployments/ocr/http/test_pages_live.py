@@ -1,4 +1,4 @@
-"""A real document through the real model: what was drawn at a place is found there, by the text and in the PDF."""
+"""A real document read by the real model: each word is found where it was drawn, in the answer and in the PDF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.live import LiveCluster, until
 
 DPI = 150
 SIZE = (1240, 1754)
-#: Words with the upper left corner that they are drawn at.
+#: Words, and the upper left corner at which each is drawn.
 PAGES = (
     {"Invoice": (100, 120), "Total": (100, 400), "1,234.50": (700, 400)},
     {"Chapter": (200, 300), "Begins": (200, 900)},

@@ -1,4 +1,4 @@
-"""Classifiers of random weights, against plain transformers, one text at a time."""
+"""Classifiers with random weights, compared with plain transformers on one text at a time."""
 
 from __future__ import annotations
 

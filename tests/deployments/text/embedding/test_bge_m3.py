@@ -1,4 +1,4 @@
-"""A tiny XLM-R with bge-m3's two other heads, against its arithmetic written out in plain torch."""
+"""A tiny XLM-R with the two other heads of bge-m3, compared with the same arithmetic in plain torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def model(folder: Path) -> BgeM3:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> list[dict[str, Any]]:
-    """All texts in one padded batch, as the model's own library does it."""
+    """All texts in one padded batch, as the model's own library computes them."""
     words, plain = tokenizer(), XLMRobertaModel.from_pretrained(folder).eval()
     sparse, tokens = (torch.load(folder / f"{name}_linear.pt", weights_only=True) for name in ("sparse", "colbert"))
     given = words(TEXTS, padding=True, truncation=True, max_length=128, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""CLAP of random weights, against transformers itself; sounds are made here."""
+"""CLAP with random weights, compared with transformers itself. The sounds are generated here."""
 
 from __future__ import annotations
 

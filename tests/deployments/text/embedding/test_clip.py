@@ -1,4 +1,4 @@
-"""CLIP and SigLIP of random weights, against transformers itself."""
+"""CLIP and SigLIP with random weights, compared with transformers itself."""
 
 from __future__ import annotations
 

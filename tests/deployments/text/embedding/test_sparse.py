@@ -1,4 +1,5 @@
-"""A masked language model of random weights as a sparse encoder, against sentence-transformers and by hand."""
+"""A masked language model with random weights as a sparse encoder, compared with sentence-transformers and with the
+formula."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def model(folder: Path) -> SparseEncoders:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> Any:
-    """By the words of the paper: the largest log(1 + relu) of a word over the text's tokens."""
+    """The formula of the paper: the largest log(1 + relu) of each word over the tokens of the text."""
     words, plain = tokenizer(types=True), BertForMaskedLM.from_pretrained(folder).eval()
     with torch.inference_mode():
         logits = [plain(**words(text, return_tensors="pt")).logits[0] for text in TEXTS]

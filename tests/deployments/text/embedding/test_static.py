@@ -1,4 +1,4 @@
-"""A small table of random vectors, against sentence-transformers."""
+"""A small table of random vectors, compared with sentence-transformers."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_more_is_asked_of_an_engine_by_those_who_want_it() -> None:
 
 
 def test_a_short_text_and_many_count_the_same() -> None:
-    """Four times as fast at one and a quarter at the other is no gain."""
+    """An engine that is four times as fast at one of them and a quarter as fast at the other is no gain."""
     short, many = trial(short_ms=2.5, tokens_per_s=250), trial(short_ms=40, tokens_per_s=4_000)
     assert short.cost == pytest.approx(many.cost) == pytest.approx(EXACT.cost)
 

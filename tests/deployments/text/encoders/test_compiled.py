@@ -1,4 +1,4 @@
-"""The weights that ship with the installation on the other engines: exported and quantised for real, near to fp32."""
+"""The installed weights on the other engines: really exported and quantised, and close to fp32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 ENTRY = Catalog.builtin().find("all-MiniLM-L6-v2")
 FOLDER = locate(ENTRY.sources[0], home=Settings().home)
 TEXTS = [*QUESTIONS, *PASSAGES, "", "x", "one two three " * 200]
-#: Engine -> the least cosine of a text, and of all on average.
+#: For each engine: the least cosine of a single text, and the least average.
 NEAR = {
     "torch_bf16": (0.995, 0.999),
     "onnx": (0.99999, 0.99999),
@@ -33,7 +33,7 @@ NEAR = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for all engines: what is exported once is used by the next."""
+    """One home for all engines: what one of them exports is used by the next."""
     return tmp_path_factory.mktemp("home")
 
 

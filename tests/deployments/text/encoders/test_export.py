@@ -1,4 +1,5 @@
-"""What is exported: attention as one operation where it is no more than that, and always what the model computes."""
+"""The exported model: attention is a single operation where that is possible, and the results are always those of the
+model."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from tests.deployments.text.encoders.test_packing import BODIES, HEADS
 pytestmark = pytest.mark.slow
 
 LAYERS = 2
-#: Model -> how many of its layers are exported with attention as one operation.
+#: For each model: how many layers are exported with attention as one operation.
 WHOLE = {"BertForSequenceClassification": LAYERS, "MPNetModel": 0}
 
 

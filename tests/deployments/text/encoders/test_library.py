@@ -8,7 +8,7 @@ import pytest
 
 
 def told_by(program: str) -> list[str]:
-    """What a process of its own prints: here other tests have imported everything long ago."""
+    """What a separate process prints. In this one other tests have imported everything already."""
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

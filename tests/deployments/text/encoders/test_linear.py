@@ -1,4 +1,4 @@
-"""Linear layers rearranged for the arithmetic: the same numbers, and only where that is safe."""
+"""Linear layers rearranged for faster arithmetic: the same numbers, and only where that is safe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_model_answers_as_before(case: Case, load: object, output: str, tmp_pa
 
 
 class Own(torch.nn.Module):  # type: ignore[misc]
-    """Code that came with a model."""
+    """A layer whose code came with a model."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Texts packed in one row against each text by itself, for every architecture that is packed."""
+"""Texts packed in one row give the same as each text alone, for every architecture that is packed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deployments.text.tokenizing import TextEncoder
 from tests.tiny import SIZES, TEXTS, saved, tokenizer
 
 EXACT = 1e-5
-#: Of two vectors that were computed in half precision.
+#: The largest difference of two vectors that were computed in half precision.
 NEAR = 0.999
 
 
@@ -39,7 +39,7 @@ class Case:
 
 
 DISTIL = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
-#: Both of its layers differ: one sees all, the other a window that is shorter than most of the texts.
+#: Its two layers differ: one attends to the whole text, the other to a window shorter than most of the texts.
 MODERN = {"local_attention": 8, "global_attn_every_n_layers": 2, "num_hidden_layers": 3, "max_position_embeddings": 256}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
 LEFT = {"pads_left": True, "frames": False}
@@ -121,7 +121,7 @@ def pipeline_of(model: Any, output: str) -> Pipeline:
 
 
 def alone(pipeline: Pipeline, text: str) -> Any:
-    """One text in a row of its own, which is neither padded nor packed."""
+    """One text alone in a row, neither padded nor packed."""
     features, _ = pipeline._forward(pipeline.encoder.encode([text]), packs=False)
     return features[pipeline._output][0].float().numpy()
 
@@ -148,7 +148,7 @@ dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=[
 def test_a_text_has_the_vector_that_it_has_alone(folders: Any, case: Case, dtype: torch.dtype) -> None:
     pipeline = pipeline_of(body_of(folders(case), case, dtype), "sentence_embedding")
     assert pipeline.packs is case.packs
-    # A causal model without a frame has nothing to read in an empty text.
+    # A causal model that adds no tokens has nothing to read in an empty text.
     agree(pipeline, [text for text in TEXTS if text or case.words is not LEFT])
 
 
@@ -179,7 +179,7 @@ def test_the_neighbours_of_a_text_in_its_row_do_not_matter(folders: Any, case: C
 
 
 def test_a_window_that_is_shorter_than_the_text_matters(folders: Any) -> None:
-    """Otherwise the cases with a window would prove nothing."""
+    """If it did not matter, the tests with a window would prove nothing."""
     case = BODIES[4]
     narrow = pipeline_of(body_of(folders(case), case, torch.float32), "sentence_embedding")
     wide = Case("modernbert-wide", case.config, case.model, {**case.options, "local_attention": 200})

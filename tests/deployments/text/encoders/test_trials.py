@@ -26,7 +26,7 @@ def setup_in(folder: Path, **more: Any) -> Setup:
 
 
 class OnlyLoads(Batched):
-    """Nothing is asked of it."""
+    """A family that is loaded and never asked."""
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         raise NotImplementedError
@@ -85,7 +85,7 @@ from pathlib import Path
 from tests.deployments.text.encoders import test_trials
 test_trials.trials.elsewhere({named(Waiting)!r}, test_trials.setup_in(Path({str(tmp_path)!r})))
 """
-    # The child is told of no folder that merely happens to be the current one.
+    # The child does not import from the current folder.
     asking = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)})
     written = tmp_path / "pid"
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""What /v1/embeddings and its relatives answer: to each client's fields what that client reads."""
+"""The answers of /v1/embeddings and the like: for the fields of each client what that client reads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from deployments.vectors import quantized
 from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
-#: Vectors of the letters model, by hand: each token counts at its number modulo 8, [CLS] is 1 and [SEP] is 2.
+#: Vectors of the letters model, worked out by hand: each token counts at the position of its number modulo 8. [CLS] is
+#: 1 and [SEP] is 2.
 AB = np.array([0, 2, 2, 0, 0, 0, 0, 0], np.float32) / np.sqrt(8)
 B = np.array([0, 1, 2, 0, 0, 0, 0, 0], np.float32) / np.sqrt(5)
-#: Of bytes, it is the same.
+#: The same for bytes.
 PNG = "data:image/png;base64," + base64.b64encode(bytes([3, 3, 4])).decode()
 WAV = "data:audio/wav;base64," + base64.b64encode(bytes([5])).decode()
 OF_PNG = np.array([0, 0, 0, 2, 1, 0, 0, 0], np.float32) / np.sqrt(5)
@@ -139,7 +140,7 @@ def test_a_cap_on_tokens_is_met_or_refused(ask: Ask) -> None:
 
 
 def test_no_store_has_it_computed_again(ask: Ask) -> None:
-    """The letters model keeps this one text's answer, and counts in it how often it was computed."""
+    """The model is asked for a text whose vector counts how often it was computed."""
     times = [rows(ask(input="again"))[0][0] for _ in range(3)]
     assert times[0] == times[2]
     again = [rows(ask(input="again", headers={"cache-control": "no-store"}))[0][0] for _ in range(2)]
@@ -261,5 +262,5 @@ def test_infinity_is_told_what_a_model_can_and_what_it_has_to_do(live: LiveClust
     assert (model["object"], model["owned_by"], model["backend"]) == ("model", "infinity", "letters")
     assert set(model["capabilities"]) == {"embed", "rerank", "classify", "image_embed", "audio_embed"}
     assert len(set(model["capabilities"])) == len(model["capabilities"])
-    # Nothing else asks it, and 512 of the longest inputs, of 32 tokens each, fit a batch of 16,384.
+    # No other test uses this model, and 512 of its longest inputs, of 32 tokens each, fit a batch of 16,384.
     assert model["stats"] == {"queue_fraction": 0.0, "queue_absolute": 0, "results_pending": 0, "batch_size": 512}

@@ -1,4 +1,4 @@
-"""How vectors are written: what a client can read back is what was computed, at the precision that was asked for."""
+"""How vectors are written: a client reads back what was computed, in the precision that it asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of bodies: one meaning under every client's name, and a refusal that says which name it was."""
+"""Fields of bodies: one meaning under the names of all clients, and a refusal that says which name was wrong."""
 
 from __future__ import annotations
 

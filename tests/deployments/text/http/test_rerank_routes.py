@@ -1,4 +1,4 @@
-"""How the rerank routes treat documents that are longer than the model reads: as each client's words for it say."""
+"""What the rerank routes do with documents that are longer than the model reads, by the options of each client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
-#: The letters model reads 32 tokens; what answers the query stands behind that.
+#: The letters model reads 32 tokens. What answers the query comes after those.
 LATE = "x" * 40 + "ab"
 SHORT = "ab"
 
@@ -52,12 +52,12 @@ def test_a_long_document_that_may_not_be_cut_is_named_with_its_length(ask: Ask, 
 
 @pytest.mark.parametrize("name", ["max_tokens_per_doc", "max_doc_length"])
 def test_less_of_a_document_is_read_when_that_is_asked_for(ask: Ask, name: str) -> None:
-    # Of "[CLS]ab" the first two tokens have one of the query's two letters.
+    # The first two tokens of "[CLS]ab" contain one of the two letters of the query.
     assert scores(ask(**{name: 2}))[0] == 0.0
     assert scores(ask("/v2/rerank", **{name: 4096}))[0] == 4.0
 
 
 def test_what_to_do_with_long_documents_can_be_said_in_kwargs_too(ask: Ask) -> None:
-    # Xinference's client repeats its keyword arguments there.
+    # Xinference's client repeats its keyword arguments in this field.
     given = {"long_documents": "chunk", "kwargs": '{"long_documents": "chunk"}'}
     assert scores(ask(**given)) == {0: 4.0, 1: 4.0}

@@ -1,4 +1,4 @@
-"""The routes of text-embeddings-inference, held against its published description: shapes, errors, headers."""
+"""The routes of text-embeddings-inference, compared with its published description: shapes, errors, headers."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 AB = np.array([0, 2, 2, 0, 0, 0, 0, 0]) / np.sqrt(8)
-#: Of a document with all, half and none of the query's letters.
+#: The scores of documents with all, half and none of the letters of the query.
 ALL, HALF, NONE = 1 / (1 + np.exp(-4)), 0.5, 1 / (1 + np.exp(4))
 
 Ask = Callable[..., dict[str, Any]]

@@ -1,4 +1,5 @@
-"""A tiny Qwen3 of random weights as a reranker, against its model card's arithmetic, one pair at a time."""
+"""A tiny Qwen3 with random weights as a reranker, compared with the arithmetic of its model card on one pair at a
+time."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from deployments.text.rerank.causal import CausalScorers
 from tests.tiny import SIZES, TEXTS, ask, launched, saved, tokenizer
 
 QUERY = "Why is there high and low tide?"
-#: Longer than the words around query and document, in tokens of a byte or two.
+#: Longer than the instructions around query and document, in tokens of a byte or two.
 LIMIT = 512
 DOCUMENTS = [*TEXTS, "\nbegins with a line", "  two blanks", "...dots", "ends with a blank ", "word " * 400]
 
@@ -38,7 +39,8 @@ def model(folder: Path) -> CausalScorers:
 
 
 def plain(folder: Path, documents: list[str], instruction: str | None = None) -> Any:
-    """The model card's way: the middle is cut, the words around it never are; yes against no at the last token."""
+    """As the model card computes it: the middle is cut and the words around it never are; the score is yes against no
+    at the last token."""
     words, model = AutoTokenizer.from_pretrained(folder), Qwen3ForCausalLM.from_pretrained(folder).eval()
     before = (
         "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
