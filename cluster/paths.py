@@ -28,7 +28,7 @@ def local_path(text: str, option: str = "model_path") -> Path:
         pass  # it may be on another machine
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
-        raise errors.BadOption(f"{option} {quoted(text)} is no path ({cut(reason)}).", option) from None
+        raise errors.BadOption(f"{option} {quoted(text)} is not a valid path ({cut(reason)}).", option) from None
     return path
 
 

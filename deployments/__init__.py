@@ -218,7 +218,7 @@ def _contents_of(folder: Path, settings: Settings) -> Contents:
 def _refuse_unsupported(entry: Entry) -> None:
     needs = entry.facts.get("needs")
     if needs:
-        raise errors.BadRequest(f"{entry.name} needs {needs}, which is not there yet.", "model_name")
+        raise errors.BadRequest(f"{entry.name} needs {needs}, which is not available yet.", "model_name")
 
 
 def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:

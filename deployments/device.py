@@ -33,7 +33,7 @@ def torch_for(setup: Setup) -> ModuleType:
         card = torch.backends.mps if setup.device == "mps" else getattr(torch, setup.device, None)
         if card is None or not card.is_available():
             raise errors.LoadFailed(
-                f"{setup.entry.name} was given a GPU, and torch {torch.__version__} of this node can use none: "
+                f"{setup.entry.name} was given a GPU, but torch {torch.__version__} of this node can use none: "
                 "launch it with n_gpu none, or install the torch that is made for this card."
             )
         limit = getattr(getattr(torch, setup.device), "set_per_process_memory_fraction", None)

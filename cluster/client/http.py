@@ -194,7 +194,9 @@ def parse(response: httpx.Response) -> object:
     except orjson.JSONDecodeError:
         body = response.text
         if response.is_success:
-            raise errors.ClusterError(f"{response.request.url} answered what is not JSON: {body[:200]!r}.") from None
+            raise errors.ClusterError(
+                f"{response.request.url} answered something that is not JSON: {body[:200]!r}."
+            ) from None
     if response.is_success:
         return body
     raise _error_of(response, body)
@@ -269,7 +271,9 @@ def _translated(request: Request, url: httpx.URL) -> Iterator[None]:
         raise errors.BadRequest(_not_an_address(url)) from None
     except httpx.HTTPError as error:
         why = str(error) or type(error).__name__
-        raise errors.Unavailable(f"{url} broke off {request.method} {request.path}: {why}.") from error
+        raise errors.Unavailable(
+            f"{url} closed the connection during {request.method} {request.path}: {why}."
+        ) from error
 
 
 def _not_an_address(url: httpx.URL | str) -> str:

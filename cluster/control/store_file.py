@@ -169,7 +169,7 @@ def _with_new_first_page(path: Path, folder: Path) -> Path:
 def _checked_rows(path: Path, origin: Path) -> Rows:
     wrong = _what_is_wrong(path)
     if wrong is not None:
-        raise errors.BadRequest(f"{origin} is no sound store ({wrong}); nothing was changed.")
+        raise errors.BadRequest(f"{origin} is not a sound store ({wrong}); nothing was changed.")
     return _reached(path)
 
 
@@ -211,7 +211,7 @@ def _copy(source: Path, target: Path) -> None:
             copy.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.DatabaseError as error:
         if code_of(error) in _DAMAGED:
-            raise errors.BadRequest(f"{source} is no sound store ({error}); nothing was changed.") from None
+            raise errors.BadRequest(f"{source} is not a sound store ({error}); nothing was changed.") from None
         raise
 
 

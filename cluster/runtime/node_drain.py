@@ -35,8 +35,8 @@ def leave(settings: Settings, address: str, within_s: float, may_end_head: Calla
         is_head = _is_head(node)
         if is_head and not may_end_head():
             raise errors.Conflict(
-                "This node is the head: without its ingress nobody is answered. Stop everything with `cluster down`, "
-                "or say --yes where something brings the head back."
+                "This node is the head: without its ingress no request is answered. Stop everything with `cluster "
+                "down`, or pass --yes if something starts the head again."
             )
         time.sleep(min(BALANCER_S, within_s))
         if is_head:

@@ -219,8 +219,8 @@ class Download:
             partial.unlink()
             log.warning("%s of %s arrived damaged", file.name, name_of(self.source))
         raise errors.DownloadFailed(
-            f"{file.name} of {name_of(self.source)} is corrupt: {self.hub.endpoint} sent twice what it does not list; "
-            "launch again later or use another revision."
+            f"{file.name} of {name_of(self.source)} is corrupt: {self.hub.endpoint} twice sent data that does not "
+            "match its listing; launch again later or use another revision."
         )
 
     def _receive(self, file: RemoteFile, partial: Path) -> None:

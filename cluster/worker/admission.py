@@ -71,7 +71,7 @@ def refusal(
         wait = queue.tokens / queue.speed if queue.speed else 1.0
         return Refusal(
             errors.Overloaded(
-                f"The queue is full: {queue.tokens} tokens wait, {limits.queue_tokens} may.",
+                f"The queue is full: {queue.tokens} tokens wait, at most {limits.queue_tokens} may.",
                 retry_after_s=max(wait, 1.0),
             )
         )

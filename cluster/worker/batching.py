@@ -426,7 +426,7 @@ def _run_safely(run: Run, values: Sequence[Any]) -> tuple[Sequence[Any], Excepti
     try:
         outputs = run(values)
         if len(outputs) != len(values):
-            raise errors.InferenceFailed(f"The model gave {len(outputs)} answers to {len(values)} inputs.")
+            raise errors.InferenceFailed(f"The model gave {len(outputs)} answers for {len(values)} inputs.")
         return outputs, None
     # A model library can raise anything, and the requests of this batch are to get it.
     except Exception as error:

@@ -74,7 +74,9 @@ def work_of(family: AnyFamily, uid: str, name: str, settings: Settings, metrics:
         return BatchedWork(family, name, settings, metrics)
     if family.contract == "stepped":
         return SteppedWork(family, name)
-    raise errors.LoadFailed(f"{uid} could not be loaded: workers cannot serve yet what brings a scheduler of its own.")
+    raise errors.LoadFailed(
+        f"{uid} could not be loaded: workers cannot serve families with a scheduler of their own yet."
+    )
 
 
 class BatchedWork:

@@ -91,7 +91,7 @@ def controlnet(folder: Path, dtype: Dtype) -> ModelMixin:
     try:
         kind = getattr(diffusers, json.loads((folder / "config.json").read_text())["_class_name"])
     except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise errors.BadOption(f"{folder} is no ControlNet of diffusers: {error}.", "controlnet") from error
+        raise errors.BadOption(f"{folder} is not a ControlNet of diffusers: {error}.", "controlnet") from error
     if "ControlNet" not in kind.__name__:
         raise errors.BadOption(f"{folder} holds a {kind.__name__}, not a ControlNet.", "controlnet")
     return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)

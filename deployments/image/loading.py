@@ -143,7 +143,7 @@ def _refuse_pickles(launch: LoadingLaunch) -> None:
     pickled = [slot for slot in pickled_parts(launch.folder, launch.layout) if slot not in launch.options.dropped]
     if pickled:
         raise errors.LoadFailed(
-            f"{', '.join(pickled)} of {launch.folder} is there only as a pickle, which can run code when it is loaded: "
+            f"{', '.join(pickled)} of {launch.folder} exists only as a pickle, which can run code when it is loaded: "
             "convert it to safetensors, or set CLUSTER_ALLOW_PICKLE=true if you trust it."
         )
 

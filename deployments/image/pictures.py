@@ -43,7 +43,7 @@ def read(data: bytes, most_pixels: int, param: str) -> PIL.Image.Image:
         raise
     # A decoder can raise anything about a broken file, and the file is the caller's.
     except Exception as error:
-        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
+        raise errors.BadRequest(f"{param} is not a readable picture: {error}.", param) from None
 
 
 def read_colours(data: bytes, most_pixels: int, param: str) -> PIL.Image.Image:

@@ -114,18 +114,18 @@ def _pictures(
 ) -> tuple[tuple[Image, ...], Image | None]:
     if task == "text2image":
         if drawing.images or drawing.mask is not None:
-            raise errors.BadRequest("A picture was given where none is read: ask for image2image.", "image")
+            raise errors.BadRequest("A picture was given, but this task reads none: ask for image2image.", "image")
         return (), None
     if not drawing.images:
         raise errors.BadRequest(f"{task} needs a picture to start from.", "image")
     if len(drawing.images) > 1 and pipeline.__name__ not in BY_REFERENCE:
         raise errors.BadRequest(
-            f"{len(drawing.images)} pictures were given, and {model.name} starts from one.", "image"
+            f"{len(drawing.images)} pictures were given, but {model.name} starts from one.", "image"
         )
     images = tuple(pictures.read_colours(data, model.max_pixels, "image") for data in drawing.images)
     if task != "inpainting":
         if drawing.mask is not None:
-            raise errors.BadRequest(f"A mask was given, and {task} reads none: ask for inpainting.", "mask")
+            raise errors.BadRequest(f"A mask was given, but {task} reads none: ask for inpainting.", "mask")
         return images, None
     if drawing.mask is None:
         raise errors.BadRequest("inpainting needs a mask: white is repainted, black is kept.", "mask")
@@ -167,7 +167,7 @@ def _steps(model: LoadedModel, takes: JsonObject, drawing: Drawing) -> tuple[int
     needed = math.ceil(1 / strength)
     if needed > MOST_STEPS:
         raise errors.BadRequest(
-            f"strength is {strength:g}: so little of the picture is redrawn that {MOST_STEPS} steps have none for it.",
+            f"strength is {strength:g}: it redraws so little that not even one of {MOST_STEPS} steps is left for it.",
             "strength",
         )
     steps = max(steps, needed)

@@ -66,7 +66,7 @@ def router(serving: Serving) -> APIRouter:
             return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
         except TypeError as error:
             raise errors.BadRequest(
-                f"{served.model.uid} answers with what JSON cannot hold ({error}); ask it by the routes of its type."
+                f"The answer of {served.model.uid} cannot be written as JSON ({error}); use the routes of its type."
             ) from None
 
     @routes.post("/v1/models/{uid}/requests/{request_id}/abort")

@@ -119,7 +119,7 @@ class Fetcher:
             said = str(error).removesuffix(".") or type(error).__name__
             raise errors.BadRequest(f"{_shown(url)} could not be fetched: {said}.") from None
         raise errors.BadRequest(
-            f"{_shown(url)} was reached after {REDIRECTS} redirects and leads on; no more is followed."
+            f"{_shown(url)} was reached after {REDIRECTS} redirects and redirects further; no more are followed."
         )
 
     async def _one(self, pool: httpcore.AsyncConnectionPool, url: str) -> tuple[bytes, str | None]:

@@ -158,7 +158,9 @@ class OriginMiddleware:
             return
         names = headers.get(b"access-control-request-headers", b"")
         if not _TOKENS.fullmatch(method) or not _TOKENS.fullmatch(names):
-            raise errors.BadRequest("The browser asks leave for what are no names of methods or headers.")
+            raise errors.BadRequest(
+                "The browser asks permission for something that is not the name of a method or header."
+            )
         response = Response(status_code=204)
         response.raw_headers += [
             *headers_back,

@@ -42,7 +42,7 @@ def opened(data: bytes, most_pixels: int, param: str = "image") -> ScannedPage:
             f"{param} has too many pixels, {most_pixels / 1e6:.0f} million are allowed: {error}", param
         ) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise errors.BadRequest(f"{param} is no picture that can be read: {error}.", param) from None
+        raise errors.BadRequest(f"{param} is not a readable picture: {error}.", param) from None
 
 
 def cut_out(sheet: ScannedPage, box: tuple[float, float, float, float]) -> bytes | None:

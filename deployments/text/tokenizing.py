@@ -301,7 +301,7 @@ class TextEncoder:
             for token in ids if isinstance(ids, list) else [ids]:
                 if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                     raise errors.InvalidBody(
-                        f"Input {index} has {token!r}, which is no token id of the model's {self.vocabulary}.",
+                        f"Input {index} has {token!r}, which is not one of the model's {self.vocabulary}.",
                         "ids",
                     )
         return list(self._whole.decode_batch(list(lists), skip_special_tokens=skip_special_tokens))
@@ -310,7 +310,7 @@ class TextEncoder:
         """The tokens of texts, whole, with their places in the text."""
         if (characters := sum(map(len, texts))) > MOST_TOLD:
             raise errors.InputTooLong(
-                f"The texts have {characters} characters; the tokens of {MOST_TOLD} are told in one request.",
+                f"The texts have {characters} characters; the tokens of {MOST_TOLD} are returned in one request.",
                 "input",
             )
         encodings = self._whole.encode_batch(list(texts), add_special_tokens=add_special_tokens)

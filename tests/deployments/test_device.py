@@ -39,7 +39,7 @@ def test_a_card_that_torch_cannot_use_is_told_with_what_to_do(device: str) -> No
     if found.is_available():
         pytest.skip("it can be used here")
     with pytest.raises(
-        errors.LoadFailed, match="m was given a GPU, and torch .* can use none: launch it with n_gpu none"
+        errors.LoadFailed, match="m was given a GPU, but torch .* can use none: launch it with n_gpu none"
     ):
         torch_for(setup(device=device))
 

@@ -176,7 +176,7 @@ def test_a_default_of_the_catalogue_gives_way_to_what_is_asked_for() -> None:
 
 def test_what_no_family_can_load_yet_says_what_it_needs() -> None:
     found = refusal(errors.BadRequest, "jina-embeddings-v4")
-    assert found.message == "jina-embeddings-v4 needs a vision-language encoder, which is not there yet."
+    assert found.message == "jina-embeddings-v4 needs a vision-language encoder, which is not available yet."
 
 
 def test_code_of_a_repository_runs_only_at_the_commit_that_was_allowed() -> None:

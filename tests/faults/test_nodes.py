@@ -60,7 +60,7 @@ def test_placement_keeps_to_what_was_asked(nodes: LiveCluster) -> None:
 def test_cards_that_torch_cannot_use_do_not_keep_the_default_launch_from_the_cpu(nodes: LiveCluster) -> None:
     by_default = launch(nodes, "by-default")
     assert [worker.cards for worker in by_default.workers] == [()] and by_default.state == ModelState.READY
-    refused = pytest.raises(errors.LoadFailed, match=r"was given a GPU, and torch .* of this node can use none")
+    refused = pytest.raises(errors.LoadFailed, match=r"was given a GPU, but torch .* of this node can use none")
     with refused, nodes.client() as client:
         client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="by-number", n_gpu=1)
 

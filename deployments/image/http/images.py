@@ -111,9 +111,7 @@ class Images:
                 "background",
             )
         if ask.stream and ask.in_background:
-            raise errors.BadRequest(
-                "A job in the background streams nothing; leave out stream or background.", "stream"
-            )
+            raise errors.BadRequest("A background job cannot stream; leave out stream or background.", "stream")
         pixels = await forms.check_pictures(input_pictures(drawing), self.serving.settings)
         await self._progress.name(request, model, ask.request_id, streams=ask.stream)
         return ImageOrder(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
@@ -277,7 +275,7 @@ def router(services: Services) -> APIRouter:
         options["images"] = _pictures_of(brought)
         mask = brought.file("mask")
         if mask is None:
-            raise errors.InvalidBody("mask_image is missing: it is white where to draw anew.", "mask_image")
+            raise errors.InvalidBody("mask_image is missing: a picture that is white where to redraw.", "mask_image")
         options["mask"] = await _mask(masks.plain_mask, mask, "mask_image")
         return await answered(request, "inpainting", ask, options, "image_edit")
 

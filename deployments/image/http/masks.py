@@ -24,7 +24,7 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
     from PIL import Image
 
     if not data.startswith(MAGIC):
-        raise errors.InvalidBody(f"{param} is no picture: it must be a PNG, JPEG, WebP, GIF or BMP file.", param)
+        raise errors.InvalidBody(f"{param} is not a picture: it must be a PNG, JPEG, WebP, GIF or BMP file.", param)
     try:
         with Image.open(io.BytesIO(data), formats=pictures.FORMATS) as image:
             width, height = image.size
@@ -33,7 +33,7 @@ def size_of(data: bytes, param: str) -> tuple[int, int]:
         raise errors.TooLarge(f"{param} is too large: {error}", param) from None
     # Whatever a decoder raises about the head of a caller's file, the file is what is wrong.
     except Exception as error:
-        raise errors.InvalidBody(f"{param} is no picture that can be read: {error}.", param) from None
+        raise errors.InvalidBody(f"{param} is not a readable picture: {error}.", param) from None
 
 
 def pixels_of(files: Sequence[tuple[str, bytes]], most: int) -> int:

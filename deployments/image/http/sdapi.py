@@ -314,7 +314,7 @@ def read(schema: type[Drawn], body: JsonObject) -> Drawn:
     for script, value in fields.alwayson_scripts.items():
         if script.lower() == "controlnet":
             raise errors.BadRequest(
-                "ControlNet is not driven by alwayson_scripts here; launch the model with controlnet=… and send "
+                "alwayson_scripts cannot drive ControlNet here; launch the model with controlnet=… and send "
                 "control_image to /v1/images/generations.",
                 "alwayson_scripts",
             )

@@ -99,5 +99,5 @@ def of_fields(fields: JsonObject) -> tuple[OcrFields, Reading]:
     reading: Reading = checked(Reading, {name: values[name] for name in values if name in Reading.model_fields})
     ask: OcrFields = checked(OcrFields, {name: values[name] for name in values if name not in Reading.model_fields})
     if ask.stream and ask.background:
-        raise errors.BadRequest("A job in the background streams nothing; leave out stream or background.", "stream")
+        raise errors.BadRequest("A background job cannot stream; leave out stream or background.", "stream")
     return ask, reading

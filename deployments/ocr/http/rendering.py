@@ -83,7 +83,7 @@ def _pdf(path: str) -> PdfDocument:
     except pypdfium2.PdfiumError as error:
         if "password" in str(error).lower():
             raise Refused("is encrypted and cannot be read without its password") from None
-        raise Refused("is a PDF that is broken, or none") from None
+        raise Refused("is a broken PDF, or not a PDF") from None
     document.init_forms()
     return document
 
@@ -147,7 +147,7 @@ def _opened(path: str) -> Picture:
         raise
     # What it says names our own copy of the file, and little else.
     except Exception:
-        raise Refused("is no picture that can be read") from None
+        raise Refused("is not a readable picture") from None
 
 
 def _is_upright(image: Picture) -> bool:

@@ -58,7 +58,7 @@ def samples_of(data: bytes, place: int) -> tuple[Floats, int]:
             raw = np.frombuffer(file.readframes(frames), np.uint8)
     except (wave.Error, EOFError, ValueError) as error:
         reason = str(error) or "it ends early"
-        raise errors.BadRequest(f"Input {place} is no WAV sound that can be read: {reason}.", "input") from None
+        raise errors.BadRequest(f"Input {place} is not a readable WAV sound: {reason}.", "input") from None
     raw = raw[: len(raw) // (width * channels) * width * channels].reshape(-1, width)
     if width == 1:
         samples = (raw[:, 0].astype(np.float32) - 128) / 128

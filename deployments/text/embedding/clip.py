@@ -51,7 +51,7 @@ def opened(data: bytes, place: int) -> Image.Image:
         return picture.convert("RGB")
     except UnidentifiedImageError:
         raise errors.BadRequest(
-            f"Input {place} is no picture that can be read; {', '.join(FORMATS)} are.", "input"
+            f"Input {place} is not a readable picture; {', '.join(FORMATS)} are.", "input"
         ) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise errors.BadRequest(f"Input {place} is a picture that cannot be read: {error}.", "input") from None

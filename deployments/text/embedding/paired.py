@@ -122,7 +122,7 @@ class Paired(SentenceTransformers):
 def _bytes_of(item: object, modality: str, place: int) -> bytes:
     if isinstance(item, dict) and isinstance(item.get(modality), (bytes, bytearray, memoryview)):
         return bytes(item[modality])
-    raise errors.InvalidBody(f"Input {place} is no object with `{modality}`.", "input")
+    raise errors.InvalidBody(f"Input {place} is not an object with `{modality}`.", "input")
 
 
 def _inner(folder: Path) -> Path:

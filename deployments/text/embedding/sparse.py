@@ -90,5 +90,5 @@ def _refuse_untrained(setup: Setup) -> None:
     config = json.loads((setup.folder / "config.json").read_text())
     if not any(name.endswith("ForMaskedLM") for name in config.get("architectures") or ()):
         raise errors.LoadFailed(
-            f"{setup.entry.name} is no sparse encoder: it has neither modules.json nor a masked language model's head."
+            f"{setup.entry.name} is not a sparse encoder: it has neither modules.json nor a masked language model."
         )

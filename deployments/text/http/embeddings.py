@@ -149,9 +149,9 @@ def _kinds(body: JsonObject) -> list[str]:
 
 def _refuse_forms(form: Form, kinds: list[str]) -> None:
     if form.is_bytes:
-        raise errors.BadRequest("Only one vector per input travels as bytes; leave out return_….", "return_sparse")
+        raise errors.BadRequest("Only one vector per input can be sent as bytes; leave out return_….", "return_sparse")
     if "sparse" in kinds and (form.encoding != "float" or set(form.kinds) != {"float"}):
-        raise errors.BadRequest("Sparse weights are told as numbers only.", "return_sparse")
+        raise errors.BadRequest("Sparse weights can only be sent as numbers.", "return_sparse")
 
 
 def _refuse_unserved(body: JsonObject) -> None:

@@ -44,7 +44,7 @@ class Form:
         if "application/octet-stream" in accept:
             encoding = "bytes_only"
         if first(body, str, "endianness") == "big":
-            raise errors.BadRequest("Vectors travel little-endian; endianness big is not served.", "endianness")
+            raise errors.BadRequest("Vectors are sent little-endian; endianness big is not supported.", "endianness")
         name = name_of(body, *NAMES)
         value = "float" if name is None else body[name]
         kinds = value if isinstance(value, list) else [value]

@@ -289,7 +289,7 @@ def test_a_bad_backup_is_refused_and_changes_nothing(path: Path, tmp_path: Path,
     bad = tmp_path / "bad"
     bad.write_bytes(path.read_bytes()[:50_000] if content is None else content)
     before = {file: file.read_bytes() for file in path.parent.iterdir()}
-    with pytest.raises(errors.BadRequest, match="is no sound store .* nothing was changed"):
+    with pytest.raises(errors.BadRequest, match="is not a sound store .* nothing was changed"):
         restore(path, bad)
     with pytest.raises(errors.BadRequest, match="There is no backup"):
         restore(path, tmp_path / "missing")

@@ -103,7 +103,7 @@ def test_a_request_is_let_in_whole_or_not_at_all() -> None:
         queue.submit(1, tokens=6)
         with pytest.raises(errors.Overloaded) as caught:
             queue.submit(2, 3, tokens=3)
-        assert caught.value.message == "The queue is full: 6 tokens wait, 10 may."
+        assert caught.value.message == "The queue is full: 6 tokens wait, at most 10 may."
         assert caught.value.retry_after_s == 1.0
         assert (queue.batcher.waiting, queue.batcher.waiting_tokens) == (1, 6)
         queue.submit(4, tokens=4)

@@ -60,7 +60,7 @@ def test_the_way_to_ready_can_be_followed(tmp_path: Path) -> None:
         pytest.param(Echo, {"load_error": "no such layer"}, "ValueError: no such layer", id="the load raises"),
         pytest.param(Echo, {"steps": "many"}, "steps", id="an option it does not take"),
         pytest.param(Broken, {}, "RuntimeError: the kernel is not there", id="the warm-up raises"),
-        pytest.param(Conversing, {}, "workers cannot serve yet", id="a contract that no worker serves"),
+        pytest.param(Conversing, {}, "workers cannot serve families", id="a contract that no worker serves"),
     ],
 )
 def test_a_failed_load_says_why_and_how_its_log_ended(

@@ -170,7 +170,7 @@ def test_what_it_cannot_read_is_refused_by_name(ppocr: Any) -> None:
         ppocr.prepare("ocr", [data], {"languages": ["rus"]})
     with pytest.raises(errors.BadRequest, match="not formula"):
         ppocr.prepare("ocr", [data], {"task": "formula"})
-    with pytest.raises(errors.BadRequest, match="no picture"):
+    with pytest.raises(errors.BadRequest, match="not a readable picture"):
         ppocr.prepare("ocr", [b"hello"], {})
     with pytest.raises(errors.InvalidBody, match="one page"):
         ppocr.prepare("ocr", [data, data], {})

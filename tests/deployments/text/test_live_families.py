@@ -119,7 +119,7 @@ def test_a_picture_that_cannot_be_read_is_the_callers_mistake(serve: Any, http: 
     answer = http.post(
         "/embeddings", json={"model": "tiny-0", "input": "data:image/png;base64,AwME", "modality": "image"}
     )
-    assert answer.status_code == 400 and "Input 0 is no picture" in answer.json()["detail"]
+    assert answer.status_code == 400 and "Input 0 is not a readable picture" in answer.json()["detail"]
 
 
 def test_causal(serve: Any, tmp_path: Path) -> None:

@@ -143,8 +143,8 @@ def test_what_is_no_document_is_refused_by_its_name() -> None:
     said = {
         "zero.png": (b"", "zero.png is empty."),
         "text.png": (b"just text", "text.png is neither a picture (PNG, JPEG, WebP, TIFF, BMP, GIF) nor a PDF."),
-        "broken.pdf": (b"%PDF-1.7\nbroken", "broken.pdf is a PDF that is broken, or none."),
-        "cut.png": (picture("hello")[:20], "cut.png is no picture that can be read."),
+        "broken.pdf": (b"%PDF-1.7\nbroken", "broken.pdf is a broken PDF, or not a PDF."),
+        "cut.png": (picture("hello")[:20], "cut.png is not a readable picture."),
         "secret.pdf": (encrypted_pdf(), "secret.pdf is encrypted and cannot be read without its password."),
     }
     for name, (data, sentence) in said.items():

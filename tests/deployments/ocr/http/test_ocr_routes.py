@@ -369,11 +369,11 @@ def test_files_that_cannot_be_read_are_refused_by_name(server: httpx.Client) -> 
     bad = {
         "zero.png": (b"", 422, "zero.png is empty."),
         "text.png": (b"just text", 422, "text.png is neither a picture"),
-        "broken.pdf": (b"%PDF-1.7 nothing", 422, "broken.pdf is a PDF that is broken"),
+        "broken.pdf": (b"%PDF-1.7 nothing", 422, "broken.pdf is a broken PDF"),
         "secret.pdf": (encrypted_pdf(), 422, "secret.pdf is encrypted"),
         "bomb.png": (png_claiming(100_000, 100_000), 413, "bomb.png has 100000 x 100000 pixels; 100 million"),
         "big.pdf": (pdf_of(10_000), 413, "big.pdf has 10000 pages, of which 10000 are to be read; 1000 are allowed"),
-        "cut.png": (picture("hello", size=(900, 900))[:-200], 400, "cut.png is no picture that can be read"),
+        "cut.png": (picture("hello", size=(900, 900))[:-200], 400, "cut.png is not a readable picture"),
     }
     for name, (data, status, said) in bad.items():
         assert assert_refused(asked(server, (name, data)), status).startswith(said), name

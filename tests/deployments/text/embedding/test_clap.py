@@ -119,7 +119,7 @@ def test_a_sound_of_another_rate_is_the_same_sound(rate: int) -> None:
     ids=["empty", "text", "cut", "no samples", "no format"],
 )
 def test_what_is_no_sound_is_refused_with_its_place(model: Clap, data: bytes) -> None:
-    with pytest.raises(errors.BadRequest, match="^Input 1 is no WAV sound"):
+    with pytest.raises(errors.BadRequest, match="^Input 1 is not a readable WAV sound"):
         model.prepare("embed_audio", [{"audio": sound()}, {"audio": data}], {})
 
 

@@ -137,7 +137,7 @@ def test_a_picture_of_too_many_pixels_is_not_decoded(model: Clip) -> None:
 
 @pytest.mark.parametrize("item", ["text", {"text": "a"}, {"image": "aGVsbG8="}, {"audio": b""}, None])
 def test_what_holds_no_picture_is_refused(model: Clip, item: object) -> None:
-    with pytest.raises(errors.InvalidBody, match="^Input 0 is no object with `image`"):
+    with pytest.raises(errors.InvalidBody, match="^Input 0 is not an object with `image`"):
         model.prepare("embed_image", [item], {})
 
 

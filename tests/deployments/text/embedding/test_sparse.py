@@ -90,7 +90,7 @@ def test_dimensions_are_refused(model: SparseEncoders) -> None:
 
 def test_a_model_without_a_trained_head_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, BertModel, BertConfig(**SIZES), tokenizer(types=True))
-    with pytest.raises(errors.LoadFailed, match="is no sparse encoder"):
+    with pytest.raises(errors.LoadFailed, match="is not a sparse encoder"):
         launched(SparseEncoders, tmp_path, "embedding")
 
 
