@@ -24,6 +24,8 @@ VAGUE = {"found", "told", "given", "asked", "one", "known", "shown", "whole", "p
 CALLS_BY_NAME = {"call", "call_patiently", "_call", "_call_patiently", "control", "_control", "invoke", "_invoke"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SCOPES = (*FUNCTIONS, ast.Lambda, ast.ClassDef)
+#: The classes by which an `except` or a `suppress` catches everything.
+ALL_ERRORS = ("Exception", "BaseException")
 
 
 @dataclass(frozen=True)
@@ -204,20 +206,29 @@ def imports_in_functions(files: list[Source]) -> list[Place]:
 
 
 def broad_excepts_without_reason(files: list[Source]) -> list[Place]:
-    """`except Exception` with no comment on its line, above it, or right below."""
+    """`except Exception` or `suppress(Exception)` with no comment on its line, above it, or right below."""
     places = []
     for source in files:
         for node in source.nodes:
-            if isinstance(node, ast.ExceptHandler) and _is_broad(node):
+            if (text := _broad(node)) and isinstance(node, (ast.ExceptHandler, ast.With, ast.AsyncWith)):
                 last = node.body[0].lineno
                 if not source.comments & set(range(node.lineno - 1, last + 1)):
-                    places.append(source.at(node, f"except {ast.unparse(node.type) if node.type else ''}".rstrip()))
+                    places.append(source.at(node, text))
     return places
 
 
-def _is_broad(node: ast.ExceptHandler) -> bool:
-    kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
-    return any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in kinds)
+def _broad(node: ast.AST) -> str:
+    """How the node catches all errors; empty if it does not."""
+    if isinstance(node, ast.ExceptHandler):
+        kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        if any(kind is None or ast.unparse(kind) in ALL_ERRORS for kind in kinds):
+            return f"except {ast.unparse(node.type) if node.type else ''}".rstrip()
+    if isinstance(node, (ast.With, ast.AsyncWith)):
+        for call in (item.context_expr for item in node.items):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("suppress", "contextlib.suppress"):
+                if any(ast.unparse(kind) in ALL_ERRORS for kind in call.args):
+                    return ast.unparse(call)
+    return ""
 
 
 def _imported(node: ast.AST) -> list[str]:

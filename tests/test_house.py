@@ -78,6 +78,16 @@ FAULTS = {
 }
 
 
+def test_suppressing_all_errors_needs_a_reason_as_well() -> None:
+    texts = {
+        "bare": "with suppress(OSError, Exception):\n    f()\n",
+        "with_reason": "# A plugin raises anything.\nwith suppress(Exception):\n    f()\n",
+        "narrow": "with suppress(OSError):\n    f()\n",
+    }
+    files = [Source(f"cluster/{name}.py", text) for name, text in texts.items()]
+    assert [place.file for place in house.broad_excepts_without_reason(files)] == ["cluster/bare.py"]
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_figure_tells_its_fault_and_where_it_is(name: str) -> None:
     first = Source("cluster/first.py", "import cluster.second\n\n\nclass Worker: ...\n\n\ndef f(): ...\n")

@@ -1,7 +1,7 @@
-"""Asks the fork server for a process: what `ray_python.sh` runs in place of the Python that Ray asked for.
+"""Asks the fork server for a process; `ray_python.sh` runs this instead of the Python that Ray asked for.
 
-Ends with 0 when that process lives, and with 1 when it must be started as usual. Every start waits for it, so that it
-imports as little as it can.
+It exits with 0 if the process was forked, and with 1 if it must be started as usual. Every start of a worker waits for
+this, so it imports as little as possible.
 """
 
 import array
@@ -10,9 +10,9 @@ import os
 import socket
 import sys
 
-#: How long the server may take, which forks one process at a time.
+#: How long the server may take to answer; it forks one process at a time.
 TIMEOUT_S = 5.0
-#: More than the words and the environment of any process.
+#: The largest request: more than the arguments and the environment of any process.
 MOST_BYTES = 1 << 20
 
 

@@ -1,11 +1,11 @@
-"""Forks Ray's workers from one process that has imported what models need.
+"""Forks Ray's workers from one process that has imported the libraries of the models.
 
-Four of the five seconds that a worker takes of a core before it loads its model are imports, the same ones in every
-worker. `ray_python.sh` sends the words, the environment and the files of each process that the raylet wants to start
-here; what is forked goes on as Ray's own program. Pages that nobody writes to are shared, so that the second worker
-takes less memory as well.
+Before a worker loads its model, it spends five seconds of a core, four of them with imports that are the same in every
+worker. `ray_python.sh` sends here the arguments, the environment and the open files of each process that the raylet
+wants to start. The forked process then runs Ray's own program. Memory pages that nobody writes to are shared, so
+further workers also take less memory.
 
-Nothing depends on it: where no fork server listens, a worker is started as usual.
+Nothing depends on this: where no fork server listens, a worker is started as usual.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ from cluster.value import JsonObject
 
 log = logging.getLogger("cluster.forkserver")
 
-#: Names the socket to `ray_python.sh`, for all processes of a Ray of our own.
+#: The variable with the path of the socket, for `ray_python.sh`. It is set in all processes of a Ray of our own.
 PATH = "CLUSTER_FORKSERVER"
-#: Set where a worker must not be forked: libraries have read the environment, and must not have touched a card, before.
+#: Set for workers that must not be forked: those with variables that libraries read at import, and those with a card,
+#: which must not be touched before a fork.
 UNFORKED = {"CLUSTER_UNFORKED": "1"}
-#: Imported before the first fork; what cannot be imported is left to the worker that needs it. Not Ray, which reads the
-#: environment when it is imported: that of each worker.
+#: Imported before the first fork. What cannot be imported here is left to the worker that needs it. Ray is not in the
+#: list: when it is imported it reads the environment, which is different in each worker.
 PRELOADED = (
     "cluster.worker.worker",
-    # First: it imports sentence-transformers without what only training needs.
+    # This comes first: it imports sentence-transformers without the parts that only training needs.
     "deployments.text.encoders.engines",
     "torch._dynamo",
     "transformers.models.auto.modeling_auto",
     "diffusers.models",
 )
-#: What these libraries read when they are imported. Threads that wait for each other stay awake for 20 microseconds.
+#: The variables that these libraries read when they are imported. Threads that wait for each other spin for 20
+#: microseconds.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "ACTIVE",
     "GOMP_SPINCOUNT": "2000",
@@ -56,19 +58,19 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "CUDA_VISIBLE_DEVICES": "",
 }
-#: While it imports, everything else comes first: the workers that are loading just then above all.
+#: The niceness while it imports, so that everything else goes first, above all workers that are loading at that time.
 PATIENCE = 19
-#: How often it looks whether its raylet still lives.
+#: How often it checks whether its raylet still lives.
 LOOK_S = 1.0
-#: More than the words and the environment of any process.
+#: The largest request: more than the arguments and the environment of any process.
 MOST_BYTES = 1 << 20
 
 
 class ForkServer:
-    """As whoever starts workers sees it."""
+    """The fork server as seen by the process that starts workers."""
 
     def __init__(self) -> None:
-        #: Only a Ray of our own has one, and only on its head.
+        #: Only a Ray of our own has a fork server, and only on its head; otherwise this is empty.
         self._path = os.environ.get(PATH, "")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -77,7 +79,7 @@ class ForkServer:
         return bool(self._path)
 
     def ensure(self) -> None:
-        """Starts one where none is there. For threads."""
+        """Starts a fork server if there is none. It blocks, so it is called in a thread."""
         is_starting = self._process is not None and self._process.poll() is None
         if not self._path or is_starting or self._is_listening():
             return
@@ -111,15 +113,17 @@ def main() -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return  # another is on its way
-        # What is forked has the priority of the thread that forks, and nobody may raise his own again.
+            return  # another one is starting
+        # A forked process has the priority of the thread that forks, and a process may not raise its priority again. So
+        # a separate thread imports at low priority.
         preloading = threading.Thread(target=_preload, args=(modules,))
         preloading.start()
         preloading.join()
-        # All of it lives as long as the process. The collector would write into every page, which is then not shared.
+        # The imported objects live as long as the process. The garbage collector would write into every page of them,
+        # and written pages are no longer shared.
         gc.collect()
         gc.freeze()
-        # Nobody waits for the ends of forked workers.
+        # Nobody reads the exit status of forked workers, so the kernel need not keep it.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         listener = _listening(path)
         while _is_alive(raylet):
@@ -134,12 +138,13 @@ def main() -> None:
 def _preload(modules: Sequence[str]) -> None:
     os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), PATIENCE)
     for module in modules:
+        # A library can fail in any way when it is imported; the worker that needs it will say how.
         with suppress(Exception):
             importlib.import_module(module)
 
 
 def _listening(path: Path) -> socket.socket:
-    """Bound under another name first: whoever finds it by its own may connect."""
+    """It is bound under another name first, so that a client that finds the final name can connect at once."""
     unfinished = path.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -161,7 +166,7 @@ def _serve(connection: socket.socket, listener: socket.socket) -> None:
     request, files = _received(connection)
     try:
         if not request:
-            return  # somebody asked whether there is anybody
+            return  # a client only checked whether the server listens
         pid = os.fork()
         if pid == 0:
             listener.close()
@@ -184,10 +189,12 @@ def _received(connection: socket.socket) -> tuple[JsonObject, list[int]]:
 
 
 def _become(request: JsonObject, files: list[int]) -> NoReturn:
-    """The rest of the child's life: the program that the raylet asked for, in an environment as if it were new."""
+    """What the forked child does: it runs the program that the raylet asked for, in an environment like that of a new
+    process."""
     status = 1
     try:
-        # The raylet ends the whole process group of a worker that ends, which would be all that was forked.
+        # When a worker ends, the raylet kills its whole process group. Without a group of its own that would be
+        # everything that was forked.
         os.setsid()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for target, file in enumerate(files):
@@ -204,10 +211,11 @@ def _become(request: JsonObject, files: list[int]) -> NoReturn:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    # As Python does with what a program does not catch.
+    # Python does the same with an error that a program does not catch.
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        # The process ends here; nothing may keep it from doing so.
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -215,7 +223,8 @@ def _become(request: JsonObject, files: list[int]) -> NoReturn:
 
 
 def _seed() -> None:
-    """Python seeds its own generator anew in every fork; these would draw the same numbers in all of them."""
+    """Python seeds its own random numbers again in every fork. These libraries do not, and would draw the same numbers
+    in all workers."""
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed()
     if torch := sys.modules.get("torch"):
