@@ -13,6 +13,7 @@ from cluster.control import pressure
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, reconcile
+from cluster.control.workers import Workers
 from cluster.errors import DownloadFailed
 from cluster.launch import Wanted
 from cluster.settings import Settings
@@ -37,7 +38,7 @@ class Fleet:
     settings: Settings
     new_suffix: Callable[[], str]
     wanted: dict[str, Wanted] = field(default_factory=dict)
-    workers: dict[str, WorkerRecord] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
     nodes: dict[str, Node] = field(default_factory=dict)
     #: Losses of an index, for the back-off.
     losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
@@ -63,9 +64,13 @@ class Fleet:
 
     def see_nodes(self, nodes: Iterable[Node], now: float) -> list[str]:
         """The nodes there are now; many gone at once look like a partition, so relaunching waits a while."""
-        before = set(self.nodes)
-        self.nodes = {node.id: node for node in nodes}
+        last, self.nodes = self.nodes, {node.id: node for node in nodes}
+        before = set(last)
         gone = before - set(self.nodes)
+        for node in before | set(self.nodes):
+            if last.get(node) != self.nodes.get(node):
+                self.workers.changed_nodes.add(node)
+                self.workers.changed_models.update(worker.name.uid for worker in self.workers.on(node))
         self.memory = {node: memory for node, memory in self.memory.items() if node in self.nodes}
         if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
             self.hold_until = now + self.settings.storm_hold_s
@@ -128,9 +133,9 @@ class Fleet:
 
     def _tenants(self, node: str) -> list[pressure.Tenant]:
         return [
-            pressure.Tenant(name, worker.report.memory.own_bytes, worker.claim.memory_bytes)
-            for name, worker in self.workers.items()
-            if worker.node == node and worker.state in HOLDS_CLAIM
+            pressure.Tenant(str(worker), worker.report.memory.own_bytes, worker.claim.memory_bytes)
+            for worker in self.workers.on(node)
+            if worker.state in HOLDS_CLAIM
         ]
 
     def _ip_of(self, node: str) -> str:
@@ -183,6 +188,7 @@ class Fleet:
         self.unreadable.pop(wanted.uid, None)
         if unreadable:
             self.unreadable[wanted.uid] = unreadable
+        self.workers.changed_models.add(wanted.uid)
         # It may be wanted otherwise than what failed: it need not wait.
         self._forget_losses(wanted.uid)
 
@@ -198,6 +204,7 @@ class Fleet:
         self.served.discard(uid)
         self.restarts = {key: count for key, count in self.restarts.items() if key[0] != uid}
         self.waiting.pop(uid, None)
+        self.workers.changed_models.add(uid)
 
     # ------------------------------------------------------------------------------------------- decisions out
 
@@ -230,16 +237,29 @@ class Fleet:
             old_losses=self.old_losses,
             untouched=self.unreadable,
         )
-        self.waiting = plan.waiting
+        before, self.waiting = self.waiting, plan.waiting
+        self.workers.changed_models.update(
+            uid for uid in before.keys() | plan.waiting.keys() if before.get(uid) != plan.waiting.get(uid)
+        )
         return plan
 
-    def newly_ready(self) -> list[Wanted]:
-        """Wanted models that have become READY since the last call: each is now the version to go back to. The first
-        version of a model counts from its first READY worker on."""
+    def take_changed(self) -> set[str]:
+        """The models of which something else can be told than when this was last asked."""
+        changed, self.workers.changed_models = self.workers.changed_models, set()
+        return changed
+
+    def take_changed_nodes(self) -> set[str]:
+        """The nodes whose workers may have to share its cores otherwise."""
+        changed, self.workers.changed_nodes = self.workers.changed_nodes, set()
+        return changed
+
+    def newly_ready(self, uids: Iterable[str]) -> list[Wanted]:
+        """Those of these models that have become READY: each is now the version to go back to. The first version of a
+        model counts from its first READY worker on."""
         newly = []
-        for uid, wanted in self.wanted.items():
-            last = self.last_ready.get(uid)
-            if uid in self.unreadable:
+        for uid in uids:
+            wanted, last = self.wanted.get(uid), self.last_ready.get(uid)
+            if wanted is None or uid in self.unreadable:
                 continue
             if last is not None and (last.generation, last.replica) == (wanted.generation, wanted.replica):
                 continue
@@ -255,6 +275,7 @@ class Fleet:
             if wanted.uid in self.wanted and wanted.uid not in self.unreadable:
                 self.last_ready[wanted.uid] = wanted
                 self.served.add(wanted.uid)
+                self.workers.changed_models.add(wanted.uid)
 
     def could_place(self, wanted: Wanted) -> NoRoom | None:
         """Why not all replicas would fit now; None when they would."""
@@ -293,13 +314,13 @@ class Fleet:
     # ------------------------------------------------------------------------------------------- views
 
     def of(self, uid: str) -> list[WorkerRecord]:
-        workers = [w for w in self.workers.values() if w.name.uid == uid and w.state != S.GONE]
+        workers = [w for w in self.workers.of(uid) if w.state != S.GONE]
         return sorted(workers, key=lambda w: (w.name.generation, w.name.index))
 
     def threads_on(self, node_id: str) -> int:
         """Workers of a node share its cores: each computes with this many threads."""
         node = self.nodes.get(node_id)
-        sharing = sum(w.node == node_id and w.state in COMPUTES for w in self.workers.values())
+        sharing = sum(w.state in COMPUTES for w in self.workers.on(node_id))
         return max(1, int((node.cpus if node else 1) // max(1, sharing)))
 
     def restarts_of(self, uid: str) -> int:

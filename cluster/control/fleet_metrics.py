@@ -16,8 +16,7 @@ def samples_of(fleet: Fleet, uptime_s: float, free_bytes: int | None = None) -> 
     restarts = [({"model": uid}, float(fleet.restarts_of(uid))) for uid in fleet.wanted]
     memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
     claimed = [
-        ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.values() if w.node == n.id)))
-        for n in fleet.nodes.values()
+        ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.on(n.id)))) for n in fleet.nodes.values()
     ]
     free: list[tuple[dict[str, str], float]] = [({}, float(free_bytes))] if free_bytes is not None else []
     return [

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
 
 from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.records import Records
-from cluster.control.views import routes_of, status_of
+from cluster.control.views import model_routes_of, status_of
 from cluster.control.watching import Watch
 from cluster.keys import Key
-from cluster.routes import Snapshot
+from cluster.routes import ModelRoutes, Snapshot
 from cluster.status import ModelState, ModelStatus
 from cluster.suspicion import MOST_POISON, POISON_S
 from cluster.versioned import Versioned
 
 #: Poison is told for a little less than the ingresses remember it, or they would remember it again.
 POISON_TOLD_LESS_S = 10.0
+
+T = TypeVar("T")
 
 
 class Publisher:
@@ -46,36 +49,46 @@ class Publisher:
         self._launched: set[tuple[str, int]] = set()
 
     def publish(self) -> None:
-        self._post_routes()
-        self._post_statuses()
-        for wanted in self._fleet.newly_ready():
+        changed = self._fleet.take_changed()
+        self._post_routes(changed)
+        self._post_statuses(changed)
+        for wanted in self._fleet.newly_ready(changed):
             self._records.put_later("ready", wanted.uid, wanted.model_dump(mode="json"))
 
-    def _post_routes(self) -> None:
-        models = routes_of(self._fleet)
-        routed = {route.worker for model in models.values() for route in model.workers}
-        keys, poison = tuple(self._keys.values()), tuple(self._poison)
+    def _post_routes(self, changed: Collection[str]) -> None:
         last = self.snapshots.value
-        if models == last.models and keys == last.keys and poison == last.poison:
+        models = amended(last.models, changed, self._routes_of)
+        keys, poison = tuple(self._keys.values()), tuple(self._poison)
+        if models is None and keys == last.keys and poison == last.poison:
             return
-        handles = {name: handle.remote for name, handle in self._watch.handles.items() if name in routed}
+        models = last.models if models is None else models
+        handles = self._watch.handles
+        routed = [route.worker for model in models.values() for route in model.workers]
+        remotes = {name: handles[name].remote for name in routed if name in handles}
         version = self.snapshots.version + 1
-        self.snapshots.post(Snapshot(version, models, handles, keys, self._records.epoch, poison))
+        self.snapshots.post(Snapshot(version, models, remotes, keys, self._records.epoch, poison))
 
-    def _post_statuses(self) -> None:
-        before = self.statuses.value
-        statuses = {}
-        for uid, wanted in self._fleet.wanted.items():
-            status = status_of(self._fleet, wanted)
-            old = before.get(uid)
-            version = old.version if old else self.snapshots.version
-            if old is None or status.model_copy(update={"version": version}) != old:
-                version += 1
-            statuses[uid] = status.model_copy(update={"version": version})
-            if status.state == ModelState.READY:
-                self._launched.add((uid, status.generation))
-        if statuses != before:
+    def _routes_of(self, uid: str) -> ModelRoutes | None:
+        wanted = self._fleet.wanted.get(uid)
+        return model_routes_of(self._fleet, wanted) if wanted else None
+
+    def _post_statuses(self, changed: Collection[str]) -> None:
+        statuses = amended(self.statuses.value, changed, self._status_of)
+        if statuses is not None:
             self.statuses.post(statuses)
+
+    def _status_of(self, uid: str) -> ModelStatus | None:
+        """With the version it had, where nothing else has changed."""
+        wanted, old = self._fleet.wanted.get(uid), self.statuses.value.get(uid)
+        if wanted is None:
+            return None
+        status = status_of(self._fleet, wanted)
+        if status.state == ModelState.READY:
+            self._launched.add((uid, status.generation))
+        version = old.version if old else self.snapshots.version
+        if old is None or status.model_copy(update={"version": version}) != old:
+            version += 1
+        return status.model_copy(update={"version": version})
 
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         """The routing table as soon as it is not that version."""
@@ -107,3 +120,19 @@ class Publisher:
 
     def drop_old_poison(self, now: float) -> None:
         self._poison = {poison: until for poison, until in self._poison.items() if until > now}
+
+
+def amended(
+    before: Mapping[str, T], changed: Collection[str], now: Callable[[str], T | None]
+) -> Mapping[str, T] | None:
+    """The table with what is told of these models now; None where that is what it holds already."""
+    rows = {uid: now(uid) for uid in changed}
+    if all(before.get(uid) == row for uid, row in rows.items()):
+        return None
+    after = dict(before)
+    for uid, row in rows.items():
+        if row is None:
+            after.pop(uid, None)
+        else:
+            after[uid] = row
+    return after

@@ -58,13 +58,17 @@ class Loss:
 
     count: int
     not_before: float
+    wait_s: float = 0.0
 
     def again(self, now: float, longest_s: float) -> Loss:
-        return Loss(self.count + 1, now + min(longest_s, 2.0 ** min(self.count, 30)))
+        wait_s = min(longest_s, 2.0 ** min(self.count, 30))
+        return Loss(self.count + 1, now + wait_s, wait_s)
 
-    def story(self, now: float) -> str:
+    def story(self) -> str:
+        """Stays the same until the next loss. With the seconds that are left in it, the whole table of routes would be
+        sent to every ingress each second."""
         how_often = "once" if self.count == 1 else f"{self.count} times"
-        return f"lost {how_often}, started again in {self.not_before - now:.0f} s"
+        return f"lost {how_often}, started again {self.wait_s:.0f} s after the last loss"
 
 
 NO_LOSS = Loss(0, float("-inf"))
@@ -94,7 +98,9 @@ def reconcile(
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
     planning = _Planning(nodes, taken, now, new_suffix, losses or {}, old_losses or {}, hold, memory_fraction)
     plan = planning.plan
+    by_model: dict[str, list[WorkerRecord]] = {}
     for worker in workers:
+        by_model.setdefault(worker.name.uid, []).append(worker)
         target = wanted.get(worker.name.uid)
         is_current = target is not None and worker.name.generation == target.generation
         if worker.state in (S.GONE, S.LOST) or (worker.state == S.FAILED and not is_current):
@@ -105,8 +111,7 @@ def reconcile(
             plan.drain.append(worker)
     for uid, target in wanted.items():
         if uid not in untouched:
-            mine = [w for w in workers if w.name.uid == uid]
-            planning.plan_model(target, last_ready.get(uid, target), mine)
+            planning.plan_model(target, last_ready.get(uid, target), by_model.get(uid, ()))
     return plan
 
 
@@ -152,7 +157,7 @@ class _Planning:
             if self.hold:
                 self.plan.waiting[target.uid] = Waiting(self.hold)
             elif loss.not_before > self.now:
-                self.plan.waiting[target.uid] = Waiting(loss.story(self.now))
+                self.plan.waiting[target.uid] = Waiting(loss.story())
             elif refused is None:
                 no_room = self._start(target, index, "lost" if loss.count else "wanted")
                 if no_room is not None:

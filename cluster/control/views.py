@@ -17,26 +17,27 @@ S = WorkerState
 
 
 def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
-    """What ingresses may send work to. A worker that does not answer a probe is used only when no other is left."""
-    table = {}
-    for uid, wanted in fleet.wanted.items():
-        ready = [w for w in fleet.of(uid) if w.state == S.READY]
-        usable = ready or [w for w in fleet.of(uid) if w.state == S.SUSPECT]
-        serving = [w for w in fleet.of(uid) if w.state in SERVES]
-        state, reason = state_of(fleet, wanted)
-        names = (wanted.entry.name, wanted.source.id, *wanted.entry.aliases)
-        table[uid] = ModelRoutes(
-            uid=uid,
-            abilities=wanted.abilities,
-            workers=tuple(_route(w, wanted.spec.request_limits) for w in usable),
-            state=state,
-            reason=reason,
-            launched=_launched(wanted, serving),
-            facts=serving[0].report.facts if serving else SentFacts(),
-            aliases=tuple({name.lower() for name in names}),
-            recovering=uid in fleet.served and uid not in fleet.unreadable,
-        )
-    return table
+    return {uid: model_routes_of(fleet, wanted) for uid, wanted in fleet.wanted.items()}
+
+
+def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
+    """Where ingresses may send work. A worker that does not answer a probe is used only when no other is left."""
+    uid = wanted.uid
+    serving = [w for w in fleet.of(uid) if w.state in SERVES]
+    usable = [w for w in serving if w.state == S.READY] or serving
+    state, reason = state_of(fleet, wanted)
+    names = (wanted.entry.name, wanted.source.id, *wanted.entry.aliases)
+    return ModelRoutes(
+        uid=uid,
+        abilities=wanted.abilities,
+        workers=tuple(_route(w, wanted.spec.request_limits) for w in usable),
+        state=state,
+        reason=reason,
+        launched=_launched(wanted, serving),
+        facts=serving[0].report.facts if serving else SentFacts(),
+        aliases=tuple({name.lower() for name in names}),
+        recovering=uid in fleet.served and uid not in fleet.unreadable,
+    )
 
 
 def _route(worker: WorkerRecord, limit: int | None) -> Route:
@@ -142,7 +143,7 @@ def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:
     """Every node, what is claimed on it, and by how many workers."""
     rows = []
     for node in fleet.nodes.values():
-        workers = [w for w in fleet.workers.values() if w.node == node.id and w.state in HOLDS_CLAIM]
+        workers = [w for w in fleet.workers.on(node.id) if w.state in HOLDS_CLAIM]
         cards = tuple(card for w in workers for card in w.claim.cards)
         claim = Claim(sum(w.claim.memory_bytes for w in workers), cards, sum(w.claim.cpus for w in workers))
         rows.append((node, claim, len(workers)))

@@ -270,13 +270,13 @@ class Watch:
 
     def share_cores(self) -> None:
         """Tells each worker how many threads to compute with, when that has changed."""
-        for name, worker in self._fleet.workers.items():
-            if worker.state != S.READY:
-                continue
-            threads = int(worker.claim.cpus) or self._fleet.threads_on(worker.node)
-            if self._threads.get(name) != threads:
-                self._threads[name] = threads
-                self._order_threads(name, threads)
+        for node in self._fleet.take_changed_nodes():
+            share = self._fleet.threads_on(node)
+            for worker in self._fleet.workers.on(node):
+                threads = int(worker.claim.cpus) or share
+                if worker.state == S.READY and self._threads.get(str(worker)) != threads:
+                    self._threads[str(worker)] = threads
+                    self._order_threads(str(worker), threads)
 
     def _order_threads(self, name: str, threads: int) -> None:
         epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s

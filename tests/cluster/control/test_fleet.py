@@ -288,34 +288,34 @@ def test_a_version_is_the_one_to_go_back_to_once_it_is_ready() -> None:
     found, wanted = fleet(), make_wanted(replica=2)
     found.want(wanted)
     first, second = carry_out(found, 0.0)
-    assert found.newly_ready() == []
+    assert found.newly_ready(["m"]) == []
     found.see_report(first, ready(), 1.0)
-    assert found.newly_ready() == [wanted]
+    assert found.newly_ready(["m"]) == [wanted]
     found.see_report(second, ready(), 2.0)
-    assert found.newly_ready() == []
+    assert found.newly_ready(["m"]) == []
     assert found.last_ready == {"m": wanted}
 
 
 def test_a_newer_version_has_to_be_ready_as_a_whole() -> None:
     found, updated = serving(make_wanted(replica=2)), make_wanted(replica=2, generation=2)
-    found.newly_ready()
+    found.newly_ready(["m"])
     found.want(updated)
     third, fourth = carry_out(found, 1.0)
     found.see_report(third, ready(), 2.0)
-    assert found.newly_ready() == []
+    assert found.newly_ready(["m"]) == []
     found.see_report(fourth, ready(), 3.0)
-    assert found.newly_ready() == [updated]
+    assert found.newly_ready(["m"]) == [updated]
 
 
 def test_how_many_there_were_is_remembered_as_well() -> None:
     found = serving(make_wanted())
-    found.newly_ready()
+    found.newly_ready(["m"])
     scaled = make_wanted(replica=2)
     found.want(scaled)
     (second,) = carry_out(found, 1.0)
-    assert found.newly_ready() == []
+    assert found.newly_ready(["m"]) == []
     found.see_report(second, ready(), 2.0)
-    assert found.newly_ready() == [scaled]
+    assert found.newly_ready(["m"]) == [scaled]
 
 
 def test_what_was_ready_before_a_restart_is_recovering_after_it() -> None:
@@ -328,7 +328,7 @@ def test_what_was_ready_before_a_restart_is_recovering_after_it() -> None:
 
 def test_old_losses_do_not_hold_back_the_new_version() -> None:
     found = serving(make_wanted())
-    found.newly_ready()
+    found.newly_ready(["m"])
     found.want(make_wanted(generation=2))
     found.see(the(found), E.DIED, 1.0)
     assert {name.split(":")[2] for name in carry_out(found, 1.0)} == {"2"}
@@ -338,7 +338,7 @@ def test_old_losses_do_not_hold_back_the_new_version() -> None:
 
 def test_an_old_version_that_fails_now_is_tried_again_with_pauses() -> None:
     found = serving(make_wanted())
-    found.newly_ready()
+    found.newly_ready(["m"])
     found.want(make_wanted(generation=2))
     (new,) = carry_out(found, 0.0)
     found.see_report(new, Report(phase="failed", error=errors.LoadFailed("no")), 0.0)

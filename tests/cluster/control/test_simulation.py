@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -17,11 +18,13 @@ import pytest
 from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent
+from cluster.control.publishing import amended
 from cluster.control.reconcile import is_settled
-from cluster.control.views import routes_of
+from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
+from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.status import LoadProgress, Report, WorkerState
+from cluster.status import LoadProgress, ModelStatus, Report, WorkerState
 from tests.make import make_node, make_wanted
 
 E = WorkerEvent
@@ -43,6 +46,9 @@ class World:
         self.started = 0
         self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(4)}
         self.away: dict[str, float] = {}
+        #: What was last told of each model and each node.
+        self.published: Mapping[str, tuple[ModelRoutes, ModelStatus]] = {}
+        self.threads: dict[str, int] = {}
 
     def suffix(self) -> str:
         return f"{self.dice.getrandbits(32):08x}"
@@ -79,8 +85,23 @@ class World:
         for worker in plan.forget:
             self.processes.pop(str(worker), None)
             del fleet.workers[str(worker)]
-        self.last_ready |= {wish.uid: wish for wish in fleet.newly_ready()}
+        self.publish()
         self.check()
+
+    def publish(self) -> None:
+        """Looks only at what has changed, and must tell what a look at everything would."""
+        changed = self.fleet.take_changed()
+        rows = amended(self.published, changed, self.row)
+        self.published = self.published if rows is None else rows
+        assert self.published == {uid: self.row(uid) for uid in self.fleet.wanted}
+        self.last_ready |= {wish.uid: wish for wish in self.fleet.newly_ready(changed)}
+        for node in self.fleet.take_changed_nodes():
+            self.threads[node] = self.fleet.threads_on(node)
+        assert all(self.threads[node] == self.fleet.threads_on(node) for node in self.fleet.nodes)
+
+    def row(self, uid: str) -> tuple[ModelRoutes, ModelStatus] | None:
+        wanted = self.fleet.wanted.get(uid)
+        return (model_routes_of(self.fleet, wanted), status_of(self.fleet, wanted)) if wanted else None
 
     def deliver(self) -> None:
         for name in list(self.fleet.workers):
@@ -154,6 +175,7 @@ class World:
     def restart_supervisor(self) -> None:
         """Its memory is lost; wishes and processes are not."""
         self.fleet = Fleet(self.fleet.settings, new_suffix=self.suffix)
+        self.published, self.threads = {}, {}
         for wish in self.store.values():
             self.fleet.want(wish)
         self.fleet.remember(self.last_ready.values())

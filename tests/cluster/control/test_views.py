@@ -39,7 +39,7 @@ def test_a_model_that_lost_its_only_worker_loads_again() -> None:
     found = serving(make_wanted())
     lose(found, the(found), 10.0)
     carry_out(found, 10.5)
-    assert state(found) == (M.WAITING, "lost once, started again in 0 s")
+    assert state(found) == (M.WAITING, "lost once, started again 1 s after the last loss")
     carry_out(found, 11.0)
     assert state(found)[0] == M.LOADING
     assert status_of(found, found.wanted["m"]).restarts == 1
