@@ -106,7 +106,7 @@ def test_a_drained_worker_is_no_loss() -> None:
     carry_out(found, 10.0)
     found.see_report(the(found), Report(phase="drained"), 11.0)
     carry_out(found, 12.0)
-    assert (found.workers, found.losses, found.restarts) == ({}, {}, {})
+    assert (dict(found.workers), found.losses, found.restarts) == ({}, {}, {})
 
 
 def test_reports_do_not_clear_a_worker_that_does_not_answer_a_probe() -> None:
