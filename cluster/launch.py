@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
-from cluster.names import UID_PATTERN, quoted
+from cluster.names import ALIAS_PATTERN, UID_PATTERN, quoted
 from cluster.value import Value
 
 
@@ -49,6 +49,39 @@ Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
 Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share), AfterValidator(_possible_share)]
 
 
+class Alias(Value):
+    """A further name of a launched model. Models that give the same one a weight share its requests by it."""
+
+    name: str
+    weight: float | None = Field(default=None, gt=0, le=1e6)
+
+    @field_validator("name")
+    @classmethod
+    def _usable(cls, name: str) -> str:
+        if not ALIAS_PATTERN.fullmatch(name):
+            raise ValueError("a name takes up to 200 letters, digits and '._-/:@+', beginning with a letter or digit")
+        return name
+
+
+def _as_aliases(value: Any) -> Any:
+    """`a,org/b=3`, `["a", "org/b=3"]`, or objects with a name and a weight."""
+    if value is None or value == "":
+        return ()
+    texts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)):
+        return value
+    return tuple(_as_alias(text) if isinstance(text, str) else text for text in texts)
+
+
+def _as_alias(text: str) -> dict[str, str]:
+    name, equals, weight = text.strip().partition("=")
+    return {"name": name, "weight": weight} if equals else {"name": name}
+
+
+#: The further names of a model, in any of the forms that people and clients write.
+Aliases = Annotated[tuple[Alias, ...], BeforeValidator(_as_aliases), Field(max_length=100)]
+
+
 class ReplicaPlace(Value):
     """Where one replica should run, for launches that choose it."""
 
@@ -75,6 +108,9 @@ class LaunchSpec(Value):
         default="", description="embedding, rerank, ... Needed only if several types have the name."
     )
     model_uid: str | None = Field(default=None, description="Name to serve it under; the model's name by default.")
+    aliases: Aliases = Field(
+        default=(), description="Further names to answer to, e.g. org/name; name=3 shares a name, by weight."
+    )
     model_engine: str | None = Field(default=None, description="Engine that runs it; the model's own by default.")
     model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
     model_size_in_billions: str | int | float | None = Field(default=None, description="Size, if the name has several.")

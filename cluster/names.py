@@ -40,6 +40,8 @@ def nearest(name: str, existing: Iterable[str], most: int = 1, cutoff: float = 0
     return difflib.get_close_matches(name, compared, most, cutoff)
 
 
+#: What a model may also be called: other servers' names for models have an owner before them.
+ALIAS_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,199}")
 UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from enum import IntEnum
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 from cluster.facts import SentFacts
 from cluster.keys import Key
@@ -28,6 +31,31 @@ class Route:
     address: WorkerAddress = WorkerAddress()
 
 
+class NameKind(IntEnum):
+    """Where a name of a model comes from; of several models with one name, the lowest is meant."""
+
+    UID = 0
+    ALIAS = 1
+    ENTRY = 2
+    HUB = 3
+
+
+class ModelName(NamedTuple):
+    """A name that a model answers to, in small letters."""
+
+    text: str
+    kind: NameKind
+    weight: float | None = None
+
+
+class Namesake(NamedTuple):
+    """A model that answers to some name."""
+
+    uid: str
+    kind: NameKind
+    weight: float | None = None
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """What serves under a name, and on what it runs: what clients ask about a model."""
@@ -45,6 +73,8 @@ class ServedModel:
     max_tokens: int | None = None
     dimensions: int | None = None
     controlnet: object = None
+    #: When it was launched; seconds since 1970.
+    created: int = 0
     replica: int = 1
     address: str = ""
     cards: tuple[int, ...] = ()
@@ -61,7 +91,8 @@ class ModelRoutes:
     reason: str = ""
     launched: ServedModel = ServedModel()
     facts: SentFacts = SentFacts()
-    aliases: tuple[str, ...] = ()
+    #: What it answers to besides its uid.
+    names: tuple[ModelName, ...] = ()
     #: It has served before: requests wait for its next worker instead of failing at once.
     recovering: bool = False
 
@@ -83,3 +114,31 @@ class Snapshot:
     epoch: int = 0
     #: Calls that end workers, by the model's uid and their fingerprint; every ingress refuses them.
     poison: tuple[tuple[str, str], ...] = ()
+
+
+def namesakes_of(models: Mapping[str, ModelRoutes]) -> dict[str, tuple[Namesake, ...]]:
+    """Who answers to each name in small letters, uids among them."""
+    index: dict[str, list[Namesake]] = {}
+    for uid, model in models.items():
+        for name in (ModelName(uid.lower(), NameKind.UID), *model.names):
+            index.setdefault(name.text, []).append(Namesake(uid, name.kind, name.weight))
+    return {text: tuple(sorted(namesakes)) for text, namesakes in index.items()}
+
+
+def meant(
+    namesakes: Sequence[Namesake],
+    is_able: Callable[[str], bool],
+    serves: Callable[[str], bool],
+    share: Callable[[], float],
+) -> tuple[str, ...]:
+    """The uid that a name means: of those that can do what is asked, the one whose claim to the name is best. Several
+    uids where that is not decided. `share`, from 0 to 1, is where a request falls among models that share a name."""
+    able = [namesake for namesake in namesakes if is_able(namesake.uid)] or namesakes
+    best = min((namesake.kind for namesake in able), default=None)
+    equals = [namesake for namesake in able if namesake.kind == best]
+    if len(equals) < 2 or any(namesake.weight is None for namesake in equals):
+        return tuple(namesake.uid for namesake in equals)
+    # Those without a worker leave their share to the others.
+    sharing = [namesake for namesake in equals if serves(namesake.uid)] or equals
+    sums = list(accumulate(namesake.weight or 0.0 for namesake in sharing))
+    return (sharing[min(bisect_right(sums, share() * sums[-1]), len(sharing) - 1)].uid,)

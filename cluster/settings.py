@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         "commas. With keys, * lets any page use models with a key.",
     )
     ingress_replicas: int = Field(default=2, ge=1, description="How many ingress replicas answer HTTP.")
+    any_name: bool = Field(
+        default=False,
+        description="Answer to any model name where only one model can do what is asked, for clients whose model "
+        "cannot be chosen.",
+    )
     namespace: str = Field(default="cluster", description="Ray namespace of the supervisor and the workers.")
     plugins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Modules with further model types, separated by commas."

@@ -84,7 +84,7 @@ def targets_of(app: FastAPI) -> list[Target]:
     for route in app.routes:
         if isinstance(route, APIRoute):
             words = words_of(route.endpoint.__module__)
-            found += [Target(method, route.path, words) for method in sorted(route.methods or ())]
+            found += [Target(method, route.path_format, words) for method in sorted(route.methods or ())]
     return found
 
 

@@ -17,6 +17,11 @@ from cluster.launch import LaunchSpec
 from cluster.value import JsonObject
 
 
+def in_own_words(description: JsonObject) -> JsonObject:
+    """The routes that Xinference's clients read call some types by other names; `type` has our word."""
+    return {**description, "model_type": description.get("type", description.get("model_type"))}
+
+
 class ClusterCalls(LaunchCalls):
     """Every call but those of one model's handle."""
 
@@ -32,11 +37,13 @@ class ClusterCalls(LaunchCalls):
     def list_models(self) -> Steps[dict[str, JsonObject]]:
         """Descriptions of the serving models by uid."""
         answer = yield Request("GET", "/v1/models")
-        return {model["id"]: model for model in answer["data"]}
+        return {model["id"]: in_own_words(model) for model in answer["data"]}
 
     @call
     def describe_model(self, uid: str) -> Steps[JsonObject]:
-        return ask("GET", f"/v1/models/{path_part(uid)}")
+        """What a model is and can, by any of its names."""
+        answer = yield Request("GET", f"/v1/models/{path_part(uid)}")
+        return in_own_words(answer)
 
     @call
     def get_model(self, uid: str) -> Steps[Any]:

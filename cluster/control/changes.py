@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ class Change:
     """One line of the difference between declared and wanted models."""
 
     uid: str
-    change: Literal["launch", "update", "scale", "terminate", "same"]
+    change: Literal["launch", "update", "scale", "rename", "terminate", "same"]
     before: Wanted | None
     after: Wanted | None
     fields: tuple[str, ...] = ()
@@ -50,12 +50,18 @@ def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune:
             changes.append(Change(after.uid, "launch", None, after))
             continue
         fields = changed_fields(before, after)
-        kind: Literal["same", "scale", "update"] = (
-            "same" if not fields else "scale" if fields == ("replica",) else "update"
-        )
-        changes.append(Change(after.uid, kind, before, after, fields))
+        changes.append(Change(after.uid, _kind_of(fields), before, after, fields))
     named = {after.uid for after in declared}
     if prune:
         gone = [before for uid, before in wanted.items() if uid not in named and before.declared]
         changes += [Change(before.uid, "terminate", before, None) for before in gone]
     return changes
+
+
+def _kind_of(fields: Collection[str]) -> Literal["same", "scale", "rename", "update"]:
+    """Only an update needs other workers."""
+    if not fields:
+        return "same"
+    if set(fields) <= {"replica", "aliases"}:
+        return "scale" if "replica" in fields else "rename"
+    return "update"

@@ -10,7 +10,7 @@ from cluster.control.reconcile import Waiting
 from cluster.errors import ClusterError
 from cluster.facts import SentFacts
 from cluster.launch import Wanted
-from cluster.routes import ModelRoutes, Route, ServedModel, WorkerAddress
+from cluster.routes import ModelName, ModelRoutes, NameKind, Route, ServedModel, WorkerAddress
 from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
 
 S = WorkerState
@@ -26,7 +26,6 @@ def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
     serving = [w for w in fleet.of(uid) if w.state in SERVES]
     usable = [w for w in serving if w.state == S.READY] or serving
     state, reason = state_of(fleet, wanted)
-    names = (wanted.entry.name, wanted.source.id, *wanted.entry.aliases)
     return ModelRoutes(
         uid=uid,
         abilities=wanted.abilities,
@@ -35,9 +34,19 @@ def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
         reason=reason,
         launched=_launched(wanted, serving),
         facts=serving[0].report.facts if serving else SentFacts(),
-        aliases=tuple({name.lower() for name in names}),
+        names=names_of(wanted),
         recovering=uid in fleet.served and uid not in fleet.unreadable,
     )
+
+
+def names_of(wanted: Wanted) -> tuple[ModelName, ...]:
+    """What a model answers to besides its uid, each name by its best kind."""
+    entry, source = wanted.entry, wanted.source
+    aliases = {alias.name.lower(): alias.weight for alias in wanted.spec.aliases}
+    kinds = {name.lower(): NameKind.HUB for name in (source.id, *entry.hub_ids, *entry.aliases)}
+    kinds |= {entry.name.lower(): NameKind.ENTRY, **dict.fromkeys(aliases, NameKind.ALIAS)}
+    kinds.pop(wanted.uid.lower(), None)
+    return tuple(ModelName(name, kind, aliases.get(name)) for name, kind in kinds.items())
 
 
 def _route(worker: WorkerRecord, limit: int | None) -> Route:
@@ -133,6 +142,7 @@ def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
         max_tokens=entry.max_tokens,
         dimensions=entry.facts.get("dimensions"),
         controlnet=entry.facts.get("controlnet"),
+        created=int(wanted.created),
         replica=wanted.replica,
         address=f"{serving[0].report.node_ip}:{serving[0].report.pid}" if serving else "",
         cards=tuple(card for worker in serving for card in worker.report.cards),

@@ -75,6 +75,7 @@ class WantedModels:
         uid = wanted.uid
         before = self._fleet.wanted.get(uid)
         self._refuse_unreadable(uid)
+        self._refuse_taken(wanted)
         if before is not None and is_same_launch(before, wanted):
             if state_of(self._fleet, before)[0] != ModelState.FAILED:
                 return self._status(uid)
@@ -137,8 +138,9 @@ class WantedModels:
         elif is_unreadable and after is not None:
             # A version for which it is declared otherwise takes the place of what runs, once it is READY.
             await self._want(_declared(await self._numbered(after, change.uid)), "Update model: declared")
-        elif after is not None and change.change == "scale" and before is not None:
-            await self._want(_declared(before.model_copy(update={"spec": after.spec})), "Scale: declared")
+        elif after is not None and change.change in ("scale", "rename") and before is not None:
+            changed = _declared(before.model_copy(update={"spec": after.spec}))
+            await self._want(changed, f"{change.change.capitalize()}: declared")
         elif change.change == "same" and before is not None:
             if not before.declared:
                 await self._want(_declared(before), "Declared as it is")
@@ -157,6 +159,15 @@ class WantedModels:
     def _refuse_unreadable(self, uid: str) -> None:
         if uid in self._fleet.unreadable:
             raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", "model_uid")
+
+    def _refuse_taken(self, wanted: Wanted) -> None:
+        """A uid comes before an alias, so an alias that is one would never be heard."""
+        for alias in wanted.spec.aliases:
+            if alias.name in self._fleet.wanted and alias.name != wanted.uid:
+                raise errors.Conflict(
+                    f"Alias {alias.name} is the uid of another model; terminate that or choose another alias.",
+                    "aliases",
+                )
 
     async def _numbered(self, wanted: Wanted, uid: str) -> Wanted:
         highest = max((other.generation for other in self._fleet.wanted.values()), default=0)

@@ -86,7 +86,7 @@ class Dispatcher:
         self._suspicions: dict[str, Suspicion] = {}
         self._failures = FailureRuns()
         self._telling: set[asyncio.Task[None]] = set()
-        self.table = RouteTable()
+        self.table = RouteTable(any_name=settings.any_name)
         self.keys: tuple[Key, ...] = ()
         self.seen_at = 0.0
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
@@ -339,7 +339,7 @@ class Dispatcher:
         patience = min(deadline, loop.time() + self._settings.hold_s)
         while True:
             # The table may have changed since the caller looked: only what it lists now has a queue.
-            model = self.table.find(model.uid)
+            model = self.table.latest(model)
             if self.table.is_usable(model, tried):
                 return model
             is_full = isinstance(refusal, errors.Overloaded)

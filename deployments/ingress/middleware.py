@@ -139,7 +139,7 @@ class RequestMiddleware:
             self._ongoing -= 1
             seconds = time.perf_counter() - started
             route = scope.get("route")
-            path = getattr(route, "path", "unmatched")
+            path = getattr(route, "path_format", "unmatched")
             self._metrics.request(path, status, seconds)
             if self._access_log is not None:
                 self._access_log.write(_line(request_id, scope, method, path, status, seconds))

@@ -5,18 +5,23 @@ Knows nothing of actors; whoever sends the calls takes a worker with `choose` an
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cluster import errors
-from cluster.keys import Key
+from cluster.keys import Key, sees
 from cluster.names import cut, nearest
-from cluster.routes import ModelRoutes, Route
+from cluster.routes import ModelRoutes, Namesake, Route, meant, namesakes_of
 from cluster.status import ModelState
 
 LOADING_RETRY_S = 30.0
 FULL_RETRY_S = 1.0
+#: The ability that every model has: to be there.
+ANYTHING = ""
+#: No name is longer.
+MOST_CHARACTERS = 300
 #: Models that a message names.
 NAMED = 5
 
@@ -30,17 +35,39 @@ class RouteTable:
     queued: dict[str, int] = field(default_factory=dict)
     #: Workers seen to be dead or draining before the next table says so.
     avoided: set[str] = field(default_factory=set)
+    #: Whether a name that nobody has means the only model that can do what is asked.
+    any_name: bool = False
+    #: Who answers to a name, and who can do what.
+    _namesakes: Mapping[str, Sequence[Namesake]] = field(default_factory=dict)
+    _able: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    #: What both were made of.
+    _indexed: Mapping[str, object] = field(default_factory=dict)
     _turn: int = 0
+
+    def __post_init__(self) -> None:
+        self._index()
 
     def update(self, version: int, models: Mapping[str, ModelRoutes]) -> bool:
         """Takes a newer table; an older one that arrives late is dropped."""
         if version <= self.version:
             return False
         self.version, self.models = version, models
+        self._index()
         listed = {route.worker for model in models.values() for route in model.workers}
         self.avoided &= listed
         self.queued = {worker: n for worker, n in self.queued.items() if worker in listed}
         return True
+
+    def _index(self) -> None:
+        """Most tables differ from the last in their workers only."""
+        indexed = {uid: (model.names, model.abilities) for uid, model in self.models.items()}
+        if indexed == self._indexed:
+            return
+        able: dict[str, list[str]] = {}
+        for uid in sorted(self.models):
+            for ability in dict.fromkeys((ANYTHING, *self.models[uid].abilities)):
+                able.setdefault(ability, []).append(uid)
+        self._indexed, self._able, self._namesakes = indexed, able, namesakes_of(self.models)
 
     def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
         """The models that this key may know of."""
@@ -50,35 +77,69 @@ class RouteTable:
 
     def able(self, key: Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
         """The models with any of these abilities that this key may know of, by uid."""
-        models = (model for _, model in sorted(self.visible(key).items()))
-        return [model for model in models if not set(abilities).isdisjoint(model.abilities)]
+        uids = {uid for ability in abilities for uid in self._able.get(ability, ()) if sees(key, uid)}
+        return [self.models[uid] for uid in sorted(uids)]
 
-    def find(self, model: str | None, ability: str = "", key: Key | None = None) -> ModelRoutes:
-        """The model of that uid, name or hub id; without a name, the only one that can do what is asked. A key
-        learns nothing of models that it is not for, not even whether they exist."""
+    def find(
+        self, model: str | None, ability: str = ANYTHING, key: Key | None = None, request: str = ""
+    ) -> ModelRoutes:
+        """The model of that uid or name; without a name, the only one that can do what is asked. A key learns nothing
+        of models that it is not for, not even whether they exist. `request`: its id, by which models that share a name
+        share the requests, so that one request always gets the same."""
         if self.version < 0:
             raise errors.Unavailable(
                 "This ingress was just started and does not know the models yet; try again.", retry_after_s=1.0
             )
-        models = self.visible(key)
-        if model:
-            match = models.get(model) or _by_alias(models, model, ability)
-            if match is None:
-                raise _unknown(model, sorted(models), is_limited=models is not self.models)
-        else:
-            able = [m for m in models.values() if not ability or ability in m.abilities]
-            if len(able) != 1:
-                can, names = f"can {cut(ability) or 'serve it'}", _few(sorted(m.uid for m in able))
-                raise errors.BadRequest(
-                    f"The request names no model and {len(able)} running models {can}: {names}.",
-                    "model",
-                )
-            match = able[0]
+        match = self._named(model, ability, key, request) if model else self._only(ability, key)
         if ability and ability not in match.abilities:
             raise errors.BadRequest(
                 f"Model {match.uid} cannot {cut(ability)}; it can {', '.join(match.abilities)}.", "model"
             )
         return match
+
+    def _named(self, name: str, ability: str, key: Key | None, request: str) -> ModelRoutes:
+        model = self.models.get(name)
+        if model is not None and sees(key, name):
+            return model
+        namesakes = [n for n in self._namesakes.get(name[:MOST_CHARACTERS].lower(), ()) if sees(key, n.uid)]
+        uids = meant(
+            namesakes,
+            lambda uid: not ability or ability in self.models[uid].abilities,
+            lambda uid: self.is_usable(self.models[uid]),
+            lambda: share_of(request),
+        )
+        if len(uids) == 1:
+            return self.models[uids[0]]
+        if uids:
+            raise errors.BadRequest(
+                f"{len(uids)} models answer to {cut(name)}: {_few(uids)}. Ask for one by its uid, or launch them with "
+                f"aliases={cut(name)}=<weight> to share it.",
+                "model",
+            )
+        able = self.able(key, [ability]) if self.any_name else []
+        if len(able) != 1:
+            raise self._unknown(name, key)
+        return able[0]
+
+    def _only(self, ability: str, key: Key | None) -> ModelRoutes:
+        able = self.able(key, [ability])
+        if len(able) != 1:
+            can, uids = f"can {cut(ability) or 'serve it'}", _few([model.uid for model in able])
+            raise errors.BadRequest(
+                f"The request names no model and {len(able)} running models {can}: {uids}.",
+                "model",
+            )
+        return able[0]
+
+    def latest(self, model: ModelRoutes) -> ModelRoutes:
+        """The same model in the last table."""
+        if model.uid not in self.models:
+            raise self._unknown(model.uid)
+        return self.models[model.uid]
+
+    def _unknown(self, name: str, key: Key | None = None) -> errors.ClusterError:
+        visible = self.visible(key)
+        return _unknown(name, sorted(visible), is_limited=visible is not self.models)
 
     def is_usable(self, model: ModelRoutes, avoiding: Collection[str] = ()) -> bool:
         return any(r.worker not in avoiding and r.worker not in self.avoided for r in model.workers)
@@ -124,11 +185,9 @@ class RouteTable:
         )
 
 
-def _by_alias(models: Mapping[str, ModelRoutes], name: str, ability: str) -> ModelRoutes | None:
-    wanted = name.lower()
-    matches = [m for m in models.values() if wanted in m.aliases or m.uid.lower() == wanted]
-    able = [m for m in matches if not ability or ability in m.abilities]
-    return min(able or matches, key=lambda m: m.uid, default=None)
+def share_of(request: str) -> float:
+    """Where a request of that id falls, from 0 to 1."""
+    return zlib.crc32(request.encode()) / 2**32
 
 
 def _unknown(name: str, uids: Sequence[str], *, is_limited: bool) -> errors.ClusterError:

@@ -151,14 +151,13 @@ class Serving:
 
     def find(self, request: Request, model: str | None, ability: str = "") -> ModelRoutes:
         """The model of that name, as far as the caller's key may know of it."""
-        return self.dispatcher.table.find(model, ability, request.state.key)
+        return self.dispatcher.table.find(model, ability, request.state.key, request.state.request_id)
 
     def able(self, request: Request, model: str | None, *abilities: str) -> str:
         """The first of these abilities that the model has, or any model where none is named; else the first of all."""
         for ability in abilities:
             if model is None:
-                visible = self.dispatcher.table.visible(request.state.key).values()
-                if any(ability in other.abilities for other in visible):
+                if self.dispatcher.table.able(request.state.key, [ability]):
                     return ability
             else:
                 try:

@@ -1,15 +1,26 @@
-"""How Xinference's own clients and command line write a launch, as the fields of a `LaunchSpec`."""
+"""How Xinference's own clients and command line write a launch, as the fields of a `LaunchSpec`, and what they call the
+types of models: they can open only those that Xinference has."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator
 
 from cluster import errors
+from cluster.catalog.catalog import Catalog
 from cluster.launch import LaunchSpec
+from cluster.settings import Settings
 from cluster.value import JsonObject
+from deployments import model_types
 from deployments.ingress.bodies import checked
+
+#: Types that are called the same there.
+SAME_TYPES = ("embedding", "rerank", "image")
+#: What other models are there, by what they can. The rest is of the type that takes anything.
+TYPES_BY_ABILITY = {"ocr": "image", "text2image": "image", "embed": "embedding", "rerank": "rerank", "chat": "LLM"}
+ANY_TYPE = "flexible"
 
 #: Sent with every launch of every type, whatever the model.
 ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
@@ -47,6 +58,35 @@ def _flat_place(place: Any) -> Any:
     if not isinstance(devices, list) or len(devices) != 1 or not isinstance(devices[0], dict):
         raise ValueError("each replica of replica_config takes exactly one device")
     return devices[0]
+
+
+def xinference_type(type: str, abilities: Collection[str]) -> str:
+    """Xinference's word for a type of ours."""
+    if type in SAME_TYPES:
+        return type
+    return next((word for ability, word in TYPES_BY_ABILITY.items() if ability in abilities), ANY_TYPE)
+
+
+def own_type(type: str, name: str, catalog: Catalog, settings: Settings) -> str:
+    """Our word for the type of the model of that name: Xinference has one word for several types of ours. A type that
+    has such a model itself is meant itself."""
+    if not type or _has(catalog, type, name):
+        return type
+    for other in model_types(settings.plugins).values():
+        if _has(catalog, other.name, name):
+            entry = catalog.find(name, other.name)
+            abilities = (other.abilities and other.abilities(entry)) or other.family_for(entry, None).abilities
+            if xinference_type(other.name, abilities).lower() == type.lower():
+                return other.name
+    return type
+
+
+def _has(catalog: Catalog, type: str, name: str) -> bool:
+    try:
+        catalog.find(name, type)
+    except errors.UnknownModel:
+        return False
+    return True
 
 
 #: A launch within a larger body.

@@ -207,7 +207,7 @@ def every_call(app: FastAPI, **values: str) -> list[tuple[str, str]]:
     """Method and path of every route, with example values for the parameters of the path."""
     calls = []
     for route in app.routes:
-        path = getattr(route, "path", None)
+        path = getattr(route, "path_format", getattr(route, "path", None))
         if path is None:
             continue
         methods = route.methods if isinstance(route, APIRoute) else ("GET",)

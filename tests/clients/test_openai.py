@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,13 +14,20 @@ import pytest
 
 from deployments.vectors import quantized
 from tests.clients.conftest import TEXTS, assert_nearly_all, assert_same
-from tests.live import LiveCluster
+from tests.live import LiveCluster, until
 
 
 @pytest.fixture
 def client(live: LiveCluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def strict(client: openai.OpenAI) -> openai.OpenAI:
+    """An answer that is not all that the package describes is an error. To it no vector in base64 is: it checks them
+    before it decodes them."""
+    return client.with_options(_extra_kwargs={"_strict_response_validation": True})
 
 
 def test_by_default_vectors_travel_as_base64_and_are_the_same(
@@ -33,8 +42,8 @@ def test_by_default_vectors_travel_as_base64_and_are_the_same(
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > 3 * 5
 
 
-def test_floats_are_the_same(client: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
-    answer = client.embeddings.create(model=embedder, input=TEXTS, encoding_format="float")
+def test_floats_are_the_same(strict: openai.OpenAI, embedder: str, vectors: list[list[float]]) -> None:
+    answer = strict.embeddings.create(model=embedder, input=TEXTS, encoding_format="float")
     assert_same([row.embedding for row in answer.data], vectors)
 
 
@@ -92,12 +101,54 @@ def test_the_async_client_gets_the_same(live: LiveCluster, embedder: str, vector
     assert_same(asyncio.run(embed()), vectors)
 
 
-def test_models_are_listed_and_retrieved(client: openai.OpenAI, embedder: str, reranker: str) -> None:
-    listed = {model.id: model for model in client.models.list()}
+def test_models_are_listed_and_retrieved(strict: openai.OpenAI, embedder: str, reranker: str) -> None:
+    listed = {model.id: model for model in strict.models.list()}
     assert {embedder, reranker} <= listed.keys()
     assert listed[embedder].object == "model"
     assert listed[embedder].dimensions == 384  # type: ignore[attr-defined]
-    assert client.models.retrieve(embedder).model_name == "all-MiniLM-L6-v2"  # type: ignore[attr-defined]
+    retrieved = strict.models.retrieve(embedder)
+    assert retrieved.model_name == "all-MiniLM-L6-v2"  # type: ignore[attr-defined]
+    assert (retrieved.id, retrieved.object, retrieved.owned_by) == (embedder, "model", "xinference")
+    assert retrieved.created == listed[embedder].created and 0 < time.time() - retrieved.created < 36_000
+
+
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "minilm"])
+def test_a_model_answers_to_its_name_and_to_its_hub_id(
+    strict: openai.OpenAI, embedder: str, vectors: list[list[float]], name: str
+) -> None:
+    assert strict.models.retrieve(name).id == embedder
+    answer = strict.embeddings.create(model=name, input=TEXTS, encoding_format="float")
+    assert answer.model == embedder
+    assert_same([row.embedding for row in answer.data], vectors)
+
+
+def test_a_model_answers_to_aliases_and_shares_them_by_weight(strict: openai.OpenAI, live: LiveCluster) -> None:
+    aliases = {"red": ["acme/red:1", "acme/any=3"], "blue": "acme/any=1,acme/blue"}
+    with live.client() as ours:
+        try:
+            for uid, names in aliases.items():
+                ours.launch_model("letters", model_uid=uid, aliases=names)
+            for name, uid in (("acme/red:1", "red"), ("ACME/blue", "blue")):
+                assert strict.models.retrieve(name).id == uid
+                assert strict.embeddings.create(model=name, input="a", encoding_format="float").model == uid
+                assert ours.get_model(name).create_embedding("a")["model"] == uid
+                # As it stands, for clients that leave the slash in the path.
+                assert live.get(f"/v1/models/{name}").json()["id"] == uid
+            shares = Counter(
+                strict.embeddings.create(model="acme/any", input="a", encoding_format="float").model for _ in range(60)
+            )
+            assert shares["red"] > shares["blue"] > 0
+            with pytest.raises(openai.BadRequestError, match=r"2 models answer to letters: \['blue', 'red'\]"):
+                strict.embeddings.create(model="letters", input="a")
+            with pytest.raises(openai.ConflictError, match="Alias red is the uid of another model"):
+                strict.post(
+                    "/models", body={"model_name": "letters", "model_uid": "x", "aliases": "red"}, cast_to=object
+                )
+        finally:
+            for status in ours.statuses():
+                if status.uid in aliases:
+                    ours.terminate_model(status.uid)
+            until(lambda: not aliases.keys() & ours.list_models().keys(), within=10)
 
 
 def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI, embedder: str) -> None:

@@ -26,7 +26,9 @@ def painter(live: LiveCluster, journal: Journal) -> Iterator[str]:
 
 @pytest.fixture
 def client(live: LiveCluster, painter: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+    """Strict, so that an answer that is not all that the package describes is an error."""
+    strict = {"_strict_response_validation": True}
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, **strict) as client:
         yield client
 
 

@@ -235,8 +235,32 @@ def test_sizes_that_are_none_are_refused(text: str | int) -> None:
         parse_bytes(text)
 
 
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (None, {}),
+        ("", {}),
+        ("a", {"a": None}),
+        ("a, BAAI/bge-m3=0.5", {"a": None, "BAAI/bge-m3": 0.5}),
+        (["a", {"name": "b", "weight": 2}], {"a": None, "b": 2.0}),
+        (["text-embedding-3:small@2024+x"], {"text-embedding-3:small@2024+x": None}),
+    ],
+)
+def test_aliases_are_read_as_people_write_them(written: Any, names: dict[str, float | None]) -> None:
+    spec = LaunchSpec(model_name="m", aliases=written)
+    assert {alias.name: alias.weight for alias in spec.aliases} == names
+
+
+@pytest.mark.parametrize(
+    "written", ["a,,b", "a b", "/a", "a=", "a=0", "a=-1", "a=inf", "a=nan", "a" * 201, 5, ["a"] * 101, [["a"]]]
+)
+def test_aliases_that_cannot_be_names_are_refused(written: Any) -> None:
+    with pytest.raises(ValidationError, match="aliases"):
+        LaunchSpec(model_name="m", aliases=written)
+
+
 def test_a_wish_survives_its_stored_form() -> None:
-    wanted = make_wanted("m", replica=2, n_gpu=0.5, options={"steps": 4})
+    wanted = make_wanted("m", replica=2, n_gpu=0.5, options={"steps": 4}, aliases="a,org/b=2")
     assert Wanted.model_validate(json.loads(json.dumps(wanted.model_dump(mode="json")))) == wanted
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from cluster import errors, keys
+from cluster import errors
 from cluster.calls import View
 from cluster.routes import ModelRoutes
 from cluster.value import JsonObject
@@ -99,7 +99,7 @@ class Images:
     async def order(
         self, request: Request, task: Task, ask: ImageFields, options: JsonObject, subject: Subject
     ) -> ImageOrder:
-        model = self.choose(request.state.key, ask.model, task)
+        model = self.choose(request, ask.model, task)
         facts = model.facts.opened(ImageFacts)
         steps = forms.steps_of(ask, facts.steps if facts else None)
         if steps is not None:
@@ -116,17 +116,18 @@ class Images:
         await self._progress.name(request, model, ask.request_id, streams=ask.stream)
         return ImageOrder(model, task, drawing, ask, subject, pixels, self._files.address_for(request))
 
-    def choose(self, key: keys.Key | None, name: str | None, task: Task) -> ModelRoutes:
+    def choose(self, request: Request, name: str | None, task: Task) -> ModelRoutes:
         """The model of that name; without a name, the first that can."""
         if name is not None:
-            chosen = self.serving.dispatcher.table.find(name, "", key)
             # Several models may have this name; look for one that can.
-            if not can(chosen, task):
-                with contextlib.suppress(errors.BadRequest):
-                    chosen = self.serving.dispatcher.table.find(name, task, key)
+            with contextlib.suppress(errors.BadRequest):
+                chosen = self.serving.find(request, name, task)
+                if can(chosen, task):
+                    return chosen
+            chosen = self.serving.find(request, name)
             _refuse_unable(chosen, task)
             return chosen
-        able = [model for model in self.serving.dispatcher.table.able(key, TASKS) if can(model, task)]
+        able = [model for model in self.serving.dispatcher.table.able(request.state.key, TASKS) if can(model, task)]
         if not able:
             raise errors.BadRequest(f"The request names no model, and none that runs can {task}.", "model")
         return next((model for model in able if model.workers), able[0])

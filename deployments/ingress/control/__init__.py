@@ -61,5 +61,5 @@ def routers(
     yield "list", session.watching()
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", keys.administration(supervisor, current_keys)
-    # Last: its `/v1/models/{uid}` would match every longer name that is not listed before it.
+    # Last: names of models may have slashes, so its `/v1/models/{uid}` matches every longer path as well.
     yield "list", listing.router(table, supervisor, settings)

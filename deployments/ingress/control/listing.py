@@ -18,13 +18,10 @@ from deployments.ingress.control.shapes import (
     OpenAiModel,
     infinity_row,
     instance_row,
-    openai_row,
-    xinference_row,
+    model_row,
 )
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
-
-OWNER = "xinference"
 
 
 class OpenAiModels(TypedDict):
@@ -46,8 +43,7 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
     @routes.get("/v1/models")
     @described("The models that serve, as OpenAI's and Xinference's clients read them", OpenAiModels)
     async def list_models(request: Request) -> Json:
-        rows = [{**xinference_row(model), **openai_row(model, OWNER)} for model in serving(request)]
-        return Json({"object": "list", "data": rows})
+        return Json({"object": "list", "data": [model_row(model) for model in serving(request)]})
 
     @routes.get("/models")
     @described("The models that serve, as Infinity's clients read them", InfinityModels)
@@ -63,13 +59,13 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
         by_name = [row for row in rows if model_name in (None, "", row["model_name"])]
         return Json([row for row in by_name if model_uid in (None, "", row["model_uid"])])
 
-    @routes.get("/v1/models/{uid}")
-    @described("What a model is and can", JsonObject)
+    @routes.get("/v1/models/{uid:path}")
+    @described("What a model is and can, by any of its names", JsonObject)
     async def describe(uid: str, request: Request) -> Json:
-        keys.check_model(request.state.key, uid)
-        model = table.models.get(uid)
-        if model is None:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid")
-        return Json(xinference_row(model))
+        try:
+            model = table.find(uid, key=request.state.key, request=request.state.request_id)
+        except errors.ModelNotFound:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid") from None
+        return Json(model_row(model))
 
     return routes

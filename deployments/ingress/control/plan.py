@@ -18,6 +18,7 @@ from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.value import JsonObject
 from deployments import Room, catalog_with, plan_of, resolve
+from deployments.ingress.xinference import own_type
 
 R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
@@ -57,7 +58,8 @@ async def current_catalog(supervisor: SupervisorClient, settings: Settings) -> C
 async def resolved(spec: LaunchSpec, supervisor: SupervisorClient, settings: Settings) -> Wanted:
     """The launch with everything that follows from it; reads folders and the headers of files."""
     catalog = await current_catalog(supervisor, settings)
-    return await looked_up(resolve, spec, catalog, settings)
+    type = own_type(spec.model_type, spec.model_name, catalog, settings)
+    return await looked_up(resolve, spec.model_copy(update={"model_type": type}), catalog, settings)
 
 
 async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Settings) -> Fit:

@@ -21,6 +21,7 @@ from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
 from deployments.ingress.control.shapes import CachedRow, EngineVariant, cached_rows, engines_body
 from deployments.ingress.openapi import described
+from deployments.ingress.xinference import own_type
 
 
 class Registration(BaseModel):
@@ -87,8 +88,9 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     @routes.get("/v1/model_registrations/{type}/{name}")
     @described("The registration of a model", JsonObject)
     async def registration(type: str, name: str) -> Json:
+        catalog = await current_catalog(supervisor, settings)
         try:
-            return Json(to_registration((await current_catalog(supervisor, settings)).find(name, type)))
+            return Json(to_registration(catalog.find(name, own_type(type, name, catalog, settings))))
         except errors.UnknownModel:
             raise errors.UnknownModel(f"Model {name} not found", "model_name") from None
 
@@ -100,7 +102,8 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     @routes.get("/v1/engines/{type}/{name}")
     @described("The engines that can load a model of this type", dict[str, list[EngineVariant] | str])
     async def engines(type: str, name: str) -> Json:
-        return Json(engines_body(await current_catalog(supervisor, settings), type, name, settings))
+        catalog = await current_catalog(supervisor, settings)
+        return Json(engines_body(catalog, own_type(type, name, catalog, settings), name, settings))
 
     @routes.get("/v1/cache/models")
     @described("The weights on the disk of this machine", CachedModels)

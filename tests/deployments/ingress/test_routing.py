@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.routes import ModelRoutes, Route
+from cluster.keys import Key
+from cluster.routes import ModelName, ModelRoutes, NameKind, Route
 from cluster.status import ModelState
 from deployments.ingress.routing import RouteTable
 
@@ -136,28 +137,124 @@ def test_an_older_table_that_arrives_late_is_dropped(version: int) -> None:
 # ------------------------------------------------------------------------------------------------------ names
 
 
+def hub(text: str) -> ModelName:
+    return ModelName(text, NameKind.HUB)
+
+
+def alias(text: str, weight: float | None = None) -> ModelName:
+    return ModelName(text, NameKind.ALIAS, weight)
+
+
 @pytest.mark.parametrize("name", ["my-bge", "MY-BGE", "bge-m3", "BGE-M3", "BAAI/bge-m3", "baai/BGE-m3"])
 def test_a_model_is_found_by_uid_name_and_hub_id(name: str) -> None:
-    found = table(model("my-bge", "a", aliases=("bge-m3", "baai/bge-m3")), model("other", "b"))
+    names = (ModelName("bge-m3", NameKind.ENTRY), hub("baai/bge-m3"))
+    found = table(model("my-bge", "a", names=names), model("other", "b"))
     assert found.find(name).uid == "my-bge"
 
 
-def test_a_uid_wins_over_an_alias() -> None:
-    found = table(model("a", aliases=("bge-m3",)), model("bge-m3", aliases=("bge-m3",)))
+def test_a_uid_wins_over_every_other_name() -> None:
+    found = table(model("a", names=(alias("bge-m3"),)), model("bge-m3", names=(hub("bge-m3"),)))
     assert found.find("bge-m3").uid == "bge-m3"
+    assert found.find("BGE-M3").uid == "bge-m3"
+
+
+def test_an_alias_wins_over_a_name_and_a_name_over_a_hub_id() -> None:
+    by_name = model("b", names=(ModelName("m", NameKind.ENTRY),))
+    by_hub = model("c", names=(hub("m"),))
+    assert table(by_name, by_hub).find("m").uid == "b"
+    assert table(by_hub, by_name, model("a", names=(alias("m"),))).find("m").uid == "a"
 
 
 def test_of_models_of_one_name_the_one_that_can_do_it_is_found() -> None:
     found = table(
-        model("a", abilities=("embed",), aliases=("org/m",)), model("b", abilities=("rerank",), aliases=("org/m",))
+        model("a", abilities=("embed",), names=(alias("org/m"),)),
+        model("b", abilities=("rerank",), names=(hub("org/m"),)),
     )
     assert found.find("org/m", "rerank").uid == "b"
     assert found.find("org/m", "embed").uid == "a"
+    assert found.find("org/m").uid == "a"
 
 
-def test_of_equals_always_the_same_is_found() -> None:
-    models = [model("b", aliases=("m",)), model("a", aliases=("m",))]
-    assert table(*models).find("m").uid == table(*reversed(models)).find("m").uid == "a"
+def test_several_equal_models_of_a_name_are_named() -> None:
+    found = table(model("b", "w", names=(hub("org/m"),)), model("a", names=(hub("org/m"),)))
+    with pytest.raises(errors.BadRequest) as caught:
+        found.find("org/M")
+    assert caught.value.message == (
+        "2 models answer to org/M: ['a', 'b']. Ask for one by its uid, or launch them with aliases=org/M=<weight> to "
+        "share it."
+    )
+    assert caught.value.param == "model"
+
+
+def test_an_alias_with_weights_is_shared_by_them() -> None:
+    found = table(model("a", "x", names=(alias("m", 3),)), model("b", "y", names=(alias("m", 1),)))
+    chosen = Counter(found.find("m", request=f"request-{number}").uid for number in range(2000))
+    assert 0.72 < chosen["a"] / 2000 < 0.78
+    # A request that looks several times finds the same.
+    assert len({found.find("m", "embed", request="request-7").uid for _ in range(20)}) == 1
+
+
+def test_a_model_without_workers_leaves_its_share_to_the_others() -> None:
+    found = table(model("a", names=(alias("m", 1000),)), model("b", "y", names=(alias("m", 1),)))
+    assert {found.find("m", request=str(number)).uid for number in range(50)} == {"b"}
+    found.avoided.add("y")
+    assert "a" in {found.find("m", request=str(number)).uid for number in range(50)}
+
+
+def test_one_alias_without_a_weight_leaves_it_open() -> None:
+    found = table(model("a", "x", names=(alias("m", 1),)), model("b", "y", names=(alias("m"),)))
+    with pytest.raises(errors.BadRequest, match="2 models answer to m"):
+        found.find("m")
+
+
+def key_for(*models: str) -> Key:
+    return Key(id="k", name="k", digest="", scopes=("infer",), models=models)
+
+
+def test_an_alias_does_not_widen_a_key() -> None:
+    found = table(model("mine", "a"), model("other", "b", names=(alias("shared", 1), alias("gone"))))
+    assert found.find("mine", key=key_for("mine", "gone")).uid == "mine"
+    for name in ("shared", "gone", "other", "OTHER"):
+        with pytest.raises(errors.NotPermitted, match=f"does not have access to model: {name}. It is for.*'mine'"):
+            found.find(name, key=key_for("mine", "gone"))
+
+
+def test_of_models_that_share_a_name_a_key_gets_its_own() -> None:
+    shared = [model(uid, uid, names=(alias("m", 1), hub("org/m"))) for uid in ("a", "b", "c")]
+    found = table(*shared)
+    assert {found.find("m", key=key_for("b"), request=str(number)).uid for number in range(50)} == {"b"}
+    assert found.find("org/m", key=key_for("b")).uid == "b"
+    with pytest.raises(errors.BadRequest, match=r"2 models answer to org/m: \['a', 'b'\]"):
+        found.find("org/m", key=key_for("a", "b"))
+
+
+def test_any_name_means_the_only_model_that_can_where_that_is_set() -> None:
+    models = [model("a", "x", abilities=("embed",)), model("b", "y", abilities=("rerank",))]
+    found = RouteTable(any_name=True)
+    found.update(1, {m.uid: m for m in models})
+    assert found.find("gpt-4o", "embed").uid == "a"
+    assert found.find("b", "rerank").uid == "b"
+    for name, ability, key in (
+        ("gpt-4o", "", None),
+        ("gpt-4o", "text2image", None),
+        ("gpt-4o", "rerank", key_for("a")),
+    ):
+        with pytest.raises(errors.NotPermitted if key else errors.ModelNotFound):
+            found.find(name, ability, key)
+    with pytest.raises(errors.ModelNotFound):
+        table(*models).find("gpt-4o", "embed")
+
+
+def test_names_follow_the_table() -> None:
+    found = table(model("a", names=(alias("m"),)))
+    found.update(2, {"b": model("b", names=(alias("m"), alias("n")))})
+    assert found.find("m").uid == found.find("n").uid == "b"
+    found.update(3, {"b": model("b", "w", names=(alias("n"),), abilities=("rerank",))})
+    assert found.find("n", "rerank").workers and found.able(None, ["rerank"]) and not found.able(None, ["embed"])
+    with pytest.raises(errors.ModelNotFound):
+        found.find("m")
+    with pytest.raises(errors.ModelNotFound):
+        found.latest(model("a"))
 
 
 def test_an_unknown_model_is_told_with_those_there_are() -> None:

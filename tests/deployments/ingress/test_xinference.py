@@ -6,9 +6,14 @@ import pytest
 
 from cluster import errors
 from cluster.launch import LaunchSpec, ReplicaPlace
+from cluster.settings import Settings
+from deployments import catalog_with, model_types
 from deployments.ingress.bodies import checked
 from deployments.ingress.control.changes import Declared
-from deployments.ingress.xinference import launch_spec_of
+from deployments.ingress.xinference import launch_spec_of, own_type, xinference_type
+
+#: The types of which Xinference's client makes handles.
+THEIR_TYPES = {"LLM", "embedding", "rerank", "image", "audio", "video", "flexible"}
 
 #: What xinference-client 1.x sends for `launch_model("bge-m3", "embedding")`: null for every argument that was not
 #: given.
@@ -98,3 +103,31 @@ def test_a_declared_launch_may_be_written_as_xinference_writes_it() -> None:
 def test_a_launch_that_says_nothing_useful_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(errors.BadOption):
         launch_spec_of(body)
+
+
+def test_every_type_of_ours_is_one_that_xinferences_client_can_open() -> None:
+    for type in model_types().values():
+        for family in type.families.values():
+            word = xinference_type(type.name, family.abilities)
+            assert word in THEIR_TYPES
+            assert word == {"ocr": "image", "classify": "flexible"}.get(type.name, type.name)
+    assert xinference_type("language", ("chat", "generate")) == "LLM"
+
+
+@pytest.mark.parametrize(
+    ("type", "name", "own"),
+    [
+        ("image", "ppocr-v6", "ocr"),
+        ("image", "GOT-OCR2_0", "ocr"),
+        ("IMAGE", "got-ocr2.0", "ocr"),
+        ("image", "FLUX.1-dev", "image"),
+        ("ocr", "ppocr-v6", "ocr"),
+        ("embedding", "ppocr-v6", "embedding"),
+        ("image", "bge-m3", "image"),
+        ("image", "nowhere", "image"),
+        ("", "ppocr-v6", ""),
+    ],
+)
+def test_a_model_is_meant_by_xinferences_word_for_its_type(type: str, name: str, own: str) -> None:
+    settings = Settings()
+    assert own_type(type, name, catalog_with([], settings), settings) == own
