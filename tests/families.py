@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
@@ -303,7 +303,10 @@ class Painting(Stepped):
         )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        drawing = Drawing.model_validate(dict(params))
+        try:
+            drawing = Drawing.model_validate(dict(params))
+        except ValidationError as error:
+            raise errors.InvalidBody(str(error)) from None
         if drawing.width and drawing.height and drawing.width * drawing.height > self.MOST_PIXELS:
             raise errors.BadRequest(f"This model draws {self.MOST_PIXELS} pixels at most.", "size")
         first = drawing.seed if isinstance(drawing.seed, list) else [drawing.seed if drawing.seed is not None else 7]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
@@ -118,7 +118,10 @@ class Reader(Stepped):
         return OcrFacts()
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        reading = Reading.model_validate(dict(params))
+        try:
+            reading = Reading.model_validate(dict(params))
+        except ValidationError as error:
+            raise errors.InvalidBody(str(error)) from None
         if reading.task != "ocr":
             raise errors.BadRequest(f"This model cannot {reading.task}; it can ocr.", "task")
         images = [pictures.opened(item, 100_000_000).image for item in items]

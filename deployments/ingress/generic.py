@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 import orjson
 from fastapi import APIRouter, Request
@@ -13,7 +13,7 @@ from cluster import errors, keys
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.openapi import described
-from deployments.ingress.serving import Serving
+from deployments.ingress.serving import Served, Serving
 
 
 class Infer(BaseModel):
@@ -24,6 +24,11 @@ class Infer(BaseModel):
 
 class InferBody(Infer):
     items: list[Any]
+
+
+class Args(TypedDict):
+    model: str
+    args: NotRequired[list[Any]]
 
 
 class InferUsage(TypedDict):
@@ -41,6 +46,15 @@ class AbortAnswer(TypedDict):
 
 class Abort(BaseModel):
     block_duration: float = Field(default=0.0, ge=0, le=3600)
+
+
+def answered(served: Served, content: object) -> Json:
+    try:
+        return Json(content, headers=served.headers)
+    except TypeError as error:
+        raise errors.BadRequest(
+            f"The answer of {served.model.uid} cannot be written as JSON ({error}); use the routes of its type."
+        ) from None
 
 
 def router(serving: Serving) -> APIRouter:
@@ -62,23 +76,33 @@ def router(serving: Serving) -> APIRouter:
             raise errors.InvalidBody(f"items cannot be sent on: {error}.", "items") from None
         served = await serving.ask(request, fields.model, fields.ability, items, fields.params)
         answer = served.answer
-        try:
-            return Json({"results": answer.outputs, "usage": {"total_tokens": answer.tokens}}, headers=served.headers)
-        except TypeError as error:
-            raise errors.BadRequest(
-                f"The answer of {served.model.uid} cannot be written as JSON ({error}); use the routes of its type."
-            ) from None
+        return answered(served, {"results": answer.outputs, "usage": {"total_tokens": answer.tokens}})
 
-    @routes.post("/v1/models/{uid}/requests/{request_id}/abort")
+    @routes.post("/v1/flexible/infers")
+    @described("Call any model, as Xinference's clients call those of no other type", JsonObject | list[Any], body=Args)
+    async def infer_flexibly(request: Request) -> Json:
+        """Arguments are items, a list as one argument too; what has a name is a parameter."""
+        params = await json_body(request)
+        model, args = params.pop("model", None), params.pop("args", [])
+        if not isinstance(model, str) or not isinstance(args, list):
+            raise errors.InvalidBody(
+                "model must be a name and args a list.", "args" if isinstance(model, str) else "model"
+            )
+        items = args[0] if len(args) == 1 and isinstance(args[0], list) else args
+        ability = serving.find(request, model).abilities[0]
+        served = await serving.ask(request, model, ability, items, params)
+        return answered(served, served.answer.outputs)
+
+    @routes.post("/v1/models/{uid:path}/requests/{request_id}/abort")
     @described("Stop a request", AbortAnswer, body=Abort, needs_body=False)
     async def abort(uid: str, request_id: str, request: Request) -> Json:
         """For a request that was sent with this x-request-id and the same key; none of that id is taken again for
         `block_duration`."""
         fields: Abort = checked(Abort, await json_body(request) if await request.body() else {})
         key = request.state.key
-        keys.check_model(key, uid)
-        model = serving.dispatcher.table.models.get(uid)
-        if model is None:
+        try:
+            model = serving.dispatcher.table.find(uid, key=key, request=request_id)
+        except errors.ModelNotFound:
             return Json({"msg": "NO_OP"})
         owner = keys.owner_of(request_id, key.id if key else None)
         was_there = await serving.dispatcher.abort(model, owner, fields.block_duration)

@@ -62,7 +62,7 @@ def test_a_text_models_handle_can_all_that_it_can(client: Client, letters: str) 
 def test_errors_of_every_dialect_are_raised_as_their_class(client: Client, letters: str) -> None:
     model = EmbeddingModel(client, letters)
     with pytest.raises(errors.InvalidBody, match="skip_special_tokens") as raised:
-        model.decode([97], skip_special_tokens="yes")
+        model.decode([97], skip_special_tokens="perhaps")
     assert raised.value.param == "skip_special_tokens"
     with pytest.raises(errors.InputTooLong, match="Input 0 has 42 tokens"):
         model.similarity("a" * 40, ["a"], truncate=False)

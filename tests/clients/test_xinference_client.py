@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
-from xinference_client.client.restful.restful_client import RESTfulEmbeddingModelHandle
 
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
 from tests.live import ROOT, LiveCluster, until
@@ -40,15 +39,28 @@ def test_a_model_lives_from_launch_to_terminate(client: RESTfulClient) -> None:
     assert uid == "xinf-echo"
     assert client.list_models()[uid]["model_name"] == "echo"
     description = client.describe_model(uid)
-    assert description["model_type"] == "echo" and description["replica"] == 1
+    # Its client opens what Xinference has no type for as one that takes anything.
+    assert (description["model_type"], description["type"]) == ("flexible", "echo") and description["replica"] == 1
     assert description["address"] and description["accelerators"] == []
-    assert "id" not in description
+    assert description["id"] == uid
+    # Arguments are items, and several may be one list.
+    model = client.get_model(uid)
+    assert model.infer("a", {"b": 1}) == model.infer(["a", {"b": 1}]) == ["a", {"b": 1}]
+    with pytest.raises(RuntimeError, match="An item is bad"):
+        model.infer("bad")
     client.terminate_model(uid)
     assert uid not in client.list_models()
     with pytest.raises(RuntimeError, match="Model not found in the model list, uid: xinf-echo"):
         client.describe_model(uid)
     with pytest.raises(RuntimeError, match="Model not found in the model list, uid: xinf-echo"):
         client.terminate_model(uid)
+
+
+def test_a_model_is_opened_by_any_of_its_names(
+    client: RESTfulClient, embedder: str, vectors: list[list[float]]
+) -> None:
+    for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
+        assert_same([row["embedding"] for row in client.get_model(name).create_embedding(TEXTS)["data"]], vectors)
 
 
 def test_a_real_model_takes_launch_options(client: RESTfulClient, vectors: list[list[float]]) -> None:
@@ -80,9 +92,8 @@ def test_embeddings_are_the_same(client: RESTfulClient, embedder: str, vectors: 
     assert_same(model.create_embedding(TEXTS[0], dimensions=384)["data"][0]["embedding"], vectors[0])
 
 
-def test_sparse_weights_are_by_token_id(live: LiveCluster, letters: str) -> None:
-    # The client makes handles only for the model types that Xinference has.
-    model = RESTfulEmbeddingModelHandle(letters, live.url, {})
+def test_sparse_weights_are_by_token_id(client: RESTfulClient, letters: str) -> None:
+    model = client.get_model(letters)
     answer = model.create_embedding(["ab"], return_sparse=True)
     assert answer["data"][0]["object"] == "sparse_embedding"
     assert answer["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}

@@ -1,19 +1,19 @@
-"""Xinference's own client and pages to read. The handles are made by hand, since the client makes them only for
-Xinference's model types."""
+"""Xinference's own client and pages to read: to it an OCR model is an image model."""
 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 from xinference_client import AsyncRESTfulClient, RESTfulClient
-from xinference_client.client.restful.async_restful_client import AsyncRESTfulImageModelHandle
 from xinference_client.client.restful.restful_client import RESTfulImageModelHandle
 
 from tests.live import LiveCluster, until
-from tests.read_pages import document, picture, reading
+from tests.read_pages import document, page, picture, reading
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,55 @@ def reader(live: LiveCluster) -> Iterator[str]:
 
 
 @pytest.fixture
-def model(live: LiveCluster, reader: str) -> RESTfulImageModelHandle:
-    return RESTfulImageModelHandle(reader, live.url, {})
+def client(live: LiveCluster) -> Iterator[RESTfulClient]:
+    client = RESTfulClient(live.url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def model(client: RESTfulClient, reader: str) -> RESTfulImageModelHandle:
+    return client.get_model(reader)
+
+
+@pytest.mark.slow
+def test_an_ocr_model_is_launched_and_opened_as_an_image_model(client: RESTfulClient) -> None:
+    assert client.query_engine_by_model_name("ppocr-v6", model_type="image")
+    assert client.get_model_registration("image", "ppocr-v6")["model_name"] == "ppocr-v6"
+    uid = client.launch_model(model_name="ppocr-v6", model_type="image")
+    try:
+        listed = client.list_models()[uid]
+        assert (listed["model_type"], listed["model_ability"]) == ("image", ["ocr"])
+        image = Image.new("RGB", (500, 80), "white")
+        font = ImageFont.truetype("DejaVuSans.ttf", 40)
+        ImageDraw.Draw(image).text((20, 15), "Hello from a page", fill="black", font=font)
+        target = io.BytesIO()
+        image.save(target, "PNG")
+        assert client.get_model(uid).ocr(target.getvalue(), ocr_type="ocr") == "Hello from a page"
+    finally:
+        client.terminate_model(uid)
+
+
+def test_our_own_client_says_what_it_is(live: LiveCluster, reader: str) -> None:
+    with live.client() as client:
+        assert client.list_models()[reader]["model_type"] == client.describe_model(reader)["model_type"] != "image"
+        assert client.get_model(reader).ocr(picture("hello")) == "hello"
+
+
+def test_options_of_xinferences_models_are_taken(model: RESTfulImageModelHandle) -> None:
+    both = Image.new("L", (560, 280))
+    both.paste(page("left"), (0, 0))
+    both.paste(page("right"), (280, 0))
+    target = io.BytesIO()
+    both.save(target, "PNG")
+    for box in ([280, 0, 560, 280], "[280,0,560,280]", "280, 0, 900, 900"):
+        assert model.ocr(target.getvalue(), ocr_box=box, ocr_type="ocr", ocr_color="red") == "right"
+    assert model.ocr(target.getvalue(), ocr_box=[0, 0, 280, 280], model_size="gundam", save_results=False) == "left"
+    assert model.ocr(picture("hello"), return_dict=True, threshold=0.2)["text"] == "hello"
+    with pytest.raises(RuntimeError, match="image has 560 x 280 pixels, and none within"):
+        model.ocr(target.getvalue(), ocr_box=[600, 0, 700, 280])
+    with pytest.raises(RuntimeError, match="ocr_type takes ocr or format, not 'fancy'"):
+        model.ocr(picture("hello"), ocr_type="fancy")
 
 
 def test_a_picture_becomes_a_text(model: RESTfulImageModelHandle) -> None:
@@ -54,7 +101,7 @@ def test_what_is_wrong_is_raised_with_its_sentence(model: RESTfulImageModelHandl
 def test_the_async_client_reads_as_well(live: LiveCluster, reader: str) -> None:
     async def read() -> str:
         client = AsyncRESTfulClient(live.url)
-        handle = AsyncRESTfulImageModelHandle(reader, live.url, {})
+        handle = await client.get_model(reader)
         try:
             return await handle.ocr(document("one", "two"), pages=[2])
         finally:
@@ -64,8 +111,8 @@ def test_the_async_client_reads_as_well(live: LiveCluster, reader: str) -> None:
     assert asyncio.run(read()) == "two"
 
 
-def test_a_request_is_followed_and_aborted_by_its_id(live: LiveCluster, reader: str) -> None:
-    client, slow = RESTfulClient(live.url), RESTfulImageModelHandle("xinf-slow", live.url, {})
+def test_a_request_is_followed_and_aborted_by_its_id(client: RESTfulClient, live: LiveCluster, reader: str) -> None:
+    slow = client.get_model("xinf-slow")
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(slow.ocr, document(*"123456"), request_id="xinf-1")
         until(lambda: live.get("/v1/requests/xinf-1/progress").status_code == 200, within=5)
@@ -73,4 +120,3 @@ def test_a_request_is_followed_and_aborted_by_its_id(live: LiveCluster, reader: 
         client.abort_request("xinf-slow", "xinf-1", block_duration=1)
         with pytest.raises(RuntimeError, match="cancelled"):
             answer.result()
-    client.close()

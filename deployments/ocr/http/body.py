@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from cluster import errors
 from cluster.settings import Settings
@@ -13,16 +13,19 @@ from cluster.value import JsonObject
 from deployments.ingress.bodies import checked
 from deployments.ingress.body_reader import BodyReader, BodySchema, Upload
 from deployments.ingress.media import MediaReader
+from deployments.ocr.http import xinference
 from deployments.ocr.http.documents import DocumentFile
 from deployments.ocr.requests import Reading
 
 #: Every name under which files come.
 FILES = ("image", "images", "file", "files", "document", "documents")
 #: Other names that clients have for fields.
-ALIASES = {"language": "languages", "lang": "languages"}
+ALIASES = {"language": "languages", "lang": "languages", "ocr_box": "region", "threshold": "min_score"}
 #: Fields of several values, which a form and a command line hold as one text with commas.
 LISTS = ("languages", "features")
 MOST_LISTED = 10_000
+#: Characters of a region that is written as text.
+MOST_CORNERS = 100
 #: Names that clients send for files that have none.
 NAMELESS = ("", "image", "file", "blob", "upload")
 
@@ -33,6 +36,22 @@ Pages = (
     | Annotated[list[int | Annotated[str, Field(max_length=100)]], Field(max_length=10_000)]
 )
 Format = Literal["text", "json", "markdown", "html", "hocr", "tsv", "pdf"]
+
+
+def _corners(value: object) -> object:
+    """`[1, 2, 3, 4]`, as such, as text, or with commas only."""
+    return value.strip(" []()").split(",") if isinstance(value, str) and len(value) <= MOST_CORNERS else value
+
+
+def _some_pixels(corners: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    left, top, right, bottom = corners
+    if left >= right or top >= bottom:
+        raise ValueError("it takes left, top, right and bottom, the last two being larger")
+    return corners
+
+
+Pixel = Annotated[int, Field(ge=0, le=1_000_000)]
+Region = Annotated[tuple[Pixel, Pixel, Pixel, Pixel], BeforeValidator(_corners), AfterValidator(_some_pixels)]
 
 
 class OcrFields(BaseModel):
@@ -48,6 +67,8 @@ class OcrFields(BaseModel):
     pages: Pages | None = None
     #: At which the pages of a PDF are drawn.
     dpi: int = Field(default=200, ge=72, le=600)
+    #: Left, top, right and bottom in pixels: only that part of each page is read, as if it were the page.
+    region: Region | None = None
     stream: bool = False
     background: bool = False
     request_id: str | None = Field(default=None, pattern=r"^[\w.:-]{1,128}$")
@@ -59,7 +80,7 @@ class OcrBody:
     def __init__(self, settings: Settings) -> None:
         self._media = MediaReader(settings, most_bytes=settings.max_body_bytes)
         schema = BodySchema(
-            fields=(*OcrFields.model_fields, *Reading.model_fields),
+            fields=(*OcrFields.model_fields, *Reading.model_fields, *xinference.OPTIONS),
             files={**{name: name for name in FILES}, **{f"{name}[]": name for name in FILES}},
             aliases=ALIASES,
             max_files=settings.max_pages,
@@ -90,7 +111,7 @@ def nameless(field: str, index: int = 0) -> str:
 
 
 def of_fields(fields: JsonObject) -> tuple[OcrFields, Reading]:
-    values = dict(fields)
+    values = xinference.in_own_words(fields)
     for name in LISTS:
         if isinstance(values.get(name), str):
             if len(values[name]) > MOST_LISTED:

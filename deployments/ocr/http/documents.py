@@ -88,12 +88,12 @@ class Document:
             picture = PageImage(file.data, facts["width"], facts["height"], facts["dpi"]) if facts["as_is"] else None
         self._files.append(_File(file.name, path, facts["kind"], facts["pages"], picture))
 
-    async def picture(self, number: int, dpi: int) -> PageImage:
-        """That page; `dpi` is for those that have no pixels of their own."""
+    async def picture(self, number: int, dpi: int, region: Sequence[int] | None = None) -> PageImage:
+        """That page, or a region of it; `dpi` is for those that have no pixels of their own."""
         file, index = self._place(number)
-        if file.picture is not None:
+        if file.picture is not None and region is None:
             return file.picture
-        where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi}
+        where = {"path": str(file.path), "kind": file.kind, "index": index, "dpi": dpi, "region": region}
         title = self.title_of(number)
         facts, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
         return PageImage(data, facts["width"], facts["height"], facts["dpi"])

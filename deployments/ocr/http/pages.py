@@ -132,7 +132,7 @@ class DocumentRun:
     async def _one(self, number: int) -> PageResult:
         picture: PageImage | None = None
         try:
-            picture = await self._order.document.picture(number, self._order.ask.dpi)
+            picture = await self._order.document.picture(number, self._order.ask.dpi, self._order.ask.region)
             answer = await self._ask(number, picture)
         except OF_ONE_PAGE as error:
             # An option that is wrong is wrong for every page.

@@ -64,10 +64,17 @@ def look(path: str, most_pixels: int, most_side: int, most_frames: int) -> Answe
     return {**facts, "as_is": as_is}, b""
 
 
-def draw(path: str, kind: str, index: int, dpi: int, most_pixels: int, most_side: int) -> Answer:
-    """One page as PNG."""
+def draw(
+    path: str, kind: str, index: int, dpi: int, region: list[int] | None, most_pixels: int, most_side: int
+) -> Answer:
+    """One page as PNG, or a region of it."""
     bounds = most_pixels, most_side
     image, dpi_drawn = _page_of_pdf(path, index, dpi, *bounds) if kind == "pdf" else _frame(path, index, *bounds)
+    if region is not None:
+        left, top, right, bottom = region
+        if left >= image.width or top >= image.height:
+            raise Refused(f"has {image.width} x {image.height} pixels, and none within {region}")
+        image = image.crop((left, top, min(right, image.width), min(bottom, image.height)))
     target = io.BytesIO()
     _without_colour(image).save(target, "PNG", compress_level=1)
     return {"width": image.width, "height": image.height, "dpi": dpi_drawn}, target.getvalue()

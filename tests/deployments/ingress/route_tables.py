@@ -13,7 +13,7 @@ READING = {"ocr", "chat"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
 #: Files need no key, since their names cannot be guessed.
-FILE = "/v1/files/{name}"
+FILE = "/v1/files/{name}.{format}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
 #: A body that each inference route answers.
 GOOD: dict[str, dict[str, Any]] = {
@@ -41,6 +41,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/tokenize": {"model": "letters", "inputs": "a"},
     "/decode": {"model": "letters", "ids": [97]},
     "/v1/infer": {"model": "routes", "items": ["a"]},
+    "/v1/flexible/infers": {"model": "routes", "args": ["a"]},
 }
 
 

@@ -26,6 +26,7 @@ from transformers import (
     XLMRobertaConfig,
     XLMRobertaModel,
 )
+from xinference_client import RESTfulClient
 
 from tests.deployments.text.embedding.test_clip import clip
 from tests.deployments.text.test_late_interaction import EXPANSIONS, made
@@ -138,3 +139,17 @@ def test_classify(serve: Any, tmp_path: Path) -> None:
     assert {one["label"] for one in scores} == {"joy", "anger", "neither"}
     assert sum(one["score"] for one in scores) == pytest.approx(1, abs=1e-5)
     assert ask("/predict", inputs="A dog.")[0]["label"] == scores[0]["label"]
+
+
+def test_xinferences_client_opens_a_classifier_as_what_takes_anything(
+    serve: Any, live: LiveCluster, tmp_path: Path
+) -> None:
+    config = BertConfig(**SIZES, id2label={0: "joy", 1: "anger", 2: "neither"})
+    saved(tmp_path, BertForSequenceClassification, config, tokenizer(types=True))
+    ask = serve("classify", tmp_path)
+    ((best, *_),) = ask("/classify", input=["A dog."])["data"]
+    client = RESTfulClient(live.url)
+    answer = client.get_model("tiny-0").infer("A dog.", raw_scores=False)
+    client.close()
+    (scores,), (labels,) = answer["scores"], answer["labels"]
+    assert dict(zip(labels, scores, strict=True))[best["label"]] == pytest.approx(best["score"], abs=1e-5)
