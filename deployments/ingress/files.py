@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
@@ -24,7 +25,12 @@ from deployments.ingress.origins import FILES, Origins, address_of
 
 #: 192 random bits: nobody can guess a name, and to know it is enough to get the file.
 NAME_BYTES = 24
-TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+TYPES = {
+    **{"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"},
+    **{"pdf": "application/pdf", "bin": "application/octet-stream"},
+}
+#: Addresses of files are short; what holds a file itself is not.
+MOST_ADDRESS = 1000
 #: What a name looks like; nothing of this leads out of a folder.
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\.[a-z]{3,5}")
 
@@ -147,15 +153,21 @@ class KeptFiles:
         self._shelf.put(name, data)
         return f"{base_url}{FILES}{name}"
 
+    async def kept(self, address: object) -> bytes | None:
+        """What was answered as that address, whoever asks; None for other addresses."""
+        path = urlsplit(address).path if isinstance(address, str) and FILES in address[:MOST_ADDRESS] else ""
+        name = path.rpartition("/")[2] if path.startswith(FILES) else ""
+        return await asyncio.to_thread(self._shelf.get, name) if name else None
+
     def router(self) -> APIRouter:
         routes = APIRouter(tags=["files"])
 
-        @routes.get(FILES + "{name}")
-        @described("A picture that was answered as an address", media_types=tuple(TYPES.values()))
-        async def file(name: str) -> Response:
+        @routes.get(FILES + "{name}.{format}")
+        @described("A file that was answered as an address", media_types=tuple(TYPES.values()))
+        async def file(name: str, format: str) -> Response:
             """Asks for no key: a browser sends none, and the name cannot be guessed."""
-            type = TYPES.get(name.rpartition(".")[2])
-            data = await asyncio.to_thread(self._shelf.get, name) if type else None
+            type = TYPES.get(format)
+            data = await asyncio.to_thread(self._shelf.get, f"{name}.{format}") if type else None
             if data is None:
                 raise HTTPException(404, "There is no such file, or not any more.")
             headers = {

@@ -104,7 +104,13 @@ def is_inert(method: str, path: str, mode: bytes | None, target: bytes | None) -
     Neither lets it read anything."""
     if method not in ("GET", "HEAD"):
         return False
-    return (mode == b"navigate" and target == b"document") or path.startswith(FILES)
+    return (mode == b"navigate" and target == b"document") or _is_picture(path)
+
+
+def _is_picture(path: str) -> bool:
+    """Uploaded documents are beside the pictures, under names without an extension."""
+    name = path.removeprefix(FILES)
+    return name != path and "/" not in name and "." in name
 
 
 class OriginMiddleware:

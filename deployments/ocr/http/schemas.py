@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import NotRequired
 
+from pydantic.fields import FieldInfo
 from typing_extensions import TypedDict
 
 from cluster.value import JsonObject
-from deployments.ingress.openapi import body_model
+from deployments.ingress.openapi import ErrorDetail, body_model
+from deployments.ocr.http import xinference
 from deployments.ocr.http.body import ALIASES, FILES, LISTS, OcrFields
 from deployments.ocr.requests import Reading
 
 DOCUMENT = "Files of a form; in JSON base64, a data: URL or an address. One of these names is needed."
 
+OF_XINFERENCE = FieldInfo(
+    annotation=JsonObject | str | float | bool, default=None, description="As Xinference's models take it."
+)
+
 DocumentBody = body_model(
     "DocumentBody",
-    {**OcrFields.model_fields, **Reading.model_fields},
+    {**OcrFields.model_fields, **Reading.model_fields, **dict.fromkeys(xinference.OPTIONS, OF_XINFERENCE)},
     aliases=ALIASES,
     files={name: DOCUMENT for file in FILES for name in (file, f"{file}[]")},
     lists=LISTS,
@@ -71,13 +77,26 @@ class MistralImage(TypedDict):
     bottom_right_x: int
     bottom_right_y: int
     image_base64: str | None
+    image_annotation: str | None
+
+
+class MistralTable(TypedDict):
+    id: str
+    content: str
+    format: str
 
 
 class MistralPage(TypedDict):
     index: int
     markdown: str
     images: list[MistralImage]
+    tables: list[MistralTable]
+    hyperlinks: list[str]
+    header: str | None
+    footer: str | None
     dimensions: MistralDimensions
+    blocks: NotRequired[list[JsonObject]]
+    confidence_scores: NotRequired[JsonObject | None]
     error: NotRequired[str]
 
 
@@ -91,3 +110,22 @@ class MistralDocument(TypedDict):
     model: str
     document_annotation: str | None
     usage_info: MistralUsage
+
+
+class MistralProblem(TypedDict):
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class MistralError(TypedDict):
+    """An error as Mistral's clients read it, and those that read ours."""
+
+    #: A list where the body is wrong.
+    detail: str | list[MistralProblem]
+    error: ErrorDetail
+    object: str
+    message: str
+    type: str
+    param: str | None
+    code: str

@@ -70,6 +70,9 @@ def test_only_a_visit_and_a_picture_are_inert() -> None:
     assert is_inert("GET", "/v1/files/x.png", b"no-cors", b"image")
     assert not is_inert("POST", "/docs", b"navigate", b"document")
     assert not is_inert("POST", "/v1/files/x.png", b"no-cors", b"image")
+    # Documents that somebody uploaded.
+    for path in ("/v1/files", "/v1/files/x", "/v1/files/x.y/content", "/v1/files/x/url"):
+        assert not is_inert("GET", path, b"no-cors", b"image")
     assert not is_inert("GET", "/docs", b"navigate", b"iframe")
     assert not is_inert("GET", "/v1/models", b"no-cors", b"script")
     assert not is_inert("GET", "/v1/models", None, None)

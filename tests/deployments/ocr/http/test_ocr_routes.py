@@ -394,7 +394,7 @@ def test_files_that_cannot_be_read_are_refused_by_name(server: httpx.Client) -> 
         ({"kwargs": "{"}, 422, "kwargs"),
         ({"kwargs": "[1]"}, 422, "kwargs"),
         ({"output_fromat": "json"}, 422, "output_fromat"),
-        ({"kwargs": '{"save_dir": "/etc"}'}, 422, "save_dir"),
+        ({"kwargs": '{"save_folder": "/etc"}'}, 422, "save_folder"),
         ({"request_id": "a b"}, 422, "request_id"),
     ],
 )
@@ -441,12 +441,48 @@ def test_the_route_of_mistral_counts_from_nought(server: httpx.Client) -> None:
     assert told(server.post(MISTRAL, json=picked))["pages"][0]["markdown"] == "x"
 
 
-def test_the_route_of_mistral_refuses_what_it_cannot(server: httpx.Client) -> None:
-    file = {"document": {"type": "file", "file_id": "1"}}
-    assert_refused(server.post(MISTRAL, json={"model": "reader", **file}), 422, "document")
-    url = {"document": {"type": "document_url", "document_url": as_uri(document("a"))}}
-    assert_refused(server.post(MISTRAL, json={"model": "reader", **url, "pages": [1]}), 422, "pages")
-    assert_refused(server.post(MISTRAL, json={"model": "reader", **url, "bbox_annotation_format": {}}), 422)
+def test_the_route_of_mistral_refuses_what_it_cannot_as_its_clients_read_it(server: httpx.Client) -> None:
+    url = {"model": "reader", "document": {"type": "document_url", "document_url": as_uri(document("a"))}}
+    for wrong, param in (({"document": {"type": "book"}}, "document"), ({"pages": [1]}, "pages")):
+        body = server.post(MISTRAL, json={**url, **wrong})
+        assert body.status_code == 422
+        (problem,) = body.json()["detail"]
+        assert problem["loc"] == ["body", param] and problem["msg"] == body.json()["message"]
+    missing = server.post(MISTRAL, json={**url, "document": {"type": "file", "file_id": "1"}})
+    assert missing.status_code == 404 and "no file '1'" in missing.json()["message"]
+
+
+def test_the_route_of_mistral_ignores_what_only_other_models_can(server: httpx.Client) -> None:
+    url = {"type": "document_url", "document_url": as_uri(document("a b"))}
+    asking = {"model": "reader", "document": url, "bbox_annotation_format": {}, "include_blocks": True, "colour": 1}
+    (read,) = told(server.post(MISTRAL, json={**asking, "confidence_scores_granularity": "word"}))["pages"]
+    (block,) = read["blocks"]
+    assert (block["type"], block["content"]) == ("text", "a b") and block["bottom_right_x"] > block["top_left_x"]
+    assert read["confidence_scores"]["average_page_confidence_score"] == pytest.approx(0.9)
+    words = [(word["text"], word["start_index"]) for word in read["confidence_scores"]["word_confidence_scores"]]
+    assert words == [("a", 0), ("b", 2)]
+
+
+def test_an_uploaded_file_is_read_until_it_is_deleted(server: httpx.Client) -> None:
+    row = told(server.post("/v1/files", files={"file": ("b.pdf", document("one"))}, data={"purpose": "ocr"}))
+    assert (row["filename"], row["object"], row["purpose"]) == ("b.pdf", "file", "ocr")
+    asking = {"model": "reader", "document": {"type": "file", "file_id": row["id"]}}
+    assert told(server.post(MISTRAL, json=asking))["pages"][0]["markdown"] == "one"
+    assert row["id"] in [listed["id"] for listed in told(server.get("/v1/files"))["data"]]
+    assert server.get(f"/v1/files/{row['id']}/content").content.startswith(b"%PDF")
+    url = told(server.get(f"/v1/files/{row['id']}/url"))["url"]
+    assert httpx.get(url).headers["content-type"] == "application/pdf"
+    signed = {"model": "reader", "document": {"type": "document_url", "document_url": url}}
+    assert told(server.post(MISTRAL, json=signed))["pages"][0]["markdown"] == "one"
+    assert told(server.delete(f"/v1/files/{row['id']}"))["deleted"] is True
+    assert server.get(f"/v1/files/{row['id']}").status_code == server.post(MISTRAL, json=asking).status_code == 404
+
+
+def test_an_upload_without_a_file_says_what_is_missing(server: httpx.Client) -> None:
+    assert_refused(server.post("/v1/files", json={}), 422, "file")
+    assert_refused(server.post("/v1/files", files={"other": b"x"}), 422, "file")
+    assert_refused(server.post("/v1/files", files={"file": b"x"}, data={"purpose": "x" * 101}), 422, "purpose")
+    assert server.get("/v1/files/..%2F..%2Fkeys").status_code == 404
 
 
 # ------------------------------------------------------------------------------------------------------------- chat
@@ -458,7 +494,7 @@ def message(*files: bytes, text: str = "") -> list[dict[str, Any]]:
 
 
 def test_a_chat_reads_what_its_last_message_shows(live: LiveCluster, server: httpx.Client) -> None:
-    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
     first = message(picture("not this"))
     answer = client.chat.completions.create(model="reader", messages=[*first, *message(picture("one"), text="what?")])  # type: ignore[list-item]
     (choice,) = answer.choices
