@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import subprocess
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -42,6 +44,7 @@ class _Child:
         self._most_bytes = most_bytes
         self._kept_bytes = kept_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._ending: Callable[[], object] | None = None
 
     def ask(self, order: RenderOrder) -> Answer:
         process = self._process or self._started()
@@ -61,11 +64,9 @@ class _Child:
             self._process.kill()
 
     def end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            with contextlib.suppress(OSError):
-                process.communicate()
+        self._process = None
+        if self._ending is not None:
+            self._ending()
 
     def _started(self) -> subprocess.Popen[bytes]:
         self._process = subprocess.Popen(
@@ -75,7 +76,15 @@ class _Child:
             stdout=subprocess.PIPE,
             env=environment.for_python(),
         )
+        # Nobody can send another order once this object is gone. Called by hand, it is over as well.
+        self._ending = weakref.finalize(self, _end, self._process)
         return self._process
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    with contextlib.suppress(OSError):
+        process.communicate()
 
 
 def _asked(process: subprocess.Popen[bytes], order: RenderOrder) -> Answer:

@@ -117,7 +117,7 @@ def _write(body: torch.nn.Module, loader: JsonObject, file: Path) -> None:
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2, max=loader["max_tokens"])}
     with torch.inference_mode():
         torch.onnx.export(
-            Exported(body.model.eval().float(), list(example), loader["output"]),
+            Exported(body.model.float(), list(example), loader["output"]).eval(),
             tuple(example.values()),
             str(file),
             input_names=list(example),

@@ -56,9 +56,10 @@ def test_the_text_is_the_answer(model: OcrModel, server: ImageServer, tmp_path: 
     server.on(OCR, "hello")
     path = tmp_path / "scan.pdf"
     path.write_bytes(SCAN)
-    for image in (path, str(path), SCAN, path.open("rb")):
-        assert model.ocr(image) == "hello"
-        assert form_of(server) == ({"model": "m", "kwargs": {}}, [SCAN])
+    with path.open("rb") as file:
+        for image in (path, str(path), SCAN, file):
+            assert model.ocr(image) == "hello"
+            assert form_of(server) == ({"model": "m", "kwargs": {}}, [SCAN])
 
 
 def test_options_travel_as_they_are(model: OcrModel, server: ImageServer) -> None:

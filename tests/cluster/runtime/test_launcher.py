@@ -16,7 +16,7 @@ def started(program: str) -> subprocess.Popen[bytes]:
 def test_what_somebody_else_stopped_does_not_go_on(tmp_path: Path) -> None:
     watchdog = started("")
     running = Running(Settings(home=tmp_path), StartResult(), watchdog)
-    watchdog.wait()
+    watchdog.communicate()
     assert not running.goes_on()
     # There is nothing left to stop.
     running.stop()

@@ -26,11 +26,9 @@ print(raylet.has_ended(), flush=True)
 
 
 def test_the_end_of_the_node_process_is_seen() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert parent.stdout is not None
-    assert parent.stdout.readline() == "False\n"
-    parent.kill()
-    assert parent.stdout.read() == "True\n"
-    parent.wait()
+    command = [sys.executable, "-c", PARENT, CHILD]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "False\n"
+        parent.kill()
+        assert parent.stdout.read() == "True\n"

@@ -42,7 +42,7 @@ def test_a_number_format_that_is_asked_for_is_taken_on_cpu_and_that_of_the_entry
 
 def test_a_variant_is_read_from_its_own_files(folder_of: FolderOf, tmp_path: Path) -> None:
     folder = shutil.copytree(folder_of("sd15"), tmp_path / "sd15")
-    DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float16).save_pretrained(folder, variant="fp16")
+    DiffusionPipeline.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder, variant="fp16")
     for plain_file in folder.glob("unet/diffusion_pytorch_model.safetensors"):
         plain_file.unlink()
     assert loaded(folder, variant="fp16").pipe.unet.dtype == torch.float32

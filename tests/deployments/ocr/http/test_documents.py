@@ -4,6 +4,7 @@ unpacked."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import subprocess
 import sys
@@ -250,6 +251,20 @@ def test_a_process_that_hangs_or_dies_is_told_and_replaced() -> None:
         "Page 2 of a.pdf cannot be read: what reads it took longer than 2 s.",
         "Page 2 of a.pdf cannot be read: what reads it ended.",
     ]
+
+
+def test_processes_end_with_the_object_that_sends_them_orders() -> None:
+    others = children()
+    documents = DocumentOpener(Settings(render_processes=1))
+
+    async def draw(file: Document) -> set[psutil.Process]:
+        await file.picture(1, 72)
+        return children() - others
+
+    (child,) = with_document(("a.pdf", document("one")), use=draw, documents=documents)
+    del documents
+    gc.collect()
+    assert not is_alive(child)
 
 
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path) -> None:
