@@ -6,19 +6,24 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# The tests that need no cluster, in two processes. Both must see them in one order, those that are made from sets as
+# well. Whoever has run out of tests takes half of what the other has left.
+PURE := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist worksteal
+# What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: serve test quick check house flows format clean
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
 
 test: .venv/tests-installed check
-	# Two processes must see the tests in one order, those that are made from sets as well.
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist loadfile
+	$(PURE)
 	$(BIN)/python -m pytest -m ray
 
 # The tests that need no cluster.
 quick: .venv/tests-installed
-	@started=$$(date +%s); PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist loadfile; \
+	@started=$$(date +%s); $(PURE); \
 		status=$$?; echo "$$(($$(date +%s) - started)) s"; exit $$status
 
 check: .venv/tests-installed

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.live import LiveCluster, until
+from tests.live import ROOT, LiveCluster, until
+
+#: All tests in it are of clients of the real cluster.
+CLIENTS = ROOT / "tests" / "clients"
 
 
 def pytest_configure() -> None:
@@ -15,11 +20,22 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Importing the clients takes ten seconds, which tests without a cluster need not wait for."""
+    return True if collection_path == CLIENTS and config.option.markexpr == "not ray" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that uses the real cluster, so that these run in one process."""
     for item in items:
-        if {"live", "locked"} & set(getattr(item, "fixturenames", ())):
+        if {"live", "locked"} & set(getattr(item, "fixturenames", ())) or item.path.is_relative_to(CLIENTS):
             item.add_marker(pytest.mark.ray)
+
+
+def pytest_collection_finish() -> None:
+    """Whatever loads a model collects garbage first, which takes a second where thousands of tests lie in memory."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
