@@ -30,6 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if {"live", "locked"} & set(getattr(item, "fixturenames", ())) or item.path.is_relative_to(CLIENTS):
             item.add_marker(pytest.mark.ray)
+        if item.get_closest_marker("ray"):
+            # Warnings are errors for the others only: here it is shown what clients and processes warn of.
+            item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 def pytest_collection_finish() -> None:
