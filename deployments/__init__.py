@@ -109,6 +109,13 @@ def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
     return types
 
 
+def preload(settings: Settings) -> tuple[str, ...]:
+    """What the wings name in `PRELOAD`: modules that most of their workers import. Our own modules go first, since they
+    import libraries without the parts that they do not need."""
+    names = [name for wing in wings(settings.plugins) for name in getattr(importlib.import_module(wing), "PRELOAD", ())]
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: not name.startswith(__name__)))
+
+
 def catalog_with(registered: Iterable[Entry], settings: Settings) -> Catalog:
     """The built-in catalogue, what plugins bring, and custom entries; one that clashes is left out, not fatal."""
     catalog = Catalog.builtin()

@@ -38,16 +38,10 @@ PATH = "CLUSTER_FORKSERVER"
 #: Set for workers that must not be forked: those with variables that libraries read at import, and those with a card,
 #: which must not be touched before a fork.
 UNFORKED = {"CLUSTER_UNFORKED": "1"}
-#: Imported before the first fork. What cannot be imported here is left to the worker that needs it. Ray is not in the
-#: list: when it is imported it reads the environment, which is different in each worker.
-PRELOADED = (
-    "cluster.worker.worker",
-    # This comes first: it imports sentence-transformers without the parts that only training needs.
-    "deployments.text.encoders.engines",
-    "torch._dynamo",
-    "transformers.models.auto.modeling_auto",
-    "diffusers.models",
-)
+#: Imported before the first fork, and then what the wings name for that. What cannot be imported here is left to the
+#: worker that needs it. Ray is not in the list: when it is imported it reads the environment, which is different in
+#: each worker.
+PRELOADED = ("cluster.worker.worker",)
 #: The variables that these libraries read when they are imported. Threads that wait for each other spin for 20
 #: microseconds.
 ENVIRONMENT = {
@@ -69,7 +63,9 @@ MOST_BYTES = 1 << 20
 class ForkServer:
     """The fork server as seen by the process that starts workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        """`modules`: imported before the first fork, besides our own."""
+        self._modules = (*PRELOADED, *modules)
         #: Only a Ray of our own has a fork server, and only on its head; otherwise this is empty.
         self._path = os.environ.get(PATH, "")
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +81,7 @@ class ForkServer:
             return
         try:
             self._process = subprocess.Popen(
-                command(self._path, int(os.environ["RAY_RAYLET_PID"]), PRELOADED),
+                command(self._path, int(os.environ["RAY_RAYLET_PID"]), self._modules),
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
@@ -93,11 +93,12 @@ class RayHandle(Handle):
 class RayPlatform:
     """Starts, finds and ends workers through Ray, for the supervisor."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, preload: Sequence[str] = ()) -> None:
+        """`preload`: modules that the families import, for the process that workers are forked from."""
         self._settings = settings
         self._cards: dict[str, NodeCards] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
-        self._forkserver = ForkServer()
+        self._forkserver = ForkServer(preload)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]

@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -31,23 +31,27 @@ from cluster.settings import Settings
 APP_NAME = "cluster"
 #: Makes what `serve.run` takes: the head's ingress, or one on each of so many nodes.
 Ingresses = Callable[[Settings, int], Any]
+#: The modules that workers need first, by the model types that are installed.
+Preload = Callable[[Settings], Sequence[str]]
 
 
-def deploy(ingresses: Ingresses) -> None:
+def deploy(ingresses: Ingresses, preload: Preload) -> None:
     """What to serve comes on stdin. stdout is redirected so that what libraries print cannot corrupt the answer."""
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     settings, address, ingress_nodes = pickle.load(sys.stdin.buffer)
     outcome: str | errors.ClusterError | None
     try:
-        outcome = _serve(settings, address, Place(settings), ingress_nodes, ingresses)
+        outcome = _serve(settings, address, Place(settings), ingress_nodes, ingresses, preload)
     except errors.ClusterError as error:
         outcome = error
     with answer:
         pickle.dump(outcome, answer)
 
 
-def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int, ingresses: Ingresses) -> str | None:
+def _serve(
+    settings: Settings, address: str, place: Place, ingress_nodes: int, ingresses: Ingresses, preload: Preload
+) -> str | None:
     """The supervisor and the ingress; returns a new admin key when one had to be made."""
     connect(settings, address)
     # Its import sets it to something more talkative.
@@ -55,7 +59,7 @@ def _serve(settings: Settings, address: str, place: Place, ingress_nodes: int, i
     try:
         _refuse_foreign(settings, place)
         was_current = _retire_outdated(settings, ingress_nodes, place)
-        supervisor = start_supervisor(settings)
+        supervisor = start_supervisor(settings, preload(settings))
         serve.start(proxy_location="Disabled")
         try:
             serve.run(ingresses(settings, 0), name=APP_NAME, route_prefix=None)

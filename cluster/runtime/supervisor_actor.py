@@ -9,6 +9,7 @@ import secrets
 import socket
 import sqlite3
 import time
+from collections.abc import Sequence
 
 import ray
 
@@ -32,15 +33,15 @@ STORE_RETRY_S = 1.0
 
 
 class SupervisorActor(Supervisor):
-    """The supervisor in an actor. All that it needs is in its settings and the store, so that Ray can restart it."""
+    """The supervisor in an actor. All that it needs is in its arguments and the store, so that Ray can restart it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, preload: Sequence[str] = ()) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         store, is_salvaged = _patiently_opened(settings)
         super().__init__(
             store,
-            RayPlatform(settings),
+            RayPlatform(settings, preload),
             settings,
             new_suffix=lambda: secrets.token_hex(4),
             is_salvaged=is_salvaged,
@@ -86,10 +87,10 @@ _remote_supervisor = ray.remote(
 )(_answering)
 
 
-def start_supervisor(settings: Settings) -> SupervisorClient:
+def start_supervisor(settings: Settings, preload: Sequence[str] = ()) -> SupervisorClient:
     """The running supervisor, or a new one."""
     return SupervisorClient(
         _remote_supervisor.options(
             name=SUPERVISOR, namespace=settings.namespace, lifetime="detached", get_if_exists=True
-        ).remote(settings)
+        ).remote(settings, preload)
     )

@@ -13,4 +13,5 @@ def tasks_of(entry: Entry) -> tuple[str, ...]:
     return tuple(entry.facts.get("pipelines", ()))
 
 
+PRELOAD = ("diffusers.models",)
 TYPES = (ModelType(name="image", families={"diffusers": Diffusion}, needs=needs, abilities=tasks_of),)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cluster.runtime.serving import deploy
+from deployments import preload
 from deployments.ingress.app import deployed
 
 if __name__ == "__main__":
-    deploy(deployed)
+    deploy(deployed, preload)

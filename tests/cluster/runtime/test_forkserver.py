@@ -125,15 +125,15 @@ def test_what_it_forked_outlives_it_and_another_takes_its_place(
     monkeypatch.setenv(PATH, str(path))
     monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(forkserver, "PRELOADED", ("colorsys",))
-    ours = ForkServer()
+    monkeypatch.setattr(forkserver, "PRELOADED", ())
+    ours = ForkServer(("colorsys",))
     ours.ensure()
     until(path.exists, within=20)
     first = ours._process
     assert first is not None
     # No second one is started, by the same supervisor or by another.
     ours.ensure()
-    other = ForkServer()
+    other = ForkServer(("colorsys",))
     other.ensure()
     assert ours._process is first and other._process is None
     first.kill()
