@@ -20,9 +20,10 @@ OPTIONS = ("ocr_type", "return_dict", *MEANINGLESS)
 
 
 def in_own_words(fields: JsonObject) -> JsonObject:
-    values = {name: value for name, value in fields.items() if name not in OPTIONS}
+    # An option that is empty has not been chosen.
+    values = {name: value for name, value in fields.items() if name not in OPTIONS and (name, value) != ("region", "")}
     kind = fields.get("ocr_type")
-    if kind is not None:
+    if kind not in (None, ""):
         if not isinstance(kind, str) or kind not in TASKS:
             raise errors.InvalidBody(f"ocr_type takes {' or '.join(TASKS)}, not {quoted(kind)}.", "ocr_type")
         values.setdefault("task", TASKS[kind])
