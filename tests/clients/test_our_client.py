@@ -48,8 +48,8 @@ def test_embedding_is_the_same(client: Client, embedder: str, vectors: list[list
 
 
 def test_a_text_models_handle_can_all_that_it_can(client: Client, letters: str) -> None:
-    # The handle that a model of the type embedding gets.
-    model = EmbeddingModel(client, letters)
+    model = client.get_model(letters)
+    assert isinstance(model, EmbeddingModel)
     assert model.embed_sparse("ab")["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
     assert len(model.embed_tokens(["ab", "b"])["data"][1]["embeddings"]) == 3
     assert model.classify("bcd")["data"][0][0]["label"] == "consonant"

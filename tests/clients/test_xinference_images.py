@@ -1,5 +1,4 @@
-"""Xinference's own client and pictures. The handles are made by hand, since the client makes them only for Xinference's
-model types."""
+"""Xinference's own client and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
-from xinference_client.client.restful.async_restful_client import AsyncRESTfulImageModelHandle
 from xinference_client.client.restful.restful_client import RESTfulImageModelHandle
 
 from tests.live import LiveCluster
@@ -38,13 +36,13 @@ def painter(live: LiveCluster, journal: Journal) -> Iterator[str]:
 
 
 @pytest.fixture
-def model(live: LiveCluster, painter: str) -> RESTfulImageModelHandle:
-    return RESTfulImageModelHandle(painter, live.url, {})
+def model(client: RESTfulClient, painter: str) -> RESTfulImageModelHandle:
+    return client.get_model(painter)
 
 
 @pytest.fixture
-def slow(live: LiveCluster, painter: str) -> RESTfulImageModelHandle:
-    return RESTfulImageModelHandle("xinf-slow", live.url, {})
+def slow(client: RESTfulClient) -> RESTfulImageModelHandle:
+    return client.get_model("xinf-slow")
 
 
 @pytest.fixture
@@ -122,15 +120,18 @@ def test_bad_requests_say_what_is_wrong(model: RESTfulImageModelHandle) -> None:
 
 def test_the_async_client_gets_the_same(live: LiveCluster, model: RESTfulImageModelHandle, journal: Journal) -> None:
     async def draw() -> dict[str, object]:
-        other = AsyncRESTfulImageModelHandle("xinf-painter", live.url, {})
+        client = AsyncRESTfulClient(live.url)
+        other = await client.get_model("xinf-painter")
         try:
-            return await other.text_to_image("sea", response_format="b64_json", seed=5)
+            drawn: dict[str, object] = await other.text_to_image("sea", response_format="b64_json", seed=5)
+            return drawn
         finally:
             await other.close()
+            await client.close()
 
     async def follow() -> float:
-        handle = AsyncRESTfulImageModelHandle("xinf-slow", live.url, {})
         client = AsyncRESTfulClient(live.url)
+        handle = await client.get_model("xinf-slow")
         try:
             drawing = asyncio.create_task(handle.text_to_image("async", request_id="xinf-2", num_inference_steps=4))
             await asyncio.to_thread(journal.wait_for, "async", 2)

@@ -291,3 +291,19 @@ def test_a_call_whose_worker_hangs_waits_for_the_one_that_is_started_instead(has
         assert await asking == ["a"]
 
     play(scene, workers=1)
+
+
+@pytest.mark.parametrize("any_name", [False, True])
+def test_whether_any_name_will_do_is_a_setting(any_name: bool) -> None:
+    async def test() -> None:
+        settings = Settings(_env_file=None, any_name=any_name)  # type: ignore[call-arg]
+        dispatcher = Dispatcher(Supervisor(1), settings, IngressMetrics("i"))
+        await dispatcher.first_table(5.0)
+        if any_name:
+            assert dispatcher.table.find("whatever", "infer").uid == "m"
+        else:
+            with pytest.raises(errors.ModelNotFound):
+                dispatcher.table.find("whatever", "infer")
+        dispatcher._watcher.cancel()
+
+    asyncio.run(test())

@@ -315,6 +315,21 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_text_that_means_true_or_false_is_as_good_as_the_word(server: httpx.Client, path: Any) -> None:
+    """RAGFlow, for one, sends `"truncate": "true"`."""
+    booleans = [name for name, value in FIELDS[path].items() if isinstance(value, bool)]
+    for name in booleans:
+        for value in (True, False):
+            answers = [server.post(path, json={**FIELDS[path], name: sent}) for sent in (value, str(value).lower())]
+            bodies = [answer.json() for answer in answers]
+            assert [answer.status_code for answer in answers] == [answers[0].status_code] * 2, bodies
+            for body in bodies:
+                for of_its_own in ("id", "created") if isinstance(body, dict) else ():
+                    body.pop(of_its_own, None)
+            assert bodies[0] == bodies[1], (name, value)
+
+
 ODD = (  # type: ignore[var-annotated]
     -1,
     2**70,
