@@ -18,8 +18,9 @@ from cluster.value import JsonObject
 
 
 def in_own_words(description: JsonObject) -> JsonObject:
-    """The routes that Xinference's clients read call some types by other names; `type` has our word."""
-    return {**description, "model_type": description.get("type", description.get("model_type"))}
+    """The routes that Xinference's clients read call some types by other names; `cluster_type` has our word."""
+    own_type = description.get("cluster_type")
+    return description if own_type is None else {**description, "model_type": own_type}
 
 
 class ClusterCalls(LaunchCalls):
@@ -147,7 +148,9 @@ class ClusterCalls(LaunchCalls):
 
     @call
     def list_model_registrations(self, model_type: str, detailed: bool = False) -> Steps[list[JsonObject]]:
-        return ask("GET", f"/v1/model_registrations/{path_part(model_type)}", {"detailed": detailed})
+        answer = yield Request("GET", f"/v1/model_registrations/{path_part(model_type)}", {"detailed": detailed})
+        # Xinference's clients call some other types so as well.
+        return [row for row in answer if row.get("cluster_type", model_type).lower() == model_type.lower()]
 
     @call
     def get_model_registration(self, model_type: str, model_name: str) -> Steps[JsonObject]:

@@ -81,6 +81,18 @@ def own_type(type: str, name: str, catalog: Catalog, settings: Settings) -> str:
     return type
 
 
+def types_called(word: str, settings: Settings) -> list[str]:
+    """Our types of that name in Xinference's words: one that is called so itself comes first."""
+    types = model_types(settings.plugins)
+    called = [
+        type.name
+        for type in types.values()
+        if type.name != word
+        and any(xinference_type(type.name, family.abilities).lower() == word for family in type.families.values())
+    ]
+    return [word, *sorted(called)]
+
+
 def _has(catalog: Catalog, type: str, name: str) -> bool:
     try:
         catalog.find(name, type)

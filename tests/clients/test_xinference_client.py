@@ -40,7 +40,9 @@ def test_a_model_lives_from_launch_to_terminate(client: RESTfulClient) -> None:
     assert client.list_models()[uid]["model_name"] == "echo"
     description = client.describe_model(uid)
     # Its client opens what Xinference has no type for as one that takes anything.
-    assert (description["model_type"], description["type"]) == ("flexible", "echo") and description["replica"] == 1
+    assert (description["model_type"], description["cluster_type"]) == ("flexible", "echo") and description[
+        "replica"
+    ] == 1
     assert description["address"] and description["accelerators"] == []
     assert description["id"] == uid
     # Arguments are items, and several may be one list.

@@ -38,6 +38,8 @@ def model(client: RESTfulClient, reader: str) -> RESTfulImageModelHandle:
 def test_an_ocr_model_is_launched_and_opened_as_an_image_model(client: RESTfulClient) -> None:
     assert client.query_engine_by_model_name("ppocr-v6", model_type="image")
     assert client.get_model_registration("image", "ppocr-v6")["model_name"] == "ppocr-v6"
+    registered = {row["model_name"] for row in client.list_model_registrations("image")}
+    assert {"ppocr-v6", "FLUX.1-dev"} <= registered
     uid = client.launch_model(model_name="ppocr-v6", model_type="image")
     try:
         listed = client.list_models()[uid]
@@ -56,6 +58,8 @@ def test_our_own_client_says_what_it_is(live: LiveCluster, reader: str) -> None:
     with live.client() as client:
         assert client.list_models()[reader]["model_type"] == client.describe_model(reader)["model_type"] != "image"
         assert client.get_model(reader).ocr(picture("hello")) == "hello"
+        assert {row["cluster_type"] for row in client.list_model_registrations("image")} == {"image"}
+        assert "ppocr-v6" in {row["model_name"] for row in client.list_model_registrations("ocr")}
 
 
 def test_options_of_xinferences_models_are_taken(model: RESTfulImageModelHandle) -> None:

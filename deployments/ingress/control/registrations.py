@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from typing_extensions import TypedDict
 
 from cluster import errors
+from cluster.catalog.entry import Entry
 from cluster.catalog.registrations import parse_registration, to_registration
 from cluster.names import quoted
 from cluster.runtime.supervisor_client import SupervisorClient
@@ -21,7 +22,7 @@ from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
 from deployments.ingress.control.shapes import CachedRow, EngineVariant, cached_rows, engines_body
 from deployments.ingress.openapi import described
-from deployments.ingress.xinference import own_type
+from deployments.ingress.xinference import own_type, types_called
 
 
 class Registration(BaseModel):
@@ -35,6 +36,12 @@ class RegistrationRow(TypedDict):
 
     model_name: str
     is_builtin: bool
+    #: In our words: Xinference has one word for several types.
+    cluster_type: str
+
+
+def _row(entry: Entry) -> RegistrationRow:
+    return {"model_name": entry.name, "is_builtin": entry.builtin, "cluster_type": entry.type}
 
 
 class CachedModels(TypedDict):
@@ -80,10 +87,9 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     @routes.get("/v1/model_registrations/{type}")
     @described("The models of a type that can be launched", list[RegistrationRow])
     async def registrations(type: str, detailed: bool = False) -> Json:
-        entries = (await current_catalog(supervisor, settings)).of_type(type.lower())
-        if detailed:
-            return Json([{**to_registration(entry), "is_builtin": entry.builtin} for entry in entries])
-        return Json([{"model_name": entry.name, "is_builtin": entry.builtin} for entry in entries])
+        catalog = await current_catalog(supervisor, settings)
+        entries = [entry for own in types_called(type.lower(), settings) for entry in catalog.of_type(own)]
+        return Json([{**(to_registration(entry) if detailed else {}), **_row(entry)} for entry in entries])
 
     @routes.get("/v1/model_registrations/{type}/{name}")
     @described("The registration of a model", JsonObject)

@@ -80,7 +80,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
     return {
         "model_type": xinference_type(launched.type, model.abilities),
         # The same in our word, which our own client reads.
-        "type": launched.type,
+        "cluster_type": launched.type,
         "address": launched.address,
         "accelerators": [str(card) for card in launched.cards],
         "model_name": launched.name,

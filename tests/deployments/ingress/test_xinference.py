@@ -10,7 +10,7 @@ from cluster.settings import Settings
 from deployments import catalog_with, model_types
 from deployments.ingress.bodies import checked
 from deployments.ingress.control.changes import Declared
-from deployments.ingress.xinference import launch_spec_of, own_type, xinference_type
+from deployments.ingress.xinference import launch_spec_of, own_type, types_called, xinference_type
 
 #: The types of which Xinference's client makes handles.
 THEIR_TYPES = {"LLM", "embedding", "rerank", "image", "audio", "video", "flexible"}
@@ -131,3 +131,14 @@ def test_every_type_of_ours_is_one_that_xinferences_client_can_open() -> None:
 def test_a_model_is_meant_by_xinferences_word_for_its_type(type: str, name: str, own: str) -> None:
     settings = Settings()
     assert own_type(type, name, catalog_with([], settings), settings) == own
+
+
+def test_models_of_several_types_are_listed_under_one_word() -> None:
+    words = {word: types_called(word, Settings()) for word in ("image", "flexible", "embedding", "ocr", "audio")}
+    assert words == {
+        "image": ["image", "ocr"],
+        "flexible": ["flexible", "classify"],
+        "embedding": ["embedding"],
+        "ocr": ["ocr"],
+        "audio": ["audio"],
+    }

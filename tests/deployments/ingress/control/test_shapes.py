@@ -30,7 +30,7 @@ def test_a_model_is_listed_in_the_words_of_xinference_and_then_in_its_own() -> N
     model = ModelRoutes("m", ("embed",), (), ModelState.READY, launched=launched, facts=facts)
     assert xinference_row(model) == {
         "model_type": "embedding",
-        "type": "embedding",
+        "cluster_type": "embedding",
         "address": "",
         "accelerators": ["0", "2"],
         "model_name": "bge",
