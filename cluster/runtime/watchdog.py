@@ -48,7 +48,7 @@ PATIENCE_S = {"ingress": 10.0, "supervisor": 15.0}
 #: A control process that ends again so soon after it was replaced cannot read what was written down.
 GCS_RELAPSE_S = 30.0
 #: How long the ingress may take for what it had accepted when Ray's node process ended; all others wait for that.
-FINISH_S = 3.0
+FINISH_S = 5.0
 #: Starts that came to nothing, or to an end within this time, make the next one wait.
 CALM_S, LONGEST_PAUSE_S = 600.0, 60.0
 

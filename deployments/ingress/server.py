@@ -42,6 +42,9 @@ KEEP_ALIVE_S = 65
 NOT_FOR_CLIENTS = 1024
 #: How many idle connections are closed together when there are too many: finding them takes a while.
 CLOSED_AT_ONCE = 20
+#: How long an ingress that ends waits for the next request on each connection, to say with its answer that the
+#: connection ends too. One that is closed while its caller sends loses him his request.
+LAST_REQUEST_S = 1.0
 #: uvicorn ticks every tenth of a second.
 TICKS_BETWEEN_LOOKS = 50
 
@@ -95,10 +98,18 @@ class Connection(HttpToolsProtocol):
         self._is_in_body = True
         self._body_since, self._body_bytes = self.heard, 0
         super().on_headers_complete()
+        assert isinstance(self.server_state, State)
+        if self.server_state.is_ending:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
         super().on_message_complete()
+
+    def end_with_its_answer(self) -> None:
+        """Where the head of an answer has promised that the connection stays, it stays for one more request."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
 
     def is_late(self, now: float) -> bool:
         if self._head_since is not None:
@@ -122,6 +133,8 @@ class Connection(HttpToolsProtocol):
 
 class State(ServerState):
     most_connections = 0
+    #: Nothing is accepted any more, and each connection ends with its next answer.
+    is_ending = False
 
 
 def superfluous(connections: Collection[Any], most: int) -> list[Any]:
@@ -199,6 +212,20 @@ class Server(uvicorn.Server):
             log.warning("Ray's node process has ended; answering what was accepted, and nothing more")
             return True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.server_state.is_ending = True
+        for server in self.servers:
+            server.close()
+        connections = self.server_state.connections
+        for connection in tuple(connections):
+            if isinstance(connection, Connection):
+                connection.end_with_its_answer()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAST_REQUEST_S
+        while connections and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
 
     def close_late(self, now: float) -> None:
         for connection in tuple(self.server_state.connections):

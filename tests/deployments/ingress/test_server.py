@@ -123,6 +123,43 @@ async def test_the_end_waits_for_what_runs_and_accepts_nothing_more() -> None:
         await ending
 
 
+@in_a_loop
+async def test_the_end_loses_no_request_of_callers_who_keep_their_connections() -> None:
+    held, failed, answered = Held(), [], 0
+    async with serving(held) as (server, url):
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+        async with httpx.AsyncClient(base_url=url, limits=limits) as client:
+
+            async def call() -> None:
+                nonlocal answered
+                while True:
+                    try:
+                        answered += (await client.get("/quick")).status_code == 200
+                    except httpx.ConnectError:
+                        return  # refused before it was sent: with a watchdog, the next ingress would take it
+                    except httpx.HTTPError as error:
+                        failed.append(error)
+                        return
+
+            callers = [asyncio.create_task(call()) for _ in range(16)]
+            while answered < 100:
+                await asyncio.sleep(0.001)
+            await server.end()
+            await asyncio.gather(*callers)
+        assert failed == []
+
+
+@in_a_loop
+async def test_an_answer_at_the_end_says_that_its_connection_ends() -> None:
+    async with serving(Held()) as (server, url), httpx.AsyncClient(base_url=url) as client:
+        assert "connection" not in (await client.get("/quick")).headers
+        ending = asyncio.create_task(server.end())
+        while server.servers[0].is_serving():
+            await asyncio.sleep(0.001)
+        assert (await client.get("/quick")).headers["connection"] == "close"
+        await ending
+
+
 def test_when_rays_node_process_ends_what_was_accepted_is_answered_and_the_heart_stops(tmp_path: Path) -> None:
     folder = Place(Settings(home=tmp_path)).beats
     folder.mkdir(parents=True)
