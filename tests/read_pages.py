@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
-from deployments.ocr import pictures
+from deployments.ocr.asked import reading_of, sheet_in
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Line, RecognisedPage, Usage, Word, bounds, page_of, rectangle
 from deployments.ocr.requests import Reading
@@ -118,14 +118,8 @@ class Reader(Stepped):
         return OcrFacts()
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        try:
-            reading = Reading.model_validate(dict(params))
-        except ValidationError as error:
-            raise errors.InvalidBody(str(error)) from None
-        if reading.task != "ocr":
-            raise errors.BadRequest(f"This model cannot {reading.task}; it can ocr.", "task")
-        images = [pictures.opened(item, 100_000_000).image for item in items]
-        return Prepared([(image, reading) for image in images], [1] * len(images), costs=[1.0] * len(images))
+        reading = reading_of(params, tasks=("ocr",), languages=None, generates=True)
+        return Prepared([(sheet_in(items, 100_000_000).image, reading)], [1], costs=[1.0])
 
     def stream(self, value: Any, course: Progress) -> RecognisedPage:
         image, reading = value

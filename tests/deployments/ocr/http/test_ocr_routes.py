@@ -222,7 +222,19 @@ def test_when_no_page_can_be_read_the_answer_is_the_error(server: httpx.Client) 
 
 def test_a_wish_that_the_model_cannot_meet_is_the_error_of_the_request(server: httpx.Client) -> None:
     said = assert_refused(asked(server, document("one", "two"), task="table"), 400, "task")
-    assert said == "This model cannot table; it can ocr."
+    assert said == "This model does ocr, not table."
+
+
+@pytest.mark.parametrize("items", [["a text"], [], [{"image": "x"}], [None, None]])
+def test_what_is_no_page_is_refused_by_the_route_for_any_model(server: httpx.Client, items: list[Any]) -> None:
+    answer = server.post("/v1/infer", json={"model": "reader", "items": items})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["detail"] == "A call reads one page, given as the bytes of a picture."
+
+
+def test_params_that_are_none_are_refused_by_the_route_for_any_model(server: httpx.Client) -> None:
+    answer = server.post("/v1/infer", json={"model": "reader", "items": ["x"], "params": {"task": 3}})
+    assert answer.status_code == 422, answer.text
 
 
 # ------------------------------------------------------------------------------------------------------ streams
