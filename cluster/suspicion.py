@@ -1,6 +1,7 @@
 """Finds calls that end workers, by keeping account of deaths: one account for each model in each ingress.
 
-Pure: time is passed in. All calls that a worker held when it died are suspects. If they are few, each is tried alone
+Pure: time is passed in. All calls that a worker held when it died are suspects; so are those with which it hangs, or
+failed for good. If they are few, each is tried alone
 next, at a worker that does nothing else meanwhile. If they are many, they are sent again as usual and are tried alone
 only when a second worker dies with them: a worker that was merely killed should not delay all of them. A call that ends
 a worker which does nothing else is poison: it is refused for a while, and the other suspects of its deaths are cleared.
@@ -87,6 +88,10 @@ class Suspicion:
             del self._deaths[other]
         self.remember(poison, now)
         return [*ended, worker]
+
+    def survived(self, worker: str) -> None:
+        """It had not died: it was slow, and goes on."""
+        self._deaths.pop(worker, None)
 
     def remember(self, poison: str, now: float) -> None:
         """Refuses a call for a while, counted from the first time that it was reported."""

@@ -38,6 +38,9 @@ class Handle(Protocol):
 
     async def probe(self, timeout_s: float) -> float: ...
 
+    async def overdue(self, timeout_s: float) -> Sequence[str]:
+        """The ids of calls that it computes for much longer than is usual."""
+
     async def whereabouts(self) -> tuple[str, str, int]:
         """Its node, the node's address and its process, as the platform knows them without asking the worker."""
 

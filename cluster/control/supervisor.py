@@ -15,7 +15,8 @@ from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import WorkerEvent
+from cluster.control.lifecycle import WorkerEvent, WorkerRecord
+from cluster.control.orders import Orders
 from cluster.control.platform import Handle, Platform
 from cluster.control.publishing import Publisher
 from cluster.control.reconcile import FleetPlan, Start
@@ -73,6 +74,7 @@ class Supervisor:
         self._disk = DiskWatch(self._records)
         keys = self._records.validated("key", store.all("key"), Key)
         self._watch = Watch(self._fleet, platform, settings, self._records, clock, self._wake)
+        self._orders = Orders(self._fleet, self._watch, self._records, settings)
         self._publisher = Publisher(self._fleet, self._watch, self._records, keys, clock)
         self._recovery = Recovery(self._fleet, self._watch, self._records, settings, clock, is_salvaged)
         self._models = WantedModels(self._fleet, platform, self._records, self._publisher, wall_clock, self._wake)
@@ -154,7 +156,7 @@ class Supervisor:
         await self._act(self._fleet.plan(now))
         self._publisher.publish()
         self._records.save()
-        self._watch.share_cores()
+        self._orders.share_cores()
         self._disk.look()
 
     async def _act(self, plan: FleetPlan) -> None:
@@ -166,13 +168,17 @@ class Supervisor:
         self._publisher.publish()
         for worker in plan.drain:
             if self._fleet.workers[str(worker)].state == S.DRAINING:
-                self._watch.order_drain(worker)
+                self._orders.drain(worker)
             else:
-                self._watch.end(worker)
+                self._end(worker)
         for worker in plan.forget:
-            self._watch.end(worker)
+            self._end(worker)
         for start in plan.start:
             await self._start(start)
+
+    def _end(self, worker: WorkerRecord) -> None:
+        self._watch.end(worker)
+        self._orders.forget(str(worker))
 
     async def _start(self, start: Start) -> None:
         name, uid = start.name, start.name.uid
@@ -192,7 +198,7 @@ class Supervisor:
             self._watch.see(str(name), E.DIED, f"could not be started: {error}")
             return
         self._watch.begin(name, handle)
-        self._watch.order_start(name, node)
+        self._orders.start(name, node)
 
     # ------------------------------------------------------------------------------------ calls of ingresses
 
@@ -206,6 +212,7 @@ class Supervisor:
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         """An ingress knows which call ended these workers: all ingresses refuse it, and others are started at once."""
         self._fleet.excuse(workers)
+        self._watch.end_overdue(workers)
         self._publisher.add_poison(uid, fingerprint)
         text = f"A request ended {len(workers)} workers and is refused for {POISON_S:.0f} s (fingerprint {fingerprint})"
         self._records.tell(uid, "ERROR", text)

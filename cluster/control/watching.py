@@ -1,10 +1,10 @@
-"""Watches the workers: follows what they report, probes that they compute, gives them orders, ends them."""
+"""Watches the workers: follows what they report, probes that they compute, takes orders to them, ends them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from cluster.control.lifecycle import ENDED, SERVES, WorkerEvent, WorkerRecord
 from cluster.control.platform import Handle, Platform
 from cluster.control.records import Records
 from cluster.settings import Settings
-from cluster.status import Memory, Node, Report, WorkerName, WorkerState
+from cluster.status import Memory, Report, WorkerName, WorkerState
 
 log = logging.getLogger("cluster.control.watching")
 E = WorkerEvent
@@ -26,6 +26,8 @@ CONTROL_TIMEOUT_S = 10.0
 #: A suspect whose control thread says nothing for so long hangs as a whole, and one question to it.
 HUNG_S = 4.0
 HEAR_S = 2.0
+#: A model that fails its own example is asked for it again after this pause, and its process ends if it fails again.
+FAILED_PAUSE_S = 1.0
 
 
 @dataclass
@@ -56,8 +58,6 @@ class Watch:
         self._clock = clock
         self._wake = wake
         self._watched: dict[str, _Watched] = {}
-        #: The threads that each worker was last told to compute with.
-        self._threads: dict[str, int] = {}
         self._background_tasks: set[asyncio.Task[Any]] = set()
         #: A worker has refused an order because a newer supervisor has spoken to it.
         self.is_superseded = False
@@ -80,7 +80,6 @@ class Watch:
         """Kills a worker and forgets it."""
         watched = self._watched.pop(str(worker), None)
         self._fleet.workers.pop(str(worker), None)
-        self._threads.pop(str(worker), None)
         if watched is not None:
             watched.handle.kill()
             for task in watched.tasks:
@@ -191,21 +190,46 @@ class Watch:
                 continue
             await self._probe_once(name, handle)
 
-    async def _probe_once(self, name: str, handle: Handle) -> None:
+    async def _probe_once(self, name: str, handle: Handle) -> errors.InferenceFailed | None:
+        """The error with which the model fails its own example, if it does."""
         try:
             await handle.probe(self._settings.probe_timeout_s)
             self._hear(name, E.ANSWERED, "")
         except (errors.WorkerDraining, errors.ModelLoading):
-            return
+            return None
         except errors.WorkerLost as lost:
             self._hear(name, E.DIED, str(lost))
         except errors.ClusterError as error:
             self._hear(name, E.SILENT, f"probe: {error}")
+            if isinstance(error, errors.InferenceFailed):
+                return error
+        return None
 
     def suspect(self, name: str) -> None:
-        """An ingress hears nothing from this worker, which has work."""
+        """An ingress hears nothing from this worker, which has work, or has seen it fail its own example."""
         if name in self._fleet.workers and self._fleet.workers[name].state == S.READY:
-            self.see(name, E.SILENT, "an ingress hears nothing from it")
+            self.see(name, E.SILENT, "an ingress gets no answers from it")
+
+    def end_overdue(self, names: Iterable[str]) -> None:
+        """These workers were given a call that ends workers: those that hang with it are not waited for."""
+        for name in names:
+            watched = self._watched.get(name)
+            if watched is not None:
+                self._background(self._end_if_overdue(name, watched.handle))
+
+    async def _end_if_overdue(self, name: str, handle: Handle) -> None:
+        try:
+            if await handle.overdue(HEAR_S):
+                await self._end_process(name, "hung with a request that is refused from now on")
+        except errors.ClusterError as error:
+            log.info("%s is not there any more, or will be missed: %s", name, error)
+
+    async def _end_process(self, name: str, reason: str) -> None:
+        worker = self._fleet.workers.get(name)
+        if worker is None or worker.state not in SERVES or not worker.report.pid:
+            return
+        if await self._platform.end_process(worker.node, worker.report.pid):
+            self._hear(name, E.DIED, reason)
 
     async def _end_if_hung(self, name: str) -> None:
         """Ends a suspect whose control thread is silent as well: a process that only computes would answer. Where even
@@ -217,17 +241,22 @@ class Watch:
                 return
             try:
                 await watched.handle.report(self._records.epoch, -1, 0.0, timeout_s=HEAR_S)
-                await self._probe_once(name, watched.handle)
+                await self._end_if_broken(name, watched.handle)
                 return
             except errors.Unavailable:
                 await asyncio.sleep(0.1)
             except errors.ClusterError:
                 return
         worker = self._fleet.workers.get(name)
-        if worker is None or worker.state != S.SUSPECT or not worker.report.pid:
+        if worker is not None and worker.state == S.SUSPECT:
+            await self._end_process(name, f"answered nothing for {HUNG_S:.0f} s and was ended")
+
+    async def _end_if_broken(self, name: str, handle: Handle) -> None:
+        if await self._probe_once(name, handle) is None:
             return
-        if await self._platform.end_process(worker.node, worker.report.pid):
-            self._hear(name, E.DIED, f"answered nothing for {HUNG_S:.0f} s and was ended")
+        await asyncio.sleep(FAILED_PAUSE_S)
+        if name in self._fleet.workers and (error := await self._probe_once(name, handle)) is not None:
+            await self._end_process(name, f"fails its own example and was ended: {error}")
 
     def see_expired(self, now: float) -> None:
         """Ends what stayed in a state beyond its deadline."""
@@ -259,30 +288,7 @@ class Watch:
 
     # ------------------------------------------------------------------------------------ orders
 
-    def order_start(self, name: WorkerName, node: Node) -> None:
-        epoch, threads, timeout_s = self._records.epoch, self._fleet.threads_on(node.id), self._settings.start_timeout_s
-        where = (node.id, node.ip)
-        self._order(str(name), lambda handle: handle.start(epoch, where, threads, timeout_s=timeout_s))
-
-    def order_drain(self, worker: WorkerRecord) -> None:
-        epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
-        self._order(str(worker), lambda handle: handle.drain(epoch, timeout_s=timeout_s))
-
-    def share_cores(self) -> None:
-        """Tells each worker how many threads to compute with, when that has changed."""
-        for node in self._fleet.take_changed_nodes():
-            share = self._fleet.threads_on(node)
-            for worker in self._fleet.workers.on(node):
-                threads = int(worker.claim.cpus) or share
-                if worker.state == S.READY and self._threads.get(str(worker)) != threads:
-                    self._threads[str(worker)] = threads
-                    self._order_threads(str(worker), threads)
-
-    def _order_threads(self, name: str, threads: int) -> None:
-        epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
-        self._order(name, lambda handle: handle.set_threads(epoch, threads, timeout_s=timeout_s))
-
-    def _order(self, name: str, order: Callable[[Handle], Awaitable[None]]) -> None:
+    def order(self, name: str, order: Callable[[Handle], Awaitable[None]]) -> None:
         """A command whose failure needs no answer here: `_follow` hears of a death, a deadline of silence."""
         self._spawn(name, self._carry_out(name, order))
 

@@ -79,6 +79,9 @@ class RayHandle(Handle):
     async def probe(self, timeout_s: float) -> float:
         return float(await answer_of(self.remote.probe.remote(), timeout_s))
 
+    async def overdue(self, timeout_s: float) -> Sequence[str]:
+        return list(await answer_of(self.remote.overdue.remote(), timeout_s))
+
     async def whereabouts(self) -> tuple[str, str, int]:
         facts = await asyncio.to_thread(ray._private.state.actors, self.remote._actor_id.hex())
         address = facts.get("Address") or {}

@@ -113,6 +113,12 @@ class WorkerActor(Worker):
     async def probe(self) -> float:
         return await self._there(super().probe())
 
+    async def failing(self) -> int:
+        return await self._there(super().failing())
+
+    async def overdue(self) -> Sequence[str]:
+        return await self._there(super().overdue())
+
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs it on the loop of inference: Ray's calls arrive on another loop."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._inference))

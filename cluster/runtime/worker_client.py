@@ -10,6 +10,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import ray
 
+from cluster import errors
 from cluster.calls import Call, View
 from cluster.routes import WorkerAddress
 from cluster.runtime import local_rpc
@@ -56,10 +57,20 @@ class WorkerClient:
         """Returns when the worker is idle and takes no other call."""
         await self._call(wait_s + CANCEL_S, WorkerCalls.reserve, owner, wait_s)
 
-    async def ping(self, timeout_s: float) -> None:
-        """Raises Unavailable when the worker's event loop is stuck; a model that computes does not stop it."""
-        # Any worker answers at once how far a request is that it does not have.
-        await self._call(timeout_s, WorkerCalls.watch, "", -1, 0.0)
+    async def overdue(self, timeout_s: float) -> Sequence[str]:
+        """The ids of calls that are computed for much longer than is usual. Raises Unavailable when the worker's event
+        loop is stuck; a model that computes does not stop it."""
+        try:
+            return await self._call(timeout_s, WorkerCalls.overdue)
+        except (errors.BadRequest, AttributeError):
+            return ()  # a worker of an earlier version, which hears
+
+    async def failing(self, timeout_s: float) -> int:
+        """How many calls the worker had when it began to fail, if it fails its own example too; otherwise 0."""
+        try:
+            return await self._call(timeout_s, WorkerCalls.failing)
+        except (errors.BadRequest, AttributeError):
+            return 0  # a worker of an earlier version
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as that is not version `seen`."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left, insort
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
 from typing import Any
@@ -39,6 +40,9 @@ NEWEST = 0.2
 #: model is not known, after so many seconds.
 HUNG_TIMES = 20
 HUNG_UNMEASURED_S = 120.0
+#: After this part of the time without which no batch is taken to hang, its requests may be asked elsewhere as well: a
+#: second answer costs little, and a process is not ended for it.
+OVERDUE_PART = 0.15
 #: No batch that runs for less is taken to hang when it holds a single request that another worker has ended with: if it
 #: hangs here too, others have waited for it once already.
 HUNG_SUSPECT_S = 3.0
@@ -108,6 +112,42 @@ class Item:
             ticket.fail(error)
 
 
+class RunningBatches:
+    """What a model computes at this moment, and how long each batch may take."""
+
+    def __init__(self, hung_s: float | None) -> None:
+        self._hung_s = hung_s
+        #: With the time from which on each is overdue.
+        self._batches: dict[int, tuple[float, Sequence[Item]]] = {}
+
+    @contextmanager
+    def timed(
+        self, batch: Sequence[Item], speed: float, is_suspicious: bool, on_hung: Callable[[Sequence[Item], float], None]
+    ) -> Iterator[None]:
+        """Calls `on_hung` if the batch runs for too long at a speed in tokens per second."""
+        if self._hung_s is None:
+            yield
+            return
+        tokens = sum(item.tokens for item in batch)
+        least_s = min(self._hung_s, HUNG_SUSPECT_S) if is_suspicious else self._hung_s
+        patience = patience_s(tokens, speed, least_s)
+        timer = asyncio.get_running_loop().call_later(patience, on_hung, batch, patience)
+        due = time.perf_counter() + patience_s(tokens, speed, OVERDUE_PART * self._hung_s)
+        self._batches[id(batch)] = due, batch
+        try:
+            yield
+        finally:
+            timer.cancel()
+            del self._batches[id(batch)]
+
+    def overdue(self) -> list[str]:
+        """The owners of the requests in batches that run for much longer than is usual."""
+        now = time.perf_counter()
+        late = [batch for due, batch in self._batches.values() if due <= now]
+        tickets = (ticket for batch in late for item in batch for ticket, _ in item.claims)
+        return list(dict.fromkeys(ticket.owner for ticket in tickets if not ticket.done.done()))
+
+
 class Batcher:
     def __init__(
         self,
@@ -134,7 +174,6 @@ class Batcher:
         self._parallel = parallel
         self._pads = pads
         self.cache = cache
-        self._hung_s = hung_s
         self._first_speed = first_speed
         #: Requests with inputs in the queue, the oldest first.
         self._lines: dict[Ticket, None] = {}
@@ -142,6 +181,7 @@ class Batcher:
         self._open: dict[Ticket, None] = {}
         self._flying: dict[Hashable, Item] = {}
         self._running = 0
+        self._running_batches = RunningBatches(hung_s)
         self._overloaded_until = 0.0
         self._turn = 0
         self._filled = asyncio.Event()
@@ -253,6 +293,10 @@ class Batcher:
             self._leave(ticket)
         return bool(tickets)
 
+    def overdue(self) -> list[str]:
+        """The owners of the requests in batches that run for much longer than is usual."""
+        return self._running_batches.overdue()
+
     def close(self) -> None:
         """Fails every request that waits or is being computed, and takes nothing more."""
         self._closed = True
@@ -291,23 +335,17 @@ class Batcher:
             if not batch:
                 continue
             self._running += 1
-            timer = None
-            if self._hung_s is not None:
-                # Batches at once share the speed.
-                speed = (self.speed or self._first_speed) / self._parallel
-                least_s = min(self._hung_s, HUNG_SUSPECT_S) if self.is_suspicious else self._hung_s
-                patience = patience_s(sum(item.tokens for item in batch), speed, least_s)
-                timer = loop.call_later(patience, self.on_hung, batch, patience)
+            # Batches at once share the speed.
+            speed = (self.speed or self._first_speed) / self._parallel
             try:
-                await self._run_batch(batch)
+                with self._running_batches.timed(batch, speed, self.is_suspicious, self.on_hung):
+                    await self._run_batch(batch)
             # This loop must never end: all later requests would wait for ever.
             except Exception as error:
                 for item in batch:
                     item.fail(error)
             finally:
                 self._running -= 1
-                if timer is not None:
-                    timer.cancel()
                 for item in batch:
                     if self._flying.get(item.identity) is item:
                         del self._flying[item.identity]

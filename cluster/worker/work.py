@@ -65,6 +65,9 @@ class Work(Protocol):
     def is_busy(self) -> bool:
         """Whether the model computes right now; raises when that has taken too long without a sign of progress."""
 
+    def overdue(self) -> Sequence[str]:
+        """The owners of requests that are computed for much longer than is usual."""
+
     def measure(self) -> None:
         """Brings the metrics up to date."""
 
@@ -127,6 +130,9 @@ class BatchedWork:
     def is_busy(self) -> bool:
         """A batch that hangs ends the process, so there is nothing to find out by a probe."""
         return self._batcher is not None and self._batcher.busy
+
+    def overdue(self) -> Sequence[str]:
+        return self._batcher.overdue() if self._batcher is not None else ()
 
     def measure(self) -> None:
         if self._batcher is not None:
@@ -208,6 +214,10 @@ class SteppedWork:
         if not self._queue.is_alive:
             raise errors.Unavailable(f"{self._name} works on something and shows no progress.", retry_after_s=5.0)
         return True
+
+    def overdue(self) -> Sequence[str]:
+        """Nobody knows how long a value usually takes; that it goes on is seen from its steps."""
+        return ()
 
     def measure(self) -> None:
         """There are no metrics of this queue."""

@@ -27,6 +27,7 @@ from cluster.launch import Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
 from cluster.versioned import Versioned
+from cluster.worker.examples import example_call, fails_example
 from cluster.worker.family import AnyFamily, Prepared, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, prepared_example
 from cluster.worker.metrics import WorkerMetrics
@@ -60,6 +61,8 @@ class Worker:
         self._taken: dict[str, asyncio.Task[Outcome]] = {}
         self._reservation = Reservation(name)
         self._failed_at = float("-inf")
+        #: How many calls it had when it first failed after it had computed.
+        self._failed_with = 0
         self._metrics = WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
@@ -190,6 +193,15 @@ class Worker:
             raise refusal
         self._loop = asyncio.get_running_loop()
         await self._reservation.take(owner, wait_s)
+        work, seconds = self._work, self._settings.probe_timeout_s
+        # After a failure it has to be known that the next one would be this call's own.
+        if work is not None and self._is_in_doubt(work) and await fails_example(self._family, work, seconds):
+            self._reservation.end(owner)
+            raise errors.WorkerDraining(f"{self.name} fails its own example, so nothing can be tried there.")
+
+    def _is_in_doubt(self, work: Work) -> bool:
+        """It has failed a call since it last computed one. What streams shows by each step that it computes."""
+        return self._failed_at > work.computed_at and self._family.contract == "batched"
 
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
@@ -199,16 +211,31 @@ class Worker:
             has_failed = self._failed_at > self._work.computed_at
             if not has_failed and started - self._work.computed_at < self._settings.probe_s:
                 return 0.0
-            # It computes, or does so for one call only.
-            if self._reservation.owner is not None or self._work.is_busy():
+            # It computes, or does so for one call only. One that fails everything is busy as well.
+            is_busy = self._reservation.owner is not None or self._work.is_busy()
+            if is_busy and not self._is_in_doubt(self._work):
                 return 0.0
-        example = self._family.example
-        call = Call("probe", list(example.items), dict(example.params), self._settings.probe_timeout_s, example.ability)
-        outcome = await self._answer(call)
+        outcome = await self._answer(example_call(self._family, self._settings.probe_timeout_s))
         # A full queue says nothing of the model behind it; the next probe will.
         if isinstance(outcome, errors.ClusterError) and not isinstance(outcome, errors.Overloaded):
             raise outcome
         return time.perf_counter() - started
+
+    async def failing(self) -> int:
+        """How many calls it had when it began to fail, for an ingress that has seen it fail a call; 0 unless it fails
+        its own example too."""
+        try:
+            await self.probe()
+        except errors.InferenceFailed as error:
+            log.error("%s fails its own example: %s", self.name, error)
+            return max(self._failed_with, 1)
+        except errors.ClusterError as error:
+            log.info("%s could not be probed: %s", self.name, error)
+        return 0
+
+    async def overdue(self) -> Sequence[str]:
+        """The ids of calls that are computed for much longer than is usual."""
+        return self._work.overdue() if self._work is not None else ()
 
     async def _answer(self, call: Call) -> Outcome:
         refusal = self._refusal(call.id)
@@ -266,6 +293,8 @@ class Worker:
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         if isinstance(error, errors.InferenceFailed):
+            if self._work is None or self._failed_at <= self._work.computed_at:
+                self._failed_with = self._reservation.working
             self._failed_at = time.perf_counter()
         self._metrics.failed(error.code())
         return error

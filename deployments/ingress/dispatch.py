@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -21,10 +21,9 @@ from cluster.routes import ModelRoutes, Snapshot
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
-from cluster.status import WorkerName
-from cluster.suspicion import Suspicion, fingerprint_of
+from cluster.suspicion import fingerprint_of
 from cluster.value import JsonObject
-from deployments.ingress.failures import FailureRuns
+from deployments.ingress.blame import Blame, FailedCall
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
@@ -82,11 +81,8 @@ class Dispatcher:
         self._queues: dict[str, WorkerQueue] = {}
         self._changed = asyncio.Event()
         self._calls = 0
-        #: By uid, for models whose workers died lately.
-        self._suspicions: dict[str, Suspicion] = {}
-        self._failures = FailureRuns()
-        self._telling: set[asyncio.Task[None]] = set()
         self.table = RouteTable(any_name=settings.any_name)
+        self._blame = Blame(self.table, supervisor, self._announce)
         self.keys: tuple[Key, ...] = ()
         self.seen_at = 0.0
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
@@ -138,17 +134,17 @@ class Dispatcher:
                 WorkerClient(handle, addresses[name]),
                 gather_s,
                 self._metrics.gathered,
-                partial(self._see_death, name),
-                partial(self._see_silence, name),
+                partial(self._blame.see_death, name),
+                partial(self._blame.see_silence, name),
+                partial(self._blame.see_overdue, name),
+                partial(self._blame.see_in_time, name),
             )
             for name, handle in snapshot.handles.items()
         }
         for name in before.keys() - self._queues.keys():
             before[name].close()
-            self._failures.forget(name)
-        now = asyncio.get_running_loop().time()
-        for uid, poison in snapshot.poison:
-            self._suspicions.setdefault(uid, Suspicion()).remember(poison, now)
+            self._blame.forget(name)
+        self._blame.remember(snapshot.poison)
         self._announce()
 
     async def ask(
@@ -178,8 +174,10 @@ class Dispatcher:
         attempts = 0
         while attempts < ATTEMPTS and losses < MOST_LOSSES:
             model = await self._usable(question.model, tried, question.deadline, refusal)
-            avoiding = next((those for those in (tried | reserved, tried) if self.table.is_usable(model, those)), ())
-            suspicion = self._suspicion_of(model.uid)
+            overdue = self.table.overdue
+            sets = (tried | reserved | overdue, tried | overdue, tried | reserved, tried)
+            avoiding = next((those for those in sets if self.table.is_usable(model, those)), ())
+            suspicion = self._blame.suspicion_of(model.uid)
             if suspicion is not None:
                 suspicion.refuse(question.fingerprint, model.uid, loop.time())
             with self.table.choose(model, avoiding) as route:
@@ -188,26 +186,29 @@ class Dispatcher:
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
                 queue = self._queues[route.worker]
                 is_suspect = suspicion is not None and suspicion.goes_alone(question.fingerprint, loop.time())
+                sent_at = loop.time()
                 try:
                     queue.refuse(question.size)
                     answer = await (queue.send_tried if is_suspect else queue.send)(call, question.is_long)
                     self.table.queued[route.worker] = queue.queued
                     self._clear(question)
-                    if self._failures:
-                        self._failures.answered(model.uid, route.worker)
                     return answer, route.worker
                 except GivenUp as silence:
                     return await self._first(silence.sent, queue, route.worker, question, tried, losses)
+                except errors.InferenceFailed as error:
+                    failed = FailedCall(question.fingerprint, question.is_long, sent_at, is_suspect)
+                    if not await self._blame.is_worker_to_blame(route.worker, queue.client, failed, queue.sent):
+                        self._clear(question)
+                        raise
+                    refusal = error
                 except errors.ClusterError as error:
                     if not error.retryable:
                         self._clear(question)
-                        if isinstance(error, errors.InferenceFailed):
-                            self._see_failure(model.uid, route.worker)
                         raise
                     refusal = error
             if isinstance(refusal, errors.WorkerReserved):
                 reserved.add(route.worker)
-                if not self.table.is_usable(model, tried | reserved):
+                if not self.table.is_usable(model, tried | reserved | self.table.overdue):
                     await asyncio.sleep(RESERVED_PAUSE_S)
                     reserved.clear()
                 if loop.time() >= question.deadline:
@@ -234,6 +235,7 @@ class Dispatcher:
         try:
             await asyncio.wait((elsewhere, sent.answer), return_when=asyncio.FIRST_COMPLETED)
             if sent.answer.done() and not sent.answer.exception():
+                self._clear(question)
                 return sent.answer.result(), worker
             answer = await elsewhere
             sent.is_cleared = True
@@ -243,62 +245,8 @@ class Dispatcher:
             if not sent.answer.done():
                 queue.forget(sent)
 
-    def _suspicion_of(self, uid: str) -> Suspicion | None:
-        """None while no call of the model is suspected, which is nearly always."""
-        suspicion = self._suspicions.get(uid)
-        if suspicion is not None and suspicion.is_over(asyncio.get_running_loop().time()):
-            del self._suspicions[uid]
-            return None
-        return suspicion
-
     def _clear(self, question: Question) -> None:
-        """An answer, even an error, shows that the request did not kill its worker."""
-        suspicion = self._suspicions.get(question.model.uid)
-        if suspicion is not None:
-            suspicion.answered(question.fingerprint)
-
-    def _see_death(self, worker: str, sent: Sequence[Sent]) -> None:
-        """A worker died with these calls."""
-        name = WorkerName.parse(worker)
-        if name is None:
-            return
-        now = asyncio.get_running_loop().time()
-        suspicion = self._suspicions.setdefault(name.uid, Suspicion())
-        alone = next((each for each in sent if each.is_alone), None)
-        if alone is None:
-            suspects = {each.fingerprint for each in sent}
-            suspicion.died(worker, suspects, now, are_short=not any(each.is_long for each in sent))
-        else:
-            poison = alone.fingerprint
-            ended = suspicion.died_alone(worker, poison, now)
-            log.error("a request to %s ended %s and is refused from now on", name.uid, ", ".join(ended))
-            self._tell_supervisor("a poisonous request", self._supervisor.poisoned(name.uid, poison, ended))
-
-    def _see_failure(self, uid: str, worker: str) -> None:
-        """The worker lives, but does not compute."""
-        if self._failures.failed(uid, worker, asyncio.get_running_loop().time()):
-            log.warning("%s fails one call after another, and others of %s do not; it is to be probed", worker, uid)
-            self._tell_supervisor("a failing worker", self._supervisor.suspect(worker))
-
-    def _see_silence(self, worker: str, is_silent: bool) -> None:
-        if is_silent:
-            log.warning("%s has work and answers nothing; its calls go elsewhere", worker)
-            self.table.avoided.add(worker)
-            self._tell_supervisor("a silent worker", self._supervisor.suspect(worker))
-        else:
-            self.table.avoided.discard(worker)
-            self._announce()
-
-    def _tell_supervisor(self, of_what: str, call: Coroutine[Any, Any, None]) -> None:
-        async def tell() -> None:
-            try:
-                await call
-            except errors.ClusterError as error:
-                log.warning("the supervisor was not told of %s: %s", of_what, error)
-
-        task = asyncio.ensure_future(tell())
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._blame.clear(question.model.uid, lambda: question.fingerprint)
 
     def _announce(self) -> None:
         """Wakes the requests that wait for a worker."""

@@ -35,6 +35,8 @@ class RouteTable:
     queued: dict[str, int] = field(default_factory=dict)
     #: Workers seen to be dead or draining before the next table says so.
     avoided: set[str] = field(default_factory=set)
+    #: Workers that compute for much longer than is usual: they get calls where no other is left.
+    overdue: set[str] = field(default_factory=set)
     #: Whether a name that nobody has means the only model that can do what is asked.
     any_name: bool = False
     #: Who answers to a name, and who can do what.
@@ -55,6 +57,7 @@ class RouteTable:
         self._index()
         listed = {route.worker for model in models.values() for route in model.workers}
         self.avoided &= listed
+        self.overdue &= listed
         self.queued = {worker: n for worker, n in self.queued.items() if worker in listed}
         return True
 

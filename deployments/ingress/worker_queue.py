@@ -74,14 +74,20 @@ class WorkerQueue:
         on_send: Callable[[int], None],
         on_death: Callable[[Sequence[Sent]], None] = lambda sent: None,
         on_silence: Callable[[bool], None] = lambda is_silent: None,
+        on_overdue: Callable[[Sequence[Sent]], bool] = lambda sent: False,
+        on_in_time: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_death` is told once, of all that the worker had when it died; `on_silence`, when a worker that has work
-        stops answering anything, and when it answers again."""
+        stops answering anything, and when it answers again. `on_overdue` is told of the calls that the worker computes
+        for much longer than is usual, again and again, and says whether all that it has may be asked elsewhere;
+        `on_in_time`, when there are no such calls any more."""
         self.client = client
         self._gather_s = gather_s
         self._on_send = on_send
         self._on_death = on_death
         self._on_silence = on_silence
+        self._on_overdue = on_overdue
+        self._on_in_time = on_in_time
         self._waiting: list[Sent] = []
         #: The calls that the worker has.
         self._sent: dict[Sent, None] = {}
@@ -94,8 +100,14 @@ class WorkerQueue:
         self._full: tuple[int, float, errors.Overloaded] | None = None
         self._is_dead = False
         self._is_silent = False
+        self._is_overdue = False
         self._heard_at = 0.0
         self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def sent(self) -> tuple[Sent, ...]:
+        """The calls that the worker has."""
+        return tuple(sent for sent in self._sent if not sent.is_cleared)
 
     def refuse(self, size: int) -> None:
         """Raises what the worker would answer: it has just refused a request as large. Smaller ones are still sent."""
@@ -247,29 +259,41 @@ class WorkerQueue:
             self._listener = asyncio.ensure_future(self._listen())
 
     async def _listen(self) -> None:
-        """A busy worker still answers a ping. One that does not is hanging, and its calls are sent elsewhere."""
+        """A busy worker still says which of its calls take too long. One that says nothing is hanging."""
         loop = asyncio.get_running_loop()
-        while (self._sent or self._is_silent) and not self._is_dead:
+        while (self._sent or self._is_silent or self._is_overdue) and not self._is_dead:
             await asyncio.sleep(max(self._heard_at + SILENT_S - loop.time(), PING_PAUSE_S))
-            if not self._is_silent and (not self._sent or loop.time() - self._heard_at < SILENT_S):
+            is_doubtful = self._is_silent or self._is_overdue
+            if not is_doubtful and (not self._sent or loop.time() - self._heard_at < SILENT_S):
                 continue
+            late: Sequence[str] = ()
             try:
-                await self.client.ping(PING_S)
+                late = await self.client.overdue(PING_S)
             except errors.WorkerLost:
                 return
             except errors.ClusterError:
                 is_silent = True
             else:
-                is_silent, self._heard_at = False, loop.time()
+                is_silent = False
             if is_silent != self._is_silent:
                 self._is_silent = is_silent
                 self._on_silence(is_silent)
             if is_silent:
                 self._give_up()
                 continue
+            self._see_overdue(set(late))
             for sent in self._sent:
                 if sent.is_given_up and sent.is_cleared:
                     self._spawn(self._cancel(sent.call.id))
+
+    def _see_overdue(self, ids: set[str]) -> None:
+        """The rest of what the worker has waits behind these calls, of which some may be another ingress's."""
+        was_overdue, self._is_overdue = self._is_overdue, bool(ids)
+        if ids:
+            if self._on_overdue([sent for sent in self._sent if sent.call.id in ids]):
+                self._give_up()
+        elif was_overdue:
+            self._on_in_time()
 
     def _give_up(self) -> None:
         """Lets callers ask another worker; an answer of this one is still taken if it comes first."""

@@ -79,6 +79,14 @@ def test_whoever_was_answered_is_cleared() -> None:
     assert suspicion.is_over(0.0)
 
 
+def test_calls_of_a_worker_that_was_only_slow_are_no_suspects() -> None:
+    suspicion = Suspicion()
+    suspicion.died("slow", ["a"], 0.0)
+    suspicion.survived("slow")
+    suspicion.survived("never heard of")
+    assert not suspicion.goes_alone("a", 0.0) and suspicion.is_over(0.0)
+
+
 def test_with_the_poison_known_the_others_are_cleared_and_its_deaths_are_told() -> None:
     suspicion = Suspicion()
     suspicion.died("w1", ["a", "poison"], 0.0)

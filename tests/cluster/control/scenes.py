@@ -44,6 +44,10 @@ class Process:
         self.alive = True
         self.answers = world.answers
         self.computes = True
+        self.fails_its_example = False
+        self.probes = 0
+        #: Calls that it computes for longer than is usual.
+        self.late: list[str] = []
         self.in_hand = 0
         self.threads = 0
         self.commands: list[str] = []
@@ -124,7 +128,14 @@ class Process:
     async def probe(self, timeout_s: float) -> float:
         await self._reach(self.answers and self.computes)
         await self._until_ended(0.005)
+        self.probes += 1
+        if self.fails_its_example:
+            raise errors.InferenceFailed("ValueError: no")
         return 0.005
+
+    async def overdue(self, timeout_s: float) -> Sequence[str]:
+        await self._reach(self.answers)
+        return self.late
 
     def kill(self) -> None:
         """The supervisor hears of the death a moment later."""

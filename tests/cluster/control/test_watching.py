@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.control import watching
 from cluster.status import Memory
 from tests.cluster.control.scenes import (
     PATIENCE_S,
@@ -104,6 +105,64 @@ def test_a_worker_that_answers_but_does_not_compute_is_replaced() -> None:
         await s.until(s.world.alive)
 
     play(scene)
+
+
+def test_a_worker_that_fails_its_own_example_twice_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        first.fails_its_example = True
+        await s.supervisor.suspect(str(first.name))
+        await s.until(lambda: not first.alive)
+        assert s.world.ended_by_pid[0] == ("n0", first.pid)
+        assert any("fails its own example and was ended: ValueError: no" in text for text in await s.events())
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    monkeypatch.setattr(watching, "FAILED_PAUSE_S", 0.01)
+    play(scene, probe_s=60)
+
+
+def test_a_worker_that_fails_its_own_example_once_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        first = s.world.the()
+        first.fails_its_example = True
+        await s.supervisor.suspect(str(first.name))
+        await s.until(lambda: first.probes)
+        first.fails_its_example = False
+        await s.until(lambda: first.probes > 1)
+        await s.state(M.READY)
+        await s.ticks()
+        assert first.alive and s.world.ended_by_pid == []
+
+    monkeypatch.setattr(watching, "FAILED_PAUSE_S", 0.2)
+    play(scene, probe_s=60)
+
+
+def test_a_worker_that_hangs_with_what_was_found_to_be_poison_is_replaced_at_once() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=3))
+        hangs, dead, busy = s.world.alive()
+        hangs.late = ["r#1"]
+        dead.kill()
+        await s.supervisor.poisoned("m", "f", [str(hangs.name), str(dead.name), "worker:gone:1:0-x"])
+        await s.until(lambda: not hangs.alive)
+        assert s.world.ended_by_pid == [("n0", hangs.pid)] and busy.alive
+        assert any("hung with a request that is refused" in text for text in await s.events())
+
+    play(scene, make_node("n0"), tick_s=0.05, probe_s=60)
+
+
+def test_a_worker_that_is_done_with_what_was_found_to_be_poison_goes_on() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, _ = s.world.alive()
+        await s.supervisor.poisoned("m", "f", [str(first.name)])
+        await s.ticks()
+        assert first.alive and s.world.ended_by_pid == []
+
+    play(scene, probe_s=60)
 
 
 def test_logs_are_those_of_the_workers() -> None:

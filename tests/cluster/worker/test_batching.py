@@ -420,6 +420,36 @@ def test_a_batch_that_runs_far_beyond_its_forecast_is_told() -> None:
     play(scene, hung_s=0.02)
 
 
+def test_long_before_a_batch_is_taken_to_hang_its_callers_are_told_to_be_overdue() -> None:
+    async def scene(queue: Queue) -> None:
+        queue.batcher.speed = 1e6
+        hung = await queue.busy()
+        assert queue.batcher.overdue() == []
+        async with asyncio.timeout(PATIENCE_S / 2):
+            while not queue.batcher.overdue():
+                await asyncio.sleep(0.005)
+        (late,) = queue.batcher.overdue()
+        assert late == next(iter(queue.batcher._open)).owner
+        await queue.answer(hung)
+        assert queue.batcher.overdue() == []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "OVERDUE_PART", 0.001)
+        play(scene, hung_s=PATIENCE_S)
+
+
+def test_a_batch_that_takes_as_long_as_its_tokens_do_is_not_overdue() -> None:
+    async def scene(queue: Queue) -> None:
+        queue.batcher.speed = 100.0
+        await queue.busy()
+        await asyncio.sleep(0.05)
+        assert queue.batcher.overdue() == []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "OVERDUE_PART", 0.0)
+        play(scene, hung_s=PATIENCE_S)
+
+
 def test_before_any_batch_has_run_the_pass_at_loading_tells_what_to_expect() -> None:
     async def scene(queue: Queue) -> None:
         told: list[float] = []

@@ -360,6 +360,54 @@ def test_after_a_failure_a_probe_computes_though_the_model_has_just_worked(tmp_p
     play(scene())
 
 
+def test_a_busy_worker_that_failed_a_call_is_asked_for_its_example_all_the_same(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await ask(worker, call({"break": True}))
+        Held.gate.clear()
+        Held.entered.clear()
+        busy = asyncio.create_task(ask(worker, call("x")))
+        assert await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
+        asking = asyncio.create_task(worker.failing())
+        await asyncio.sleep(0.01)
+        assert not asking.done()
+        Held.gate.set()
+        assert await asking == 1
+        await busy
+        # Nothing is tried alone where whatever is tried would fail.
+        with pytest.raises(errors.WorkerDraining, match="fails its own example"):
+            await worker.reserve("suspect", 5.0)
+        outcomes, _ = await worker.infer([call("y")])
+        assert isinstance(outcomes[0], errors.InferenceFailed), "it is not kept for the suspect"
+
+    play(scene())
+
+
+def test_a_worker_says_how_many_calls_it_had_when_it_began_to_fail(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await ask(worker, call("a"), call({"break": True}), call("b"))
+        assert await worker.failing() == 3
+        await ask(worker, call("c"))
+        assert await worker.failing() == 3
+
+    play(scene())
+
+
+def test_a_worker_that_failed_for_its_input_is_not_broken(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        assert await worker.failing() == 0
+        await loaded(worker)
+        await ask(worker, call({"raise": True}))
+        await worker.reserve("suspect", 5.0)
+        assert await worker.failing() == 0
+
+    play(scene())
+
+
 def test_a_probe_of_a_model_that_raises_fails(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)

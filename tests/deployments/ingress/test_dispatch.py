@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from cluster.routes import ModelRoutes, Route, Snapshot
 from cluster.settings import Settings
 from cluster.status import ModelState
 from cluster.suspicion import fingerprint_of
-from deployments.ingress import worker_queue
+from deployments.ingress import blame, worker_queue
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 
@@ -41,13 +40,21 @@ class Worker:
         self.asked: list[list[str]] = []
         self.cancelled: list[str] = []
         self.reserved_for: str | None = None
-        #: Whether it fails every call at once.
-        self.is_broken = False
+        #: It fails every call at once, its example too.
+        self.fails = False
+        #: A call with this item breaks it.
+        self.breaks_at = ""
+        #: The item with which it hangs, though it hears.
+        self.hangs_at = ""
+        self.hangs_with: list[str] = []
         self.is_dead = asyncio.get_running_loop().create_future()
         #: While this is cleared, it answers nothing, not even a ping.
         self.runs = asyncio.Event()
         self.runs.set()
-        self.infer, self.watch = Remote(self._infer), Remote(self._watch)
+        self.infer, self.overdue = Remote(self._infer), Remote(self._overdue)
+        self.failing = Remote(self._failing)
+        #: How many calls it had when it broke.
+        self.broke_with = 1
         self.reserve, self.cancel = Remote(self._reserve), Remote(self._cancel)
 
     async def _until_it_runs(self) -> None:
@@ -61,8 +68,20 @@ class Worker:
         await self._until_it_runs()
         self.asked.append([call.items[0] for call in calls])
         await asyncio.sleep(0.01)
-        if self.is_broken:
+        if not self.fails and any(self.breaks_at in call.items and self._takes(call) for call in calls):
+            self.fails, self.broke_with = True, max(self.broke_with, len(calls))
+        if self.fails:
             return [errors.InferenceFailed("It computes nothing.") for _ in calls], 0
+        if any(call.items == ["bad"] for call in calls):
+            bad = errors.InferenceFailed("ValueError: bad")
+            return [bad if call.items == ["bad"] else Answer(list(call.items), 1) for call in calls], 0
+        if any(self.hangs_at in call.items and self._takes(call) for call in calls):
+            self.hangs_with += [call.id for call in calls]
+            if self.reserved_for is not None:
+                self.is_dead.set_result(None)  # as a worker that hangs with a suspect
+            await self.is_dead
+        if self.hangs_with:
+            await self.is_dead
         if any(call.items == POISON and self._takes(call) for call in calls):
             self.is_dead.set_result(None)
         await self._until_it_runs()
@@ -75,14 +94,21 @@ class Worker:
     def _takes(self, call: Call) -> bool:
         return self.reserved_for in (None, call.id)
 
-    async def _watch(self, owner: str, seen: int, wait_s: float) -> None:
+    async def _overdue(self) -> list[str]:
         await self._until_it_runs()
+        return self.hangs_with
+
+    async def _failing(self) -> int:
+        await self._until_it_runs()
+        return self.broke_with if self.fails else 0
 
     async def _reserve(self, owner: str, wait_s: float) -> None:
         await self._until_it_runs()
         while self.reserved_for is not None:
             await asyncio.sleep(0.001)
             await self._until_it_runs()
+        if self.fails:
+            raise errors.WorkerDraining("It fails its own example.")
         self.reserved_for = owner
 
     async def _cancel(self, owners: Sequence[str], block_s: float) -> bool:
@@ -236,34 +262,141 @@ def test_calls_at_a_worker_that_hangs_are_answered_elsewhere(hasty: None) -> Non
         s.workers[0].is_dead.set_result(None)
         await asyncio.sleep(0.05)
         assert [told for told in s.supervisor.told if told[0] == "poisoned"] == []
-        assert not s.dispatcher._suspicions or s.dispatcher._suspicions["m"].is_over(0.0)
+        suspicions = s.dispatcher._blame._suspicions
+        assert not suspicions or suspicions["m"].is_over(0.0)
 
     play(scene, workers=2)
 
 
-def test_a_worker_that_fails_everything_while_another_answers_is_told_to_the_supervisor() -> None:
-    async def scene(s: Scene) -> None:
-        s.workers[0].is_broken = True
-        for number in range(100):
-            with suppress(errors.InferenceFailed):
-                await s.ask(str(number))
-            if s.supervisor.told:
-                break
-        assert s.supervisor.told == [("suspect", s.workers[0].name)]
-
-    play(scene, workers=2)
-
-
-def test_an_input_that_fails_at_every_worker_makes_no_worker_suspicious() -> None:
+def test_calls_at_a_worker_that_hears_but_hangs_are_answered_elsewhere_and_the_poison_is_found(hasty: None) -> None:
     async def scene(s: Scene) -> None:
         for worker in s.workers:
-            worker.is_broken = True
-        for number in range(50):
-            with pytest.raises(errors.InferenceFailed):
-                await s.ask(str(number))
-        assert s.supervisor.told == []
+            worker.hangs_at = "hang"
+        poison = asyncio.create_task(s.ask("hang"))
+        await asyncio.sleep(0.02)
+        answers = await asyncio.gather(*(s.ask(f"{n}") for n in range(8)))
+        assert answers == [[f"{n}"] for n in range(8)]
+        with pytest.raises(errors.PoisonRequest):
+            await poison
+        ((method, _, fingerprint, ended),) = s.supervisor.told
+        assert method == "poisoned" and fingerprint == fingerprint_of("infer", ["hang"], {})
+        # The first lives and hangs: the supervisor is told of it with the one that ended.
+        assert sorted(ended) == sorted(worker.name for worker in s.workers if worker.hangs_with)
+        assert len(ended) == 2 and len([worker for worker in s.workers if worker.is_dead.done()]) == 1
+
+    play(scene, workers=3)
+
+
+def test_a_worker_that_is_overdue_gets_calls_again_when_it_was_only_slow() -> None:
+    async def scene(s: Scene) -> None:
+        slow = s.workers[0]
+        blame = s.dispatcher._blame
+        assert blame.see_overdue(slow.name, [])
+        for n in range(4):
+            await s.ask(str(n))
+        assert slow.asked == []
+        blame.see_in_time(slow.name)
+        for n in range(4):
+            await s.ask(str(n))
+        assert slow.asked
 
     play(scene, workers=2)
+
+
+def test_where_all_workers_are_overdue_they_get_calls_all_the_same() -> None:
+    async def scene(s: Scene) -> None:
+        blame = s.dispatcher._blame
+        assert [blame.see_overdue(worker.name, []) for worker in s.workers] == [True, False]
+        assert await s.ask("a") == ["a"]
+
+    play(scene, workers=2)
+
+
+def test_the_only_worker_that_hears_but_hangs_keeps_its_calls(hasty: None) -> None:
+    async def scene(s: Scene) -> None:
+        (only,) = s.workers
+        only.hangs_at = "hang"
+        asking = [asyncio.create_task(s.ask(item)) for item in ("hang", "other")]
+        await asyncio.sleep(0.2)
+        assert len(only.asked) <= 2 and not any(task.done() for task in asking)
+        for task in asking:
+            task.cancel()
+
+    play(scene, workers=1)
+
+
+# ------------------------------------------------------------------------------------- workers that fail
+
+
+def test_nobody_else_fails_at_a_worker_that_fails_everything(hasty: None) -> None:
+    async def scene(s: Scene) -> None:
+        broken, sound = s.workers
+        broken.breaks_at = sound.breaks_at = "break"
+        with pytest.raises(errors.InferenceFailed):
+            await s.ask("break")
+        answers = await asyncio.gather(*(s.ask(str(n)) for n in range(50)))
+        assert answers == [[str(n)] for n in range(50)]
+        # A call that broke one worker and was alone there is not tried at the next.
+        (failing,) = [worker for worker in s.workers if worker.fails]
+        assert s.supervisor.told == [("suspect", failing.name)]
+
+    play(scene, workers=2)
+
+
+def test_of_those_who_asked_together_the_one_that_breaks_workers_is_found_and_the_others_are_answered() -> None:
+    async def scene(s: Scene) -> None:
+        for worker in s.workers:
+            worker.breaks_at = "break"
+        asking = [s.ask("break" if n == 3 else str(n)) for n in range(8)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert isinstance(answers.pop(3), errors.PoisonRequest)
+        assert answers == [[str(n)] for n in range(8) if n != 3]
+        broken = [worker.name for worker in s.workers if worker.fails]
+        assert len(broken) == 2
+        (told,) = [told for told in s.supervisor.told if told[0] == "poisoned"]
+        assert sorted(told[3]) == sorted(broken)
+
+    play(scene, workers=3)
+
+
+def test_a_call_that_was_at_a_broken_worker_with_those_of_another_ingress_is_tried_elsewhere() -> None:
+    async def scene(s: Scene) -> None:
+        # Another ingress's call has broken both, and the second of them while it was tried there alone.
+        for worker in s.workers[:2]:
+            worker.fails, worker.broke_with = True, 2
+        answers = await asyncio.gather(*(s.ask(str(n)) for n in range(8)))
+        assert answers == [[str(n)] for n in range(8)]
+        assert "poisoned" not in {told[0] for told in s.supervisor.told}
+
+    play(scene, workers=3)
+
+
+def test_an_input_that_fails_is_its_callers_own_and_asked_once() -> None:
+    async def scene(s: Scene) -> None:
+        asking = [s.ask("bad" if n % 2 else str(n)) for n in range(20)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+        assert [isinstance(answer, errors.InferenceFailed) for answer in answers] == [bool(n % 2) for n in range(20)]
+        asked = [item for worker in s.workers for items in worker.asked for item in items]
+        assert sorted(asked) == sorted("bad" if n % 2 else str(n) for n in range(20))
+        assert s.supervisor.told == [] and not s.dispatcher.table.avoided
+
+    play(scene, workers=2)
+
+
+def test_a_worker_that_computes_its_example_again_gets_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Scene) -> None:
+        worker = s.workers[0]
+        worker.fails = True
+        with pytest.raises(errors.InferenceFailed):
+            await s.ask("a")
+        held = asyncio.create_task(s.ask("b"))
+        await asyncio.sleep(0.05)
+        assert s.dispatcher.table.avoided == {worker.name} and not held.done()
+        worker.fails = False
+        assert await held == ["b"]
+
+    monkeypatch.setattr(blame, "AGAIN_S", 0.01)
+    play(scene, workers=1)
 
 
 def test_the_only_worker_goes_on_where_it_stopped(hasty: None) -> None:

@@ -127,6 +127,8 @@ class Breakable(Worker):
         super().__init__(10**6)
         self.ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.hears = True
+        #: The calls that it computes for longer than is usual.
+        self.late: list[str] = []
         self.reserved: list[str] = []
         self.cancelled: list[str] = []
 
@@ -141,9 +143,10 @@ class Breakable(Worker):
         self.cancelled += owners
         return True
 
-    async def ping(self, timeout_s: float) -> None:
+    async def overdue(self, timeout_s: float) -> list[str]:
         if not self.hears:
             raise errors.Unavailable("It does not answer.", retry_after_s=5.0)
+        return self.late
 
     def die(self) -> None:
         self.ends.set_exception(errors.WorkerLost("The process is gone.", retry_after_s=5.0))
@@ -156,7 +159,22 @@ class Broken:
         self.worker = Breakable()
         self.deaths: list[list[tuple[str, bool]]] = []
         self.silences: list[bool] = []
-        self.queue = WorkerQueue(self.worker, 0.001, lambda n: None, self._see_death, self.silences.append)
+        #: The ids of calls that were told to be overdue, and None when there were no more.
+        self.overdue: list[list[str] | None] = []
+        self.may_give_up = True
+        self.queue = WorkerQueue(
+            self.worker,
+            0.001,
+            lambda n: None,
+            self._see_death,
+            self.silences.append,
+            self._see_overdue,
+            lambda: self.overdue.append(None),
+        )
+
+    def _see_overdue(self, sent: Sequence[Sent]) -> bool:
+        self.overdue.append([each.call.id for each in sent])
+        return self.may_give_up
 
     def _see_death(self, sent: Sequence[Sent]) -> None:
         self.deaths.append(sorted((each.call.id, each.is_alone) for each in sent))
@@ -307,5 +325,34 @@ def test_a_worker_without_work_is_not_asked(hasty: None) -> None:
         broken.worker.hears = False
         await asyncio.sleep(0.1)
         assert broken.silences == []
+
+    play_broken(scene)
+
+
+def test_all_calls_of_a_worker_that_takes_too_long_for_one_are_given_up(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        broken.worker.late = ["a", "of another ingress"]
+        outcomes = await asyncio.gather(broken.send("a"), broken.send("waits behind it"), return_exceptions=True)
+        assert all(isinstance(outcome, GivenUp) for outcome in outcomes)
+        assert broken.overdue[0] == ["a"] and broken.silences == []
+        broken.worker.late = []
+        await asyncio.sleep(0.05)
+        assert broken.overdue[-1] is None
+        broken.worker.ends.set_result(None)
+        await turn()
+        assert [outcome.sent.answer.done() for outcome in outcomes] == [True, True]
+
+    play_broken(scene)
+
+
+def test_where_no_other_worker_is_left_nothing_is_given_up(hasty: None) -> None:
+    async def scene(broken: Broken) -> None:
+        broken.worker.late, broken.may_give_up = ["a"], False
+        sending = broken.send("a")
+        await asyncio.sleep(0.1)
+        assert len(broken.overdue) > 1 and not sending.done()
+        broken.may_give_up = True
+        with pytest.raises(GivenUp):
+            await sending
 
     play_broken(scene)

@@ -1,0 +1,242 @@
+"""Who is to blame when workers die, hang or fail: keeps one ingress's account of it, and tells the supervisor.
+
+A worker that is to blame gets no calls until the supervisor has replaced it or it computes again. A call that may be to
+blame is tried at a worker that does nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import errors
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.runtime.worker_client import WorkerClient
+from cluster.status import WorkerName
+from cluster.suspicion import Suspicion
+from deployments.ingress.routing import RouteTable
+from deployments.ingress.worker_queue import Sent
+
+log = logging.getLogger("cluster.ingress")
+
+#: How long a worker that failed a call may take to compute its example; whoever got the error waits for that.
+EXAMPLE_S = 3.0
+#: How often a worker that failed its example is asked for it again.
+AGAIN_S = 1.0
+
+
+@dataclass(frozen=True)
+class FailedCall:
+    fingerprint: str
+    is_long: bool
+    #: By the clock of the loop.
+    sent_at: float
+    #: The worker had nothing else to do: it was a suspect before.
+    was_alone: bool
+
+
+@dataclass
+class ExampleTrial:
+    """Of a worker that failed a call: does it fail its own example as well?"""
+
+    #: By the clock of the loop.
+    began: float
+    #: The calls that it had when the first of them failed; one of these may have broken it.
+    suspects: set[str]
+    is_short: bool
+    #: How many calls the worker had, if it is to blame, and otherwise 0.
+    verdict: asyncio.Future[int]
+    task: asyncio.Task[None] | None = None
+
+    def add(self, fingerprint: str, is_long: bool) -> None:
+        self.suspects.add(fingerprint)
+        self.is_short &= not is_long
+
+
+class Blame:
+    def __init__(self, table: RouteTable, supervisor: SupervisorClient, announce: Callable[[], None]) -> None:
+        """`announce` wakes the requests that wait for a worker."""
+        self._table = table
+        self._supervisor = supervisor
+        self._announce = announce
+        #: By uid, for models whose workers died lately.
+        self._suspicions: dict[str, Suspicion] = {}
+        #: By worker; empty as long as nothing fails.
+        self._trials: dict[str, ExampleTrial] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    # ------------------------------------------------------------------------------------ calls
+
+    def suspicion_of(self, uid: str) -> Suspicion | None:
+        """None while no call of the model is suspected, which is nearly always."""
+        suspicion = self._suspicions.get(uid)
+        if suspicion is not None and suspicion.is_over(self._now()):
+            del self._suspicions[uid]
+            return None
+        return suspicion
+
+    def clear(self, uid: str, fingerprint: Callable[[], str]) -> None:
+        """An answer, even an error, shows that the request did not end its worker."""
+        suspicion = self._suspicions.get(uid)
+        if suspicion is not None:
+            suspicion.answered(fingerprint())
+        for trial in self._trials.values():
+            trial.suspects.discard(fingerprint())
+
+    def remember(self, poison: Iterable[tuple[str, str]]) -> None:
+        """What other ingresses have found, by the uid of the model."""
+        for uid, fingerprint in poison:
+            self._suspicions.setdefault(uid, Suspicion()).remember(fingerprint, self._now())
+
+    def _died_alone(self, uid: str, worker: str, poison: str) -> None:
+        ended = self._suspicions.setdefault(uid, Suspicion()).died_alone(worker, poison, self._now())
+        log.error("a request to %s ended %s and is refused from now on", uid, ", ".join(ended))
+        self._tell_supervisor("a poisonous request", self._supervisor.poisoned(uid, poison, ended))
+
+    # ------------------------------------------------------------------------------------ workers
+
+    def see_death(self, worker: str, sent: Sequence[Sent]) -> None:
+        """A worker died with these calls."""
+        name = WorkerName.parse(worker)
+        if name is None:
+            return
+        alone = next((each for each in sent if each.is_alone), None)
+        if alone is not None:
+            self._died_alone(name.uid, worker, alone.fingerprint)
+        else:
+            self._suspect(name.uid, worker, sent)
+
+    def _suspect(self, uid: str, worker: str, sent: Sequence[Sent]) -> None:
+        suspects, are_short = {each.fingerprint for each in sent}, not any(each.is_long for each in sent)
+        self._suspicions.setdefault(uid, Suspicion()).died(worker, suspects, self._now(), are_short)
+
+    def see_silence(self, worker: str, is_silent: bool) -> None:
+        if is_silent:
+            log.warning("%s has work and answers nothing; its calls go elsewhere", worker)
+            self._table.avoided.add(worker)
+            self._tell_supervisor("a silent worker", self._supervisor.suspect(worker))
+        else:
+            self._table.avoided.discard(worker)
+            self._announce()
+
+    def see_overdue(self, worker: str, sent: Sequence[Sent]) -> bool:
+        """A worker computes for much longer than is usual, and these calls with it. True when all calls that it has are
+        to be asked elsewhere: those with which it hangs alone, as if it had died with them."""
+        name = WorkerName.parse(worker)
+        if name is None:
+            return False
+        if worker not in self._table.overdue:
+            log.warning("%s computes for much longer than is usual; its calls go elsewhere, where they can", worker)
+            self._table.overdue.add(worker)
+        model = self._table.models.get(name.uid)
+        if model is None or not self._table.is_usable(model, self._table.overdue):
+            return False
+        self._suspect(name.uid, worker, sent)
+        return True
+
+    def see_in_time(self, worker: str) -> None:
+        """It was only slow."""
+        name = WorkerName.parse(worker)
+        if name is not None and name.uid in self._suspicions:
+            self._suspicions[name.uid].survived(worker)
+        self._table.overdue.discard(worker)
+        self._announce()
+
+    def forget(self, worker: str) -> None:
+        """It is not in the table any more."""
+        trial = self._trials.pop(worker, None)
+        if trial is not None:
+            if not trial.verdict.done():
+                trial.verdict.set_result(0)
+            if trial.task is not None:
+                trial.task.cancel()
+
+    # ------------------------------------------------------------------------------------ workers that fail
+
+    async def is_worker_to_blame(
+        self, worker: str, client: WorkerClient, failed: FailedCall, others: Iterable[Sent]
+    ) -> bool:
+        """Whether a call that failed is to be asked elsewhere: its worker fails its own example too.
+
+        One of the calls that the worker had may have broken it. If they are few, each is tried alone, and the one that
+        breaks another worker is refused from then on. If the worker had a single one, of whichever ingress, that keeps
+        its error: asked elsewhere, it would most likely break the next.
+        """
+        name = WorkerName.parse(worker)
+        if name is None:
+            return False
+        trial = self._trials.get(worker)
+        if trial is None:
+            trial = ExampleTrial(self._now(), set(), True, asyncio.get_running_loop().create_future())
+            self._trials[worker] = trial
+            for other in others:
+                trial.add(other.fingerprint, other.is_long)
+            trial.task = asyncio.ensure_future(self._try(name, worker, client, trial))
+        is_late = failed.sent_at > trial.began
+        if not is_late:
+            trial.add(failed.fingerprint, failed.is_long)
+        calls = await asyncio.shield(trial.verdict)
+        if not calls:
+            return False
+        if failed.was_alone:
+            self._died_alone(name.uid, worker, failed.fingerprint)
+            return True
+        return is_late or calls > 1
+
+    async def _try(self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial) -> None:
+        try:
+            calls = await self._failing(client)
+            if calls:
+                await self._avoid(name, worker, client, trial, calls)
+        finally:
+            if self._trials.get(worker) is trial:
+                del self._trials[worker]
+            if not trial.verdict.done():
+                trial.verdict.set_result(0)
+
+    async def _avoid(
+        self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial, calls: int
+    ) -> None:
+        """Until it computes again, or is not in the table any more."""
+        log.warning("%s fails its own example; its calls go elsewhere", worker)
+        self._table.avoided.add(worker)
+        if calls > 1:
+            suspicion = self._suspicions.setdefault(name.uid, Suspicion())
+            suspicion.died(worker, trial.suspects, self._now(), trial.is_short)
+        trial.verdict.set_result(calls)
+        self._tell_supervisor("a failing worker", self._supervisor.suspect(worker))
+        # Not knowing is no reason to send it work.
+        while await self._failing(client) != 0:
+            await asyncio.sleep(AGAIN_S)
+        log.info("%s computes its example again", worker)
+        self._table.avoided.discard(worker)
+        if name.uid in self._suspicions:
+            self._suspicions[name.uid].survived(worker)
+        self._announce()
+
+    @staticmethod
+    async def _failing(client: WorkerClient) -> int | None:
+        """How many calls it had when it began to fail its own example too; None where that cannot be found out now."""
+        try:
+            return await client.failing(EXAMPLE_S)
+        except errors.ClusterError as error:
+            log.info("a worker that failed a call could not be asked for its example: %s", error)
+            return None
+
+    def _tell_supervisor(self, of_what: str, call: Coroutine[Any, Any, None]) -> None:
+        async def tell() -> None:
+            try:
+                await call
+            except errors.ClusterError as error:
+                log.warning("the supervisor was not told of %s: %s", of_what, error)
+
+        task = asyncio.ensure_future(tell())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
