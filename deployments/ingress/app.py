@@ -19,6 +19,7 @@ from starlette.routing import compile_path
 from cluster import errors
 from cluster.keys import Key, Scope
 from cluster.runtime.actor_calls import HEAD_RESOURCE
+from cluster.runtime.last_table import LastTable
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress import chat, control, generic, jobs
@@ -45,14 +46,14 @@ FIRST_TABLE_S = 10.0
 END_S = 5.0
 
 
-def build(settings: Settings, supervisor: SupervisorClient) -> FastAPI:
+def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTable | None = None) -> FastAPI:
     """The app, on the running event loop of its replica."""
     # Ray Serve puts a logger of its own in place of sys.stderr, which walks the stack for every line.
     logs = sys.__stderr__ or sys.stderr
     logging.basicConfig(level=settings.log_level, stream=logs, format="%(asctime)s %(name)s %(message)s")
     metrics = IngressMetrics(secrets.token_hex(3))
     LagWatch(metrics.stalled)
-    dispatcher = Dispatcher(supervisor, settings, metrics)
+    dispatcher = Dispatcher(supervisor, settings, metrics, last_table)
     services = Services.of(dispatcher, settings)
     # The middleware measures requests already; FastAPI's own telemetry would cost time on every request.
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
@@ -138,7 +139,7 @@ class Ingress:
         if settings.is_loopback:
             _keep_ray_serve_on_loopback()
         # Here, in its own process: an app object would not pickle.
-        app = build(settings, SupervisorClient.find(settings))
+        app = build(settings, SupervisorClient.find(settings), LastTable.of(settings))
         # Hold early callers until there is a routing table: without one, every model would look unknown to them.
         await app.state.serving.dispatcher.first_table(FIRST_TABLE_S)
         self._server = Server(app, settings)

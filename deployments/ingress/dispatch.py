@@ -18,6 +18,7 @@ from cluster import errors
 from cluster.calls import Answer, Call, View
 from cluster.keys import Key
 from cluster.routes import ModelRoutes, Snapshot
+from cluster.runtime.last_table import LastTable
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
@@ -32,6 +33,10 @@ log = logging.getLogger("cluster.ingress")
 
 #: A routing table is waited for this long at a time.
 WATCH_S = 30.0
+#: An ingress that starts waits for the supervisor's table for so long, and then takes the last one that another ingress
+#: had. An ingress writes down the one that it has at most once in `WRITE_S`.
+OWN_TABLE_S = 2.0
+WRITE_S = 1.0
 #: How often a request is sent. A worker that drains or is full has not begun it, so sending it again is safe.
 ATTEMPTS = 3
 #: How many workers may die with a request before it fails. Other calls were on those workers too, so the deaths alone
@@ -74,7 +79,13 @@ class Question:
 
 
 class Dispatcher:
-    def __init__(self, supervisor: SupervisorClient, settings: Settings, metrics: IngressMetrics) -> None:
+    def __init__(
+        self,
+        supervisor: SupervisorClient,
+        settings: Settings,
+        metrics: IngressMetrics,
+        last_table: LastTable | None = None,
+    ) -> None:
         self._supervisor = supervisor
         self._settings = settings
         self._metrics = metrics
@@ -85,6 +96,9 @@ class Dispatcher:
         self._blame = Blame(self.table, supervisor, self._announce)
         self.keys: tuple[Key, ...] = ()
         self.seen_at = 0.0
+        self._last_table = last_table
+        self._snapshot: Snapshot | None = None
+        self._writer: asyncio.Task[None] | None = None
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
     @property
@@ -94,12 +108,24 @@ class Dispatcher:
 
     async def first_table(self, within_s: float) -> None:
         """Returns when there is one, or when the time is up."""
+        if await self._heard_within(min(OWN_TABLE_S, within_s)):
+            return
+        log.warning("the supervisor has not been heard of for %.0f s", OWN_TABLE_S)
+        if self._last_table is not None:
+            snapshot = await asyncio.to_thread(self._last_table.read)
+            if snapshot is not None and not self.is_ready:
+                log.warning("serving from the last table that was written down")
+                self._take(snapshot)
+        await self._heard_within(within_s - OWN_TABLE_S)
+
+    async def _heard_within(self, seconds: float) -> bool:
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(seconds):
                 while not self.is_ready:
                     await self._changed.wait()
         except TimeoutError:
-            log.warning("the supervisor has not been heard of for %.0f s", within_s)
+            return False
+        return True
 
     async def _watch(self) -> None:
         pause = 0.1
@@ -145,7 +171,17 @@ class Dispatcher:
             before[name].close()
             self._blame.forget(name)
         self._blame.remember(snapshot.poison)
+        self._snapshot = snapshot
+        if self._last_table is not None and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.ensure_future(self._write_down(self._last_table))
         self._announce()
+
+    async def _write_down(self, last_table: LastTable) -> None:
+        written: Snapshot | None = None
+        while self._snapshot is not None and self._snapshot is not written:
+            written = self._snapshot
+            await asyncio.to_thread(last_table.write, written)
+            await asyncio.sleep(WRITE_S)
 
     async def ask(
         self,

@@ -15,7 +15,7 @@ from cluster.routes import ModelRoutes, Route, Snapshot
 from cluster.settings import Settings
 from cluster.status import ModelState
 from cluster.suspicion import fingerprint_of
-from deployments.ingress import blame, worker_queue
+from deployments.ingress import blame, dispatch, worker_queue
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 
@@ -440,3 +440,81 @@ def test_whether_any_name_will_do_is_a_setting(any_name: bool) -> None:
         dispatcher._watcher.cancel()
 
     asyncio.run(test())
+
+
+# ------------------------------------------------------------------------------------- a new ingress
+
+
+class Written:
+    """Instead of the file with the last table."""
+
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        self.snapshot = snapshot
+        self.writes = 0
+
+    def write(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.writes += 1
+
+    def read(self) -> Snapshot | None:
+        return self.snapshot
+
+
+class Mute(Supervisor):
+    """Says nothing until it is let."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.speaks = asyncio.Event()
+
+    async def watch(self, version: int, wait_s: float) -> Snapshot:
+        await self.speaks.wait()
+        return await super().watch(version, wait_s)
+
+
+def test_an_ingress_that_starts_while_the_supervisor_says_nothing_serves_from_the_last_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(s: Scene) -> None:
+        s.supervisor = supervisor = Mute(1)
+        settings = Settings(_env_file=None)  # type: ignore[call-arg]
+        s.dispatcher._watcher.cancel()
+        s.dispatcher = Dispatcher(supervisor, settings, IngressMetrics("j"), Written(supervisor.snapshot))
+        await s.dispatcher.first_table(5.0)
+        assert await s.ask("a") == ["a"]
+        # What the supervisor says later is newer.
+        supervisor.speaks.set()
+        supervisor.workers[0].is_dead.set_result(None)
+        supervisor.replace_dead()
+        assert await s.ask("b") == ["b"]
+
+    monkeypatch.setattr(dispatch, "OWN_TABLE_S", 0.02)
+    play(scene, workers=1)
+
+
+def test_an_ingress_without_a_last_table_waits_no_longer_than_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Scene) -> None:
+        dispatcher = Dispatcher(Mute(1), Settings(_env_file=None), IngressMetrics("j"), Written())  # type: ignore[call-arg]
+        async with asyncio.timeout(5):
+            await dispatcher.first_table(0.1)
+        assert not dispatcher.is_ready
+        dispatcher._watcher.cancel()
+
+    monkeypatch.setattr(dispatch, "OWN_TABLE_S", 0.02)
+    play(scene, workers=1)
+
+
+def test_many_changes_of_the_table_are_written_down_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(s: Scene) -> None:
+        written = Written()
+        s.dispatcher._last_table = written  # type: ignore[assignment]
+        for _ in range(20):
+            s.supervisor.publish()
+            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            while written.snapshot is not s.supervisor.snapshot:
+                await asyncio.sleep(0.01)
+        assert written.writes < 10
+
+    monkeypatch.setattr(dispatch, "WRITE_S", 0.05)
+    play(scene, workers=1)
