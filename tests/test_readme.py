@@ -120,6 +120,12 @@ DEATHS = {
     "the only worker of a model": "test_the_only_worker_killed_holds_requests_until_it_is_back",
     "a worker that hangs": "test_a_worker_that_is_stopped_is_replaced_and_costs_nobody_his_answer",
     "workers, by one request that no worker survives": "test_poison_that_is_repeated_under_traffic_fails_nobody_else",
+    "a request in which workers hang": (
+        "test_a_request_that_hangs_every_worker_is_found_and_costs_nobody_else_his_answer"
+    ),
+    "a worker whose model fails every call": (
+        "test_a_worker_that_fails_everything_costs_nobody_else_his_answer_and_is_replaced"
+    ),
     "the supervisor": "test_a_killed_supervisor_costs_no_request_and_adopts_the_workers",
     "an ingress, of several": "test_a_killed_ingress_is_replaced_while_the_other_serves",
     "an ingress or the supervisor that hangs": "test_an_ingress_and_the_supervisor_that_hang_are_found_and_replaced",
