@@ -113,7 +113,7 @@ class WorkerActor(Worker):
     async def probe(self) -> float:
         return await self._there(super().probe())
 
-    async def failing(self) -> int:
+    async def failing(self) -> Sequence[str] | None:
         return await self._there(super().failing())
 
     async def overdue(self) -> Sequence[str]:

@@ -30,9 +30,9 @@ class WorkerCalls(Protocol):
         """How far a request is, as soon as that is not version `seen`; None at once when the worker has no such
         request."""
 
-    async def failing(self) -> int:
-        """How many calls the worker had when it began to fail all that it is asked, its own example too; 0 when it
-        computes that."""
+    async def failing(self) -> Sequence[str] | None:
+        """The ids of the calls that the worker had when it began to fail all that it is asked, its own example too;
+        None when it computes that."""
 
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual. Answered at once, as long as the worker's

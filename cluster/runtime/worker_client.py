@@ -65,12 +65,12 @@ class WorkerClient:
         except (errors.BadRequest, AttributeError):
             return ()  # a worker of an earlier version, which hears
 
-    async def failing(self, timeout_s: float) -> int:
-        """How many calls the worker had when it began to fail, if it fails its own example too; otherwise 0."""
+    async def failing(self, timeout_s: float) -> Sequence[str] | None:
+        """The ids of the calls that the worker had when it began to fail, if it fails its own example too."""
         try:
             return await self._call(timeout_s, WorkerCalls.failing)
         except (errors.BadRequest, AttributeError):
-            return 0  # a worker of an earlier version
+            return None  # a worker of an earlier version
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as that is not version `seen`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 from cluster import errors
 
@@ -21,8 +22,8 @@ class Reservation:
         self.owner: str | None = None
         self._since = 0.0
         self._free = asyncio.Lock()
-        #: How many calls the worker has in hand.
-        self.working = 0
+        #: The ids of the calls that the worker has in hand, and how many of each.
+        self._calls: Counter[str] = Counter()
         self._idle = asyncio.Event()
 
     async def take(self, owner: str, wait_s: float) -> None:
@@ -44,11 +45,22 @@ class Reservation:
             raise
         asyncio.get_running_loop().call_later(RESERVED_S, self._end_unused, owner)
 
-    def begin_call(self) -> None:
-        self.working += 1
+    @property
+    def working(self) -> int:
+        """How many calls the worker has in hand."""
+        return self._calls.total()
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        return tuple(self._calls)
+
+    def begin_call(self, id: str) -> None:
+        self._calls[id] += 1
 
     def end_call(self, id: str) -> None:
-        self.working -= 1
+        self._calls[id] -= 1
+        if not self._calls[id]:
+            del self._calls[id]
         self.end(id)
         if not self.working:
             self._idle.set()

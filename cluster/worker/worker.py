@@ -61,8 +61,8 @@ class Worker:
         self._taken: dict[str, asyncio.Task[Outcome]] = {}
         self._reservation = Reservation(name)
         self._failed_at = float("-inf")
-        #: How many calls it had when it first failed after it had computed.
-        self._failed_with = 0
+        #: The calls that it had when it first failed after it had computed.
+        self._failed_with: tuple[str, ...] = ()
         self._metrics = WorkerMetrics(wanted.uid, name)
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
@@ -221,17 +221,17 @@ class Worker:
             raise outcome
         return time.perf_counter() - started
 
-    async def failing(self) -> int:
-        """How many calls it had when it began to fail, for an ingress that has seen it fail a call; 0 unless it fails
+    async def failing(self) -> Sequence[str] | None:
+        """The calls that it had when it began to fail, for an ingress that has seen it fail one; None unless it fails
         its own example too."""
         try:
             await self.probe()
         except errors.InferenceFailed as error:
             log.error("%s fails its own example: %s", self.name, error)
-            return max(self._failed_with, 1)
+            return self._failed_with
         except errors.ClusterError as error:
             log.info("%s could not be probed: %s", self.name, error)
-        return 0
+        return None
 
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual."""
@@ -244,7 +244,7 @@ class Worker:
         assert self._work is not None
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-        self._reservation.begin_call()
+        self._reservation.begin_call(call.id)
         try:
             prepared = await self._prepare(call, self._work.prepares_inline)
             if prepared.answers is not None:
@@ -294,7 +294,7 @@ class Worker:
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         if isinstance(error, errors.InferenceFailed):
             if self._work is None or self._failed_at <= self._work.computed_at:
-                self._failed_with = self._reservation.working
+                self._failed_with = self._reservation.calls
             self._failed_at = time.perf_counter()
         self._metrics.failed(error.code())
         return error

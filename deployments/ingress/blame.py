@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from cluster import errors
@@ -30,10 +31,9 @@ AGAIN_S = 1.0
 
 @dataclass(frozen=True)
 class FailedCall:
+    id: str
     fingerprint: str
     is_long: bool
-    #: By the clock of the loop.
-    sent_at: float
     #: The worker had nothing else to do: it was a suspect before.
     was_alone: bool
 
@@ -42,18 +42,14 @@ class FailedCall:
 class ExampleTrial:
     """Of a worker that failed a call: does it fail its own example as well?"""
 
-    #: By the clock of the loop.
-    began: float
-    #: The calls that it had when the first of them failed; one of these may have broken it.
-    suspects: set[str]
-    is_short: bool
-    #: How many calls the worker had, if it is to blame, and otherwise 0.
-    verdict: asyncio.Future[int]
+    #: The ids of the calls of which one may have broken it, other ingresses' among them; None if it is sound.
+    verdict: asyncio.Future[Collection[str] | None]
+    #: The calls of this ingress that it has failed or still has, by their ids.
+    calls: dict[str, tuple[str, bool]] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
-    def add(self, fingerprint: str, is_long: bool) -> None:
-        self.suspects.add(fingerprint)
-        self.is_short &= not is_long
+    def add(self, id: str, fingerprint: str, is_long: bool) -> None:
+        self.calls[id] = fingerprint, is_long
 
 
 class Blame:
@@ -87,8 +83,6 @@ class Blame:
         suspicion = self._suspicions.get(uid)
         if suspicion is not None:
             suspicion.answered(fingerprint())
-        for trial in self._trials.values():
-            trial.suspects.discard(fingerprint())
 
     def remember(self, poison: Iterable[tuple[str, str]]) -> None:
         """What other ingresses have found, by the uid of the model."""
@@ -154,7 +148,7 @@ class Blame:
         trial = self._trials.pop(worker, None)
         if trial is not None:
             if not trial.verdict.done():
-                trial.verdict.set_result(0)
+                trial.verdict.set_result(None)
             if trial.task is not None:
                 trial.task.cancel()
 
@@ -174,47 +168,52 @@ class Blame:
             return False
         trial = self._trials.get(worker)
         if trial is None:
-            trial = ExampleTrial(self._now(), set(), True, asyncio.get_running_loop().create_future())
+            trial = ExampleTrial(asyncio.get_running_loop().create_future())
             self._trials[worker] = trial
             for other in others:
-                trial.add(other.fingerprint, other.is_long)
+                trial.add(other.call.id, other.fingerprint, other.is_long)
             trial.task = asyncio.ensure_future(self._try(name, worker, client, trial))
-        is_late = failed.sent_at > trial.began
-        if not is_late:
-            trial.add(failed.fingerprint, failed.is_long)
-        calls = await asyncio.shield(trial.verdict)
-        if not calls:
+        trial.add(failed.id, failed.fingerprint, failed.is_long)
+        suspects = await asyncio.shield(trial.verdict)
+        if suspects is None:
             return False
+        if failed.id not in suspects:
+            return True
         if failed.was_alone:
             self._died_alone(name.uid, worker, failed.fingerprint)
             return True
-        return is_late or calls > 1
+        return len(suspects) > 1
 
     async def _try(self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial) -> None:
         try:
-            calls = await self._failing(client)
-            if calls:
-                await self._avoid(name, worker, client, trial, calls)
+            suspects = await self._failing(client)
+            if suspects is not None:
+                await self._avoid(name, worker, client, trial, suspects)
         finally:
             if self._trials.get(worker) is trial:
                 del self._trials[worker]
             if not trial.verdict.done():
-                trial.verdict.set_result(0)
+                trial.verdict.set_result(None)
 
     async def _avoid(
-        self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial, calls: int
+        self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial, suspects: Collection[str]
     ) -> None:
         """Until it computes again, or is not in the table any more."""
         log.warning("%s fails its own example; its calls go elsewhere", worker)
         self._table.avoided.add(worker)
-        if calls > 1:
+        if len(suspects) > 1:
+            own = [call for id, call in trial.calls.items() if id in suspects]
             suspicion = self._suspicions.setdefault(name.uid, Suspicion())
-            suspicion.died(worker, trial.suspects, self._now(), trial.is_short)
-        trial.verdict.set_result(calls)
+            are_short = not any(is_long for _, is_long in own)
+            suspicion.died(worker, {fingerprint for fingerprint, _ in own}, self._now(), are_short)
+        trial.verdict.set_result(suspects)
         self._tell_supervisor("a failing worker", self._supervisor.suspect(worker))
-        # Not knowing is no reason to send it work.
-        while await self._failing(client) != 0:
+        is_sound = False
+        while not is_sound:
             await asyncio.sleep(AGAIN_S)
+            # Not knowing is no reason to send it work.
+            with suppress(errors.ClusterError):
+                is_sound = await client.failing(EXAMPLE_S) is None
         log.info("%s computes its example again", worker)
         self._table.avoided.discard(worker)
         if name.uid in self._suspicions:
@@ -222,8 +221,8 @@ class Blame:
         self._announce()
 
     @staticmethod
-    async def _failing(client: WorkerClient) -> int | None:
-        """How many calls it had when it began to fail its own example too; None where that cannot be found out now."""
+    async def _failing(client: WorkerClient) -> Sequence[str] | None:
+        """The calls that it had when it began to fail its own example too; None if it does not, as far as is known."""
         try:
             return await client.failing(EXAMPLE_S)
         except errors.ClusterError as error:

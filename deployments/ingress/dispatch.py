@@ -222,7 +222,6 @@ class Dispatcher:
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
                 queue = self._queues[route.worker]
                 is_suspect = suspicion is not None and suspicion.goes_alone(question.fingerprint, loop.time())
-                sent_at = loop.time()
                 try:
                     queue.refuse(question.size)
                     answer = await (queue.send_tried if is_suspect else queue.send)(call, question.is_long)
@@ -232,7 +231,7 @@ class Dispatcher:
                 except GivenUp as silence:
                     return await self._first(silence.sent, queue, route.worker, question, tried, losses)
                 except errors.InferenceFailed as error:
-                    failed = FailedCall(question.fingerprint, question.is_long, sent_at, is_suspect)
+                    failed = FailedCall(call.id, question.fingerprint, question.is_long, is_suspect)
                     if not await self._blame.is_worker_to_blame(route.worker, queue.client, failed, queue.sent):
                         self._clear(question)
                         raise

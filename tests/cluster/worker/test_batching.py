@@ -434,7 +434,7 @@ def test_long_before_a_batch_is_taken_to_hang_its_callers_are_told_to_be_overdue
         assert queue.batcher.overdue() == []
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batching, "OVERDUE_PART", 0.001)
+        patch.setattr(batching, "OVERDUE_PART", 0.05)
         play(scene, hung_s=PATIENCE_S)
 
 

@@ -373,7 +373,7 @@ def test_a_busy_worker_that_failed_a_call_is_asked_for_its_example_all_the_same(
         await asyncio.sleep(0.01)
         assert not asking.done()
         Held.gate.set()
-        assert await asking == 1
+        assert await asking == ("me",)
         await busy
         # Nothing is tried alone where whatever is tried would fail.
         with pytest.raises(errors.WorkerDraining, match="fails its own example"):
@@ -384,14 +384,14 @@ def test_a_busy_worker_that_failed_a_call_is_asked_for_its_example_all_the_same(
     play(scene())
 
 
-def test_a_worker_says_how_many_calls_it_had_when_it_began_to_fail(tmp_path: Path) -> None:
+def test_a_worker_says_which_calls_it_had_when_it_began_to_fail(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
         await loaded(worker)
-        await ask(worker, call("a"), call({"break": True}), call("b"))
-        assert await worker.failing() == 3
-        await ask(worker, call("c"))
-        assert await worker.failing() == 3
+        await ask(worker, call("a", id="1"), call({"break": True}, id="2"), call("b", id="3"))
+        assert sorted(await worker.failing() or ()) == ["1", "2", "3"]
+        await ask(worker, call("c", id="4"))
+        assert sorted(await worker.failing() or ()) == ["1", "2", "3"]
 
     play(scene())
 
@@ -399,11 +399,11 @@ def test_a_worker_says_how_many_calls_it_had_when_it_began_to_fail(tmp_path: Pat
 def test_a_worker_that_failed_for_its_input_is_not_broken(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
-        assert await worker.failing() == 0
+        assert await worker.failing() is None
         await loaded(worker)
         await ask(worker, call({"raise": True}))
         await worker.reserve("suspect", 5.0)
-        assert await worker.failing() == 0
+        assert await worker.failing() is None
 
     play(scene())
 

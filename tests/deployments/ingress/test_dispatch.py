@@ -53,8 +53,8 @@ class Worker:
         self.runs.set()
         self.infer, self.overdue = Remote(self._infer), Remote(self._overdue)
         self.failing = Remote(self._failing)
-        #: How many calls it had when it broke.
-        self.broke_with = 1
+        #: The calls that it had when it broke.
+        self.broke_with: list[str] = []
         self.reserve, self.cancel = Remote(self._reserve), Remote(self._cancel)
 
     async def _until_it_runs(self) -> None:
@@ -69,7 +69,7 @@ class Worker:
         self.asked.append([call.items[0] for call in calls])
         await asyncio.sleep(0.01)
         if not self.fails and any(self.breaks_at in call.items and self._takes(call) for call in calls):
-            self.fails, self.broke_with = True, max(self.broke_with, len(calls))
+            self.fails, self.broke_with = True, [call.id for call in calls]
         if self.fails:
             return [errors.InferenceFailed("It computes nothing.") for _ in calls], 0
         if any(call.items == ["bad"] for call in calls):
@@ -98,9 +98,9 @@ class Worker:
         await self._until_it_runs()
         return self.hangs_with
 
-    async def _failing(self) -> int:
+    async def _failing(self) -> list[str] | None:
         await self._until_it_runs()
-        return self.broke_with if self.fails else 0
+        return self.broke_with if self.fails else None
 
     async def _reserve(self, owner: str, wait_s: float) -> None:
         await self._until_it_runs()
@@ -363,7 +363,7 @@ def test_a_call_that_was_at_a_broken_worker_with_those_of_another_ingress_is_tri
     async def scene(s: Scene) -> None:
         # Another ingress's call has broken both, and the second of them while it was tried there alone.
         for worker in s.workers[:2]:
-            worker.fails, worker.broke_with = True, 2
+            worker.fails, worker.broke_with = True, ["another ingress's"]
         answers = await asyncio.gather(*(s.ask(str(n)) for n in range(8)))
         assert answers == [[str(n)] for n in range(8)]
         assert "poisoned" not in {told[0] for told in s.supervisor.told}
@@ -386,7 +386,7 @@ def test_an_input_that_fails_is_its_callers_own_and_asked_once() -> None:
 def test_a_worker_that_computes_its_example_again_gets_calls_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(s: Scene) -> None:
         worker = s.workers[0]
-        worker.fails = True
+        worker.breaks_at = "a"
         with pytest.raises(errors.InferenceFailed):
             await s.ask("a")
         held = asyncio.create_task(s.ask("b"))
