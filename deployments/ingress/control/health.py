@@ -18,11 +18,12 @@ from cluster import errors, keys
 from cluster.metrics import page
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from deployments.ingress.auth import bearer
+from deployments.ingress.auth import presented_key
 from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.openapi import described
+from deployments.ingress.tei_metrics import with_tei_names
 
 
 class Health(TypedDict):
@@ -42,6 +43,7 @@ def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
 
     @routes.get("/health")
     @routes.get("/ping", include_in_schema=False)
+    @routes.get("/", include_in_schema=False)
     @described("Whether the process lives", Health)
     async def health() -> Json:
         """The process lives; `/ready` says whether it can serve."""
@@ -52,12 +54,12 @@ def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
     async def ready(request: Request) -> Json:
         """200 only when every wanted model has a worker and this ingress knows it, else 503. A caller whose key may
         list models is told which ones have none."""
-        table = dispatcher.table
+        table, presented = dispatcher.table, presented_key(request.headers)
         lacking = sorted(uid for uid, model in table.models.items() if not table.is_usable(model))
         is_ready = dispatcher.is_ready and not lacking
         body: Readiness = {"ready": is_ready, "models": len(table.models), "disk_free_bytes": None}
         with contextlib.suppress(errors.NotAuthenticated, errors.NotPermitted):
-            key = keys.check(dispatcher.keys, bearer(request.headers), "list") if settings.asks_for_keys else None
+            key = keys.check(dispatcher.keys, presented, "list") if settings.asks_for_keys else None
             body["without_worker"] = keys.visible(key, lacking, str)
         body["disk_free_bytes"] = await asyncio.to_thread(_free_bytes, settings.home)
         return Json(body, 200 if is_ready else 503)
@@ -86,6 +88,6 @@ def metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRo
         except errors.ClusterError:
             samples = own
         sees = partial(keys.sees, request.state.key)
-        return Response(page(samples, sees), media_type=CONTENT_TYPE_LATEST)
+        return Response(page(with_tei_names(samples), sees), media_type=CONTENT_TYPE_LATEST)
 
     return routes

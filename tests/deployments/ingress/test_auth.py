@@ -1,0 +1,59 @@
+"""A key in all the ways in which clients send one."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster.keys import new_key
+from deployments.ingress.auth import presented_key
+from tests.attacks.standing_in import StandIn, asked, run, settings
+
+
+def basic(pair: str) -> str:
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({"authorization": "Bearer ck-1"}, "ck-1"),
+        ({"authorization": "bearer  ck-1 "}, "ck-1"),
+        ({"authorization": basic("me:ck-1")}, "ck-1"),
+        ({"authorization": basic(":ck-1")}, "ck-1"),
+        ({"authorization": basic("ck-1:")}, "ck-1"),
+        ({"authorization": basic("ck-1")}, "ck-1"),
+        ({"authorization": basic("me:with:colons")}, "with:colons"),
+        ({"authorization": "Basic not base64"}, None),
+        ({"authorization": "Basic /////w=="}, None),
+        ({"authorization": "Bearer "}, None),
+        ({"authorization": "Token ck-1"}, None),
+        ({"api-key": "ck-1"}, "ck-1"),
+        ({"x-api-key": " ck-1"}, "ck-1"),
+        ({"authorization": "Bearer ck-1", "x-api-key": "ck-2"}, "ck-1"),
+        ({"authorization": "Bearer ", "x-api-key": "ck-2"}, "ck-2"),
+        ({}, None),
+    ],
+)
+def test_a_key_comes_in_many_ways(headers: dict[str, str], key: str | None) -> None:
+    assert presented_key(headers) == key
+
+
+def test_each_way_opens_what_the_key_is_for_and_no_more(tmp_path: Path) -> None:
+    key, text = new_key("may", ["list"])
+
+    async def scene() -> None:
+        async with asked(settings(tmp_path, auth="on"), StandIn(keys=(key,))) as client:
+            for way in ({"api-key": text}, {"x-api-key": text}, {"authorization": basic(f"user:{text}")}):
+                assert (await client.get("/v1/models", headers=way)).status_code == 200
+                assert (await client.post("/v1/embeddings", headers=way, json={"input": "a"})).status_code == 403
+            answer = await client.get("/v1/models", auth=httpx.BasicAuth("user", text))
+            assert answer.status_code == 200
+            for wrong in ({"api-key": "ck-no"}, {"authorization": basic("user:ck-no")}):
+                answer = await client.get("/v1/models", headers=wrong)
+                assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+
+    run(scene())
