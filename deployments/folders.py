@@ -22,11 +22,15 @@ class Contents:
     def of(cls, inventory: Inventory) -> Contents:
         modules = inventory.configs.get("modules.json")
         rows = modules if isinstance(modules, list) else []
+        types = [str(row.get("type", "")) for row in rows if isinstance(row, dict)]
+        described = inventory.config("config_sentence_transformers.json")
+        # PyLate has not always said what it saved, but always had its own classes, or prefixes for the two roles.
+        is_pylate = "query_prefix" in described or any(type.startswith("pylate.") for type in types)
         return cls(
             {name for name in inventory.files if "/" not in name},
             inventory.config() or inventory.config("0_CLIPModel/config.json"),
-            str(inventory.config("config_sentence_transformers.json").get("model_type") or ""),
-            [str(row.get("type", "")).rpartition(".")[2] for row in rows if isinstance(row, dict)],
+            str(described.get("model_type") or ("ColBERT" if is_pylate else "")),
+            [type.rpartition(".")[2] for type in types],
         )
 
 

@@ -63,6 +63,21 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     assert found == Contents(set(files), files["config.json"], "SparseEncoder", ["Transformer", "SpladePooling"])
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"modules.json": [{"type": "sentence_transformers.models.Transformer"}, {"type": "pylate.models.Dense.Dense"}]},
+        {"config_sentence_transformers.json": {"query_prefix": "[Q] ", "document_prefix": "[D] "}},
+    ],
+    ids=["a class of its own", "prefixes"],
+)
+def test_what_pylate_saved_without_saying_so_is_recognised(tmp_path: Path, files: dict[str, Any]) -> None:
+    for name, values in files.items():
+        (tmp_path / name).write_text(json.dumps(values))
+    assert family_in("embedding", Contents.of(read(tmp_path))) == "late-interaction"
+    assert family_in("rerank", Contents.of(read(tmp_path))) == "late-interaction"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '"a"'])
 def test_files_that_are_broken_tell_nothing(tmp_path: Path, text: str) -> None:
     for name in ("config.json", "config_sentence_transformers.json"):

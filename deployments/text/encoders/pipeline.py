@@ -86,6 +86,10 @@ class Pipeline:
         """One matrix per text, with a row for each of its tokens that the model answers for."""
         return [features["token_embeddings"] for features in self.several(batch, [], ["token_embeddings"], **constants)]
 
+    def compute(self, batch: Sequence[Encoded]) -> None:
+        """A pass whose answers nobody reads, however texts share them in this kind of model."""
+        self._forward(batch)
+
     def several(
         self, batch: Sequence[Encoded], of_texts: Sequence[str], of_tokens: Sequence[str] = (), **constants: Any
     ) -> list[dict[str, Floats]]:

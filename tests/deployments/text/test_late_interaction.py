@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertModel
 
 from cluster import errors
+from cluster.catalog.catalog import Catalog
+from cluster.launch import LaunchSpec
+from cluster.settings import Settings
+from cluster.worker.family import path_of
+from deployments import resolve
 from deployments.text.embedding.late_interaction import LateInteraction
 from deployments.text.rerank.late_interaction import LateRerankers
 from deployments.vectors import Rows
@@ -30,12 +37,12 @@ EXPANSIONS = {
 }
 
 
-def made(place: Path, expansion: Any, config: Any, kind: Any, words: Any) -> Path:
+def made(place: Path, expansion: Any, config: Any, kind: Any, words: Any, masks: bool = True) -> Path:
     body = Transformer(str(saved(place / "body", kind, config, words)), query_expansion=expansion, document_length=40)
     torch.manual_seed(1)
     dense = Dense(32, 8, bias=False, activation_function=torch.nn.Identity(), module_input_name="token_embeddings")
-    mask = MultiVectorMask(skiplist_words=list(string.punctuation))
-    modules = [body, dense, mask, Normalize(module_input_name="token_embeddings")]
+    mask = [MultiVectorMask(skiplist_words=list(string.punctuation))] if masks else []
+    modules = [body, dense, *mask, Normalize(module_input_name="token_embeddings")]
     prompts = {"query": "Q: ", "document": "D: "}
     MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save(str(place / "model"))
     return place / "model"
@@ -111,6 +118,64 @@ def test_another_architecture_packs_as_well(tmp_path: Path) -> None:
     model, reference = launched(LateInteraction, folder, "embedding"), MultiVectorEncoder(str(folder), device="cpu")
     assert model.facts.packed is True
     agree(ask(model, "embed_tokens", TEXTS), one_by_one(reference.encode_document, TEXTS))
+
+
+def test_a_model_without_a_mask_answers_for_every_token(tmp_path: Path) -> None:
+    folder = made(tmp_path, EXPANSIONS["unseen"], BertConfig(**SIZES), BertModel, tokenizer(types=True), masks=False)
+    model, reference = launched(LateInteraction, folder, "embedding"), MultiVectorEncoder(str(folder), device="cpu")
+    agree(ask(model, "embed_tokens", TEXTS), one_by_one(reference.encode_document, TEXTS))
+    agree(ask(model, "embed_tokens", QUERIES, prompt_name="query"), one_by_one(reference.encode_query, QUERIES))
+
+
+def saved_by_pylate(place: Path) -> Path:
+    """As PyLate saved models before it said so: a body, its own projection, and its settings beside the library's."""
+    words = tokenizer(types=True, extra=("[Q] ", "[D] "))
+    folder = saved(place / "pylate", BertModel, BertConfig(**SIZES), words)
+    (folder / "1_Dense").mkdir()
+    torch.manual_seed(1)
+    save_file({"linear.weight": torch.randn(8, 32)}, folder / "1_Dense" / "model.safetensors")
+    linear = {"in_features": 32, "out_features": 8, "bias": False}
+    files = {
+        "1_Dense/config.json": {**linear, "activation_function": "torch.nn.modules.linear.Identity"},
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": 47, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "__version__": {"sentence_transformers": "4.0.2"},
+            "prompts": {},
+            "similarity_fn_name": "MaxSim",
+            "query_prefix": "[Q] ",
+            "document_prefix": "[D] ",
+            "query_length": 32,
+            "document_length": 48,
+            "attend_to_expansion_tokens": False,
+            "skiplist_words": list(string.punctuation),
+        },
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_what_pylate_saved_without_a_mask_is_served_as_it_was_trained(tmp_path: Path) -> None:
+    folder = saved_by_pylate(tmp_path)
+    wanted = resolve(
+        LaunchSpec(model_name="late", model_type="embedding", model_path=str(folder)),
+        Catalog.builtin(),
+        Settings(home=tmp_path),
+    )
+    assert wanted.family == path_of(LateInteraction)
+    model = launched(LateInteraction, folder, "embedding")
+    words = model._encoder
+    (document,) = ask(model, "embed_tokens", ["tea, bread!"], prompt_name="document")
+    (query,) = ask(model, "embed_tokens", ["tea, bread!"], prompt_name="query")
+    assert np.abs(np.linalg.norm(document, axis=1) - 1).max() < 1e-5
+    # Punctuation of documents has no vectors, and queries are filled up.
+    (ids,) = words.ids_of(["tea, bread!"])
+    kept = [token for token in words.tokens_of(ids) if token not in string.punctuation]
+    assert len(document) == len(kept) + 3 and len(query) == 32
 
 
 # -------------------------------------------------------------------------------------------------------- reranking
