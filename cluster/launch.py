@@ -43,6 +43,20 @@ def _parsed_share(value: Any) -> Any:
     return value
 
 
+def _place_on_device(fields: dict[str, Any]) -> None:
+    """`device="cpu"` or `"cuda:1"`, as libraries name devices, as the fields for it; any other stays an option, to be
+    refused."""
+    device = fields["options"].get("device", "")
+    match = re.fullmatch(r"(cpu|auto|gpu|cuda)?(?::(\d{1,3}))?", str("" if device is None else device).lower())
+    if match is None or "device" not in fields["options"] or (match[2] and match[1] not in ("gpu", "cuda")):
+        return
+    fields["options"] = {name: value for name, value in fields["options"].items() if name != "device"}
+    if match[1] == "cpu":
+        fields["n_gpu"] = None
+    elif match[2] and fields.get("gpu_idx") is None:
+        fields["gpu_idx"] = (int(match[2]),)
+
+
 #: Card numbers, in any of the forms that people and clients write.
 Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
 #: How many cards, or which part of one; None means CPU.
@@ -144,6 +158,7 @@ class LaunchSpec(Value):
         if not isinstance(options, dict):
             raise ValueError(f"options takes a mapping, not {quoted(options)}")
         fields["options"] = {**options, **extra}
+        _place_on_device(fields)
         if fields.get("model_type") is None:
             fields.pop("model_type", None)
         return fields

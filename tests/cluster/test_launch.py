@@ -50,6 +50,27 @@ def test_a_spec_survives_its_stored_form() -> None:
     assert LaunchSpec.model_validate(json.loads(asked.model_dump_json())) == asked
 
 
+@pytest.mark.parametrize(
+    ("device", "means"),
+    [
+        ("cpu", {"n_gpu": None}),
+        ("CPU", {"n_gpu": None}),
+        (None, {}),
+        ("auto", {}),
+        ("cuda", {}),
+        ("cuda:1", {"gpu_idx": (1,)}),
+    ],
+)
+def test_a_device_is_where_it_runs(device: object, means: dict[str, object]) -> None:
+    for asked in (spec(device=device), spec(options={"device": device}), spec(device=device, n_gpu="auto")):
+        assert asked == spec(**means)
+
+
+def test_a_device_that_is_none_stays_an_option_to_be_refused() -> None:
+    assert spec(device="tpu").options == {"device": "tpu"}
+    assert spec(device="cpu:1").options == {"device": "cpu:1"}
+
+
 # -------------------------------------------------------------------------------------------------- GPUs
 
 
