@@ -28,17 +28,12 @@ from deployments.image.http.images import ImageOrder, Images, as_base64
 from deployments.image.http.masks import Cut, Inpaint
 from deployments.image.pictures import parameters_of
 from deployments.image.requests import MOST_PREVIEWS, DrawnPicture
-from deployments.image.samplers import NAMES
+from deployments.image.samplers import DEFAULT, NAMES, OWN, SCHEDULES
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.files import Shelf
 from deployments.ingress.media import MediaReader
 from deployments.ingress.openapi import described
-
-#: Schedules of noise, which follow the name of a sampler: `Euler Karras`.
-SCHEDULERS = ("automatic", "karras", "exponential", "beta")
-#: Values that mean the default.
-PLAIN = ("", "automatic", "normal", "default")
 
 _LORA = re.compile(r"<lora:([^:>]+)(?::(-?[\d.]+))?[^>]*>")
 
@@ -261,7 +256,7 @@ def router(services: Services) -> APIRouter:
     @routes.get("/schedulers")
     @described("The schedulers", list[schemas.WebUiScheduler])
     async def schedulers() -> Json:
-        return Json([{"name": name, "label": name.title(), "aliases": []} for name in SCHEDULERS])
+        return Json([{"name": name.lower().replace(" ", "_"), "label": name, "aliases": []} for name in SCHEDULES])
 
     @routes.get("/loras")
     @described("The LoRAs of the models", list[schemas.WebUiLora])
@@ -364,13 +359,11 @@ def loras_in(prompt: str) -> tuple[str, list[JsonObject]]:
 
 
 def sampler_of(asked: Text2Image) -> str | None:
-    name = asked.sampler_name or asked.sampler_index
-    if name is None or name.lower() in PLAIN:
-        return None
-    scheduler = asked.scheduler.strip().lower()
-    if scheduler in PLAIN or name.lower().endswith(scheduler):
-        return name
-    return f"{name} {scheduler.title()}"
+    """The sampler and the schedule of its noise, which `Automatic` leaves as the sampler has it."""
+    name, schedule = asked.sampler_name or asked.sampler_index or DEFAULT, asked.scheduler.strip()
+    if schedule.lower() in OWN:
+        return None if name.strip().lower() in OWN else name
+    return name if name.lower().endswith(schedule.lower()) else f"{name} {schedule}"
 
 
 def info_of(asked: Text2Image, order: ImageOrder, drawn: list[DrawnPicture], started: float) -> str:

@@ -14,7 +14,15 @@ from diffusers import (
 )
 
 from cluster import errors
-from deployments.image.samplers import DIFFUSION, FLOW, NAMES, check_sampler, samplers_for, scheduler_for
+from deployments.image.samplers import (
+    DIFFUSION,
+    FLOW,
+    NAMES,
+    SCHEDULES,
+    check_sampler,
+    samplers_for,
+    scheduler_for,
+)
 
 NOISE, STREAM = PNDMScheduler(beta_schedule="scaled_linear"), FlowMatchEulerDiscreteScheduler(shift=3.0)
 
@@ -35,6 +43,13 @@ NOISE, STREAM = PNDMScheduler(beta_schedule="scaled_linear"), FlowMatchEulerDisc
         ("ddim", "DDIM"),
         ("DPMSolverMultistepScheduler", "DPM++ 2M"),
         ("KDPM2DiscreteScheduler", "DPM2"),
+        ("k_euler_a karras", "Euler a Karras"),
+        ("Euler sgm_uniform", "Euler SGM Uniform"),
+        ("DPM++ 2M Karras exponential", "DPM++ 2M Exponential"),
+        ("dpm++ 2m Karras automatic", "DPM++ 2M"),
+        ("DDIM Karras", "DDIM"),
+        ("automatic Normal", None),
+        ("default Karras", None),
     ],
 )
 def test_names_as_people_write_them(asked: str | None, found: str | None) -> None:
@@ -96,6 +111,34 @@ def test_flow_samplers_space_their_steps_differently(name: str) -> None:
         one.set_timesteps(8)
     assert made.config.shift == 3.0
     assert (made.sigmas.tolist() == plain.sigmas.tolist()) is (name == "Euler")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", ["automatic", *DIFFUSION])
+def test_every_sampler_goes_with_every_schedule(name: str, schedule: str) -> None:
+    made = scheduler_for(check_sampler(f"{name} {schedule}", EulerDiscreteScheduler()), EulerDiscreteScheduler())
+    made.set_timesteps(6)
+    assert len(made.timesteps) >= 6
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_flows_go_with_every_schedule(schedule: str) -> None:
+    for name in ("automatic", "Euler"):
+        made = scheduler_for(check_sampler(f"{name} {schedule}", STREAM), STREAM)
+        made.set_timesteps(6)
+        assert len(made.timesteps) == 6
+
+
+@pytest.mark.parametrize("schedule", ["Karras", "Exponential", "Beta"])
+def test_ancestral_steps_stand_where_the_schedule_has_them(schedule: str) -> None:
+    own = EulerDiscreteScheduler()
+    ancestral, plain = (scheduler_for(check_sampler(f"{name} {schedule}", own), own) for name in ("Euler a", "Euler"))
+    unspaced = scheduler_for("Euler a", own)
+    for one in (ancestral, plain, unspaced):
+        one.set_timesteps(7)
+    assert ancestral.sigmas.tolist() == plain.sigmas.tolist() != unspaced.sigmas.tolist()
+    assert ancestral.timesteps.tolist() == plain.timesteps.tolist()
+    assert isinstance(ancestral, type(unspaced))
 
 
 def test_every_name_is_told() -> None:
