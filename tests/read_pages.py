@@ -101,6 +101,7 @@ class ReaderOptions(BaseModel):
     #: Shows each word as soon as it is read.
     shows: bool = False
     parallel: int = 2
+    takes_prompt: bool = True
 
 
 class Reader(Stepped):
@@ -118,7 +119,7 @@ class Reader(Stepped):
         return OcrFacts()
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        reading = reading_of(params, tasks=("ocr",), languages=None, generates=True)
+        reading = reading_of(params, tasks=("ocr",), languages=None, generates=self._options.takes_prompt)
         return Prepared([(sheet_in(items, 100_000_000).image, reading)], [1], costs=[1.0])
 
     def stream(self, value: Any, course: Progress) -> RecognisedPage:

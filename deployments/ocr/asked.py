@@ -36,7 +36,9 @@ def reading_of(
     if reading.task not in tasks:
         raise errors.BadRequest(f"This model does {', '.join(tasks)}, not {reading.task}.", "task")
     if not generates and reading.prompt is not None:
-        raise errors.BadRequest("This model only reads the text of a page, and takes no prompt.", "prompt")
+        if not reading.prompt_is_optional:
+            raise errors.BadRequest("This model only reads the text of a page, and takes no prompt.", "prompt")
+        reading = reading.model_copy(update={"prompt": None})
     for code in reading.languages:
         if languages is not None and code not in languages:
             names = ", ".join(sorted(languages))

@@ -66,6 +66,8 @@ class Reading(BaseModel):
     task: Task = "ocr"
     #: In the place of the task's own prompt, for models that take one.
     prompt: str | None = Field(default=None, min_length=1, max_length=8000)
+    #: Models that take no prompt pass it over instead of refusing it: in a chat there are always some words.
+    prompt_is_optional: bool = False
     languages: tuple[Language, ...] = Field(default=(), max_length=16)
     features: tuple[Feature, ...] = USUAL_FEATURES
     #: Lines with a lower score are left out.

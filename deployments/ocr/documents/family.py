@@ -76,9 +76,8 @@ class Documents(Stepped):
         )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        reading = reading_of(params, tasks=tuple(self._kind.prompts), languages=None, generates=True)
-        if reading.prompt is not None and self._kind.style == "made":
-            raise errors.BadRequest("This model takes no prompt, only a task.", "prompt")
+        takes_prompt = self._kind.style != "made"
+        reading = reading_of(params, tasks=tuple(self._kind.prompts), languages=None, generates=takes_prompt)
         most = reading.max_new_tokens
         if most is not None and most > self._options.max_new_tokens:
             raise errors.BadRequest(

@@ -43,6 +43,7 @@ class PageChat(BaseModel):
     def reading(self, prompt: str) -> Reading:
         fields = {
             "prompt": prompt or None,
+            "prompt_is_optional": True if prompt else None,
             "max_new_tokens": self.max_completion_tokens or self.max_tokens,
             "temperature": self.temperature,
         }
@@ -139,8 +140,10 @@ def _why_it_ended(pages: Sequence[RecognisedPage]) -> str:
 
 
 def _usage(pages: Sequence[RecognisedPage]) -> dict[str, int]:
+    """Of an engine without tokens, a page counts as one of the question and a word as one of the answer."""
     used = formats.usage(pages)
-    prompt, completion = used["prompt_tokens"], used["output_tokens"]
+    prompt = used["prompt_tokens"] or used["pages"]
+    completion = used["output_tokens"] or len(formats.text(pages).split())
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 

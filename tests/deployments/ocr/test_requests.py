@@ -50,5 +50,8 @@ def test_a_model_refuses_what_it_cannot_do_and_says_what_it_can() -> None:
         reading_of({"languages": ["ru"]}, **known)
     with pytest.raises(errors.BadRequest, match="takes no prompt"):
         reading_of({"prompt": "be nice"}, **known)
+    assert reading_of({"prompt": "be nice", "prompt_is_optional": True}, **known).prompt is None
+    takes = {**known, "generates": True}
+    assert reading_of({"prompt": "be nice", "prompt_is_optional": True}, **takes).prompt == "be nice"
     with pytest.raises(errors.InvalidBody, match="klingon"):
         reading_of({"languages": ["klingon"]}, **known)

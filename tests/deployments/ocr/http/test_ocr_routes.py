@@ -15,6 +15,7 @@ import openai
 import pypdfium2
 import pytest
 
+from cluster import errors
 from tests.described import held_to_its_description
 from tests.live import LiveCluster, until
 from tests.odd_files import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_claiming
@@ -516,6 +517,18 @@ def test_a_chat_reads_what_its_last_message_shows(live: LiveCluster, server: htt
     chunks = list(client.chat.completions.create(model="reader", messages=message(picture("a"), picture("b")), **more))
     said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert said == "a\n\nb" and chunks[-1].usage.total_tokens == 4
+
+
+def test_a_model_that_takes_no_prompt_reads_the_picture_of_a_chat(live: LiveCluster) -> None:
+    with reading(live, "plain-reader", takes_prompt=False):
+        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+        asked: Any = message(picture("two words"), text="What is written there?")
+        answer = client.chat.completions.create(model="plain-reader", messages=asked, max_tokens=100)
+        assert answer.choices[0].message.content == "two words"
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (1, 2, 3)
+        # On the route for text, whoever sends a prompt means it.
+        with live.client() as ours, pytest.raises(errors.BadRequest, match="takes no prompt"):
+            ours.get_model("plain-reader").ocr(picture("a"), prompt="What is written there?")
 
 
 def test_a_chat_without_a_picture_is_refused(server: httpx.Client) -> None:
