@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ JOIN = (
     "from ray._private import services; services.resolve_ip_for_localhost = lambda host: host; "
     "from ray.scripts.scripts import main; main()"
 )
+#: cl100k_base, which tiktoken would download, comes with a client.
+VOCABULARIES = Path(str(distribution("llama-index-core").locate_file("llama_index/core/_static/tiktoken_cache")))
 T = TypeVar("T")
 
 
@@ -74,6 +77,7 @@ class LiveCluster:
             "CLUSTER_ENDPOINT": self.url,
             # A second ingress is only needed where the first one fails.
             "CLUSTER_INGRESS_REPLICAS": "1",
+            "TIKTOKEN_CACHE_DIR": str(VOCABULARIES),
             "PYTHONPATH": str(ROOT),
             **variables,
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -12,6 +12,7 @@ from cluster import errors
 from cluster.worker.family import Batched, Example, Params, Prepared, Setup
 from deployments.text import loading
 from deployments.text.facts import TextFacts
+from deployments.text.token_ids import Vocabulary, openai_text, vocabulary_of
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ TEXTS = ("The weather is lovely today.", "It is raining.")
 
 class TextOptions(EncoderOptions):
     prompt_name: str | None = Field(default=None, description="Prompt to use when a request names none.")
-    token_ids: Literal["model", "cl100k"] = Field(
-        default="model", description="What token ids in a request mean: the model's own, or OpenAI's cl100k."
+    token_ids: Vocabulary | None = Field(
+        default=None, description="Whose ids lists of numbers are: the model's own, or OpenAI's cl100k_base."
     )
 
 
@@ -95,10 +96,12 @@ class Texts(Batched):
         encoded: list[Encoded | None] = [None] * len(items)
         texts: list[tuple[int, str]] = []
         for position, item in enumerate(items):
-            if isinstance(item, list) and self._options.token_ids == "model":
+            if not isinstance(item, list):
+                texts.append((position, prompt + text_of(item)))
+            elif vocabulary_of(params, self._options.token_ids) == "model":
                 encoded[position] = encoder.encode_ids(item, truncate, position)
             else:
-                texts.append((position, prompt + text_of(item)))
+                texts.append((position, prompt + openai_text(item)))
         places = [position for position, _ in texts]
         tokenised = encoder.encode([text for _, text in texts], truncate, places)
         for position, value in zip(places, tokenised, strict=True):
@@ -145,17 +148,4 @@ def text_of(item: object) -> str:
         return item
     if isinstance(item, dict) and isinstance(item.get("text"), str):
         return str(item["text"])
-    if isinstance(item, list):
-        return _openai_text(item)
     raise errors.InvalidBody(f"An input is a text or a list of token ids, not {type(item).__name__}.", "input")
-
-
-def _openai_text(ids: list[int]) -> str:
-    import tiktoken
-
-    try:
-        return str(tiktoken.get_encoding("cl100k_base").decode(ids))
-    except (KeyError, TypeError, ValueError) as error:
-        raise errors.InvalidBody(f"The token ids are not cl100k ones: {error}.", "input") from None
-    except OSError as error:
-        raise errors.BadRequest(f"The cl100k vocabulary is not on this machine and cannot be had: {error}.") from None

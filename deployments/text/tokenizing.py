@@ -36,6 +36,8 @@ ENGINES = (
     "openvino_bf16",
     "openvino_int8",
     "auto",
+    # Xinference's name for the library of the bge models, whose vectors are the same.
+    "flag",
 )
 
 #: Characters of a long text that are read for each token that is needed. If they hold too few tokens, four times as
@@ -282,8 +284,8 @@ class TextEncoder:
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < self.vocabulary:
                 raise errors.InvalidBody(
-                    f"Token id {token!r} is not in the model's vocabulary of {self.vocabulary}; token ids must be the "
-                    "model's own, or launch it with token_ids=cl100k to have OpenAI's decoded.",
+                    f"Token id {token!r} is not in the model's vocabulary of {self.vocabulary}; they are "
+                    "said to be the model's own; OpenAI's are read with token_ids=cl100k_base.",
                     "input",
                 )
         if truncate == "NONE":

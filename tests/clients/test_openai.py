@@ -83,11 +83,12 @@ def test_raw_bytes_can_be_asked_for(client: openai.OpenAI, embedder: str, vector
 def test_token_ids_are_the_models_own(client: openai.OpenAI, embedder: str) -> None:
     # [CLS] hello world [SEP]
     ids = [101, 7592, 2088, 102]
-    answer = client.embeddings.create(model=embedder, input=ids)
+    answer = client.embeddings.create(model=embedder, input=ids, extra_body={"token_ids": "model"})
     text = client.embeddings.create(model=embedder, input="hello world")
     assert_same(answer.data[0].embedding, text.data[0].embedding)
     assert answer.usage.prompt_tokens == 4
-    both = client.embeddings.create(model=embedder, input=[ids, ids[:2] + ids[3:]])
+    lists = [ids, ids[:2] + ids[3:]]
+    both = client.embeddings.create(model=embedder, input=lists, extra_body={"token_ids": "model"})
     assert_same(both.data[0].embedding, answer.data[0].embedding)
     assert len(both.data) == 2 and both.usage.prompt_tokens == 7
 
@@ -164,6 +165,8 @@ def test_a_model_that_is_not_there_is_not_found(client: openai.OpenAI, embedder:
         ({"input": []}, "input"),
         ({"input": [[1, "a"]]}, "input"),
         ({"input": [10**9]}, "input"),
+        ({"input": [101, 7592, 102]}, "input"),
+        ({"input": [101, 7592, 102], "extra_body": {"token_ids": "gpt2"}}, "token_ids"),
         ({"input": "a", "dimensions": 385}, "dimensions"),
         ({"input": "a", "dimensions": "many"}, "dimensions"),
         ({"input": "a", "encoding_format": "hex"}, "encoding_format"),

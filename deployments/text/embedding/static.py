@@ -12,6 +12,7 @@ from deployments.text.embedding.sentence_transformers import SentenceTransformer
 from deployments.text.encoders.library import sentence_transformers
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import text_of
+from deployments.text.token_ids import openai_text, vocabulary_of
 from deployments.text.tokenizing import groups_of, refuse_endless
 from deployments.vectors import Floats
 
@@ -39,7 +40,7 @@ class StaticEmbeddings(SentenceTransformers):
     def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         self._check(params)
         prompt = self._prompt(params)
-        texts = [prompt + text_of(item) for item in items]
+        texts = [prompt + self._text_of(item, params) for item in items]
         if not texts:
             return Prepared([], [0], answers=self.pack([], params))
         refuse_endless(texts)
@@ -51,6 +52,13 @@ class StaticEmbeddings(SentenceTransformers):
                 tokens += len(features["input_ids"])
                 rows += list(self._model(features)["sentence_embedding"].float().numpy())
         return Prepared([], [tokens], answers=self.pack(rows, params))
+
+    def _text_of(self, item: object, params: Params) -> str:
+        if not isinstance(item, list):
+            return text_of(item)
+        if vocabulary_of(params, self._options.token_ids) == "model":
+            raise errors.BadRequest("This model takes no token ids of its own; send texts.", "input")
+        return openai_text(item)
 
     def run(self, batch: Sequence[object]) -> Sequence[object]:
         return []

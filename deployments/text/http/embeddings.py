@@ -160,7 +160,7 @@ def _refuse_unserved(body: JsonObject) -> None:
         raise errors.BadRequest("late_chunking is not served; each input is embedded alone.", "late_chunking")
     if body.get("add_special_tokens") is not None and not flag(body["add_special_tokens"], "add_special_tokens"):
         raise errors.BadRequest(
-            "add_special_tokens cannot be false; send token ids to choose them.", "add_special_tokens"
+            "add_special_tokens cannot be false; send token ids of the model to choose them.", "add_special_tokens"
         )
 
 

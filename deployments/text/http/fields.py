@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -111,6 +112,11 @@ def most_tokens(body: JsonObject, name: str) -> int | None:
     return None if body.get(name) == -1 and is_int(body[name]) else count(body, name)
 
 
+def own_ids(items: Sequence[Any]) -> JsonObject:
+    """For dialects whose token ids are always the model's own."""
+    return {"token_ids": "model"} if any(isinstance(item, list) for item in items) else {}
+
+
 def embedding_params(body: JsonObject, *, caches: bool = True) -> JsonObject:
     """What a model is told beside the inputs."""
     # 0 is Infinity's word for all of them.
@@ -121,6 +127,7 @@ def embedding_params(body: JsonObject, *, caches: bool = True) -> JsonObject:
         "prompt_name": first(body, str, "prompt_name", "task", "input_type"),
         "prompt": first(body, str, "prompt"),
         "truncate": truncation(body),
+        "token_ids": first(body, str, "token_ids"),
         "cache": None if caches else False,
     }
     return {name: value for name, value in params.items() if value is not None}

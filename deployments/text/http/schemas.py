@@ -52,6 +52,9 @@ class VectorFields(TruncationFields, total=False):
     task: Annotated[str | None, Field(description="Another name of prompt_name.")]
     input_type: Annotated[str | None, Field(description="Another name of prompt_name.")]
     prompt: Annotated[str | None, Field(description="Put before each text.")]
+    token_ids: Annotated[
+        Literal["model", "cl100k_base"] | None, Field(description="Whose ids lists of numbers are, if not as launched.")
+    ]
 
 
 class FormFields(VectorFields, total=False):

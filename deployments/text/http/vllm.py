@@ -19,7 +19,7 @@ from deployments.text.http import schemas
 from deployments.text.http.classify import is_raw, scores_of
 from deployments.text.http.embeddings import inputs
 from deployments.text.http.encoding import Form
-from deployments.text.http.fields import embedding_params, first, model_of, most_tokens, texts_of, truncation
+from deployments.text.http.fields import embedding_params, first, model_of, most_tokens, own_ids, texts_of, truncation
 from deployments.vectors import unit
 
 #: Names of the two sides, in the order in which they are looked for.
@@ -78,7 +78,7 @@ def router(services: Services) -> APIRouter:
         items, model = inputs(body), model_of(body)
         form = Form.asked(body, request.headers.get("accept", ""))
         ability = _ability(serving, request, body)
-        params = {**embedding_params({**body, "task": None}), "raw_scores": is_raw(body)}
+        params = {**own_ids(items), **embedding_params({**body, "task": None}), "raw_scores": is_raw(body)}
         serving.refuse_cap(
             request, model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens"
         )

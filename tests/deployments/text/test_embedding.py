@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiktoken
 from sentence_transformers import SentenceTransformer
 
 from cluster import errors
@@ -17,6 +18,9 @@ from cluster.weights.locate import locate
 from cluster.worker.family import Setup
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.facts import EmbeddingFacts
+from deployments.text.models import EmbeddingOptions
+from deployments.text.token_ids import vocabulary_of
+from tests.live import VOCABULARIES
 
 ENTRY = Catalog.builtin().find("all-MiniLM-L6-v2")
 ENTRY = ENTRY.model_copy(
@@ -233,13 +237,13 @@ def test_a_text_that_may_not_be_cut_is_refused_with_its_place_and_length(
 
 def test_ids_that_may_not_be_cut_are_refused_with_their_place_and_length(model: SentenceTransformers) -> None:
     with pytest.raises(errors.InputTooLong) as caught:
-        model.prepare("embed", [[101, 102], [101] * 300], {"truncate": "NONE"})
+        model.prepare("embed", [[101, 102], [101] * 300], {"truncate": "NONE", "token_ids": "model"})
     assert caught.value.message.startswith("Input 1 has 300 tokens, the model reads 256")
 
 
 def test_the_place_is_counted_among_all_inputs(model: SentenceTransformers) -> None:
     with pytest.raises(errors.InputTooLong) as caught:
-        model.prepare("embed", [[101, 102], "short", "word " * 300], {"truncate": "NONE"})
+        model.prepare("embed", [[101, 102], "short", "word " * 300], {"truncate": "NONE", "token_ids": "model"})
     assert caught.value.message.startswith("Input 2 has 302 tokens")
 
 
@@ -250,19 +254,46 @@ def test_token_ids_are_the_text_they_stand_for(
     model: SentenceTransformers, reference: SentenceTransformer, expected: dict[str, Any]
 ) -> None:
     ids = [reference.tokenizer(text)["input_ids"] for text in SHORT]
-    assert np.abs(embed(model, ids) - [expected[text] for text in SHORT]).max() < CLOSE
+    assert np.abs(embed(model, ids, token_ids="model") - [expected[text] for text in SHORT]).max() < CLOSE
 
 
 def test_texts_ids_and_objects_can_be_mixed(model: SentenceTransformers, reference: SentenceTransformer) -> None:
     ids = reference.tokenizer("two")["input_ids"]
-    found = embed(model, ["one", ids, {"text": "three"}, "four"])
+    found = embed(model, ["one", ids, {"text": "three"}, "four"], token_ids="model")
     assert np.abs(found - reference.encode(["one", "two", "three", "four"])).max() < CLOSE
 
 
 @pytest.mark.parametrize("token", [-1, 30522, 100257, True])
 def test_ids_of_another_vocabulary_are_refused(model: SentenceTransformers, token: int) -> None:
-    with pytest.raises(errors.InvalidBody, match="token_ids=cl100k"):
-        model.prepare("embed", [[101, token]], {})
+    with pytest.raises(errors.InvalidBody, match="OpenAI's are read with token_ids=cl100k_base"):
+        model.prepare("embed", [[101, token]], {"token_ids": "model"})
+
+
+def test_ids_of_which_nobody_says_whose_they_are_are_not_read(model: SentenceTransformers) -> None:
+    for ids in ([101, 7592, 102], [9906, 1917]):
+        with pytest.raises(errors.BadRequest, match="token_ids=cl100k_base .* token_ids=model") as caught:
+            model.prepare("embed", ["a", ids], {})
+        assert caught.value.status == 400 and caught.value.param == "input"
+
+
+@pytest.mark.parametrize("said", ["cl100k", "cl100k_base"])
+def test_ids_of_openai_are_the_text_behind_them(
+    model: SentenceTransformers, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(VOCABULARIES))
+    text = "Grüße aus Zürich, with tea."
+    ids = tiktoken.get_encoding("cl100k_base").encode(text)
+    assert np.abs(embed(model, [ids], token_ids=said) - embed(model, [text])).max() < 1e-6
+    with pytest.raises(errors.InvalidBody, match="not those of cl100k_base"):
+        model.prepare("embed", [[2_000_000]], {"token_ids": said})
+
+
+def test_whose_ids_they_are_may_be_said_at_the_launch() -> None:
+    assert EmbeddingOptions(token_ids="cl100k").token_ids == "cl100k_base"
+    assert vocabulary_of({}, "cl100k_base") == "cl100k_base"
+    assert vocabulary_of({"token_ids": "model"}, "cl100k_base") == "model"
+    with pytest.raises(errors.BadRequest, match="takes model or cl100k_base, not 'gpt2'"):
+        vocabulary_of({"token_ids": "gpt2"}, None)
 
 
 @pytest.mark.parametrize("item", [None, 5, {"image": "x"}, {"text": 5}, {}])
