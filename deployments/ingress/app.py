@@ -78,7 +78,9 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
     async def answer_error(request: Request, error: Exception) -> Response:
         refusal = as_cluster_error(error)
         metrics.error(refusal.code())
-        return error_responses.get(request.url.path, error_response)(refusal)
+        # A route that serves two dialects says which one it has been asked in.
+        own: ErrorResponse | None = getattr(request.state, "error_response", None)
+        return (own or error_responses.get(request.url.path, error_response))(refusal)
 
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from deployments.ingress.dialects import Dialect, file_bytes, text_bytes
-from deployments.text.http import classify, cohere, embeddings, rerank, tei, vllm
+from deployments.text.http import classify, cohere, embeddings, hosting, ollama, prompts, rerank, tei, vllm
 
 ROUTES = (
     Dialect(rerank.router, text_bytes),
     Dialect(classify.router, text_bytes),
     Dialect(tei.router, text_bytes, error_response=tei.answer_error),
+    Dialect(hosting.router, text_bytes, error_response=tei.answer_error),
     Dialect(vllm.router, text_bytes),
+    Dialect(prompts.router, text_bytes),
+    Dialect(ollama.router, text_bytes, error_response=ollama.answer_error),
+    Dialect(ollama.listing, scope="list", error_response=ollama.answer_error),
     # Images and sounds are embedded as well.
     Dialect(embeddings.router, file_bytes),
     Dialect(cohere.router, file_bytes),

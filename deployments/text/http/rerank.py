@@ -22,9 +22,9 @@ from cluster.names import quoted
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, inner_json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.openapi import described
-from deployments.ingress.serving import Served
-from deployments.text.http import schemas
+from deployments.ingress.openapi import ErrorBody, described
+from deployments.ingress.serving import Served, Serving
+from deployments.text.http import schemas, tei
 from deployments.text.http.fields import count, first, flag, model_of, truncation
 
 #: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
@@ -35,35 +35,34 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["rerank"])
 
-    async def served(request: Request) -> tuple[JsonObject, list[Any], Served]:
-        body = await json_body(request)
+    async def served(request: Request, body: JsonObject) -> tuple[list[Any], Served]:
         documents = _documents(body)
         # Only texts go to the worker: an object may be anything that JSON can hold.
         texts = [_text(document) for document in documents]
-        # Clients of text-embeddings-inference have only the address to name a model in.
-        model = model_of(body) or request.query_params.get("model")
-        return body, documents, await serving.ask(request, model, "rerank", texts, _params(body))
+        return documents, await serving.ask(request, _model(request, body), "rerank", texts, _params(body))
 
     @routes.post("/rerank")
     @described(
         "Rank documents by a query, as Infinity and TEI do",
         schemas.RerankAnswer | list[schemas.RankedText],
         body=schemas.RerankBody | schemas.TextRerankBody,
+        error=ErrorBody | schemas.TeiError,
     )
     async def infinity_rerank(request: Request) -> Json:
-        body, documents, answer = await served(request)
-        ranked = _ranked(body, answer)
+        body = await json_body(request)
         if "texts" in body:
-            with_text = flag(body.get("return_text"), "return_text")
-            rows = [{"index": i, "score": s, **({"text": _text(documents[i])} if with_text else {})} for i, s in ranked]
-            return Json(rows, headers=answer.timings([body["query"], *map(_text, documents)]))
+            request.state.error_response = tei.answer_error
+            return await ranked_texts(serving, request, body, _model(request, body))
+        documents, answer = await served(request, body)
+        ranked = _ranked(body, answer)
         return Json(_body(body, documents, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
 
     @routes.post("/v1/rerank")
     @routes.post("/vllm/rerank")
     @described("Rank documents by a query", schemas.RerankAnswer, body=schemas.RerankBody)
     async def object_rerank(request: Request) -> Json:
-        body, documents, answer = await served(request)
+        body = await json_body(request)
+        documents, answer = await served(request, body)
         ranked = _ranked(body, answer)
         is_voyage = body.get("top_k") is not None or "truncation" in body
         # Xinference's clients alone always name `return_len`. They expect null where no document was asked for; those
@@ -77,12 +76,36 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v2/rerank")
     @described("Rank documents by a query, as Cohere does", schemas.RerankAnswer, body=schemas.RerankBody)
     async def cohere_rerank(request: Request) -> Json:
-        body, documents, answer = await served(request)
+        body = await json_body(request)
+        documents, answer = await served(request, body)
         ranked = _ranked(body, answer)
         content = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
         return Json(content, headers=answer.headers)
 
     return routes
+
+
+def _model(request: Request, body: JsonObject) -> str | None:
+    """Clients of text-embeddings-inference have only the address to name a model in."""
+    return model_of(body) or request.query_params.get("model")
+
+
+async def ranked_texts(serving: Serving, request: Request, body: JsonObject, model: str | None) -> Json:
+    """TEI's bare list."""
+    documents = _documents(body)
+    texts = [_text(document) for document in documents]
+    served = await serving.ask(request, model, "rerank", texts, _params(body))
+    with_text = flag(body.get("return_text"), "return_text")
+    rows = [
+        {"index": index, "score": score, **({"text": texts[index]} if with_text else {})}
+        for index, score in _ranked(body, served)
+    ]
+    return Json(rows, headers=served.timings([_query(body), *texts]))
+
+
+def _query(body: JsonObject) -> str:
+    query = body["query"]
+    return str(query["text"] if isinstance(query, dict) else query)
 
 
 def _documents(body: JsonObject) -> list[Any]:
@@ -108,9 +131,8 @@ def _documents(body: JsonObject) -> list[Any]:
 
 
 def _params(body: JsonObject) -> JsonObject:
-    query = body["query"]
     params = {
-        "query": query["text"] if isinstance(query, dict) else query,
+        "query": _query(body),
         "raw_scores": flag(body.get("raw_scores"), "raw_scores"),
         "truncate": truncation(body),
         "max_tokens_per_doc": count(body, "max_tokens_per_doc", "max_doc_length"),

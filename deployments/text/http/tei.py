@@ -26,7 +26,8 @@ from deployments.ingress.version import VERSION
 from deployments.text.facts import ClassifyFacts, TextFacts
 from deployments.text.http import schemas
 from deployments.text.http.classify import best_first
-from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, texts_of, truncation
+from deployments.text.http.fields import embedding_params, first, flag, ids_of, model_of, own_ids, texts_of, truncation
+from deployments.text.http.prompts import TokenizedPrompt, TokenizePromptBody, tokens_of_prompt
 from deployments.vectors import unit
 
 #: Answers of more tokens are built in a thread, so that the loop can answer others meanwhile.
@@ -35,36 +36,67 @@ FEW_TOKENS = 5000
 _described = partial(described, error=schemas.TeiError)
 
 
-def router(services: Services) -> APIRouter:
-    serving = services.serving
-    routes = APIRouter(tags=["text-embeddings-inference"])
+class Tei:
+    """What its routes ask of a model, from a body that has been read."""
 
-    async def ask(request: Request, body: JsonObject, ability: str, items: Sequence[Any], params: JsonObject) -> Served:
-        if len(items) > serving.settings.max_items:
-            raise errors.TooLarge(
-                f"batch size {len(items)} > maximum allowed batch size {serving.settings.max_items}", "inputs"
-            )
-        model = model_of(body) or request.query_params.get("model")
-        return await serving.ask(request, model, ability, items, params)
+    def __init__(self, services: Services) -> None:
+        self.serving = services.serving
 
-    async def embedded(request: Request, ability: str, defaults: JsonObject) -> tuple[Served, dict[str, str]]:
-        body = await json_body(request)
+    def model(self, request: Request, body: JsonObject) -> str | None:
+        return model_of(body) or request.query_params.get("model")
+
+    async def ask(
+        self, request: Request, body: JsonObject, ability: str, items: Sequence[Any], params: JsonObject
+    ) -> Served:
+        most = self.serving.settings.max_items
+        if len(items) > most:
+            raise errors.TooLarge(f"batch size {len(items)} > maximum allowed batch size {most}", "inputs")
+        return await self.serving.ask(request, self.model(request, body), ability, items, params)
+
+    async def embedded(
+        self, request: Request, body: JsonObject, ability: str, defaults: JsonObject
+    ) -> tuple[Served, dict[str, str]]:
         items = _inputs(body.get("inputs"))
         caches = "no-store" not in request.headers.get("cache-control", "")
-        served = await ask(request, body, ability, items, {**defaults, **embedding_params(body, caches=caches)})
+        params = {**own_ids(items), **defaults, **embedding_params(body, caches=caches)}
+        served = await self.ask(request, body, ability, items, params)
         return served, served.timings(items)
+
+    async def embed(self, request: Request, body: JsonObject) -> Json:
+        served, headers = await self.embedded(request, body, "embed", {"normalize": True})
+        return Json(list(served.answer.outputs), headers=headers)
+
+    async def embed_sparse(self, request: Request, body: JsonObject) -> Json:
+        served, headers = await self.embedded(request, body, "embed_sparse", {})
+        rows = [
+            [{"index": index, "value": value} for index, value in zip(indices.tolist(), values, strict=True)]
+            for indices, values in served.answer.outputs
+        ]
+        return Json(rows, headers=headers)
+
+    async def predict(self, request: Request, body: JsonObject) -> Json:
+        items, is_batch = _sequences(body.get("inputs"))
+        params = {"raw_scores": flag(body.get("raw_scores"), "raw_scores"), "truncate": truncation(body) or "END"}
+        served = await self.ask(request, body, "classify", items, params)
+        rows = best_first(served.answer.outputs)
+        return Json(rows if is_batch else rows[0], headers=served.timings(items))
+
+
+def router(services: Services) -> APIRouter:
+    tei = services.shared(Tei)
+    serving, ask = tei.serving, tei.ask
+    routes = APIRouter(tags=["text-embeddings-inference"])
 
     @routes.post("/embed")
     @_described("Embed texts", list[list[float]], body=schemas.TeiEmbedBody)
     async def embed(request: Request) -> Json:
-        served, headers = await embedded(request, "embed", {"normalize": True})
-        return Json(list(served.answer.outputs), headers=headers)
+        return await tei.embed(request, await json_body(request))
 
     @routes.post("/embed_all")
     @_described("Embed each token of texts", list[list[list[float]]], body=schemas.TeiEmbedBody)
     async def embed_all(request: Request) -> Json:
         """A vector for each token."""
-        served, headers = await embedded(request, "embed_tokens", {})
+        served, headers = await tei.embedded(request, await json_body(request), "embed_tokens", {})
         return Json(list(served.answer.outputs), headers=headers)
 
     @routes.post("/embed_sparse")
@@ -74,12 +106,7 @@ def router(services: Services) -> APIRouter:
         body=schemas.TeiEmbedBody,
     )
     async def embed_sparse(request: Request) -> Json:
-        served, headers = await embedded(request, "embed_sparse", {})
-        rows = [
-            [{"index": index, "value": value} for index, value in zip(indices.tolist(), values, strict=True)]
-            for indices, values in served.answer.outputs
-        ]
-        return Json(rows, headers=headers)
+        return await tei.embed_sparse(request, await json_body(request))
 
     @routes.post("/predict")
     @_described(
@@ -88,12 +115,7 @@ def router(services: Services) -> APIRouter:
         body=schemas.PredictBody,
     )
     async def predict(request: Request) -> Json:
-        body = await json_body(request)
-        items, is_batch = _sequences(body.get("inputs"))
-        params = {"raw_scores": flag(body.get("raw_scores"), "raw_scores"), "truncate": truncation(body) or "END"}
-        served = await ask(request, body, "classify", items, params)
-        rows = best_first(served.answer.outputs)
-        return Json(rows if is_batch else rows[0], headers=served.timings(items))
+        return await tei.predict(request, await json_body(request))
 
     @routes.post("/similarity")
     @_described("How similar sentences are to one", list[float], body=schemas.SimilarityBody)
@@ -110,9 +132,16 @@ def router(services: Services) -> APIRouter:
         return Json(np.clip(vectors[1:] @ vectors[0], -1.0, 1.0), headers=served.timings(items))
 
     @routes.post("/tokenize")
-    @_described("The tokens of texts", list[list[schemas.TokenRow]], body=schemas.TokenizeBody)
+    @_described(
+        "The tokens of texts, as TEI and vLLM tell them",
+        list[list[schemas.TokenRow]] | TokenizedPrompt,
+        body=schemas.TokenizeBody | TokenizePromptBody,
+    )
     async def tokenize(request: Request) -> Json:
+        """With `inputs` the tokens of texts; with `prompt`, as vLLM's clients send it, the ids of one."""
         body = await json_body(request)
+        if "prompt" in body:
+            return await tokens_of_prompt(serving, request, body)
         _refuse_none(body.get("inputs"), "inputs")
         items = texts_of(body.get("inputs"), "inputs")
         params: JsonObject = {"add_special_tokens": body.get("add_special_tokens") is None}

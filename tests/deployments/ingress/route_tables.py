@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 #: Tags of the routes that send a request to a text model.
-SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "generic"}
+SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vllm", "ollama", "generic"}
 #: Tags of routes for pictures, whose bodies have tests of their own.
 DRAWING = {"images", "sdapi"}
 #: Tags of routes that read pages, which have tests of their own too.
@@ -40,6 +40,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "/similarity": {"model": "minilm", "inputs": {"source_sentence": "a", "sentences": ["a"]}},
     "/tokenize": {"model": "letters", "inputs": "a"},
     "/decode": {"model": "letters", "ids": [97]},
+    "/": {"model": "minilm", "inputs": "a"},
+    "/invocations": {"model": "letters", "inputs": ["a", "b"]},
+    "/vertex": {"model": "minilm", "instances": [{"inputs": "a"}]},
+    "/detokenize": {"model": "letters", "tokens": [97]},
+    "/api/embed": {"model": "minilm", "input": "a"},
+    "/api/embeddings": {"model": "minilm", "prompt": "a"},
     "/v1/infer": {"model": "routes", "items": ["a"]},
     "/v1/flexible/infers": {"model": "routes", "args": ["a"]},
 }

@@ -16,12 +16,24 @@ from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
 #: The clients of these routes read errors of another shape.
-TEI_PATHS = ("/embed", "/embed_all", "/embed_sparse", "/predict", "/similarity", "/tokenize", "/decode", "/info")
+TEI_PATHS = (
+    "/embed",
+    "/embed_all",
+    "/embed_sparse",
+    "/predict",
+    "/similarity",
+    "/tokenize",
+    "/decode",
+    "/info",
+    "/",
+    "/invocations",
+    "/vertex",
+)
 
 
 def unfit(path: str) -> int:
     """The status for a body that does not fit: 400 where OpenAI's clients ask, since they expect that."""
-    return 400 if "/embeddings" in path else 422
+    return 400 if "/embeddings" in path or path.startswith("/api/") else 422
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +51,11 @@ def assert_refused(answer: httpx.Response, status: int, param: str | None = None
     """Checks both shapes of an error: `detail` for Xinference's clients, `error` for OpenAI's."""
     assert answer.status_code == status, answer.text[:300]
     body = answer.json()
-    if answer.url.path in TEI_PATHS:
+    if answer.url.path in TEI_PATHS or "error_type" in body:
         assert body.keys() == {"error", "error_type", "code", "param"}
+        told = {"message": body["error"], "type": "invalid_request_error", "param": body["param"], "code": body["code"]}
+        body = {"detail": body["error"], "error": told}
+    elif answer.url.path.startswith("/api/"):
         told = {"message": body["error"], "type": "invalid_request_error", "param": body["param"], "code": body["code"]}
         body = {"detail": body["error"], "error": told}
     assert isinstance(body["detail"], str) and body["detail"]

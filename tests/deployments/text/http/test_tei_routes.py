@@ -231,3 +231,50 @@ def test_what_is_wrong_with_a_body_is_named(ask: Ask, path: str, body: dict[str,
     answer = ask(path, **body)
     assert_refused(answer, 422, "Validation", param)
     assert answer.json()["param"] == param and answer.json()["code"] == "invalid_body"
+
+
+# ------------------------------------------------------------------------------------------------ hosting, vLLM
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+def test_a_body_says_what_is_asked_for(ask: Ask, path: str) -> None:
+    assert_near(ask(path, inputs=["ab", "b"]).json(), [AB, B])
+    ranked = ask(path, query="ab", texts=["xy", "ab"], return_text=True).json()
+    assert ranked == ask("/rerank", query="ab", texts=["xy", "ab"], return_text=True).json()
+    assert_refused(ask(path, inputs=[]), 400, "Empty")
+    assert_refused(ask(path, query="ab", texts=[]), 422, "Validation")
+
+
+def test_vertex_takes_several_bodies(ask: Ask) -> None:
+    instances = [{"inputs": "ab"}, {"query": "ab", "texts": ["ab"]}]
+    first, second = ask("/vertex", instances=instances).json()["predictions"]
+    assert_near(first, [AB])
+    assert [row["index"] for row in second] == [0]
+    for wrong in ([], "ab", [1]):
+        assert_refused(ask("/vertex", instances=wrong), 422, "Validation", "instances")
+
+
+def test_rerank_refuses_in_teis_words_where_it_is_asked_in_them(ask: Ask) -> None:
+    assert_refused(ask("/rerank", query="ab", texts=[]), 422, "Validation")
+    usual = ask("/rerank", query="ab", documents=[])
+    assert usual.status_code == 422 and usual.json()["error"]["param"] == "documents"
+
+
+def test_a_prompt_is_tokenised_as_vllm_does_it(ask: Ask) -> None:
+    assert ask("/tokenize", prompt="ab").json() == {
+        "count": 4,
+        "max_model_len": 32,
+        "tokens": [1, 97, 98, 2],
+        "token_strs": None,
+    }
+    bare = ask("/tokenize", prompt="ab", add_special_tokens=False, return_token_strs=True).json()
+    assert (bare["tokens"], bare["token_strs"]) == ([97, 98], ["a", "b"])
+    assert ask("/detokenize", tokens=[1, 97, 98, 2]).json() == {"prompt": "ab"}
+    assert ask("/detokenize", tokens=["a"]).status_code == 422
+
+
+def test_its_metrics_are_told_under_its_names(live: LiveCluster, ask: Ask) -> None:
+    ask("/embed", inputs="ab")
+    page = live.get("/metrics").text
+    for name in ("te_request_count", "te_embed_success", "te_queue_size", "te_batch_next_size_bucket"):
+        assert f"\n{name}{{" in page, name
