@@ -22,6 +22,7 @@ from deployments.ingress.control import (
     registrations,
     replicas,
     session,
+    versions,
 )
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
@@ -53,12 +54,14 @@ def routers(
     yield "launch", replicas.scaling(supervisor)
     yield "launch", changes.declaring(supervisor, settings)
     yield "launch", registrations.registering(supervisor, settings)
+    yield "launch", versions.deleting(supervisor, settings)
     yield "list", models.watching(supervisor, table)
+    yield "list", versions.watching(supervisor, settings)
     yield "list", replicas.watching(supervisor)
     yield "list", history.watching(supervisor)
     yield "list", registrations.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
-    yield "list", session.watching()
+    yield "list", session.watching(table)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", keys.administration(supervisor, current_keys)
     # Last: names of models may have slashes, so its `/v1/models/{uid}` matches every longer path as well.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Required
 
 from fastapi import APIRouter, Depends, Query, Request
 from typing_extensions import TypedDict
@@ -18,6 +18,7 @@ from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.control.access import only_own_models
 from deployments.ingress.control.plan import Fit, fit_of, resolved
 from deployments.ingress.control.shapes import LaunchProgress, progress_body
+from deployments.ingress.control.versions import fields_of_version
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
@@ -32,6 +33,16 @@ LONGEST_WAIT_S = 30.0
 Seconds = Annotated[float, Query(allow_inf_nan=False)]
 
 
+class VersionLaunch(TypedDict, total=False):
+    """With it any option of a launch."""
+
+    model_version: Required[str]
+    model_uid: str | None
+    model_engine: str | None
+    model_type: str | None
+    replica: int
+
+
 class LaunchedModel(TypedDict):
     model_uid: str
     generation: int
@@ -40,12 +51,9 @@ class LaunchedModel(TypedDict):
 def launching(supervisor: SupervisorClient, table: RouteTable, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
 
-    @routes.post("/v1/models")
-    @described("Launch a model", LaunchedModel | Fit, body=LaunchSpec)
-    async def launch(
-        request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
+    async def launched(
+        request: Request, body: JsonObject, wait_ready: bool, timeout: float | None = None, dry_run: bool = False
     ) -> Json:
-        body = await json_body(request)
         if not body.get("model_name"):
             raise errors.BadRequest("Invalid input. Please specify the `model_name` field.", "model_name")
         spec = launch_spec_of(body)
@@ -59,6 +67,22 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
             status = await until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
             await until_routed(table, status.uid)
         return Json({"model_uid": status.uid, "generation": status.generation})
+
+    @routes.post("/v1/models")
+    @described("Launch a model", LaunchedModel | Fit, body=LaunchSpec)
+    async def launch(
+        request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
+    ) -> Json:
+        return await launched(request, await json_body(request), wait_ready, timeout, dry_run)
+
+    @routes.post("/v1/models/instance")
+    @described("Launch a version of a model, as its list of versions names it", LaunchedModel | Fit, body=VersionLaunch)
+    async def launch_version(request: Request, wait_ready: bool = True) -> Json:
+        body = await json_body(request)
+        version = body.pop("model_version", None)
+        if not isinstance(version, str) or not version:
+            raise errors.BadRequest("Say which version to launch: model_version is missing.", "model_version")
+        return await launched(request, {**body, **fields_of_version(version)}, wait_ready)
 
     @routes.delete("/v1/models/{uid}")
     @described("Terminate a model", None)

@@ -17,7 +17,11 @@ from deployments.ingress.openapi import described, description_of, document
 from tests.attacks.standing_in import StandIn, asked, opened, run, settings
 
 #: Calls without a body, with methods that usually have one.
-BODILESS = {("/v1/models/{uid}/cancel", "post"), ("/sdapi/v1/interrupt", "post")}
+BODILESS = {
+    ("/v1/models/{uid}/cancel", "post"),
+    ("/sdapi/v1/interrupt", "post"),
+    ("/sdapi/v1/refresh-checkpoints", "post"),
+}
 
 
 def undescribed(routes: Sequence[BaseRoute]) -> list[str]:
