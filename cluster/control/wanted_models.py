@@ -76,9 +76,11 @@ class WantedModels:
         before = self._fleet.wanted.get(uid)
         self._refuse_unreadable(uid)
         self._refuse_taken(wanted)
-        if before is not None and is_same_launch(before, wanted):
-            if state_of(self._fleet, before)[0] != ModelState.FAILED:
-                return self._status(uid)
+        # A launch that failed keeps its name for the next try only, whatever that one changes.
+        if before is not None and state_of(self._fleet, before)[0] == ModelState.FAILED:
+            pass
+        elif before is not None and is_same_launch(before, wanted):
+            return self._status(uid)
         elif before is not None:
             if uid_given:
                 raise errors.Conflict(

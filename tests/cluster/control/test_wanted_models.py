@@ -63,6 +63,20 @@ def test_another_launch_under_the_same_uid_is_refused() -> None:
     play(scene)
 
 
+@pytest.mark.parametrize("uid_given", [True, False])
+def test_a_launch_that_failed_gives_its_name_to_the_next(uid_given: bool) -> None:
+    async def scene(s: Scene) -> None:
+        await s.launch(make_wanted(options={"weights": "bad"}))
+        await s.state(M.FAILED)
+        assert [(status.uid, status.state) for status in await s.supervisor.all_statuses()] == [("m", M.FAILED)]
+        status = await s.launch(make_wanted(options={"steps": 4}), uid_given)
+        assert (status.uid, status.generation) == ("m", 2)
+        await s.state(M.READY)
+        assert [status.uid for status in await s.supervisor.all_statuses()] == ["m"]
+
+    play(scene)
+
+
 def test_another_launch_that_did_not_ask_for_the_uid_gets_one() -> None:
     async def scene(s: Scene) -> None:
         await s.ready()
