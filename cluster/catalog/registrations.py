@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tomllib
 from collections.abc import Iterator
 from urllib.parse import quote
@@ -13,6 +14,8 @@ from cluster.catalog.rows import documents, entry_of
 from cluster.catalog.sources import checked_source
 from cluster.names import UID_PATTERN, nearest, quoted
 from cluster.value import JsonObject
+
+log = logging.getLogger("cluster.catalog.registrations")
 
 _HUBS = ("huggingface", "modelscope")
 #: The fields that say where the weights are, in a list of specs or, if it is flat, beside the name.
@@ -105,7 +108,8 @@ def _xinference_row(text: str) -> JsonObject:
     facts = {key: value for key, value in document.items() if key not in common}
     for key in facts.keys() - {"dimensions"}:
         if near := nearest(key, ("dimensions", *common), cutoff=0.85):
-            raise errors.BadRequest(f"The registration has {quoted(key)}; did you mean {near[0]!r}?")
+            log.warning("A registration has %s, which is ignored; perhaps %s is meant.", quoted(key), near[0])
+            del facts[key]
     language = document.get("language", ())
     return {
         **{key: document[key] for key in _SHARED if key in document},

@@ -110,18 +110,29 @@ def read_options(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     return options
 
 
+#: How Xinference's command line spells the adapters of a launch.
+ADAPTERS = ("--lora-modules", "--lora_modules", "-lm")
+
+
 def family_options(words: Iterable[str]) -> JsonObject:
-    """The options of the model's family, from `--key value` and `--key=value` that are no flags of the command."""
+    """The options of the model's family, from words that are no flags of the command: `--key value`, `--key=value`,
+    `--key` for true, and `--lora-modules NAME PATH`, any number of times."""
     options: JsonObject = {}
-    remaining = iter(words)
-    for word in remaining:
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if word in ADAPTERS:
+            if len(remaining) < 2:
+                raise click.UsageError(f"{word} needs a name and a path, e.g. {word} sketch /models/sketch.")
+            name, path = remaining.pop(0), remaining.pop(0)
+            options.setdefault("lora_modules", []).append({"name": name, "path": path})
+            continue
         if not re.match(r"--\w", word):
             raise click.UsageError(f"{word!r} does not belong to any option; name the model with --model-name.")
         key, equals, text = word[2:].partition("=")
         if not equals:
-            text = next(remaining, "--")
-            if text.startswith("--"):
-                raise click.UsageError(f"--{key} needs a value, e.g. --{key} true.")
+            is_flag = not remaining or re.match(r"--\w", remaining[0]) or remaining[0] in ADAPTERS
+            text = "true" if is_flag else remaining.pop(0)
         options[key.replace("-", "_")] = parse_value(text)
     return options
 

@@ -25,7 +25,7 @@ ANY_TYPE = "flexible"
 #: Sent with every launch of every type, whatever the model.
 ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
 #: Sent as null or with its default, and of no use here. With another value it is refused as an unknown option.
-ACCEPTED_WHEN_EMPTY = ("enable_virtual_env", "virtual_env_packages", "virtual_env_find_links", "peft_model_config")
+ACCEPTED_WHEN_EMPTY = ("enable_virtual_env", "virtual_env_packages", "virtual_env_find_links")
 
 
 def launch_spec_of(body: JsonObject) -> LaunchSpec:
@@ -45,9 +45,19 @@ def _launch_fields(body: Any) -> Any:
     for key in ACCEPTED_WHEN_EMPTY:
         if not fields.get(key, True):
             del fields[key]
+    fields |= _adapters_in(fields.pop("peft_model_config", None))
     if isinstance(fields.get("replica_config"), list):
         fields["replica_config"] = [_flat_place(replica) for replica in fields["replica_config"]]
     return fields
+
+
+def _adapters_in(peft: Any) -> JsonObject:
+    """Xinference wraps the adapters of a launch. What else it can say there has no use here, and is refused."""
+    if not isinstance(peft, dict):
+        return {} if peft is None else {"peft_model_config": peft}
+    others = {name: value for name, value in peft.items() if name != "lora_list" and value}
+    adapters = peft.get("lora_list")
+    return {**({"lora_modules": adapters} if adapters else {}), **({"peft_model_config": others} if others else {})}
 
 
 def _flat_place(place: Any) -> Any:

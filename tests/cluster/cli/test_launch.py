@@ -182,7 +182,7 @@ BAD_USAGE = {
     "-n m --replica x": "'x' is not a valid integer",
     "-n m --replica 0": "replica cannot be 0",
     "-n m --download-hub x": "'x' is not one of",
-    "-n m --cpu-offload": "--cpu-offload needs a value",
+    "-n m -lm sketch": "-lm needs a name and a path",
     "bge-m3 -n m": "name the model with --model-name",
     "-n m --gpu-idx 0,1,2 -r 2": "Allocated gpu must be a multiple of replica.",
 }

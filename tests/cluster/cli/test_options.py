@@ -104,6 +104,16 @@ def test_values_are_read_as_xinference_reads_them(text: str, value: Any) -> None
         ("--seed -1 --torch-dtype bf16", {"seed": -1, "torch_dtype": "bf16"}),
         ("--text_encoder_3 None", {"text_encoder_3": None}),
         ("--prompt=--x", {"prompt": "--x"}),
+        ("--cpu-offload", {"cpu_offload": True}),
+        ("--cpu-offload --seed -1", {"cpu_offload": True, "seed": -1}),
+        (
+            "--vae_tiling --lora-modules a /a -lm b /b --steps 2",
+            {
+                "vae_tiling": True,
+                "lora_modules": [{"name": "a", "path": "/a"}, {"name": "b", "path": "/b"}],
+                "steps": 2,
+            },
+        ),
         ("", {}),
     ],
 )
@@ -114,8 +124,7 @@ def test_other_pairs_are_options_of_the_family(words: str, options: dict[str, An
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--cpu-offload", "--cpu-offload needs a value"),
-        ("--cpu-offload --seed 1", "--cpu-offload needs a value"),
+        ("--lora-modules sketch", "--lora-modules needs a name and a path"),
         ("bge-m3", "name the model with --model-name"),
         ("-x 1", "'-x' does not belong to any option"),
     ],

@@ -54,6 +54,16 @@ def test_what_xinference_always_sends_asks_for_nothing(body: dict[str, Any]) -> 
     assert launch_spec_of(body) == LaunchSpec(model_name="bge-m3", model_type="embedding")
 
 
+def test_adapters_of_xinference_are_those_of_the_launch() -> None:
+    rows = [{"lora_name": "sketch", "local_path": "/loras/sketch"}]
+    empty: dict[str, Any] = {"image_lora_load_kwargs": {}, "image_lora_fuse_kwargs": None}
+    spec = launch_spec_of({"model_name": "m", "peft_model_config": {"lora_list": rows, **empty}})
+    assert spec.options == {"lora_modules": rows}
+    assert launch_spec_of({"model_name": "m", "peft_model_config": empty}).options == {}
+    fused = launch_spec_of({"model_name": "m", "peft_model_config": {"image_lora_fuse_kwargs": {"lora_scale": 0.5}}})
+    assert fused.options == {"peft_model_config": {"image_lora_fuse_kwargs": {"lora_scale": 0.5}}}
+
+
 def test_what_has_no_use_here_is_refused_as_an_option_when_it_says_something() -> None:
     assert launch_spec_of({"model_name": "m", "enable_virtual_env": True}).options == {"enable_virtual_env": True}
 
