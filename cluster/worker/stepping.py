@@ -178,7 +178,7 @@ class SteppedQueue:
         if id in self._blocked:
             left = self._blocked[id] - now
             raise errors.RequestCancelled(
-                f"The request {request_of(owner)} was aborted; its id is refused for {left:.0f} s more."
+                f"The request has been aborted: {request_of(owner)}; its id is refused for {left:.0f} s more."
             )
 
     def _refuse_late(self, request: SteppedRequest, seconds_left: float) -> None:

@@ -101,7 +101,7 @@ def test_a_request_is_followed_and_aborted_by_its_id(
             answer.result()
     assert journal.after("abort me", 3 * STEP_S) <= ran + 1
     # Its id is refused for the time that was asked for.
-    with pytest.raises(RuntimeError, match="The request xinf-1 was aborted"):
+    with pytest.raises(RuntimeError, match="The request has been aborted: xinf-1"):
         slow.text_to_image("abort me", request_id="xinf-1")
     # A request that does not exist cannot be aborted and has no progress.
     client.abort_request("xinf-slow", "xinf-none")
