@@ -1,9 +1,9 @@
-"""LangChain's class for Xinference."""
+"""LangChain's classes for Xinference and for Infinity."""
 
 from __future__ import annotations
 
 import pytest
-from langchain_community.embeddings import XinferenceEmbeddings
+from langchain_community.embeddings import InfinityEmbeddings, XinferenceEmbeddings
 
 from tests.clients.conftest import TEXTS, assert_same
 from tests.live import LiveCluster
@@ -11,6 +11,12 @@ from tests.live import LiveCluster
 
 def test_embeddings_are_the_same(live: LiveCluster, embedder: str, vectors: list[list[float]]) -> None:
     model = XinferenceEmbeddings(server_url=live.url, model_uid=embedder)
+    assert_same(model.embed_documents(TEXTS), vectors)
+    assert_same(model.embed_query(TEXTS[1]), vectors[1])
+
+
+def test_the_class_for_infinity_gets_the_same(live: LiveCluster, embedder: str, vectors: list[list[float]]) -> None:
+    model = InfinityEmbeddings(model=embedder, infinity_api_url=live.url)
     assert_same(model.embed_documents(TEXTS), vectors)
     assert_same(model.embed_query(TEXTS[1]), vectors[1])
 
