@@ -1,60 +1,179 @@
-"""Whether memory stays flat: what the worker and the whole cluster hold over thousands of rerank calls.
+"""What launches are expected to take of main memory, beside the most that they took until they were READY.
 
-    python -m benchmarks.memory [--engine auto] [--calls 10000] [--callers 16] [--setting CLUSTER_NAME=VALUE]
+    python -m benchmarks.memory [--only PART_OF_A_NAME]
 
-Six documents a call, of lengths and words of their own; the cache of answers is off, so that all are computed.
+Each launch goes to a worker of a real cluster on CPU, which warms up at the largest size that is allowed unless that
+takes too long. Models that come in no package are made here, small and with random weights. Pictures are limited to the
+size of the warm-up, which is small on CPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import psutil
+from cluster import LaunchSpec
+from tests.live import LiveCluster, until
 
-from benchmarks.load import drive_groups, request_bytes
-from benchmarks.processes import Memory
-from benchmarks.rivals.ours import ENGINES, Ours
-from benchmarks.workloads import RERANK, Texts, candidates, rerank_body
+#: How far an estimate may be above what is measured.
+ABOVE = 0.1
+MADE = Callable[[Path], object]
 
-DOCUMENTS = 6
-#: Calls between two looks.
-STRETCH = 1000
-#: What a stretch may take.
-STRETCH_S = 600.0
+
+class Launch(NamedTuple):
+    name: str
+    type: str
+    #: Makes the folder of the model; None for one of the catalogue.
+    made: MADE | None = None
+    options: Mapping[str, Any] = {}
+    #: Why the estimate is further above than it should be, where that is known.
+    reason: str = ""
+
+
+def launches() -> list[Launch]:
+    engines = ("torch", "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8", "auto")
+    return [
+        *(Launch("all-MiniLM-L6-v2", "embedding", options={"model_engine": engine}) for engine in engines),
+        Launch("wide", "embedding", _bert(768, 6)),
+        Launch("sparse", "embedding", _sparse),
+        Launch("static", "embedding", _static),
+        Launch("clip", "embedding", _clip),
+        Launch("ce-tiny", "rerank"),
+        Launch("causal", "rerank", _causal),
+        Launch("classifier", "classify", _classifier),
+        Launch("ppocr-v6", "ocr"),
+        Launch("got", "ocr", _document("got")),
+        Launch("florence", "ocr", _document("florence")),
+        *(
+            Launch(kind, "image", _pipeline(kind), {"max_pixels": 256 * 256})
+            for kind in ("sd15", "sdxl", "flux_wide", "qwen_image")
+        ),
+    ]
+
+
+def _bert(width: int, layers: int) -> MADE:
+    def made(place: Path) -> None:
+        from transformers import BertConfig, BertModel
+
+        from tests.tiny import saved, tokenizer
+
+        heads = width // 64
+        config = BertConfig(
+            hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width
+        )
+        saved(place, BertModel, config, tokenizer(types=True))
+
+    return made
+
+
+def _sparse(place: Path) -> None:
+    from sentence_transformers import SparseEncoder
+    from transformers import BertConfig, BertForMaskedLM
+
+    from tests.tiny import SIZES, saved, tokenizer
+
+    body = place.with_name("sparse-body")
+    saved(body, BertForMaskedLM, BertConfig(**SIZES), tokenizer(types=True))
+    SparseEncoder(str(body), device="cpu").save(str(place))
+
+
+def _static(place: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    from tests.tiny import tokenizer
+
+    table = StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=256)
+    SentenceTransformer(modules=[table], device="cpu").save(str(place))
+
+
+def _clip(place: Path) -> None:
+    from tests.deployments.text.embedding.test_clip import clip
+
+    clip(place)
+
+
+def _causal(place: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from tests.tiny import SIZES, saved, tokenizer
+
+    words = tokenizer(pads_left=True, frames=False, max_tokens=512, extra=("yes", "no", "<|im_start|>", "<|im_end|>"))
+    config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, max_position_embeddings=512)
+    saved(place, Qwen3ForCausalLM, config, words)
+
+
+def _classifier(place: Path) -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from tests.tiny import SIZES, saved, tokenizer
+
+    saved(place, BertForSequenceClassification, BertConfig(**SIZES, num_labels=3), tokenizer(types=True))
+
+
+def _document(kind: str) -> MADE:
+    def made(place: Path) -> None:
+        from tests.deployments.ocr.small_documents import built
+
+        built(kind, place)
+
+    return made
+
+
+def _pipeline(kind: str) -> MADE:
+    def made(place: Path) -> None:
+        from tests.pipelines import saved
+
+        saved(kind, place)
+
+    return made
+
+
+def measured(cluster: LiveCluster, launch: Launch, root: Path) -> tuple[int, int, str]:
+    """Bytes that were expected, bytes that it took, and what the worker says of the size of its warm-up."""
+    spec = {"model_name": launch.name, "model_type": launch.type, "model_uid": "measured", **launch.options}
+    if launch.made is not None:
+        place = root / launch.name
+        if not place.exists():
+            launch.made(place)
+        spec["model_path"] = str(place)
+    with cluster.client() as client:
+        wanted = LaunchSpec.model_validate(spec)
+        expected = client.check(wanted)
+        client.launch_model(**spec)
+        (row,) = [line for line in client.logs("measured") if "measured at the largest size" in line][-1:] or [""]
+        took = client.check(wanted)["measured"]["memory_bytes"]
+        client.terminate_model("measured")
+        until(lambda: not client.list_models(), within=20)
+    own = expected.get("plan", {}).get("peak_bytes", expected["claim_bytes"])
+    return own, took, "" if "was measured" in row else "warm-up smaller than allowed"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", choices=list(ENGINES), default="auto")
-    parser.add_argument("--calls", type=int, default=10_000)
-    parser.add_argument("--callers", type=int, default=16)
-    parser.add_argument("--setting", action="append", default=[], metavar="CLUSTER_NAME=VALUE")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", default="")
     asked = parser.parse_args()
-    server = Ours(asked.engine, dict(one.split("=", 1) for one in asked.setting))
-    texts = Texts(asked.seed)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        server.started(RERANK, Path(folder), Path(folder)) as running,
-    ):
-        url = running.url + running.rerank_path
-        worker = next(pid for pid in running.pids if psutil.Process(pid).cmdline()[0].startswith("ray::WorkerActor"))
-        print(
-            f"engine {running.engine}\n| calls | calls/s | failed | worker, MB | cluster, MB |\n|---|---|---|---|---|"
-        )
-        done = 0
-        while done < asked.calls:
-            each = min(STRETCH, asked.calls - done) // asked.callers + 1
-            requests = [
-                [request_bytes(url, rerank_body(running.model, candidates(texts, DOCUMENTS))) for _ in range(each)]
-                for _ in range(asked.callers)
-            ]
-            load = drive_groups(url, {"": requests}, STRETCH_S, each)[""]
-            done += len(requests) * each
-            held = [Memory(pids).total_bytes() / 1e6 for pids in ([worker], running.pids)]
-            print(f"| {done} | {load.requests_per_s:.0f} | {load.failed} | {held[0]:.0f} | {held[1]:.0f} |", flush=True)
+    print(
+        "| type | model | options | expected, MB | measured, MB | above | |\n|---|---|---|---|---|---|---|", flush=True
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = LiveCluster(Path(folder) / "home")
+        cluster.up()
+        try:
+            for launch in launches():
+                options = ", ".join(f"{name}={value}" for name, value in launch.options.items())
+                if asked.only not in f"{launch.type} {launch.name} {options}":
+                    continue
+                expected, took, note = measured(cluster, launch, Path(folder))
+                above = expected / took - 1
+                verdict = "**below**" if above < 0 else launch.reason if above > ABOVE else ""
+                row = (launch.type, launch.name, options, f"{expected / 1e6:.0f}", f"{took / 1e6:.0f}", f"{above:+.0%}")
+                print(f"| {' | '.join(row)} | {'; '.join(filter(None, (verdict, note)))} |", flush=True)
+        finally:
+            cluster.down()
 
 
 if __name__ == "__main__":

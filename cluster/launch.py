@@ -239,6 +239,15 @@ def parse_bytes(text: str | int) -> int:
     return amount
 
 
+class Needs(Value):
+    """The memory that one replica takes of the node that it is placed on."""
+
+    #: Main memory.
+    memory_bytes: int
+    #: On its cards, all together; 0 where it has none.
+    card_bytes: int = 0
+
+
 class Wanted(Value):
     """A launched model as it is stored; nothing else is stored of it."""
 
@@ -250,8 +259,11 @@ class Wanted(Value):
     #: `module:Class`; a path, so that the control plane never imports a model type.
     family: str
     abilities: tuple[str, ...]
-    #: Bytes that each replica is expected to need.
+    #: Main memory that each replica is expected to need where it has no card.
     claim_bytes: int
+    #: What it is expected to need where it has one. None if an earlier version stored it, which took `claim_bytes` for
+    #: either.
+    on_card: Needs | None = None
     #: Seconds since the epoch; told to people, never compared.
     created: float = 0.0
     #: True if it came from a declared list, which may remove it again.
@@ -260,3 +272,8 @@ class Wanted(Value):
     @property
     def replica(self) -> int:
         return self.spec.replica
+
+    def needs(self, *, on_card: bool) -> Needs:
+        if not on_card:
+            return Needs(memory_bytes=self.claim_bytes)
+        return self.on_card or Needs(memory_bytes=0, card_bytes=self.claim_bytes)

@@ -48,3 +48,10 @@ UID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def is_uid(text: str) -> bool:
     """Whether it can name a model; `-rep<number>` at its end names a replica of one."""
     return UID_PATTERN.fullmatch(text) is not None and re.search(r"-rep\d+$", text) is None
+
+
+def written(value: object) -> str:
+    """The value of a launch option as people write it."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

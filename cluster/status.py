@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from cluster.facts import SentFacts
-from cluster.launch import Wanted
+from cluster.launch import Needs, Wanted
 from cluster.value import JsonObject, Value
 
 
@@ -47,6 +47,8 @@ class Claim:
     #: Card number -> share of it; empty on CPU.
     cards: tuple[tuple[int, float], ...] = ()
     cpus: float = 0.0
+    #: What it is expected to take of its cards, all together.
+    card_bytes: int = 0
 
     @property
     def gpus(self) -> float:
@@ -134,6 +136,8 @@ class Report:
     socket: str = ""
     cards: tuple[int, ...] = ()
     memory_bytes: int = 0
+    #: The most that it took until it was READY; None where that was not measured.
+    peak: Needs | None = None
     memory: Memory = Memory()
     load_seconds: float = 0.0
     facts: SentFacts = SentFacts()
@@ -148,7 +152,10 @@ class WorkerStatus(Value):
     address: str = ""
     pid: int = 0
     cards: tuple[int, ...] = ()
+    #: Main memory.
     claim_bytes: int = 0
+    #: Of its cards.
+    card_bytes: int = 0
     stage: str = ""
     progress: float = 0.0
     done_bytes: int = 0

@@ -21,39 +21,15 @@ from cluster import environment, errors
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source
 from cluster.catalog.sources import choose_source
-from cluster.launch import LaunchSpec, Wanted, parse_bytes
+from cluster.launch import LaunchSpec, Wanted
 from cluster.names import cut, is_uid, nearest, quoted
 from cluster.paths import local_path, real_path
 from cluster.settings import Settings
 from cluster.trust import how_to_trust, may_run_code, pinned
-from cluster.weights.inventory import Inventory, inspected
-from cluster.weights.locate import is_cached
-from cluster.weights.memory import claim_for_encoder, weight_bytes
+from cluster.weights.inventory import inspected
 from cluster.worker.family import AnyFamily, path_of, refuse_without_contract
+from cluster.worker.planning import weighed
 from deployments.folders import Contents, family_in
-
-#: Assumed for a model of unknown size until its weights are on disk and it has been measured.
-UNKNOWN_WEIGHT_BYTES = 2 * 2**30
-
-
-@dataclass(frozen=True)
-class Room:
-    """How much memory a launch could have, on a card or in main memory."""
-
-    on_gpu: bool
-    #: None where nobody knows.
-    bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a launch takes."""
-
-    claim_bytes: int
-    #: The source less what the launch has no use for.
-    source: Source
-    #: For people: the parts, and whether they fit.
-    plan: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -64,9 +40,6 @@ class ModelType:
     families: Mapping[str, type[AnyFamily]]
     #: Models that ship with the installation of the type, when it has any.
     entries: tuple[Entry, ...] = field(default=())
-    #: Says what a launch takes, and refuses what cannot be loaded, where that is not the arithmetic of encoders.
-    needs: Callable[[LaunchSpec, Entry, Source, Settings, Room], Needs] | None = None
-
     #: What an entry's models can be asked for, where that is less than all that their family can.
     abilities: Callable[[Entry], tuple[str, ...]] | None = None
 
@@ -165,22 +138,16 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             "model_uid",
         )
     own_options = {name: options[name] for name in options if name in spec.options}
-    claim_bytes, source = _claim(type, spec, entry, source, settings)
-    return Wanted(
+    wanted = Wanted(
         uid=uid,
         spec=spec.model_copy(update={"model_uid": uid, "model_type": entry.type, "options": own_options}),
         entry=entry,
         source=source,
         family=path_of(family),
         abilities=(type.abilities and type.abilities(entry)) or family.abilities,
-        claim_bytes=claim_bytes,
+        claim_bytes=0,
     )
-
-
-def plan_of(wanted: Wanted, settings: Settings, room: Room) -> dict[str, Any] | None:
-    """What a launch would take there, part by part, for model types that can say."""
-    needs = model_types(settings.plugins)[wanted.entry.type].needs
-    return needs(wanted.spec, wanted.entry, wanted.source, settings, room).plan if needs else None
+    return weighed(wanted, settings)
 
 
 def check_options(family: type[AnyFamily], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,29 +203,3 @@ def allowed(path: Path, settings: Settings, option: str = "model_path") -> Path:
             option,
         )
     return path
-
-
-def inventory_of(source: Source, settings: Settings, allow_pickle: bool = False) -> Inventory | None:
-    """The files of weights that are on this machine, and their configs."""
-    folder = is_cached(source, settings.home, allow_pickle=allow_pickle, roots=settings.model_roots)
-    # The cache of a hub is all links, and ours.
-    return inspected(folder, settings.model_roots if source.hub == "local" else ()) if folder is not None else None
-
-
-def _claim(type: ModelType, spec: LaunchSpec, entry: Entry, source: Source, settings: Settings) -> tuple[int, Source]:
-    """Memory to claim per replica, and the source less what the launch has no use for."""
-    needs = None
-    if type.needs is not None:
-        # `auto` is a GPU wherever there is one.
-        needs = type.needs(spec, entry, source, settings, Room(on_gpu=spec.n_gpu is not None))
-        source = needs.source
-    if spec.memory is not None:
-        return parse_bytes(spec.memory), source
-    if "claim_bytes" in entry.facts:
-        return int(entry.facts["claim_bytes"]), source
-    if needs is not None:
-        return needs.claim_bytes, source
-    inventory = inventory_of(source, settings, allow_pickle=True)
-    # fp32 is what encoders compute in unless asked otherwise, whatever their files are stored in.
-    weights = weight_bytes(inventory, 4.0) if inventory is not None else entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
-    return claim_for_encoder(weights, on_gpu=spec.n_gpu is not None and spec.n_gpu != "auto"), source

@@ -12,11 +12,12 @@ import orjson
 from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.options import family_options, flags_of, nearest_flag, with_dashes
-from cluster.cli.output import json_option, print_json, print_table, size
+from cluster.cli.output import json_option, local_time, print_json, print_table, size
 from cluster.cli.progress import follow
 from cluster.client.client import Client
 from cluster.client.launches import how_it_goes_on, spec_of
 from cluster.launch import LaunchSpec
+from cluster.names import written
 from cluster.status import ModelStatus
 from cluster.value import JsonObject
 
@@ -104,19 +105,52 @@ def _print_fit(spec: LaunchSpec, fit: JsonObject, as_json: bool) -> None:
     elif fit.get("plan"):
         _print_plan(fit["plan"])
     name = spec.model_uid or spec.model_name
+    if not as_json:
+        _print_ladder(fit.get("ladder", []))
     if not fit["fits"]:
         raise errors.DoesNotFit(fit.get("reason") or f"{name} fits on no node.")
     if not as_json:
-        click.echo(f"{name} fits and would claim {size(fit.get('claim_bytes')) or '0 B'} per replica.")
+        click.echo(f"{name} fits and would claim {_claim(fit)} per replica{_where(fit)}.{_measured(fit)}")
+
+
+def _claim(row: JsonObject) -> str:
+    memory = size(row.get("claim_bytes")) or "0 B"
+    return f"{size(row['card_bytes'])} of a card and {memory} of main memory" if row.get("card_bytes") else memory
+
+
+def _where(fit: JsonObject) -> str:
+    nodes = dict.fromkeys(fit.get("nodes", []))
+    return f" on {', '.join(nodes)}" if nodes else ""
+
+
+def _measured(fit: JsonObject) -> str:
+    row = fit.get("measured")
+    if not row:
+        return ""
+    taken = _claim({"claim_bytes": row["memory_bytes"], "card_bytes": row["card_bytes"]})
+    return f" Such a launch was measured to take {taken} on {local_time(row['at'])}."
+
+
+def _print_ladder(rungs: Sequence[JsonObject]) -> None:
+    """What would make it smaller, the least harmful change first."""
+    if rungs:
+        rows = [(as_flags(rung["changes"]), _claim(rung), "yes" if rung["fits"] else "no") for rung in rungs]
+        print_table(("WITH", "CLAIMS", "FITS"), rows)
+
+
+def as_flags(changes: JsonObject) -> str:
+    """Changes of a launch as the flags that make them."""
+    return " ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in changes.items())
 
 
 def _print_plan(plan: JsonObject) -> None:
-    """The parts of a pipeline, and their sum."""
+    """The parts of a model, and what they take together."""
     keys = ("component", "class", "dtype", "quantization", "bytes", "lives_on")
     rows = [[size(row[key]) if key == "bytes" else row[key] for key in keys] for row in plan["components"]]
     print_table(("COMPONENT", "CLASS", "DTYPE", "QUANTISATION", "SIZE", "LIVES ON"), rows)
-    picture, process = size(plan["activation_bytes"]), size(plan["fixed_bytes"])
-    click.echo(f"Peak {size(plan['peak_bytes'])}, of which {picture} for a picture and {process} for the process.")
+    computing, process, spare = (size(plan.get(f"{what}_bytes")) for what in ("activation", "fixed", "spare"))
+    to_spare = f", {process} for the process and {spare} to spare" if spare else f" and {process} for the process"
+    click.echo(f"Peak {size(plan['peak_bytes'])}, of which {computing} for computing{to_spare}.")
     if plan["advice"]:
         click.echo(plan["advice"])
 

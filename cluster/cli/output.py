@@ -55,7 +55,7 @@ _COLOURS = {
 
 def print_models(statuses: Sequence[ModelStatus]) -> None:
     print_table(
-        ("UID", "TYPE", "NAME", "STATE", "READY", "WHERE", "MEMORY", "RESTARTS", "REASON"),
+        ("UID", "TYPE", "NAME", "STATE", "READY", "WHERE", "MEMORY", "GPU MEMORY", "RESTARTS", "REASON"),
         [
             (
                 status.uid,
@@ -65,6 +65,7 @@ def print_models(statuses: Sequence[ModelStatus]) -> None:
                 f"{status.ready}/{status.replica}",
                 where(status),
                 size(sum(worker.claim_bytes for worker in status.workers)),
+                size(sum(worker.card_bytes for worker in status.workers)),
                 status.restarts or "",
                 "" if status.state is ModelState.READY else status.reason or _activity(status),
             )

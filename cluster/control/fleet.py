@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
-from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
+from cluster.control.peaks import Peak, key_of, larger
+from cluster.control.placement import Placement
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, reconcile
 from cluster.control.workers import Workers
 from cluster.errors import DownloadFailed
-from cluster.launch import Wanted
+from cluster.launch import Needs, Wanted
 from cluster.settings import Settings
 from cluster.status import Claim, Memory, Node, Report, WorkerName, WorkerState
 
@@ -59,6 +60,9 @@ class Fleet:
     hold_until: float = 0.0
     #: By node; from the reports of its workers.
     memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
+    #: What launches were measured to take, and which of that is not written down yet.
+    peaks: dict[str, Peak] = field(default_factory=dict)
+    new_peaks: dict[str, Peak] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------------- facts in
 
@@ -98,12 +102,24 @@ class Fleet:
         worker = self.workers[name]
         moved = worker.report.progress != report.progress
         claim = worker.claim
-        if report.phase == "ready" and claim.memory_bytes and report.memory_bytes:
-            # What was measured is worth more than what was expected.
-            claim = replace(claim, memory_bytes=report.memory_bytes)
+        if report.phase == "ready" and report.peak is not None:
+            claim = self._held_to(worker, claim, report, report.peak)
         self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
         reason = str(report.error) if report.error else ""
         return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
+
+    def _held_to(self, worker: WorkerRecord, claim: Claim, report: Report, peak: Needs) -> Claim:
+        """The claim of a worker that took more than was expected; what it took is remembered for the next launch."""
+        wanted = self.wanted.get(worker.name.uid)
+        if worker.report.phase != "ready" and wanted is not None and wanted.generation == worker.name.generation:
+            key = key_of(wanted, on_card=bool(claim.cards))
+            before = self.peaks.get(key)
+            needs = peak if before is None else larger(before.needs, peak)
+            if before is None or needs != before.needs:
+                row = Peak(model=wanted.entry.name, needs=needs, measured=report.created + report.load_seconds)
+                self.peaks[key] = self.new_peaks[key] = row
+        most = larger(Needs(memory_bytes=claim.memory_bytes, card_bytes=claim.card_bytes), peak)
+        return replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)
 
     def see_memory(self, node: str, memory: Memory, now: float) -> tuple[WorkerRecord, str] | None:
         """Takes a reading of a node's memory; returns the worker that has to end for it, if any, and the reason."""
@@ -117,7 +133,7 @@ class Fleet:
         self.memory[node] = after if tenant is None else pressure.gave_way(after, tenant, now)
         if tenant is None:
             return None
-        return self.workers[tenant.name], pressure.reason_of(after, tenant, self._ip_of(node), floor)
+        return self.workers[tenant.name], pressure.reason_of(after, tenant, self.ip_of(node), floor)
 
     def why_died(self, worker: WorkerRecord, reason: str, now: float) -> str:
         """The reason given, or that memory is the likely cause."""
@@ -126,7 +142,7 @@ class Fleet:
             return reason
         if not pressure.was_killed_for_memory(node_memory, self._floor(node_memory.memory), now):
             return reason
-        return pressure.reason_of_kernel(node_memory, self._ip_of(worker.node))
+        return pressure.reason_of_kernel(node_memory, self.ip_of(worker.node))
 
     def _floor(self, memory: Memory) -> int:
         return pressure.floor_of(memory.total_bytes, self.settings.memory_floor_bytes)
@@ -138,10 +154,10 @@ class Fleet:
             if worker.state in HOLDS_CLAIM
         ]
 
-    def _ip_of(self, node: str) -> str:
+    def ip_of(self, node: str) -> str:
         return self.nodes[node].ip if node in self.nodes else node
 
-    def _open_nodes(self) -> tuple[Node, ...]:
+    def open_nodes(self) -> tuple[Node, ...]:
         """The nodes, with what is left for models on those whose memory has run out."""
         rows = []
         for node in self.nodes.values():
@@ -227,7 +243,7 @@ class Fleet:
         plan = reconcile(
             self.wanted,
             tuple(self.workers.values()),
-            self._open_nodes(),
+            self.open_nodes(),
             now=now,
             new_suffix=self.new_suffix,
             losses=self.losses,
@@ -236,6 +252,7 @@ class Fleet:
             last_ready=self.last_ready,
             old_losses=self.old_losses,
             untouched=self.unreadable,
+            peaks=self.peaks,
         )
         before, self.waiting = self.waiting, plan.waiting
         self.workers.changed_models.update(
@@ -276,40 +293,6 @@ class Fleet:
                 self.last_ready[wanted.uid] = wanted
                 self.served.add(wanted.uid)
                 self.workers.changed_models.add(wanted.uid)
-
-    def could_place(self, wanted: Wanted) -> NoRoom | None:
-        """Why not all replicas would fit now; None when they would."""
-        placements = self.placements(wanted)
-        return placements if isinstance(placements, NoRoom) else None
-
-    def placements(self, wanted: Wanted) -> list[Placement] | NoRoom:
-        """Where the replicas would be placed now. Workers of the same uid count as gone: they make room."""
-        taken = [
-            Taken(w.name.uid, w.node, w.claim)
-            for w in self.workers.values()
-            if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
-        ]
-        # Replicas still to be started count as well, or fifty launches at once would all seem to fit.
-        settled = HOLDS_CLAIM | {S.FAILED}
-        running = {(w.name.uid, w.name.index) for w in self.workers.values() if w.state in settled}
-        nodes = self._open_nodes()
-        fraction = self.settings.memory_fraction
-        for other in self.wanted.values():
-            if other.uid in self.unreadable:
-                continue
-            for index in range(other.replica):
-                if other.uid != wanted.uid and (other.uid, index) not in running:
-                    placement = place(demand_of(other, index), nodes, taken, memory_fraction=fraction)
-                    if isinstance(placement, Placement):
-                        taken.append(Taken(other.uid, placement.node, placement.claim))
-        placements: list[Placement] = []
-        for index in range(wanted.replica):
-            placement = place(demand_of(wanted, index), nodes, taken, memory_fraction=fraction)
-            if isinstance(placement, NoRoom):
-                return placement
-            placements.append(placement)
-            taken.append(Taken(wanted.uid, placement.node, placement.claim))
-        return placements
 
     # ------------------------------------------------------------------------------------------- views
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from cluster import errors
-from cluster.launch import ReplicaPlace, Wanted
+from cluster.control.peaks import Peaks, needs_of
+from cluster.launch import Needs, ReplicaPlace, Wanted
 from cluster.status import Claim, Node
 
 #: Shares are counted in hundredths of a card, rounded up: Ray's own resolution is finer, people's is not.
@@ -22,9 +23,14 @@ class Demand:
     """What one replica needs."""
 
     uid: str
+    #: Where it has no card.
     memory_bytes: int
     place: ReplicaPlace = field(default_factory=ReplicaPlace)
     n_cpu: float | None = None
+    on_card: Needs = field(default_factory=lambda: Needs(memory_bytes=0))
+
+    def needs(self, *, on_card: bool) -> Needs:
+        return self.on_card if on_card else Needs(memory_bytes=self.memory_bytes)
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,15 @@ class NoRoom:
         return errors.DoesNotFit(str(self), retry_after_s=30.0)
 
 
-def demand_of(wanted: Wanted, index: int) -> Demand:
-    return Demand(wanted.uid, wanted.claim_bytes, wanted.spec.place_of(index), wanted.spec.n_cpu)
+def demand_of(wanted: Wanted, index: int, peaks: Peaks) -> Demand:
+    """`peaks`: what launches were measured to take."""
+    return Demand(
+        wanted.uid,
+        needs_of(wanted, peaks, on_card=False).memory_bytes,
+        wanted.spec.place_of(index),
+        wanted.spec.n_cpu,
+        needs_of(wanted, peaks, on_card=True),
+    )
 
 
 def place(
@@ -71,7 +84,7 @@ def place(
     node with the most free memory wins.
     """
     taken = tuple(taken)
-    wants_gpu = _wants_gpu(demand, nodes)
+    wants_gpu = is_for_cards(demand, nodes)
     offers: list[tuple[tuple[float, float, float, str], Placement]] = []
     reasons: list[tuple[str, str]] = []
     for node in nodes:
@@ -94,40 +107,87 @@ def place(
     return NoRoom(demand.uid, tuple(reasons))
 
 
-def _wants_gpu(demand: Demand, nodes: Sequence[Node]) -> bool:
-    """`auto` means a GPU wherever the cluster has any that can be used; it never falls back to CPU in silence because
-    cards are full."""
+def room_for(
+    demand: Demand, nodes: Sequence[Node], taken: Iterable[Taken], *, memory_fraction: float = 1.0
+) -> int | None:
+    """The most that a launch could claim now on any node that is open to it, of a card or of main memory; None where
+    nobody knows how much a card has."""
+    taken = tuple(taken)
+    on_card = is_for_cards(demand, nodes)
+    rooms: list[int | None] = [0]
+    for node in nodes:
+        on_node = [item for item in taken if item.node == node.id]
+        if _why_closed(demand, node) is None:
+            rooms += _card_rooms(demand, node, on_node) if on_card else [_free_bytes(node, on_node, memory_fraction)]
+    return None if None in rooms else max(room or 0 for room in rooms)
+
+
+def _card_rooms(demand: Demand, node: Node, on_node: Sequence[Taken]) -> list[int | None]:
+    """What the launch could have of this node's cards: the share that it asks for, or what is free of each."""
+    if not node.gpus or not node.card_bytes:
+        return [None] if node.gpus else []
+    share = demand.place.n_gpu
+    if isinstance(share, float):
+        return [int(share * node.card_bytes)]
+    return [int(_free_share(card, on_node) * node.card_bytes) for card in range(node.auto_gpus or node.gpus)]
+
+
+def is_for_cards(demand: Demand, nodes: Sequence[Node]) -> bool:
+    """`auto` means a GPU wherever the nodes that the launch may go to have any that can be used; it never falls back to
+    CPU in silence because cards are full."""
     if demand.place.n_gpu is None:
         return False
-    return demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None or any(node.auto_gpus for node in nodes)
+    if demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None:
+        return True
+    return any(node.auto_gpus for node in nodes if _is_named(demand, node))
 
 
 def _offer(
     demand: Demand, node: Node, on_node: Sequence[Taken], wants_gpu: bool, memory_fraction: float
 ) -> Claim | str:
-    if node.draining:
-        return "draining"
-    wanted_bytes = 0 if wants_gpu else demand.memory_bytes
-    if node.room_bytes is not None and wanted_bytes > node.room_bytes:
+    closed = _why_closed(demand, node)
+    if closed is not None:
+        return closed
+    needs = demand.needs(on_card=wants_gpu)
+    if node.room_bytes is not None and needs.memory_bytes > node.room_bytes:
         left = _gib(max(node.room_bytes, 0))
-        return f"its memory ran out, {left} left for models, {_gib(wanted_bytes)} asked; {node.room_reason}"
-    if node.cpus <= 0:
-        return "holds no models (0 cores)"
-    wanted_ip = demand.place.worker_ip
-    if wanted_ip is not None and wanted_ip.rsplit(":", 1)[0] != node.ip:
-        return f"is not {wanted_ip}"
+        return f"its memory ran out, {left} left for models, {_gib(needs.memory_bytes)} asked; {node.room_reason}"
     cpus = demand.n_cpu or 0.0
     free_cpus = node.cpus - sum(item.claim.cpus for item in on_node)
     if cpus > free_cpus:
         return f"{free_cpus:g} of {node.cpus:g} cores free, {cpus:g} asked"
-    if wants_gpu:
-        offer = _cards(demand, node, on_node)
-        return offer if isinstance(offer, str) else Claim(0, offer, cpus)
-    room = int(node.memory_bytes * memory_fraction)
-    free = room - sum(item.claim.memory_bytes for item in on_node)
-    if demand.memory_bytes > free:
-        return f"{_gib(max(free, 0))} of {_gib(room)} memory free, {_gib(demand.memory_bytes)} asked"
-    return Claim(demand.memory_bytes, (), cpus)
+    cards = _cards(demand, node, on_node) if wants_gpu else ()
+    if isinstance(cards, str):
+        return cards
+    free = _free_bytes(node, on_node, memory_fraction)
+    if needs.memory_bytes > free:
+        room = _gib(_room_bytes(node, memory_fraction))
+        return f"{_gib(max(free, 0))} of {room} memory free, {_gib(needs.memory_bytes)} asked"
+    return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes)
+
+
+def _why_closed(demand: Demand, node: Node) -> str | None:
+    """Why the launch cannot have anything of this node, however little it needs."""
+    if node.draining:
+        return "draining"
+    if node.cpus <= 0:
+        return "holds no models (0 cores)"
+    return None if _is_named(demand, node) else f"is not {demand.place.worker_ip}"
+
+
+def _is_named(demand: Demand, node: Node) -> bool:
+    """Whether the launch names this node, or none."""
+    ip = demand.place.worker_ip
+    return ip is None or ip.rsplit(":", 1)[0] == node.ip
+
+
+def _room_bytes(node: Node, memory_fraction: float) -> int:
+    """What models may claim of its main memory, all together."""
+    return int(node.memory_bytes * memory_fraction)
+
+
+def _free_bytes(node: Node, on_node: Sequence[Taken], memory_fraction: float) -> int:
+    return _room_bytes(node, memory_fraction) - sum(item.claim.memory_bytes for item in on_node)
 
 
 def _cards(demand: Demand, node: Node, on_node: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
@@ -139,7 +199,11 @@ def _cards(demand: Demand, node: Node, on_node: Sequence[Taken]) -> tuple[tuple[
         return "has no GPU that torch can use"
     share, count = _share(demand, node)
     if share > 1:
-        return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.memory_bytes)} asked"
+        return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.on_card.card_bytes)} asked"
+    room = int(share * count * (node.card_bytes or 0))
+    if isinstance(demand.place.n_gpu, float) and 0 < room < demand.on_card.card_bytes:
+        what = f"{count} GPUs have" if count > 1 else f"{share:g} of a GPU has" if share < 1 else "a GPU has"
+        return f"{what} {_gib(room)}, {_gib(demand.on_card.card_bytes)} asked"
     if demand.place.gpu_idx is not None:
         cards = demand.place.gpu_idx
         absent = [card for card in cards if not 0 <= card < node.gpus]
@@ -167,7 +231,7 @@ def _share(demand: Demand, node: Node) -> tuple[float, int]:
     if share_wanted == "auto" or share_wanted is None:
         if not node.card_bytes:
             return 1.0, 1
-        return math.ceil(demand.memory_bytes / node.card_bytes / SHARE_STEP) * SHARE_STEP, 1
+        return max(math.ceil(demand.on_card.card_bytes / node.card_bytes / SHARE_STEP), 1) * SHARE_STEP, 1
     if share_wanted < 1:
         return float(share_wanted), 1
     return 1.0, int(share_wanted)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
 from cluster.launch import Wanted
 from cluster.metrics import Samples
 from cluster.status import Claim, Memory, Node, Report, WorkerName
+from cluster.weights.memory import MemoryPlan
 
 
 class Handle(Protocol):
@@ -47,6 +48,14 @@ class Handle(Protocol):
     def kill(self) -> None: ...
 
 
+class Weighed(NamedTuple):
+    """A launch by the weights that one node has of it."""
+
+    wanted: Wanted
+    without_card: MemoryPlan | None = None
+    on_card: MemoryPlan | None = None
+
+
 class Platform(Protocol):
     async def nodes(self) -> Sequence[Node]: ...
 
@@ -56,7 +65,11 @@ class Platform(Protocol):
         """Workers that may be running, by what their names say."""
 
     async def look_for(self, node_id: str, source: Source) -> None:
-        """Raises where a folder cannot be loaded from on that node."""
+        """Raises where the weights can neither be loaded from that node's disk nor be fetched."""
+
+    async def weigh(self, node_id: str, wanted: Wanted) -> Weighed:
+        """With what it takes by that node's disk, or as it is where that node does not answer; raises what cannot be
+        loaded there."""
 
     async def end_process(self, node_id: str, pid: int) -> bool:
         """Ends a worker's process that may not react to `kill`; False where that cannot be done now."""

@@ -54,6 +54,9 @@ class Publisher:
         self._post_statuses(changed)
         for wanted in self._fleet.newly_ready(changed):
             self._records.put_later("ready", wanted.uid, wanted.model_dump(mode="json"))
+        new_peaks, self._fleet.new_peaks = self._fleet.new_peaks, {}
+        for key, peak in new_peaks.items():
+            self._records.put_later("peak", key, peak.model_dump(mode="json"))
 
     def _post_routes(self, changed: Collection[str]) -> None:
         last = self.snapshots.value

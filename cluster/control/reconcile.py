@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, LEAVES, PREFERENCE, SERVES, WorkerRecord
+from cluster.control.peaks import Peaks
 from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
 from cluster.errors import DoesNotFit
 from cluster.launch import Wanted
@@ -87,16 +88,20 @@ def reconcile(
     last_ready: Mapping[str, Wanted] | None = None,
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
     untouched: Collection[str] = (),
+    peaks: Peaks | None = None,
 ) -> FleetPlan:
     """The difference between what is wanted and what runs.
 
     `hold` says why nothing may be started now. `last_ready` holds each model as it was wanted when it last was READY:
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
-    `old_losses` are the losses of those. Workers of the models in `untouched` are left as they are.
+    `old_losses` are the losses of those. Workers of the models in `untouched` are left as they are. `peaks`: what
+    launches were measured to take.
     """
     last_ready = last_ready or {}
     taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
-    planning = _Planning(nodes, taken, now, new_suffix, losses or {}, old_losses or {}, hold, memory_fraction)
+    planning = _Planning(
+        nodes, taken, now, new_suffix, losses or {}, old_losses or {}, hold, memory_fraction, peaks or {}
+    )
     plan = planning.plan
     by_model: dict[str, list[WorkerRecord]] = {}
     for worker in workers:
@@ -127,6 +132,7 @@ class _Planning:
     old_losses: Mapping[tuple[str, int], Loss]
     hold: str
     memory_fraction: float
+    peaks: Peaks
     plan: FleetPlan = field(default_factory=FleetPlan)
 
     def plan_model(self, target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> None:
@@ -178,12 +184,13 @@ class _Planning:
         if self.losses.get((target.uid, index), NO_LOSS).count >= LOSSES_TO_GIVE_WAY:
             return
         without = [t for t in self.taken if (t.uid, t.node, t.claim) != (target.uid, worker.node, worker.claim)]
-        fits = place(demand_of(target, index), self.nodes, without, memory_fraction=self.memory_fraction)
+        fits = place(demand_of(target, index, self.peaks), self.nodes, without, memory_fraction=self.memory_fraction)
         if isinstance(fits, Placement):
             self.plan.drain.append(worker)
 
     def _start(self, wanted: Wanted, index: int, why: str) -> NoRoom | None:
-        placement = place(demand_of(wanted, index), self.nodes, self.taken, memory_fraction=self.memory_fraction)
+        demand = demand_of(wanted, index, self.peaks)
+        placement = place(demand, self.nodes, self.taken, memory_fraction=self.memory_fraction)
         if isinstance(placement, NoRoom):
             return placement
         name = WorkerName(wanted.uid, wanted.generation, index, self.new_suffix())

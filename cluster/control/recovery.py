@@ -14,6 +14,7 @@ from contextlib import suppress
 from cluster import errors
 from cluster.control import newer
 from cluster.control.fleet import Fleet
+from cluster.control.peaks import Peak, oldest
 from cluster.control.platform import Handle
 from cluster.control.records import Records
 from cluster.control.watching import Watch
@@ -53,6 +54,11 @@ class Recovery:
                 self._records.tell(uid, "WARNING", unreadable)
         ready = [newer.read(uid, row) for uid, row in (await self._records.all("ready")).items()]
         self._fleet.remember(wanted for wanted, unreadable in ready if not unreadable)
+        self._fleet.peaks = await self._records.readable("peak", Peak)
+        for key in oldest(self._fleet.peaks):
+            del self._fleet.peaks[key]
+            with suppress(errors.OutOfSpace, errors.Unavailable):
+                await self._records.delete("peak", key)
 
     async def adopt(self, handles: Mapping[WorkerName, Handle]) -> None:
         """Returns when every worker has spoken, or has been ended for saying nothing."""

@@ -22,8 +22,8 @@ R = TypeVar("R")
 #: Events of the cluster itself have no model's uid.
 ITSELF = ""
 #: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
-#: and the highest numbers given out.
-Kind = Literal["wish", "ready", "entry", "key", "number"]
+#: the highest numbers given out, and what launches were measured to take.
+Kind = Literal["wish", "ready", "entry", "key", "number", "peak"]
 
 
 class Store(Protocol):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.fitting import Fit
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import WorkerEvent, WorkerRecord
 from cluster.control.orders import Orders
@@ -224,13 +225,17 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------ calls of people
 
-    async def launch(self, wanted: Wanted, uid_given: bool, /) -> ModelStatus:
+    async def launch(self, wanted: Wanted, uid_given: bool, disk: str = "", /) -> ModelStatus:
         await self._recovered.wait()
-        return await self._models.launch(wanted, uid_given)
+        return await self._models.launch(wanted, uid_given, disk)
 
-    async def could_launch(self, wanted: Wanted, /) -> str:
+    async def could_launch(self, wanted: Wanted, disk: str = "", /) -> Fit:
         await self._recovered.wait()
-        return await self._models.could_launch(wanted)
+        return await self._models.could_launch(wanted, disk)
+
+    async def would_fit(self, variants: Sequence[Wanted], /) -> list[Fit]:
+        await self._recovered.wait()
+        return self._models.would_fit(variants)
 
     async def terminate(self, uid: str) -> None:
         await self._recovered.wait()

@@ -115,6 +115,7 @@ def _worker_status(fleet: Fleet, worker: WorkerRecord) -> WorkerStatus:
         pid=report.pid,
         cards=report.cards or tuple(card for card, _ in worker.claim.cards),
         claim_bytes=worker.claim.memory_bytes,
+        card_bytes=worker.claim.card_bytes,
         stage=report.progress.stage,
         progress=1.0 if worker.state == S.READY else report.progress.fraction,
         done_bytes=report.progress.done_bytes,
@@ -155,7 +156,12 @@ def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:
     for node in fleet.nodes.values():
         workers = [w for w in fleet.workers.on(node.id) if w.state in HOLDS_CLAIM]
         cards = tuple(card for w in workers for card in w.claim.cards)
-        claim = Claim(sum(w.claim.memory_bytes for w in workers), cards, sum(w.claim.cpus for w in workers))
+        claim = Claim(
+            sum(w.claim.memory_bytes for w in workers),
+            cards,
+            sum(w.claim.cpus for w in workers),
+            sum(w.claim.card_bytes for w in workers),
+        )
         rows.append((node, claim, len(workers)))
     return rows
 

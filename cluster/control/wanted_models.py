@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from cluster import errors
 from cluster.control.changes import Change, difference, differences, is_same_launch
+from cluster.control.fitting import Fit, could_place, fit_of, placements_of
 from cluster.control.fleet import Fleet
-from cluster.control.placement import NoRoom
-from cluster.control.platform import Platform
+from cluster.control.placement import NoRoom, Placement
+from cluster.control.platform import Platform, Weighed
 from cluster.control.publishing import Publisher
 from cluster.control.records import Records
 from cluster.control.views import state_of
 from cluster.launch import Wanted
 from cluster.status import ModelState, ModelStatus
 
-#: Nodes on which a dry run looks for a folder.
+#: Nodes whose disks a launch is looked up on.
 MOST_LOOKS = 8
 
 
@@ -40,20 +42,33 @@ class WantedModels:
         self._wall_clock = wall_clock
         self._wake = wake
 
-    async def launch(self, wanted: Wanted, uid_given: bool) -> ModelStatus:
-        """An equal launch is the same launch; another one under the same uid is refused."""
+    async def launch(self, wanted: Wanted, uid_given: bool, disk: str) -> ModelStatus:
+        """An equal launch is the same launch; another one under the same uid is refused. `disk`: the node by whose
+        weights it was planned."""
+        before = self._fleet.wanted.get(wanted.uid)
+        if before is None or not is_same_launch(before, wanted):
+            wanted = (await self._as_placed(wanted, disk)).wanted
         return await self._records.alone(self._launch(wanted, uid_given))
 
-    async def could_launch(self, wanted: Wanted) -> str:
-        """Why it would not fit now, or an empty string. Raises what the launch would end with where its folder is not
-        there."""
-        placements = self._fleet.placements(wanted)
-        if isinstance(placements, NoRoom):
-            return str(placements)
-        if wanted.source.hub == "local":
-            nodes = list(dict.fromkeys(placement.node for placement in placements))[:MOST_LOOKS]
-            await asyncio.gather(*(self._platform.look_for(node, wanted.source) for node in nodes))
-        return ""
+    async def could_launch(self, wanted: Wanted, disk: str) -> Fit:
+        """Whether the launch would fit now, and what it would claim. Raises what it would end with where its weights
+        are not to be had."""
+        weighed = await self._as_placed(wanted, disk)
+        placements = placements_of(self._fleet, weighed.wanted)
+        await asyncio.gather(*(self._platform.look_for(node, wanted.source) for node in _nodes_of(placements)))
+        fit = fit_of(self._fleet, weighed.wanted, placements)
+        return replace(fit, plan=weighed.on_card if fit.on_card else weighed.without_card)
+
+    def would_fit(self, variants: Sequence[Wanted]) -> list[Fit]:
+        """Of each by itself whether it would fit now."""
+        return [fit_of(self._fleet, wanted, placements_of(self._fleet, wanted)) for wanted in variants]
+
+    async def _as_placed(self, wanted: Wanted, disk: str) -> Weighed:
+        """The launch by the weights on the disks of the nodes where it would be placed; `disk` is the one by which it
+        was planned."""
+        nodes = [node for node in _nodes_of(placements_of(self._fleet, wanted)) if node != disk]
+        by_node = await asyncio.gather(*(self._platform.weigh(node, wanted) for node in nodes))
+        return max(by_node, key=_size, default=Weighed(wanted))
 
     async def terminate(self, uid: str) -> None:
         await self._records.alone(self._terminate(uid))
@@ -90,7 +105,7 @@ class WantedModels:
                 )
             uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
         wanted = await self._numbered(wanted, uid)
-        no_room = self._fleet.could_place(wanted)
+        no_room = could_place(self._fleet, wanted)
         if no_room is not None:
             raise no_room.error()
         await self._want(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
@@ -116,7 +131,7 @@ class WantedModels:
         if before.spec.gpu_idx is not None or before.spec.replica_config is not None:
             raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
         after = before.model_copy(update={"spec": before.spec.model_copy(update={"replica": replica})})
-        no_room = self._fleet.could_place(after) if replica > before.replica else None
+        no_room = could_place(self._fleet, after) if replica > before.replica else None
         if no_room is not None:
             raise no_room.error()
         await self._want(after, f"Scale from {before.replica} to {replica} replica(s)")
@@ -191,6 +206,17 @@ class WantedModels:
 
     def _status(self, uid: str) -> ModelStatus:
         return self._publisher.statuses.value[uid]
+
+
+def _nodes_of(placements: list[Placement] | NoRoom) -> list[str]:
+    """Each once, and not too many to ask."""
+    if isinstance(placements, NoRoom):
+        return []
+    return list(dict.fromkeys(placement.node for placement in placements))[:MOST_LOOKS]
+
+
+def _size(weighed: Weighed) -> tuple[int, int]:
+    return weighed.wanted.needs(on_card=True).card_bytes, weighed.wanted.claim_bytes
 
 
 def _declared(wanted: Wanted) -> Wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import psutil
 
 from cluster.control import pressure
 from cluster.status import Memory
+from cluster.worker.peak import held
 
 #: Seconds between looks at other people's processes, and at our own children. Each look reads every process there is.
 OTHERS_S, CHILDREN_S = 1.0, 30.0
@@ -129,15 +129,6 @@ class Meter:
             memory.oom_kills,
             self._others,
         )
-
-
-def held() -> int:
-    """What would be free if this process ended: its memory without files and without what it shares."""
-    try:
-        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
-    except OSError:
-        return int(psutil.Process().memory_info().rss)
-    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def go_first(score: int) -> None:

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
-from cluster.control.platform import Handle
+from cluster.control.platform import Handle, Weighed
 from cluster.launch import Wanted
 from cluster.metrics import Samples
 from cluster.runtime import node_memory
@@ -25,7 +25,9 @@ from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCar
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
 from cluster.status import Claim, Memory, Node, Report, WorkerName
+from cluster.weights.inventory import asking_once
 from cluster.weights.locate import locate
+from cluster.worker.planning import plan_of, weighed
 from cluster.worker.worker import Worker
 
 log = logging.getLogger("cluster.platform")
@@ -196,6 +198,8 @@ class RayPlatform:
         return ray.get_runtime_context().get_node_id(), node_memory.read()
 
     async def look_for(self, node_id: str, source: Source) -> None:
+        if source.hub not in ("local", "package") and not self._settings.offline:
+            return  # a worker fetches them
         try:
             if node_id == ray.get_runtime_context().get_node_id():
                 async with asyncio.timeout(LOOK_S):
@@ -204,6 +208,16 @@ class RayPlatform:
             await answer_of(_look_there.options(scheduling_strategy=where).remote(source, self._settings), LOOK_S)
         except (errors.Unavailable, errors.WorkerLost, TimeoutError) as error:
             log.warning("node %s could not look for %s: %s", node_id, source.id, error)
+
+    async def weigh(self, node_id: str, wanted: Wanted) -> Weighed:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        try:
+            work = _weigh_there.options(scheduling_strategy=where).remote(wanted, self._settings)
+            there: Weighed = await answer_of(work, LOOK_S)
+            return there
+        except (errors.Unavailable, errors.WorkerLost, TimeoutError) as error:
+            log.warning("node %s could not look for %s: %s", node_id, wanted.source.id, error)
+            return Weighed(wanted)
 
     async def end_process(self, node_id: str, pid: int) -> bool:
         if node_id == ray.get_runtime_context().get_node_id():
@@ -228,8 +242,20 @@ def _leaving_nodes() -> Collection[str]:
 
 
 def _look_for(source: Source, settings: Settings) -> None:
-    """Raises what a worker would that loads from there."""
-    locate(source, home=settings.home, allow_pickle=settings.allow_pickle, roots=settings.model_roots)
+    """Raises what a worker would that loads from there, as far as no hub has to be asked."""
+    if source.hub == "local":
+        locate(source, home=settings.home, allow_pickle=settings.allow_pickle, roots=settings.model_roots)
+    else:
+        # What the catalogue names may be a pickle; a worker knows which.
+        locate(source, home=settings.home, offline=True, allow_pickle=True)
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def _weigh_there(wanted: Wanted, settings: Settings) -> Weighed:
+    with asking_once():
+        wanted = weighed(wanted, settings)
+        plans = (plan_of(wanted, settings, on_card=kind) for kind in (False, True))
+        return Weighed(wanted, *plans)
 
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]

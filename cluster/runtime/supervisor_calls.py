@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples
@@ -44,10 +45,14 @@ class SupervisorCalls(Protocol):
 
     # ------------------------------------------------------------------------------------ what is wanted
 
-    async def launch(self, wanted: Wanted, uid_given: bool, /) -> ModelStatus: ...
+    async def launch(self, wanted: Wanted, uid_given: bool, disk: str = "", /) -> ModelStatus:
+        """`disk`: the node by whose weights it was planned, the caller's own."""
 
-    async def could_launch(self, wanted: Wanted, /) -> str:
-        """Why it would not fit now, or an empty string."""
+    async def could_launch(self, wanted: Wanted, disk: str = "", /) -> Fit:
+        """Whether it would fit now, and what it would claim."""
+
+    async def would_fit(self, variants: Sequence[Wanted], /) -> list[Fit]:
+        """The same of each by itself, by the weights that they were planned with."""
 
     async def terminate(self, uid: str) -> None: ...
 

@@ -12,6 +12,7 @@ import ray
 from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples
@@ -88,11 +89,15 @@ class SupervisorClient(SupervisorCalls):
     async def free_bytes(self) -> int | None:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.free_bytes)
 
-    async def launch(self, wanted: Wanted, uid_given: bool, /) -> ModelStatus:
-        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.launch, wanted, uid_given)
+    async def launch(self, wanted: Wanted, uid_given: bool, disk: str = "", /) -> ModelStatus:
+        disk = disk or _own_node()
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.launch, wanted, uid_given, disk)
 
-    async def could_launch(self, wanted: Wanted, /) -> str:
-        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.could_launch, wanted)
+    async def could_launch(self, wanted: Wanted, disk: str = "", /) -> Fit:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.could_launch, wanted, disk or _own_node())
+
+    async def would_fit(self, variants: Sequence[Wanted], /) -> list[Fit]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.would_fit, variants)
 
     async def scale(self, uid: str, replica: int) -> ModelStatus:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.scale, uid, replica)
@@ -169,3 +174,7 @@ class SupervisorClient(SupervisorCalls):
             raise errors.Unavailable(
                 "The control plane does not answer at the moment; models go on serving. Try again.", retry_after_s=5.0
             ) from None
+
+
+def _own_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())

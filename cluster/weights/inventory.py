@@ -87,7 +87,8 @@ _answers: ContextVar[dict[tuple[Path, tuple[Path, ...]], Inventory] | None] = Co
 @contextmanager
 def asking_once() -> Iterator[None]:
     """Within it, also in threads that are waited for, each place is read only once."""
-    before = _answers.set({})
+    answers = _answers.get()
+    before = _answers.set({} if answers is None else answers)
     try:
         yield
     finally:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from cluster import errors
+from cluster.launch import Needs
 from cluster.value import JsonObject
 from cluster.weights.headers import MOST_TENSORS
 from cluster.weights.inventory import Inventory
@@ -17,6 +19,9 @@ from cluster.weights.locate import PICKLES, SHARD, weight_set, without_copies
 #: Memory of a worker's process without the weights, on CPU. Measured as the PSS of a Ray actor with torch,
 #: transformers and sentence-transformers after its first forward pass, less the weights: 425 MiB.
 PROCESS_BYTES = 450_000_000
+
+#: Main memory of a worker whose model is on a card.
+HOST_BYTES = 2_000_000_000
 
 #: Card memory that CUDA takes before the first tensor: its context, kernels and the libraries' workspaces.
 CUDA_CONTEXT_BYTES = 2**29
@@ -28,13 +33,49 @@ ENCODER_ACTIVATION_SHARE = 0.3
 
 PIPELINE = "model_index.json"
 
-_BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+BYTES_OF_DTYPE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def claim_for_encoder(weight_bytes: int, *, on_gpu: bool) -> int:
-    """The claim of an embedding model's or reranker's worker: on its card, or on CPU in the node's memory."""
+@dataclass(frozen=True)
+class PlannedPart:
+    slot: str
+    kind: str
+    dtype: str
+    quantization: str
+    bytes: int
+    lives_on: str
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a launch is expected to take, before anything is loaded. This is what is claimed for it."""
+
+    parts: tuple[PlannedPart, ...]
+    #: Of a request of the largest size, or of as many as are computed at once.
+    activation_bytes: int
+    #: Of the process, or of the device without any tensor.
+    fixed_bytes: int
+    #: For fragmentation, and for what nobody can count beforehand.
+    spare_bytes: int
+    #: All of that, as far as it is there at the same time: of the card, or of main memory without one.
+    peak_bytes: int
+    #: Main memory of a worker that has a card.
+    host_bytes: int = 0
+
+    def needs(self, *, on_card: bool) -> Needs:
+        if on_card:
+            return Needs(memory_bytes=self.host_bytes, card_bytes=self.peak_bytes)
+        return Needs(memory_bytes=self.peak_bytes)
+
+
+def encoder_plan(kind: str, dtype: str, weight_bytes: int, *, on_card: bool) -> MemoryPlan:
+    """The plan of an embedding model, a reranker or a classifier."""
     activations = ENCODER_ACTIVATION_BYTES + int(ENCODER_ACTIVATION_SHARE * weight_bytes)
-    return weight_bytes + activations + (CUDA_CONTEXT_BYTES if on_gpu else PROCESS_BYTES)
+    fixed = CUDA_CONTEXT_BYTES if on_card else PROCESS_BYTES
+    home = "card" if on_card else "main memory"
+    part = PlannedPart("model", kind, dtype, "none", weight_bytes, home)
+    peak = weight_bytes + activations + fixed
+    return MemoryPlan((part,), activations, fixed, 0, peak, HOST_BYTES if on_card else 0)
 
 
 def weight_bytes(inventory: Inventory, bytes_per_parameter: float | None = None) -> int:
@@ -166,4 +207,4 @@ def _parameters_of(inventory: Inventory, name: str) -> int:
     # Counting the numbers of a pickle would mean running it, so they follow from its size.
     config = inventory.config(str(PurePosixPath(name).with_name("config.json")))
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return inventory.files[name] // _BYTES_OF_DTYPE.get(str(dtype), 4)
+    return inventory.files[name] // BYTES_OF_DTYPE.get(str(dtype), 4)

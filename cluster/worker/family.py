@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -18,6 +18,15 @@ from pydantic import BaseModel
 
 from cluster.catalog.entry import Entry, Source
 from cluster.facts import ModelFacts
+from cluster.launch import LaunchSpec
+from cluster.settings import Settings
+from cluster.value import JsonObject
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import BYTES_OF_DTYPE, MemoryPlan, encoder_plan, weight_bytes
+from cluster.weights.present import inventory_of
+
+#: Assumed for a model of unknown size until its weights are on disk and it has been measured.
+UNKNOWN_WEIGHT_BYTES = 2 * 2**30
 
 #: The parameters of a request; what they mean depends on the ability that is asked for.
 Params: TypeAlias = Mapping[str, Any]
@@ -50,6 +59,23 @@ class Setup:
     fetch: Callable[[Source], Path] | None = None
     #: Tells how far loading is, 0 to 1, and at what.
     report: Callable[..., None] = lambda fraction, stage="loading": None
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """All a family gets to say what a launch would take, before anything is loaded."""
+
+    spec: LaunchSpec
+    entry: Entry
+    source: Source
+    #: Validated `Options` of the family.
+    options: Any
+    settings: Settings
+    on_card: bool
+
+    def weights(self, source: Source | None = None, *, allow_pickle: bool = True) -> Inventory | None:
+        """Those of the model, or of another source, as far as they are on this machine."""
+        return inventory_of(source or self.source, self.settings, allow_pickle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +157,39 @@ class Family(Protocol):
     Options: ClassVar[type[BaseModel]]
     #: Read when the model is loaded, so that `load` may choose another for that very model.
     example: Example
+    #: A request of the largest size that is allowed, where the example repeated is not as much. Read when the model is
+    #: loaded.
+    largest: Example | None = None
     #: Read when the model is loaded.
     pace: BatchHints = BatchHints()
+
+    @classmethod
+    def needed(cls, prospect: Prospect) -> Source:
+        """Refuses a launch that cannot be loaded, while its caller waits; returns the model's source less what the
+        launch has no use for."""
+        return prospect.source
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        """The memory that it would take; without more of the family's own, that of an encoder."""
+        inventory = prospect.weights()
+        dtype = cls.number_format(prospect)
+        # fp32 is what encoders compute in on CPU unless asked otherwise, whatever their files are stored in.
+        size = weight_bytes(inventory, BYTES_OF_DTYPE[dtype]) if inventory is not None else None
+        known = size or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        return encoder_plan(prospect.entry.family, dtype, known, on_card=prospect.on_card)
+
+    @classmethod
+    def number_format(cls, prospect: Prospect) -> str:
+        """That of the weights in memory."""
+        asked = getattr(prospect.options, "torch_dtype", "auto")
+        return ("bfloat16" if prospect.on_card else "float32") if asked == "auto" else str(asked)
+
+    @classmethod
+    def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
+        """Changes of the launch with which it takes less memory, the least harmful first."""
+        if "torch_dtype" in cls.Options.model_fields and cls.number_format(prospect) == "float32":
+            yield {"torch_dtype": "bfloat16"}
 
     @abstractmethod
     def load(self, setup: Setup) -> ModelFacts:

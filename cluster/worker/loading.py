@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts
 from cluster.launch import Wanted
@@ -17,6 +19,9 @@ from cluster.trust import is_pinned_by_us, may_run_code
 from cluster.versioned import Versioned
 from cluster.weights.locate import locate
 from cluster.worker.family import AnyFamily, Prepared, Setup
+from cluster.worker.work import Work
+
+log = logging.getLogger("cluster.worker.worker")
 
 #: Share of the way to READY that a download, if there is one, takes up.
 DOWNLOAD_SHARE = 0.8
@@ -96,6 +101,22 @@ class ModelLoader:
 def prepared_example(family: AnyFamily) -> Prepared:
     example = family.example
     return family.prepare(example.ability, example.items, example.params)
+
+
+def prepared_largest(family: AnyFamily) -> Prepared:
+    """A request of the largest size; or the example, where the launch refuses what is as large as that."""
+    largest = family.largest or family.example
+    try:
+        return family.prepare(largest.ability, largest.items, largest.params)
+    except errors.BadRequest:
+        return prepared_example(family)
+
+
+def warm_up(family: AnyFamily, work: Work) -> None:
+    """Computes the example, and then as much as is ever computed at once, which is what the memory is measured at."""
+    work.warm_up(prepared_example(family))
+    is_measured = work.strain(prepared_largest(family))
+    log.info("its memory was %smeasured at the largest size", "" if is_measured else "not ")
 
 
 def give_memory_back() -> None:

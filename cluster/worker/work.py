@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cluster import errors
@@ -25,6 +26,10 @@ from cluster.worker.stepping import SteppedQueue
 
 log = logging.getLogger("cluster.worker.worker")
 
+#: What a warm-up at the largest size may take; a model that needs longer is not measured at it.
+MOST_STRAIN_S = 5.0
+#: Inputs of one batch at most.
+MOST_INPUTS = 1024
 #: Of the threads that compute, and of those which a model library starts from them.
 MODEL_NICENESS = 5
 
@@ -49,6 +54,9 @@ class Work(Protocol):
 
     def warm_up(self, prepared: Prepared) -> None:
         """Computes the example, in the thread that loads."""
+
+    def strain(self, prepared: Prepared) -> bool:
+        """Computes as much at once as requests can bring about; False where that would take too long."""
 
     def loaded(self) -> None:
         """Called once the model can serve."""
@@ -102,6 +110,19 @@ class BatchedWork:
         started = time.perf_counter()
         self._run(prepared.values)
         self._first_speed = sum(prepared.tokens) / max(time.perf_counter() - started, 1e-6)
+
+    def strain(self, prepared: Prepared) -> bool:
+        pace = self._family.pace
+        values, tokens = filled(prepared, pace.batch_tokens or self._settings.batch_tokens)
+        if not values or pace.parallel * tokens > MOST_STRAIN_S * self._first_speed:
+            return False
+        if pace.parallel == 1:
+            self._run(values)
+            return True
+        with model_threads(pace.parallel) as threads:
+            for done in [threads.submit(self._run, values) for _ in range(pace.parallel)]:
+                done.result()
+        return True
 
     def loaded(self) -> None:
         """The thread that loaded the model also runs it."""
@@ -188,6 +209,15 @@ class SteppedWork:
         for value in prepared.values:
             self._stream(value, Unwatched())
 
+    def strain(self, prepared: Prepared) -> bool:
+        pace, costs = self._family.pace, prepared.costs or prepared.tokens
+        # Without a known speed nobody can say how long it takes.
+        if not prepared.values or pace.speed is None or sum(costs) > MOST_STRAIN_S * pace.speed:
+            return False
+        for value in prepared.values:
+            self._stream(value, Unwatched())
+        return True
+
     def loaded(self) -> None:
         """Requests are computed in other threads. The one that loaded would only keep its OpenMP team awake."""
         done, self.loader = self.loader, model_threads(1)
@@ -235,6 +265,18 @@ class SteppedWork:
     def _stream(self, value: Any, progress: Progress) -> Any:
         with _ending_with_the_accelerator():
             return self._family.stream(value, progress)
+
+
+def filled(prepared: Prepared, batch_tokens: int) -> tuple[list[Any], int]:
+    """The inputs of one batch as full as batches get, made of these again and again, and their tokens."""
+    values: list[Any] = []
+    total = 0
+    for value, tokens in cycle(zip(prepared.values, prepared.tokens, strict=False)):
+        if values and (total + tokens > batch_tokens or len(values) == MOST_INPUTS):
+            break
+        values.append(value)
+        total += tokens
+    return values, total
 
 
 def model_threads(count: int) -> ThreadPoolExecutor:

@@ -29,8 +29,9 @@ from cluster.status import Claim, LoadProgress, Report
 from cluster.versioned import Versioned
 from cluster.worker.examples import example_call, fails_example
 from cluster.worker.family import AnyFamily, Prepared, load_family
-from cluster.worker.loading import ModelLoader, give_memory_back, prepared_example
+from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
+from cluster.worker.peak import PeakMeter
 from cluster.worker.reservation import Reservation
 from cluster.worker.work import Outputs, Work, work_of
 
@@ -306,18 +307,22 @@ class Worker:
         try:
             work = work_of(self._family, self._wanted.uid, self.name, self._settings, self._metrics)
             folder = self._model_loader.fetch(self._wanted.source)
-            facts = work.loader.submit(self._load_model, folder, work).result()
+            with PeakMeter() as meter:
+                facts = work.loader.submit(self._load_model, folder, work).result()
+            peak = meter.needs()
             work.loaded()
             self._work = work
             give_memory_back()
             memory = psutil.Process().memory_full_info().uss
             self._metrics.loaded(time.monotonic() - started, memory)
-            log.info("%s is ready after %.1f s with %d MB", self.name, time.monotonic() - started, memory // 10**6)
+            seconds, most = time.monotonic() - started, peak.memory_bytes // 10**6
+            log.info("%s is ready after %.1f s with %d MB, %d at most", self.name, seconds, memory // 10**6, most)
             self._post(
                 phase="ready",
                 progress=LoadProgress("ready", 1.0),
                 facts=SentFacts.of(facts),
                 memory_bytes=memory,
+                peak=peak,
                 load_seconds=time.monotonic() - started,
             )
         # Whatever a model library raises becomes the reason that people read.
@@ -329,7 +334,7 @@ class Worker:
 
     def _load_model(self, folder: Path, work: Work) -> ModelFacts:
         facts = self._model_loader.load(self._family, folder, self._threads)
-        work.warm_up(prepared_example(self._family))
+        warm_up(self._family, work)
         return facts
 
     def _post(self, **changes: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from cluster.catalog.entry import Entry
 from deployments import ModelType
 from deployments.image.diffusion import Diffusion
-from deployments.image.needs import needs
 
 
 def tasks_of(entry: Entry) -> tuple[str, ...]:
@@ -14,4 +13,4 @@ def tasks_of(entry: Entry) -> tuple[str, ...]:
 
 
 PRELOAD = ("diffusers.models",)
-TYPES = (ModelType(name="image", families={"diffusers": Diffusion}, needs=needs, abilities=tasks_of),)
+TYPES = (ModelType(name="image", families={"diffusers": Diffusion}, abilities=tasks_of),)

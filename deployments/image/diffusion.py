@@ -5,23 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
 from cluster import errors
+from cluster.catalog.entry import Source
 from cluster.value import JsonObject
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped, Unwatched
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Prospect, Setup, Stepped, Unwatched
 from deployments.abilities import TASKS
-from deployments.image import loading
+from deployments.image import loading, needs
 from deployments.image.caches import PRESETS, presets_for
 from deployments.image.cost import ObservedCall, counted
 from deployments.image.facts import ImageFacts
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import names_in
 from deployments.image.options import ImageOptions
+from deployments.image.plan import most_pixels, plan, rungs
 from deployments.image.requests import Drawing, DrawnPicture
 from deployments.image.resolved_drawing import LoadedModel, ResolvedDrawing, resolved
 from deployments.image.runner import Runner, denoiser_of
@@ -34,9 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cluster.worker.worker")
 
-#: Most pixels of a picture, where the launch says nothing: twice as many as the largest pictures that such models are
-#: trained on.
-USUAL_PIXELS = 2 * 1024 * 1024
 #: Requests under way at once; the others wait in the worker's queue.
 AT_ONCE = 16
 #: Most samples of one pass. With guidance, a picture has two.
@@ -56,6 +56,18 @@ class Diffusion(Stepped):
     Options: ClassVar[type[BaseModel]] = ImageOptions
     #: Replaced by one of the right size once the model is loaded.
     example: Example = Example(["a lighthouse by the sea"], {}, "text2image")
+
+    @classmethod
+    def needed(cls, prospect: Prospect) -> Source:
+        return needs.needed(prospect)
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        return plan(needs.case_of(prospect))
+
+    @classmethod
+    def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
+        return rungs(needs.case_of(prospect))
 
     def load(self, setup: Setup) -> ImageFacts:
         assert setup.fetch is not None
@@ -87,7 +99,7 @@ class Diffusion(Stepped):
             scheduler=pipe.scheduler,
             multiple=_multiple(pipe),
             side=side,
-            max_pixels=options.max_pixels or max(USUAL_PIXELS, 2 * side * side),
+            max_pixels=most_pixels(options, side),
             facts=facts,
             adapters=names_in(pipe) - set(always),
             caches=presets_for(self.runner.module),

@@ -1,5 +1,6 @@
 """The memory that a launch of a diffusion model will need, found out before it is placed on a node: from its options
-and from the files on this machine."""
+and from the files on this machine. And what cannot be loaded, refused while its caller waits.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.catalog.entry import Entry, Source
-from cluster.launch import LaunchSpec
-from cluster.settings import Settings
-from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import gguf_bytes, parameters, tensors
-from deployments import Needs, Room, allowed, inventory_of
+from cluster.worker.family import Prospect
+from deployments import allowed
 from deployments.image.layout import DENOISERS, INDEX, Layout
 from deployments.image.options import ImageOptions
 from deployments.image.plan import (
     Case,
-    MemoryPlan,
     Weights,
-    advice,
     number_format,
-    plan,
     sizes_on_disk,
     sizes_told,
     weights_on_disk,
@@ -35,14 +31,30 @@ from deployments.image.sources import controlnet_source, gguf_source, lightning_
 class PlannedLaunch:
     """The launch, and what this machine has of its files. The machine that will load it may have more of them."""
 
-    spec: LaunchSpec
-    entry: Entry
+    prospect: Prospect
     source: Source
-    settings: Settings
-    options: ImageOptions
     #: The files of the weights, where they are on this machine.
     inventory: Inventory | None
     layout: Layout | None
+
+    @classmethod
+    def of(cls, prospect: Prospect) -> PlannedLaunch:
+        source = prospect.source
+        if source.hub == "local" and source.id.endswith(".safetensors"):
+            source = source.model_copy(update={"id": str(Path(source.id).parent), "path": Path(source.id).name})
+        inventory = prospect.weights(source)
+        has_index = inventory is not None and INDEX in inventory.files
+        layout = Layout.told_by(inventory) if inventory is not None and has_index else None
+        return cls(prospect, source, inventory, layout)
+
+    @property
+    def entry(self) -> Entry:
+        return self.prospect.entry
+
+    @property
+    def options(self) -> ImageOptions:
+        options: ImageOptions = self.prospect.options
+        return options
 
     @property
     def denoiser(self) -> str:
@@ -51,54 +63,25 @@ class PlannedLaunch:
         components = self.entry.facts.get("components") or {}
         return next((slot for slot in DENOISERS if slot in components), DENOISERS[0])
 
-    def here(self, source: Source, allow_pickle: bool = False) -> Inventory | None:
-        return inventory_of(source, self.settings, allow_pickle)
-
-
-def needs(spec: LaunchSpec, entry: Entry, source: Source, settings: Settings, room: Room) -> Needs:
-    options = ImageOptions.model_validate({**entry.options, **spec.options})
-    if source.hub == "local" and source.id.endswith(".safetensors"):
-        source = source.model_copy(update={"id": str(Path(source.id).parent), "path": Path(source.id).name})
-    launch = PlannedLaunch(spec, entry, source, settings, options, None, None)
-    inventory = launch.here(source, allow_pickle=True)
-    if inventory is not None:
-        layout = Layout.told_by(inventory) if INDEX in inventory.files else None
-        launch = replace(launch, inventory=inventory, layout=layout)
-    _refuse(launch)
-    case = _case(launch, room)
-    made = plan(case)
-    sentence = advice(case, made, room.bytes) if room.bytes else ""
-    return Needs(made.claim_bytes, without_unused(source, options, launch.denoiser), _shown(made, sentence))
-
-
-def _shown(made: MemoryPlan, sentence: str) -> JsonObject:
-    return {
-        "components": [
-            {
-                "component": row.slot,
-                "class": row.kind,
-                "dtype": row.dtype,
-                "quantization": row.quantization,
-                "bytes": row.bytes,
-                "lives_on": row.lives_on,
-            }
-            for row in made.rows
-        ],
-        "activation_bytes": made.activation_bytes,
-        "fixed_bytes": made.fixed_bytes,
-        "peak_bytes": made.peak_bytes,
-        "advice": sentence,
-    }
+    def here(self, source: Source) -> Inventory | None:
+        return self.prospect.weights(source, allow_pickle=False)
 
 
 # ------------------------------------------------------------------------------------------ what cannot be loaded
+
+
+def needed(prospect: Prospect) -> Source:
+    """The source in the variant of the launch, less what that replaces or leaves out."""
+    launch = PlannedLaunch.of(prospect)
+    _refuse(launch)
+    return without_unused(launch.source, launch.options, launch.denoiser)
 
 
 def _refuse(launch: PlannedLaunch) -> None:
     """Refuses what cannot be loaded while the caller is still waiting. The worker checks again, with its own disk."""
     options, entry, hub = launch.options, launch.entry, launch.source.hub
     for option, path in paths_in(options):
-        allowed(path, launch.settings, option)
+        allowed(path, launch.prospect.settings, option)
     lightning_source(entry, options, hub)
     for name in options.controlnet:
         controlnet_source(entry, name, hub)
@@ -114,7 +97,8 @@ def _refuse(launch: PlannedLaunch) -> None:
 # ------------------------------------------------------------------------------------------------ what it weighs
 
 
-def _case(launch: PlannedLaunch, room: Room) -> Case:
+def case_of(prospect: Prospect) -> Case:
+    launch = PlannedLaunch.of(prospect)
     entry, options = launch.entry, launch.options
     weights = weights_told(entry.facts)
     if launch.layout is not None and launch.inventory is not None:
@@ -127,10 +111,9 @@ def _case(launch: PlannedLaunch, room: Room) -> Case:
     if launch.layout is not None and launch.inventory is not None:
         sizes = sizes_on_disk(launch.inventory, launch.denoiser, entry.facts.get("resolution"))
     return Case(
-        name=launch.spec.model_uid or entry.name,
         options=options,
-        dtype=number_format(options, launch.spec.options, room.on_gpu),
-        on_gpu=room.on_gpu,
+        dtype=number_format(options, prospect.spec.options, prospect.on_card),
+        on_gpu=prospect.on_card,
         weights=weights,
         sizes=sizes,
         has_gguf=bool(entry.facts.get("gguf")),

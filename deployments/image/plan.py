@@ -1,5 +1,5 @@
 """The memory that a launch will take, before anything is loaded: the bytes of each part and where they are, the peak,
-and the changes of options that would make it fit.
+and the changes of options that make it smaller.
 
 Weights are counted from the headers of files on disk, or else from the sizes in the catalogue.
 """
@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
-from cluster.weights.memory import CUDA_CONTEXT_BYTES, Tensor, tensors
+from cluster.weights.memory import CUDA_CONTEXT_BYTES, HOST_BYTES, MemoryPlan, PlannedPart, Tensor, tensors
 from deployments.image.layout import DENOISERS, Layout
 from deployments.image.options import ImageOptions
 
@@ -30,6 +30,10 @@ DECODER_BYTES_PER_PIXEL = 2 * 768
 DENOISER_BYTES_PER_PIXEL = 240
 #: Side of a tile for a VAE whose configuration has no sample size, which is what diffusers takes.
 TILE_SIDE = 512
+
+#: Most pixels of a picture, where the launch says nothing: twice as many as the largest pictures that such models are
+#: trained on.
+USUAL_PIXELS = 2 * 1024 * 1024
 
 #: The claim is the estimate times this, for fragmentation and for adapters, which the estimate leaves out.
 MARGIN = 1.1
@@ -221,20 +225,9 @@ def number_format(options: ImageOptions, named: Collection[str], on_gpu: bool) -
 
 
 @dataclass(frozen=True)
-class PlannedPart:
-    slot: str
-    kind: str
-    dtype: str
-    quantization: str
-    bytes: int
-    lives_on: str
-
-
-@dataclass(frozen=True)
 class Case:
-    """All that the plan depends on. `fitting` changes the options and plans again."""
+    """All that the plan depends on."""
 
-    name: str
     options: ImageOptions
     dtype: str
     on_gpu: bool
@@ -252,8 +245,8 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Of the largest picture, if the launch limits it, else of a picture of the model's own size."""
-        return self.options.max_pixels or self.sizes.side**2
+        """Of the largest picture."""
+        return most_pixels(self.options, self.sizes.side)
 
     @property
     def item_bytes(self) -> int:
@@ -263,17 +256,9 @@ class Case:
         return replace(self, options=self.options.model_copy(update=changes))
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
-    rows: tuple[PlannedPart, ...]
-    activation_bytes: int
-    fixed_bytes: int
-    #: Of the GPU, or of main memory without one.
-    peak_bytes: int
-
-    @property
-    def claim_bytes(self) -> int:
-        return int(self.peak_bytes * MARGIN)
+def most_pixels(options: ImageOptions, side: int) -> int:
+    """That one picture may have."""
+    return options.max_pixels or max(USUAL_PIXELS, 2 * side**2)
 
 
 def plan(case: Case) -> MemoryPlan:
@@ -289,7 +274,10 @@ def plan(case: Case) -> MemoryPlan:
             size + (decoding if slot == "vae" else denoising if slot == case.denoiser else 0)
             for slot, size in _at_once(case, rows)
         )
-    return MemoryPlan(rows, max(decoding, denoising), fixed, peak + fixed)
+    spare = int((MARGIN - 1) * (peak + fixed))
+    kept_in_memory = sum(row.bytes for row in rows if row.lives_on.startswith("main memory"))
+    host = HOST_BYTES + kept_in_memory if case.on_gpu else 0
+    return MemoryPlan(rows, max(decoding, denoising), fixed, spare, peak + fixed + spare, host)
 
 
 def _rows(case: Case) -> Iterator[PlannedPart]:
@@ -343,63 +331,24 @@ def _at_once(case: Case, rows: Iterable[PlannedPart]) -> Iterator[tuple[str, int
 # ------------------------------------------------------------------------------------------------- the ladder
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A change of options, and its text for a person."""
-
-    told: str
-    changes: JsonObject
-
-
-def rungs(case: Case) -> Iterator[Rung]:
-    """Changes that would make the launch smaller, the least harmful first."""
+def rungs(case: Case) -> Iterator[JsonObject]:
+    """Changes of options that would make the launch smaller, the least harmful first."""
     options = case.options
     encoders = [slot for slot in case.text_encoders if slot not in options.dropped]
     if encoders and not options.quantize_text_encoder:
         largest = max(encoders, key=lambda slot: case.weights[slot].bytes(case.item_bytes, "none"))
-        yield Rung(f"quantize_text_encoder={largest}", {"quantize_text_encoder": (largest,)})
+        yield {"quantize_text_encoder": largest}
     if case.denoiser and not options.takes_gguf and options.denoiser_quantization is None:
-        if case.has_gguf:
-            yield Rung("gguf_quantization=Q4_0", {"gguf_quantization": "Q4_0"})
-        else:
-            yield Rung("transformer_quantization=nf4", {"transformer_quantization": "nf4"})
+        yield {"gguf_quantization": "Q4_0"} if case.has_gguf else {"transformer_quantization": "nf4"}
     if case.pixels > case.sizes.tile**2 and not options.vae_tiling:
-        yield Rung("vae_tiling=true", {"vae_tiling": True})
+        yield {"vae_tiling": True}
+    if case.pixels > case.sizes.side**2:
+        yield {"max_pixels": case.sizes.side**2}
     if case.on_gpu and options.device_map is None:
         if options.offload is None:
-            yield Rung("cpu_offload=model", {"cpu_offload": "model"})
+            yield {"cpu_offload": "model"}
         if options.offload in (None, "model"):
-            yield Rung("cpu_offload=group", {"cpu_offload": "group"})
+            yield {"cpu_offload": "group"}
             if options.quantize_text_encoder:
                 # Packed weights stay on the GPU even when parts are offloaded.
-                text = "quantize_text_encoder=false, cpu_offload=group"
-                yield Rung(text, {"quantize_text_encoder": (), "cpu_offload": "group"})
-
-
-def fitting(case: Case, room_bytes: int) -> tuple[str, int] | None:
-    """The smallest change with which the launch fits, and its peak then: a rung, or one with all before it."""
-    steps = list(rungs(case))
-    for way in (way for index in range(len(steps)) for way in ([steps[index]], steps[: index + 1])):
-        changes = {key: value for step in way for key, value in step.changes.items()}
-        peak = plan(case.with_options(**changes)).peak_bytes
-        if peak <= room_bytes:
-            # A later rung may set the same option as an earlier one.
-            texts = {step.told.partition("=")[0]: step.told for step in way}
-            return ", ".join(texts.values()), peak
-    return None
-
-
-def advice(case: Case, made: MemoryPlan, room_bytes: int) -> str:
-    """One sentence: whether the launch fits, and if not, what would make it fit."""
-    where = "the card" if case.on_gpu else "main memory"
-    needs = f"{case.name} needs {gigabytes(made.peak_bytes)}"
-    if made.peak_bytes <= room_bytes:
-        return f"{needs}, and {where} has {gigabytes(room_bytes)}."
-    change = fitting(case, room_bytes)
-    if change is None:
-        return f"{needs}, {where} has {gigabytes(room_bytes)}, and no option makes it fit: take a smaller model."
-    return f"{needs}, and {where} has {gigabytes(room_bytes)}; with {change[0]} it needs {gigabytes(change[1])}."
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+                yield {"quantize_text_encoder": False, "cpu_offload": "group"}

@@ -117,5 +117,8 @@ def without_unused(source: Source, options: ImageOptions, denoiser: str = "trans
     if options.takes_gguf:
         # Its config.json stays: it is needed to read the GGUF file.
         unused += [f"{denoiser}/*.{suffix}" for suffix in ("safetensors", "bin", "index.json")]
-    changes = {"exclude": (*source.exclude, *unused), "variant": options.variant or source.variant}
+    changes = {
+        "exclude": tuple(dict.fromkeys((*source.exclude, *unused))),
+        "variant": options.variant or source.variant,
+    }
     return source.model_copy(update=changes)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deployments.text.encoders.pipeline import Pipeline
 
 
+#: Longer than any model reads.
+LONG_TEXT = "The committee met on Tuesday and approved the budget. " * 4000
+
+
 def start(
     family: type[AnyFamily],
     setup: Setup,

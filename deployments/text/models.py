@@ -59,6 +59,7 @@ class Texts(Batched):
         self._pipeline, self.pace, facts = loading.start(
             type(self), setup, self.kind, self.output, encoder_for, complete=lambda model: self._complete(setup, model)
         )
+        self.largest = Example([loading.LONG_TEXT], self.example.params, self.example.ability)
         if self._default_prompt is not None and self._default_prompt not in self._prompts:
             raise errors.BadOption(_no_prompt(self._default_prompt, self._prompts), "prompt_name")
         self._encoder: TextEncoder = self._pipeline.encoder

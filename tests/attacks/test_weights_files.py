@@ -26,7 +26,8 @@ from cluster.weights import headers, inventory
 from cluster.weights.inventory import inspected, read
 from cluster.weights.locate import locate, names_in
 from cluster.weights.memory import gguf_bytes, weight_bytes
-from deployments import Room, plan_of, resolve
+from cluster.worker.planning import plan_of
+from deployments import resolve
 from tests.cluster.weights.test_memory import gguf_file
 
 #: Seeds of the fuzzers, and how many files each makes.
@@ -264,7 +265,7 @@ def test_a_dry_run_looks_once_at_each_place(tmp_path: Path, monkeypatch: pytest.
     with inventory.asking_once():
         spec = LaunchSpec(model_name="mine", model_type="image", model_path=str(tmp_path))
         wanted = resolve(spec, Catalog.builtin(), settings)
-        assert plan_of(wanted, settings, Room(False, 10**10))
+        assert plan_of(wanted, settings, on_card=False)
     assert looks == [tmp_path]
 
 

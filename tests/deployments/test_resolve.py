@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 from cluster import errors
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source
-from cluster.launch import LaunchSpec, Wanted
+from cluster.launch import LaunchSpec, Needs, Wanted
 from cluster.settings import Settings
 from cluster.status import WorkerName
-from cluster.weights.memory import claim_for_encoder
+from cluster.weights.memory import HOST_BYTES, encoder_plan
 from deployments import catalog_with, model_types, resolve
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 
@@ -292,7 +292,7 @@ def test_memory_is_estimated_from_weights_that_are_there() -> None:
 def test_memory_is_estimated_from_a_folder(tmp_path: Path) -> None:
     """It is estimated in fp32, whatever format is stored."""
     found = asked("mine", model_type="embedding", model_path=str(weights(tmp_path)))
-    assert found.claim_bytes == claim_for_encoder(400, on_gpu=False)
+    assert found.claim_bytes == encoder_plan("", "", 400, on_card=False).peak_bytes
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
@@ -307,7 +307,22 @@ def test_memory_is_estimated_from_the_catalogue_where_there_are_no_weights_yet()
 
 
 def test_what_a_catalogue_says_of_the_claim_is_believed() -> None:
-    assert asked("mine", entry=custom(facts={"claim_bytes": 12345})).claim_bytes == 12345
+    wanted = asked("mine", entry=custom(facts={"claim_bytes": 12345}))
+    assert wanted.claim_bytes == 12345
+    assert wanted.on_card == Needs(memory_bytes=HOST_BYTES, card_bytes=12345)
+
+
+def test_memory_that_is_asked_for_is_that_of_the_card_where_there_is_one() -> None:
+    wanted = asked(memory="3GiB")
+    assert wanted.on_card == Needs(memory_bytes=HOST_BYTES, card_bytes=3 * 2**30)
+
+
+def test_an_encoder_needs_half_as_much_for_its_weights_on_a_card(tmp_path: Path) -> None:
+    """There it computes in 16 bits."""
+    wanted = asked("mine", model_type="embedding", model_path=str(weights(tmp_path)))
+    assert wanted.on_card == encoder_plan("", "", 200, on_card=True).needs(on_card=True)
+    exact = asked("mine", model_type="embedding", model_path=str(tmp_path), torch_dtype="float32")
+    assert exact.on_card == encoder_plan("", "", 400, on_card=True).needs(on_card=True)
 
 
 # ------------------------------------------------------------------------------------------------------- plugins

@@ -16,7 +16,7 @@ from cluster.value import JsonObject
 from cluster.weights.inventory import asking_once
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.control.access import only_own_models
-from deployments.ingress.control.plan import Fit, fit_of, resolved
+from deployments.ingress.control.plan import FitBody, fit_of, resolved
 from deployments.ingress.control.shapes import LaunchProgress, progress_body
 from deployments.ingress.control.versions import fields_of_version
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
@@ -69,14 +69,16 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
         return Json({"model_uid": status.uid, "generation": status.generation})
 
     @routes.post("/v1/models")
-    @described("Launch a model", LaunchedModel | Fit, body=LaunchSpec)
+    @described("Launch a model", LaunchedModel | FitBody, body=LaunchSpec)
     async def launch(
         request: Request, wait_ready: bool = True, timeout: Seconds | None = None, dry_run: bool = False
     ) -> Json:
         return await launched(request, await json_body(request), wait_ready, timeout, dry_run)
 
     @routes.post("/v1/models/instance")
-    @described("Launch a version of a model, as its list of versions names it", LaunchedModel | Fit, body=VersionLaunch)
+    @described(
+        "Launch a version of a model, as its list of versions names it", LaunchedModel | FitBody, body=VersionLaunch
+    )
     async def launch_version(request: Request, wait_ready: bool = True) -> Json:
         body = await json_body(request)
         version = body.pop("model_version", None)

@@ -38,6 +38,7 @@ class SequenceClassifiers(Batched):
 
         self._pipeline, self.pace, facts = loading.start(type(self), setup, "CrossEncoder", "scores", encoder_for)
         self._encoder: TextEncoder = self._pipeline.encoder
+        self.largest = Example([loading.LONG_TEXT], {}, "classify")
         return facts.extended(ClassifyFacts, labels=tuple(self._labels), exclusive=self._is_exclusive)
 
     def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:

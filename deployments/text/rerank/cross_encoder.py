@@ -47,6 +47,7 @@ class CrossEncoders(Batched):
             type(self), setup, "CrossEncoder", "scores", encoder_for, sample=self._sample
         )
         self._encoder: TextEncoder = self._pipeline.encoder
+        self.largest = Example([loading.LONG_TEXT], {**EXAMPLE.params, "long_documents": "truncate"}, "rerank")
         return facts.extended(RerankFacts, type=setup.entry.facts.get("type", "normal"))
 
     def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import Result
 
 from cluster import errors
+from cluster.cli.output import local_time
 from cluster.launch import LaunchSpec
 from tests.cluster.cli.terminal import Terminal
 from tests.cluster.client.fake_server import FakeServer
@@ -232,7 +233,8 @@ def test_a_dry_run_shows_the_parts_of_a_pipeline_and_what_would_make_them_fit(cl
         "components": [{**part, "bytes": 5 * 2**30, "lives_on": "card"}],
         "activation_bytes": 3 * 2**30,
         "fixed_bytes": 2**29,
-        "peak_bytes": 17 * 2**29,
+        "spare_bytes": 2**28,
+        "peak_bytes": 35 * 2**28,
         "advice": "m needs 9.1 GB, and the card has 8.0 GB; with cpu_offload=model it needs 6.4 GB.",
     }
     server.on("POST /v1/models", {"fits": True, "reason": "", "claim_bytes": 9 * 2**30, "plan": plan})
@@ -240,11 +242,39 @@ def test_a_dry_run_shows_the_parts_of_a_pipeline_and_what_would_make_them_fit(cl
     assert done.stdout == (
         "COMPONENT    CLASS                   DTYPE     QUANTISATION  SIZE     LIVES ON\n"
         "transformer  FluxTransformer2DModel  bfloat16  nf4           5.0 GiB  card\n"
-        "Peak 8.5 GiB, of which 3.0 GiB for a picture and 512.0 MiB for the process.\n"
+        "Peak 8.8 GiB, of which 3.0 GiB for computing, 512.0 MiB for the process and 256.0 MiB to spare.\n"
         "m needs 9.1 GB, and the card has 8.0 GB; with cpu_offload=model it needs 6.4 GB.\n"
         "m fits and would claim 9.0 GiB per replica.\n"
     )
     assert json.loads(cluster("launch", "-n", "m", "--dry-run", "--json").stdout)["plan"] == plan
+
+
+def test_a_dry_run_on_a_card_tells_the_card_the_node_and_what_was_measured(cluster: Run, server: FakeServer) -> None:
+    measured = {"memory_bytes": 2**30, "card_bytes": 3 * 2**30, "at": 0.0}
+    fit = {"fits": True, "reason": "", "claim_bytes": 2**30, "card_bytes": 3 * 2**30, "nodes": ["n0", "n0", "n1"]}
+    server.on("POST /v1/models", {**fit, "measured": measured})
+    assert cluster("launch", "-n", "m", "--dry-run").stdout == (
+        "m fits and would claim 3.0 GiB of a card and 1.0 GiB of main memory per replica on n0, n1. "
+        f"Such a launch was measured to take 3.0 GiB of a card and 1.0 GiB of main memory on {local_time(0.0)}.\n"
+    )
+
+
+def test_a_dry_run_of_what_does_not_fit_shows_the_flags_that_would_make_it_smaller(
+    cluster: Run, server: FakeServer
+) -> None:
+    ladder = [
+        {"changes": {"vae_tiling": True}, "claim_bytes": 2**30, "card_bytes": 9 * 2**30, "fits": False},
+        {"changes": {"n_gpu": None}, "claim_bytes": 3 * 2**30, "card_bytes": 0, "fits": True},
+    ]
+    fit = {"fits": False, "reason": "m fits on no node (a: too small).", "claim_bytes": 5, "ladder": ladder}
+    server.on("POST /v1/models", fit)
+    done = cluster("launch", "-n", "m", "--dry-run")
+    assert done.exit_code == 4
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["WITH", "CLAIMS", "FITS"],
+        "--vae-tiling true 9.0 GiB of a card and 1.0 GiB of main memory no".split(),
+        "--n-gpu none 3.0 GiB yes".split(),
+    ]
 
 
 def test_a_dry_run_of_what_does_not_fit(cluster: Run, server: FakeServer) -> None:

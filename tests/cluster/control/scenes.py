@@ -17,9 +17,10 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.changes import Change
 from cluster.control.placement import Placement
+from cluster.control.platform import Weighed
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
-from cluster.launch import Wanted
+from cluster.launch import Needs, Wanted
 from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Memory, ModelState, ModelStatus, Node, Report, WorkerName, WorkerState
@@ -151,7 +152,7 @@ class Process:
         if error := self.world.load_errors.get(self.wanted.spec.options.get("weights")):
             self.tell(phase="failed", error=error, log_tail=("reading weights", "no"))
         else:
-            self.tell(phase="ready", progress=LoadProgress("ready", 1.0), load_seconds=0.1)
+            self.tell(phase="ready", progress=LoadProgress("ready", 1.0), load_seconds=0.1, peak=self.world.peak)
 
     def finish(self) -> None:
         self.in_hand = 0
@@ -185,6 +186,10 @@ class World:
         self.reading: tuple[str, Memory] | None = None
         self.folders = {make_wanted().source.id}
         self.looks: list[tuple[str, str]] = []
+        #: What workers say that they took at most.
+        self.peak: Needs | None = None
+        #: What launches take by the disks of nodes, where that is not what they were planned with.
+        self.weights_on: dict[str, dict[str, Wanted]] = {}
         #: Supervisors that a newer one has taken the workers from.
         self.stood_back = 0
 
@@ -215,6 +220,9 @@ class World:
         self.looks.append((node_id, source.id))
         if source.id not in self.folders:
             raise errors.DownloadFailed(f"{source.id} does not exist on {node_id}.")
+
+    async def weigh(self, node_id: str, wanted: Wanted) -> Weighed:
+        return Weighed(self.weights_on.get(node_id, {}).get(wanted.uid, wanted))
 
     async def stand_back(self) -> None:
         self.stood_back += 1

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.control.fitting import could_place, fit_of, placements_of
 from cluster.control.fleet import EVENT_OF_PHASE, Fleet
 from cluster.control.reconcile import GOOD_RUN_S
 from cluster.control.views import routes_of, status_of
+from cluster.launch import Needs
 from cluster.status import Claim, LoadProgress, Report, WorkerName
 from tests.cluster.control.fleets import E, M, S, carry_out, fleet, lose, ready, serving, state, the
 from tests.make import GIB, make_node, make_wanted
@@ -191,7 +193,7 @@ def test_a_failed_model_keeps_no_room_from_a_new_one() -> None:
     """It claims nothing any more, and it is not started again until its wish changes."""
     found = failed(errors.LoadFailed("no"))
     found.see_nodes([make_node(memory_gib=1)], 2.0)
-    assert found.could_place(make_wanted("other")) is None
+    assert could_place(found, make_wanted("other")) is None
 
 
 def test_an_adopted_worker_goes_on_where_it_was() -> None:
@@ -245,43 +247,68 @@ def test_every_phase_a_worker_can_tell_of_is_understood(events: tuple[E, ...], p
     found.see_report(the(found), Report(phase=phase), 1.0)
 
 
-def test_what_was_measured_replaces_what_was_expected() -> None:
+@pytest.mark.parametrize(("measured_gib", "claimed_gib"), [(3, 3), (1, 2)])
+def test_more_than_was_expected_is_claimed_once_it_was_measured(measured_gib: int, claimed_gib: int) -> None:
     found = fleet(make_wanted(claim_gib=2))
     carry_out(found, 0.0)
-    found.see_report(the(found), Report(phase="loading", memory_bytes=GIB // 4), 1.0)
-    assert found.workers[the(found)].claim.memory_bytes == 2 * GIB
-    found.see_report(the(found), ready(memory_bytes=GIB // 2), 2.0)
-    assert found.workers[the(found)].claim == Claim(GIB // 2)
+    found.see_report(the(found), Report(phase="loading", peak=Needs(memory_bytes=5 * GIB)), 1.0)
+    assert found.workers[the(found)].claim.memory_bytes == 2 * GIB, "it is not over yet"
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=measured_gib * GIB)), 2.0)
+    assert found.workers[the(found)].claim == Claim(claimed_gib * GIB)
 
 
-def test_a_share_of_a_card_is_not_changed_by_the_memory_of_the_process() -> None:
+def test_a_share_of_a_card_stays_whatever_was_measured() -> None:
     found = fleet(make_wanted(n_gpu=0.5), nodes=[make_node(gpus=1)])
     carry_out(found, 0.0)
-    found.see_report(the(found), ready(memory_bytes=GIB), 1.0)
-    assert found.workers[the(found)].claim == Claim(0, ((0, 0.5),))
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=GIB, card_bytes=2 * GIB)), 1.0)
+    assert found.workers[the(found)].claim == Claim(GIB, ((0, 0.5),), 0.0, 2 * GIB)
+
+
+def test_the_next_launch_claims_what_this_one_was_measured_to_take() -> None:
+    wanted = make_wanted(claim_gib=2, n_gpu="auto")
+    found = fleet(wanted, nodes=[make_node(memory_gib=8)])
+    carry_out(found, 0.0)
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=3 * GIB), created=1000.0, load_seconds=5.0), 1.0)
+    (row,) = found.new_peaks.values()
+    assert (row.model, row.needs.memory_bytes, row.measured) == ("m", 3 * GIB, 1005.0)
+    again = make_wanted("again", claim_gib=2, n_gpu="auto").model_copy(update={"entry": wanted.entry})
+    fit = fit_of(found, again, placements_of(found, again))
+    assert (fit.reason, fit.needs.memory_bytes, fit.room_bytes, fit.peak) == ("", 3 * GIB, 5 * GIB, row)
+    other = make_wanted("other", claim_gib=2, options={"steps": 2})
+    assert fit_of(found, other, placements_of(found, other)).needs.memory_bytes == 2 * GIB, "it loads in another way"
+    pinned = make_wanted("pinned", claim_gib=1, memory="1GiB")
+    assert fit_of(found, pinned, placements_of(found, pinned)).needs.memory_bytes == GIB, "somebody has said how much"
+
+
+def test_a_worker_that_is_found_again_keeps_its_claim_and_teaches_nothing_new() -> None:
+    found = fleet(make_wanted(claim_gib=2))
+    report = ready(peak=Needs(memory_bytes=3 * GIB))
+    found.adopt(WorkerName("m", 1, 0, "old"), report, Claim(2 * GIB), 1.0)
+    assert found.workers[the(found)].claim == Claim(3 * GIB)
+    assert found.new_peaks == {}
 
 
 def test_a_wish_fits_where_there_is_room_for_all_of_it() -> None:
     found = fleet(nodes=[make_node(memory_gib=3)])
-    assert found.could_place(make_wanted(replica=3)) is None
-    assert str(found.could_place(make_wanted(replica=4))) == (
+    assert could_place(found, make_wanted(replica=3)) is None
+    assert str(could_place(found, make_wanted(replica=4))) == (
         "m fits on no node (n0: 0.0 GiB of 3.0 GiB memory free, 1.0 GiB asked)."
     )
 
 
 def test_wishes_that_are_still_to_be_started_count_as_well() -> None:
     found = fleet(make_wanted("a", claim_gib=2), nodes=[make_node(memory_gib=3)])
-    assert found.could_place(make_wanted("b", claim_gib=2)) is not None
+    assert could_place(found, make_wanted("b", claim_gib=2)) is not None
     carry_out(found, 0.0)
-    assert found.could_place(make_wanted("b", claim_gib=2)) is not None
+    assert could_place(found, make_wanted("b", claim_gib=2)) is not None
     found.unwant("a")
     carry_out(found, 0.0)
-    assert found.could_place(make_wanted("b", claim_gib=2)) is None
+    assert could_place(found, make_wanted("b", claim_gib=2)) is None
 
 
 def test_workers_of_the_same_uid_make_room_for_its_update() -> None:
     found = serving(make_wanted(claim_gib=2), nodes=[make_node(memory_gib=3)])
-    assert found.could_place(make_wanted(claim_gib=3, generation=2)) is None
+    assert could_place(found, make_wanted(claim_gib=3, generation=2)) is None
 
 
 def test_a_version_is_the_one_to_go_back_to_once_it_is_ready() -> None:

@@ -8,15 +8,21 @@ from typing import Any
 
 import pytest
 
-from cluster.control.placement import Demand, NoRoom, Placement, Taken, demand_of, place
+from cluster.control.placement import Demand, NoRoom, Placement, Taken, demand_of, place, room_for
 from cluster.errors import DoesNotFit
-from cluster.launch import ReplicaPlace
+from cluster.launch import Needs, ReplicaPlace
 from cluster.status import Claim, Node
 from tests.make import GIB, make_node, make_wanted
 
 
-def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, **where: Any) -> Demand:
-    return Demand(uid, int(gib * GIB), ReplicaPlace(**{"n_gpu": None, **where}), n_cpu)
+def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, host_gib: float = 0, **where: Any) -> Demand:
+    """The same on a card as without one, with `host_gib` of main memory beside it."""
+    on_card = Needs(memory_bytes=int(host_gib * GIB), card_bytes=int(gib * GIB))
+    return Demand(uid, int(gib * GIB), ReplicaPlace(**{"n_gpu": None, **where}), n_cpu, on_card)
+
+
+def on_card(*cards: tuple[int, float], gib: float = 1, host_gib: float = 0) -> Claim:
+    return Claim(int(host_gib * GIB), cards, 0.0, int(gib * GIB))
 
 
 def on_cards(node: str, *cards: tuple[int, float], uid: str = "other") -> Taken:
@@ -107,7 +113,7 @@ def test_auto_is_a_whole_card_where_its_memory_is_unknown() -> None:
 
 def test_auto_means_a_gpu_wherever_there_is_one() -> None:
     nodes = [make_node("cpu", memory_gib=64), make_node("gpu", gpus=1)]
-    assert place(demand(n_gpu="auto"), nodes, []) == Placement("gpu", Claim(0, ((0, 1.0),)))
+    assert place(demand(n_gpu="auto"), nodes, []) == Placement("gpu", on_card((0, 1.0)))
 
 
 def test_auto_is_cpu_in_a_cluster_without_gpus() -> None:
@@ -121,7 +127,7 @@ def test_auto_counts_only_cards_that_can_be_used() -> None:
     assert cards(place(demand(n_gpu=1), [paper], [])) == ((0, 1.0),), "who asks by number knows why"
     assert cards(place(demand(n_gpu="auto", gpu_idx=(1,)), [paper], [])) == ((1, 1.0),)
     real = make_node("real", gpus=1)
-    assert place(demand(n_gpu="auto"), [paper, real], []) == Placement("real", Claim(0, ((0, 1.0),)))
+    assert place(demand(n_gpu="auto"), [paper, real], []) == Placement("real", on_card((0, 1.0)))
     taken = [Taken("other", "real", Claim(0, ((0, 1.0),)))]
     told = str(place(demand(n_gpu="auto"), [paper, real], taken))
     assert "paper: has no GPU that torch can use" in told and "real: 0 of 1 GPUs free" in told
@@ -135,6 +141,12 @@ def test_auto_does_not_fall_back_to_cpu_because_cards_are_full() -> None:
     found = place(demand(n_gpu="auto"), nodes, [on_cards("gpu", (0, 1.0))])
     assert isinstance(found, NoRoom)
     assert dict(found.reasons) == {"cpu": "has no GPU", "gpu": "0 of 1 GPUs free, 1 asked"}
+
+
+def test_auto_is_cpu_on_a_node_without_cards_that_the_launch_names() -> None:
+    nodes = [make_node("cpu"), make_node("gpu", gpus=1)]
+    assert place(demand(n_gpu="auto", worker_ip="cpu"), nodes, []) == Placement("cpu", Claim(GIB))
+    assert place(demand(n_gpu="auto", worker_ip="gpu"), nodes, []) == Placement("gpu", on_card((0, 1.0)))
 
 
 def test_none_is_cpu_even_where_there_are_gpus() -> None:
@@ -162,15 +174,15 @@ def test_the_tightest_card_that_fits_is_taken() -> None:
     """Then whole cards stay free for models that need one."""
     nodes = [make_node("a", gpus=2), make_node("b", gpus=1)]
     taken = [on_cards("a", (1, 0.3)), on_cards("b", (0, 0.6))]
-    assert place(demand(n_gpu=0.4), nodes, taken) == Placement("b", Claim(0, ((0, 0.4),)))
-    assert place(demand(n_gpu=0.5), nodes, taken) == Placement("a", Claim(0, ((1, 0.5),)))
-    assert place(demand(n_gpu=0.9), nodes, taken) == Placement("a", Claim(0, ((0, 0.9),)))
+    assert place(demand(n_gpu=0.4), nodes, taken) == Placement("b", on_card((0, 0.4)))
+    assert place(demand(n_gpu=0.5), nodes, taken) == Placement("a", on_card((1, 0.5)))
+    assert place(demand(n_gpu=0.9), nodes, taken) == Placement("a", on_card((0, 0.9)))
 
 
 def test_a_node_with_many_free_cards_is_kept_for_those_who_need_them() -> None:
     nodes = [make_node("a", gpus=4), make_node("b", gpus=1), make_node("c", gpus=2)]
-    assert place(demand(n_gpu=1), nodes, []) == Placement("b", Claim(0, ((0, 1.0),)))
-    assert place(demand(n_gpu=0.5), nodes, [on_cards("b", (0, 1.0))]) == Placement("c", Claim(0, ((0, 0.5),)))
+    assert place(demand(n_gpu=1), nodes, []) == Placement("b", on_card((0, 1.0)))
+    assert place(demand(n_gpu=0.5), nodes, [on_cards("b", (0, 1.0))]) == Placement("c", on_card((0, 0.5)))
 
 
 def test_equal_nodes_are_taken_in_the_same_order_however_they_are_listed() -> None:
@@ -181,6 +193,52 @@ def test_equal_nodes_are_taken_in_the_same_order_however_they_are_listed() -> No
 def test_more_memory_than_a_card_has_is_refused() -> None:
     found = place(demand(gib=30, n_gpu="auto"), [make_node("a", gpus=8, card_gib=24)], [])
     assert reason(found) == "a GPU has 24.0 GiB, 30.0 GiB asked"
+
+
+def test_more_than_the_share_that_was_asked_for_has_is_refused() -> None:
+    node = make_node("a", gpus=4, card_gib=24)
+    assert reason(place(demand(gib=7, n_gpu=0.25), [node], [])) == "0.25 of a GPU has 6.0 GiB, 7.0 GiB asked"
+    assert reason(place(demand(gib=30, n_gpu=1), [node], [])) == "a GPU has 24.0 GiB, 30.0 GiB asked"
+    assert reason(place(demand(gib=50, n_gpu=2), [node], [])) == "2 GPUs have 48.0 GiB, 50.0 GiB asked"
+    assert cards(place(demand(gib=6, n_gpu=0.25), [node], [])) == ((0, 0.25),)
+    assert cards(place(demand(gib=50, n_gpu=1), [make_node("b", gpus=1)], [])) == ((0, 1.0),), "nobody knows"
+
+
+def test_a_worker_with_a_card_claims_main_memory_as_well() -> None:
+    node = make_node("a", gpus=2, card_gib=24, memory_gib=16)
+    offloading = demand(gib=12, host_gib=9, n_gpu="auto")
+    first = place(offloading, [node], [])
+    assert first == Placement("a", on_card((0, 0.5), gib=12, host_gib=9))
+    assert isinstance(first, Placement)
+    refused = place(offloading, [node], [Taken("other", "a", first.claim)])
+    assert reason(refused) == "7.0 GiB of 16.0 GiB memory free, 9.0 GiB asked"
+    assert reason(place(offloading, [node], [], memory_fraction=0.5)) == (
+        "8.0 GiB of 8.0 GiB memory free, 9.0 GiB asked"
+    )
+
+
+def test_what_needs_nothing_of_a_card_still_gets_a_part_of_it() -> None:
+    assert cards(place(demand(gib=0, n_gpu="auto"), [make_node("a", gpus=1, card_gib=24)], [])) == ((0, 0.01),)
+
+
+# ----------------------------------------------------------------------------------- how much there could be
+
+
+def test_the_room_of_main_memory_is_what_may_be_claimed_where_there_is_most_of_it() -> None:
+    nodes = [make_node("a", memory_gib=16), make_node("b", memory_gib=12), make_node("head", cpus=0, memory_gib=64)]
+    assert room_for(demand(), nodes, [in_memory("a", 8)], memory_fraction=0.5) == 6 * GIB
+    assert room_for(demand(worker_ip="a"), nodes, [in_memory("a", 8)]) == 8 * GIB
+    assert room_for(demand(), [], []) == 0
+
+
+def test_the_room_of_cards_is_what_is_free_of_the_freest_or_the_share_that_was_asked_for() -> None:
+    nodes = [make_node("cpu", memory_gib=256), make_node("a", gpus=8, card_gib=24), make_node("b", gpus=1, card_gib=16)]
+    assert room_for(demand(n_gpu="auto"), nodes, []) == 24 * GIB
+    full = [on_cards("a", *((card, 0.75) for card in range(8)))]
+    assert room_for(demand(n_gpu="auto"), nodes, full) == 16 * GIB
+    assert room_for(demand(n_gpu=0.5), nodes, full) == 12 * GIB
+    assert room_for(demand(n_gpu=None), nodes, full) == 256 * GIB
+    assert room_for(demand(n_gpu="auto"), [make_node("c", gpus=1)], []) is None
 
 
 # --------------------------------------------------------------------------------------- where it was asked for
@@ -256,7 +314,11 @@ def test_no_room_is_an_error_to_try_again_later() -> None:
 
 def test_a_demand_is_what_the_replica_of_a_wish_needs() -> None:
     wanted = make_wanted("m", replica=2, claim_gib=3, n_gpu="auto", gpu_idx=[0, 1], n_cpu=2)
-    assert demand_of(wanted, 1) == Demand("m", 3 * GIB, ReplicaPlace(n_gpu="auto", gpu_idx=(1,)), 2)
+    place = ReplicaPlace(n_gpu="auto", gpu_idx=(1,))
+    as_before = Needs(memory_bytes=0, card_bytes=3 * GIB)
+    assert demand_of(wanted, 1, {}) == Demand("m", 3 * GIB, place, 2, as_before), "as an earlier version stored it"
+    both = wanted.model_copy(update={"on_card": Needs(memory_bytes=GIB, card_bytes=2 * GIB)})
+    assert demand_of(both, 1, {}) == Demand("m", 3 * GIB, place, 2, Needs(memory_bytes=GIB, card_bytes=2 * GIB))
 
 
 # ------------------------------------------------------------------------------------------------ properties

@@ -102,9 +102,9 @@ def test_real_workers_are_launched_adopted_and_drained(tmp_path: Path, root_logg
     async def whole() -> None:
         host = Host(tmp_path)
         async with asyncio.timeout(PATIENCE_S * 4), Scene(host, SqliteStore()) as s:
-            await s.ready(make_wanted(replica=2))
+            await s.ready(make_wanted(replica=2, claim_gib=0.01))
             status = await s.state(M.READY)
-            assert all(worker.claim_bytes not in (0, 2**30) for worker in status.workers)  # measured
+            assert all(worker.claim_bytes > 2**25 for worker in status.workers)  # measured
             assert status.about["pid"]
             workers = [hosted.worker for hosted in host.hosted.values()]
             await s.replace_supervisor()

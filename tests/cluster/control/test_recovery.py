@@ -10,6 +10,7 @@ import pytest
 from cluster import errors
 from cluster.control.placement import Placement
 from cluster.control.sqlite_store import SqliteStore
+from cluster.launch import Needs
 from cluster.status import Claim, WorkerName
 from deployments.ingress.routing import RouteTable
 from tests.cluster.control.scenes import (
@@ -19,7 +20,7 @@ from tests.cluster.control.scenes import (
     loading,
     play,
 )
-from tests.make import make_wanted
+from tests.make import GIB, make_wanted
 
 
 def test_after_everything_died_what_was_ready_is_recovering_and_what_never_was_is_loading() -> None:
@@ -56,6 +57,24 @@ def test_a_new_supervisor_adopts_the_same_workers() -> None:
         await s.ticks()
         assert s.world.started == started and all(process.alive for process in processes)
         assert [text for text in await s.events("b") if "Adopted" in text]
+
+    play(scene)
+
+
+def test_what_was_measured_outlives_the_supervisor() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.peak = Needs(memory_bytes=3 * GIB)
+        await s.ready(make_wanted(claim_gib=2))
+        await s.until(lambda: s.store.all("peak"))
+        await s.supervisor.terminate("m")
+        await s.nothing_left()
+        await s.replace_supervisor()
+        fit = await s.supervisor.could_launch(make_wanted(claim_gib=2))
+        assert fit.peak is not None
+        assert fit.needs == fit.peak.needs == Needs(memory_bytes=3 * GIB)
+        s.world.peak = None
+        await s.ready(make_wanted(claim_gib=2))
+        assert [worker.claim_bytes for worker in (await s.state(M.READY)).workers] == [3 * GIB]
 
     play(scene)
 

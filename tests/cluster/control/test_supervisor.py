@@ -236,7 +236,7 @@ def test_nodes_say_what_is_claimed_of_them() -> None:
     async def scene(s: Scene) -> None:
         await s.ready(make_wanted("a", claim_gib=2), make_wanted("b", n_gpu=0.5))
         found = {node.id: (claim, workers) for node, claim, workers in await s.supervisor.nodes()}
-        assert found == {"n0": (Claim(2 * 2**30), 1), "n1": (Claim(0, ((0, 0.5),)), 1)}
+        assert found == {"n0": (Claim(2 * 2**30), 1), "n1": (Claim(0, ((0, 0.5),), 0.0, 2**30), 1)}
 
     play(scene, make_node("n0", memory_gib=32), make_node("n1", gpus=1))
 

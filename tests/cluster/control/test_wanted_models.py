@@ -14,7 +14,7 @@ from tests.cluster.control.scenes import (
     changes,
     play,
 )
-from tests.make import make_node, make_wanted
+from tests.make import GIB, make_node, make_wanted
 
 
 def test_a_launch_is_a_wish_that_outlives_whoever_made_it() -> None:
@@ -93,8 +93,11 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing() -> None:
         with pytest.raises(errors.DoesNotFit) as caught:
             await s.launch(make_wanted(claim_gib=99))
         assert "n0: 16.0 GiB of 16.0 GiB memory free, 99.0 GiB asked" in caught.value.message
-        assert await s.supervisor.could_launch(make_wanted(claim_gib=99)) == caught.value.message
-        assert await s.supervisor.could_launch(make_wanted()) == ""
+        refused = await s.supervisor.could_launch(make_wanted(claim_gib=99))
+        assert (refused.reason, refused.nodes) == (caught.value.message, ())
+        assert (refused.needs.memory_bytes, refused.room_bytes) == (99 * GIB, 16 * GIB)
+        fits = await s.supervisor.could_launch(make_wanted(replica=2))
+        assert (fits.reason, fits.nodes, fits.needs.memory_bytes) == ("", ("n0", "n1"), GIB)
         await s.nothing_left()
 
     play(scene)
@@ -106,11 +109,35 @@ def test_a_dry_run_looks_for_the_folder_where_the_launch_would() -> None:
         with pytest.raises(errors.DownloadFailed, match="/models/m does not exist on n1"):
             await s.supervisor.could_launch(wanted)
         s.world.folders.add("/models/m")
-        assert await s.supervisor.could_launch(wanted) == ""
+        assert (await s.supervisor.could_launch(wanted)).reason == ""
         assert s.world.looks == [("n1", "/models/m")] * 2
-        assert await s.supervisor.could_launch(make_wanted()) == ""
-        on_a_hub = wanted.model_copy(update={"source": Source(hub="huggingface", id="org/m")})
-        assert await s.supervisor.could_launch(on_a_hub) == "" and len(s.world.looks) == 3
+
+    play(scene)
+
+
+def test_what_is_on_the_disk_of_the_node_counts_and_not_what_the_ingress_has() -> None:
+    """The ingress knew no weights and took the launch for small."""
+
+    async def scene(s: Scene) -> None:
+        asked = make_wanted(claim_gib=2)
+        s.world.weights_on["n1"] = {"m": make_wanted(claim_gib=5)}
+        assert (await s.supervisor.could_launch(asked, "n0")).needs.memory_bytes == 2 * GIB
+        elsewhere = make_wanted(claim_gib=2, worker_ip="n1")
+        s.world.weights_on["n1"] = {"m": make_wanted(claim_gib=5, worker_ip="n1")}
+        assert (await s.supervisor.could_launch(elsewhere, "n0")).needs.memory_bytes == 5 * GIB
+        status = await s.supervisor.launch(elsewhere, True, "n0")
+        assert status.wanted.claim_bytes == 5 * GIB
+        assert [worker.claim_bytes for worker in (await s.state(M.READY)).workers] == [5 * GIB]
+
+    play(scene)
+
+
+def test_each_smaller_launch_is_told_whether_it_would_fit() -> None:
+    async def scene(s: Scene) -> None:
+        variants = [make_wanted(claim_gib=size) for size in (20, 3)]
+        fits = await s.supervisor.would_fit(variants)
+        assert [bool(fit.reason) for fit in fits] == [True, False]
+        assert fits[1].needs.memory_bytes == 3 * GIB
 
     play(scene)
 

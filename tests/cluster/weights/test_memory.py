@@ -11,12 +11,14 @@ from gguf.quants import quantize
 from safetensors.numpy import save_file
 
 from cluster import errors
+from cluster.launch import Needs
 from cluster.weights.inventory import read
 from cluster.weights.memory import (
     CUDA_CONTEXT_BYTES,
+    HOST_BYTES,
     PROCESS_BYTES,
-    claim_for_encoder,
     component_bytes,
+    encoder_plan,
     gguf_architecture,
     gguf_bytes,
     parameters,
@@ -168,13 +170,14 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         weight_bytes(read(tmp_path))
 
 
-def test_a_claim_has_room_for_more_than_weights() -> None:
-    weights = 90_000_000
-    assert claim_for_encoder(weights, on_gpu=False) > weights + PROCESS_BYTES
-    assert claim_for_encoder(weights, on_gpu=True) > weights + CUDA_CONTEXT_BYTES
-    assert claim_for_encoder(2 * weights, on_gpu=True) > claim_for_encoder(weights, on_gpu=True) + weights
+def test_the_plan_of_an_encoder_is_the_sum_of_its_parts_and_what_is_claimed_for_it() -> None:
+    plan = encoder_plan("sentence-transformers", "float32", 90_000_000, on_card=False)
+    assert plan.peak_bytes == 90_000_000 + plan.activation_bytes + PROCESS_BYTES + plan.spare_bytes
+    assert plan.needs(on_card=False) == Needs(memory_bytes=plan.peak_bytes)
+    assert [(part.bytes, part.lives_on) for part in plan.parts] == [(90_000_000, "main memory")]
 
 
-def test_the_claim_of_a_small_encoder_is_what_was_measured() -> None:
-    # A worker with all-MiniLM-L6-v2 and one batch of 16,384 tokens peaked at 937 MiB.
-    assert claim_for_encoder(90_868_376, on_gpu=False) == pytest.approx(937 * 2**20, rel=0.1)
+def test_an_encoder_on_a_card_takes_main_memory_for_its_process() -> None:
+    plan = encoder_plan("sentence-transformers", "bfloat16", 90_000_000, on_card=True)
+    assert plan.peak_bytes == 90_000_000 + plan.activation_bytes + CUDA_CONTEXT_BYTES + plan.spare_bytes
+    assert plan.needs(on_card=True) == Needs(memory_bytes=HOST_BYTES, card_bytes=plan.peak_bytes)

@@ -30,6 +30,7 @@ def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
         assert (report.phase, report.progress.stage, report.progress.fraction) == ("ready", "ready", 1.0)
         assert (report.node_id, report.node_ip) == WHERE
         assert report.pid and report.memory_bytes > 0 and report.load_seconds > 0
+        assert report.peak is not None and report.peak.memory_bytes > 0 and report.peak.card_bytes == 0
         assert report.facts.listed["pid"] == report.pid
         setup = Held.seen[0]
         assert (setup.options.steps, setup.folder, setup.device, setup.threads) == (7, tmp_path, "cpu", 2)

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from cluster import errors
+from cluster.settings import Settings
+from cluster.worker.family import BatchHints, Prepared, Progress, Stepped
+from cluster.worker.metrics import WorkerMetrics
+from cluster.worker.work import MOST_INPUTS, BatchedWork, SteppedWork, filled
 from tests.cluster.worker.held_workers import PATIENCE_S, Held, Streamed, call, elsewhere, loaded, make_worker, play
+from tests.families import Echo
 
 
 def test_what_streams_warms_up_answers_and_fails_one_by_one(tmp_path: Path) -> None:
@@ -80,3 +90,58 @@ def test_a_stream_of_a_draining_worker_is_finished(tmp_path: Path) -> None:
         assert report.phase == "drained"
 
     play(scene())
+
+
+def test_a_batch_is_filled_with_the_same_inputs_again_and_again() -> None:
+    assert filled(Prepared(["a", "b"], [3, 4]), 15) == (["a", "b", "a", "b"], 14)
+    assert filled(Prepared(["long"], [99]), 15) == (["long"], 99), "a batch has one input at least"
+    assert len(filled(Prepared(["a"], [0]), 15)[0]) == MOST_INPUTS
+    assert filled(Prepared([], [0]), 15) == ([], 0), "what is answered without a batch"
+
+
+class Counting(Echo):
+    def __init__(self, parallel: int = 1) -> None:
+        self.pace = BatchHints(batch_tokens=8, parallel=parallel)
+        self.batches: list[int] = []
+        self._meeting = threading.Barrier(parallel)
+
+    def run(self, batch: Sequence[Any]) -> Sequence[Any]:
+        if len(batch) == 8:
+            self._meeting.wait(10)
+        self.batches.append(len(batch))
+        return list(batch)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_model_is_strained_with_as_many_full_batches_at_once_as_it_takes(parallel: int) -> None:
+    family = Counting(parallel)
+    work = BatchedWork(family, "w", Settings(), WorkerMetrics("m", "w"))
+    work.warm_up(Prepared(["a"] * 100, [1] * 100))
+    assert work.strain(Prepared(["a"], [1]))
+    assert family.batches == [100, *[8] * parallel]
+
+
+def test_what_would_take_too_long_is_left_out() -> None:
+    family = Counting()
+    work = BatchedWork(family, "w", Settings(), WorkerMetrics("m", "w"))
+    work.warm_up(Prepared(["a"], [1]))
+    assert not work.strain(Prepared(["long"], [10**9]))
+    assert family.batches == [1]
+
+
+class Slow(Stepped, Echo):  # type: ignore[misc]
+    def __init__(self, speed: float | None) -> None:
+        self.pace = BatchHints(speed=speed)
+        self.streamed: list[Any] = []
+
+    def stream(self, value: Any, progress: Progress) -> Any:
+        self.streamed.append(value)
+
+
+@pytest.mark.parametrize(("speed", "is_measured"), [(100.0, True), (1.0, False), (None, False)])
+def test_a_model_that_works_for_seconds_is_strained_where_its_speed_allows(
+    speed: float | None, is_measured: bool
+) -> None:
+    family = Slow(speed)
+    assert SteppedWork(family, "w").strain(Prepared(["page"], [1], costs=[50.0])) == is_measured
+    assert family.streamed == (["page"] if is_measured else [])

@@ -1,0 +1,82 @@
+"""The most memory that this process takes while it loads a model and warms up, in main memory and on its cards."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from cluster.launch import Needs
+from cluster.weights.memory import CUDA_CONTEXT_BYTES
+
+#: Between two looks; one takes 10 microseconds.
+SAMPLE_S = 0.01
+#: Files whose pages are a model's weights. The kernel can take them back, and the next pass would read them again.
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".onnx_data", ".data")
+
+
+class PeakMeter:
+    """`with PeakMeter() as meter: …`, and then `meter.needs()`."""
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._sample, name="peak", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def needs(self) -> Needs:
+        return Needs(memory_bytes=self._peak + mapped_weights(), card_bytes=_card_bytes())
+
+    def _sample(self) -> None:
+        while True:
+            self._peak = max(self._peak, held())
+            if self._is_over.wait(SAMPLE_S):
+                return
+
+
+def held() -> int:
+    """What would be free without this process: its pages without those of files and shared memory."""
+    try:
+        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def mapped_weights() -> int:
+    """The pages in memory of files of weights, which `held` leaves out."""
+    total, is_wanted = 0, False
+    try:
+        with open("/proc/self/smaps") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if "-" in name.split(" ")[0]:
+                    is_wanted = line.rstrip().endswith(WEIGHTS)
+                elif is_wanted and name == "Rss":
+                    total += int(value.split()[0]) * 1024
+                elif is_wanted and name == "Anonymous":
+                    total -= int(value.split()[0]) * 1024  # written to since, and held
+    except OSError:
+        pass  # another system, which does not say
+    return total
+
+
+def _card_bytes() -> int:
+    """What torch has reserved of the cards at most; without torch, or without a card, nothing."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return 0
+    cards = range(torch.cuda.device_count())
+    return sum(int(torch.cuda.max_memory_reserved(card)) + CUDA_CONTEXT_BYTES for card in cards)
