@@ -27,6 +27,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == CLIENTS and config.option.markexpr == "not ray" else None
 
 
+# Before whoever shares the tests out looks for their groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that uses the real cluster, so that these run in one process. Those that break clusters of their
     own mostly wait, and can run in another at the same time."""
