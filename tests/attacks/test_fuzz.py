@@ -102,8 +102,13 @@ def serving(folder: Path, stalls: list[float]) -> Iterator[tuple[str, list[Targe
             await ended.wait()
             await server.end()
 
+    def run() -> None:
+        # Ends the tasks of the workers, too, which have no end of their own.
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
     loop, ended = asyncio.new_event_loop(), asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),), daemon=True)
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert is_up.wait(30)
     try:
