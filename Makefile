@@ -9,8 +9,6 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 # The tests that need no cluster, in two processes. Both must see them in one order, those that are made from sets as
 # well. Whoever has run out of tests takes half of what the other has left.
 PURE := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist worksteal
-# The others: two processes again, one with the cluster that serves all tests, one with those that are broken.
-RAY := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m ray --numprocesses 2 --dist loadgroup
 # What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -21,7 +19,8 @@ serve: .venv/installed
 
 test: .venv/tests-installed check
 	$(PURE)
-	$(RAY)
+	# In one process: clusters beside each other take each other's memory and time.
+	$(BIN)/python -m pytest -m ray
 
 # The tests that need no cluster.
 quick: .venv/tests-installed

@@ -13,8 +13,6 @@ from tests.live import ROOT, LiveCluster, until
 
 #: All tests in it are of clients of the real cluster.
 CLIENTS = ROOT / "tests" / "clients"
-#: Most tests in these break clusters of their own and wait until those are well again.
-BREAKING = (ROOT / "tests" / "faults", ROOT / "tests" / "k8s")
 
 
 def pytest_configure() -> None:
@@ -27,17 +25,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if collection_path == CLIENTS and config.option.markexpr == "not ray" else None
 
 
-# Before whoever shares the tests out looks for their groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test that uses the real cluster, so that these run in one process. Those that break clusters of their
-    own mostly wait, and can run in another at the same time."""
+    """Marks every test that uses the real cluster, so that these run in one process."""
     for item in items:
-        uses_live = bool({"live", "locked"} & set(getattr(item, "fixturenames", ())))
-        if uses_live or item.path.is_relative_to(CLIENTS):
+        if {"live", "locked"} & set(getattr(item, "fixturenames", ())) or item.path.is_relative_to(CLIENTS):
             item.add_marker(pytest.mark.ray)
-        breaks = not uses_live and any(item.path.is_relative_to(folder) for folder in BREAKING)
-        item.add_marker(pytest.mark.xdist_group("breaking" if breaks else "live"))
         if item.get_closest_marker("ray"):
             # Warnings are errors for the others only: here it is shown what clients and processes warn of.
             item.add_marker(pytest.mark.filterwarnings("default"))

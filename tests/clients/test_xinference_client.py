@@ -138,6 +138,9 @@ def test_a_handle_of_a_model_that_went_says_so(client: RESTfulClient) -> None:
         client.get_model(uid)
 
 
+ADAPTER = {"lora_list": [{"lora_name": "a", "local_path": "/a"}]}
+
+
 def test_bad_launches_are_refused_with_the_reason(client: RESTfulClient) -> None:
     for asked, reason in (
         ({"model_name": "no-such-model", "model_type": "embedding"}, "No embedding model is called 'no-such-model'"),
@@ -145,7 +148,7 @@ def test_bad_launches_are_refused_with_the_reason(client: RESTfulClient) -> None
         ({"model_name": "echo", "model_type": "echo", "replica": 0}, "replica"),
         ({"model_name": "echo", "model_type": "echo", "gpu_idx": [0, 1, 2], "replica": 2}, "must be a multiple"),
         ({"model_name": "echo", "model_type": "world"}, "model_type 'world' is not served here"),
-        ({"model_name": "echo", "model_type": "echo", "peft_model_config": {"lora_list": []}}, "peft_model_config"),
+        ({"model_name": "echo", "model_type": "echo", "peft_model_config": ADAPTER}, "lora_modules"),
         ({"model_name": "echo", "model_type": "echo", "n_gpu": 64}, "fits on no node"),
         ({"model_name": "echo", "model_type": "echo", "load_error": "the file is torn"}, "the file is torn"),
     ):
