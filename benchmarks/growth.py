@@ -26,6 +26,7 @@ from typing import Any
 
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
+from cluster.control.platform import Weighed
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
 from cluster.launch import Wanted
@@ -78,6 +79,9 @@ class Paper:
     async def samples(self, *, timeout_s: float) -> Samples:
         return []
 
+    async def overdue(self, timeout_s: float) -> Sequence[str]:
+        return []
+
     async def whereabouts(self) -> tuple[str, str, int]:
         return (*self._where, 1)
 
@@ -103,6 +107,9 @@ class Machines:
         return {}
 
     async def look_for(self, node_id: str, source: Source) -> None: ...
+
+    async def weigh(self, node_id: str, wanted: Wanted) -> Weighed:
+        return Weighed(wanted)
 
     async def end_process(self, node_id: str, pid: int) -> bool:
         return True

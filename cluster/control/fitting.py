@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM
 from cluster.control.peaks import Peak, needs_of, peak_of
-from cluster.control.placement import NoRoom, Placement, Taken, demand_of, is_for_cards, place, room_for
+from cluster.control.placement import NoRoom, Placement, demand_of, is_for_cards
+from cluster.control.room import Room
 from cluster.launch import Needs, Wanted
 from cluster.status import WorkerState
 from cluster.weights.memory import MemoryPlan
@@ -39,52 +40,44 @@ def could_place(fleet: Fleet, wanted: Wanted) -> NoRoom | None:
 
 def placements_of(fleet: Fleet, wanted: Wanted) -> list[Placement] | NoRoom:
     """Where the replicas would be placed now. Workers of the same uid count as gone: they make room."""
-    nodes, taken = fleet.open_nodes(), _taken_beside(fleet, wanted)
+    room = _room_beside(fleet, wanted)
     placements: list[Placement] = []
     for index in range(wanted.replica):
-        demand = demand_of(wanted, index, fleet.peaks)
-        placement = place(demand, nodes, taken, memory_fraction=fleet.settings.memory_fraction)
+        placement = room.place(demand_of(wanted, index, fleet.peaks))
         if isinstance(placement, NoRoom):
             return placement
         placements.append(placement)
-        taken.append(Taken(wanted.uid, placement.node, placement.claim))
+        room.take(wanted.uid, placement)
     return placements
 
 
-def _taken_beside(fleet: Fleet, wanted: Wanted) -> list[Taken]:
-    """What the workers of other models hold, and will hold once all of them run."""
-    taken = [
-        Taken(w.name.uid, w.node, w.claim)
-        for w in fleet.workers.values()
-        if w.state in HOLDS_CLAIM and w.name.uid != wanted.uid
-    ]
+def _room_beside(fleet: Fleet, wanted: Wanted) -> Room:
+    """What is left beside the workers of other models, once all of them run."""
+    room = fleet.room(without=wanted.uid)
     # Replicas still to be started count as well, or fifty launches at once would all seem to fit.
     settled = HOLDS_CLAIM | {WorkerState.FAILED}
-    running = {(w.name.uid, w.name.index) for w in fleet.workers.values() if w.state in settled}
-    nodes, fraction = fleet.open_nodes(), fleet.settings.memory_fraction
-    for other in fleet.wanted.values():
-        if other.uid in fleet.unreadable:
+    for other in fleet.short_of_workers():
+        if other.uid == wanted.uid or other.uid in fleet.unreadable:
             continue
+        running = {w.name.index for w in fleet.workers.of(other.uid) if w.state in settled}
         for index in range(other.replica):
-            if other.uid != wanted.uid and (other.uid, index) not in running:
-                demand = demand_of(other, index, fleet.peaks)
-                placement = place(demand, nodes, taken, memory_fraction=fraction)
+            if index not in running:
+                placement = room.place(demand_of(other, index, fleet.peaks))
                 if isinstance(placement, Placement):
-                    taken.append(Taken(other.uid, placement.node, placement.claim))
-    return taken
+                    room.take(other.uid, placement)
+    return room
 
 
 def fit_of(fleet: Fleet, wanted: Wanted, placements: list[Placement] | NoRoom) -> Fit:
     """What `placements_of` says, for people."""
-    nodes, demand = fleet.open_nodes(), demand_of(wanted, 0, fleet.peaks)
-    on_card = is_for_cards(demand, nodes)
-    fraction = fleet.settings.memory_fraction
+    room, demand = _room_beside(fleet, wanted), demand_of(wanted, 0, fleet.peaks)
+    on_card = is_for_cards(demand, room.nodes)
     is_refused = isinstance(placements, NoRoom)
     return Fit(
         needs=needs_of(wanted, fleet.peaks, on_card=on_card),
         on_card=on_card,
         reason=str(placements) if is_refused else "",
         nodes=() if isinstance(placements, NoRoom) else tuple(fleet.ip_of(each.node) for each in placements),
-        room_bytes=room_for(demand, nodes, _taken_beside(fleet, wanted), memory_fraction=fraction),
+        room_bytes=room.most(demand),
         peak=peak_of(wanted, fleet.peaks, on_card=on_card),
     )

@@ -13,7 +13,8 @@ from cluster.control import pressure
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.peaks import Peak, key_of, larger
 from cluster.control.placement import Placement
-from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, reconcile
+from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, is_at_rest, reconcile
+from cluster.control.room import Room, room_beside
 from cluster.control.workers import Workers
 from cluster.errors import DownloadFailed
 from cluster.launch import Needs, Wanted
@@ -74,7 +75,7 @@ class Fleet:
         for node in before | set(self.nodes):
             if last.get(node) != self.nodes.get(node):
                 self.workers.changed_nodes.add(node)
-                self.workers.changed_models.update(worker.name.uid for worker in self.workers.on(node))
+                self.workers.touch(*(worker.name.uid for worker in self.workers.on(node)))
         self.memory = {node: memory for node, memory in self.memory.items() if node in self.nodes}
         if len(before) > 2 and len(gone) >= max(2, self.settings.storm_fraction * len(before)):
             self.hold_until = now + self.settings.storm_hold_s
@@ -159,13 +160,18 @@ class Fleet:
 
     def open_nodes(self) -> tuple[Node, ...]:
         """The nodes, with what is left for models on those whose memory has run out."""
-        rows = []
-        for node in self.nodes.values():
-            node_memory = self.memory.get(node.id, pressure.NodeMemory())
-            room = pressure.room_bytes(node_memory, self._floor(node_memory.memory))
-            reason = "" if room is None else pressure.others(node_memory.memory)
-            rows.append(replace(node, room_bytes=room, room_reason=reason))
-        return tuple(rows)
+        return tuple(map(self._open, self.nodes.values()))
+
+    def _open(self, node: Node) -> Node:
+        node_memory = self.memory.get(node.id)
+        room = None if node_memory is None else pressure.room_bytes(node_memory, self._floor(node_memory.memory))
+        if node_memory is None or room is None:
+            return node
+        return replace(node, room_bytes=room, room_reason=pressure.others(node_memory.memory))
+
+    def room(self, without: str = "") -> Room:
+        """What is left on the nodes beside all workers, or beside those of all models but one."""
+        return room_beside(self.workers, self.open_nodes(), self.settings.memory_fraction, without)
 
     def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> WorkerRecord:
         worker = self.workers[name]
@@ -204,7 +210,7 @@ class Fleet:
         self.unreadable.pop(wanted.uid, None)
         if unreadable:
             self.unreadable[wanted.uid] = unreadable
-        self.workers.changed_models.add(wanted.uid)
+        self.workers.touch(wanted.uid)
         # It may be wanted otherwise than what failed: it need not wait.
         self._forget_losses(wanted.uid)
 
@@ -220,49 +226,66 @@ class Fleet:
         self.served.discard(uid)
         self.restarts = {key: count for key, count in self.restarts.items() if key[0] != uid}
         self.waiting.pop(uid, None)
-        self.workers.changed_models.add(uid)
+        self.workers.touch(uid)
 
     # ------------------------------------------------------------------------------------------- decisions out
 
     def expired(self, now: float) -> list[WorkerRecord]:
         """Workers that stayed in their state beyond its deadline."""
-        # Weights that could not be had today may be had in a minute; anything else fails the same way again.
-        ours = [w for w in self.workers.values() if isinstance(w.report.error, DownloadFailed)]
-        again = [w for w in ours if w.state == S.FAILED and now - w.since > self.settings.backoff_max_s]
-        ours = [w for w in self.workers.values() if w.name.uid not in self.unreadable or w.state in LEAVES]
-        limits = [(w, limit_s(w.state, self.settings)) for w in ours]
-        return again + [w for w, limit in limits if limit is not None and now - w.since > limit]
+        expired = []
+        for worker in self.workers.unsteady.values():
+            age, limit = now - worker.since, limit_s(worker.state, self.settings)
+            is_ours = worker.name.uid not in self.unreadable or worker.state in LEAVES
+            # Weights that could not be had today may be had in a minute; anything else fails the same way again.
+            if worker.state == S.FAILED and isinstance(worker.report.error, DownloadFailed):
+                limit, is_ours = self.settings.backoff_max_s, True
+            if is_ours and limit is not None and age > limit:
+                expired.append(worker)
+        return expired
 
     def orphaned(self) -> list[WorkerRecord]:
         """Workers whose node is not there any more."""
-        return [w for w in self.workers.values() if w.state in HOLDS_CLAIM and w.node not in self.nodes]
+        gone = [node for node in self.workers.nodes() if node not in self.nodes]
+        return [w for node in gone for w in self.workers.on(node) if w.state in HOLDS_CLAIM]
 
     def plan(self, now: float) -> FleetPlan:
+        """Looks only at models that something has changed about, or that were not at rest when last looked at."""
         self.memory = {node: pressure.without_old(last, now) for node, last in self.memory.items()}
         hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
+        uids, self.workers.unplanned = self.workers.unplanned, set()
         plan = reconcile(
-            self.wanted,
-            tuple(self.workers.values()),
-            self.open_nodes(),
+            {uid: wanted for uid, wanted in self.wanted.items() if uid in uids},
+            [worker for uid in sorted(uids) for worker in self.workers.of(uid)],
+            self.room(),
             now=now,
             new_suffix=self.new_suffix,
             losses=self.losses,
             hold=hold,
-            memory_fraction=self.settings.memory_fraction,
             last_ready=self.last_ready,
             old_losses=self.old_losses,
             untouched=self.unreadable,
             peaks=self.peaks,
         )
         before, self.waiting = self.waiting, plan.waiting
-        self.workers.changed_models.update(
+        self.workers.untold.update(
             uid for uid in before.keys() | plan.waiting.keys() if before.get(uid) != plan.waiting.get(uid)
         )
+        self.workers.unplanned.update(uid for uid in uids if not self._is_at_rest(uid))
         return plan
+
+    def _is_at_rest(self, uid: str) -> bool:
+        target, workers = self.wanted.get(uid), list(self.workers.of(uid))
+        if target is None:
+            return not workers
+        return is_at_rest(target, self.last_ready.get(uid, target), workers)
+
+    def short_of_workers(self) -> list[Wanted]:
+        """Models that may still have replicas to start."""
+        return [wanted for uid, wanted in self.wanted.items() if uid in self.workers.unplanned]
 
     def take_changed(self) -> set[str]:
         """The models of which something else can be told than when this was last asked."""
-        changed, self.workers.changed_models = self.workers.changed_models, set()
+        changed, self.workers.untold = self.workers.untold, set()
         return changed
 
     def take_changed_nodes(self) -> set[str]:
@@ -292,7 +315,7 @@ class Fleet:
             if wanted.uid in self.wanted and wanted.uid not in self.unreadable:
                 self.last_ready[wanted.uid] = wanted
                 self.served.add(wanted.uid)
-                self.workers.changed_models.add(wanted.uid)
+                self.workers.touch(wanted.uid)
 
     # ------------------------------------------------------------------------------------------- views
 

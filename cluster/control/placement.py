@@ -1,21 +1,25 @@
-"""Decides which node and which cards a replica gets, or gives one reason per node why it gets none.
+"""Decides what one node gives a replica: which cards and how much memory, or the reason why it gives nothing.
 
-Knows nothing of Ray. Pure.
+Which of several nodes it gets is decided in `room`. Knows nothing of Ray. Pure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cluster import errors
+from cluster.control.held import Held
 from cluster.control.peaks import Peaks, needs_of
 from cluster.launch import Needs, ReplicaPlace, Wanted
 from cluster.status import Claim, Node
 
 #: Shares are counted in hundredths of a card, rounded up: Ray's own resolution is finer, people's is not.
 SHARE_STEP = 0.01
+#: More nodes with the same reason are only counted, and a message has no more parts than this.
+MOST_NAMED, MOST_TOLD = 3, 8
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,14 @@ class Demand:
     def needs(self, *, on_card: bool) -> Needs:
         return self.on_card if on_card else Needs(memory_bytes=self.memory_bytes)
 
-
-@dataclass(frozen=True)
-class Taken:
-    """What one worker holds already."""
-
-    uid: str
-    node: str
-    claim: Claim
+    @property
+    def kind(self) -> Hashable:
+        """All but whose it is: what nodes offer to one they offer to all of the same kind."""
+        place, on_card = self.place, self.on_card
+        # The type too: 1 is a whole card, and 1.0 a share of one.
+        cards = (type(place.n_gpu), place.n_gpu, place.gpu_idx)
+        needs = (self.memory_bytes, on_card.memory_bytes, on_card.card_bytes, self.n_cpu)
+        return (*needs, *cards, place.worker_ip)
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,7 @@ class NoRoom:
     reasons: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        reasons = "; ".join(f"{node}: {reason}" for node, reason in self.reasons) or "there are no nodes"
-        return f"{self.uid} fits on no node ({reasons})."
+        return f"{self.uid} fits on no node ({_told(self.reasons) or 'there are no nodes'})."
 
     def error(self) -> errors.DoesNotFit:
         return errors.DoesNotFit(str(self), retry_after_s=30.0)
@@ -74,62 +77,45 @@ def demand_of(wanted: Wanted, index: int, peaks: Peaks) -> Demand:
     )
 
 
-def place(
-    demand: Demand, nodes: Sequence[Node], taken: Iterable[Taken], *, memory_fraction: float = 1.0
-) -> Placement | NoRoom:
-    """The best node, or the reasons.
-
-    Replicas of one model spread over nodes first. Then, for GPUs, the tightest card that fits wins, on the node with
-    the fewest free cards: whole cards, and several on one node, stay free for models that need them. Without GPUs the
-    node with the most free memory wins.
-    """
-    taken = tuple(taken)
-    wants_gpu = is_for_cards(demand, nodes)
-    offers: list[tuple[tuple[float, float, float, str], Placement]] = []
-    reasons: list[tuple[str, str]] = []
-    for node in nodes:
-        on_node = [item for item in taken if item.node == node.id]
-        offer = _offer(demand, node, on_node, wants_gpu, memory_fraction)
-        if isinstance(offer, str):
-            reasons.append((node.ip, offer))
-            continue
-        siblings = sum(item.uid == demand.uid for item in on_node)
-        if offer.cards:
-            tightness = sum(_free_share(card, on_node) for card, _ in offer.cards)
-            free = sum(_free_share(card, on_node) for card in range(node.gpus))
+@lru_cache(maxsize=64)
+def _told(reasons: tuple[tuple[str, str], ...]) -> str:
+    """`a: draining; 37 nodes: 0 of 8 GPUs free, 1 asked`: many nodes with one reason are only counted, and of very many
+    reasons the rarest too."""
+    nodes_by_reason: dict[str, list[str]] = {}
+    for node, reason in reasons:
+        nodes_by_reason.setdefault(reason, []).append(node)
+    parts: list[str] = []
+    left_out = 0
+    for reason, nodes in sorted(nodes_by_reason.items(), key=lambda row: -len(row[1])):
+        told = [f"{len(nodes)} nodes"] if len(nodes) > MOST_NAMED else nodes
+        if parts and len(parts) + len(told) > MOST_TOLD:
+            left_out += len(nodes)
         else:
-            tightness = 0.0
-            free = -(node.memory_bytes - sum(item.claim.memory_bytes for item in on_node))
-        # The address last, so that equal nodes are always taken in the same order.
-        offers.append(((siblings, tightness, free, node.ip), Placement(node.id, offer)))
-    if offers:
-        return min(offers, key=lambda offer: offer[0])[1]
-    return NoRoom(demand.uid, tuple(reasons))
+            parts += [f"{who}: {reason}" for who in told]
+    return "; ".join(parts) + (f"; and {left_out} other nodes" if left_out else "")
 
 
-def room_for(
-    demand: Demand, nodes: Sequence[Node], taken: Iterable[Taken], *, memory_fraction: float = 1.0
-) -> int | None:
-    """The most that a launch could claim now on any node that is open to it, of a card or of main memory; None where
-    nobody knows how much a card has."""
-    taken = tuple(taken)
-    on_card = is_for_cards(demand, nodes)
-    rooms: list[int | None] = [0]
-    for node in nodes:
-        on_node = [item for item in taken if item.node == node.id]
-        if _why_closed(demand, node) is None:
-            rooms += _card_rooms(demand, node, on_node) if on_card else [_free_bytes(node, on_node, memory_fraction)]
-    return None if None in rooms else max(room or 0 for room in rooms)
+def rank_of(offer: Claim, node: Node, held: Held) -> tuple[float, float, str]:
+    """The lowest is the best. The address last, so that equal nodes are always taken in the same order."""
+    if not offer.cards:
+        return 0.0, -(node.memory_bytes - held.memory_bytes), node.ip
+    tightness = sum(held.free_share(card) for card, _ in offer.cards)
+    return tightness, sum(held.free_share(card) for card in range(node.gpus)), node.ip
 
 
-def _card_rooms(demand: Demand, node: Node, on_node: Sequence[Taken]) -> list[int | None]:
+def rooms_of(demand: Demand, node: Node, held: Held, on_card: bool, memory_fraction: float) -> list[int | None]:
+    """What the launch could have of this node: of each card, or of its main memory."""
+    return _card_rooms(demand, node, held) if on_card else [_free_bytes(node, held, memory_fraction)]
+
+
+def _card_rooms(demand: Demand, node: Node, held: Held) -> list[int | None]:
     """What the launch could have of this node's cards: the share that it asks for, or what is free of each."""
     if not node.gpus or not node.card_bytes:
         return [None] if node.gpus else []
     share = demand.place.n_gpu
     if isinstance(share, float):
         return [int(share * node.card_bytes)]
-    return [int(_free_share(card, on_node) * node.card_bytes) for card in range(node.auto_gpus or node.gpus)]
+    return [int(held.free_share(card) * node.card_bytes) for card in range(node.auto_gpus or node.gpus)]
 
 
 def is_for_cards(demand: Demand, nodes: Sequence[Node]) -> bool:
@@ -142,10 +128,9 @@ def is_for_cards(demand: Demand, nodes: Sequence[Node]) -> bool:
     return any(node.auto_gpus for node in nodes if _is_named(demand, node))
 
 
-def _offer(
-    demand: Demand, node: Node, on_node: Sequence[Taken], wants_gpu: bool, memory_fraction: float
-) -> Claim | str:
-    closed = _why_closed(demand, node)
+def offer_of(demand: Demand, node: Node, held: Held, wants_gpu: bool, memory_fraction: float) -> Claim | str:
+    """What the node would give, or why it gives nothing."""
+    closed = closed_for(demand, node)
     if closed is not None:
         return closed
     needs = demand.needs(on_card=wants_gpu)
@@ -153,20 +138,20 @@ def _offer(
         left = _gib(max(node.room_bytes, 0))
         return f"its memory ran out, {left} left for models, {_gib(needs.memory_bytes)} asked; {node.room_reason}"
     cpus = demand.n_cpu or 0.0
-    free_cpus = node.cpus - sum(item.claim.cpus for item in on_node)
+    free_cpus = node.cpus - held.cpus
     if cpus > free_cpus:
         return f"{free_cpus:g} of {node.cpus:g} cores free, {cpus:g} asked"
-    cards = _cards(demand, node, on_node) if wants_gpu else ()
+    cards = _cards(demand, node, held) if wants_gpu else ()
     if isinstance(cards, str):
         return cards
-    free = _free_bytes(node, on_node, memory_fraction)
+    free = _free_bytes(node, held, memory_fraction)
     if needs.memory_bytes > free:
         room = _gib(_room_bytes(node, memory_fraction))
         return f"{_gib(max(free, 0))} of {room} memory free, {_gib(needs.memory_bytes)} asked"
     return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes)
 
 
-def _why_closed(demand: Demand, node: Node) -> str | None:
+def closed_for(demand: Demand, node: Node) -> str | None:
     """Why the launch cannot have anything of this node, however little it needs."""
     if node.draining:
         return "draining"
@@ -186,11 +171,11 @@ def _room_bytes(node: Node, memory_fraction: float) -> int:
     return int(node.memory_bytes * memory_fraction)
 
 
-def _free_bytes(node: Node, on_node: Sequence[Taken], memory_fraction: float) -> int:
-    return _room_bytes(node, memory_fraction) - sum(item.claim.memory_bytes for item in on_node)
+def _free_bytes(node: Node, held: Held, memory_fraction: float) -> int:
+    return _room_bytes(node, memory_fraction) - held.memory_bytes
 
 
-def _cards(demand: Demand, node: Node, on_node: Sequence[Taken]) -> tuple[tuple[int, float], ...] | str:
+def _cards(demand: Demand, node: Node, held: Held) -> tuple[tuple[int, float], ...] | str:
     if not node.gpus:
         return "has no GPU"
     is_free_choice = demand.place.n_gpu == "auto" and demand.place.gpu_idx is None
@@ -209,17 +194,17 @@ def _cards(demand: Demand, node: Node, on_node: Sequence[Taken]) -> tuple[tuple[
         absent = [card for card in cards if not 0 <= card < node.gpus]
         if absent:
             return f"has GPUs 0 to {node.gpus - 1}, not {absent[0]}"
-        short = [card for card in cards if _free_share(card, on_node) + 1e-9 < share]
+        short = [card for card in cards if held.free_share(card) + 1e-9 < share]
         if short:
-            return f"{_free_share(short[0], on_node):g} of GPU {short[0]} free, {share:g} asked"
+            return f"{held.free_share(short[0]):g} of GPU {short[0]} free, {share:g} asked"
         return tuple((card, share) for card in cards)
     fitting = sorted(
-        (card for card in range(usable) if _free_share(card, on_node) + 1e-9 >= share),
-        key=lambda card: (_free_share(card, on_node), card),
+        (card for card in range(usable) if held.free_share(card) + 1e-9 >= share),
+        key=lambda card: (held.free_share(card), card),
     )
     if len(fitting) < count:
         if share < 1:
-            most = max(_free_share(card, on_node) for card in range(usable))
+            most = max(held.free_share(card) for card in range(usable))
             return f"{most:g} of a GPU free, {share:g} asked"
         return f"{len(fitting)} of {usable} GPUs free, {count} asked"
     return tuple((card, share) for card in fitting[:count])
@@ -235,11 +220,6 @@ def _share(demand: Demand, node: Node) -> tuple[float, int]:
     if share_wanted < 1:
         return float(share_wanted), 1
     return 1.0, int(share_wanted)
-
-
-def _free_share(card: int, on_node: Sequence[Taken]) -> float:
-    held = sum(share for item in on_node for number, share in item.claim.cards if number == card)
-    return round(1.0 - held, 6)
 
 
 def _gib(amount: float) -> str:

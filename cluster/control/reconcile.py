@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, LEAVES, PREFERENCE, SERVES, WorkerRecord
 from cluster.control.peaks import Peaks
-from cluster.control.placement import NoRoom, Placement, Taken, demand_of, place
+from cluster.control.placement import NoRoom, Placement, demand_of
+from cluster.control.room import Room
 from cluster.errors import DoesNotFit
 from cluster.launch import Wanted
-from cluster.status import Node, WorkerName, WorkerState
+from cluster.status import WorkerName, WorkerState
 
 S = WorkerState
 
@@ -78,19 +79,19 @@ NO_LOSS = Loss(0, float("-inf"))
 def reconcile(
     wanted: Mapping[str, Wanted],
     workers: Sequence[WorkerRecord],
-    nodes: Sequence[Node],
+    room: Room,
     *,
     now: float,
     new_suffix: Callable[[], str],
     losses: Mapping[tuple[str, int], Loss] | None = None,
     hold: str = "",
-    memory_fraction: float = 1.0,
     last_ready: Mapping[str, Wanted] | None = None,
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
     untouched: Collection[str] = (),
     peaks: Peaks | None = None,
 ) -> FleetPlan:
-    """The difference between what is wanted and what runs.
+    """The difference between what is wanted and what runs, of these models with all their workers; `room` is what is
+    left beside the workers of all models.
 
     `hold` says why nothing may be started now. `last_ready` holds each model as it was wanted when it last was READY:
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
@@ -98,10 +99,7 @@ def reconcile(
     launches were measured to take.
     """
     last_ready = last_ready or {}
-    taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
-    planning = _Planning(
-        nodes, taken, now, new_suffix, losses or {}, old_losses or {}, hold, memory_fraction, peaks or {}
-    )
+    planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {})
     plan = planning.plan
     by_model: dict[str, list[WorkerRecord]] = {}
     for worker in workers:
@@ -124,14 +122,12 @@ def reconcile(
 class _Planning:
     """A plan being made. What is started takes its room before the next model is looked at."""
 
-    nodes: Sequence[Node]
-    taken: list[Taken]
+    room: Room
     now: float
     new_suffix: Callable[[], str]
     losses: Mapping[tuple[str, int], Loss]
     old_losses: Mapping[tuple[str, int], Loss]
     hold: str
-    memory_fraction: float
     peaks: Peaks
     plan: FleetPlan = field(default_factory=FleetPlan)
 
@@ -151,7 +147,7 @@ class _Planning:
             self._go_on(last, _to_go_on(last, lacking, old))
         is_draining = any(w.state in LEAVES for w in workers)
         if refused is not None and old and not is_draining:
-            self._give_way(target, refused, _oldest_last(old, last.generation)[0])
+            self._give_way(target, refused, _oldest_last(old, last.generation)[0], workers)
 
     def _start_missing(self, target: Wanted, covered: Collection[int]) -> int | None:
         """Starts what is wanted and does not run. Returns the first index for which there is no room."""
@@ -179,23 +175,24 @@ class _Planning:
             if self._start(last, index, "until the new version is READY") is not None:
                 return
 
-    def _give_way(self, target: Wanted, index: int, worker: WorkerRecord) -> None:
-        """Drains an old worker for a new one that has no room beside it, where it fits then."""
+    def _give_way(self, target: Wanted, index: int, worker: WorkerRecord, workers: Sequence[WorkerRecord]) -> None:
+        """Drains an old worker for a new one that has no room beside it, where it fits then; where several alike are on
+        that node, the others may have to follow."""
         if self.losses.get((target.uid, index), NO_LOSS).count >= LOSSES_TO_GIVE_WAY:
             return
-        without = [t for t in self.taken if (t.uid, t.node, t.claim) != (target.uid, worker.node, worker.claim)]
-        fits = place(demand_of(target, index, self.peaks), self.nodes, without, memory_fraction=self.memory_fraction)
-        if isinstance(fits, Placement):
+        alike = [
+            w.claim for w in workers if (w.node, w.claim) == (worker.node, worker.claim) and w.state in HOLDS_CLAIM
+        ]
+        if self.room.fits_without(demand_of(target, index, self.peaks), worker.node, alike):
             self.plan.drain.append(worker)
 
     def _start(self, wanted: Wanted, index: int, why: str) -> NoRoom | None:
-        demand = demand_of(wanted, index, self.peaks)
-        placement = place(demand, self.nodes, self.taken, memory_fraction=self.memory_fraction)
+        placement = self.room.place(demand_of(wanted, index, self.peaks))
         if isinstance(placement, NoRoom):
             return placement
         name = WorkerName(wanted.uid, wanted.generation, index, self.new_suffix())
         self.plan.start.append(Start(name, wanted, placement, why))
-        self.taken.append(Taken(wanted.uid, placement.node, placement.claim))
+        self.room.take(wanted.uid, placement)
         return None
 
 
@@ -229,6 +226,15 @@ def _to_go_on(last: Wanted, lacking: int, old: Sequence[WorkerRecord]) -> list[i
     others = sum(w.name.generation != last.generation and w.state in SERVES for w in old)
     missing = [index for index in range(last.replica) if index not in indices]
     return missing[: max(min(lacking, last.replica) - len(indices) - others, 0)]
+
+
+def is_at_rest(target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> bool:
+    """Whether there is nothing to plan for a model until something changes about it: each replica has its worker of the
+    wanted version, and no other is left."""
+    if last.generation != target.generation or len(workers) != target.replica:
+        return False
+    indices = {w.name.index for w in workers if w.state in ALIVE and w.name.generation == target.generation}
+    return len(indices) == target.replica and max(indices) < target.replica
 
 
 def is_settled(wanted: Mapping[str, Wanted], workers: Sequence[WorkerRecord]) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from cluster.catalog.catalog import Catalog
-from cluster.control.placement import NoRoom, Placement, demand_of, is_for_cards, place
+from cluster.control.placement import NoRoom, Placement, demand_of, is_for_cards
+from cluster.control.room import Room
 from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
 from cluster.status import Node
@@ -27,7 +28,7 @@ def launched(name: str = "FLUX.1-dev", **fields: Any) -> Wanted:
 
 
 def placed(wanted: Wanted, *nodes: Node) -> Placement | NoRoom:
-    return place(demand_of(wanted, 0, {}), nodes, [])
+    return Room.beside(nodes, []).place(demand_of(wanted, 0, {}))
 
 
 @pytest.mark.parametrize(

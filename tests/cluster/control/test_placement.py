@@ -3,16 +3,29 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from cluster.control.placement import Demand, NoRoom, Placement, Taken, demand_of, place, room_for
+from cluster.control.held import Taken
+from cluster.control.placement import Demand, NoRoom, Placement, demand_of
+from cluster.control.room import Room
 from cluster.errors import DoesNotFit
 from cluster.launch import Needs, ReplicaPlace
 from cluster.status import Claim, Node
 from tests.make import GIB, make_node, make_wanted
+
+
+def place(
+    demand: Demand, nodes: Sequence[Node], taken: Sequence[Taken], memory_fraction: float = 1.0
+) -> Placement | NoRoom:
+    return Room.beside(nodes, taken, memory_fraction).place(demand)
+
+
+def room_for(demand: Demand, nodes: Sequence[Node], taken: Sequence[Taken], memory_fraction: float = 1.0) -> int | None:
+    return Room.beside(nodes, taken, memory_fraction).most(demand)
 
 
 def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, host_gib: float = 0, **where: Any) -> Demand:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster.control.lifecycle import WorkerRecord
+from cluster.control.held import Taken
+from cluster.control.lifecycle import HOLDS_CLAIM, WorkerRecord
 from cluster.control.reconcile import NO_LOSS, FleetPlan, Loss, is_settled, reconcile
+from cluster.control.room import Room
 from cluster.launch import Wanted
 from cluster.status import Claim, Node, WorkerName, WorkerState
 from tests.make import GIB, make_node, make_wanted
@@ -37,10 +39,11 @@ def plan_for(
 ) -> FleetPlan:
     wishes = [wanted] if isinstance(wanted, Wanted) else wanted or []
     suffixes = map("new{}".format, itertools.count())
+    taken = [Taken(w.name.uid, w.node, w.claim) for w in workers if w.state in HOLDS_CLAIM]
     return reconcile(
         {wish.uid: wish for wish in wishes},
         workers,
-        [make_node()] if nodes is None else nodes,
+        Room.beside([make_node()] if nodes is None else nodes, taken),
         now=NOW,
         new_suffix=lambda: next(suffixes),
         losses=losses,
