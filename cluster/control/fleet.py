@@ -40,6 +40,8 @@ class Fleet:
     settings: Settings
     new_suffix: Callable[[], str]
     wanted: dict[str, Wanted] = field(default_factory=dict)
+    #: Launches that are being written down: they have their room already, and nothing else.
+    accepted: dict[str, Wanted] = field(default_factory=dict)
     workers: Workers = field(default_factory=Workers)
     nodes: dict[str, Node] = field(default_factory=dict)
     #: Losses of an index, for the back-off.
@@ -280,8 +282,9 @@ class Fleet:
         return is_at_rest(target, self.last_ready.get(uid, target), workers)
 
     def short_of_workers(self) -> list[Wanted]:
-        """Models that may still have replicas to start."""
-        return [wanted for uid, wanted in self.wanted.items() if uid in self.workers.unplanned]
+        """Models that may still have replicas to start, or will have."""
+        unplanned = {uid: wanted for uid, wanted in self.wanted.items() if uid in self.workers.unplanned}
+        return list((unplanned | self.accepted).values())
 
     def take_changed(self) -> set[str]:
         """The models of which something else can be told than when this was last asked."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from cluster import errors
-from cluster.control.store import ITSELF, Kind, Store, StoreThread
+from cluster.control.store import ITSELF, Kind, Row, Store, StoreThread
 from cluster.status import Event
 from cluster.value import JsonObject, Value
 
@@ -27,6 +27,10 @@ class Records:
         self._wall_clock = wall_clock
         #: Held while something changes: between the check and the change the store is waited for.
         self._changes = asyncio.Lock()
+        #: Changes that were checked and are being written.
+        self._writing: set[asyncio.Future[Any]] = set()
+        #: The highest numbers given out.
+        self._numbers: dict[str, int] = {}
         #: What the store should hold and could not be written yet.
         self._unsaved: dict[tuple[Kind, str], Any] = {}
         self._saving: asyncio.Task[None] | None = None
@@ -48,9 +52,28 @@ class Records:
 
         async def in_turn() -> R:
             async with self._changes:
+                await self.all_written()
                 return await change
 
         return await asyncio.shield(asyncio.ensure_future(in_turn()))
+
+    async def together(self, check: Coroutine[Any, Any, Coroutine[Any, Any, R]]) -> R:
+        """Changes that are checked one after another and then written together, as long as nothing else changes.
+        `check` returns what is left to do once it has found nothing against it."""
+
+        async def in_turn() -> R:
+            async with self._changes:
+                writing = asyncio.ensure_future(await check)
+                self._writing.add(writing)
+                writing.add_done_callback(self._writing.discard)
+            return await writing
+
+        return await asyncio.shield(asyncio.ensure_future(in_turn()))
+
+    async def all_written(self) -> None:
+        """Returns once no change is under way that was checked before."""
+        while self._writing:
+            await asyncio.wait(set(self._writing))
 
     # ------------------------------------------------------------------------------------ reading
 
@@ -74,8 +97,16 @@ class Records:
     # ------------------------------------------------------------------------------------ writing
 
     async def put(self, kind: Kind, key: str, value: Any) -> None:
-        await self._store.put(kind, key, value)
-        self._unsaved.pop((kind, key), None)
+        await self.put_all([(kind, key, value)])
+
+    async def put_all(self, rows: Sequence[Row]) -> None:
+        """All of them or none, in one write with what others want written at this moment."""
+        older = {row[:2]: self._unsaved.pop(row[:2]) for row in rows if row[:2] in self._unsaved}
+        try:
+            await self._store.put_all(rows)
+        except BaseException:
+            self._unsaved = {**older, **self._unsaved}
+            raise
 
     async def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
         was_there = await self._store.delete(kind, key, *others)
@@ -84,7 +115,16 @@ class Records:
         return was_there
 
     async def next_number(self, of: str, at_least: int) -> int:
-        return await self._store.next_number(of, at_least)
+        """Above every one before. It is not written down: that is for whoever writes what carries it, with
+        `number_row`."""
+        if of not in self._numbers:
+            self._numbers[of] = await self._store.number(of)
+        self._numbers[of] = max(self._numbers[of] + 1, at_least)
+        return self._numbers[of]
+
+    def number_row(self, of: str) -> Sequence[Row]:
+        """None where none of these has been given out."""
+        return [("number", of, self._numbers[of])] if of in self._numbers else []
 
     def put_later(self, kind: Kind, key: str, value: Any) -> None:
         """Written with the next tick at which the disk takes it."""
@@ -93,7 +133,8 @@ class Records:
     async def raise_later(self, of: str, number: int) -> None:
         """The next number of these is to be above this one."""
         stored = await self._store.number(of)
-        self._unsaved["number", of] = max(number, stored, self._unsaved.get(("number", of), 0))
+        self._numbers[of] = max(number, stored, self._numbers.get(of, 0))
+        self._unsaved["number", of] = self._numbers[of]
 
     def is_unsaved(self, kind: Kind, key: str) -> bool:
         return (kind, key) in self._unsaved
@@ -106,11 +147,7 @@ class Records:
     async def _save(self) -> None:
         try:
             async with self._changes:
-                for kind, key in list(self._unsaved):
-                    value = self._unsaved[kind, key]
-                    await self._store.put(kind, key, value)
-                    if self._unsaved.get((kind, key)) is value:
-                        del self._unsaved[kind, key]
+                await self.put_all([(*row, value) for row, value in self._unsaved.items()])
         except (errors.OutOfSpace, errors.Unavailable) as error:
             log.debug("not written yet: %s", error)
 

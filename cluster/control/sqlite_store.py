@@ -9,13 +9,13 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from cluster import errors
-from cluster.control.store import Kind
+from cluster.control.store import Kind, Row
 from cluster.status import Event
 from cluster.value import JsonObject
 
@@ -113,10 +113,16 @@ class SqliteStore:
             return None
 
     def put(self, kind: Kind, key: str, value: Any) -> None:
-        with self._lock, self._writing(f"The {kind} {key}"):
-            self._db.execute(
-                "INSERT OR REPLACE INTO wishes (kind, key, value) VALUES (?, ?, ?)", (kind, key, json.dumps(value))
-            )
+        self.put_all([(kind, key, value)])
+
+    def put_all(self, rows: Sequence[Row]) -> None:
+        """One transaction, however many they are."""
+        written = [(kind, key, json.dumps(value)) for kind, key, value in rows]
+        others = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        with self._lock, self._writing(f"The {rows[0][0]} {rows[0][1]}{others}"):
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                self._db.executemany("INSERT OR REPLACE INTO wishes (kind, key, value) VALUES (?, ?, ?)", written)
 
     def get(self, kind: Kind, key: str) -> JsonObject | None:
         with self._lock:
@@ -162,26 +168,31 @@ class SqliteStore:
         return number
 
     def add_event(self, event: Event) -> None:
+        self.add_events([event])
+
+    def add_events(self, events: Sequence[Event]) -> None:
         try:
             with self._lock:
-                self._past.execute(
-                    "INSERT INTO events (ts, level, uid, text) VALUES (?, ?, ?, ?)",
-                    (event.ts, event.level, event.uid, event.text),
-                )
-                self._past.execute(
-                    "DELETE FROM events WHERE uid=? AND id NOT IN "
-                    "(SELECT id FROM events WHERE uid=? ORDER BY id DESC LIMIT ?)",
-                    (event.uid, event.uid, EVENTS_KEPT),
-                )
-                self._past.execute(
-                    "DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (ALL_EVENTS_KEPT,)
-                )
+                self._past.execute("BEGIN IMMEDIATE")
+                with self._past:
+                    self._add_events(events)
         except sqlite3.Error as error:
             if not self._events_are_lost:
                 log.error("events cannot be written and are left out until they can: %s", error)
             self._events_are_lost = True
         else:
             self._events_are_lost = False
+
+    def _add_events(self, events: Sequence[Event]) -> None:
+        self._past.executemany(
+            "INSERT INTO events (ts, level, uid, text) VALUES (?, ?, ?, ?)",
+            [(event.ts, event.level, event.uid, event.text) for event in events],
+        )
+        self._past.executemany(
+            "DELETE FROM events WHERE uid=? AND id NOT IN (SELECT id FROM events WHERE uid=? ORDER BY id DESC LIMIT ?)",
+            [(uid, uid, EVENTS_KEPT) for uid in {event.uid for event in events}],
+        )
+        self._past.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (ALL_EVENTS_KEPT,))
 
     def events(self, uid: str) -> list[Event]:
         try:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
 from cluster.status import Event
@@ -24,6 +25,8 @@ ITSELF = ""
 #: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
 #: the highest numbers given out, and what launches were measured to take.
 Kind = Literal["wish", "ready", "entry", "key", "number", "peak"]
+#: Kind, key and value.
+Row = tuple[Kind, str, Any]
 
 
 class Store(Protocol):
@@ -34,7 +37,8 @@ class Store(Protocol):
     def place(self) -> str:
         """Where it is, for messages."""
 
-    def put(self, kind: Kind, key: str, value: Any) -> None: ...
+    def put_all(self, rows: Sequence[Row]) -> None:
+        """All of them or none; of several for one key the last one counts."""
 
     def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
         """Whether there was something of that kind. What the other kinds hold under the same key is deleted as well."""
@@ -48,7 +52,7 @@ class Store(Protocol):
     def next_number(self, of: str, at_least: int = 0) -> int:
         """A number above every earlier one, also after a restart, so that what carries an older one is recognised."""
 
-    def add_event(self, event: Event) -> None:
+    def add_events(self, events: Sequence[Event]) -> None:
         """Not durable: an event that cannot be written is left out."""
 
     def events(self, uid: str) -> list[Event]: ...
@@ -57,8 +61,34 @@ class Store(Protocol):
         """What is left on its disk; None where that is unknown."""
 
 
+class _Group:
+    """What is asked to be written while the store is busy, and is then written at once: a disk takes as long for one
+    row as for a hundred."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._events: list[Event] = []
+        self._is_open = True
+        self._lock = threading.Lock()
+        self.written: Future[None] = Future()
+
+    def add(self, rows: Sequence[Row], events: Sequence[Event]) -> bool:
+        """False when it is too late."""
+        with self._lock:
+            if self._is_open:
+                self._rows += rows
+                self._events += events
+            return self._is_open
+
+    def close(self) -> tuple[Sequence[Row], Sequence[Event]]:
+        with self._lock:
+            self._is_open = False
+            return self._rows, self._events
+
+
 class StoreThread:
-    """Runs the calls of a store one after another on a thread, in the order in which they were made.
+    """Runs the calls of a store one after another on a thread, in the order in which they were made; writes that wait
+    for their turn one behind the other become one.
 
     A write waits for the disk, and a disk may take seconds: on the event loop nobody would hear of a worker's death
     meanwhile.
@@ -67,13 +97,40 @@ class StoreThread:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._last: _Group | None = None
 
     @property
     def place(self) -> str:
         return self._store.place
 
-    async def put(self, kind: Kind, key: str, value: Any) -> None:
-        await self._run(self._store.put, kind, key, value)
+    async def put_all(self, rows: Sequence[Row]) -> None:
+        # Not the future itself: others wait for it too, and a caller that goes away would take it along.
+        await asyncio.shield(asyncio.wrap_future(self._join(rows, ()).written))
+
+    def _join(self, rows: Sequence[Row], events: Sequence[Event]) -> _Group:
+        group = self._last
+        if group is None or not group.add(rows, events):
+            group = self._last = _Group()
+            group.add(rows, events)
+            self._thread.submit(self._write, group)
+        return group
+
+    def _write(self, group: _Group) -> None:
+        rows, events = group.close()
+        try:
+            if rows:
+                self._store.put_all(rows)
+        # Each of those who wait is told.
+        except Exception as error:
+            group.written.set_exception(error)
+        else:
+            group.written.set_result(None)
+        try:
+            if events:
+                self._store.add_events(events)
+        # No caller waits for this, so none would see the error.
+        except Exception:
+            log.exception("%d events were not written, the first: %s", len(events), events[0].text)
 
     async def delete(self, kind: Kind, key: str, *others: Kind) -> bool:
         return await self._run(self._store.delete, kind, key, *others)
@@ -84,19 +141,9 @@ class StoreThread:
     async def number(self, of: str) -> int:
         return await self._run(self._store.number, of)
 
-    async def next_number(self, of: str, at_least: int = 0) -> int:
-        return await self._run(self._store.next_number, of, at_least)
-
     def add_event(self, event: Event) -> None:
         """Returns at once. The event is there for every later call of `events`."""
-        self._thread.submit(self._add_event, event)
-
-    def _add_event(self, event: Event) -> None:
-        try:
-            self._store.add_event(event)
-        # No caller waits for this, so none would see the error.
-        except Exception:
-            log.exception("an event was not written: %s", event.text)
+        self._join((), (event,))
 
     async def events(self, uid: str) -> list[Event]:
         return await self._run(self._store.events, uid)
@@ -110,4 +157,6 @@ class StoreThread:
         await self._run(lambda: None)
 
     async def _run(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        # What is written later is not to be written before this.
+        self._last = None
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))

@@ -43,6 +43,8 @@ E = WorkerEvent
 S = WorkerState
 #: A tick that takes longer than this waits for something that does not come.
 TICK_TIMEOUT_S = 60.0
+#: The shortest pause between two ticks.
+TICK_PAUSE_S = 0.01
 
 
 class Supervisor:
@@ -103,6 +105,7 @@ class Supervisor:
         await self._recover()
         while not self._watch.is_superseded:
             self._wake.clear()
+            began = time.perf_counter()
             try:
                 # Ray may never answer a question; the next tick asks anew.
                 async with asyncio.timeout(TICK_TIMEOUT_S):
@@ -111,6 +114,8 @@ class Supervisor:
             except Exception:
                 log.exception("a tick failed")
             self._recovered.set()
+            # What is heard meanwhile is dealt with by one tick, and ticks leave half of the time to everything else.
+            await asyncio.sleep(max(TICK_PAUSE_S, time.perf_counter() - began))
             try:
                 # Not wait_for: it can swallow the cancellation that ends this loop.
                 async with asyncio.timeout(self._settings.tick_s):

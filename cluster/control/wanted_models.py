@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cluster import errors
 from cluster.control.changes import Change, difference, differences, is_same_launch
@@ -48,7 +49,7 @@ class WantedModels:
         before = self._fleet.wanted.get(wanted.uid)
         if before is None or not is_same_launch(before, wanted):
             wanted = (await self._as_placed(wanted, disk)).wanted
-        return await self._records.alone(self._launch(wanted, uid_given))
+        return await self._records.together(self._check_launch(wanted, uid_given))
 
     async def could_launch(self, wanted: Wanted, disk: str) -> Fit:
         """Whether the launch would fit now, and what it would claim. Raises what it would end with where its weights
@@ -86,8 +87,11 @@ class WantedModels:
 
     # ------------------------------------------------------------------------------------ each change
 
-    async def _launch(self, wanted: Wanted, uid_given: bool) -> ModelStatus:
+    async def _check_launch(self, wanted: Wanted, uid_given: bool) -> Coroutine[Any, Any, ModelStatus]:
         uid = wanted.uid
+        if self._fleet.accepted.keys() & {uid, *(alias.name for alias in wanted.spec.aliases)}:
+            # Whether it is the same depends on how that launch ends.
+            await self._records.all_written()
         before = self._fleet.wanted.get(uid)
         self._refuse_unreadable(uid)
         self._refuse_taken(wanted)
@@ -95,7 +99,7 @@ class WantedModels:
         if before is not None and state_of(self._fleet, before)[0] == ModelState.FAILED:
             pass
         elif before is not None and is_same_launch(before, wanted):
-            return self._status(uid)
+            return self._as_it_is(uid)
         elif before is not None:
             if uid_given:
                 raise errors.Conflict(
@@ -108,7 +112,18 @@ class WantedModels:
         no_room = could_place(self._fleet, wanted)
         if no_room is not None:
             raise no_room.error()
-        await self._want(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
+        # Its room is taken from now on: the next launch is checked while this one is written.
+        self._fleet.accepted[uid] = wanted
+        return self._launch(wanted)
+
+    async def _launch(self, wanted: Wanted) -> ModelStatus:
+        try:
+            await self._want(wanted, f"Launch model {wanted.entry.name}, {wanted.replica} replica(s)")
+        finally:
+            del self._fleet.accepted[wanted.uid]
+        return self._status(wanted.uid)
+
+    async def _as_it_is(self, uid: str) -> ModelStatus:
         return self._status(uid)
 
     async def _terminate(self, uid: str) -> None:
@@ -192,7 +207,9 @@ class WantedModels:
         return wanted.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
 
     async def _want(self, wanted: Wanted, text: str) -> None:
-        await self._records.put("wish", wanted.uid, wanted.model_dump(mode="json"))
+        """One write: a new generation is as lasting as the model that has it."""
+        number = self._records.number_row("generation")
+        await self._records.put_all([("wish", wanted.uid, wanted.model_dump(mode="json")), *number])
         self._fleet.want(wanted)
         self._records.tell(wanted.uid, "INFO", text)
         self._publisher.publish()

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import errors
 from cluster.control.sqlite_store import SqliteStore
-from cluster.control.store import Kind
+from cluster.control.store import Row
 from cluster.control.supervisor import Supervisor
 from cluster.metrics import page
 from tests.cluster.control.scenes import (
@@ -19,6 +23,7 @@ from tests.cluster.control.scenes import (
     play,
 )
 from tests.full_disk import unwritable
+from tests.live import ROOT
 from tests.make import make_wanted
 
 
@@ -94,11 +99,14 @@ class SlowStore(SqliteStore):
     def __init__(self) -> None:
         super().__init__()
         self.gate = threading.Event()
+        #: The models in each write.
+        self.writes: list[list[str]] = []
 
-    def put(self, kind: Kind, key: str, value: Any) -> None:
-        if kind == "wish":
+    def put_all(self, rows: Sequence[Row]) -> None:
+        if any(kind == "wish" for kind, _, _ in rows):
             self.gate.wait(PATIENCE_S)
-        super().put(kind, key, value)
+            self.writes.append([key for kind, key, _ in rows if kind == "wish"])
+        super().put_all(rows)
 
 
 def test_a_slow_disk_holds_up_who_changes_something_and_nobody_else() -> None:
@@ -157,3 +165,86 @@ def test_a_disk_that_fills_up_is_told_once_while_there_is_room_for_it() -> None:
         assert b"cluster_disk_free_bytes 1e+10" in page(await s.supervisor.samples("i", []))
 
     play(scene, store=store)
+
+
+def test_launches_that_come_together_are_one_write_and_each_is_one_row() -> None:
+    store = SlowStore()
+
+    async def scene(s: Scene) -> None:
+        launches = [asyncio.ensure_future(s.launch(make_wanted(f"m{number}", claim_gib=0.1))) for number in range(20)]
+        await s.until(lambda: len(s.supervisor._fleet.accepted) == 20)
+        store.gate.set()
+        generations = [(await launch).generation for launch in launches]
+        assert generations == list(range(1, 21))
+        first, rest = store.writes
+        assert len(first) + len(rest) == 20 and len(first) < 3, "the first is on its way before the others are there"
+        assert store.number("generation") == 20
+
+    play(scene, store=store)
+
+
+def test_room_is_taken_by_launches_that_are_still_being_written() -> None:
+    store = SlowStore()
+
+    async def scene(s: Scene) -> None:
+        big = [asyncio.ensure_future(s.launch(make_wanted(uid, claim_gib=10))) for uid in ("a", "b", "c")]
+        await s.until(lambda: big[2].done())
+        assert isinstance(big[2].exception(), errors.DoesNotFit)
+        store.gate.set()
+        await asyncio.gather(*big[:2])
+
+    play(scene, store=store)
+
+
+def test_what_ends_a_model_waits_until_its_launch_is_written() -> None:
+    store = SlowStore()
+
+    async def scene(s: Scene) -> None:
+        launch = asyncio.ensure_future(s.launch(make_wanted()))
+        await s.until(lambda: s.supervisor._fleet.accepted)
+        end = asyncio.ensure_future(s.supervisor.terminate("m"))
+        again = asyncio.ensure_future(s.launch(make_wanted(options={"steps": 2})))
+        await s.ticks()
+        store.gate.set()
+        assert (await launch).generation == 1
+        await end
+        assert (await again).generation == 2
+        assert store.all("wish").keys() == {"m"}
+
+    play(scene, store=store)
+
+
+def test_launches_that_the_disk_refuses_together_take_no_room() -> None:
+    async def scene(s: Scene) -> None:
+        with unwritable(s.store):
+            launches = (s.launch(make_wanted(uid, claim_gib=10)) for uid in ("a", "b"))
+            failures = await asyncio.gather(*launches, return_exceptions=True)
+        assert [type(failure) for failure in failures] == [errors.OutOfSpace] * 2
+        assert not s.supervisor._fleet.accepted
+        await s.ready(make_wanted("c", claim_gib=10), make_wanted("d", claim_gib=10))
+
+    play(scene)
+
+
+def test_a_crash_loses_no_launch_that_was_answered_and_gives_no_number_twice(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.db"
+    given: set[int] = set()
+    for pause_s in (0.0, 0.03, 0.11):
+        command = [sys.executable, "-m", "tests.cluster.control.launching", str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(5)]
+            time.sleep(pause_s)
+            process.kill()
+            lines += process.stdout.readlines()
+        answered = dict(part.split("=") for line in lines if line.endswith("\n") for part in line.split())
+        assert len(answered) >= 50
+        store = SqliteStore(path)
+        stored = {uid: row["generation"] for uid, row in store.all("wish").items()}
+        assert {uid: int(generation) for uid, generation in answered.items()}.items() <= stored.items()
+        assert store.number("generation") >= max(stored.values())
+        assert not given & set(map(int, answered.values()))
+        given |= set(map(int, answered.values()))
+        for uid in stored:
+            store.delete("wish", uid)
+        store.close()
