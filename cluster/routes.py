@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate
@@ -116,13 +116,53 @@ class Snapshot:
     poison: tuple[tuple[str, str], ...] = ()
 
 
-def namesakes_of(models: Mapping[str, ModelRoutes]) -> dict[str, tuple[Namesake, ...]]:
-    """Who answers to each name in small letters, uids among them."""
-    index: dict[str, list[Namesake]] = {}
-    for uid, model in models.items():
-        for name in (ModelName(uid.lower(), NameKind.UID), *model.names):
-            index.setdefault(name.text, []).append(Namesake(uid, name.kind, name.weight))
-    return {text: tuple(sorted(namesakes)) for text, namesakes in index.items()}
+@dataclass(frozen=True)
+class Amendment:
+    """What differs between two versions of a snapshot."""
+
+    since: int
+    version: int
+    #: The models that are new or other than before, and the handles of all their workers.
+    models: Mapping[str, ModelRoutes]
+    handles: Mapping[str, Any]
+    gone: tuple[str, ...] = ()
+    #: None where they are the same.
+    keys: tuple[Key, ...] | None = None
+    epoch: int = 0
+    poison: tuple[tuple[str, str], ...] = ()
+
+
+#: Of an ingress that was told nothing yet.
+NOTHING_TOLD = Snapshot(-1, {}, {}, ())
+
+
+def amended(before: Snapshot, amendment: Amendment) -> Snapshot:
+    models, handles = dict(before.models), dict(before.handles)
+    for uid in (*amendment.models, *amendment.gone):
+        for route in models[uid].workers if uid in models else ():
+            handles.pop(route.worker, None)
+    for uid in amendment.gone:
+        models.pop(uid, None)
+    keys = before.keys if amendment.keys is None else amendment.keys
+    models.update(amendment.models)
+    handles.update(amendment.handles)
+    return Snapshot(amendment.version, models, handles, keys, amendment.epoch, amendment.poison)
+
+
+def difference(before: Snapshot, after: Snapshot) -> Amendment:
+    """What turns the one into the other; handles are the same as long as their workers are."""
+    models = {uid: model for uid, model in after.models.items() if before.models.get(uid) != model}
+    workers = [route.worker for model in models.values() for route in model.workers]
+    handles = {worker: after.handles[worker] for worker in workers if worker in after.handles}
+    gone = tuple(uid for uid in before.models if uid not in after.models)
+    keys = None if after.keys == before.keys else after.keys
+    return Amendment(before.version, after.version, models, handles, gone, keys, after.epoch, after.poison)
+
+
+def answers_to(model: ModelRoutes) -> Iterator[tuple[str, Namesake]]:
+    """What a model answers to in small letters, its uid among it."""
+    for name in (ModelName(model.uid.lower(), NameKind.UID), *model.names):
+        yield name.text, Namesake(model.uid, name.kind, name.weight)
 
 
 def meant(

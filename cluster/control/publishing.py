@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
 from cluster import errors
 from cluster.control.fleet import Fleet
@@ -11,13 +13,16 @@ from cluster.control.records import Records
 from cluster.control.views import model_routes_of, status_of
 from cluster.control.watching import Watch
 from cluster.keys import Key
-from cluster.routes import ModelRoutes, Snapshot
+from cluster.routes import Amendment, ModelRoutes, Snapshot
+from cluster.routes import amended as amended_by
 from cluster.status import ModelState, ModelStatus
 from cluster.suspicion import MOST_POISON, POISON_S
 from cluster.versioned import Versioned
 
 #: Poison is told for a little less than the ingresses remember it, or they would remember it again.
 POISON_TOLD_LESS_S = 10.0
+#: An ingress that has missed more versions than this is told everything.
+MOST_HISTORY = 1000
 
 T = TypeVar("T")
 
@@ -42,6 +47,8 @@ class Publisher:
         # Above every version of an earlier supervisor: none posts a million changes a second.
         version = records.epoch << 20
         self.snapshots = Versioned(Snapshot(version, {}, {}, tuple(keys.values()), epoch=records.epoch), version)
+        #: The last versions, with the models that changed in each, and whether keys did.
+        self._history: deque[tuple[int, frozenset[str], bool]] = deque(maxlen=MOST_HISTORY)
         self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({})
         #: Until when each is told to the ingresses.
         self._poison: dict[tuple[str, str], float] = {}
@@ -64,12 +71,26 @@ class Publisher:
         keys, poison = tuple(self._keys.values()), tuple(self._poison)
         if models is None and keys == last.keys and poison == last.poison:
             return
-        models = last.models if models is None else models
-        handles = self._watch.handles
-        routed = [route.worker for model in models.values() for route in model.workers]
-        remotes = {name: handles[name].remote for name in routed if name in handles}
-        version = self.snapshots.version + 1
-        self.snapshots.post(Snapshot(version, models, remotes, keys, self._records.epoch, poison))
+        version = last.version + 1
+        if models is None:
+            changed = ()
+        rows = {uid: models[uid] for uid in changed if uid in models} if models is not None else {}
+        amendment = Amendment(
+            last.version,
+            version,
+            rows,
+            self._handles_of(rows.values()),
+            tuple(uid for uid in changed if uid not in rows),
+            None if keys == last.keys else keys,
+            self._records.epoch,
+            poison,
+        )
+        self._history.append((version, frozenset(changed), amendment.keys is not None))
+        self.snapshots.post(amended_by(last, amendment))
+
+    def _handles_of(self, models: Iterable[ModelRoutes]) -> dict[str, Any]:
+        handles = {route.worker: self._watch.handle_of(route.worker) for model in models for route in model.workers}
+        return {worker: handle.remote for worker, handle in handles.items() if handle is not None}
 
     def _routes_of(self, uid: str) -> ModelRoutes | None:
         wanted = self._fleet.wanted.get(uid)
@@ -96,6 +117,27 @@ class Publisher:
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         """The routing table as soon as it is not that version."""
         return (await self.snapshots.newer(version, timeout_s))[1]
+
+    async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
+        """What has changed since that version, as soon as something has; all of it where that is not known any more."""
+        snapshot = await self.watch(version, timeout_s)
+        first = self._history[0][0] if self._history else snapshot.version + 1
+        if not first - 1 <= version <= snapshot.version:
+            return snapshot
+        later = list(itertools.takewhile(lambda entry: entry[0] > version, reversed(self._history)))
+        uids = {uid for _, changed, _ in later for uid in changed}
+        rows = {uid: model for uid, model in snapshot.models.items() if uid in uids}
+        workers = [route.worker for model in rows.values() for route in model.workers]
+        return Amendment(
+            version,
+            snapshot.version,
+            rows,
+            {worker: snapshot.handles[worker] for worker in workers if worker in snapshot.handles},
+            tuple(sorted(uids - rows.keys())),
+            snapshot.keys if any(has_keys for _, _, has_keys in later) else None,
+            snapshot.epoch,
+            snapshot.poison,
+        )
 
     async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
         """What can be told of a model; with a version, as soon as it is not that one."""

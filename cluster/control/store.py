@@ -104,8 +104,11 @@ class StoreThread:
         return self._store.place
 
     async def put_all(self, rows: Sequence[Row]) -> None:
-        # Not the future itself: others wait for it too, and a caller that goes away would take it along.
-        await asyncio.shield(asyncio.wrap_future(self._join(rows, ()).written))
+        written = asyncio.wrap_future(self._join(rows, ()).written)
+        # Of a caller that has gone away nobody else takes the error.
+        written.add_done_callback(lambda future: future.cancelled() or future.exception())
+        # Others wait for the same write, so whoever goes away must not take it along.
+        await asyncio.shield(written)
 
     def _join(self, rows: Sequence[Row], events: Sequence[Event]) -> _Group:
         group = self._last

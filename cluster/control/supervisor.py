@@ -33,7 +33,7 @@ from cluster.environment import split
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples
-from cluster.routes import Snapshot
+from cluster.routes import Amendment, Snapshot
 from cluster.settings import Settings
 from cluster.status import Claim, Event, ModelStatus, Node, WorkerName, WorkerState
 from cluster.suspicion import POISON_S
@@ -211,6 +211,10 @@ class Supervisor:
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         await self._recovered.wait()
         return await self._publisher.watch(version, timeout_s)
+
+    async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
+        await self._recovered.wait()
+        return await self._publisher.changes(version, timeout_s)
 
     async def suspect(self, name: str) -> None:
         self._watch.suspect(name)

@@ -66,6 +66,10 @@ class Watch:
     def handles(self) -> dict[str, Handle]:
         return {name: watched.handle for name, watched in self._watched.items()}
 
+    def handle_of(self, name: str) -> Handle | None:
+        watched = self._watched.get(name)
+        return None if watched is None else watched.handle
+
     def begin(self, name: WorkerName, handle: Handle) -> None:
         self._watched[str(name)] = _Watched(handle)
         self._spawn(str(name), self._follow(str(name), handle))

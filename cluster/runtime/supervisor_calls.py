@@ -15,7 +15,7 @@ from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples
-from cluster.routes import Snapshot
+from cluster.routes import Amendment, Snapshot
 from cluster.status import Claim, Event, ModelStatus, Node
 
 
@@ -82,6 +82,9 @@ class SupervisorCalls(Protocol):
 
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         """The routing table, as soon as it is not that version."""
+
+    async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
+        """What has changed in it since that version, as soon as something has; all of it on a gap."""
 
     async def suspect(self, name: str) -> None:
         """This worker has work and answers nothing."""

@@ -16,7 +16,7 @@ from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.metrics import Samples
-from cluster.routes import Snapshot
+from cluster.routes import Amendment, Snapshot
 from cluster.runtime.actor_calls import SUPERVISOR, answer_of
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.settings import Settings
@@ -133,6 +133,9 @@ class SupervisorClient(SupervisorCalls):
 
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         return await self._once(timeout_s + NEWS_S, SupervisorCalls.watch, version, timeout_s)
+
+    async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
+        return await self._once(timeout_s + NEWS_S, SupervisorCalls.changes, version, timeout_s)
 
     async def suspect(self, name: str) -> None:
         await self._once(CALL_S, SupervisorCalls.suspect, name)

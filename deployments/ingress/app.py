@@ -6,7 +6,7 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -85,7 +85,7 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
     for kind in (errors.ClusterError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_error)
 
-    def current_keys() -> tuple[Key, ...]:
+    def current_keys() -> Mapping[str, Key]:
         return dispatcher.keys
 
     def behind(

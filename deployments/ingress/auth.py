@@ -15,7 +15,7 @@ from cluster.settings import Settings
 KEY_HEADERS = ("api-key", "x-api-key")
 
 
-def guard(scope: keys.Scope, settings: Settings, current: Callable[[], tuple[keys.Key, ...]]) -> list[params.Depends]:
+def guard(scope: keys.Scope, settings: Settings, current: Callable[[], Mapping[str, keys.Key]]) -> list[params.Depends]:
     """The dependencies of every router that is not public: none with authentication off, where any key, or none, will
     do, and `request.state.key` stays None."""
 

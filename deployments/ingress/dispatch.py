@@ -9,15 +9,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 from cluster import errors
 from cluster.calls import Answer, Call, View
-from cluster.keys import Key
-from cluster.routes import ModelRoutes, Snapshot
+from cluster.keys import Key, by_digest
+from cluster.routes import NOTHING_TOLD, Amendment, ModelRoutes, Route, Snapshot, amended, difference
 from cluster.runtime.last_table import LastTable
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.runtime.worker_client import WorkerClient
@@ -94,10 +94,13 @@ class Dispatcher:
         self._calls = 0
         self.table = RouteTable(any_name=settings.any_name)
         self._blame = Blame(self.table, supervisor, self._announce)
-        self.keys: tuple[Key, ...] = ()
+        #: By the digest of each.
+        self.keys: Mapping[str, Key] = {}
         self.seen_at = 0.0
         self._last_table = last_table
-        self._snapshot: Snapshot | None = None
+        self._snapshot = NOTHING_TOLD
+        #: Changes that are not in the file yet.
+        self._unwritten: list[Amendment] = []
         self._writer: asyncio.Task[None] | None = None
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
@@ -133,8 +136,7 @@ class Dispatcher:
             try:
                 # A little random, so that many ingresses do not come back all at once.
                 wait = WATCH_S * random.uniform(0.5, 1.0)
-                snapshot = await self._supervisor.watch(self.table.version, wait)
-                self._take(snapshot)
+                self._take(await self._supervisor.changes(self.table.version, wait))
                 pause = 0.1
             except errors.ClusterError as error:
                 log.info("no news from the supervisor, serving from the last table: %s", error)
@@ -145,42 +147,55 @@ class Dispatcher:
                 log.exception("the routing table could not be read")
                 await asyncio.sleep(pause)
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _take(self, news: Snapshot | Amendment) -> None:
+        """Does only what has changed, however much there is."""
         self.seen_at = time.monotonic()
-        if not self.table.update(snapshot.version, snapshot.models):
+        if news.version <= self.table.version:
             return
-        self.keys = snapshot.keys
-        gather_s = self._settings.gather_ms / 1000
-        routes = [route for model in snapshot.models.values() for route in model.workers]
-        addresses = {route.worker: route.address for route in routes}
-        before = self._queues
-        self._queues = {
-            name: before.get(name)
-            or WorkerQueue(
-                WorkerClient(handle, addresses[name]),
-                gather_s,
-                self._metrics.gathered,
-                partial(self._blame.see_death, name),
-                partial(self._blame.see_silence, name),
-                partial(self._blame.see_overdue, name),
-                partial(self._blame.see_in_time, name),
+        change = difference(self._snapshot, news) if isinstance(news, Snapshot) else news
+        if change.since != self._snapshot.version:
+            log.error(
+                "the table is at version %d, and is told what has changed since %d", self.table.version, change.since
             )
-            for name, handle in snapshot.handles.items()
-        }
-        for name in before.keys() - self._queues.keys():
-            before[name].close()
-            self._blame.forget(name)
-        self._blame.remember(snapshot.poison)
-        self._snapshot = snapshot
-        if self._last_table is not None and (self._writer is None or self._writer.done()):
-            self._writer = asyncio.ensure_future(self._write_down(self._last_table))
+            return
+        before = {route.worker for uid in (*change.models, *change.gone) for route in self._routes_of(uid)}
+        self.table.amend(change.version, change.models, change.gone)
+        self._snapshot = amended(self._snapshot, change)
+        for route in (route for model in change.models.values() for route in model.workers):
+            before.discard(route.worker)
+            if route.worker in change.handles and route.worker not in self._queues:
+                self._queues[route.worker] = self._queue_of(route, change.handles[route.worker])
+        for worker in before & self._queues.keys():
+            self._queues.pop(worker).close()
+            self._blame.forget(worker)
+        if change.keys is not None:
+            self.keys = by_digest(change.keys)
+        self._blame.remember(change.poison)
+        if self._last_table is not None:
+            self._unwritten.append(change)
+            if self._writer is None or self._writer.done():
+                self._writer = asyncio.ensure_future(self._write_down(self._last_table))
         self._announce()
 
+    def _routes_of(self, uid: str) -> Sequence[Route]:
+        return self.table.models[uid].workers if uid in self.table.models else ()
+
+    def _queue_of(self, route: Route, handle: Any) -> WorkerQueue:
+        name = route.worker
+        return WorkerQueue(
+            WorkerClient(handle, route.address),
+            self._settings.gather_ms / 1000,
+            self._metrics.gathered,
+            partial(self._blame.see_death, name),
+            partial(self._blame.see_silence, name),
+            partial(self._blame.see_overdue, name),
+            partial(self._blame.see_in_time, name),
+        )
+
     async def _write_down(self, last_table: LastTable) -> None:
-        written: Snapshot | None = None
-        while self._snapshot is not None and self._snapshot is not written:
-            written = self._snapshot
-            await asyncio.to_thread(last_table.write, written)
+        while self._unwritten:
+            changes, self._unwritten = self._unwritten, []
+            await asyncio.to_thread(last_table.write, self._snapshot, changes)
             await asyncio.sleep(WRITE_S)
 
     async def ask(

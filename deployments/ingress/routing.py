@@ -6,15 +6,19 @@ Knows nothing of actors; whoever sends the calls takes a worker with `choose` an
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from bisect import insort
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from cluster import errors
 from cluster.keys import Key, sees
 from cluster.names import cut, nearest
-from cluster.routes import ModelRoutes, Namesake, Route, meant, namesakes_of
+from cluster.routes import ModelRoutes, Namesake, Route, answers_to, meant
 from cluster.status import ModelState
+
+T = TypeVar("T", str, Namesake)
 
 LOADING_RETRY_S = 30.0
 FULL_RETRY_S = 1.0
@@ -28,7 +32,7 @@ NAMED = 5
 
 @dataclass
 class RouteTable:
-    models: Mapping[str, ModelRoutes] = field(default_factory=dict)
+    models: dict[str, ModelRoutes] = field(default_factory=dict)
     version: int = -1
     in_flight: dict[str, int] = field(default_factory=dict)
     #: What workers said of their queues; other ingresses' work shows here.
@@ -39,38 +43,50 @@ class RouteTable:
     overdue: set[str] = field(default_factory=set)
     #: Whether a name that nobody has means the only model that can do what is asked.
     any_name: bool = False
-    #: Who answers to a name, and who can do what.
-    _namesakes: Mapping[str, Sequence[Namesake]] = field(default_factory=dict)
-    _able: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    #: What both were made of.
-    _indexed: Mapping[str, object] = field(default_factory=dict)
+    #: Who answers to a name, and who can do what, in order.
+    _namesakes: dict[str, list[Namesake]] = field(default_factory=dict)
+    _able: dict[str, list[str]] = field(default_factory=dict)
     _turn: int = 0
 
     def __post_init__(self) -> None:
-        self._index()
+        for model in self.models.values():
+            self._index(None, model)
 
     def update(self, version: int, models: Mapping[str, ModelRoutes]) -> bool:
-        """Takes a newer table; an older one that arrives late is dropped."""
+        """Takes a newer table as a whole; an older one that arrives late is dropped."""
         if version <= self.version:
             return False
-        self.version, self.models = version, models
-        self._index()
-        listed = {route.worker for model in models.values() for route in model.workers}
-        self.avoided &= listed
-        self.overdue &= listed
-        self.queued = {worker: n for worker, n in self.queued.items() if worker in listed}
+        changed = {uid: model for uid, model in models.items() if self.models.get(uid) != model}
+        self.amend(version, changed, [uid for uid in self.models if uid not in models])
         return True
 
-    def _index(self) -> None:
-        """Most tables differ from the last in their workers only."""
-        indexed = {uid: (model.names, model.abilities) for uid, model in self.models.items()}
-        if indexed == self._indexed:
+    def amend(self, version: int, changed: Mapping[str, ModelRoutes], gone: Iterable[str] = ()) -> None:
+        """Takes what is other than before in a newer table."""
+        self.version = version
+        for uid in (*changed, *gone):
+            before, after = self.models.get(uid), changed.get(uid)
+            if after is not None:
+                # In its old place, or the last one: models are listed in the order of their launches.
+                self.models[uid] = after
+            else:
+                self.models.pop(uid, None)
+            self._index(before, after)
+            left = {route.worker for route in before.workers} if before else set()
+            for worker in left - {route.worker for route in (after.workers if after else ())}:
+                self.avoided.discard(worker)
+                self.overdue.discard(worker)
+                self.queued.pop(worker, None)
+
+    def _index(self, before: ModelRoutes | None, after: ModelRoutes | None) -> None:
+        """Most models differ from before in their workers only."""
+        if before and after and (before.names, before.abilities) == (after.names, after.abilities):
             return
-        able: dict[str, list[str]] = {}
-        for uid in sorted(self.models):
-            for ability in dict.fromkeys((ANYTHING, *self.models[uid].abilities)):
-                able.setdefault(ability, []).append(uid)
-        self._indexed, self._able, self._namesakes = indexed, able, namesakes_of(self.models)
+        for model, change in ((before, _left_out), (after, _put_in)):
+            if model is not None:
+                for text, namesake in answers_to(model):
+                    change(self._namesakes, text, namesake)
+                for ability in dict.fromkeys((ANYTHING, *model.abilities)):
+                    change(self._able, ability, model.uid)
 
     def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
         """The models that this key may know of."""
@@ -186,6 +202,16 @@ class RouteTable:
         return errors.ModelLoading(
             f"Model is loading, please retry later: {model.uid}{reason}", retry_after_s=LOADING_RETRY_S
         )
+
+
+def _put_in(index: dict[str, list[T]], key: str, item: T) -> None:
+    insort(index.setdefault(key, []), item)
+
+
+def _left_out(index: dict[str, list[T]], key: str, item: T) -> None:
+    index[key].remove(item)
+    if not index[key]:
+        del index[key]
 
 
 def share_of(request: str) -> float:

@@ -48,7 +48,7 @@ class StandIn:
         """Answers the calls that are not defined here."""
         raise errors.BadRequest("The stand-in does not do that.")
 
-    async def watch(self, version: int, wait_s: float) -> Snapshot:
+    async def changes(self, version: int, wait_s: float) -> Snapshot:
         if version >= 1:
             await asyncio.sleep(wait_s)
         models = {

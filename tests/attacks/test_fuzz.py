@@ -57,8 +57,8 @@ class Supervisor(StandIn):
     async def refuse(self, *_: Any) -> Any:
         raise errors.Unavailable("The stand-in does not do that.", retry_after_s=1.0)
 
-    async def watch(self, version: int, wait_s: float) -> Snapshot:
-        snapshot = await super().watch(version, wait_s)
+    async def changes(self, version: int, wait_s: float) -> Snapshot:
+        snapshot = await super().changes(version, wait_s)
         models = {
             uid: ModelRoutes(uid, FAMILIES[uid].abilities, model.workers, ModelState.READY)
             for uid, model in snapshot.models.items()

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cluster import errors
-from cluster.keys import SCOPES, Key, check, check_model, new_key
+from cluster.keys import SCOPES, Key, by_digest, check, check_model, new_key
 
 
 def test_the_stored_record_does_not_hold_the_key() -> None:
@@ -31,31 +31,31 @@ def test_a_key_may_do_what_its_scopes_say(scope: str) -> None:
     key, text = new_key("ci", [scope])
     for asked in SCOPES:
         if scope in (asked, "admin"):
-            assert check([key], text, asked) == key
+            assert check(by_digest([key]), text, asked) == key
             continue
         with pytest.raises(errors.NotPermitted) as caught:
-            check([key], text, asked)
+            check(by_digest([key]), text, asked)
         assert caught.value.message == f"Not enough permissions: the key 'ci' lacks the scope {asked}."
 
 
 def test_the_right_one_of_many_keys_is_found() -> None:
     made = [new_key(f"k{n}", ["infer"]) for n in range(10)]
     for key, text in made:
-        assert check([key for key, _ in made], text, "infer") == key
+        assert check(by_digest(key for key, _ in made), text, "infer") == key
 
 
 @pytest.mark.parametrize("presented", [None, "", "ck-wrong", "Bearer x", "ü" * 1000])
 def test_no_key_or_a_wrong_one_is_not_authenticated(presented: str | None) -> None:
     key, _ = new_key("ci", ["admin"])
     with pytest.raises(errors.NotAuthenticated) as caught:
-        check([key], presented, "list")
+        check(by_digest([key]), presented, "list")
     assert "Could not validate credentials" in caught.value.message
 
 
 def test_the_digest_is_no_key() -> None:
     key, _ = new_key("ci", ["admin"])
     with pytest.raises(errors.NotAuthenticated):
-        check([key], key.digest, "list")
+        check(by_digest([key]), key.digest, "list")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from cluster.runtime.deploying import admit
 from cluster.settings import Settings
 
 
-def known(settings: Settings) -> list[keys.Key]:
+def known(settings: Settings) -> dict[str, keys.Key]:
     store = SqliteStore(settings.store)
     try:
-        return [keys.Key.model_validate(value) for value in store.all("key").values()]
+        return keys.by_digest(keys.Key.model_validate(value) for value in store.all("key").values())
     finally:
         store.close()
 

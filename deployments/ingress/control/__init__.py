@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from fastapi import APIRouter
 from starlette.routing import BaseRoute
@@ -44,7 +44,7 @@ def routers(
 ) -> Iterator[tuple[Scope, APIRouter]]:
     """Each with the scope that a key needs for it, in the order in which paths are looked up."""
 
-    def current_keys() -> tuple[Key, ...]:
+    def current_keys() -> Mapping[str, Key]:
         return dispatcher.keys
 
     table = dispatcher.table

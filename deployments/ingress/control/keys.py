@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
@@ -37,7 +37,7 @@ class CreatedKey(KeyRow):
     key: str
 
 
-def administration(supervisor: SupervisorClient, current_keys: Callable[[], tuple[Key, ...]]) -> APIRouter:
+def administration(supervisor: SupervisorClient, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
     # A key for some models that could make keys could make one for all.
     routes = APIRouter(tags=["administration"], dependencies=[Depends(refuse_limited)])
 
@@ -47,7 +47,7 @@ def administration(supervisor: SupervisorClient, current_keys: Callable[[], tupl
         body: NewKey = checked(NewKey, await json_body(request))
         key: Key
         key, text = await supervisor.create_key(body.name, body.scopes, body.models)
-        await until_seen(lambda: key in current_keys())
+        await until_seen(lambda: key.digest in current_keys())
         return Json({**key.shown(), "key": text})
 
     @routes.get("/v1/keys")
@@ -60,7 +60,7 @@ def administration(supervisor: SupervisorClient, current_keys: Callable[[], tupl
     @described("Revoke a key", None)
     async def revoke_key(id: str) -> Json:
         await supervisor.revoke_key(id)
-        await until_seen(lambda: all(key.id != id for key in current_keys()))
+        await until_seen(lambda: all(key.id != id for key in current_keys().values()))
         return Json(None)
 
     return routes

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from cluster import errors
+from cluster.control.publishing import MOST_HISTORY
+from cluster.routes import Amendment, Snapshot, amended
 from cluster.status import LoadProgress
 from tests.cluster.control.scenes import (
     PATIENCE_S,
@@ -36,6 +38,59 @@ def test_the_table_stays_the_same_while_nothing_changes() -> None:
         await s.ticks(5)
         assert (await s.supervisor.watch(-1, 0)).version == version
         assert (await s.supervisor.status("m")).version == status.version
+
+    play(scene)
+
+
+async def followed(s: Scene, table: Snapshot) -> Snapshot:
+    """What an ingress knows that had that table and is told what has changed."""
+    news = await s.supervisor.changes(table.version, PATIENCE_S)
+    return amended(table, news) if isinstance(news, Amendment) else news
+
+
+def test_who_is_told_the_changes_knows_what_who_is_told_everything_does() -> None:
+    async def scene(s: Scene) -> None:
+        early = late = await s.supervisor.watch(-1, 0)
+        await s.ready(make_wanted("a"), make_wanted("b", replica=2))
+        early = await followed(s, early)
+        await s.supervisor.terminate("a")
+        await s.supervisor.create_key("k", ["infer"], None)
+        s.world.alive("b")[0].kill()
+        await s.supervisor.poisoned("b", "f1", [])
+        await s.until(lambda: len(s.world.alive("b")) == 2)
+        await s.state(M.READY, uid="b")
+        await s.ticks()
+        everything = await s.supervisor.watch(-1, 0)
+        assert isinstance(await s.supervisor.changes(early.version, 0), Amendment)
+        assert await followed(s, early) == await followed(s, late) == everything
+        assert everything.handles.keys() == {str(process.name) for process in s.world.alive("b")}
+        nothing = await s.supervisor.changes(everything.version, 0.01)
+        assert isinstance(nothing, Amendment) and not nothing.models and nothing.keys is None
+
+    play(scene)
+
+
+def test_who_has_a_version_that_nobody_remembers_is_told_everything() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        now = (await s.supervisor.watch(-1, 0)).version
+        for version in (-1, now - MOST_HISTORY * 2, now + 1):
+            assert isinstance(await s.supervisor.changes(version, 0), Snapshot)
+        await s.replace_supervisor()
+        await s.state(M.READY)
+        assert isinstance(await s.supervisor.changes(now, 0), Snapshot)
+
+    play(scene)
+
+
+def test_a_change_of_one_model_tells_of_no_other() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(*(make_wanted(f"m{number}", claim_gib=0.1) for number in range(20)))
+        await s.ticks()
+        version = (await s.supervisor.watch(-1, 0)).version
+        await s.supervisor.scale("m7", 2)
+        news = await s.supervisor.changes(version, PATIENCE_S)
+        assert isinstance(news, Amendment) and list(news.models) == ["m7"]
 
     play(scene)
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster import errors
 from cluster.calls import Answer, Call
-from cluster.routes import ModelRoutes, Route, Snapshot
+from cluster.routes import Amendment, ModelRoutes, Route, Snapshot
 from cluster.settings import Settings
 from cluster.status import ModelState
 from cluster.suspicion import fingerprint_of
@@ -151,7 +151,7 @@ class Supervisor:
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         self.told.append(("poisoned", uid, fingerprint, workers))
 
-    async def watch(self, version: int, wait_s: float) -> Snapshot:
+    async def changes(self, version: int, wait_s: float) -> Snapshot:
         while self.snapshot.version == version:
             self.changed.clear()
             await self.changed.wait()
@@ -452,7 +452,8 @@ class Written:
         self.snapshot = snapshot
         self.writes = 0
 
-    def write(self, snapshot: Snapshot) -> None:
+    def write(self, snapshot: Snapshot, changes: Sequence[Amendment]) -> None:
+        assert changes[-1].version == snapshot.version
         self.snapshot = snapshot
         self.writes += 1
 
@@ -467,9 +468,9 @@ class Mute(Supervisor):
         super().__init__(count)
         self.speaks = asyncio.Event()
 
-    async def watch(self, version: int, wait_s: float) -> Snapshot:
+    async def changes(self, version: int, wait_s: float) -> Snapshot:
         await self.speaks.wait()
-        return await super().watch(version, wait_s)
+        return await super().changes(version, wait_s)
 
 
 def test_an_ingress_that_starts_while_the_supervisor_says_nothing_serves_from_the_last_table(
@@ -512,7 +513,7 @@ def test_many_changes_of_the_table_are_written_down_together(monkeypatch: pytest
             s.supervisor.publish()
             await asyncio.sleep(0.005)
         async with asyncio.timeout(5):
-            while written.snapshot is not s.supervisor.snapshot:
+            while written.snapshot != s.supervisor.snapshot:
                 await asyncio.sleep(0.01)
         assert written.writes < 10
 
