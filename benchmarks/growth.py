@@ -30,7 +30,6 @@ from cluster.control.platform import Weighed
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Memory, Node, Report, WorkerName
 from tests.make import make_node, make_wanted
@@ -74,9 +73,6 @@ class Paper:
     async def drain(self, epoch: int, *, timeout_s: float) -> None: ...
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
-        return []
-
-    async def samples(self, *, timeout_s: float) -> Samples:
         return []
 
     async def overdue(self, timeout_s: float) -> Sequence[str]:
@@ -186,7 +182,7 @@ async def grown(models: int) -> dict[str, float]:
     figures["launch, terminate"] = await seconds_of(launch)
     snapshot, statuses = publisher.snapshots.value, await it.all_statuses()
     figures["list"] = seconds(lambda: pickle.dumps(statuses))
-    figures["metrics"] = await seconds_of(lambda: it.samples("ingress", []))
+    figures["metrics"] = await seconds_of(lambda: it.metrics("ingress", b""))
     figures = {name: value if name == "nodes" else value * 1000 for name, value in figures.items()}
     figures["whole table, kB"] = len(pickle.dumps(snapshot)) / 1000
     await it.stop()

@@ -1,12 +1,13 @@
 """Makes one page of metrics from what many processes count.
 
-Every process keeps its own registry. Its samples travel as plain metric families with labels that say which process
-they are from, so nothing has to be added up here: Prometheus does that.
+Every process keeps its own registry and writes its own page, with labels that say which process it is from. So nothing
+has to be added up where the pages are joined: Prometheus does that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -14,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 180)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 Samples = list[Metric]
+_MODEL = re.compile(rb'[{,]model="((?:[^"\\]|\\.)*)"')
 
 
 def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], float]]) -> Metric:
@@ -24,8 +26,8 @@ def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], floa
     return family
 
 
-def page(samples: Iterable[Metric], sees: Callable[[str], bool] = lambda uid: True) -> bytes:
-    """The text page of families from any number of processes, without the models that the reader may not see."""
+def page(samples: Iterable[Metric]) -> bytes:
+    """The families of one process, or of several in one, as Prometheus reads them."""
 
     class Merged:
         def collect(self) -> Iterator[Metric]:
@@ -33,9 +35,35 @@ def page(samples: Iterable[Metric], sees: Callable[[str], bool] = lambda uid: Tr
             for family in samples:
                 if family.name not in merged:
                     merged[family.name] = Metric(family.name, family.documentation, family.type)
-                merged[family.name].samples += [
-                    sample for sample in family.samples if "model" not in sample.labels or sees(sample.labels["model"])
-                ]
+                merged[family.name].samples += family.samples
             yield from merged.values()
 
     return bytes(generate_latest(Merged()))
+
+
+def joined(pages: Iterable[bytes], other_names: Mapping[str, str]) -> bytes:
+    """The pages of many processes as one, which has each family once. Families with another name are told again under
+    that. Lines are moved and not read: a page of a thousand workers has a hundred thousand."""
+    heads: dict[bytes, bytes] = {}
+    lines: dict[bytes, list[bytes]] = {}
+    for text in pages:
+        for family in (b"\n" + text).split(b"\n# HELP ")[1:]:
+            name = family.partition(b" ")[0]
+            described, _, rest = family.partition(b"\n")
+            kind, _, counted = rest.partition(b"\n")
+            heads.setdefault(name, b"# HELP " + described + b"\n" + kind + b"\n")
+            lines.setdefault(name, []).append(counted.rstrip(b"\n"))
+    whole = []
+    for name, head in heads.items():
+        text = head + b"".join(part + b"\n" for part in lines[name] if part)
+        whole.append(text)
+        if other := other_names.get(name.decode()):
+            whole.append(text.replace(name, other.encode()))
+    return b"".join(whole)
+
+
+def without_models(text: bytes, sees: Callable[[str], bool]) -> bytes:
+    """A page without the lines about models that the reader may not see."""
+    lines = text.splitlines(keepends=True)
+    models = (_MODEL.search(line) for line in lines)
+    return b"".join(line for line, model in zip(lines, models, strict=True) if model is None or sees(model[1].decode()))

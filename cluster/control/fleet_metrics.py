@@ -1,23 +1,30 @@
-"""The fleet as metrics: derived from its state when a page is asked for, never counted."""
+"""The fleet as metrics: derived from its state when a page is asked for, never counted. Pure."""
 
 from __future__ import annotations
 
-from cluster.control.fleet import Fleet
-from cluster.control.views import state_of
+from collections.abc import Collection
+
 from cluster.metrics import Samples, gauge_family
+from cluster.status import Claim, ModelStatus, Node
 
 
-def samples_of(fleet: Fleet, uptime_s: float, free_bytes: int | None = None) -> Samples:
+def samples_of(
+    statuses: Collection[ModelStatus],
+    nodes: Collection[tuple[Node, Claim, int]],
+    uptime_s: float,
+    free_bytes: int | None = None,
+) -> Samples:
+    """`nodes`: each with what is claimed on it, and by how many workers."""
     states = [
-        ({"model": w.name.uid, "replica": str(w.name), "state": str(w.state)}, 1.0) for w in fleet.workers.values()
+        ({"model": status.uid, "replica": worker.id, "state": str(worker.state)}, 1.0)
+        for status in statuses
+        for worker in status.workers
     ]
-    replicas = [({"model": uid}, float(wanted.replica)) for uid, wanted in fleet.wanted.items()]
-    models = [({"model": uid, "state": str(state_of(fleet, wanted)[0])}, 1.0) for uid, wanted in fleet.wanted.items()]
-    restarts = [({"model": uid}, float(fleet.restarts_of(uid))) for uid in fleet.wanted]
-    memory = [({"node": n.ip}, float(n.memory_bytes)) for n in fleet.nodes.values()]
-    claimed = [
-        ({"node": n.ip}, float(sum(w.claim.memory_bytes for w in fleet.workers.on(n.id)))) for n in fleet.nodes.values()
-    ]
+    replicas = [({"model": status.uid}, float(status.replica)) for status in statuses]
+    models = [({"model": status.uid, "state": str(status.state)}, 1.0) for status in statuses]
+    restarts = [({"model": status.uid}, float(status.restarts)) for status in statuses]
+    memory = [({"node": node.ip}, float(node.memory_bytes)) for node, _, _ in nodes]
+    claimed = [({"node": node.ip}, float(claim.memory_bytes)) for node, claim, _ in nodes]
     free: list[tuple[dict[str, str], float]] = [({}, float(free_bytes))] if free_bytes is not None else []
     return [
         gauge_family("cluster_worker_state", "Workers by state.", states),

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.status import Claim, Memory, Node, Report, WorkerName
 from cluster.weights.memory import MemoryPlan
 
@@ -34,8 +33,6 @@ class Handle(Protocol):
     async def drain(self, epoch: int, *, timeout_s: float) -> None: ...
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]: ...
-
-    async def samples(self, *, timeout_s: float) -> Samples: ...
 
     async def probe(self, timeout_s: float) -> float: ...
 

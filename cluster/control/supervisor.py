@@ -32,7 +32,6 @@ from cluster.control.watching import Watch
 from cluster.environment import split
 from cluster.keys import Key
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.routes import Amendment, Snapshot
 from cluster.settings import Settings
 from cluster.status import Claim, Event, ModelStatus, Node, WorkerName, WorkerState
@@ -83,7 +82,7 @@ class Supervisor:
         self._models = WantedModels(self._fleet, platform, self._records, self._publisher, wall_clock, self._wake)
         self._registrations = Registrations(self._records)
         self._keys = KeyRing(self._records, keys, self._publisher.publish)
-        self._sampling = Sampling(self._fleet, self._watch)
+        self._sampling = Sampling(self._fleet, self._publisher)
 
     # ------------------------------------------------------------------------------------ the loop
 
@@ -229,8 +228,8 @@ class Supervisor:
         self._publisher.publish()
         self._wake.set()
 
-    async def samples(self, ingress: str, theirs: Samples) -> Samples:
-        return await self._sampling.collect(ingress, theirs, await self.uptime(), self._disk.free_bytes)
+    async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
+        return await self._sampling.collect(ingress, own, await self.uptime(), self._disk.free_bytes)
 
     # ------------------------------------------------------------------------------------ calls of people
 

@@ -17,7 +17,6 @@ from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
 from cluster.control.platform import Handle, Weighed
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.runtime import node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
@@ -61,9 +60,6 @@ class RayHandle(Handle):
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
         return await self._control(timeout_s, Worker.logs, lines)
-
-    async def samples(self, *, timeout_s: float) -> Samples:
-        return await self._control(timeout_s, Worker.samples)
 
     async def _control(
         self,

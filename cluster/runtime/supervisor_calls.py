@@ -14,7 +14,6 @@ from cluster.control.changes import Change
 from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.routes import Amendment, Snapshot
 from cluster.status import Claim, Event, ModelStatus, Node
 
@@ -92,5 +91,5 @@ class SupervisorCalls(Protocol):
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         """The call with this fingerprint ended these workers."""
 
-    async def samples(self, ingress: str, theirs: Samples) -> Samples:
-        """Takes what one ingress counted; returns what all processes counted."""
+    async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
+        """Takes the page of one ingress; returns those of the other ingresses, and the fleet's."""

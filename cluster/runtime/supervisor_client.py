@@ -15,7 +15,6 @@ from cluster.control.changes import Change
 from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.routes import Amendment, Snapshot
 from cluster.runtime.actor_calls import SUPERVISOR, answer_of
 from cluster.runtime.supervisor_calls import SupervisorCalls
@@ -30,7 +29,7 @@ Method = Callable[Concatenate[SupervisorCalls, Arguments], Awaitable[T]]
 #: How long one call may take; one that waits for news takes that wait longer.
 CALL_S = 30.0
 NEWS_S = 10.0
-SAMPLES_S = 5.0
+METRICS_S = 5.0
 #: A patient call is repeated for so long while the supervisor restarts.
 PATIENCE_S = 15.0
 #: The same for the first question to a supervisor that Ray itself has just brought back.
@@ -143,8 +142,8 @@ class SupervisorClient(SupervisorCalls):
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         await self._once(CALL_S, SupervisorCalls.poisoned, uid, fingerprint, workers)
 
-    async def samples(self, ingress: str, theirs: Samples) -> Samples:
-        return await self._once(SAMPLES_S, SupervisorCalls.samples, ingress, theirs)
+    async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
+        return await self._once(METRICS_S, SupervisorCalls.metrics, ingress, own)
 
     # ------------------------------------------------------------------------------------ the call itself
 

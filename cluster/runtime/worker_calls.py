@@ -34,6 +34,9 @@ class WorkerCalls(Protocol):
         """The ids of the calls that the worker had when it began to fail all that it is asked, its own example too;
         None when it computes that."""
 
+    async def metrics(self) -> bytes:
+        """What the worker counts, as a page."""
+
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual. Answered at once, as long as the worker's
         event loop is not stuck."""

@@ -80,6 +80,13 @@ class WorkerClient:
         """Tells the worker that nobody waits for these requests any more; True if it had one of them."""
         return await self._call(CANCEL_S, WorkerCalls.cancel, owners, block_s)
 
+    async def metrics(self, timeout_s: float) -> bytes:
+        """What the worker counts, as a page; raises where it does not say."""
+        try:
+            return await self._call(timeout_s, WorkerCalls.metrics)
+        except (errors.BadRequest, AttributeError) as error:
+            raise errors.Unavailable("It is of an earlier version, which writes no page.") from error
+
     async def _call(
         self,
         timeout_s: float,
@@ -93,8 +100,8 @@ class WorkerClient:
             near: T = await connection.call(name, args, timeout_s)
             return near
         call = getattr(self._actor, name)
-        # Calls of inference may fill their group of threads; a cancellation must not wait behind them.
-        if name == WorkerCalls.cancel.__name__:
+        # Calls of inference may fill their group of threads; these must not wait behind them.
+        if name in (WorkerCalls.cancel.__name__, WorkerCalls.metrics.__name__):
             call = call.options(concurrency_group="control")
         far: T = await answer_of(call.remote(*args), timeout_s)
         return far

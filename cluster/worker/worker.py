@@ -24,6 +24,7 @@ from cluster import errors
 from cluster.calls import Answer, Call, View
 from cluster.facts import ModelFacts, SentFacts
 from cluster.launch import Wanted
+from cluster.metrics import page
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
 from cluster.versioned import Versioned
@@ -129,11 +130,11 @@ class Worker:
     async def logs(self, lines: int) -> list[str]:
         return list(self._lines)[-lines:]
 
-    async def samples(self) -> list[Any]:
-        """Metric families of this process."""
+    async def metrics(self) -> bytes:
+        """What this process counts, as a page."""
         if self._work is not None:
             self._work.measure()
-        return self._metrics.collect()
+        return page(self._metrics.collect())
 
     # ------------------------------------------------------------------------------------ inference
 

@@ -326,6 +326,10 @@ class Dispatcher:
             for unanswered in watched:
                 unanswered.cancel()
 
+    def clients(self) -> dict[str, WorkerClient]:
+        """Of all workers in the table."""
+        return {name: queue.client for name, queue in self._queues.items()}
+
     def _clients_of(self, model: ModelRoutes) -> list[WorkerClient]:
         return [self._queues[route.worker].client for route in model.workers if route.worker in self._queues]
 

@@ -27,7 +27,7 @@ ROUTES = {
     "/tokenize": "tokenize",
     "/decode": "decode",
 }
-#: Of a worker.
+#: The names of families of a worker.
 NAMES = {
     "cluster_queue_items": "te_queue_size",
     "cluster_batch_items": "te_batch_next_size",
@@ -47,12 +47,8 @@ FAILURES = {
 
 
 def with_tei_names(samples: Samples) -> Samples:
-    """The samples, and behind them those that it would tell."""
-    return [*samples, *_of_workers(samples), *_of_requests(samples)]
-
-
-def _of_workers(samples: Iterable[Metric]) -> Samples:
-    return [_renamed(family, family.name, NAMES[family.name]) for family in samples if family.name in NAMES]
+    """The samples of an ingress, and behind them those that it would tell; of workers, see `NAMES`."""
+    return [*samples, *_of_requests(samples)]
 
 
 def _of_requests(samples: Iterable[Metric]) -> Samples:

@@ -18,7 +18,7 @@ from cluster.calls import Answer, Call
 from cluster.catalog.entry import Entry
 from cluster.keys import Key
 from cluster.launch import Wanted
-from cluster.metrics import Samples, gauge_family
+from cluster.metrics import gauge_family, page
 from cluster.routes import ModelRoutes, Route, ServedModel, Snapshot
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
@@ -88,9 +88,9 @@ class StandIn:
     async def uptime(self) -> float:
         return 1.0
 
-    async def samples(self, ingress: str, own: Samples) -> Samples:
+    async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
         rows = [({"model": uid, "state": "READY"}, 1.0) for uid in self.workers]
-        return [*own, gauge_family("cluster_model_state", "Models by state.", rows)]
+        return [page([gauge_family("cluster_model_state", "Models by state.", rows)])]
 
     async def nodes(self) -> list[tuple[Node, Any, int]]:
         return [(make_node(), make_node(), 1)]

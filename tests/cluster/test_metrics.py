@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import Samples, gauge_family, page
+from cluster.metrics import Samples, gauge_family, joined, page, without_models
 from cluster.worker.batching import Batcher
 from cluster.worker.cache import AnswerCache
 from cluster.worker.metrics import WorkerMetrics
@@ -88,9 +88,41 @@ def test_a_page_can_be_made_twice_of_the_same_samples() -> None:
     assert page(samples) == page(samples)
 
 
-def test_samples_travel_between_processes() -> None:
-    samples = a_worker().collect()
-    assert page(pickle.loads(pickle.dumps(samples))) == page(samples)
+def test_joined_pages_are_the_page_of_all_samples() -> None:
+    parts = [a_worker("r0").collect(), a_worker("r1").collect(), IngressMetrics("i0").collect()]
+    whole = joined([page(samples) for samples in parts], {}).decode()
+    every = page([family for samples in parts for family in samples]).decode()
+    assert sorted(whole.splitlines()) == sorted(every.splitlines())
+    assert whole.count("# TYPE cluster_batch_seconds histogram") == 1
+    # All samples of a family stand together, or Prometheus refuses the page.
+    names = [family.name for family in text_string_to_metric_families(whole)]
+    assert len(names) == len(set(names))
+
+
+def test_a_family_is_told_under_its_other_name_too() -> None:
+    pages = [page(a_worker(replica).collect()) for replica in ("r0", "r1")]
+    text = joined(pages, {"cluster_queue_items": "te_queue_size"}).decode()
+    assert 'te_queue_size{model="m",replica="r1"} 3.0' in text
+    assert text.count("# TYPE te_queue_size gauge") == text.count("# TYPE cluster_queue_items gauge") == 1
+
+
+def test_nothing_is_joined_to_nothing() -> None:
+    assert joined([], {}) == joined([b""], {}) == b""
+
+
+@pytest.mark.parametrize("uid", ['a"b', "a\\b", "a.b-c_d"])
+def test_lines_about_models_that_a_reader_may_not_see_are_left_out(uid: str) -> None:
+    rows = [({"model": uid, "state": "READY"}, 1.0), ({"model": "mine"}, 2.0), ({"other_model": uid}, 3.0)]
+    text = without_models(page([gauge_family("cluster_x", "X.", rows)]), lambda model: model == "mine").decode()
+    assert [line.rpartition(" ")[2] for line in text.splitlines() if not line.startswith("#")] == ["2.0", "3.0"]
+
+
+def test_a_page_of_a_thousand_workers_is_joined_in_no_time() -> None:
+    text = page(a_worker().collect())
+    began = time.perf_counter()
+    whole = joined([text] * 1000, {})
+    assert len(whole) > 5_000_000
+    assert time.perf_counter() - began < 2.0
 
 
 def test_a_gauge_is_made_of_what_is_known_now() -> None:

@@ -17,6 +17,7 @@ from deployments.ingress.control import (
     history,
     keys,
     listing,
+    measures,
     models,
     nodes,
     registrations,
@@ -49,7 +50,7 @@ def routers(
 
     table = dispatcher.table
     if settings.metrics:
-        yield "list", health.metrics_page(supervisor, metrics)
+        yield "list", measures.watching(dispatcher, supervisor, metrics)
     yield "launch", models.launching(supervisor, table, settings)
     yield "launch", replicas.scaling(supervisor)
     yield "launch", changes.declaring(supervisor, settings)

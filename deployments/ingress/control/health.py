@@ -1,4 +1,4 @@
-"""Whether this process lives, whether it can serve, and what every process has counted."""
+"""Whether this process lives, and whether it can serve."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import asyncio
 import contextlib
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 from typing import NotRequired
 
-from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter, Request
 from typing_extensions import TypedDict
 
 from cluster import errors, keys
-from cluster.metrics import page
-from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress.auth import presented_key
 from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
-from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.openapi import described
-from deployments.ingress.tei_metrics import with_tei_names
 
 
 class Health(TypedDict):
@@ -73,21 +67,3 @@ def _free_bytes(folder: Path) -> int | None:
         return shutil.disk_usage(folder).free
     except OSError:
         return None
-
-
-def metrics_page(supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRouter:
-    routes = APIRouter(tags=["metrics"])
-
-    @routes.get("/metrics")
-    @described("Metrics for Prometheus", media_types=("text/plain",))
-    async def everything(request: Request) -> Response:
-        """What every process counted; without the supervisor at least what this one did."""
-        own = metrics.collect()
-        try:
-            samples = await supervisor.samples(metrics.ingress, own)
-        except errors.ClusterError:
-            samples = own
-        sees = partial(keys.sees, request.state.key)
-        return Response(page(with_tei_names(samples), sees), media_type=CONTENT_TYPE_LATEST)
-
-    return routes

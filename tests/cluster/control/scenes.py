@@ -21,11 +21,9 @@ from cluster.control.platform import Weighed
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
 from cluster.launch import Needs, Wanted
-from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Memory, ModelState, ModelStatus, Node, Report, WorkerName, WorkerState
 from cluster.versioned import Versioned
-from cluster.worker.metrics import WorkerMetrics
 from tests.make import make_node, make_wanted
 
 M = ModelState
@@ -118,10 +116,6 @@ class Process:
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
         await self._hear("logs")
         return [f"{self.name} says {number}" for number in range(5)][-lines:]
-
-    async def samples(self, *, timeout_s: float) -> Samples:
-        await self._hear("samples")
-        return WorkerMetrics(self.name.uid, str(self.name)).collect()
 
     async def whereabouts(self) -> tuple[str, str, int]:
         return "n0", "10.0.0.1", self.pid

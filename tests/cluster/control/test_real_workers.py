@@ -13,7 +13,6 @@ from cluster.control.placement import Placement
 from cluster.control.platform import Handle
 from cluster.control.sqlite_store import SqliteStore
 from cluster.launch import Wanted
-from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import Claim, Report, WorkerName
 from cluster.worker.worker import Worker
@@ -52,9 +51,6 @@ class Hosted(Handle):
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
         return await self._answer(self.worker.logs(lines), timeout_s)
-
-    async def samples(self, *, timeout_s: float) -> Samples:
-        return await self._answer(self.worker.samples(), timeout_s)
 
     async def _answer(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
         if not self.alive:

@@ -11,7 +11,6 @@ import pytest
 
 from cluster import errors
 from cluster.calls import Answer
-from cluster.metrics import page
 from cluster.worker.worker import INLINE_CHARACTERS
 from tests.cluster.worker.held_workers import (
     NAME,
@@ -255,7 +254,7 @@ def test_control_is_answered_while_the_model_computes(tmp_path: Path) -> None:
         first = await busy(worker)
         assert (await elsewhere(worker.report(1, -1, 0)))[1].phase == "ready"
         assert await elsewhere(worker.logs(10))
-        assert b"cluster_queue_items" in page(await elsewhere(worker.samples()))
+        assert b"cluster_queue_items" in await elsewhere(worker.metrics())
         await elsewhere(worker.set_threads(1, 3))
         assert not first.done()
         Held.gate.set()
@@ -307,7 +306,7 @@ def test_work_is_counted(tmp_path: Path) -> None:
         worker = make_worker(tmp_path)
         await loaded(worker)
         await ask(worker, call("a", "b"), call("bad"))
-        text = page(await worker.samples()).decode()
+        text = (await worker.metrics()).decode()
         labels = f'model="m",replica="{NAME}"'
         assert f"cluster_tokens_total{{{labels}}} 2.0" in text
         assert f'cluster_inference_errors_total{{code="bad_request",{labels}}} 1.0' in text

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import page
+from cluster.metrics import joined, page
 from cluster.worker.metrics import WorkerMetrics
 from deployments.ingress.metrics import IngressMetrics
-from deployments.ingress.tei_metrics import with_tei_names
+from deployments.ingress.tei_metrics import NAMES, with_tei_names
 
 
 def numbers() -> dict[str, float]:
@@ -17,7 +17,7 @@ def numbers() -> dict[str, float]:
         ingress.request(route, status, 0.5)
     worker.batch(3, 40, 0.1)
     worker.answered(0.01, 0.2, 40)
-    text = page(with_tei_names([*ingress.collect(), *worker.collect()])).decode()
+    text = joined([page(with_tei_names(ingress.collect())), page(worker.collect())], NAMES).decode()
     sums: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
