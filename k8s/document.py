@@ -104,8 +104,8 @@ fetched: `helm dependency build k8s/chart/charts/kuberay-operator`.
   `upgradeStrategy: None` says. Delete pods one at a time, workers first: each finishes what it has in hand.
 * **The list of models** is applied by a job at each release, and by the head whenever it starts. Removed entries are
   drained; what was launched by hand is left alone.
-* **Groups grow** for models of the list, which wait for their node. A launch by hand is refused when no node that is
-  there has room.
+* **Groups grow** by what all models need together: ten models on a twentieth of a card each are one card. A launch
+  that fits no node waits for the one that is added for it; one without a GPU, or for a named node, is refused.
 
 ## What is lost with the head
 

@@ -16,6 +16,7 @@ from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
 from cluster.control.fitting import Fit
 from cluster.control.fleet import Fleet
+from cluster.control.growing import cards_wanted
 from cluster.control.lifecycle import WorkerEvent, WorkerRecord
 from cluster.control.orders import Orders
 from cluster.control.platform import Handle, Platform
@@ -79,7 +80,9 @@ class Supervisor:
         self._orders = Orders(self._fleet, self._watch, self._records, settings)
         self._publisher = Publisher(self._fleet, self._watch, self._records, keys, clock)
         self._recovery = Recovery(self._fleet, self._watch, self._records, settings, clock, is_salvaged)
-        self._models = WantedModels(self._fleet, platform, self._records, self._publisher, wall_clock, self._wake)
+        self._models = WantedModels(
+            self._fleet, platform, self._records, self._publisher, clock, wall_clock, self._wake
+        )
         self._registrations = Registrations(self._records)
         self._keys = KeyRing(self._records, keys, self._publisher.publish)
         self._sampling = Sampling(self._fleet, self._publisher)
@@ -268,6 +271,11 @@ class Supervisor:
     async def all_statuses(self) -> list[ModelStatus]:
         await self._recovered.wait()
         return list(self._publisher.statuses.value.values())
+
+    async def cards_wanted(self) -> list[int]:
+        await self._recovered.wait()
+        self._models.expect_nodes()
+        return cards_wanted(self._fleet)
 
     async def events(self, uid: str) -> list[Event]:
         """What happened to a model, or with no uid to the cluster itself."""

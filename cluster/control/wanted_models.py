@@ -11,6 +11,7 @@ from cluster import errors
 from cluster.control.changes import Change, difference, differences, is_same_launch
 from cluster.control.fitting import Fit, could_place, fit_of, placements_of
 from cluster.control.fleet import Fleet
+from cluster.control.growing import may_wait_for_cards
 from cluster.control.placement import NoRoom, Placement
 from cluster.control.platform import Platform, Weighed
 from cluster.control.publishing import Publisher
@@ -21,6 +22,8 @@ from cluster.status import ModelState, ModelStatus
 
 #: Nodes whose disks a launch is looked up on.
 MOST_LOOKS = 8
+#: An autoscaler that has not asked for so long is not there any more.
+AUTOSCALER_S = 30.0
 
 
 class WantedModels:
@@ -32,6 +35,7 @@ class WantedModels:
         platform: Platform,
         records: Records,
         publisher: Publisher,
+        clock: Callable[[], float],
         wall_clock: Callable[[], float],
         wake: asyncio.Event,
     ) -> None:
@@ -40,8 +44,15 @@ class WantedModels:
         self._platform = platform
         self._records = records
         self._publisher = publisher
+        self._clock = clock
         self._wall_clock = wall_clock
         self._wake = wake
+        #: Until then an autoscaler is taken to be there.
+        self._nodes_expected_until = float("-inf")
+
+    def expect_nodes(self) -> None:
+        """An autoscaler has asked how many cards are wanted: launches may wait for the nodes that it adds."""
+        self._nodes_expected_until = self._clock() + AUTOSCALER_S
 
     async def launch(self, wanted: Wanted, uid_given: bool, disk: str) -> ModelStatus:
         """An equal launch is the same launch; another one under the same uid is refused. `disk`: the node by whose
@@ -109,9 +120,7 @@ class WantedModels:
                 )
             uid = f"{uid[:91]}-{self._fleet.new_suffix()[:8]}"
         wanted = await self._numbered(wanted, uid)
-        no_room = could_place(self._fleet, wanted)
-        if no_room is not None:
-            raise no_room.error()
+        self._refuse_without_room(wanted)
         # Its room is taken from now on: the next launch is checked while this one is written.
         self._fleet.accepted[uid] = wanted
         return self._launch(wanted)
@@ -146,9 +155,8 @@ class WantedModels:
         if before.spec.gpu_idx is not None or before.spec.replica_config is not None:
             raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
         after = before.model_copy(update={"spec": before.spec.model_copy(update={"replica": replica})})
-        no_room = could_place(self._fleet, after) if replica > before.replica else None
-        if no_room is not None:
-            raise no_room.error()
+        if replica > before.replica:
+            self._refuse_without_room(after)
         await self._want(after, f"Scale from {before.replica} to {replica} replica(s)")
         return self._status(uid)
 
@@ -191,6 +199,13 @@ class WantedModels:
     def _refuse_unreadable(self, uid: str) -> None:
         if uid in self._fleet.unreadable:
             raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", "model_uid")
+
+    def _refuse_without_room(self, wanted: Wanted) -> None:
+        """Unless a node may be added that has room."""
+        no_room = could_place(self._fleet, wanted)
+        is_node_expected = self._clock() < self._nodes_expected_until and may_wait_for_cards(wanted)
+        if no_room is not None and not is_node_expected:
+            raise no_room.error()
 
     def _refuse_taken(self, wanted: Wanted) -> None:
         """A uid comes before an alias, so an alias that is one would never be heard."""

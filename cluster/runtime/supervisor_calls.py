@@ -37,6 +37,10 @@ class SupervisorCalls(Protocol):
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         """Every node, what is claimed on it, and by how many workers."""
 
+    async def cards_wanted(self) -> list[int]:
+        """The cards that all models need together, each number on one node. For an autoscaler, which is taken to be
+        there as long as it asks."""
+
     async def uptime(self) -> float: ...
 
     async def free_bytes(self) -> int | None:

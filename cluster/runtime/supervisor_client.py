@@ -70,6 +70,9 @@ class SupervisorClient(SupervisorCalls):
         # Callers that wait for news ask again by themselves.
         return await self._once(wait_s + NEWS_S, SupervisorCalls.status, uid, version, wait_s)
 
+    async def cards_wanted(self) -> list[int]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.cards_wanted)
+
     async def all_statuses(self) -> list[ModelStatus]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.all_statuses)
 

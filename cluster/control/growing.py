@@ -1,0 +1,84 @@
+"""How many cards the wanted models need, for an autoscaler that adds nodes and removes them. Pure.
+
+A part of a card is no card: models that share one ask for one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from cluster.control.fleet import Fleet
+from cluster.control.lifecycle import HOLDS_CLAIM
+from cluster.control.placement import SHARE_STEP, Demand, demand_of
+from cluster.errors import DoesNotFit
+from cluster.launch import Wanted
+from cluster.status import Node, WorkerState
+
+#: What fits beside it once more after rounding.
+TINY = 1e-6
+
+
+def cards_wanted(fleet: Fleet) -> list[int]:
+    """The cards that workers have and that replicas wait for for want of room; each number is needed on one node."""
+    shared: set[tuple[str, int]] = set()
+    together: list[int] = []
+    for worker in fleet.workers.values():
+        if worker.state in HOLDS_CLAIM and len(worker.claim.cards) > 1:
+            together.append(len(worker.claim.cards))
+        elif worker.state in HOLDS_CLAIM:
+            shared.update((worker.node, card) for card, _ in worker.claim.cards)
+    shares: list[float] = []
+    nodes = tuple(fleet.nodes.values())
+    for demand in _waiting(fleet):
+        if demand.place.gpu_idx is not None:
+            together.append(len(demand.place.gpu_idx))
+        elif demand.place.n_gpu == "auto":
+            shares.append(_share(demand, nodes))
+        elif demand.place.n_gpu is not None and demand.place.n_gpu < 1:
+            shares.append(float(demand.place.n_gpu))
+        elif demand.place.n_gpu is not None:
+            together.append(int(demand.place.n_gpu))
+    return sorted(together + [1] * (len(shared) + _packed(shares)), reverse=True)
+
+
+def may_wait_for_cards(wanted: Wanted) -> bool:
+    """Whether a node that does not exist yet could have room for it: one without cards is never added."""
+    places = [wanted.spec.place_of(index) for index in range(wanted.replica)]
+    return all(place.n_gpu is not None and place.worker_ip is None for place in places)
+
+
+def _waiting(fleet: Fleet) -> Iterable[Demand]:
+    for uid, waiting in fleet.waiting.items():
+        wanted = fleet.wanted.get(uid)
+        if wanted is None or waiting.code != DoesNotFit.code():
+            continue
+        workers = fleet.workers.of(uid)
+        covered = {w.name.index for w in workers if w.state in HOLDS_CLAIM or w.state == WorkerState.FAILED}
+        lives_on_cpu = any(w.state in HOLDS_CLAIM and not w.claim.cards for w in workers)
+        for index in range(wanted.replica):
+            demand = demand_of(wanted, index, fleet.peaks)
+            if index not in covered and not (lives_on_cpu and demand.place.n_gpu == "auto"):
+                yield demand
+
+
+def _share(demand: Demand, nodes: Iterable[Node]) -> float:
+    """Of the largest card there is. Without any nobody knows, so all that wait together ask for one: the node that
+    comes tells how much a card has, and then they ask for what they need."""
+    with_cards = [node for node in nodes if node.gpus]
+    if not with_cards:
+        return SHARE_STEP
+    most = max(node.card_bytes or 0 for node in with_cards)
+    return min(math.ceil(demand.on_card.card_bytes / most / SHARE_STEP) * SHARE_STEP, 1.0) if most else 1.0
+
+
+def _packed(shares: Iterable[float]) -> int:
+    """How many cards these need, the largest placed first."""
+    free: list[float] = []
+    for share in sorted(shares, reverse=True):
+        card = next((card for card, left in enumerate(free) if left + TINY >= share), None)
+        if card is None:
+            free.append(1.0 - share)
+        else:
+            free[card] -= share
+    return len(free)
