@@ -1,10 +1,12 @@
 """What the control plane costs as models and nodes become more, with workers that exist only on paper.
 
-    python -m benchmarks.growth [--models 10,100,1000,2000,5000] [--launches 300] [--json]
+    python -m benchmarks.growth [--models 10,100,1000,5000,10000] [--launches 300] [--idle 20000] [--json]
 
-Every node has 8 cards, every model one replica on 0.49 of a card, and all are READY; a real supervisor plans, publishes
-and writes to a real store. A row is a number of models; below the table stands the exponent of each column over the
-last two rows: 1 is a straight line.
+Eight models for a node of 8 cards, each with one replica on 0.49 of a card, and all are READY; a real supervisor plans,
+publishes and writes to a real store. A row is a number of models; below the table stands the exponent of each column
+from the row of 1,000 models, or the last but one, to the last: 1 is a straight line. Below that: launches one after
+another and all at once, tables published while one model backs off, and what idle workers cost the supervisor, without
+Ray's part of each call.
 """
 
 from __future__ import annotations
@@ -22,22 +24,26 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 from cluster.catalog.entry import Source
+from cluster.control.lifecycle import WorkerEvent
 from cluster.control.placement import Placement
 from cluster.control.platform import Weighed
+from cluster.control.reconcile import NO_LOSS
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
+from cluster.control.views import routes_of
 from cluster.launch import Wanted
+from cluster.routes import Amendment, amended
 from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Memory, Node, Report, WorkerName
+from deployments.ingress.routing import RouteTable
 from tests.make import make_node, make_wanted
 
 CARDS = 8
 SHARE = 0.49
-#: How many models fit on a node at that share.
-PER_NODE = CARDS * int(1 / SHARE)
+#: Models for each node, half of what would fit.
+PER_NODE = CARDS
 #: Each figure is the median of so many.
 TIMES = 5
 
@@ -173,6 +179,13 @@ async def grown(models: int) -> dict[str, float]:
 
     figures["tick, one new"] = await seconds_of(tick_after_news)
 
+    figures["routes of all"] = seconds(lambda: routes_of(fleet))
+    version = publisher.snapshots.version
+    ingress = publisher.snapshots.value
+    table = RouteTable()
+    table.update(ingress.version, ingress.models)
+    told = b""
+
     async def launch() -> None:
         """One more, and gone again: the next finds as many as this one."""
         wanted = model(models)
@@ -180,64 +193,132 @@ async def grown(models: int) -> dict[str, float]:
         await it.terminate(wanted.uid)
 
     figures["launch, terminate"] = await seconds_of(launch)
-    snapshot, statuses = publisher.snapshots.value, await it.all_statuses()
+
+    async def tell_an_ingress() -> None:
+        nonlocal version, ingress, told
+        wanted = model(models)
+        fleet.want(wanted)
+        publisher.publish()
+        change = await it.changes(version, 0)
+        assert isinstance(change, Amendment)
+        told = pickle.dumps(change)
+        version, ingress = change.version, amended(ingress, change)
+        table.amend(change.version, change.models, change.gone)
+        fleet.unwant(wanted.uid)
+
+    await tell_an_ingress()
+    figures["an ingress told of one"] = await seconds_of(tell_an_ingress)
+    figures["status"] = await seconds_of(lambda: it.status("model-00000"))
+    statuses = await it.all_statuses()
     figures["list"] = seconds(lambda: pickle.dumps(statuses))
     figures["metrics"] = await seconds_of(lambda: it.metrics("ingress", b""))
     figures = {name: value if name == "nodes" else value * 1000 for name, value in figures.items()}
-    figures["whole table, kB"] = len(pickle.dumps(snapshot)) / 1000
+    figures["told, kB"] = len(told) / 1000
+    figures["whole table, kB"] = len(pickle.dumps(publisher.snapshots.value)) / 1000
     await it.stop()
     return figures
 
 
-async def launched_in_turn(count: int) -> float:
-    """Seconds for so many launches, the supervisor's loop at work as in a cluster."""
+async def launched(count: int, *, together: bool = False) -> tuple[float, float]:
+    """Seconds for so many launches, and of them seconds of the processor; the supervisor's loop at work as in a
+    cluster."""
     it = supervisor(math.ceil(count / PER_NODE))
     it._settings.__dict__["tick_s"] = 1.0
     it.begin()
-    started = time.perf_counter()
-    for number in range(count):
-        await it.launch(model(number), True)
-    duration = time.perf_counter() - started
+    started, computed = time.perf_counter(), time.process_time()
+    launches = [it.launch(model(number), True) for number in range(count)]
+    if together:
+        await asyncio.gather(*launches)
+    else:
+        for launch in launches:
+            await launch
+    duration = time.perf_counter() - started, time.process_time() - computed
     await it.stop()
     return duration
 
 
-def exponent(before: Mapping[str, float], after: Mapping[str, float], name: str, sizes: Sequence[int]) -> float:
-    return math.log(after[name] / before[name]) / math.log(sizes[1] / sizes[0])
+async def tables_while_one_backs_off(ticks: int = 10) -> int:
+    it = supervisor(2)
+    fleet = it._fleet
+    it._recovered.set()
+    fleet.see_nodes(it._platform.all, 0.0)  # type: ignore[attr-defined]
+    fleet.want(model(0))
+    await it._tick()
+    for _ in range(4):
+        fleet.losses["model-00000", 0] = fleet.losses.get(("model-00000", 0), NO_LOSS).again(time.monotonic(), 60.0)
+    it._watch.see(next(iter(fleet.workers)), WorkerEvent.DIED, "gone")
+    await it._tick()
+    await it._tick()
+    version = it._publisher.snapshots.version
+    for _ in range(ticks):
+        await it._tick()
+        await asyncio.sleep(0.01)
+    published = it._publisher.snapshots.version - version
+    await it.stop()
+    return published
+
+
+async def idle_share(workers: int, within_s: float = 20.0) -> float:
+    """The part of a core that so many idle workers take, all calls answered at once."""
+    it = supervisor(math.ceil(workers / PER_NODE))
+    it._settings.__dict__.update(tick_s=1.0, probe_s=Settings().probe_s)
+    fleet = it._fleet
+    for number in range(workers):
+        fleet.want(model(number))
+    it.begin()
+    while len(fleet.workers) < workers or any(worker.state != "READY" for worker in fleet.workers.values()):
+        await asyncio.sleep(1)
+    await asyncio.sleep(5)
+    started, computed = time.perf_counter(), time.process_time()
+    await asyncio.sleep(within_s)
+    share = (time.process_time() - computed) / (time.perf_counter() - started)
+    await it.stop()
+    return share
+
+
+def exponents(rows: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    """From a thousand models, or the last size but one, to the last size."""
+    sizes = list(rows)
+    last = sizes[-1]
+    first = 1000 if 1000 in sizes[:-1] else sizes[-2]
+    factor = math.log(last / first)
+    return {name: math.log(rows[last][name] / rows[first][name]) / factor for name in rows[last]}
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--models", default="10,100,1000,2000,5000")
+    words.add_argument("--models", default="10,100,1000,5000,10000")
     words.add_argument("--launches", type=int, default=300)
+    words.add_argument("--idle", type=int, default=20_000)
     words.add_argument("--json", action="store_true")
     arguments = words.parse_args()
     logging.disable(logging.ERROR)
-    sizes = [int(size) for size in arguments.models.split(",")]
-    rows: list[dict[str, float]] = []
-    for size in sizes:
-        rows.append(asyncio.run(grown(size)))
+    rows: dict[int, dict[str, float]] = {}
+    for size in map(int, arguments.models.split(",")):
+        rows[size] = asyncio.run(grown(size))
         print(f"{size} models measured", file=sys.stderr)
-    launches = [asyncio.run(launched_in_turn(count)) for count in (arguments.launches // 2, arguments.launches)]
+    half, whole = (asyncio.run(launched(count)) for count in (arguments.launches // 2, arguments.launches))
+    together = asyncio.run(launched(arguments.launches, together=True))
+    backing_off = asyncio.run(tables_while_one_backs_off())
+    idle = asyncio.run(idle_share(arguments.idle)) if arguments.idle else 0.0
     if arguments.json:
-        answer: dict[str, Any] = {"models": dict(zip(sizes, rows, strict=True)), "launches_s": launches}
-        print(json.dumps(answer))
+        rest = {"launches_s": [half, whole], "together_s": together, "backing_off": backing_off, "idle": idle}
+        print(json.dumps({"models": rows, **rest}))
         return
-    names = list(rows[0])
-    print(
-        "| models | " + " | ".join(name if "kB" in name or name == "nodes" else f"{name}, ms" for name in names) + " |"
-    )
-    print("|" + "---|" * (len(names) + 1))
-    for size, row in zip(sizes, rows, strict=True):
-        print(f"| {size} | " + " | ".join(f"{row[name]:.4g}" for name in names) + " |")
+    names = list(next(iter(rows.values())))
+    titles = (name if "kB" in name or name == "nodes" else f"{name}, ms" for name in names)
+    print(f"| models | {' | '.join(titles)} |\n|{'---|' * (len(names) + 1)}")
+    for size, row in rows.items():
+        print(f"| {size} | " + " | ".join(f"{row[name]:.3g}" for name in names) + " |")
     if len(rows) > 1:
-        last = [f"{exponent(rows[-2], rows[-1], name, sizes[-2:]):.2f}" for name in names]
-        print("| exponent | " + " | ".join(last) + " |")
-    half, whole = launches
+        print("| exponent | " + " | ".join(f"{exponent:.2f}" for exponent in exponents(rows).values()) + " |")
     print(
-        f"\n{arguments.launches} launches in turn: {whole:.1f} s, of half as many {half:.1f} s, "
-        f"exponent {math.log(whole / half, 2):.2f}"
+        f"\n{arguments.launches} launches in turn: {whole[0]:.1f} s, {whole[1]:.1f} s of them computed "
+        f"(of half as many {half[1]:.1f} s); at once: {together[0]:.1f} s, {together[1]:.1f} s computed."
     )
+    print(f"Tables published in 10 ticks while one model backs off: {backing_off}.")
+    if arguments.idle:
+        print(f"{arguments.idle} idle workers: {idle:.0%} of a core.")
 
 
 if __name__ == "__main__":

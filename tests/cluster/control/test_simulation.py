@@ -17,14 +17,14 @@ import pytest
 
 from cluster import errors
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent
+from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent, WorkerRecord
 from cluster.control.publishing import amended
 from cluster.control.reconcile import is_settled
 from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.status import LoadProgress, ModelStatus, Report, WorkerState
+from cluster.status import Claim, LoadProgress, ModelStatus, Report, WorkerName, WorkerState
 from tests.make import make_node, make_wanted
 
 E = WorkerEvent
@@ -35,8 +35,12 @@ GIB = 2**30
 class World:
     """Simulated workers; random numbers decide what happens to their processes."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, nodes: int = 4, models: int = 5, check_every: int = 1) -> None:
         self.dice = random.Random(seed)
+        self.uids = [f"m{number}" for number in range(models)]
+        #: How often all that must hold is looked at, which takes as long as there is much of it.
+        self.check_every = check_every
+        self.ticks = 0
         self.now = 0.0
         self.chaos = True
         self.processes: dict[str, dict[str, Any]] = {}
@@ -44,11 +48,13 @@ class World:
         self.store: dict[str, Wanted] = {}
         self.last_ready: dict[str, Wanted] = {}
         self.started = 0
-        self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(4)}
+        self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(nodes)}
         self.away: dict[str, float] = {}
         #: What was last told of each model and each node.
         self.published: Mapping[str, tuple[ModelRoutes, ModelStatus]] = {}
         self.threads: dict[str, int] = {}
+        #: What every worker that was ever started is called and claims.
+        self.claims: dict[str, tuple[WorkerName, Claim]] = {}
 
     def suffix(self) -> str:
         return f"{self.dice.getrandbits(32):08x}"
@@ -85,19 +91,23 @@ class World:
         for worker in plan.forget:
             self.processes.pop(str(worker), None)
             del fleet.workers[str(worker)]
-        self.publish()
-        self.check()
+        self.ticks += 1
+        is_checked = self.ticks % self.check_every == 0
+        self.publish(is_checked)
+        self.claims.update((n, (w.name, w.claim)) for n, w in fleet.workers.items() if n not in self.claims)
+        if is_checked:
+            self.check()
 
-    def publish(self) -> None:
+    def publish(self, is_checked: bool = True) -> None:
         """Looks only at what has changed, and must tell what a look at everything would."""
         changed = self.fleet.take_changed()
         rows = amended(self.published, changed, self.row)
         self.published = self.published if rows is None else rows
-        assert self.published == {uid: self.row(uid) for uid in self.fleet.wanted}
+        assert not is_checked or self.published == {uid: self.row(uid) for uid in self.fleet.wanted}
         self.last_ready |= {wish.uid: wish for wish in self.fleet.newly_ready(changed)}
         for node in self.fleet.take_changed_nodes():
             self.threads[node] = self.fleet.threads_on(node)
-        assert all(self.threads[node] == self.fleet.threads_on(node) for node in self.fleet.nodes)
+        assert not is_checked or all(self.threads[node] == self.fleet.threads_on(node) for node in self.fleet.nodes)
 
     def row(self, uid: str) -> tuple[ModelRoutes, ModelStatus] | None:
         wanted = self.fleet.wanted.get(uid)
@@ -138,7 +148,7 @@ class World:
     def disturb(self) -> None:
         happening = self.dice.random()
         alive = list(self.processes)
-        uid = self.dice.choice("abcde")
+        uid = self.dice.choice(self.uids)
         if happening < 0.20 and alive:
             del self.processes[self.dice.choice(alive)]
         elif happening < 0.30 and alive:
@@ -180,16 +190,17 @@ class World:
             self.fleet.want(wish)
         self.fleet.remember(self.last_ready.values())
         self.fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
-        claims = getattr(self, "claims", {})
         for name, process in self.processes.items():
-            from_name = claims[name]
+            from_name = self.claims[name]
             self.fleet.adopt(from_name[0], Report(phase="created", node_id=process["node"]), from_name[1], self.now)
 
     def check(self) -> None:
-        self.claims = {n: (w.name, w.claim) for n, w in self.fleet.workers.items()} | getattr(self, "claims", {})
         holding = [w for w in self.fleet.workers.values() if w.state in HOLDS_CLAIM]
+        on_node: dict[str, list[WorkerRecord]] = {}
+        for worker in holding:
+            on_node.setdefault(worker.node, []).append(worker)
         for node in self.nodes.values():
-            here = [w for w in holding if w.node == node.id]
+            here = on_node.get(node.id, [])
             assert sum(w.claim.memory_bytes for w in here) <= node.memory_bytes
             cards = Counter()  # type: ignore[var-annotated]
             for worker in here:
@@ -197,9 +208,8 @@ class World:
                     cards[card] += share  # type: ignore[assignment]
             assert all(used <= 1.0001 for used in cards.values()), cards
         for model in routes_of(self.fleet).values():
-            places = Counter(
-                (w.name.generation, w.name.index) for w in holding if str(w) in {r.worker for r in model.workers}
-            )
+            routed = {route.worker for route in model.workers}
+            places = Counter((w.name.generation, w.name.index) for w in self.fleet.of(model.uid) if str(w) in routed)
             assert all(count == 1 for count in places.values())
 
     def calm(self) -> None:
@@ -227,6 +237,26 @@ def test_whatever_breaks_it_ends_at_what_is_wanted(seed: int) -> None:
         if is_settled(world.store, list(world.fleet.workers.values())):
             break
     assert is_settled(world.store, list(world.fleet.workers.values())), world.fleet.waiting
+    assert set(world.processes) == set(world.fleet.workers)
+
+
+def test_a_thousand_models_on_two_hundred_nodes_end_at_what_is_wanted_too() -> None:
+    world = World(1, nodes=200, models=1000, check_every=10)
+    for uid in world.uids:
+        wish = make_wanted(uid, replica=world.dice.randint(1, 2), claim_gib=0.5)
+        world.store[uid] = wish
+        world.fleet.want(wish)
+    for _ in range(20):
+        for _ in range(40):
+            world.disturb()
+        world.tick()
+    world.calm()
+    for _ in range(60):
+        world.tick()
+        if is_settled(world.store, list(world.fleet.workers.values())):
+            break
+    assert len(world.store) > 900
+    assert is_settled(world.store, list(world.fleet.workers.values()))
     assert set(world.processes) == set(world.fleet.workers)
 
 
