@@ -21,6 +21,9 @@ E = WorkerEvent
 S = WorkerState
 #: How long one long poll on a worker is held; its failure is the death notice.
 REPORT_WAIT_S = 10.0
+#: Reports, and probes, that end without news in a second, of all workers together: where there are more workers each is
+#: asked less often. A death is heard at once all the same, and an ingress misses the answers of one that has work.
+MOST_PER_S = 20.0
 #: A control call that takes longer than this was not answered.
 CONTROL_TIMEOUT_S = 10.0
 #: A suspect whose control thread says nothing for so long hangs as a whole, and one question to it.
@@ -115,10 +118,11 @@ class Watch:
         version = -1
         while name in self._fleet.workers:
             state = self._fleet.workers[name].state
+            wait_s = REPORT_WAIT_S if state != S.READY else pause_s(REPORT_WAIT_S, len(self._fleet.workers))
             # A process that is still being started has not had its chance to answer yet.
-            patience = self._settings.start_timeout_s if state == S.STARTING else REPORT_WAIT_S + CONTROL_TIMEOUT_S
+            patience = self._settings.start_timeout_s if state == S.STARTING else wait_s + CONTROL_TIMEOUT_S
             try:
-                version, report = await handle.report(self._records.epoch, version, REPORT_WAIT_S, timeout_s=patience)
+                version, report = await handle.report(self._records.epoch, version, wait_s, timeout_s=patience)
             except errors.WorkerLost as lost:
                 self._hear(name, E.DIED, str(lost))
                 return
@@ -188,7 +192,8 @@ class Watch:
         """A real forward pass now and then; it finds the worker that answers but does not compute."""
         while name in self._fleet.workers:
             is_suspect = self._fleet.workers[name].state == S.SUSPECT
-            await asyncio.sleep(self._settings.tick_s if is_suspect else self._settings.probe_s)
+            pause = pause_s(self._settings.probe_s, len(self._fleet.workers))
+            await asyncio.sleep(self._settings.tick_s if is_suspect else pause)
             worker = self._fleet.workers.get(name)
             if worker is None or worker.state not in SERVES:
                 continue
@@ -325,3 +330,8 @@ class Watch:
             except errors.ClusterError as error:
                 lines.append(f"{worker}: {error}")
         return lines[-count:]
+
+
+def pause_s(usual_s: float, workers: int) -> float:
+    """How often each of so many workers is asked something."""
+    return max(usual_s, workers / MOST_PER_S)

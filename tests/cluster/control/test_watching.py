@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.control import watching
+from cluster.control.watching import MOST_PER_S, pause_s
 from cluster.status import Memory
 from tests.cluster.control.scenes import (
     PATIENCE_S,
@@ -272,3 +273,9 @@ def test_a_suspect_that_answers_is_ready_again_without_waiting_for_its_next_prob
         assert s.world.ended_by_pid == []
 
     play(scene, probe_s=60)
+
+
+def test_very_many_workers_are_each_asked_less_often() -> None:
+    assert pause_s(10.0, 1) == pause_s(10.0, 200) == 10.0
+    for workers in (201, 2000, 20_000):
+        assert workers / pause_s(10.0, workers) == pytest.approx(MOST_PER_S)
