@@ -104,6 +104,7 @@ class Records:
         older = {row[:2]: self._unsaved.pop(row[:2]) for row in rows if row[:2] in self._unsaved}
         try:
             await self._store.put_all(rows)
+        # Refused or cancelled, what should be stored before is still to be stored.
         except BaseException:
             self._unsaved = {**older, **self._unsaved}
             raise

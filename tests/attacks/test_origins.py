@@ -58,7 +58,7 @@ def test_every_route_with_every_method_refuses_a_stranger(tmp_path: Path, header
                     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
                         answer = await client.request(method, path, headers=headers, content=LAUNCH)
                         refusal(answer, about)
-        assert set(supervisor.told) <= {"watch"}
+        assert set(supervisor.told) <= {"changes"}
 
     run(test())
 
@@ -77,7 +77,7 @@ def test_every_route_but_the_public_ones_asks_for_a_key_where_keys_are_asked_for
                             wanted = 404 if path == "/v1/files/x.x" else 401
                             assert answer.status_code == wanted, (method, path, answer.text)
                         assert "secret-model" not in answer.text, path
-        assert set(supervisor.told) <= {"watch"}
+        assert set(supervisor.told) <= {"changes"}
 
     run(test())
 
