@@ -215,8 +215,7 @@ async def grown(models: int) -> dict[str, float]:
     await tell_an_ingress()
     figures["an ingress told of one"] = await seconds_of(tell_an_ingress)
     figures["status"] = await seconds_of(lambda: it.status("model-00000"))
-    statuses = await it.all_statuses()
-    figures["list"] = seconds(lambda: pickle.dumps(statuses))
+    figures["list"] = await seconds_of(it.sent_statuses)
     figures["metrics"] = await seconds_of(lambda: it.metrics("ingress", b""))
     figures = {name: value if name == "nodes" else value * 1000 for name, value in figures.items()}
     figures["told, kB"] = len(told) / 1000

@@ -18,12 +18,18 @@ Samples = list[Metric]
 _MODEL = re.compile(rb'[{,]model="((?:[^"\\]|\\.)*)"')
 
 
-def gauge_family(name: str, text: str, rows: Iterable[tuple[dict[str, str], float]]) -> Metric:
-    """A gauge for values that are derived now instead of being counted."""
-    family = Metric(name, text, "gauge")
+def gauge_page(name: str, text: str, rows: Iterable[tuple[Mapping[str, str], float]]) -> bytes:
+    """The page of a gauge whose values are derived now instead of being counted. Written by hand: the library takes ten
+    times as long, and there may be ten thousand models."""
+    lines = [f"# HELP {name} {text}\n# TYPE {name} gauge\n"]
     for labels, value in rows:
-        family.add_sample(name, labels, value)
-    return family
+        told = ",".join(f'{label}="{_escaped(labels[label])}"' for label in sorted(labels))
+        lines.append(f"{name}{{{told}}} {value!r}\n" if told else f"{name} {value!r}\n")
+    return "".join(lines).encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 def page(samples: Iterable[Metric]) -> bytes:

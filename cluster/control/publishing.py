@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
@@ -50,6 +51,8 @@ class Publisher:
         #: The last versions, with the models that changed in each, and whether keys did.
         self._history: deque[tuple[int, frozenset[str], bool]] = deque(maxlen=MOST_HISTORY)
         self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({})
+        #: Each as it was last sent.
+        self._packed: dict[str, tuple[ModelStatus, bytes]] = {}
         #: Until when each is told to the ingresses.
         self._poison: dict[tuple[str, str], float] = {}
         #: Launches that were READY once, by uid and generation.
@@ -151,6 +154,14 @@ class Publisher:
             if version is None or status.version != version or seconds_left <= 0:
                 return status
             await self.statuses.newer(posted, seconds_left)
+
+    def sent_statuses(self) -> list[bytes]:
+        """All of them as they travel; those that have not changed are not packed again."""
+        before, self._packed = self._packed, {}
+        for uid, status in self.statuses.value.items():
+            packed = before.get(uid)
+            self._packed[uid] = packed if packed and packed[0] is status else (status, pickle.dumps(status))
+        return [sent for _, sent in self._packed.values()]
 
     def was_ready(self, status: ModelStatus) -> bool:
         """Whether this launch was READY once; then it cannot be cancelled any more."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from cluster.control.fleet import Fleet
-from cluster.control.fleet_metrics import samples_of
+from cluster.control.fleet_metrics import page_of
 from cluster.control.publishing import Publisher
 from cluster.control.views import usage_of
-from cluster.metrics import page
 
 
 class Sampling:
@@ -24,5 +23,5 @@ class Sampling:
         others = [text for name, text in self._ingresses.items() if name != ingress]
         statuses, nodes = self._publisher.statuses.value, usage_of(self._fleet)
         # On a thread: it is a page of all models, and nobody would hear of a worker's death meanwhile.
-        fleet = await asyncio.to_thread(lambda: page(samples_of(statuses.values(), nodes, uptime_s, free_bytes)))
+        fleet = await asyncio.to_thread(page_of, statuses.values(), nodes, uptime_s, free_bytes)
         return [*others, fleet]

@@ -277,6 +277,10 @@ class Supervisor:
         self._models.expect_nodes()
         return cards_wanted(self._fleet)
 
+    async def sent_statuses(self) -> list[bytes]:
+        await self._recovered.wait()
+        return self._publisher.sent_statuses()
+
     async def events(self, uid: str) -> list[Event]:
         """What happened to a model, or with no uid to the cluster itself."""
         events = await self._records.events(uid)

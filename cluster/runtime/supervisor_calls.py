@@ -29,6 +29,9 @@ class SupervisorCalls(Protocol):
 
     async def all_statuses(self) -> list[ModelStatus]: ...
 
+    async def sent_statuses(self) -> list[bytes]:
+        """The same, each pickled: most of them have been before, for another caller."""
+
     async def events(self, uid: str) -> list[Event]:
         """What happened to a model, or with no uid to the cluster itself."""
 

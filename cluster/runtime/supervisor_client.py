@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -74,7 +75,12 @@ class SupervisorClient(SupervisorCalls):
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.cards_wanted)
 
     async def all_statuses(self) -> list[ModelStatus]:
-        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.all_statuses)
+        sent = await self.sent_statuses()
+        # On a thread: with thousands of models it takes longer than any request should wait.
+        return await asyncio.to_thread(lambda: [pickle.loads(status) for status in sent])
+
+    async def sent_statuses(self) -> list[bytes]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.sent_statuses)
 
     async def events(self, uid: str) -> list[Event]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.events, uid)

@@ -18,7 +18,7 @@ from cluster.calls import Answer, Call
 from cluster.catalog.entry import Entry
 from cluster.keys import Key
 from cluster.launch import Wanted
-from cluster.metrics import gauge_family, page
+from cluster.metrics import gauge_page
 from cluster.routes import ModelRoutes, Route, ServedModel, Snapshot
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
@@ -90,7 +90,7 @@ class StandIn:
 
     async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
         rows = [({"model": uid, "state": "READY"}, 1.0) for uid in self.workers]
-        return [page([gauge_family("cluster_model_state", "Models by state.", rows)])]
+        return [gauge_page("cluster_model_state", "Models by state.", rows)]
 
     async def nodes(self) -> list[tuple[Node, Any, int]]:
         return [(make_node(), make_node(), 1)]

@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.metrics import Samples, gauge_family, joined, page, without_models
+from cluster.metrics import gauge_page, joined, page, without_models
 from cluster.worker.batching import Batcher
 from cluster.worker.cache import AnswerCache
 from cluster.worker.metrics import WorkerMetrics
 from deployments.ingress.metrics import IngressMetrics
 
 
-def values(samples: Samples) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def values(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     """The values that Prometheus would read."""
-    families = text_string_to_metric_families(page(samples).decode())
+    families = text_string_to_metric_families(text.decode())
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
@@ -44,7 +44,7 @@ def a_worker(replica: str = "r0") -> WorkerMetrics:
 
 
 def test_a_worker_tells_of_its_queue_its_batches_and_its_answers() -> None:
-    found = values(a_worker().collect())
+    found = values(page(a_worker().collect()))
     mine = {"model": "m", "replica": "r0"}
     assert found[labelled("cluster_queue_items", **mine)] == 3
     assert found[labelled("cluster_queue_tokens", **mine)] == 30
@@ -66,7 +66,7 @@ def test_an_ingress_tells_of_its_requests() -> None:
     ingress.error("overloaded")
     ingress.retry("m")
     ingress.gathered(4)
-    found = values(ingress.collect())
+    found = values(page(ingress.collect()))
     assert found[labelled("cluster_http_requests_total", ingress="i0", route="/v1/embeddings", status="200")] == 2
     assert found[labelled("cluster_errors_total", ingress="i0", code="overloaded")] == 1
     assert found[labelled("cluster_retries_total", ingress="i0", model="m")] == 1
@@ -113,7 +113,7 @@ def test_nothing_is_joined_to_nothing() -> None:
 @pytest.mark.parametrize("uid", ['a"b', "a\\b", "a.b-c_d"])
 def test_lines_about_models_that_a_reader_may_not_see_are_left_out(uid: str) -> None:
     rows = [({"model": uid, "state": "READY"}, 1.0), ({"model": "mine"}, 2.0), ({"other_model": uid}, 3.0)]
-    text = without_models(page([gauge_family("cluster_x", "X.", rows)]), lambda model: model == "mine").decode()
+    text = without_models(gauge_page("cluster_x", "X.", rows), lambda model: model == "mine").decode()
     assert [line.rpartition(" ")[2] for line in text.splitlines() if not line.startswith("#")] == ["2.0", "3.0"]
 
 
@@ -127,7 +127,7 @@ def test_a_page_of_a_thousand_workers_is_joined_in_no_time() -> None:
 
 def test_a_gauge_is_made_of_what_is_known_now() -> None:
     rows = [({"model": "a"}, 2.0), ({"model": "b"}, 1.0)]
-    found = values([gauge_family("cluster_replicas_wanted", "Workers wanted.", rows)])
+    found = values(gauge_page("cluster_replicas_wanted", "Workers wanted.", rows))
     assert found == {
         labelled("cluster_replicas_wanted", model="a"): 2.0,
         labelled("cluster_replicas_wanted", model="b"): 1.0,
@@ -136,7 +136,7 @@ def test_a_gauge_is_made_of_what_is_known_now() -> None:
 
 @pytest.mark.parametrize("uid", ['a"b', "a\\b", "a\nb", "漢字"])
 def test_labels_of_any_text_are_read_again(uid: str) -> None:
-    found = values([gauge_family("cluster_replicas_wanted", "Workers wanted.", [({"model": uid}, 1.0)])])
+    found = values(gauge_page("cluster_replicas_wanted", "Workers wanted.", [({"model": uid}, 1.0)]))
     assert found == {labelled("cluster_replicas_wanted", model=uid): 1.0}
 
 

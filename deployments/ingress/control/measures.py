@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from cluster import errors, keys
-from cluster.metrics import gauge_family, joined, page, without_models
+from cluster.metrics import gauge_page, joined, page, without_models
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.runtime.worker_client import WorkerClient
 from cluster.status import WorkerName
@@ -75,7 +75,7 @@ def _whole(
 ) -> bytes:
     """The page of a worker is about its own model only; the others are about all."""
     rows = [({"process": process}, 1.0) for process in missing]
-    lacking = page([gauge_family("cluster_metrics_missing", "Processes that did not say what they count.", rows)])
+    lacking = gauge_page("cluster_metrics_missing", "Processes that did not say what they count.", rows)
     return joined([*(without_models(text, sees) for text in general), *of_workers, lacking], NAMES)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 
@@ -160,5 +161,20 @@ def test_poison_is_told_to_every_ingress_and_the_next_worker_starts_at_once() ->
         await s.state(M.READY)
         assert s.supervisor._fleet.losses == {}
         assert any("A request ended 1 workers" in event.text for event in await s.supervisor.events("m"))
+
+    play(scene)
+
+
+def test_statuses_are_packed_once_until_they_change() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"), make_wanted("b"))
+        await s.ticks()
+        first = await s.supervisor.sent_statuses()
+        again = await s.supervisor.sent_statuses()
+        assert all(one is other for one, other in zip(first, again, strict=True))
+        await s.supervisor.scale("b", 2)
+        after = await s.supervisor.sent_statuses()
+        assert after[0] is first[0] and after[1] is not first[1]
+        assert [pickle.loads(status) for status in after] == await s.supervisor.all_statuses()
 
     play(scene)

@@ -161,7 +161,7 @@ def test_a_disk_that_fills_up_is_told_once_while_there_is_room_for_it() -> None:
         assert (warning.level, over.level) == ("WARNING", "INFO")
         assert warning.text.startswith("Only 499 MB are free")
         assert await s.supervisor.free_bytes() == 10**10
-        assert b"cluster_disk_free_bytes 1e+10" in b"".join(await s.supervisor.metrics("i", b""))
+        assert b"cluster_disk_free_bytes 10000000000.0" in b"".join(await s.supervisor.metrics("i", b""))
 
     play(scene, store=store)
 

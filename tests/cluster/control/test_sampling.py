@@ -17,7 +17,7 @@ def test_the_fleet_is_a_page() -> None:
         assert 'cluster_model_state{model="m",state="READY"} 1.0' in text
         # One label, one meaning: what a worker counts and what is known of it can be joined.
         assert f'cluster_worker_state{{model="m",replica="{s.world.started[0]}",state="READY"}} 1.0' in text
-        assert 'cluster_node_claimed_bytes{node="n0"} 1.073741824e+09' in text
+        assert 'cluster_node_claimed_bytes{node="n0"} 1073741824.0' in text
 
     play(scene)
 
