@@ -74,7 +74,7 @@ class Fleet:
         last, self.nodes = self.nodes, {node.id: node for node in nodes}
         before = set(last)
         gone = before - set(self.nodes)
-        for node in before | set(self.nodes):
+        for node in before | self.nodes.keys():
             if last.get(node) != self.nodes.get(node):
                 self.workers.changed_nodes.add(node)
                 self.workers.touch(*(worker.name.uid for worker in self.workers.on(node)))
@@ -254,6 +254,8 @@ class Fleet:
         """Looks only at models that something has changed about, or that were not at rest when last looked at."""
         self.memory = {node: pressure.without_old(last, now) for node, last in self.memory.items()}
         hold = "many nodes vanished at once; waiting for them" if now < self.hold_until else ""
+        if not self.workers.unplanned:
+            return FleetPlan()
         uids, self.workers.unplanned = self.workers.unplanned, set()
         plan = reconcile(
             {uid: wanted for uid, wanted in self.wanted.items() if uid in uids},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -333,5 +334,5 @@ class Watch:
 
 
 def pause_s(usual_s: float, workers: int) -> float:
-    """How often each of so many workers is asked something."""
-    return max(usual_s, workers / MOST_PER_S)
+    """Until a worker, one of so many, is asked something again. By chance, so that they are not all asked at once."""
+    return max(usual_s, random.uniform(0, 2) * workers / MOST_PER_S)
