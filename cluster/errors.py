@@ -192,6 +192,11 @@ class OutOfSpace(ClusterError):
     status = 507
 
 
+def as_ours(error: Exception) -> ClusterError:
+    """Whatever a model library raised, as an error that callers see."""
+    return error if isinstance(error, ClusterError) else InferenceFailed(f"{type(error).__name__}: {error}")
+
+
 def every_error() -> dict[str, type[ClusterError]]:
     """Each class by its wire code, so that a client raises what the server raised."""
     found: dict[str, type[ClusterError]] = {}

@@ -1,8 +1,9 @@
 """Calls over a Unix socket between an ingress and a worker of the same machine, at a tenth of what Ray's calls take.
 
 Knows nothing of Ray. A call is a frame: its size, its number and a pickle. Its answer is a frame with the same number.
-Only processes of the same user can connect, which is what makes unpickling safe. No heartbeat is needed: the kernel
-closes the connection of a process that ends, however it ends.
+Answers that come in pieces share frames: what all of them have to say in a turn of the loop is one frame of number 0.
+An empty frame ends the call of its number. Only processes of the same user can connect, which is what makes unpickling
+safe. No heartbeat is needed: the kernel closes the connection of a process that ends, however it ends.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import socket
 import struct
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster import errors
 from cluster.calls import Answer
 from cluster.paths import make_private
+from cluster.runtime.inbox import Inbox, LastPiece
 
 log = logging.getLogger("cluster.runtime.local_rpc")
 
 Outcomes = list[Answer | errors.ClusterError | None]
 #: Answers the call of a name with its arguments.
 Respond = Callable[[str, Sequence[Any]], Awaitable[object]]
+#: Answers such a call in pieces, which it gives to the function as they come; what it returns comes last.
+Speak = Callable[[str, Sequence[Any], Callable[[object], None]], Awaitable[object]]
 
 #: Size of the pickle that follows, and number of the call.
 HEAD = struct.Struct("<QQ")
@@ -42,6 +47,10 @@ BUFFER_BYTES = 2**17
 PATH_BYTES = 100
 #: A socket younger than this is left alone.
 STARTING_S = 60.0
+#: The number of frames that hold pieces of several answers.
+PIECES = 0
+#: So many pieces of all answers may wait to be sent; an ingress that is further behind loses its connection.
+MOST_UNSENT = 100_000
 
 
 # ------------------------------------------------------------------------------------------------ places
@@ -162,8 +171,10 @@ def _pickled(value: object, most: int) -> bytes:
 class Listener:
     """Answers calls on the event loop on which it was started."""
 
-    def __init__(self, respond: Respond, most: int = FRAME_BYTES) -> None:
+    def __init__(self, respond: Respond, speak: Speak | None = None, most: int = FRAME_BYTES) -> None:
+        """`speak` answers the calls of `WorkerConnection.pieces`."""
         self._respond = respond
+        self._speak = speak
         self._most = most
         self._server: asyncio.Server | None = None
         self._connections: set[_IngressConnection] = set()
@@ -174,7 +185,7 @@ class Listener:
         self._server = await loop.create_unix_server(self._connected, str(path))
 
     def _connected(self) -> _IngressConnection:
-        return _IngressConnection(self._respond, self._most, self._connections)
+        return _IngressConnection(self._respond, self._speak, self._most, self._connections)
 
     async def close(self) -> None:
         if self._server is not None:
@@ -186,12 +197,17 @@ class Listener:
 class _IngressConnection(_FrameProtocol):
     """One ingress, as a worker sees it."""
 
-    def __init__(self, respond: Respond, most: int, connections: set[_IngressConnection]) -> None:
+    def __init__(self, respond: Respond, speak: Speak | None, most: int, connections: set[_IngressConnection]) -> None:
         super().__init__(most)
         self._respond = respond
+        self._speak = speak
         self._connections = connections
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: Those that are answered in pieces, by their numbers.
+        self._speaking: dict[int, asyncio.Task[None]] = {}
+        self._unsent: list[tuple[int, object]] = []
+        self._is_full = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._connections.add(self)
@@ -204,23 +220,63 @@ class _IngressConnection(_FrameProtocol):
             task.cancel()
 
     def frame(self, number: int, payload: memoryview) -> None:
+        if not payload:
+            if number in self._speaking:
+                self._speaking[number].cancel()
+            return
         try:
-            name, arguments = pickle.loads(payload)
+            name, arguments, *in_pieces = pickle.loads(payload)
         # Unpickling may raise anything; only this call is to blame.
         except Exception as error:
             self._answer(number, errors.InferenceFailed(f"The call cannot be read: {error}"))
             return
-        task = self._loop.create_task(self._serve(number, name, arguments))
+        serve = self._serve_in_pieces if in_pieces else self._serve
+        task = self._loop.create_task(serve(number, name, arguments))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if in_pieces:
+            self._speaking[number] = task
+            task.add_done_callback(lambda _: self._speaking.pop(number, None))
+
+    async def _serve_in_pieces(self, number: int, name: str, arguments: Sequence[Any]) -> None:
+        def send(piece: object) -> None:
+            self._send_piece(number, piece)
+
+        try:
+            if self._speak is None:
+                raise errors.BadRequest(f"Nothing is answered in pieces here, {name!r} neither.")
+            outcome = await self._speak(name, arguments, send)
+        # Without an end the caller would wait until its time is up.
+        except Exception as error:
+            outcome = errors.as_ours(error)
+        self._send_piece(number, LastPiece(outcome))
+
+    def _send_piece(self, number: int, piece: object) -> None:
+        self._unsent.append((number, piece))
+        if self._is_full:
+            if len(self._unsent) > MOST_UNSENT:
+                log.error("an ingress reads nothing, %d pieces wait for it: its connection is closed", MOST_UNSENT)
+                self._abort()
+        elif len(self._unsent) == 1:
+            self._loop.call_soon(self._send_pieces)
+
+    def _send_pieces(self) -> None:
+        pieces, self._unsent = self._unsent, []
+        if not pieces:
+            return
+        try:
+            payload = _pickled(pieces, self._most)
+        # A piece may be of any type; the other answers go on.
+        except Exception as error:
+            payload = _pickled([_sendable_piece(*piece, error) for piece in pieces], self._most)
+        self.send(PIECES, payload)
 
     async def _serve(self, number: int, name: str, arguments: Sequence[Any]) -> None:
         try:
             answer = await self._respond(name, arguments)
         # Without an answer the caller would wait until its time is up.
         except Exception as error:
-            is_ours = isinstance(error, errors.ClusterError)
-            answer = error if is_ours else errors.InferenceFailed(f"{type(error).__name__}: {error}")
+            answer = errors.as_ours(error)
         self._answer(number, answer)
 
     def _answer(self, number: int, answer: object) -> None:
@@ -232,13 +288,26 @@ class _IngressConnection(_FrameProtocol):
         self.send(number, payload)
 
     def pause_writing(self) -> None:
-        """No calls are read from an ingress that does not read its answers."""
+        """No calls are read from an ingress that does not read its answers, and no pieces are sent to it."""
+        self._is_full = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
+        self._is_full = False
         if self._transport is not None:
             self._transport.resume_reading()
+        self._send_pieces()
+
+
+def _sendable_piece(number: int, piece: object, why: Exception) -> tuple[int, object]:
+    """The same, or the end of that answer if the piece is what cannot be sent."""
+    try:
+        pickle.dumps(piece, protocol=5)
+    # As above.
+    except Exception:
+        return number, LastPiece(errors.InferenceFailed(f"The answer cannot be sent: {why}"))
+    return number, piece
 
 
 def _sendable(answer: object, why: Exception, most: int) -> object:
@@ -276,6 +345,7 @@ class WorkerConnection(_FrameProtocol):
         self._loop = asyncio.get_running_loop()
         self._calls = 0
         self._open: dict[int, asyncio.Future[Any]] = {}
+        self._hearing: dict[int, Inbox] = {}
         self._is_retired = False
 
     @property
@@ -284,11 +354,7 @@ class WorkerConnection(_FrameProtocol):
 
     async def call(self, name: str, arguments: Sequence[Any], timeout_s: float) -> Any:
         """What the worker answers to the call of that name."""
-        payload = _pickled((name, tuple(arguments)), self._most)
-        if not self.is_open:
-            raise _gone()
-        self._calls += 1
-        number = self._calls
+        payload, number = _pickled((name, tuple(arguments)), self._most), self._next()
         answer = self._open[number] = self._loop.create_future()
         timer = self._loop.call_later(timeout_s, _give_up, answer)
         self.send(number, payload)
@@ -300,7 +366,35 @@ class WorkerConnection(_FrameProtocol):
             if self._is_retired:
                 self.retire()
 
+    async def pieces(self, name: str, arguments: Sequence[Any], timeout_s: float) -> AsyncGenerator[list[object]]:
+        """The pieces of the answer, as many at a time as there are, and at last what the worker returned. Whoever
+        closes the generator before that ends the work on the answer."""
+        payload, number = _pickled((name, tuple(arguments), True), self._most), self._next()
+        inbox = self._hearing[number] = Inbox(partial(self.send, number, b""))
+        timer = self._loop.call_later(timeout_s, inbox.fail, _silent())
+        self.send(number, payload)
+        try:
+            while not inbox.is_over:
+                yield await inbox.taken()
+        finally:
+            timer.cancel()
+            self._hearing.pop(number, None)
+            if not inbox.has_ended:
+                self.send(number, b"")
+            if self._is_retired:
+                self.retire()
+
+    def _next(self) -> int:
+        """The number of a new call."""
+        if not self.is_open:
+            raise _gone()
+        self._calls += 1
+        return self._calls
+
     def frame(self, number: int, payload: memoryview) -> None:
+        if number == PIECES:
+            self._hear(payload)
+            return
         answer = self._open.get(number)
         if answer is None or answer.done():
             return  # nobody waits any more
@@ -314,15 +408,30 @@ class WorkerConnection(_FrameProtocol):
         else:
             answer.set_result(value)
 
+    def _hear(self, payload: memoryview) -> None:
+        try:
+            pieces = pickle.loads(payload)
+        # A worker of another version may answer with what this one does not have.
+        except Exception as error:
+            for inbox in self._hearing.values():
+                inbox.fail(errors.InferenceFailed(f"The answer cannot be read: {error}"))
+            return
+        for number, piece in pieces:
+            # Nobody waits any more for those that are not there.
+            if (listening := self._hearing.get(number)) is not None:
+                listening.put(piece)
+
     def connection_lost(self, error: Exception | None) -> None:
         for answer in self._open.values():
             if not answer.done():
                 answer.set_exception(_gone())
+        for inbox in self._hearing.values():
+            inbox.fail(_gone())
 
     def retire(self) -> None:
         """Closes it once nothing is open any more."""
         self._is_retired = True
-        if not self._open and self._transport is not None:
+        if not self._open and not self._hearing and self._transport is not None:
             self._transport.close()
 
 
@@ -330,6 +439,10 @@ def _gone() -> errors.WorkerLost:
     return errors.WorkerLost("The process is gone: its end of the socket was closed.", retry_after_s=5.0)
 
 
+def _silent() -> errors.Unavailable:
+    return errors.Unavailable("It does not answer.", retry_after_s=5.0)
+
+
 def _give_up(answer: asyncio.Future[Any]) -> None:
     if not answer.done():
-        answer.set_exception(errors.Unavailable("It does not answer.", retry_after_s=5.0))
+        answer.set_exception(_silent())

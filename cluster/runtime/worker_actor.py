@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -20,10 +20,12 @@ from cluster.control import pressure
 from cluster.launch import Wanted
 from cluster.runtime import local_rpc, node_memory
 from cluster.runtime.actor_calls import MANY
-from cluster.runtime.worker_calls import WORKER_CALLS, WorkerCalls
+from cluster.runtime.inbox import Inbox, LastPiece
+from cluster.runtime.worker_calls import SPOKEN_CALLS, WORKER_CALLS, WorkerCalls
 from cluster.settings import Settings
 from cluster.status import Claim
 from cluster.worker.family import load_family
+from cluster.worker.talking import Send
 from cluster.worker.worker import Outcome, Worker
 
 log = logging.getLogger("cluster.worker_actor")
@@ -35,6 +37,8 @@ T = TypeVar("T")
 OOM_SCORE = 500
 #: How long a worker may take to open its socket.
 SOCKET_S = 5.0
+#: How long pieces of an answer that goes by Ray wait for further ones.
+FRAME_S = 0.02
 
 
 class WorkerActor(Worker):
@@ -82,7 +86,7 @@ class WorkerActor(Worker):
 
     def _listen(self, settings: Settings) -> str:
         """The path of its socket; empty if it cannot have one, and then every call comes through Ray."""
-        self._listener = local_rpc.Listener(self._respond)
+        self._listener = local_rpc.Listener(self._respond, self._speak)
         try:
             path = local_rpc.own_path(settings.home)
             asyncio.run_coroutine_threadsafe(self._listener.start(path), self._inference).result(SOCKET_S)
@@ -97,6 +101,29 @@ class WorkerActor(Worker):
         if name not in WORKER_CALLS:
             raise errors.BadRequest(f"A worker has no call {name!r}.")
         return await getattr(super(), name)(*arguments)
+
+    async def _speak(self, name: str, arguments: Sequence[Any], send: Send) -> Any:
+        """A call that is answered in pieces, likewise."""
+        if name not in SPOKEN_CALLS:
+            raise errors.BadRequest(f"A worker has no call {name!r} that is answered in pieces.")
+        return await getattr(super(), name)(*arguments, send)
+
+    async def talk_in_frames(self, call: Call) -> AsyncIterator[list[object]]:
+        """Each frame costs Ray a call of its own, so pieces are gathered for a moment."""
+        loop, here = asyncio.get_running_loop(), Inbox(lambda: talking.cancel())
+
+        def send(piece: object) -> None:
+            loop.call_soon_threadsafe(here.put, piece)
+
+        talking = asyncio.ensure_future(self._there(super().talk(call, send)))
+        talking.add_done_callback(lambda ended: here.put(LastPiece(None if ended.cancelled() else ended.result())))
+        try:
+            while not here.is_over:
+                yield await here.taken()
+                if not here.is_over:
+                    await asyncio.sleep(FRAME_S)
+        finally:
+            talking.cancel()
 
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
         return await self._there(super().infer(calls))

@@ -5,10 +5,11 @@ Both ends are checked against it: the worker that answers and the client that ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from cluster.calls import Call, View
+from cluster.worker.talking import Send
 from cluster.worker.worker import Outcome
 
 
@@ -16,6 +17,12 @@ class WorkerCalls(Protocol):
     async def infer(self, calls: Sequence[Call]) -> tuple[list[Outcome | None], int]:
         """One outcome per call, and what the worker has in hand. An outcome is None when the worker still computes it
         while others of the same batch were refused; `collect` returns it."""
+
+    async def talk(self, call: Call, send: Send) -> Outcome:
+        """The last word of an answer whose pieces went to `send` before. By Ray it is `talk_in_frames`."""
+
+    def talk_in_frames(self, call: Call) -> AsyncIterator[list[object]]:
+        """The pieces of the same answer, those of a moment together; what `talk` returns is the last of all."""
 
     async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
         """The outcomes that `infer` left open."""
@@ -42,5 +49,11 @@ class WorkerCalls(Protocol):
         event loop is not stuck."""
 
 
-#: The calls that a worker's socket takes.
-WORKER_CALLS = frozenset(name for name in vars(WorkerCalls) if not name.startswith("_"))
+#: Answered in pieces.
+SPOKEN_CALLS = frozenset((WorkerCalls.talk.__name__,))
+#: The other calls that a worker's socket takes.
+WORKER_CALLS = (
+    frozenset(name for name in vars(WorkerCalls) if not name.startswith("_"))
+    - SPOKEN_CALLS
+    - {WorkerCalls.talk_in_frames.__name__}
+)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar, TypeVarTuple
 
 import ray
+from ray.exceptions import RayError
 
 from cluster import errors
-from cluster.calls import Call, View
+from cluster.calls import Answer, Call, View
 from cluster.routes import WorkerAddress
 from cluster.runtime import local_rpc
-from cluster.runtime.actor_calls import answer_of
+from cluster.runtime.actor_calls import answer_of, unwrap
 from cluster.runtime.local_rpc import WorkerConnection
 from cluster.runtime.worker_calls import WorkerCalls
 from cluster.worker.worker import Outcome
@@ -48,6 +50,28 @@ class WorkerClient:
     async def infer(self, calls: Sequence[Call], timeout_s: float) -> tuple[list[Outcome | None], int]:
         """One call for any number of requests. See `WorkerCalls.infer` for outcomes that are None."""
         return await self._call(timeout_s, WorkerCalls.infer, calls)
+
+    async def talk(self, call: Call, timeout_s: float) -> AsyncGenerator[list[object]]:
+        """The pieces of an answer, as many at a time as there are; the last of all is the `Answer`. Whoever closes the
+        generator before that ends the work."""
+        connection = await self._connected()
+        if connection is not None:
+            near = connection.pieces(WorkerCalls.talk.__name__, (call,), timeout_s)
+            async with aclosing(near):
+                async for pieces in near:
+                    yield pieces
+            return
+        far = getattr(self._actor, WorkerCalls.talk_in_frames.__name__).options(num_returns="streaming").remote(call)
+        pieces = []
+        try:
+            async for ref in far:
+                pieces = await answer_of(ref, timeout_s)
+                yield pieces
+        except RayError as error:
+            raise unwrap(error) from None
+        finally:
+            if not pieces or not isinstance(pieces[-1], Answer):
+                await self.cancel([call.id])
 
     async def collect(self, ids: Sequence[str], timeout_s: float) -> tuple[list[Outcome | None], int]:
         """The outcomes that `infer` left open."""

@@ -103,8 +103,11 @@ class BatchHints:
     batch_tokens: int | None = None
     #: True when all inputs of a batch are made as long as the longest.
     pads: bool = False
-    #: Batches, or streamed values, that it takes at once, each in a thread of its own.
+    #: Batches, or streamed values, that it takes at once, each in a thread of its own; of an engine with a scheduler of
+    #: its own, the values that it has at once.
     parallel: int = 1
+    #: Cost of the values that such an engine can have at once, in the unit of `Prepared.costs`; None for no limit.
+    room: int | None = None
     #: Cost that a streaming model gets through in a second, as measured while it was loaded; None when unknown.
     speed: float | None = None
 
@@ -251,10 +254,8 @@ class Talking(Family, Protocol):
     """A family whose engine has a scheduler of its own, as those of language models do.
 
     The engine takes new values at any time, decides itself which of them share a step, and answers in pieces. So there
-    is no queue and no batch of ours before it: the worker only limits how many values are under way, which
-    `pace.parallel` says, and carries the pieces.
-
-    Workers cannot serve this contract yet: they refuse to load such a family and say so.
+    is no batch of ours before it: the worker only limits how many values are under way, which `pace.parallel` and
+    `pace.room` say, and carries the pieces.
     """
 
     contract: ClassVar[Literal["talking"]] = "talking"

@@ -19,13 +19,14 @@ from cluster.calls import View
 from cluster.keys import request_of
 from cluster.versioned import Versioned
 from cluster.worker.family import Progress
+from cluster.worker.owners import BlockedIds, is_of
 
 Stream = Callable[[Any, Progress], Any]
 
+#: How many ended requests are remembered for `watch`.
+ENDED = 1000
 #: Every fourth start is for the request that has waited longest, however large it is.
 OLDEST_EVERY = 4
-#: How many ended requests are remembered for `watch`, and how many aborted ids for refusing them.
-REMEMBERED = 1000
 #: Weight of the newest answer in the measured speed.
 NEWEST = 0.3
 #: A model counts as hung when it reports nothing for this many times its longest silence so far.
@@ -59,10 +60,6 @@ class SteppedRequest:
     @property
     def cost_left(self) -> float:
         return sum(cost * (1 - done) for cost, done in zip(self.costs, self.fractions, strict=True))
-
-    def is_of(self, owner: str) -> bool:
-        """An owner is `<request>#<call>` or `<request>#<part>#<call>`; `<request>` alone stands for all its calls."""
-        return self.owner == owner or self.owner.startswith(f"{owner}#")
 
     def advance(self, index: int, fraction: float, stage: str, step: int = 0, steps: int = 0) -> None:
         with self._lock:
@@ -113,7 +110,7 @@ class SteppedQueue:
         #: Requests that have not been answered, the oldest first.
         self._open: dict[SteppedRequest, None] = {}
         self._ended: OrderedDict[str, View] = OrderedDict()
-        self._blocked: dict[str, float] = {}
+        self._blocked = BlockedIds()
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         #: Recently finished cost, and the seconds of work that it took.
@@ -130,7 +127,7 @@ class SteppedQueue:
     ) -> SteppedRequest:
         """Refuses at once a request that cannot be done in time, so that nobody waits for it."""
         loop = asyncio.get_running_loop()
-        self._refuse_blocked(owner)
+        self._blocked.refuse(owner)
         request = SteppedRequest(owner, values, costs, loop.create_future())
         self._refuse_late(request, seconds_left)
         self._open[request] = None
@@ -143,18 +140,15 @@ class SteppedQueue:
 
     def cancel(self, owner: str, block_s: float = 0.0) -> bool:
         """Drops that request, waiting or running, and refuses its id for `block_s` seconds."""
-        if block_s > 0:
-            self._blocked[owner] = time.monotonic() + block_s
-            while len(self._blocked) > REMEMBERED:
-                del self._blocked[next(iter(self._blocked))]
-        dropped = [request for request in self._open if request.is_of(owner) and not request.done.done()]
+        self._blocked.add(owner, block_s)
+        dropped = [request for request in self._open if is_of(request.owner, owner) and not request.done.done()]
         for request in dropped:
             self._stop(request, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
         return bool(dropped)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far that request is, as soon as that is not version `seen`; None when this worker does not know it."""
-        request = next((request for request in reversed(self._open) if request.is_of(owner)), None)
+        request = next((request for request in reversed(self._open) if is_of(request.owner, owner)), None)
         if request is None:
             return self._ended.get(owner.partition("#")[0])
         _, view = await request.board.newer(seen, wait_s)
@@ -170,16 +164,6 @@ class SteppedQueue:
         return time.monotonic() - self._last_sign < max(SILENT_S, PATIENCE * self._longest_silence)
 
     # ------------------------------------------------------------------------------------------- decisions
-
-    def _refuse_blocked(self, owner: str) -> None:
-        now = time.monotonic()
-        self._blocked = {id: until for id, until in self._blocked.items() if until > now}
-        id = owner.partition("#")[0]
-        if id in self._blocked:
-            left = self._blocked[id] - now
-            raise errors.RequestCancelled(
-                f"The request has been aborted: {request_of(owner)}; its id is refused for {left:.0f} s more."
-            )
 
     def _refuse_late(self, request: SteppedRequest, seconds_left: float) -> None:
         if not self.speed:
@@ -232,7 +216,7 @@ class SteppedQueue:
             output = await loop.run_in_executor(self._executor, self._stream, request.values[index], progress)
         # Whatever a model library raises is the end of this request and of no other.
         except Exception as error:
-            self._stop(request, _as_known(error))
+            self._stop(request, errors.as_ours(error))
         else:
             self._settle(request, index, output)
         finally:
@@ -279,16 +263,10 @@ class SteppedQueue:
         cancelled = isinstance(failed, (errors.RequestCancelled, errors.DeadlineExceeded))
         request.close("done" if failed is None else "cancelled" if cancelled else "failed")
         self._ended[request.owner.partition("#")[0]] = request.board.value
-        while len(self._ended) > REMEMBERED:
+        while len(self._ended) > ENDED:
             self._ended.popitem(last=False)
 
     def _sign(self) -> None:
         now = time.monotonic()
         self._longest_silence = max(self._longest_silence, now - self._last_sign if self.running else 0.0)
         self._last_sign = now
-
-
-def _as_known(error: Exception) -> errors.ClusterError:
-    if isinstance(error, errors.ClusterError):
-        return error
-    return errors.InferenceFailed(f"{type(error).__name__}: {error}")

@@ -11,7 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle
+from queue import SimpleQueue
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from cluster import errors
@@ -20,9 +22,10 @@ from cluster.settings import Settings
 from cluster.worker.admission import QueueLimits
 from cluster.worker.batching import Batcher, Item
 from cluster.worker.cache import AnswerCache
-from cluster.worker.family import AnyFamily, Batched, Prepared, Progress, Stepped, Unwatched
+from cluster.worker.family import AnyFamily, Batched, Finished, Prepared, Progress, Stepped, Talking, Unwatched
 from cluster.worker.metrics import WorkerMetrics
 from cluster.worker.stepping import SteppedQueue
+from cluster.worker.talking import Send, TalkQueue
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -61,8 +64,9 @@ class Work(Protocol):
     def loaded(self) -> None:
         """Called once the model can serve."""
 
-    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
-        """What the family makes of one request. `is_alone`: a worker has ended with it, so it is tried by itself."""
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
+        """What the family makes of one request. `is_alone`: a worker has ended with it, so it is tried by itself.
+        `send` takes the pieces of the answer, where it comes in pieces."""
 
     def cancel(self, owner: str, block_s: float) -> bool:
         """Drops the work of that request; True when there was any."""
@@ -80,14 +84,12 @@ class Work(Protocol):
         """Brings the metrics up to date."""
 
 
-def work_of(family: AnyFamily, uid: str, name: str, settings: Settings, metrics: WorkerMetrics) -> Work:
+def work_of(family: AnyFamily, name: str, settings: Settings, metrics: WorkerMetrics) -> Work:
     if family.contract == "batched":
         return BatchedWork(family, name, settings, metrics)
     if family.contract == "stepped":
         return SteppedWork(family, name)
-    raise errors.LoadFailed(
-        f"{uid} could not be loaded: workers cannot serve families with a scheduler of their own yet."
-    )
+    return TalkingWork(family, name, settings)
 
 
 class BatchedWork:
@@ -127,7 +129,7 @@ class BatchedWork:
     def loaded(self) -> None:
         """The thread that loaded the model also runs it."""
 
-    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
         self.batcher.is_suspicious = is_alone
         ticket = self.batcher.submit(
             prepared.values,
@@ -223,7 +225,7 @@ class SteppedWork:
         done, self.loader = self.loader, model_threads(1)
         done.shutdown(wait=False)
 
-    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool) -> Outputs:
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
         costs = prepared.tokens if prepared.costs is None else prepared.costs
         request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
         values = await request.done
@@ -265,6 +267,90 @@ class SteppedWork:
     def _stream(self, value: Any, progress: Progress) -> Any:
         with _ending_with_the_accelerator():
             return self._family.stream(value, progress)
+
+
+class TalkingWork:
+    """The engine has a scheduler of its own, and tells each answer piece by piece."""
+
+    #: Long prompts take a while to be read.
+    prepares_inline: ClassVar[bool] = False
+
+    def __init__(self, family: Talking, name: str, settings: Settings) -> None:
+        self._family = family
+        self._name = name
+        self._settings = settings
+        self._queue: TalkQueue | None = None
+        self.loader = model_threads(1)
+        self.computed_at = float("-inf")
+
+    def warm_up(self, prepared: Prepared) -> None:
+        outcomes: SimpleQueue[object] = SimpleQueue()
+
+        def tell(piece: object) -> None:
+            if isinstance(piece, Finished):
+                outcomes.put(piece.outcome)
+
+        for value in prepared.values:
+            self._family.begin(value, tell)
+        for _ in prepared.values:
+            outcome = outcomes.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    def strain(self, prepared: Prepared) -> bool:
+        """As many at once as the engine takes: all that is kept of their prompts is kept then."""
+        costs = prepared.costs or prepared.tokens
+        if not prepared.values or not sum(costs):
+            return False
+        pace = self._family.pace
+        times = max(1, min(pace.parallel, int((pace.room or sum(costs) * pace.parallel) / sum(costs))))
+        self.warm_up(replace(prepared, values=[*prepared.values] * times))
+        return True
+
+    def loaded(self) -> None:
+        """The engine computes in threads of its own."""
+
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
+        costs = prepared.tokens if prepared.costs is None else prepared.costs
+        request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left, send=send)
+        values = await request.done
+        self.computed_at = time.perf_counter()
+        return Outputs(values, request.queued_at, request.started_at)
+
+    def cancel(self, owner: str, block_s: float) -> bool:
+        """Takes no request of that id for `block_s`."""
+        return self.queue.cancel(owner, block_s)
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return None
+
+    def is_busy(self) -> bool:
+        """An answer may take minutes, and the engine shows at each step that it goes on."""
+        if self._queue is None or not self._queue.running:
+            return False
+        if not self._queue.is_alive:
+            raise errors.Unavailable(f"{self._name} works on something and tells nothing.", retry_after_s=5.0)
+        return True
+
+    def overdue(self) -> Sequence[str]:
+        """Nobody knows how long an answer will be; that it goes on is seen from its pieces."""
+        return ()
+
+    def measure(self) -> None:
+        """There are no metrics of this queue."""
+
+    @property
+    def queue(self) -> TalkQueue:
+        """Made by the first request, on the loop that serves requests."""
+        if self._queue is None:
+            pace = self._family.pace
+            self._queue = TalkQueue(
+                self._family.begin,
+                slots=pace.parallel,
+                room=pace.room,
+                limits=QueueLimits(self._settings.queue_tokens),
+            )
+        return self._queue
 
 
 def filled(prepared: Prepared, batch_tokens: int) -> tuple[list[Any], int]:

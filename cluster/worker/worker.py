@@ -34,6 +34,7 @@ from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
 from cluster.worker.peak import PeakMeter
 from cluster.worker.reservation import Reservation
+from cluster.worker.talking import Send
 from cluster.worker.work import Outputs, Work, work_of
 
 log = logging.getLogger("cluster.worker.worker")
@@ -148,6 +149,10 @@ class Worker:
             return [await self._answer(calls[0])], self._reservation.working
         return await self._first_outcomes([(call.id, asyncio.ensure_future(self._answer(call))) for call in calls])
 
+    async def talk(self, call: Call, send: Send) -> Outcome:
+        """Answers one call, whose pieces `send` takes as they come."""
+        return await self._answer(call, send)
+
     async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
         """The answers to calls that `infer` left open, in the same way."""
         return await self._first_outcomes([(id, self._taken.pop(id)) for id in ids])
@@ -239,7 +244,7 @@ class Worker:
         """The ids of calls that are computed for much longer than is usual."""
         return self._work.overdue() if self._work is not None else ()
 
-    async def _answer(self, call: Call) -> Outcome:
+    async def _answer(self, call: Call, send: Send | None = None) -> Outcome:
         refusal = self._refusal(call.id)
         if refusal is not None:
             return refusal
@@ -252,7 +257,10 @@ class Worker:
             if prepared.answers is not None:
                 return Answer(prepared.answers, sum(prepared.tokens))
             is_alone = self._reservation.owner == call.id
-            return self._answered(call, prepared, await self._work.outputs(call, prepared, is_alone))
+            outputs = await self._work.outputs(call, prepared, is_alone, send)
+            if send is not None:
+                outputs = outputs._replace(values=[])  # they have gone already, piece by piece
+            return self._answered(call, prepared, outputs)
         except TimeoutError:
             return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
         except errors.ClusterError as error:
@@ -306,7 +314,7 @@ class Worker:
     def _load(self) -> None:
         started = time.monotonic()
         try:
-            work = work_of(self._family, self._wanted.uid, self.name, self._settings, self._metrics)
+            work = work_of(self._family, self.name, self._settings, self._metrics)
             folder = self._model_loader.fetch(self._wanted.source)
             with PeakMeter() as meter:
                 facts = work.loader.submit(self._load_model, folder, work).result()

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -26,6 +27,7 @@ from cluster.suspicion import fingerprint_of
 from cluster.value import JsonObject
 from deployments.ingress.blame import Blame, FailedCall
 from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.open_answer import OpenAnswer
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
 
@@ -65,6 +67,13 @@ class Question:
     owner: str
     deadline: float
     is_long: bool
+    #: Answered piece by piece.
+    in_pieces: bool = False
+
+    def sender(self, queue: WorkerQueue, is_suspect: bool) -> Callable[[Call, bool], Awaitable[Any]]:
+        if self.in_pieces:
+            return queue.begin_tried if is_suspect else queue.begin
+        return queue.send_tried if is_suspect else queue.send
 
     @cached_property
     def size(self) -> int:
@@ -212,12 +221,32 @@ class Dispatcher:
         computed changes anything, so a second time does no harm."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         question = Question(model, ability, list(items), dict(params), owner, deadline, alone)
+        answer: Answer
+        answer, worker = await self._asked(question)
+        return answer, worker
+
+    async def talk(
+        self, model: ModelRoutes, ability: str, item: object, params: JsonObject, owner: str, timeout_s: float
+    ) -> AsyncGenerator[list[object]]:
+        """The pieces of an answer, as many at a time as there are; the very last is the `Answer`. It is asked elsewhere
+        only before the first piece: what has been told cannot be taken back."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        question = Question(model, ability, [item], dict(params), owner, deadline, is_long=True, in_pieces=True)
+        begun: OpenAnswer
+        begun, worker = await self._asked(question)
+        with self.table.counted(worker):
+            async with aclosing(begun.pieces()) as coming:
+                async for pieces in coming:
+                    yield pieces
+        self._clear(question)
+
+    async def _asked(self, question: Question) -> tuple[Any, str]:
         try:
             return await self._ask(question, set(), 0)
         except errors.Overloaded as refusal:
             raise later(refusal, random.uniform(1, MOST_LATER)) from None
 
-    async def _ask(self, question: Question, tried: set[str], losses: int) -> tuple[Answer, str]:
+    async def _ask(self, question: Question, tried: set[str], losses: int) -> tuple[Any, str]:
         loop = asyncio.get_running_loop()
         refusal: errors.ClusterError | None = None
         #: Workers that are reserved for somebody else's call.
@@ -239,9 +268,11 @@ class Dispatcher:
                 is_suspect = suspicion is not None and suspicion.goes_alone(question.fingerprint, loop.time())
                 try:
                     queue.refuse(question.size)
-                    answer = await (queue.send_tried if is_suspect else queue.send)(call, question.is_long)
+                    answer = await question.sender(queue, is_suspect)(call, question.is_long)
                     self.table.queued[route.worker] = queue.queued
-                    self._clear(question)
+                    # One in pieces may still end its worker.
+                    if not question.in_pieces:
+                        self._clear(question)
                     return answer, route.worker
                 except GivenUp as silence:
                     return await self._first(silence.sent, queue, route.worker, question, tried, losses)
@@ -279,7 +310,7 @@ class Dispatcher:
 
     async def _first(
         self, sent: Sent, queue: WorkerQueue, worker: str, question: Question, tried: set[str], losses: int
-    ) -> tuple[Answer, str]:
+    ) -> tuple[Any, str]:
         """The first answer to come: from the worker that was given up, or from another one."""
         elsewhere = asyncio.ensure_future(self._ask(question, tried | {worker}, losses))
         try:

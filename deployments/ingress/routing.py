@@ -180,15 +180,21 @@ class RouteTable:
             (open_routes[(i + self._turn) % len(open_routes)] for i in range(len(open_routes))),
             key=lambda r: max(self.in_flight.get(r.worker, 0), self.queued.get(r.worker, 0)),
         )
-        self.in_flight[route.worker] = self.in_flight.get(route.worker, 0) + 1
-        try:
+        with self.counted(route.worker):
             yield route
+
+    @contextmanager
+    def counted(self, worker: str) -> Iterator[None]:
+        """A call is in flight there."""
+        self.in_flight[worker] = self.in_flight.get(worker, 0) + 1
+        try:
+            yield
         finally:
-            left = self.in_flight[route.worker] - 1
+            left = self.in_flight[worker] - 1
             if left:
-                self.in_flight[route.worker] = left
+                self.in_flight[worker] = left
             else:
-                del self.in_flight[route.worker]
+                del self.in_flight[worker]
 
     @staticmethod
     def why_not(model: ModelRoutes) -> errors.ClusterError:

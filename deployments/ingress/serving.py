@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -111,6 +112,17 @@ class Serving:
         answers = await _all_or_none([part_of(*span) for span in spans])
         answer = _one_answer([answer for answer, _ in answers])
         return Served(routes, answer, answers[0][1], (time.perf_counter() - started) * 1000)
+
+    async def talk(
+        self, request: Request, model: str | None, ability: str, item: object, params: JsonObject
+    ) -> AsyncGenerator[list[object]]:
+        """The pieces of an answer, as many at a time as there are; the very last is the `Answer`."""
+        routes = self.find(request, model, ability)
+        request.state.model = routes.uid
+        talk = self.dispatcher.talk(routes, ability, item, params, owner_of(request), self.timeout_of(request))
+        async with aclosing(talk):
+            async for pieces in talk:
+                yield pieces
 
     async def embed(
         self,

@@ -11,6 +11,7 @@ from cluster import errors
 from cluster.calls import Answer, Call
 from cluster.runtime.worker_client import WorkerClient
 from cluster.suspicion import fingerprint_of
+from deployments.ingress.open_answer import OpenAnswer
 
 log = logging.getLogger("cluster.ingress")
 
@@ -35,12 +36,15 @@ def size_of(items: Sequence[Any]) -> int:
 class Sent:
     """A call on its way to one worker, and who waits for its answer."""
 
-    __slots__ = ("answer", "call", "is_alone", "is_cleared", "is_given_up", "is_long")
+    __slots__ = ("answer", "call", "in_pieces", "is_alone", "is_cleared", "is_forgotten", "is_given_up", "is_long")
 
-    def __init__(self, call: Call, answer: asyncio.Future[Answer], is_long: bool) -> None:
+    def __init__(self, call: Call, answer: asyncio.Future[Any], is_long: bool, in_pieces: bool = False) -> None:
+        """`answer`: an `Answer`, or the `OpenAnswer` of one in pieces."""
         self.call = call
         self.answer = answer
         self.is_long = is_long
+        self.in_pieces = in_pieces
+        self.is_forgotten = False
         #: The worker runs this call and no other.
         self.is_alone = False
         #: The worker does not compute it: it is not there yet, or has been answered elsewhere.
@@ -135,16 +139,34 @@ class WorkerQueue:
                 # Even an idle queue waits for the end of this turn of the loop: what was read together goes together.
                 busy = self._on_their_way
                 self._timer = loop.call_later(self._gather_s, self._go) if busy else loop.call_soon(self._go)
-        return await self._answered(sent)
+        answer: Answer = await self._answered(sent)
+        return answer
 
     async def send_tried(self, call: Call, alone: bool = False) -> Answer:
         """For a suspect: the worker finishes its other calls first, so that none is lost or suspected if it dies."""
-        sent = Sent(call, asyncio.get_running_loop().create_future(), alone)
+        answer: Answer = await self._tried(Sent(call, asyncio.get_running_loop().create_future(), alone))
+        return answer
+
+    async def begin(self, call: Call, alone: bool = False) -> OpenAnswer:
+        """For an answer in pieces; returns when the first are there."""
+        sent = Sent(call, asyncio.get_running_loop().create_future(), alone, in_pieces=True)
+        self._on_send(1)
+        self._spawn(self._open(sent))
+        begun: OpenAnswer = await self._answered(sent)
+        return begun
+
+    async def begin_tried(self, call: Call, alone: bool = False) -> OpenAnswer:
+        """The same for a suspect."""
+        sent = Sent(call, asyncio.get_running_loop().create_future(), alone, in_pieces=True)
+        begun: OpenAnswer = await self._tried(sent)
+        return begun
+
+    async def _tried(self, sent: Sent) -> Any:
         self._on_send(1)
         self._spawn(self._carry_tried(sent))
         return await self._answered(sent)
 
-    async def _answered(self, sent: Sent) -> Answer:
+    async def _answered(self, sent: Sent) -> Any:
         try:
             return await sent.answer
         except asyncio.CancelledError:
@@ -153,6 +175,9 @@ class WorkerQueue:
 
     def forget(self, sent: Sent) -> None:
         """Nobody waits for it any more: it is not sent, or the worker is told."""
+        sent.is_forgotten = True
+        if sent.in_pieces and sent.answer.done() and not sent.answer.cancelled() and not sent.answer.exception():
+            self._spawn(sent.answer.result().close())
         if sent in self._waiting:
             self._waiting.remove(sent)
         elif not self._is_silent:
@@ -200,7 +225,36 @@ class WorkerQueue:
             await self._cancel(sent.call.id)
             return
         sent.is_cleared, sent.is_alone = False, True
-        await self._carry([sent])
+        await (self._open(sent) if sent.in_pieces else self._carry([sent]))
+
+    async def _open(self, sent: Sent) -> None:
+        """Waits for the first pieces. The call counts as sent until the last has come."""
+        self._expect([sent])
+        coming = self.client.talk(sent.call, sent.call.seconds_left + 5)
+
+        def heard() -> None:
+            self._heard_at = asyncio.get_running_loop().time()
+
+        def end(reason: Exception | None) -> None:
+            if sent in self._sent and isinstance(reason, errors.WorkerLost):
+                self._failed([sent], reason)
+            self._sent.pop(sent, None)
+
+        try:
+            first = await anext(coming)
+        # As above; pickling a call can raise anything.
+        except Exception as error:
+            if isinstance(error, errors.Overloaded):
+                self._remember(sent.call, error)
+            self._failed([sent], error)
+            self._sent.pop(sent, None)
+            return
+        heard()
+        begun = OpenAnswer(first, coming, heard, end)
+        if sent.is_forgotten or sent.answer.done():
+            await begun.close()
+        else:
+            sent.answer.set_result(begun)
 
     async def _carry(self, batch: Sequence[Sent]) -> None:
         longest = max(sent.call.seconds_left for sent in batch)

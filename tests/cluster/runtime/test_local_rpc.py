@@ -4,6 +4,7 @@ call."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import pickle
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pytest
 
 from cluster import errors
 from cluster.calls import Answer, Call, View
-from cluster.runtime import local_rpc
+from cluster.runtime import inbox, local_rpc
 from cluster.runtime.local_rpc import HEAD, Listener, WorkerConnection, connect, own_path
 
 PATIENCE_S = 10.0
@@ -35,6 +36,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.waiting: dict[str, asyncio.Future[None]] = {}
+        #: Answers in pieces whose reader has left.
+        self.ended = 0
 
     async def respond(self, name: str, arguments: Sequence[Any]) -> Any:
         if name == "watch":
@@ -42,7 +45,30 @@ class Worker:
             return View(seen + 1, "running") if owner in self.waiting else None
         if name == "cancel":
             return any([self.drop(owner) for owner in arguments[0]])
+        if name == "ended":
+            return self.ended
         return await asyncio.gather(*map(self.answer, arguments[0])), len(self.waiting)
+
+    async def speak(self, name: str, arguments: Sequence[Any], send: Callable[[object], None]) -> Any:
+        """Counts: `count` at once, `on` for ever."""
+        match arguments:
+            case ["count", number]:
+                for each in range(number):
+                    send(each)
+                return Answer(None, number)
+            case ["on"]:
+                try:
+                    for each in itertools.count():
+                        send(each)
+                        await asyncio.sleep(0.001)
+                except asyncio.CancelledError:
+                    self.ended += 1
+                    raise
+            case ["refuse"]:
+                return errors.InvalidBody("It does not fit.", "items")
+            case ["odd"]:
+                send(lambda: None)
+        raise ValueError("told to raise")
 
     def drop(self, owner: str) -> bool:
         found = self.waiting.pop(owner, None)
@@ -77,7 +103,8 @@ class Worker:
 
 async def work(path: str) -> None:
     """What the other process runs."""
-    listener = Listener(Worker().respond, MOST)
+    worker = Worker()
+    listener = Listener(worker.respond, worker.speak, MOST)
     await listener.start(Path(path))
     print("ready", flush=True)
     await asyncio.Event().wait()
@@ -173,6 +200,81 @@ def test_what_does_not_answer_in_time_is_unavailable_and_its_late_answer_is_nobo
                 await outcome(there, "wait", id="slow", timeout_s=0.05)
             assert await there.call("cancel", (["slow"], 0.0), PATIENCE_S)
             assert (await outcome(there, "next")).outputs == ["next"]
+
+    run(test())
+
+
+async def whole(there: WorkerConnection, *arguments: Any) -> list[Any]:
+    return [piece async for pieces in there.pieces("talk", arguments, PATIENCE_S) for piece in pieces]
+
+
+def test_pieces_come_in_order_and_those_of_a_moment_in_one_frame(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (_, there):
+            frames: list[int] = []
+            receive = there.frame
+            there.frame = lambda number, payload: (frames.append(number), receive(number, payload))  # type: ignore
+            answers = await asyncio.gather(*(whole(there, "count", 100) for _ in range(16)))
+            assert answers == [[*range(100), Answer(None, 100)]] * 16
+            assert set(frames) == {local_rpc.PIECES} and len(frames) <= 16
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("order", "error"),
+    [("refuse", errors.InvalidBody), ("raise", errors.InferenceFailed), ("odd", errors.InferenceFailed)],
+)
+def test_an_error_in_pieces_ends_one_answer_alone(order: str, error: type[errors.ClusterError], tmp_path: Path) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (_, there):
+            good = asyncio.create_task(whole(there, "count", 5))
+            with pytest.raises(error):
+                await whole(there, order)
+            assert await good == [0, 1, 2, 3, 4, Answer(None, 5)]
+
+    run(test())
+
+
+async def ended(there: WorkerConnection) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not await there.call("ended", (), PATIENCE_S):
+            await asyncio.sleep(0.01)
+
+
+def test_an_answer_ends_when_its_reader_leaves(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (_, there):
+            coming = there.pieces("talk", ("on",), PATIENCE_S)
+            assert (await anext(coming))[0] == 0
+            await coming.aclose()
+            await ended(there)
+
+    run(test())
+
+
+def test_a_reader_that_is_too_far_behind_loses_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (_, there):
+            coming = there.pieces("talk", ("on",), PATIENCE_S)
+            await anext(coming)
+            await ended(there)
+            with pytest.raises(errors.RequestCancelled, match="read too slowly"):
+                await anext(coming)
+
+    monkeypatch.setattr(inbox, "MOST_UNREAD", 20)
+    run(test())
+
+
+def test_kill_9_is_seen_by_answers_in_pieces(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with worker(tmp_path / "s") as (process, there):
+            coming = there.pieces("talk", ("on",), PATIENCE_S)
+            await anext(coming)
+            os.kill(process.pid, signal.SIGKILL)
+            with pytest.raises(errors.WorkerLost):
+                async for _ in coming:
+                    pass
 
     run(test())
 

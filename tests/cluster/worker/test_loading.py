@@ -9,17 +9,10 @@ import pytest
 from cluster import errors
 from cluster.launch import Wanted
 from cluster.status import Claim
-from cluster.worker.family import Setup, Stop, Talking, Tell
+from cluster.worker.family import Setup
 from tests.cluster.worker.held_workers import PATIENCE_S, WHERE, Broken, Held, loaded, make_worker, play
 from tests.families import Echo
 from tests.make import GIB
-
-
-class Conversing(Talking, Held):  # type: ignore[misc]
-    """A family that has a scheduler of its own."""
-
-    def begin(self, value: Any, tell: Tell) -> Stop:
-        raise AssertionError("no worker can serve this")
 
 
 def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
@@ -61,7 +54,6 @@ def test_the_way_to_ready_can_be_followed(tmp_path: Path) -> None:
         pytest.param(Echo, {"load_error": "no such layer"}, "ValueError: no such layer", id="the load raises"),
         pytest.param(Echo, {"steps": "many"}, "steps", id="an option it does not take"),
         pytest.param(Broken, {}, "RuntimeError: the kernel is not there", id="the warm-up raises"),
-        pytest.param(Conversing, {}, "workers cannot serve families", id="a contract that no worker serves"),
     ],
 )
 def test_a_failed_load_says_why_and_how_its_log_ended(

@@ -11,7 +11,8 @@ import pytest
 
 from cluster import errors
 from cluster.worker.family import Progress
-from cluster.worker.stepping import REMEMBERED, SteppedQueue
+from cluster.worker.owners import REMEMBERED
+from cluster.worker.stepping import SteppedQueue
 
 
 class Easel:

@@ -119,16 +119,16 @@ class Worker:
 class Supervisor:
     """Starts another worker for each one that has died."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, kind: type[Worker] = Worker) -> None:
+        self._kind = kind
         self.workers = [self._new(number) for number in range(count)]
         self.told: list[tuple[Any, ...]] = []
         self.snapshot = Snapshot(0, {}, {}, ())
         self.changed = asyncio.Event()
         self.publish()
 
-    @staticmethod
-    def _new(number: int) -> Worker:
-        return Worker(f"worker:m:1:{number}-s{number}")
+    def _new(self, number: int) -> Worker:
+        return self._kind(f"worker:m:1:{number}-s{number}")
 
     def publish(self, **changes: Any) -> None:
         alive = [worker for worker in self.workers if not worker.is_dead.done()]
@@ -159,8 +159,8 @@ class Supervisor:
 
 
 class Scene:
-    def __init__(self, workers: int) -> None:
-        self.supervisor = Supervisor(workers)
+    def __init__(self, workers: int, kind: type[Worker] = Worker) -> None:
+        self.supervisor = Supervisor(workers, kind)
         metrics = IngressMetrics("i")
         self.dispatcher = Dispatcher(self.supervisor, Settings(_env_file=None, gather_ms=1), metrics)  # type: ignore[call-arg]
 
@@ -174,9 +174,9 @@ class Scene:
         return self.supervisor.workers
 
 
-def play(scene: Callable[[Scene], Coroutine[Any, Any, None]], workers: int) -> None:
+def play(scene: Callable[[Scene], Coroutine[Any, Any, None]], workers: int, kind: type[Worker] = Worker) -> None:
     async def whole() -> None:
-        stage = Scene(workers)
+        stage = Scene(workers, kind)
         while not stage.dispatcher.is_ready:
             await asyncio.sleep(0.001)
         await scene(stage)

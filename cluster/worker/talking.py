@@ -1,0 +1,222 @@
+"""Requests to an engine that has a scheduler of its own: which may enter it, what it says of each, and when each ends.
+
+It knows nothing of models: `begin` gives one value to the engine. All of this is used from one event loop; the engine's
+threads only append to `_news`, which the loop then carries out, once for everything that a step of the engine has told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster import errors
+from cluster.keys import request_of
+from cluster.worker.admission import QueueLimits, QueueState, is_for_the_oldest, refusal
+from cluster.worker.family import Finished, Stop, Tell
+from cluster.worker.owners import BlockedIds, is_of
+
+Begin = Callable[[Any, Tell], Stop]
+#: Takes the pieces of one answer as they come, on the loop.
+Send = Callable[[object], None]
+
+#: An engine that has work and tells nothing for so long counts as hung. A long prompt is computed without a word.
+SILENT_S = 120.0
+#: Weight of the newest answer in the measured speed.
+NEWEST = 0.1
+
+
+class TalkRequest:
+    """One request: its values are answered together, in order, or fail together."""
+
+    def __init__(
+        self, owner: str, values: Sequence[Any], costs: Sequence[float], done: asyncio.Future[Any], send: Send | None
+    ) -> None:
+        self.owner = owner
+        self.values = values
+        self.costs = costs
+        self.done = done
+        self.send = send
+        self.outputs: list[Any] = [None] * len(values)
+        self.left = len(values)
+        self.begun = 0
+        self.queued_at = time.perf_counter()
+        self.started_at = 0.0
+        #: Ends what the engine has of it.
+        self.stops: dict[int, Stop] = {}
+        self.stopped: errors.ClusterError | None = None
+
+    @property
+    def cost_waiting(self) -> float:
+        return sum(self.costs[self.begun :])
+
+
+class TalkQueue:
+    def __init__(self, begin: Begin, *, slots: int, room: float | None, limits: QueueLimits) -> None:
+        """`slots` values at most are in the engine, of `room` cost together."""
+        self._begin = begin
+        self._slots = slots
+        self._room = room
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        #: Requests that have not been answered, the oldest first.
+        self._open: dict[TalkRequest, None] = {}
+        self._news: deque[tuple[TalkRequest, int, object]] = deque()
+        self._is_called = False
+        self._blocked = BlockedIds()
+        self._turn = 0
+        #: Values in the engine, and their cost.
+        self.running = 0
+        self.held = 0.0
+        #: Recently finished cost, and the seconds in which it was finished.
+        self._done = (0.0, 0.0)
+        self._finished_at = 0.0
+        self.heard_at = time.monotonic()
+
+    # ------------------------------------------------------------------------------------------- asked for
+
+    def submit(
+        self,
+        values: Sequence[Any],
+        costs: Sequence[float],
+        *,
+        owner: str,
+        seconds_left: float,
+        send: Send | None = None,
+    ) -> TalkRequest:
+        """Refuses at once a request that would have to wait for too long."""
+        self._blocked.refuse(owner)
+        most = self._room if self._room is not None else float("inf")
+        request = TalkRequest(owner, values, [min(cost, most) for cost in costs], self._loop.create_future(), send)
+        waiting = [int(other.cost_waiting) for other in self._open if other.cost_waiting]
+        state = QueueState(len(waiting), sum(waiting), self.speed)
+        too_much = refusal(int(request.cost_waiting), seconds_left, state, waiting, self._limits)
+        if too_much is not None:
+            raise too_much.error
+        self._open[request] = None
+        timer = self._loop.call_later(seconds_left, self._expire, request, seconds_left)
+        request.done.add_done_callback(lambda _: self._answered(request, timer))
+        if not values:
+            request.done.set_result([])
+        self._start()
+        return request
+
+    def cancel(self, owner: str, block_s: float = 0.0) -> bool:
+        """Drops that request, waiting or begun, and refuses its id for `block_s` seconds."""
+        self._blocked.add(owner, block_s)
+        dropped = [request for request in self._open if is_of(request.owner, owner) and not request.done.done()]
+        for request in dropped:
+            self._stop(request, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
+        return bool(dropped)
+
+    @property
+    def waiting(self) -> int:
+        return sum(len(request.values) - request.begun for request in self._open)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine has told something lately, if it has anything to tell of."""
+        return not self.running or time.monotonic() - self.heard_at < SILENT_S
+
+    @property
+    def speed(self) -> float:
+        """Cost that the engine finishes in a second; 0 until that is known."""
+        cost, seconds = self._done
+        return cost / seconds if seconds > 0 else 0.0
+
+    # ------------------------------------------------------------------------------------------- decisions
+
+    def _next(self) -> TalkRequest | None:
+        """The request with least to do, but every few turns the oldest, so that large ones are begun as well. None when
+        that one has to wait for room: others would keep it waiting for ever."""
+        waiting = [request for request in self._open if request.begun < len(request.values) and not request.done.done()]
+        if not waiting or self.running >= self._slots:
+            return None
+        is_oldest = is_for_the_oldest(self._turn + 1, False)
+        request = waiting[0] if is_oldest else min(waiting, key=lambda each: each.cost_waiting)
+        fits = self._room is None or self.held + request.costs[request.begun] <= self._room
+        return request if fits or not self.running else None
+
+    # ------------------------------------------------------------------------------------------------ work
+
+    def _start(self) -> None:
+        while (request := self._next()) is not None:
+            self._turn += 1
+            index, request.begun = request.begun, request.begun + 1
+            request.started_at = request.started_at or time.perf_counter()
+            if not self.running:
+                self.heard_at = self._finished_at = time.monotonic()
+            self.running += 1
+            self.held += request.costs[index]
+            try:
+                request.stops[index] = self._begin(request.values[index], self._teller(request, index))
+            # Whatever an engine raises is the end of this request and of no other.
+            except Exception as error:
+                self._release(request, index)
+                self._stop(request, errors.as_ours(error))
+
+    def _teller(self, request: TalkRequest, index: int) -> Tell:
+        def tell(piece: object) -> None:
+            self._news.append((request, index, piece))
+            # Set back before the news is read, so nothing that comes meanwhile is left lying.
+            if not self._is_called:
+                self._is_called = True
+                self._loop.call_soon_threadsafe(self._hear)
+
+        return tell
+
+    def _hear(self) -> None:
+        self._is_called = False
+        self.heard_at = time.monotonic()
+        while self._news:
+            request, index, piece = self._news.popleft()
+            if isinstance(piece, Finished):
+                self._finished(request, index, piece.outcome)
+            elif request.send is not None and not request.done.done():
+                request.send(piece)
+        self._start()
+
+    def _finished(self, request: TalkRequest, index: int, outcome: object) -> None:
+        self._release(request, index)
+        if isinstance(outcome, Exception):
+            self._stop(request, errors.as_ours(outcome))
+            return
+        self._measure(request.costs[index])
+        request.outputs[index] = outcome
+        request.left -= 1
+        if not request.left and not request.done.done():
+            request.done.set_result(request.outputs)
+
+    def _release(self, request: TalkRequest, index: int) -> None:
+        request.stops.pop(index, None)
+        self.running -= 1
+        self.held -= request.costs[index]
+
+    def _measure(self, cost: float) -> None:
+        now = time.monotonic()
+        seconds, self._finished_at = now - self._finished_at, now
+        self._done = ((1 - NEWEST) * self._done[0] + cost, (1 - NEWEST) * self._done[1] + seconds)
+
+    def _expire(self, request: TalkRequest, seconds: float) -> None:
+        self._stop(request, errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
+
+    def _stop(self, request: TalkRequest, error: errors.ClusterError) -> None:
+        """Its values that have not begun never begin; those in the engine end at its next step."""
+        if not request.done.done():
+            request.done.set_exception(error)
+        self._drop(request)
+
+    def _drop(self, request: TalkRequest) -> None:
+        request.begun = len(request.values)
+        for stop in tuple(request.stops.values()):
+            stop()
+
+    def _answered(self, request: TalkRequest, timer: asyncio.TimerHandle) -> None:
+        timer.cancel()
+        self._open.pop(request, None)
+        if request.done.cancelled() or request.done.exception():
+            self._drop(request)
+        # What it was waiting for, another may have.
+        self._start()
