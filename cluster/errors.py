@@ -6,6 +6,7 @@ ClusterError                      500
 │   ├── UnknownModel              400  no catalogue entry of that name
 │   ├── UnknownUid                400  control calls on a model that is not launched
 │   ├── InputTooLong              400  one input is longer than the model reads
+│   │   └── ContextLengthExceeded 400  a prompt leaves no room for its answer
 │   ├── InvalidBody               422  the body does not fit its schema
 │   └── PoisonRequest             422  workers end when they compute it; refused for a while
 ├── NotAuthenticated              401
@@ -82,6 +83,10 @@ class UnknownUid(BadRequest):
 
 
 class InputTooLong(BadRequest):
+    pass
+
+
+class ContextLengthExceeded(InputTooLong):
     pass
 
 

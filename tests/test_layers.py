@@ -24,7 +24,7 @@ LAYERS = """
     cluster.runtime
     deployments.* deployments
     deployments.ingress
-    deployments.text | deployments.image | deployments.ocr
+    deployments.text | deployments.image | deployments.ocr | deployments.llm
     cluster.cli
 """
 #: These are in one wing, but each is a model type of its own; what two of them need belongs into the wing.
@@ -45,6 +45,10 @@ MODEL_LIBRARIES = (
     "accelerate",
     "gguf",
     "PIL",
+    "openvino_genai",
+    "openvino_tokenizers",
+    "xllamacpp",
+    "jinja2",
 )
 #: Packages of ours that import Ray or a model library. Others import them inside the function that needs them.
 HEAVY = ("cluster.runtime", "deployments.text.encoders")

@@ -25,8 +25,9 @@ from cluster.runtime.worker_calls import SPOKEN_CALLS, WORKER_CALLS, WorkerCalls
 from cluster.settings import Settings
 from cluster.status import Claim
 from cluster.worker.family import load_family
+from cluster.worker.outcomes import Outcome
 from cluster.worker.talking import Send
-from cluster.worker.worker import Outcome, Worker
+from cluster.worker.worker import Worker
 
 log = logging.getLogger("cluster.worker_actor")
 

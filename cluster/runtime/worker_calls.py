@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from cluster.calls import Call, View
+from cluster.worker.outcomes import Outcome
 from cluster.worker.talking import Send
-from cluster.worker.worker import Outcome
 
 
 class WorkerCalls(Protocol):

@@ -19,7 +19,7 @@ from cluster.runtime import local_rpc
 from cluster.runtime.actor_calls import answer_of, unwrap
 from cluster.runtime.local_rpc import WorkerConnection
 from cluster.runtime.worker_calls import WorkerCalls
-from cluster.worker.worker import Outcome
+from cluster.worker.outcomes import Outcome
 
 log = logging.getLogger("cluster.worker_client")
 

@@ -50,6 +50,9 @@ GGML_BLOCKS = {
 #: GGUF's type of a value -> its bytes; 8 is a string and 9 a list.
 _VALUE_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _STRING, _LIST = 8, 9
+#: The types of unsigned and signed numbers of 32 and 64 bits, and the most of them that are told.
+_INTEGERS = (4, 5, 10, 11)
+MOST_SIZES = 100
 
 
 class Unreadable(Exception):
@@ -286,8 +289,18 @@ class _Gguf:
             raise Unreadable(f"is not a complete GGUF file (it claims {count} bytes where {self.left} are left)")
 
 
-def gguf_in(path: str) -> tuple[str, int]:
-    """The architecture of the model, and the bytes of all its tensors."""
+class GgufHeader(TypedDict):
+    """What a GGUF file says of its model."""
+
+    architecture: str
+    #: Of all its tensors, and how many weights they have.
+    bytes: int
+    weights: int
+    #: Its sizes, by their names without the architecture.
+    sizes: dict[str, int]
+
+
+def gguf_in(path: str) -> GgufHeader:
     file, size = ordinary(path)
     with file:
         reader = _Gguf(file, size)
@@ -295,26 +308,31 @@ def gguf_in(path: str) -> tuple[str, int]:
         # At least: a tensor has a name, a number of dimensions, a type and an offset; a value has a name and a type.
         tensors, values = reader.many(24), reader.many(13)
         architecture, alignment = "", 32
+        sizes: dict[str, int] = {}
         for _ in range(values):
             key, kind = reader.text(65_535), reader.number(4)
             if key == "general.architecture" and kind == _STRING:
                 architecture = reader.text(LONGEST_NAME)
             elif key == "general.alignment" and kind == 4:
                 alignment = reader.number(4)
+            elif kind in _INTEGERS and key.startswith(f"{architecture}.") and len(key) <= LONGEST_NAME:
+                sizes[key.removeprefix(f"{architecture}.")] = reader.number(_VALUE_BYTES[kind])
             else:
                 reader.skip(kind)
         if not 1 <= alignment <= 2**20:
             raise Unreadable(f"is not a complete GGUF file (it is aligned to {alignment} bytes)")
         extents = [_gguf_tensor(reader) for _ in range(tensors)]
         room = reader.data_bytes(alignment)
-    total = sum(length for _, length in extents)
-    if any(start + length > room for start, length in extents) or total > max(room, 0):
+    total = sum(length for _, length, _ in extents)
+    if any(start + length > room for start, length, _ in extents) or total > max(room, 0):
         raise Unreadable("is not a complete GGUF file (its tensors do not fit into it)")
-    return architecture, total
+    weights = sum(numbers for _, _, numbers in extents)
+    few = dict(list(sizes.items())[:MOST_SIZES])
+    return {"architecture": architecture, "bytes": total, "weights": weights, "sizes": few}
 
 
-def _gguf_tensor(reader: _Gguf) -> tuple[int, int]:
-    """The tensor's offset in the data, and its bytes."""
+def _gguf_tensor(reader: _Gguf) -> tuple[int, int, int]:
+    """The tensor's offset in the data, its bytes, and how many weights it has."""
     reader.text(65_535)
     dimensions = reader.number(4)
     if dimensions > MOST_DIMENSIONS:
@@ -324,7 +342,7 @@ def _gguf_tensor(reader: _Gguf) -> tuple[int, int]:
     if kind not in GGML_BLOCKS:
         raise Unreadable(f"is not a complete GGUF file (a tensor has the type {kind})")
     block, size = GGML_BLOCKS[kind]
-    return start, -(-numbers // block) * size
+    return start, -(-numbers // block) * size, numbers
 
 
 # --------------------------------------------------------------------------------------------------- all of a place
@@ -352,6 +370,7 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
         files = {name: size}
     answer: PlaceInventory = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
     tensors = 0
+    ggufs = sum(name.endswith(".gguf") for name in files)
     # The top first, so that a limit cuts off what lies deep.
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         path = os.path.join(base, name)
@@ -364,9 +383,8 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
                 rows = safetensors_in(path)
                 tensors += len(rows)
                 answer["weights"][name] = {**_sums(rows), "tensors": rows if tensors <= MOST_TENSORS else None}
-            elif name.endswith(".gguf") and len(files) == 1:
-                architecture, size = gguf_in(path)
-                answer["weights"][name] = {"architecture": architecture, "bytes": size}
+            elif name.endswith(".gguf") and ggufs == 1:
+                answer["weights"][name] = dict(gguf_in(path))
         except Unreadable as reason:
             answer["wrong"][name] = str(reason)
     return answer

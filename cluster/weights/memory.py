@@ -131,16 +131,17 @@ def tensors(inventory: Inventory) -> Iterator[Tensor]:
 
 def gguf_architecture(inventory: Inventory) -> str:
     """The architecture of a GGUF file's model, as its header says."""
-    return str(_gguf(inventory)["architecture"])
+    return str(gguf_header(inventory)["architecture"])
 
 
 def gguf_bytes(inventory: Inventory) -> int:
     """Memory of a GGUF file's weights, which stay packed."""
-    return int(_gguf(inventory)["bytes"])
+    return int(gguf_header(inventory)["bytes"])
 
 
-def _gguf(inventory: Inventory) -> JsonObject:
-    (name,) = inventory.files
+def gguf_header(inventory: Inventory) -> JsonObject:
+    """What a GGUF file says of its model: see `GgufHeader`."""
+    (name,) = (name for name in inventory.files if name.endswith(".gguf"))
     return _header(inventory, name)
 
 

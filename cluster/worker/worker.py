@@ -32,6 +32,7 @@ from cluster.worker.examples import example_call, fails_example
 from cluster.worker.family import AnyFamily, Prepared, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
+from cluster.worker.outcomes import Outcome, Uncollected
 from cluster.worker.peak import PeakMeter
 from cluster.worker.reservation import Reservation
 from cluster.worker.talking import Send
@@ -42,10 +43,6 @@ log = logging.getLogger("cluster.worker.worker")
 #: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
 INLINE_CHARACTERS = 4_000
 LOG_LINES = 400
-#: How long an answer waits for the ingress to collect it.
-COLLECT_S = 30.0
-
-Outcome = Answer | errors.ClusterError
 
 
 class Worker:
@@ -60,8 +57,7 @@ class Worker:
         #: Made when the loading begins.
         self._work: Work | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: Calls that were taken while others of the same message were refused; their answers are collected later.
-        self._taken: dict[str, asyncio.Task[Outcome]] = {}
+        self._uncollected = Uncollected()
         self._reservation = Reservation(name)
         self._failed_at = float("-inf")
         #: The calls that it had when it first failed after it had computed.
@@ -147,7 +143,8 @@ class Worker:
         """
         if len(calls) == 1:
             return [await self._answer(calls[0])], self._reservation.working
-        return await self._first_outcomes([(call.id, asyncio.ensure_future(self._answer(call))) for call in calls])
+        answering = [(call.id, asyncio.ensure_future(self._answer(call))) for call in calls]
+        return await self._uncollected.first_of(answering), self._reservation.working
 
     async def talk(self, call: Call, send: Send) -> Outcome:
         """Answers one call, whose pieces `send` takes as they come."""
@@ -155,42 +152,7 @@ class Worker:
 
     async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
         """The answers to calls that `infer` left open, in the same way."""
-        return await self._first_outcomes([(id, self._taken.pop(id)) for id in ids])
-
-    async def _first_outcomes(
-        self, answering: Sequence[tuple[str, asyncio.Task[Outcome]]]
-    ) -> tuple[list[Outcome | None], int]:
-        left, is_enough = len(answering), asyncio.Event()
-
-        def look(task: asyncio.Task[Outcome]) -> None:
-            nonlocal left
-            left -= 1
-            if not left or (not task.cancelled() and isinstance(task.result(), errors.Overloaded)):
-                is_enough.set()
-
-        for _, task in answering:
-            task.add_done_callback(look)
-        try:
-            await is_enough.wait()
-            # Other refusals are decided in the same turn of the loop.
-            await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            for _, task in answering:
-                task.cancel()
-            raise
-        loop = asyncio.get_running_loop()
-        outcomes: list[Outcome | None] = []
-        for id, task in answering:
-            outcomes.append(task.result() if task.done() else None)
-            if not task.done():
-                self._taken[id] = task
-                # Nobody collects for an ingress that has died.
-                loop.call_later(COLLECT_S, self._drop_uncollected, id, task)
-        return outcomes, self._reservation.working
-
-    def _drop_uncollected(self, id: str, task: asyncio.Task[Outcome]) -> None:
-        if self._taken.get(id) is task:
-            self._taken.pop(id).cancel()
+        return await self._uncollected.first_of(self._uncollected.taken(ids)), self._reservation.working
 
     async def reserve(self, owner: str, wait_s: float) -> None:
         """Empties this worker for one call: others are refused until it is answered. If this process ends while it is

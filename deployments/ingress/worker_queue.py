@@ -64,6 +64,26 @@ class GivenUp(Exception):
         self.sent = sent
 
 
+class Fullness:
+    """What a worker has just refused as one too many."""
+
+    def __init__(self) -> None:
+        #: The size of the smallest request that it refused, and until when that holds.
+        self._full: tuple[int, float, errors.Overloaded] | None = None
+
+    def refuse(self, size: int) -> None:
+        if self._full is not None:
+            least, until, refusal = self._full
+            if asyncio.get_running_loop().time() >= until:
+                self._full = None
+            elif size >= least:
+                raise errors.Overloaded(*refusal.args)
+
+    def remember(self, call: Call, refusal: errors.Overloaded) -> None:
+        least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
+        self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
+
+
 class WorkerQueue:
     """What goes to one worker: requests that arrive close together share one call.
 
@@ -100,8 +120,7 @@ class WorkerQueue:
         self._tasks: set[asyncio.Task[None]] = set()
         #: How many requests the worker last said it had.
         self.queued = 0
-        #: The size of the smallest request that it refused as one too many, and until when that holds.
-        self._full: tuple[int, float, errors.Overloaded] | None = None
+        self._fullness = Fullness()
         self._is_dead = False
         self._is_silent = False
         self._is_overdue = False
@@ -115,16 +134,7 @@ class WorkerQueue:
 
     def refuse(self, size: int) -> None:
         """Raises what the worker would answer: it has just refused a request as large. Smaller ones are still sent."""
-        if self._full is not None:
-            least, until, refusal = self._full
-            if asyncio.get_running_loop().time() >= until:
-                self._full = None
-            elif size >= least:
-                raise errors.Overloaded(*refusal.args)
-
-    def _remember(self, call: Call, refusal: errors.Overloaded) -> None:
-        least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
-        self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
+        self._fullness.refuse(size)
 
     async def send(self, call: Call, alone: bool = False) -> Answer:
         """`alone`: it takes long, so requests that were gathered with it would have to wait."""
@@ -245,7 +255,7 @@ class WorkerQueue:
         # As above; pickling a call can raise anything.
         except Exception as error:
             if isinstance(error, errors.Overloaded):
-                self._remember(sent.call, error)
+                self._fullness.remember(sent.call, error)
             self._failed([sent], error)
             self._sent.pop(sent, None)
             return
@@ -281,7 +291,7 @@ class WorkerQueue:
                 continue
             self._sent.pop(sent, None)
             if isinstance(outcome, errors.Overloaded):
-                self._remember(sent.call, outcome)
+                self._fullness.remember(sent.call, outcome)
             if sent.answer.done():
                 continue
             if isinstance(outcome, Answer):

@@ -13,8 +13,8 @@ from cluster.catalog.catalog import Catalog
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings
 from deployments import resolve
+from deployments.conversions import environment_with
 from deployments.ocr.http import renderers
-from deployments.text.encoders.compiled import environment_with
 
 #: Each variable, and what it would do if it were accepted.
 WEAPONS = {

@@ -133,7 +133,9 @@ def test_block_sizes_are_those_of_the_formats_own_library() -> None:
 
 def test_a_real_file_is_read_as_the_formats_own_library_reads_it(tmp_path: Path) -> None:
     file = gguf_file(tmp_path / "m.gguf")
-    assert headers.gguf_in(str(file)) == ("flux", sum(int(row.n_bytes) for row in GGUFReader(file).tensors))
+    header, tensors = headers.gguf_in(str(file)), GGUFReader(file).tensors
+    assert (header["architecture"], header["bytes"]) == ("flux", sum(int(row.n_bytes) for row in tensors))
+    assert header["weights"] == sum(int(row.n_elements) for row in tensors)
 
 
 # -------------------------------------------------------------------------------------------------------- folders

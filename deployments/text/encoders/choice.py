@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from cluster import errors
 from cluster.value import JsonObject
+from deployments.conversions import version_of
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Floats
 
@@ -148,14 +148,7 @@ def machine() -> JsonObject:
 def versions() -> dict[str, str]:
     """Of the libraries that convert and run models, read without importing them."""
     libraries = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
-    return {"conversion": CONVERSION, **{name: _version(name) for name in libraries}}
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""
+    return {"conversion": CONVERSION, **{name: version_of(name) for name in libraries}}
 
 
 def _cpu() -> str:
@@ -165,13 +158,6 @@ def _cpu() -> str:
         return platform.processor()
     named = [line for line in lines if line.startswith(("model name", "flags"))][:2]
     return blake2b("\n".join(named).encode(), digest_size=8).hexdigest()
-
-
-def fingerprint(folder: Path, *facts: object) -> str:
-    """Identifies a model's files by names, sizes and times, without reading gigabytes of them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    state = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return blake2b(json.dumps([state, facts], default=str).encode(), digest_size=12).hexdigest()
 
 
 def remembered(place: Path, conditions: JsonObject) -> list[Trial] | None:

@@ -6,8 +6,6 @@ stays on disk for the next launch.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from cluster import environment, errors
+from cluster import errors
 from cluster.value import JsonObject
+from deployments.conversions import run
 from deployments.text.encoders import conversion
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Arrays, Floats
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from openvino import CompiledModel
 
-#: Longest that a conversion may take.
-CONVERSION_S = 1800
 #: OpenVINO needs some milliseconds to prepare for each new shape, so lengths are rounded up to multiples of this.
 MULTIPLE = 8
 #: Models up to this size are loaded twice, the second time for all cores, which a batch that is alone uses.
@@ -143,31 +140,8 @@ def converted(
     if here:
         conversion.convert(job)
         return file
-    done = subprocess.run(
-        [*environment.ISOLATED, "-m", "deployments.text.encoders.conversion"],
-        input=json.dumps(job),
-        capture_output=True,
-        text=True,
-        timeout=CONVERSION_S,
-        env=environment_with(threads),
-        check=False,
-    )
-    if done.returncode or not file.exists():
-        last = (done.stderr.strip().splitlines() or ["no word why"])[-1]
-        raise errors.LoadFailed(f"The model could not be converted for {engine}: {last[:500]}")
+    run("deployments.text.encoders.conversion", job, f"The model could not be converted for {engine}", threads)
     return file
-
-
-def environment_with(threads: int) -> dict[str, str]:
-    """The environment of a process that converts."""
-    return environment.for_python(
-        OMP_NUM_THREADS=str(threads),
-        HF_HUB_OFFLINE="1",
-        CUDA_VISIBLE_DEVICES="",
-        DO_NOT_TRACK="1",
-        # Or it would report its use.
-        NNCF_CI="1",
-    )
 
 
 def start(engine: str, file: Path, threads: int, parallel: int) -> Compiled:

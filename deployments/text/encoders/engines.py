@@ -15,6 +15,7 @@ import torch
 
 from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Setup
+from deployments.conversions import fingerprint
 from deployments.device import dtype_for
 from deployments.text.encoders import choice, compiled, trials
 from deployments.text.encoders.compiled import Compiled
@@ -100,9 +101,7 @@ class Launch:
     def place(self) -> Path:
         """Where this machine keeps what it made of the model."""
         return (
-            self.setup.home
-            / "engines"
-            / choice.fingerprint(self.setup.folder, self.recipe.kind, *INPUTS, choice.versions())
+            self.setup.home / "engines" / fingerprint(self.setup.folder, self.recipe.kind, *INPUTS, choice.versions())
         )
 
     def pipeline(self, engine: str) -> Pipeline:

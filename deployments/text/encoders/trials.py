@@ -17,8 +17,8 @@ from contextlib import suppress
 
 from cluster.environment import ISOLATED
 from cluster.worker.family import Setup, load_family
+from deployments.conversions import environment_with
 from deployments.text.encoders import choice
-from deployments.text.encoders.compiled import environment_with
 
 #: Longest that all of it may take, with a conversion for each engine.
 TRIALS_S = 7200

@@ -484,16 +484,16 @@ def test_a_refusal_does_not_wait_for_those_that_came_with_it(tmp_path: Path) -> 
 
 
 def test_what_nobody_collects_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.worker.worker.COLLECT_S", 0.01)
+    monkeypatch.setattr("cluster.worker.outcomes.COLLECT_S", 0.01)
 
     async def scene() -> None:
         worker = make_worker(tmp_path, settings={"queue_tokens": 1})
         await loaded(worker)
         before = await busy(worker)
         await worker.infer([call(str(n), id=f"c{n}") for n in range(3)])
-        assert list(worker._taken) == ["c0"]
+        assert list(worker._uncollected._taken) == ["c0"]
         await asyncio.sleep(0.05)
-        assert not worker._taken
+        assert not worker._uncollected._taken
         Held.gate.set()
         await before
 

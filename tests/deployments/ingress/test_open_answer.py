@@ -61,6 +61,10 @@ async def said(s: Scene, item: str, pieces: list[object] | None = None) -> list[
     return pieces
 
 
+def speakers(s: Scene) -> list[Speaker]:
+    return [worker for worker in s.workers if isinstance(worker, Speaker)]
+
+
 def scene(workers: int) -> Callable[[Callable[[Scene], Any]], None]:
     return lambda test: play(test, workers, Speaker)
 
@@ -115,7 +119,7 @@ def test_whoever_leaves_before_the_first_piece_ends_the_work_too() -> None:
 def test_an_answer_is_asked_elsewhere_before_its_first_piece(fault: str) -> None:
     @scene(2)
     async def test(s: Scene) -> None:
-        for worker in s.workers:
+        for worker in speakers(s):
             if fault == "dies":
                 worker.runs.clear()
             else:
@@ -133,19 +137,19 @@ def test_an_answer_is_asked_elsewhere_before_its_first_piece(fault: str) -> None
         else:
             with pytest.raises(errors.Overloaded):
                 await asking
-            assert [worker.begun for worker in s.workers] == [["abc"], ["abc"]]
+            assert [worker.begun for worker in speakers(s)] == [["abc"], ["abc"]]
 
 
 def test_after_the_first_piece_the_death_of_its_worker_ends_it() -> None:
     @scene(2)
     async def test(s: Scene) -> None:
-        for worker in s.workers:
+        for worker in speakers(s):
             worker.dies_after = 2
         pieces: list[object] = []
         with pytest.raises(errors.WorkerLost):
             await said(s, "abcdef", pieces)
         assert pieces[1:] == ["a", "b"]
-        assert sorted(len(worker.begun) for worker in s.workers) == [0, 1]
+        assert sorted(len(worker.begun) for worker in speakers(s)) == [0, 1]
 
 
 def test_what_ends_its_workers_is_refused() -> None:

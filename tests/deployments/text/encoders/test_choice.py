@@ -8,7 +8,7 @@ import pytest
 
 from cluster import errors
 from deployments.text.encoders import choice
-from deployments.text.encoders.choice import Trial, choose, cosine, fingerprint, rank_agreement, remember, remembered
+from deployments.text.encoders.choice import Trial, choose, cosine, rank_agreement, remember, remembered
 
 EXACT = Trial("torch", short_ms=10, tokens_per_s=1_000, cosine=1.0, rank=1.0)
 
@@ -115,15 +115,6 @@ def test_a_memory_that_is_broken_is_none(tmp_path: Path, text: str) -> None:
     assert remembered(tmp_path, CONDITIONS) is None
     (tmp_path / "choice.json").write_text(text)
     assert remembered(tmp_path, CONDITIONS) is None
-
-
-def test_a_fingerprint_changes_with_the_files_and_what_is_made_of_them(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = fingerprint(tmp_path, "SentenceTransformer")
-    assert fingerprint(tmp_path, "SentenceTransformer") == first
-    assert fingerprint(tmp_path, "CrossEncoder") != first
-    (tmp_path / "model.safetensors").write_bytes(b"other weights")
-    assert fingerprint(tmp_path, "SentenceTransformer") != first
 
 
 def test_the_machine_is_told_by_its_processor_and_its_libraries() -> None:

@@ -1,0 +1,8 @@
+"""Language models: chats, completions, tools."""
+
+from __future__ import annotations
+
+from deployments import ModelType
+from deployments.llm.openvino import OpenvinoLanguage
+
+TYPES = (ModelType(name="llm", families={"openvino": OpenvinoLanguage}),)

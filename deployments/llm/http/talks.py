@@ -1,0 +1,123 @@
+"""What the dialects share: one inner request out, pieces or a whole answer back, and the stream that they leave in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import orjson
+from fastapi import Request
+
+from cluster import errors
+from cluster.value import JsonObject
+from deployments.ingress.bodies import checked
+from deployments.ingress.dialects import Services
+from deployments.ingress.errors import as_cluster_error, error_body
+from deployments.ingress.serving import Served, Serving
+from deployments.llm.pieces import Piece, Reply, TalkUsage
+from deployments.llm.requests import Asked, characters_of
+
+END = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": ping\n\n"
+#: A stream that has nothing to say for so long says that it is alive: what lies between drops silent connections.
+KEEP_ALIVE_S = 15.0
+
+
+class Talks:
+    """One way to ask a language model."""
+
+    def __init__(self, services: Services) -> None:
+        self.serving: Serving = services.serving
+        self._most_characters = services.settings.max_text_bytes
+
+    def asked(self, fields: Mapping[str, Any]) -> Asked:
+        """The inner request; fields that are None were not asked for."""
+        asked: Asked = checked(Asked, {name: value for name, value in fields.items() if value is not None})
+        if (characters := characters_of(asked)) > self._most_characters:
+            raise errors.TooLarge(
+                f"The texts have {characters} characters, {self._most_characters} are allowed in one request."
+            )
+        return asked
+
+    async def whole(self, request: Request, model: str | None, ability: str, asked: Asked) -> tuple[Reply, Served]:
+        served = await self.serving.ask(request, model, ability, [_item(asked)], {}, alone=True)
+        reply: Reply = served.answer.outputs[0]
+        return reply, served
+
+    async def pieces(
+        self, request: Request, model: str | None, ability: str, asked: Asked
+    ) -> AsyncGenerator[list[Piece]]:
+        """As many at a time as there are."""
+        talk = self.serving.talk(request, model, ability, _item(asked), {})
+        async with contextlib.aclosing(talk):
+            async for news in talk:
+                pieces = [each for each in news if isinstance(each, Piece)]
+                if pieces:
+                    yield pieces
+
+
+def _item(asked: Asked) -> JsonObject:
+    return asked.model_dump(exclude_unset=True)
+
+
+def usage_body(usage: TalkUsage) -> JsonObject:
+    return {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+    }
+
+
+def event(content: JsonObject) -> bytes:
+    return b"data: %s\n\n" % orjson.dumps(content)
+
+
+def now() -> int:
+    return int(time.time())
+
+
+async def kept_alive(source: AsyncGenerator[bytes], ping: bytes = KEEP_ALIVE) -> AsyncGenerator[bytes]:
+    """The same, with a sign of life wherever nothing has come for a while, but not before the first piece: an error
+    that comes first has a status of its own."""
+    async with contextlib.aclosing(source):
+        coming: asyncio.Future[bytes] | None = None
+        is_begun = False
+        try:
+            while True:
+                coming = coming or asyncio.ensure_future(anext(source))
+                done, _ = await asyncio.wait((coming,), timeout=KEEP_ALIVE_S if is_begun else None)
+                if not done:
+                    yield ping
+                    continue
+                finished, coming = coming, None
+                try:
+                    piece = finished.result()
+                except StopAsyncIteration:
+                    return
+                is_begun = True
+                yield piece
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.wait((coming,))
+
+
+async def ended(source: AsyncGenerator[bytes], last: bytes = END) -> AsyncGenerator[bytes]:
+    """The same, and what ends it, after an error too: then its status has been sent, so the error becomes an event."""
+    is_begun = False
+    try:
+        async with contextlib.aclosing(source):
+            async for piece in source:
+                is_begun = True
+                yield piece
+    # Whatever it is, the client has to hear of it and of the end.
+    except Exception as error:
+        if not is_begun:
+            raise
+        yield event(error_body(as_cluster_error(error)))
+    yield last

@@ -1,0 +1,260 @@
+"""What the families of language models share: prompts in, pieces of answers out, whatever engine writes them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors
+from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
+from deployments.llm.pieces import Piece, TalkUsage, whole
+from deployments.llm.requests import Asked, asked_of, characters_of
+from deployments.llm.templates import plain
+from deployments.llm.vocabulary import Vocabulary
+from deployments.llm.writing import AnswerWriter
+
+#: The temperature of a request that names none, of a model that names none either.
+TEMPERATURE = 1.0
+EXAMPLE_TOKENS = 8
+#: Of each prompt that memory is measured at, of which there are as many at once as there can be.
+LARGEST_TOKENS = 256
+GB = 10**9
+
+
+class LanguageOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    context_length: int | None = Field(
+        default=None, ge=16, description="Tokens of a prompt and its answer together; the model's own by default."
+    )
+    slots: int = Field(default=16, ge=1, le=256, description="Answers that are written at once.")
+    cache_gb: float = Field(
+        default=1.0, gt=0, description="Memory for the tokens of all answers that are written at once, in gigabytes."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens of an answer whose request does not say; up to the context by default."
+    )
+    temperature: float | None = Field(default=None, ge=0, le=2, description="Of requests that do not say.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Of requests that do not say.")
+    top_k: int | None = Field(default=None, ge=1, description="Of requests that do not say.")
+
+
+class Order(NamedTuple):
+    """One request as the engine gets it."""
+
+    ids: list[int]
+    asked: Asked
+    #: Of each answer, at most.
+    max_tokens: int
+
+
+class TokenSampling(NamedTuple):
+    """How the tokens of an answer are chosen; everything is decided."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int | None
+
+
+#: What an engine says of one answer at a step: new tokens, their log-probabilities where they were asked for, and why
+#: it ends. An exception ends it as well.
+Hear = Callable[[Sequence[int], Sequence[float], "str | Exception | None"], None]
+
+
+class Engine(Protocol):
+    """It steps in a thread of its own."""
+
+    def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
+        """Begins one answer. `hear` is called with "cancelled" once a stopped one has left the engine."""
+
+
+class LanguageModel(Talking):
+    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
+    Options: ClassVar[type[BaseModel]] = LanguageOptions
+    example: Example = Example(
+        [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
+    )
+
+    vocabulary: Vocabulary
+    engine: Engine
+
+    def begins(self, vocabulary: Vocabulary, engine: Engine, context: int, kept_tokens: int, options: Any) -> None:
+        """Called at the end of `load`. `kept_tokens`: of all answers at once."""
+        self.vocabulary, self.engine = vocabulary, engine
+        self._options: LanguageOptions = options
+        self._context = min(context, kept_tokens)
+        self.pace = BatchHints(parallel=options.slots, room=kept_tokens)
+        ids = vocabulary.ids_of("one", False)[-1:] * min(LARGEST_TOKENS, self._context // 2)
+        self.largest = Example([{"prompt": ids, "max_tokens": 2, "temperature": 0}], {}, "generate")
+
+    # ------------------------------------------------------------------------------------------- before the engine
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        orders = [self._order(asked_of(item)) for item in items]
+        return Prepared(
+            orders,
+            [len(order.ids) for order in orders],
+            costs=[float((len(order.ids) + order.max_tokens) * order.asked.n) for order in orders],
+        )
+
+    def _order(self, asked: Asked) -> Order:
+        self.refuse(asked)
+        ids = self._ids_of(asked)
+        room = self._context - len(ids)
+        if room < 1:
+            raise self._too_long(len(ids), "tokens")
+        wanted = asked.max_tokens or self._options.max_tokens or room
+        # As much as the answers of one request may keep together.
+        return Order(ids, asked, max(1, min(wanted, room, (self.pace.room or room) // asked.n - len(ids))))
+
+    def refuse(self, asked: Asked) -> None:
+        """Raises for what the engine cannot do."""
+
+    def _ids_of(self, asked: Asked) -> list[int]:
+        if isinstance(asked.prompt, list):
+            self.vocabulary.refuse_strange(asked.prompt)
+            return asked.prompt
+        if characters_of(asked) > self._context * self.vocabulary.longest:
+            raise self._too_long(-(-characters_of(asked) // self.vocabulary.longest), "tokens at least")
+        if asked.prompt is not None:
+            return self.vocabulary.ids_of(asked.prompt, False)
+        return self.vocabulary.ids_of(self.written(asked), True)
+
+    def written(self, asked: Asked) -> str:
+        """The messages as the prompt of the model."""
+        template = self.vocabulary.template
+        if template is None:
+            raise errors.BadRequest("The model has no chat template; ask it to go on with a prompt.", "messages")
+        tools = asked.tools if asked.tool_choice != "none" else []
+        if asked.tools and not template.takes_tools:
+            raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
+        text = template.written(
+            plain(asked.messages or []), tools, add_generation_prompt=not asked.continues, **asked.template
+        )
+        if not asked.continues:
+            return text
+        last = (asked.messages or [{}])[-1].get("content")
+        # What templates write behind an answer would end it.
+        return text[: text.rindex(last) + len(last)] if isinstance(last, str) and last and last in text else text
+
+    def _too_long(self, tokens: int, unit: str) -> errors.ContextLengthExceeded:
+        return errors.ContextLengthExceeded(
+            f"The prompt has {tokens} {unit}, and the model's context has room for {self._context} with the answer.",
+            "messages",
+        )
+
+    # ------------------------------------------------------------------------------------------------ the answers
+
+    def begin(self, value: Order, tell: Tell) -> Stop:
+        return Conversation(value, self.vocabulary, tell).begin(self.engine, self._sampling(value.asked))
+
+    def _sampling(self, asked: Asked) -> TokenSampling:
+        options = self._options
+        return TokenSampling(
+            _first(asked.temperature, options.temperature, self.vocabulary.sampling.get("temperature"), TEMPERATURE),
+            _first(asked.top_p, options.top_p, self.vocabulary.sampling.get("top_p"), 1.0),
+            int(_first(asked.top_k, options.top_k, self.vocabulary.sampling.get("top_k"), 0)),
+            asked.min_p or 0.0,
+            asked.seed,
+        )
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return outputs
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)
+
+
+class Conversation:
+    """The answers to one request: several where several were asked for, each of which the engine writes by itself.
+
+    It is heard in the engine's thread, and stopped from any.
+    """
+
+    def __init__(self, order: Order, vocabulary: Vocabulary, tell: Tell) -> None:
+        asked = order.asked
+        self._order = order
+        self._tell = tell
+        self._writers = [AnswerWriter(vocabulary, asked.stop, asked.logprobs) for _ in range(asked.n)]
+        self._pieces: list[Piece] = []
+        self._stops: list[Stop | None] = [None] * asked.n
+        #: Answers that have been ended for the caller, and those that the engine is done with.
+        self._ended = [False] * asked.n
+        self._left = asked.n
+        self._error: Exception | None = None
+        self._is_stopped = False
+        self._lock = threading.Lock()
+
+    def begin(self, engine: Engine, sampling: TokenSampling) -> Stop:
+        for choice in range(len(self._writers)):
+            seed = None if sampling.seed is None else sampling.seed + choice
+            stop = engine.write(self._order, sampling._replace(seed=seed), self._hears(choice))
+            with self._lock:
+                self._stops[choice] = stop
+            # The engine may have met a stop string already.
+            if self._ended[choice] or self._is_stopped:
+                stop()
+        return self.stop
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        for stop in self._stops:
+            if stop is not None:
+                stop()
+
+    def _hears(self, choice: int) -> Hear:
+        def hear(ids: Sequence[int], logprobs: Sequence[float], end: str | Exception | None) -> None:
+            if not self._ended[choice]:
+                self._write(choice, ids, logprobs, end)
+            if end is not None:
+                self._leave(end)
+
+        return hear
+
+    def _write(self, choice: int, ids: Sequence[int], logprobs: Sequence[float], end: str | Exception | None) -> None:
+        writer = self._writers[choice]
+        written = writer.add(ids, logprobs)
+        text, finish = written.text, end if isinstance(end, str) else None
+        if written.stop is not None:
+            finish = "stop"
+            with self._lock:
+                stop = self._stops[choice]
+            if end is None and stop is not None:
+                stop()
+        elif finish is not None:
+            text += writer.end()
+        if finish == "cancelled" or isinstance(end, Exception):
+            return
+        if not (text or written.chances or finish):
+            return
+        self._ended[choice] = finish is not None
+        usage = self._usage() if all(self._ended) else None
+        piece = Piece(choice, text, chances=written.chances, finish=finish, usage=usage, stop=written.stop)
+        self._pieces.append(piece)
+        self._tell(piece)
+
+    def _usage(self) -> TalkUsage:
+        return TalkUsage(len(self._order.ids), sum(writer.tokens for writer in self._writers))
+
+    def _leave(self, end: str | Exception) -> None:
+        """The engine is done with one of the answers."""
+        if isinstance(end, Exception):
+            self._error = self._error or end
+        self._left -= 1
+        if self._left:
+            if self._error is not None:
+                self.stop()
+            return
+        if self._error is not None:
+            outcome: object = self._error
+        elif self._is_stopped and not all(self._ended):
+            outcome = errors.RequestCancelled("It was stopped.")
+        else:
+            outcome = whole(self._pieces, len(self._writers))
+        self._tell(Finished(outcome))

@@ -1,0 +1,91 @@
+"""The memory that a launch of a language model will need, found out before it is placed on a node: weights, the tokens
+that are kept, and what a step computes with. And what cannot be loaded, refused while its caller waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster import errors
+from cluster.value import JsonObject
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import MemoryPlan, PlannedPart, gguf_header
+from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
+from deployments.llm.language import GB, LanguageOptions
+from deployments.llm.shape import Shape, shape_of_gguf
+
+#: A worker without its model: the PSS of one that has loaded smollm2, less its weights and what it kept.
+PROCESS_BYTES = 350_000_000
+#: Tokens of prompts that are computed in one step, and how many numbers of the hidden size a layer holds of each.
+STEP_TOKENS = 256
+STEP_WIDTH = 24
+
+
+def gguf_of(prospect: Prospect) -> Inventory | None:
+    """The inventory of the weights, if they are one GGUF file on this machine."""
+    inventory = prospect.weights(allow_pickle=False)
+    if inventory is None or sum(name.endswith(".gguf") for name in inventory.files) != 1:
+        return None
+    return inventory
+
+
+def refuse_other(prospect: Prospect, architectures: tuple[str, ...], engine: str) -> None:
+    """Raises for weights that the engine does not read, as far as they are on this machine."""
+    inventory = prospect.weights(allow_pickle=False)
+    if inventory is None:
+        return
+    gguf = gguf_of(prospect)
+    if gguf is None:
+        raise errors.BadRequest(
+            f"{engine} reads a language model from one GGUF file, and {inventory.place} has none or several: name the "
+            "file as model_path.",
+            "model_path",
+        )
+    architecture = str(gguf_header(gguf)["architecture"])
+    if architecture not in architectures:
+        raise errors.BadRequest(
+            f"{engine} reads GGUF files of {', '.join(architectures)}, not of {architecture!r:.50}.", "model_engine"
+        )
+
+
+def shape_in(gguf: Inventory) -> Shape:
+    header = gguf_header(gguf)
+    return shape_of_gguf(str(header["architecture"]), header["sizes"])
+
+
+def kept_of(shape: Shape, options: LanguageOptions, precision: str) -> int:
+    """Tokens that are kept for all answers at once."""
+    context = min(options.context_length or shape.context, shape.context)
+    return shape.kept_tokens(options.slots * context, int(options.cache_gb * GB), precision)
+
+
+def plan_of(prospect: Prospect, bytes_per_weight: float | None, precision: str) -> MemoryPlan:
+    """`bytes_per_weight`: None for weights that stay as they are packed in the file."""
+    options: LanguageOptions = prospect.options
+    gguf = gguf_of(prospect)
+    if gguf is None:
+        weights = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
+        dtype = "as stored"
+    else:
+        header, shape = gguf_header(gguf), shape_in(gguf)
+        weights = int(header["bytes"] if bytes_per_weight is None else header["weights"] * bytes_per_weight)
+        kept = kept_of(shape, options, precision)
+        kept_bytes = kept * shape.bytes_per_token(precision)
+        step = STEP_TOKENS * shape.hidden * STEP_WIDTH * 4 + options.slots * shape.vocabulary * 4 * 3
+        dtype = "int8" if bytes_per_weight is not None else "as stored"
+    parts = (
+        PlannedPart("model", prospect.entry.family, dtype, "none", weights, "main memory"),
+        PlannedPart(f"{kept or 'its'} tokens", "cache", precision, "none", kept_bytes, "main memory"),
+    )
+    return MemoryPlan(parts, step, PROCESS_BYTES, 0, weights + kept_bytes + step + PROCESS_BYTES)
+
+
+def smaller(prospect: Prospect) -> Iterator[JsonObject]:
+    """Fewer kept tokens first: then requests wait for each other, and long ones are refused."""
+    options: LanguageOptions = prospect.options
+    if getattr(options, "kv_precision", "u8") != "u8":
+        yield {"kv_precision": "u8"}
+    if options.cache_gb > 0.25:
+        yield {"cache_gb": options.cache_gb / 2}
+        yield {"cache_gb": options.cache_gb / 4}

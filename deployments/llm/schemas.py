@@ -1,0 +1,121 @@
+"""Which JSON schemas answers can be held to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import errors
+from cluster.names import cut
+from cluster.value import JsonObject
+
+MOST_DEPTH = 32
+MOST_VALUES = 5_000
+#: What the grammars of the engines can express.
+TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
+CONSTRAINTS = frozenset(
+    """
+    type properties required items enum const anyOf $ref $defs definitions additionalProperties
+    minItems maxItems minLength maxLength minimum maximum exclusiveMinimum exclusiveMaximum
+    """.split()
+)
+#: What says nothing about how the answer is written.
+NOTES = frozenset(
+    "title description default examples $schema $id $comment deprecated readOnly writeOnly strict".split()
+)
+
+
+def refuse_schema(format: JsonObject | None) -> None:
+    """Raises for a form of answers that no grammar can be made of."""
+    if format is None or format.get("type") in ("json_object", "text"):
+        return
+    if format.get("type") != "json_schema":
+        raise errors.BadRequest(
+            f"response_format takes text, json_object or json_schema, not {format.get('type')!r:.50}.",
+            "response_format",
+        )
+    schema = format.get("schema")
+    if not isinstance(schema, dict):
+        raise errors.InvalidBody("response_format: json_schema needs a schema, which is an object.", "response_format")
+    _refuse_large(schema)
+    _refuse_in(schema, schema, "schema")
+
+
+def _refuse_large(schema: object) -> None:
+    level: list[Any] = [schema]
+    values = 0
+    for _ in range(MOST_DEPTH):
+        level = [inner for value in level for inner in _inner(value)]
+        values += len(level)
+        if values > MOST_VALUES:
+            raise errors.InvalidBody(f"The schema has more than {MOST_VALUES} values.", "response_format")
+        if not level:
+            return
+    raise errors.InvalidBody(f"The schema is deeper than {MOST_DEPTH} levels.", "response_format")
+
+
+def _inner(value: object) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _refuse_in(schema: object, root: JsonObject, where: str) -> None:
+    if isinstance(schema, bool):
+        return
+    if not isinstance(schema, dict):
+        raise _wrong(where, "is not a schema")
+    unknown = sorted(set(schema) - CONSTRAINTS - NOTES)
+    if unknown:
+        raise _wrong(where, f"has {cut(unknown[0])}, which answers cannot be held to")
+    _refuse_words(schema, root, where)
+    for name in ("properties", "$defs", "definitions"):
+        inner = schema.get(name, {})
+        if not isinstance(inner, dict):
+            raise _wrong(where, f"has {name} that are no object")
+        for key, each in inner.items():
+            _refuse_in(each, root, f"{where}.{cut(key)}")
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            _refuse_in(schema[name], root, f"{where}.{name}")
+    choices = schema.get("anyOf", [True])
+    if not isinstance(choices, list) or not choices:
+        raise _wrong(where, "has an anyOf that is no list of schemas")
+    for choice in choices:
+        _refuse_in(choice, root, f"{where}.anyOf")
+
+
+def _refuse_words(schema: JsonObject, root: JsonObject, where: str) -> None:
+    types = schema.get("type", [])
+    if not all(type in TYPES for type in (types if isinstance(types, list) else [types])):
+        raise _wrong(where, f"has the type {types!r:.50}")
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        raise _wrong(where, "requires what is no list of names")
+    if "enum" in schema and not (isinstance(schema["enum"], list) and schema["enum"]):
+        raise _wrong(where, "has an enum that is no list of values")
+    for name in ("minItems", "maxItems", "minLength", "maxLength"):
+        if name in schema and not (type(schema[name]) is int and 0 <= schema[name] <= 100_000):
+            raise _wrong(where, f"has a {name} that is no whole number up to 100000")
+    for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
+        if name in schema and type(schema[name]) not in (int, float):
+            raise _wrong(where, f"has a {name} that is no number")
+    for low, high in (("minItems", "maxItems"), ("minLength", "maxLength"), ("minimum", "maximum")):
+        if low in schema and high in schema and schema[low] > schema[high]:
+            raise _wrong(where, f"has a {low} above its {high}")
+    if "$ref" in schema:
+        _refuse_reference(schema["$ref"], root, where)
+
+
+def _refuse_reference(reference: object, root: JsonObject, where: str) -> None:
+    target: Any = root
+    if not isinstance(reference, str) or not reference.startswith("#"):
+        raise _wrong(where, "refers to something outside of it")
+    for part in reference[1:].strip("/").split("/"):
+        if part:
+            target = target.get(part) if isinstance(target, dict) else None
+    if not isinstance(target, dict):
+        raise _wrong(where, f"refers to {cut(reference)}, which is not in it")
+
+
+def _wrong(where: str, what: str) -> errors.InvalidBody:
+    return errors.InvalidBody(f"response_format: {where} {what}.", "response_format")

@@ -1,0 +1,141 @@
+"""Messages written as the prompt of a model, by the template that comes with it. Strangers wrote it, so it runs in a
+sandbox: it reaches no file and no code, and does not run for ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from datetime import datetime
+from typing import Any
+
+from cluster import errors
+from cluster.names import cut
+from cluster.value import JsonObject
+
+#: Turns of all loops over numbers together; those over messages are bounded by the request.
+MOST_TURNS = 1_000_000
+
+_turns_left: ContextVar[int] = ContextVar("turns_left", default=0)
+
+
+def _range(*limits: int) -> range:
+    numbers = range(*limits)
+    left = _turns_left.get() - len(numbers)
+    if left < 0:
+        raise OverflowError("it counts for too long")
+    _turns_left.set(left)
+    return numbers
+
+
+def _refuse(message: str) -> None:
+    raise errors.BadRequest(f"The model's chat template refuses this: {cut(str(message))}", "messages")
+
+
+def _json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+class ChatTemplate:
+    def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
+        """`tokens`: special tokens by the names that templates have for them, such as `bos_token`."""
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation()]
+        )
+        environment.filters["tojson"] = _json
+        environment.globals.update(
+            raise_exception=_refuse, strftime_now=lambda format: datetime.now().strftime(format), range=_range
+        )
+        try:
+            self._template = environment.from_string(source)
+        except TemplateError as error:
+            raise errors.LoadFailed(f"The model's chat template cannot be read: {error}.") from None
+        self._tokens = dict(tokens)
+        #: Whether it knows of tools.
+        self.takes_tools = "tools" in source
+
+    def written(self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], **more: Any) -> str:
+        """`more`: variables that the request gives to the template."""
+        _turns_left.set(MOST_TURNS)
+        variables = {**more, **self._tokens, "messages": list(messages)}
+        variables["tools"] = list(tools) or None
+        try:
+            return str(self._template.render(**variables))
+        except errors.ClusterError:
+            raise
+        # A template may do anything with what it is given, and the messages are the caller's.
+        except Exception as error:
+            raise errors.BadRequest(
+                f"The model's chat template cannot write these messages: {cut(str(error))}.", "messages"
+            ) from None
+
+
+def _generation() -> type[Any]:
+    """`{% generation %}` marks what an assistant wrote, for training; here it means nothing."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+    from jinja2.parser import Parser
+
+    class Generation(Extension):  # type: ignore[misc]
+        tags = {"generation"}
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            body: list[nodes.Node] = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return body
+
+    return Generation
+
+
+def plain(messages: Sequence[JsonObject]) -> list[JsonObject]:
+    """Messages as templates read them: texts instead of lists of parts, arguments of calls as objects."""
+    return [_plain(message, place) for place, message in enumerate(messages)]
+
+
+def _plain(message: JsonObject, place: int) -> JsonObject:
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise errors.InvalidBody(f"messages.{place}: it has no role.", "messages")
+    text = {**message, "role": "system" if role == "developer" else role}
+    text["content"] = _text_of(message.get("content"), place)
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        text["tool_calls"] = [_call(call, place) for call in calls]
+    else:
+        text.pop("tool_calls", None)
+    return text
+
+
+def _text_of(content: Any, place: int) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise errors.InvalidBody(f"messages.{place}: content must be a text or a list of parts.", "messages")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("text", "input_text", "output_text", "refusal") and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind in ("image_url", "image", "input_image"):
+            raise errors.BadRequest(f"messages.{place} has a picture, and this model reads texts only.", "messages")
+        else:
+            raise errors.InvalidBody(f"messages.{place}: a part must be a text, not {kind!r:.50}.", "messages")
+    return "\n".join(texts)
+
+
+def _call(call: Any, place: int) -> JsonObject:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise errors.InvalidBody(f"messages.{place}: a tool call must have a function with a name.", "messages")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            pass  # as the model wrote it
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -1,0 +1,52 @@
+"""Chat templates are programs of strangers."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import errors
+from deployments.llm.templates import ChatTemplate, plain
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("{{ ''.__class__.__mro__[1].__subclasses__() }}", id="reaches for classes"),
+        pytest.param("{% include '/etc/passwd' %}", id="reaches for files"),
+        pytest.param("{{ cycler.__init__.__globals__.os.popen('id').read() }}", id="reaches for the system"),
+        pytest.param("{% for i in range(10**9) %}x{% endfor %}", id="counts for ever"),
+        pytest.param(
+            "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", id="counts in loops"
+        ),
+        pytest.param("{% set x = messages.append(1) %}", id="changes what it is given"),
+        pytest.param("{{ raise_exception('no system messages') }}", id="refuses"),
+        pytest.param("{{ messages[7].content.missing.more }}", id="fails"),
+    ],
+)
+def test_a_template_that_misbehaves_refuses_the_request(source: str) -> None:
+    with pytest.raises(errors.BadRequest, match="The model's chat template"):
+        ChatTemplate(source, {}).written(HELLO, [])
+
+
+def test_a_template_that_cannot_be_read_fails_the_load() -> None:
+    with pytest.raises(errors.LoadFailed, match="chat template cannot be read"):
+        ChatTemplate("{% for %}", {})
+
+
+def test_templates_have_what_those_of_transformers_have() -> None:
+    source = (
+        "{{ bos_token }}{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{{ m.content }}{% endfor %}"
+        "{% generation %}!{% endgeneration %}{{ {'a': 'é'} | tojson }}{{ strftime_now('%Y') | length }}"
+    )
+    messages = [{"role": "user", "content": letter} for letter in "abc"]
+    assert ChatTemplate(source, {"bos_token": "<s>"}).written(messages, []) == '<s>ab!{"a": "é"}4'
+
+
+def test_arguments_of_calls_become_objects() -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    odd = {"id": "2", "function": {"name": "f", "arguments": "no JSON"}}
+    (message,) = plain([{"role": "assistant", "content": None, "tool_calls": [call, odd]}])
+    assert message["content"] == ""
+    assert [each["function"]["arguments"] for each in message["tool_calls"]] == [{"a": 1}, "no JSON"]
