@@ -66,6 +66,13 @@ def reranker(live: LiveCluster) -> str:
         return client.launch_model(model_name="ce-tiny", model_type="rerank", model_uid="reranker")
 
 
+@pytest.fixture(scope="session")
+def talker(live: LiveCluster) -> str:
+    """The uid of a real language model. Its weights are converted first, which takes half a minute."""
+    with live.client() as client:
+        return client.launch_model("smollm2-135m-instruct", "llm", model_uid="talker", cache_gb=0.2)
+
+
 @pytest.fixture(scope="module")
 def letters(live: LiveCluster) -> Iterator[str]:
     """The uid of a model that can do everything that text models can, with answers to work out by hand. It is

@@ -30,6 +30,7 @@ from deployments.image.facts import ImageFacts
 from deployments.image.requests import Drawing, DrawnPicture
 from deployments.text.facts import ClassifyFacts, EmbeddingFacts
 from deployments.vectors import Rows, SparseRows, unit
+from tests.speaking import Speaking
 
 
 class EchoOptions(BaseModel):
@@ -383,7 +384,7 @@ def _entry(name: str, family: str) -> Entry:
 TYPES = (
     ModelType(
         name="echo",
-        families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting},
-        entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting")),
+        families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting, "speaking": Speaking},
+        entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting", "speaking")),
     ),
 )

@@ -128,8 +128,8 @@ def test_an_answer_is_asked_elsewhere_before_its_first_piece(fault: str) -> None
         await asyncio.sleep(0.02)
         if fault == "dies":
             (busy,) = s.dispatcher.table.in_flight
-            (dying,) = [worker for worker in s.workers if worker.name == busy]
-            for worker in s.workers:
+            (dying,) = [worker for worker in speakers(s) if worker.name == busy]
+            for worker in speakers(s):
                 if worker is not dying:
                     worker.runs.set()
             dying.is_dead.set_result(None)
