@@ -114,6 +114,14 @@ def test_pictures_are_drawn_as_the_readme_says(
     assert capsys.readouterr().out == "iVBORw0K\n"
 
 
+@pytest.mark.ray
+def test_a_language_model_answers_as_the_readme_says(
+    live: LiveCluster, talker: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exec(PYTHON[2].replace("http://127.0.0.1:9997", live.url), {})
+    assert capsys.readouterr().out == "The capital of France is Paris."
+
+
 #: The test that breaks what each row of the table of deaths names; the tests of k8s also lose nodes and heads.
 DEATHS = {
     "one of several workers, `kill -9`": "test_a_killed_worker_costs_no_request_and_comes_back",

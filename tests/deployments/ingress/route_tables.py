@@ -10,6 +10,8 @@ SERVING = {"embeddings", "rerank", "classify", "text-embeddings-inference", "vll
 DRAWING = {"images", "sdapi"}
 #: Tags of routes that read pages, which have tests of their own too.
 READING = {"ocr", "chat"}
+#: Tags of routes of language models, which have tests of their own too.
+TALKING = {"completions", "messages", "tokens"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
 #: Files need no key, since their names cannot be guessed.

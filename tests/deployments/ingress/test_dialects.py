@@ -82,7 +82,7 @@ def test_a_chat_that_no_wing_can_answer_is_refused(tmp_path: Path) -> None:
         async with asked(settings(tmp_path), StandIn({"m": None})) as client:
             messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "aGk="}}]}]
             answer = await client.post("/v1/chat/completions", json={"model": "m", "messages": messages})
-            assert answer.status_code == 400 and "Model m cannot ocr" in answer.text
+            assert answer.status_code == 400 and "Model m cannot chat" in answer.text
 
     run(test())
 

@@ -120,7 +120,7 @@ def test_every_type_of_ours_is_one_that_xinferences_client_can_open() -> None:
         for family in type.families.values():
             word = xinference_type(type.name, family.abilities)
             assert word in THEIR_TYPES
-            assert word == {"ocr": "image", "classify": "flexible"}.get(type.name, type.name)
+            assert word == {"ocr": "image", "classify": "flexible", "llm": "LLM"}.get(type.name, type.name)
     assert xinference_type("language", ("chat", "generate")) == "LLM"
 
 
