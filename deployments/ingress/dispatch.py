@@ -221,9 +221,7 @@ class Dispatcher:
         computed changes anything, so a second time does no harm."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         question = Question(model, ability, list(items), dict(params), owner, deadline, alone)
-        answer: Answer
-        answer, worker = await self._asked(question)
-        return answer, worker
+        return await self._asked(question)
 
     async def talk(
         self, model: ModelRoutes, ability: str, item: object, params: JsonObject, owner: str, timeout_s: float
