@@ -141,6 +141,8 @@ class Report:
     memory: Memory = Memory()
     load_seconds: float = 0.0
     facts: SentFacts = SentFacts()
+    #: Why it does not compute, as it has found itself.
+    trouble: str = ""
 
 
 class WorkerStatus(Value):

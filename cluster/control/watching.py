@@ -148,6 +148,8 @@ class Watch:
             self._records.tell(uid, "ERROR", f"Worker {name} failed: {after.reason}")
             # Its claim is given back with its state; the process may not outlive that.
             handle.kill()
+        if report.trouble and report.trouble != before_report.trouble and after.state in SERVES:
+            self._hear(name, E.SILENT, report.trouble)
         # A long poll that ended without news brings an old reading of the memory once more.
         if report.memory != before_report.memory:
             self._see_memory(after.node, report.memory)

@@ -26,6 +26,7 @@ from cluster.settings import Settings
 from cluster.status import Claim
 from cluster.worker.family import load_family
 from cluster.worker.outcomes import Outcome
+from cluster.worker.self_test import look_again_and_again
 from cluster.worker.talking import Send
 from cluster.worker.worker import Worker
 
@@ -71,6 +72,8 @@ class WorkerActor(Worker):
         # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
         self._inference = uvloop.new_event_loop()
         threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()
+        looking = look_again_and_again(super().probe, self._board, settings)
+        self._looking = asyncio.run_coroutine_threadsafe(looking, self._inference)
         self._post(socket=self._listen(settings))
         threading.Thread(target=self._watch_memory, name="memory", daemon=True).start()
 

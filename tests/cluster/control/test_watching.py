@@ -108,6 +108,36 @@ def test_a_worker_that_answers_but_does_not_compute_is_replaced() -> None:
     play(scene)
 
 
+def test_a_worker_that_finds_itself_that_it_does_not_compute_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However rarely each of very many is asked."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=2))
+        first, second = s.world.alive()
+        first.fails_its_example = True
+        first.tell(trouble="probe: ValueError: no")
+        await s.until(lambda: s.world.routed() == {str(second.name)})
+        await s.until(lambda: not first.alive)
+        assert any("SUSPECT: probe: ValueError: no" in text for text in await s.events())
+        s.world.clock_ahead += 2
+        await s.state(M.READY)
+
+    monkeypatch.setattr(watching, "FAILED_PAUSE_S", 0.01)
+    play(scene, probe_s=60)
+
+
+def test_trouble_that_is_over_costs_no_worker() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        process = s.world.the()
+        process.tell(trouble="has not computed its own example within 20 s")
+        worker = await s.until(lambda: [w for w in s.supervisor._fleet.workers.values() if "SUSPECT" in str(w.story)])
+        await s.until(lambda: s.supervisor._fleet.workers[str(process.name)].state == S.READY)
+        assert process.alive and len(worker) == 1
+
+    play(scene, probe_s=60)
+
+
 def test_a_worker_that_fails_its_own_example_twice_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(s: Scene) -> None:
         await s.ready()
