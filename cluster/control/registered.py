@@ -15,16 +15,30 @@ class Registrations:
 
     def __init__(self, records: Records) -> None:
         self._records = records
+        #: As they were last read; every launch asks for them.
+        self._read: list[Entry] | None = None
+        self._changes = 0
 
     async def all(self) -> list[Entry]:
-        return list((await self._records.readable("entry", Entry)).values())
+        changes, entries = self._changes, self._read
+        if entries is None:
+            entries = list((await self._records.readable("entry", Entry)).values())
+            self._read = entries if changes == self._changes else None
+        return entries
 
     async def add(self, entry: Entry) -> None:
         await self._records.put("entry", f"{entry.type}/{entry.name}", entry.model_dump(mode="json"))
+        self._forget()
 
     async def remove(self, type: str, name: str) -> None:
-        if not await self._records.delete("entry", f"{type}/{name}"):
+        was_there = await self._records.delete("entry", f"{type}/{name}")
+        self._forget()
+        if not was_there:
             raise errors.UnknownModel(f"Model {name} not found among the registered {type} models.", "model_name")
+
+    def _forget(self) -> None:
+        self._changes += 1
+        self._read = None
 
 
 class KeyRing:

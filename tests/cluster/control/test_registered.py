@@ -7,6 +7,8 @@ import pytest
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.control.sqlite_store import SqliteStore
+from cluster.control.store import Kind
+from cluster.value import JsonObject
 from tests.cluster.control.scenes import (
     PATIENCE_S,
     Scene,
@@ -78,3 +80,24 @@ def test_registrations_are_kept_until_they_are_withdrawn() -> None:
             await s.supervisor.unregister("embedding", "mine")
 
     play(scene)
+
+
+def test_registrations_are_read_once_until_they_change() -> None:
+    class Counting(SqliteStore):
+        reads = 0
+
+        def all(self, kind: Kind) -> JsonObject:
+            self.reads += kind == "entry"
+            return super().all(kind)
+
+    store = Counting()
+    entry = Entry(name="mine", type="embedding", family="f", sources=(Source(hub="local", id="/m"),), builtin=False)
+
+    async def scene(s: Scene) -> None:
+        for number, expected in ((1, []), (2, [entry]), (3, [])):
+            for _ in range(5):
+                assert await s.supervisor.registered() == expected
+            assert store.reads == number
+            await (s.supervisor.unregister("embedding", "mine") if expected else s.supervisor.register(entry))
+
+    play(scene, store=store)
