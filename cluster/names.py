@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import islice
 
 #: Characters of a name that a message repeats. Nothing has a longer name, so a longer one is no typing error.
 LONGEST = 100
 #: Comparing takes up to 80 nanoseconds per pair of characters, on the event loop: 40 ms in all.
 MOST_PAIRS = 500_000
+
+#: Of more names, only so many are compared; and how many last characters have to be the same.
+MOST_LIKELY, LIKE_ENDING = 200, 4
 
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = LONGEST
@@ -38,6 +43,16 @@ def nearest(name: str, existing: Iterable[str], most: int = 1, cutoff: float = 0
             break
         compared.append(other)
     return difflib.get_close_matches(name, compared, most, cutoff)
+
+
+def likely(name: str, ordered: Sequence[str]) -> Sequence[str]:
+    """Of very many names, in order, those that `nearest` should compare: the ones that begin or end like this one."""
+    if len(ordered) <= MOST_LIKELY:
+        return ordered
+    place = bisect_left(ordered, name)
+    begin = ordered[max(place - MOST_LIKELY // 4, 0) : place + MOST_LIKELY // 4]
+    end = islice((other for other in ordered if other.endswith(name[-LIKE_ENDING:])), MOST_LIKELY // 2)
+    return list(dict.fromkeys((*begin, *end)))
 
 
 #: What a model may also be called: other servers' names for models have an owner before them.

@@ -119,7 +119,8 @@ class Records:
         """Above every one before. It is not written down: that is for whoever writes what carries it, with
         `number_row`."""
         if of not in self._numbers:
-            self._numbers[of] = await self._store.number(of)
+            # Others may have asked meanwhile, and been given the next ones.
+            self._numbers.setdefault(of, await self._store.number(of))
         self._numbers[of] = max(self._numbers[of] + 1, at_least)
         return self._numbers[of]
 

@@ -128,7 +128,6 @@ class Worker:
         return list(self._lines)[-lines:]
 
     async def metrics(self) -> bytes:
-        """What this process counts, as a page."""
         if self._work is not None:
             self._work.measure()
         return page(self._metrics.collect())
@@ -312,10 +311,12 @@ class Worker:
         self._board.amend(lambda report: replace(report, **changes))
 
     def _obey(self, epoch: int) -> None:
-        """A supervisor that was replaced has no say any more."""
+        """A supervisor that was replaced has no say any more, and what it waits for ends: it would take up a thread."""
         if epoch < self._epoch:
             raise errors.StaleEpoch(f"{self.name} obeys epoch {self._epoch}, not {epoch}.")
-        self._epoch = epoch
+        if epoch > self._epoch:
+            self._epoch = epoch
+            self._post()
 
 
 def _size_of(item: Any) -> int:

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from cluster import errors
 from cluster.keys import Key, sees
-from cluster.names import cut, nearest
+from cluster.names import cut, likely, nearest
 from cluster.routes import ModelRoutes, Namesake, Route, answers_to, meant
 from cluster.status import ModelState
 
@@ -158,7 +158,9 @@ class RouteTable:
 
     def _unknown(self, name: str, key: Key | None = None) -> errors.ClusterError:
         visible = self.visible(key)
-        return _unknown(name, sorted(visible), is_limited=visible is not self.models)
+        if visible is self.models:
+            return _unknown(name, self._able.get(ANYTHING, ()), is_limited=False)
+        return _unknown(name, sorted(visible), is_limited=True)
 
     def is_usable(self, model: ModelRoutes, avoiding: Collection[str] = ()) -> bool:
         return any(r.worker not in avoiding and r.worker not in self.avoided for r in model.workers)
@@ -231,9 +233,9 @@ def _unknown(name: str, uids: Sequence[str], *, is_limited: bool) -> errors.Clus
         return errors.NotPermitted(text, "model")
     text = f"Model not found in the model list, uid: {cut(name)}."
     if len(uids) > NAMED:
-        near = nearest(name, uids, NAMED, 0.5) or uids[:NAMED]
-        return errors.ModelNotFound(f"{text} The nearest of {len(uids)} model uids: {near}", "model")
-    return errors.ModelNotFound(f"{text} Available model uids: {uids}", "model")
+        near = nearest(name, likely(name, uids), NAMED, 0.5) or uids[:NAMED]
+        return errors.ModelNotFound(f"{text} The nearest of {len(uids)} model uids: {list(near)}", "model")
+    return errors.ModelNotFound(f"{text} Available model uids: {list(uids)}", "model")
 
 
 def _few(uids: Sequence[str]) -> str:

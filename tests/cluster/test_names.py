@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cluster.names import LONGEST, cut, nearest, quoted
+from cluster.names import LONGEST, MOST_LIKELY, cut, likely, nearest, quoted
 
 
 def test_the_nearest_names_come_best_first() -> None:
@@ -32,3 +32,13 @@ def test_looking_for_near_names_takes_a_bounded_time() -> None:
     assert nearest("x" * 40_000_000, alike) == [], "nobody mistyped that"
     nearest("x" * 95 + "abc", alike, 5)
     assert time.perf_counter() - began < 0.5
+
+
+def test_of_ten_thousand_names_those_that_begin_or_end_alike_are_compared() -> None:
+    names = sorted([f"model-{number:05}" for number in range(10_000)] + ["minilm", "zebra"])
+    for asked, meant in (("modle-00017", "model-00017"), ("model-0451", "model-04510"), ("minilm2", "minilm")):
+        chosen = likely(asked, names)
+        assert len(chosen) <= MOST_LIKELY
+        assert meant in chosen
+    assert nearest("modle-00017", likely("modle-00017", names), 5)[0] == "model-00017"
+    assert likely("a", ["b", "c"]) == ["b", "c"]

@@ -182,6 +182,21 @@ def test_launches_that_come_together_are_one_write_and_each_is_one_row() -> None
     play(scene, store=store)
 
 
+def test_a_declared_list_is_few_writes() -> None:
+    store = SlowStore()
+    store.gate.set()
+
+    async def scene(s: Scene) -> None:
+        declared = [make_wanted(f"m{number:02}", claim_gib=0.1) for number in range(50)]
+        await s.supervisor.apply(declared, prune=False, dry_run=False)
+        assert len(store.writes) <= 3
+        statuses = await s.supervisor.all_statuses()
+        assert [status.uid for status in statuses] == [wanted.uid for wanted in declared]
+        assert [status.generation for status in statuses] == list(range(1, 51))
+
+    play(scene, store=store)
+
+
 def test_room_is_taken_by_launches_that_are_still_being_written() -> None:
     store = SlowStore()
 

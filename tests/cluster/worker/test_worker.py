@@ -276,6 +276,20 @@ def test_a_report_waits_for_news(tmp_path: Path) -> None:
     play(scene())
 
 
+def test_a_new_supervisor_ends_what_the_one_before_waits_for(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        seen, _ = await worker.report(1, -1, 0)
+        waiting = asyncio.ensure_future(elsewhere(worker.report(1, seen, 3600)))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        await worker.report(2, -1, 0)
+        assert (await asyncio.wait_for(waiting, PATIENCE_S))[1].phase == "ready"
+
+    play(scene())
+
+
 def test_threads_are_set_in_the_thread_of_the_model(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)
