@@ -14,8 +14,7 @@ from cluster.control.records import Records
 from cluster.control.views import model_routes_of, status_of
 from cluster.control.watching import Watch
 from cluster.keys import Key
-from cluster.routes import Amendment, ModelRoutes, Snapshot
-from cluster.routes import amended as amended_by
+from cluster.routes import Amendment, ModelRoutes, Snapshot, amended
 from cluster.status import ModelState, ModelStatus
 from cluster.suspicion import MOST_POISON, POISON_S
 from cluster.versioned import Versioned
@@ -70,26 +69,24 @@ class Publisher:
 
     def _post_routes(self, changed: Collection[str]) -> None:
         last = self.snapshots.value
-        models = amended(last.models, changed, self._routes_of)
+        rows = {uid: self._routes_of(uid) for uid in changed}
+        rows = {uid: row for uid, row in rows.items() if row != last.models.get(uid)}
         keys, poison = tuple(self._keys.values()), tuple(self._poison)
-        if models is None and keys == last.keys and poison == last.poison:
+        if not rows and keys == last.keys and poison == last.poison:
             return
-        version = last.version + 1
-        if models is None:
-            changed = ()
-        rows = {uid: models[uid] for uid in changed if uid in models} if models is not None else {}
-        amendment = Amendment(
+        models = {uid: row for uid, row in rows.items() if row is not None}
+        change = Amendment(
             last.version,
-            version,
-            rows,
-            self._handles_of(rows.values()),
-            tuple(uid for uid in changed if uid not in rows),
+            last.version + 1,
+            models,
+            self._handles_of(models.values()),
+            tuple(uid for uid in rows if uid not in models),
             None if keys == last.keys else keys,
             self._records.epoch,
             poison,
         )
-        self._history.append((version, frozenset(changed), amendment.keys is not None))
-        self.snapshots.post(amended_by(last, amendment))
+        self._history.append((change.version, frozenset(rows), change.keys is not None))
+        self.snapshots.post(amended(last, change))
 
     def _handles_of(self, models: Iterable[ModelRoutes]) -> dict[str, Any]:
         handles = {route.worker: self._watch.handle_of(route.worker) for model in models for route in model.workers}
@@ -100,7 +97,7 @@ class Publisher:
         return model_routes_of(self._fleet, wanted) if wanted else None
 
     def _post_statuses(self, changed: Collection[str]) -> None:
-        statuses = amended(self.statuses.value, changed, self._status_of)
+        statuses = updated(self.statuses.value, changed, self._status_of)
         if statuses is not None:
             self.statuses.post(statuses)
 
@@ -178,7 +175,7 @@ class Publisher:
         self._poison = {poison: until for poison, until in self._poison.items() if until > now}
 
 
-def amended(
+def updated(
     before: Mapping[str, T], changed: Collection[str], now: Callable[[str], T | None]
 ) -> Mapping[str, T] | None:
     """The table with what is told of these models now; None where that is what it holds already."""

@@ -18,7 +18,7 @@ import pytest
 from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent, WorkerRecord
-from cluster.control.publishing import amended
+from cluster.control.publishing import updated
 from cluster.control.reconcile import is_settled
 from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
@@ -101,7 +101,7 @@ class World:
     def publish(self, is_checked: bool = True) -> None:
         """Looks only at what has changed, and must tell what a look at everything would."""
         changed = self.fleet.take_changed()
-        rows = amended(self.published, changed, self.row)
+        rows = updated(self.published, changed, self.row)
         self.published = self.published if rows is None else rows
         assert not is_checked or self.published == {uid: self.row(uid) for uid in self.fleet.wanted}
         self.last_ready |= {wish.uid: wish for wish in self.fleet.newly_ready(changed)}
