@@ -50,8 +50,8 @@ class Publisher:
         #: The last versions, with the models that changed in each, and whether keys did.
         self._history: deque[tuple[int, frozenset[str], bool]] = deque(maxlen=MOST_HISTORY)
         self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({})
-        #: Each as it was last sent.
-        self._packed: dict[str, tuple[ModelStatus, bytes]] = {}
+        #: Those that have been sent and have not changed since.
+        self._packed: dict[str, bytes] = {}
         #: Until when each is told to the ingresses.
         self._poison: dict[tuple[str, str], float] = {}
         #: Launches that were READY once, by uid and generation.
@@ -99,6 +99,8 @@ class Publisher:
     def _post_statuses(self, changed: Collection[str]) -> None:
         statuses = updated(self.statuses.value, changed, self._status_of)
         if statuses is not None:
+            for uid in changed:
+                self._packed.pop(uid, None)
             self.statuses.post(statuses)
 
     def _status_of(self, uid: str) -> ModelStatus | None:
@@ -154,11 +156,11 @@ class Publisher:
 
     def sent_statuses(self) -> list[bytes]:
         """All of them as they travel; those that have not changed are not packed again."""
-        before, self._packed = self._packed, {}
+        packed = self._packed
         for uid, status in self.statuses.value.items():
-            packed = before.get(uid)
-            self._packed[uid] = packed if packed and packed[0] is status else (status, pickle.dumps(status))
-        return [sent for _, sent in self._packed.values()]
+            if uid not in packed:
+                packed[uid] = pickle.dumps(status)
+        return [packed[uid] for uid in self.statuses.value]
 
     def was_ready(self, status: ModelStatus) -> bool:
         """Whether this launch was READY once; then it cannot be cancelled any more."""
