@@ -138,6 +138,8 @@ class Report:
     memory_bytes: int = 0
     #: The most that it took until it was READY; None where that was not measured.
     peak: Needs | None = None
+    #: Whether that was with as much at once as requests can bring about.
+    is_peak_full: bool = False
     memory: Memory = Memory()
     load_seconds: float = 0.0
     facts: SentFacts = SentFacts()

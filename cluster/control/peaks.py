@@ -1,4 +1,4 @@
-"""What launches were measured to take, which counts where it is more than what they were expected to take. Pure."""
+"""What launches were measured to take, which counts instead of what they were expected to take. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from collections.abc import Mapping
 from cluster.launch import Needs, Wanted
 from cluster.value import Value
 
+#: What a worker may take beyond what one like it was measured to take: its allocator cuts memory in other ways.
+MARGIN = 0.05
 #: Measurements that a supervisor takes over from the one before.
 MOST_PEAKS = 1000
 
 
 class Peak(Value):
-    """The most that a worker of such a launch took until it was READY, after a warm-up at the largest size allowed."""
+    """The most that a worker of such a launch took until it was READY."""
 
     model: str
     needs: Needs
+    #: Whether its warm-up was of the largest size that is allowed, with as many at once. Pictures of that size may take
+    #: minutes on CPU, and then it was smaller.
+    is_full: bool = False
     #: Seconds since 1970.
     measured: float = 0.0
 
@@ -47,9 +52,25 @@ def peak_of(wanted: Wanted, peaks: Peaks, *, on_card: bool) -> Peak | None:
 
 
 def needs_of(wanted: Wanted, peaks: Peaks, *, on_card: bool) -> Needs:
-    """What is expected, or measured where that is more: on CPU a warm-up may stop short of the largest picture."""
+    """What is expected; what was measured at full size; or what was measured with less, if even that is more."""
     expected, peak = wanted.needs(on_card=on_card), peak_of(wanted, peaks, on_card=on_card)
-    return expected if peak is None else larger(expected, peak.needs)
+    if peak is None:
+        return expected
+    return _with_margin(peak.needs) if peak.is_full else larger(expected, peak.needs)
+
+
+def merged(before: Peak | None, peak: Peak) -> Peak:
+    """Of two measurements of such launches, the larger of each."""
+    if before is None:
+        return peak
+    needs, is_full = larger(before.needs, peak.needs), before.is_full or peak.is_full
+    if (needs, is_full) == (before.needs, before.is_full):
+        return before
+    return peak.model_copy(update={"needs": needs, "is_full": is_full})
+
+
+def _with_margin(needs: Needs) -> Needs:
+    return Needs(memory_bytes=int(needs.memory_bytes * (1 + MARGIN)), card_bytes=int(needs.card_bytes * (1 + MARGIN)))
 
 
 def larger(one: Needs, other: Needs) -> Needs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import sys
 from typing import BinaryIO, TypedDict, TypeGuard
@@ -33,7 +34,17 @@ LONGEST_NAME = 200
 MOST_MEMORY_BYTES = 512 * 2**20
 MOST_CPU_S = 10
 
-CONFIGS = ("config.json", "config_sentence_transformers.json", "modules.json", "model_index.json")
+CONFIGS = (
+    "config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "modules.json",
+    "model_index.json",
+)
+#: A tokenizer, of which only the kind is read: it has the vocabulary in it, and may have tens of megabytes.
+TOKENIZER = "tokenizer.json"
+MOST_TOKENIZER_BYTES = 100_000_000
+KINDS_OF_VOCABULARY = re.compile(rb'"type"\s*:\s*"(BPE|Unigram|WordPiece|WordLevel)"')
 INDEX = ".index.json"
 
 #: Bytes of one number, for the dtypes of safetensors that can be loaded in another number format.
@@ -149,6 +160,16 @@ def _short(value: object, depth: int) -> object:
     if isinstance(value, int):
         return value if abs(value) < 2**53 else None
     return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def tokenizer_in(path: str) -> dict[str, str]:
+    """The kind of vocabulary that a tokenizer has; the model of a tokenizer comes last in its file."""
+    file, size = ordinary(path)
+    with file:
+        if size > MOST_TOKENIZER_BYTES:
+            raise Unreadable(f"has {size} bytes, more than the {MOST_TOKENIZER_BYTES} that such a file may have")
+        kinds = KINDS_OF_VOCABULARY.findall(file.read(size))
+    return {"vocabulary": kinds[-1].decode()} if kinds else {}
 
 
 def parts_in(path: str) -> list[str]:
@@ -377,6 +398,8 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
         try:
             if os.path.basename(name) in CONFIGS and name.count("/") < 2 and len(answer["configs"]) < MOST_CONFIGS:
                 answer["configs"][name] = config_in(path)
+            elif name == TOKENIZER:
+                answer["configs"][name] = tokenizer_in(path)
             elif name.endswith(INDEX) and name.count("/") < 2:
                 answer["parts"][name] = parts_in(path)
             elif name.endswith(".safetensors"):

@@ -16,9 +16,10 @@ from cluster.weights.headers import MOST_TENSORS
 from cluster.weights.inventory import Inventory
 from cluster.weights.locate import PICKLES, SHARD, weight_set, without_copies
 
-#: Memory of a worker's process without the weights, on CPU. Measured as the PSS of a Ray actor with torch,
-#: transformers and sentence-transformers after its first forward pass, less the weights: 425 MiB.
-PROCESS_BYTES = 450_000_000
+#: Memory of a worker's process before it loads a model, on CPU: what it holds by itself, with Ray, torch, transformers
+#: and sentence-transformers imported. It is the same whether the process was forked or not: pages that it shares with
+#: the one that it was forked from count, since they are its own as soon as that one ends.
+PROCESS_BYTES = 325_000_000
 
 #: Main memory of a worker whose model is on a card.
 HOST_BYTES = 2_000_000_000

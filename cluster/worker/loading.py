@@ -103,20 +103,27 @@ def prepared_example(family: AnyFamily) -> Prepared:
     return family.prepare(example.ability, example.items, example.params)
 
 
-def prepared_largest(family: AnyFamily) -> Prepared:
-    """A request of the largest size; or the example, where the launch refuses what is as large as that."""
-    largest = family.largest or family.example
+def prepared_largest(family: AnyFamily) -> Prepared | None:
+    """A request of the largest size; None where the family has none, or the launch refuses what is as large as that."""
+    largest = family.largest
+    if largest is None and family.contract == "batched":
+        largest = family.example  # it is repeated until the batch is full
+    if largest is None:
+        return None
     try:
         return family.prepare(largest.ability, largest.items, largest.params)
     except errors.BadRequest:
-        return prepared_example(family)
+        return None
 
 
-def warm_up(family: AnyFamily, work: Work) -> None:
-    """Computes the example, and then as much as is ever computed at once, which is what the memory is measured at."""
+def warm_up(family: AnyFamily, work: Work) -> bool:
+    """Computes the example, and then as much as is ever computed at once, which is what the memory is measured at;
+    False where that is not known or would take too long."""
     work.warm_up(prepared_example(family))
-    is_measured = work.strain(prepared_largest(family))
-    log.info("its memory was %smeasured at the largest size", "" if is_measured else "not ")
+    largest = prepared_largest(family)
+    is_full = largest is not None and work.strain(largest)
+    log.info("its memory was %smeasured at the largest size", "" if is_full else "not ")
+    return is_full
 
 
 def give_memory_back() -> None:

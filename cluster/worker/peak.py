@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,21 +57,33 @@ def held() -> int:
 
 
 def mapped_weights() -> int:
-    """The pages in memory of files of weights, which `held` leaves out."""
-    total, is_wanted = 0, False
+    """The pages in memory of files of weights, which `held` leaves out. Of a file that is mapped several times the
+    pages are the same: its size is the most that counts."""
+    pages: Counter[str] = Counter()
+    file = ""
     try:
         with open("/proc/self/smaps") as lines:
             for line in lines:
                 name, _, value = line.partition(":")
                 if "-" in name.split(" ")[0]:
-                    is_wanted = line.rstrip().endswith(WEIGHTS)
-                elif is_wanted and name == "Rss":
-                    total += int(value.split()[0]) * 1024
-                elif is_wanted and name == "Anonymous":
-                    total -= int(value.split()[0]) * 1024  # written to since, and held
+                    path = line.split(maxsplit=5)[5:]
+                    file = path[0].rstrip() if path and path[0].rstrip().endswith(WEIGHTS) else ""
+                elif file and name == "Rss":
+                    pages[file] += int(value.split()[0]) * 1024
+                elif file and name == "Anonymous":
+                    pages[file] -= int(value.split()[0]) * 1024  # written to since, and held
     except OSError:
         pass  # another system, which does not say
-    return total
+    return sum(min(size, _size_of(file, size)) for file, size in pages.items())
+
+
+def _size_of(file: str, otherwise: int) -> int:
+    try:
+        size = os.path.getsize(file)
+    except OSError:
+        return otherwise  # it has been removed, and is still mapped
+    page = os.sysconf("SC_PAGE_SIZE")
+    return -(-size // page) * page
 
 
 def _card_bytes() -> int:

@@ -29,6 +29,7 @@ from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
 from cluster.versioned import Versioned
 from cluster.worker.examples import example_call, fails_example
+from cluster.worker.exhaustion import Stage, is_out_of_memory, out_of_memory
 from cluster.worker.family import AnyFamily, Prepared, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
@@ -66,6 +67,7 @@ class Worker:
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
         self._threads = 1
+        self._stage: Stage = "was loaded"
         cards = tuple(card for card, _ in claim.cards)
         self._board = Versioned(Report(pid=os.getpid(), cards=cards, created=time.time()))
         self._model_loader = ModelLoader(wanted, claim, settings, card_device, self._board)
@@ -274,11 +276,12 @@ class Worker:
 
     def _load(self) -> None:
         started = time.monotonic()
+        meter = PeakMeter()
         try:
             work = work_of(self._family, self.name, self._settings, self._metrics)
             folder = self._model_loader.fetch(self._wanted.source)
-            with PeakMeter() as meter:
-                facts = work.loader.submit(self._load_model, folder, work).result()
+            with meter:
+                facts, is_full = work.loader.submit(self._load_model, folder, work).result()
             peak = meter.needs()
             work.loaded()
             self._work = work
@@ -293,19 +296,23 @@ class Worker:
                 facts=SentFacts.of(facts),
                 memory_bytes=memory,
                 peak=peak,
+                is_peak_full=is_full,
                 load_seconds=time.monotonic() - started,
             )
         # Whatever a model library raises becomes the reason that people read.
         except Exception as error:
             log.exception("%s could not be loaded", self.name)
+            if is_out_of_memory(error):
+                error = out_of_memory(self._wanted.uid, error, self._stage, self._claim, meter.needs())
             if not isinstance(error, errors.ClusterError):
                 error = errors.LoadFailed(f"{self._wanted.uid} could not be loaded: {type(error).__name__}: {error}")
             self._post(phase="failed", error=error, log_tail=tuple(self._lines)[-20:])
 
-    def _load_model(self, folder: Path, work: Work) -> ModelFacts:
+    def _load_model(self, folder: Path, work: Work) -> tuple[ModelFacts, bool]:
+        """What the model says about itself, and whether it was warmed up at the largest size."""
         facts = self._model_loader.load(self._family, folder, self._threads)
-        warm_up(self._family, work)
-        return facts
+        self._stage = "computed its largest request"
+        return facts, warm_up(self._family, work)
 
     def _post(self, **changes: Any) -> None:
         self._board.amend(lambda report: replace(report, **changes))

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from cluster import errors
+from cluster.worker.exhaustion import is_out_of_memory
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import Adapters
 from deployments.image.replacements import DenoiserMethods
@@ -88,7 +89,7 @@ class Denoiser:
                     try:
                         self._pass([call] * copies, has_cache=False)
                     except RuntimeError as error:
-                        if not _is_out_of_memory(error):
+                        if not is_out_of_memory(error):
                             raise
                         self.saturation.refuse(call.shape, copies * call.samples)
                         return
@@ -102,7 +103,7 @@ class Denoiser:
         wanted = [call for call in calls if _is_wanted(call)]
         if not wanted or (error := self._failure(wanted, has_cache)) is None:
             return
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             if self._torch.cuda.is_available():
                 self._torch.cuda.empty_cache()
             self.saturation.refuse(wanted[0].shape, len(wanted) * wanted[0].samples)
@@ -120,7 +121,7 @@ class Denoiser:
             self._pass(calls, has_cache)
         # A model can raise anything, and the thread that runs it for all requests must go on.
         except Exception as error:
-            is_odd = not _is_out_of_memory(error) and not isinstance(error, errors.ClusterError)
+            is_odd = not is_out_of_memory(error) and not isinstance(error, errors.ClusterError)
             log.debug("a pass failed", exc_info=is_odd)
             return error.with_traceback(None)
         return None
@@ -158,13 +159,7 @@ def _is_wanted(call: PassCall) -> bool:
     return True
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    message = str(error)
-    # On CPU it is a plain RuntimeError, whose words depend on the system.
-    return type(error).__name__ == "OutOfMemoryError" or ("Allocator" in message and "memory" in message)
-
-
 def as_request_error(error: Exception) -> Exception:
-    if _is_out_of_memory(error):
+    if is_out_of_memory(error):
         return errors.OutOfMemory("This request needs more memory than there is: ask for a smaller picture.")
     return error

@@ -111,6 +111,7 @@ class Diffusion(Stepped):
         self.pace = BatchHints(parallel=AT_ONCE if shared else 1)
         self._default_cache = options.cache
         self.example = self._own_example(setup.device)
+        self.largest = self._own_largest()
         measured = self._warm_up()
         setup.report(1.0)
         own = {
@@ -157,6 +158,13 @@ class Diffusion(Stepped):
         task = next(task for task in TASKS if task in model.classes)
         is_free = device == "cpu" and "width" in call_arguments(model.classes[task])
         return self._example_of(task, min(model.side, EXAMPLE_SIDE) if is_free else model.side)
+
+    def _own_largest(self) -> Example:
+        """A square of as many pixels as are allowed, where the model draws pictures of any size."""
+        task = self.example.ability
+        if "width" not in call_arguments(self._model.classes[task]):
+            return self.example
+        return self._example_of(task, math.isqrt(self._model.max_pixels))
 
     def _example_of(self, task: str, side: int) -> Example:
         model = self._model

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, Field
 
 from cluster import errors
-from cluster.worker.family import Batched, Example, Params, Prepared, Setup
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import Batched, Example, Params, Prepared, Prospect, Setup
 from deployments.text import loading
 from deployments.text.facts import TextFacts
+from deployments.text.needs import encoder_plan_of
 from deployments.text.token_ids import Vocabulary, openai_text, vocabulary_of
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, truncation_of
 
@@ -43,6 +45,14 @@ class Texts(Batched):
     #: A class of sentence-transformers, and the feature in which its models leave their answers.
     kind: ClassVar[str] = "SentenceTransformer"
     output: ClassVar[str] = "sentence_embedding"
+    #: Whether each token becomes a row over the whole vocabulary.
+    answers_in_words: ClassVar[bool] = False
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        if prospect.on_card:
+            return super().plan(prospect)
+        return encoder_plan_of(prospect, cls.number_format(prospect), answers_in_words=cls.answers_in_words)
 
     def load(self, setup: Setup) -> TextFacts:
         options = setup.options

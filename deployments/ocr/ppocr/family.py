@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
+from cluster.weights.memory import HOST_BYTES, PROCESS_BYTES, MemoryPlan, PlannedPart
+from cluster.worker.family import BatchHints, Example, Prepared, Progress, Prospect, Setup, Stepped
 from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import RecognisedPage
@@ -34,6 +35,15 @@ LANGUAGES = frozenset(
 TASKS = ("ocr", "parse", "layout")
 
 
+#: Its nets on CPU, with what onnxruntime keeps of the largest picture in which text is looked for: measured.
+NETS_BYTES = 350_000_000
+#: A page at its largest, for each of its pixels: as it is decoded, with its channels in the other order, and in grey.
+#: Measured with pages of 9 to 60 megapixels.
+PIXEL_BYTES = 23
+#: Of a card, with full batches.
+CARD_BYTES = 1_500_000_000
+
+
 class PpOcrOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -46,6 +56,19 @@ class PpOcr(Stepped):
     Options: ClassVar[type[BaseModel]] = PpOcrOptions
     #: Replaced by a page of text when the model is loaded: drawing it takes a library.
     example: Example = Example([BLANK_PAGE], {}, "ocr")
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        """With one page of the largest size, for which four of usual size may be under way."""
+        weights = prospect.entry.weight_bytes or 0
+        page = PIXEL_BYTES * prospect.options.max_pixels
+        home = "card" if prospect.on_card else "main memory"
+        part = PlannedPart("nets", prospect.entry.family, "float32", "none", weights, home)
+        if prospect.on_card:
+            fixed = CARD_BYTES - weights
+            return MemoryPlan((part,), 0, fixed, 0, CARD_BYTES, max(HOST_BYTES, PROCESS_BYTES + page))
+        fixed = PROCESS_BYTES + NETS_BYTES - weights
+        return MemoryPlan((part,), page, fixed, 0, weights + page + fixed)
 
     def load(self, setup: Setup) -> OcrFacts:
         options: PpOcrOptions = setup.options

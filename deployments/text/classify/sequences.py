@@ -9,9 +9,11 @@ import numpy as np
 from pydantic import BaseModel
 
 from cluster import errors
-from cluster.worker.family import Batched, Example, Params, Prepared, Setup
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import Batched, Example, Params, Prepared, Prospect, Setup
 from deployments.text import loading
 from deployments.text.facts import ClassifyFacts
+from deployments.text.needs import encoder_plan_of
 from deployments.text.tokenizing import ENGINES, Encoded, EncoderOptions, TextEncoder, TextOrPair, truncation_of
 from deployments.vectors import Floats, refused_unless_finite, sigmoid
 
@@ -24,6 +26,10 @@ class SequenceClassifiers(Batched):
     abilities: ClassVar[tuple[str, ...]] = ("classify",)
     Options: ClassVar[type[BaseModel]] = EncoderOptions
     example: Example = Example(["I like it.", ["It rains.", "The street is wet."]], {}, "classify")
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        return super().plan(prospect) if prospect.on_card else encoder_plan_of(prospect, cls.number_format(prospect))
 
     def load(self, setup: Setup) -> ClassifyFacts:
         options: EncoderOptions = setup.options

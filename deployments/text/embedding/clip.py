@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cluster import errors
 from cluster.value import JsonObject
+from cluster.worker.family import Example
 from deployments.text.embedding.paired import Paired
 from deployments.vectors import Arrays
 
@@ -31,10 +32,20 @@ class Clip(Paired):
         self._processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **common)
         self.media_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
         self.fills_texts = config.model_type.startswith("siglip")
+        # Pictures take more of the model than texts do.
+        self.largest = Example([{self.modality: _grey(config.vision_config.image_size)}], {}, "embed_image")
 
     def _read(self, data: bytes, place: int) -> Arrays:
         picture = opened(data, place)
         return {"pixel_values": self._processor(images=[picture], return_tensors="np")["pixel_values"][0]}
+
+
+def _grey(side: int) -> bytes:
+    from PIL import Image
+
+    target = io.BytesIO()
+    Image.new("RGB", (side, side), "grey").save(target, "PNG")
+    return target.getvalue()
 
 
 def opened(data: bytes, place: int) -> Image.Image:

@@ -12,10 +12,13 @@ import numpy as np
 
 from cluster import errors
 from cluster.value import JsonObject
-from cluster.worker.family import BatchHints, Params, Prepared, Setup
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import BatchHints, Params, Prepared, Prospect, Setup
 from deployments.device import refuse_foreign_code, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
+from deployments.text.engine_limits import TORCH_BATCH_TOKENS
 from deployments.text.facts import EmbeddingFacts
+from deployments.text.needs import paired_plan_of
 from deployments.text.tokenizing import Encoded, TextEncoder
 from deployments.vectors import Arrays, Floats, refused_unless_finite
 
@@ -40,6 +43,12 @@ class Paired(SentenceTransformers):
     #: Texts are made as long as the model reads, which some were trained with.
     fills_texts: bool = False
 
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        if prospect.on_card:
+            return super().plan(prospect)
+        return paired_plan_of(prospect, cls.number_format(prospect), cls.modality)
+
     def load(self, setup: Setup) -> EmbeddingFacts:
         torch = self._torch = torch_for(setup)
         import transformers
@@ -62,7 +71,7 @@ class Paired(SentenceTransformers):
         self._default_prompt = options.prompt_name
         self._prepare_media(folder, common)
         self._dimensions = len(self._texts(self._encoder.encode(["size"]))[0])
-        self.pace = BatchHints(pads=True)
+        self.pace = BatchHints(batch_tokens=TORCH_BATCH_TOKENS if setup.device == "cpu" else None, pads=True)
         dimensions = min(options.dimensions or self._dimensions, self._dimensions)
         return EmbeddingFacts(
             dimensions=dimensions, max_tokens=longest, dtype=str(named).removeprefix("torch."), packed=False

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from cluster import errors
 from cluster.worker.family import Example, Params, Setup
+from deployments.text.engine_limits import MOST_SPARSE_TOKENS
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import TEXTS, TextOptions, Texts
 from deployments.text.tokenizing import Encoded
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import nn
 
-#: Every token of a batch becomes a row over the whole vocabulary, which soon takes gigabytes of a card.
-MOST_BATCH_TOKENS = 4096
 #: What the architectures call the part of a masked language model that gives a weight to every word.
 HEADS = ("cls", "lm_head", "vocab_projector", "decoder", "generator_lm_head")
 
@@ -37,11 +36,14 @@ class SparseEncoders(Texts):
     Options: ClassVar[type[BaseModel]] = SparseOptions
     example: Example = Example(TEXTS, {}, "embed_sparse")
     kind: ClassVar[str] = "SparseEncoder"
+    answers_in_words: ClassVar[bool] = True
 
     def load(self, setup: Setup) -> EmbeddingFacts:
         _refuse_untrained(setup)
         facts = super().load(setup)
-        self.pace = replace(self.pace, batch_tokens=min(self.pace.batch_tokens or MOST_BATCH_TOKENS, MOST_BATCH_TOKENS))
+        self.pace = replace(
+            self.pace, batch_tokens=min(self.pace.batch_tokens or MOST_SPARSE_TOKENS, MOST_SPARSE_TOKENS)
+        )
         return facts.extended(EmbeddingFacts)
 
     def run(self, batch: Sequence[Encoded]) -> Sequence[object]:

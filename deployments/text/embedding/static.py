@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Params, Prepared, Setup
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import BatchHints, Params, Prepared, Prospect, Setup
 from deployments.device import library_arguments, torch_for
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.encoders.library import sentence_transformers
 from deployments.text.facts import EmbeddingFacts
 from deployments.text.models import text_of
+from deployments.text.needs import static_plan_of
 from deployments.text.token_ids import openai_text, vocabulary_of
 from deployments.text.tokenizing import groups_of, refuse_endless
 from deployments.vectors import Floats
@@ -20,6 +22,11 @@ from deployments.vectors import Floats
 class StaticEmbeddings(SentenceTransformers):
     engines: ClassVar[tuple[str, ...]] = ("sentence_transformers", "torch", "auto", "static")
     abilities: ClassVar[tuple[str, ...]] = ("embed",)
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        """In main memory, also beside a card."""
+        return static_plan_of(prospect)
 
     def load(self, setup: Setup) -> EmbeddingFacts:
         self._torch = torch_for(setup)

@@ -21,9 +21,6 @@ from deployments.conversions import version_of
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Floats
 
-#: The engine that the others are compared with.
-EXACT = "torch"
-CANDIDATES = (EXACT, "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8")
 #: The engine of a launch that only tries all candidates and then ends.
 TRY = "try"
 #: Version of the export; files of another version are made again.

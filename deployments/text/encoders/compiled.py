@@ -17,6 +17,7 @@ from cluster import errors
 from cluster.value import JsonObject
 from deployments.conversions import run
 from deployments.text.encoders import conversion
+from deployments.text.engine_limits import TWICE_BYTES
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Arrays, Floats
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 #: OpenVINO needs some milliseconds to prepare for each new shape, so lengths are rounded up to multiples of this.
 MULTIPLE = 8
-#: Models up to this size are loaded twice, the second time for all cores, which a batch that is alone uses.
-TWICE_BYTES = 200_000_000
 #: Lengths of single short texts, which it prepares for at the start.
 SHORT_LENGTHS = range(MULTIPLE, 65, MULTIPLE)
 

@@ -23,6 +23,18 @@ from deployments.text.encoders.library import sentence_transformers
 from deployments.text.encoders.linear import arrange
 from deployments.text.encoders.packing import ATTENTION
 from deployments.text.encoders.pipeline import Pipeline
+from deployments.text.engine_limits import (
+    CANDIDATES,
+    CARD_PARALLEL,
+    COMPILED_BATCH_TOKENS,
+    EXACT,
+    MOST_PARALLEL,
+    MOST_TIMES,
+    SHORT_MS,
+    TORCH_BATCH_TOKENS,
+    UNNOTICED_MS,
+    named,
+)
 from deployments.text.sample import PASSAGES
 from deployments.text.tokenizing import Encoded, TextEncoder
 
@@ -32,18 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cluster.worker.worker")
 
-#: Tokens of a batch on CPU: more gain little there and keep the next request waiting. See benchmarks/LOG.md.
-TORCH_BATCH_TOKENS = 512
-COMPILED_BATCH_TOKENS = 256
-#: A batch that takes less time than this is made larger until it does, at most so many times: starting a small layer
-#: costs more than computing it.
-UNNOTICED_MS, MOST_TIMES = 30.0, 8
-#: On CPU each batch has its own cores, and fewer cores wait less for each other: one core for a batch if a short text
-#: then takes no longer than this, more cores if it does.
-SHORT_MS = 20.0
-MOST_PARALLEL = 8
-#: On a card the next batch is put together, and carried there, while this one is computed.
-CARD_PARALLEL = 2
 #: Inputs that an exported body may have.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -149,6 +149,8 @@ class Launch:
                 body.model = None
                 return pipeline
             parallel //= 2
+            # Before the next one starts: two engines at once would take twice the memory.
+            del pipeline
 
     def _torch_dtype(self, engine: str) -> torch.dtype:
         return dtype_for("bfloat16" if engine == "torch_bf16" else self.dtype, self.setup)
@@ -182,13 +184,12 @@ def _fastest_ms(pipeline: Pipeline, batch: Sequence[Encoded]) -> float:
 
 def start(launch: Launch) -> Started:
     """The pipeline on the engine that the launch asked for."""
-    wanted = (launch.setup.engine or choice.EXACT).replace("-", "_").lower()
-    if wanted == choice.TRY:
+    if launch.setup.engine == choice.TRY:
         choice.remember(launch.place, _conditions(launch), _try_all(launch))
         raise choice.Tried
-    if wanted == "auto":
+    engine = named(launch.setup.engine)
+    if engine == "auto":
         return _best(launch) if launch.setup.device == "cpu" else Started(launch.pipeline("torch"), "torch")
-    engine = wanted if wanted in choice.CANDIDATES else choice.EXACT
     return Started(launch.pipeline(engine), _spelled(engine))
 
 
@@ -210,15 +211,15 @@ def _conditions(launch: Launch) -> JsonObject:
 def _untried(reason: str) -> list[choice.Trial]:
     """For when the trials crashed: nothing is remembered, so the next launch tries again."""
     log.warning("engines could not be tried: %s", reason)
-    others = [choice.Trial(name, verdict=f"not tried: {reason}") for name in choice.CANDIDATES if name != choice.EXACT]
-    return [choice.Trial(choice.EXACT, verdict="chosen"), *others]
+    others = [choice.Trial(name, verdict=f"not tried: {reason}") for name in CANDIDATES if name != EXACT]
+    return [choice.Trial(EXACT, verdict="chosen"), *others]
 
 
 def _try_all(launch: Launch) -> list[choice.Trial]:
     tried: list[choice.Trial] = []
     exact = None
-    for number, engine in enumerate(choice.CANDIDATES):
-        launch.setup.report(0.3 + 0.6 * number / len(choice.CANDIDATES), f"trying {_spelled(engine)}")
+    for number, engine in enumerate(CANDIDATES):
+        launch.setup.report(0.3 + 0.6 * number / len(CANDIDATES), f"trying {_spelled(engine)}")
         try:
             pipeline = launch.pipeline(engine)
             sample = launch.sample(pipeline.encoder)

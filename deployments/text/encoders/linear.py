@@ -36,10 +36,25 @@ def arrange(model: torch.nn.Module) -> None:
     # oneDNN reads this when it makes its first program.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_PROGRAMS))
     shared = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    layers = [row for row in _layers(model) if id(row[2].weight) not in shared]
+    if not layers:
+        return
     with torch.inference_mode():
-        for parent, name, layer in list(_layers(model)):
-            if id(layer.weight) not in shared:
-                setattr(parent, name, Arranged(layer))
+        while layers:
+            # Only one layer at a time is there in both orders.
+            parent, name, layer = layers.pop()
+            setattr(parent, name, Arranged(layer))
+            del layer
+    _leave_the_file(model)
+
+
+def _leave_the_file(model: torch.nn.Module) -> None:
+    """Copies what is still read from the mapped file of weights, above all the tables of embeddings. The mapping would
+    keep the pages of all layers in memory, in the order in which nobody reads them any more."""
+    for parameter in model.parameters():
+        # Torch can resize all memory but that which it has mapped.
+        if not parameter.untyped_storage().resizable():
+            parameter.data = parameter.data.clone()
 
 
 def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:

@@ -10,9 +10,11 @@ from pydantic import BaseModel
 
 from cluster import errors
 from cluster.value import JsonObject
-from cluster.worker.family import Batched, Example, Params, Prepared, Setup
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import Batched, Example, Params, Prepared, Prospect, Setup
 from deployments.text import loading
 from deployments.text.facts import RerankFacts
+from deployments.text.needs import encoder_plan_of
 from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, text_of
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 from deployments.vectors import Floats, refused_unless_finite, sigmoid
@@ -28,6 +30,10 @@ class CrossEncoders(Batched):
     example: Example = EXAMPLE
     #: What every pass of the model is given beside the texts.
     constants: ClassVar[JsonObject] = {}
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        return super().plan(prospect) if prospect.on_card else encoder_plan_of(prospect, cls.number_format(prospect))
 
     def load(self, setup: Setup) -> RerankFacts:
         options = setup.options

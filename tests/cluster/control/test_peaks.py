@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cluster.control.peaks import MOST_PEAKS, Peak, key_of, larger, needs_of, oldest
+from cluster.control.peaks import MARGIN, MOST_PEAKS, Peak, key_of, larger, merged, needs_of, oldest
 from cluster.launch import Needs, Wanted
 from tests.make import GIB, make_wanted
 
@@ -14,9 +14,9 @@ def launched(**fields: Any) -> Wanted:
     return wanted.model_copy(update={"on_card": Needs(memory_bytes=GIB, card_bytes=4 * GIB)})
 
 
-def peak(memory_gib: float, card_gib: float = 0, measured: float = 0.0) -> Peak:
+def peak(memory_gib: float, card_gib: float = 0, measured: float = 0.0, *, is_full: bool = False) -> Peak:
     needs = Needs(memory_bytes=int(memory_gib * GIB), card_bytes=int(card_gib * GIB))
-    return Peak(model="m", needs=needs, measured=measured)
+    return Peak(model="m", needs=needs, measured=measured, is_full=is_full)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +51,22 @@ def test_the_larger_of_expected_and_measured_is_needed_in_memory_and_on_the_card
     assert larger(Needs(memory_bytes=1, card_bytes=4), Needs(memory_bytes=2, card_bytes=3)) == Needs(
         memory_bytes=2, card_bytes=4
     )
+
+
+def test_what_was_measured_at_full_size_is_claimed_next_time_with_a_margin() -> None:
+    wanted = launched()
+    peaks = {key_of(wanted, on_card=True): peak(0.5, 2, is_full=True)}
+    needs = needs_of(wanted, peaks, on_card=True)
+    assert needs == Needs(memory_bytes=int(0.5 * GIB * (1 + MARGIN)), card_bytes=int(2 * GIB * (1 + MARGIN)))
+    assert needs.card_bytes < wanted.needs(on_card=True).card_bytes
+    assert needs_of(launched(memory="3GiB"), peaks, on_card=True) == wanted.needs(on_card=True)
+
+
+def test_of_two_measurements_the_larger_counts_and_is_full_if_one_was() -> None:
+    first, larger_one = peak(2, 1, measured=1.0), peak(1, 3, measured=2.0, is_full=True)
+    assert merged(None, first) is first
+    assert merged(first, larger_one) == peak(2, 3, measured=2.0, is_full=True)
+    assert merged(first, peak(1, measured=2.0)) is first, "nothing new"
 
 
 def test_the_oldest_measurements_are_too_many() -> None:

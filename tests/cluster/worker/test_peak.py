@@ -31,3 +31,14 @@ def test_weights_that_are_mapped_count_as_far_as_they_are_in_memory(tmp_path: Pa
         for each in mapped:
             each.close()
     assert mapped_weights() == before
+
+
+def test_a_file_that_is_mapped_twice_counts_once(tmp_path: Path) -> None:
+    before = mapped_weights()
+    (tmp_path / "model.onnx.data").write_bytes(os.urandom(20 * MB))
+    with open(tmp_path / "model.onnx.data", "rb") as weights:
+        mapped = [mmap.mmap(weights.fileno(), 0, access=mmap.ACCESS_READ) for _ in range(2)]
+        assert all(sum(each[at] for at in range(0, 20 * MB, 4096)) for each in mapped)
+        assert 19 * MB < mapped_weights() - before < 25 * MB
+        for each in mapped:
+            each.close()

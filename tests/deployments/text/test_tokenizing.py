@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 import deployments
 from cluster import errors
-from deployments.text.tokenizing import Encoded, TextEncoder, fitting, truncation_of
+from deployments.text.tokenizing import Encoded, TextEncoder, copied, fitting, truncation_of
 
 TOKENIZER = Path(deployments.__file__).parent / "text" / "rerank" / "ce-tiny" / "tokenizer.json"
 
@@ -25,6 +25,17 @@ def tokenizer(**fields: Any) -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
     return TextEncoder(tokenizer(), max_tokens=8)
+
+
+def test_a_copy_of_a_tokenizer_shares_its_vocabulary_and_cuts_in_its_own_way() -> None:
+    own = tokenizer(additional_special_tokens=["<one>", "<two>"]).backend_tokenizer
+    copy = copied(own)
+    copy.enable_truncation(3)
+    copy.no_padding()
+    text = "one <two> three [MASK] four"
+    assert own.encode(text, add_special_tokens=False).ids[:3] == copy.encode(text, add_special_tokens=False).ids
+    assert copy.get_added_tokens_decoder() == own.get_added_tokens_decoder()
+    assert (own.truncation or {}).get("max_length") != 3
 
 
 LONG = "one two three four five six seven eight nine ten"

@@ -48,3 +48,12 @@ def test_a_layer_that_shares_its_weights_keeps_them() -> None:
     arrange(model)
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
     assert isinstance(model.bert.encoder.layer[0].intermediate.dense, Arranged)
+
+
+def test_nothing_is_read_from_the_file_any_more(tmp_path: Path) -> None:
+    """Or the pages of all layers would stay in memory beside the layers themselves."""
+    case = BODIES[0]
+    model = body_of(case.folder(tmp_path), case, torch.float32)
+    assert not all(parameter.untyped_storage().resizable() for parameter in model.parameters()), "it was mapped"
+    arrange(model[0])
+    assert all(parameter.untyped_storage().resizable() for parameter in model[0].parameters())
