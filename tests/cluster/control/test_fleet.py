@@ -8,6 +8,7 @@ import pytest
 from cluster import errors
 from cluster.control.fitting import could_place, fit_of, placements_of
 from cluster.control.fleet import EVENT_OF_PHASE, Fleet
+from cluster.control.peaks import MARGIN
 from cluster.control.reconcile import GOOD_RUN_S
 from cluster.control.views import routes_of, status_of
 from cluster.launch import Needs
@@ -278,6 +279,18 @@ def test_the_next_launch_claims_what_this_one_was_measured_to_take() -> None:
     assert fit_of(found, other, placements_of(found, other)).needs.memory_bytes == 2 * GIB, "it loads in another way"
     pinned = make_wanted("pinned", claim_gib=1, memory="1GiB")
     assert fit_of(found, pinned, placements_of(found, pinned)).needs.memory_bytes == GIB, "somebody has said how much"
+
+
+def test_a_measurement_at_full_size_is_what_the_next_launch_claims_and_leaves_this_claim_as_it_is() -> None:
+    wanted = make_wanted(claim_gib=4)
+    found = fleet(wanted, nodes=[make_node(memory_gib=8)])
+    carry_out(found, 0.0)
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=GIB), is_peak_full=True), 1.0)
+    assert found.workers[the(found)].claim == Claim(4 * GIB)
+    again = make_wanted("again", claim_gib=4).model_copy(update={"entry": wanted.entry})
+    fit = fit_of(found, again, placements_of(found, again))
+    assert fit.peak is not None and fit.peak.is_full
+    assert fit.needs.memory_bytes == int(GIB * (1 + MARGIN))
 
 
 def test_a_worker_that_is_found_again_keeps_its_claim_and_teaches_nothing_new() -> None:

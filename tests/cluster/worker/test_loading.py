@@ -9,10 +9,15 @@ import pytest
 from cluster import errors
 from cluster.launch import Wanted
 from cluster.status import Claim
-from cluster.worker.family import Setup
-from tests.cluster.worker.held_workers import PATIENCE_S, WHERE, Broken, Held, loaded, make_worker, play
+from cluster.worker.family import BatchHints, Example, Setup
+from tests.cluster.worker.held_workers import PATIENCE_S, WHERE, Broken, Held, Streamed, loaded, make_worker, play
 from tests.families import Echo
 from tests.make import GIB
+
+
+class StreamedLargest(Streamed):
+    largest = Example(["large"])
+    pace = BatchHints(speed=1.0)
 
 
 def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
@@ -24,10 +29,19 @@ def test_a_worker_loads_warms_up_and_is_ready(tmp_path: Path) -> None:
         assert (report.node_id, report.node_ip) == WHERE
         assert report.pid and report.memory_bytes > 0 and report.load_seconds > 0
         assert report.peak is not None and report.peak.memory_bytes > 0 and report.peak.card_bytes == 0
+        assert report.is_peak_full, "its example repeated is a full batch"
         assert report.facts.listed["pid"] == report.pid
         setup = Held.seen[0]
         assert (setup.options.steps, setup.folder, setup.device, setup.threads) == (7, tmp_path, "cpu", 2)
         assert Held.entered.is_set()  # by the example, before any request
+
+    play(scene())
+
+
+def test_a_streaming_family_is_measured_in_full_only_at_a_value_of_the_largest_size(tmp_path: Path) -> None:
+    async def scene() -> None:
+        assert not (await loaded(make_worker(tmp_path, Streamed))).is_peak_full
+        assert (await loaded(make_worker(tmp_path, StreamedLargest))).is_peak_full
 
     play(scene())
 
