@@ -19,7 +19,7 @@ CASE = EncoderCase("sentence-transformers", "torch", "float32", SIZES, is_conver
 
 def peak_mb(case: EncoderCase = CASE, **changes: object) -> float:
     sizes = {name: changes.pop(name) for name in list(changes) if name in EncoderSizes.__dataclass_fields__}
-    return host_plan(replace(case, sizes=replace(case.sizes, **sizes), **changes)).peak_bytes / MB  # type: ignore[arg-type]
+    return host_plan(replace(case, sizes=replace(case.sizes, **sizes), **changes)).peak_bytes / MB
 
 
 def test_a_plan_is_the_sum_of_its_parts() -> None:
