@@ -1,4 +1,4 @@
-"""What is said of a model for which memory ran out while it was loaded: how much was there, and what to do."""
+"""What is said of a model that could not be loaded; where memory ran out, how much was there and what to do."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     # On CPU it is a plain RuntimeError, whose words depend on the system.
     is_host = isinstance(error, MemoryError) or ("Allocator" in message and "memory" in message)
     return isinstance(error, errors.OutOfMemory) or type(error).__name__ == "OutOfMemoryError" or is_host
+
+
+def why_not_loaded(uid: str, error: Exception, stage: Stage, claim: Claim, taken: Needs) -> errors.ClusterError:
+    if is_out_of_memory(error):
+        return out_of_memory(uid, error, stage, claim, taken)
+    if isinstance(error, errors.ClusterError):
+        return error
+    return errors.LoadFailed(f"{uid} could not be loaded: {type(error).__name__}: {error}")
 
 
 def out_of_memory(uid: str, error: BaseException, stage: Stage, claim: Claim, taken: Needs) -> errors.LoadFailed:

@@ -29,7 +29,7 @@ from cluster.settings import Settings
 from cluster.status import Claim, LoadProgress, Report
 from cluster.versioned import Versioned
 from cluster.worker.examples import example_call, fails_example
-from cluster.worker.exhaustion import Stage, is_out_of_memory, out_of_memory
+from cluster.worker.exhaustion import Stage, why_not_loaded
 from cluster.worker.family import AnyFamily, Prepared, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
@@ -302,11 +302,8 @@ class Worker:
         # Whatever a model library raises becomes the reason that people read.
         except Exception as error:
             log.exception("%s could not be loaded", self.name)
-            if is_out_of_memory(error):
-                error = out_of_memory(self._wanted.uid, error, self._stage, self._claim, meter.needs())
-            if not isinstance(error, errors.ClusterError):
-                error = errors.LoadFailed(f"{self._wanted.uid} could not be loaded: {type(error).__name__}: {error}")
-            self._post(phase="failed", error=error, log_tail=tuple(self._lines)[-20:])
+            reason = why_not_loaded(self._wanted.uid, error, self._stage, self._claim, meter.needs())
+            self._post(phase="failed", error=reason, log_tail=tuple(self._lines)[-20:])
 
     def _load_model(self, folder: Path, work: Work) -> tuple[ModelFacts, bool]:
         """What the model says about itself, and whether it was warmed up at the largest size."""
