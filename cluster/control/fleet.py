@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
-from cluster.control.peaks import Peak, key_of, larger, merged
+from cluster.control.peaks import Peak, key_of, larger, measured_by, merged
 from cluster.control.placement import Placement
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, is_at_rest, reconcile
 from cluster.control.room import Room, room_beside
@@ -116,14 +116,8 @@ class Fleet:
         wanted = self.wanted.get(worker.name.uid)
         if worker.report.phase != "ready" and wanted is not None and wanted.generation == worker.name.generation:
             key = key_of(wanted, on_card=bool(claim.cards))
-            row = Peak(
-                model=wanted.entry.name,
-                needs=peak,
-                is_full=report.is_peak_full,
-                measured=report.created + report.load_seconds,
-            )
             before = self.peaks.get(key)
-            if (row := merged(before, row)) != before:
+            if (row := merged(before, measured_by(wanted, report, peak))) != before:
                 self.peaks[key] = self.new_peaks[key] = row
         most = larger(Needs(memory_bytes=claim.memory_bytes, card_bytes=claim.card_bytes), peak)
         return replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)

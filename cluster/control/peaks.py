@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 from cluster.launch import Needs, Wanted
+from cluster.status import Report
 from cluster.value import Value
 
 #: What a worker may take beyond what one like it was measured to take: its allocator cuts memory in other ways.
@@ -57,6 +58,11 @@ def needs_of(wanted: Wanted, peaks: Peaks, *, on_card: bool) -> Needs:
     if peak is None:
         return expected
     return _with_margin(peak.needs) if peak.is_full else larger(expected, peak.needs)
+
+
+def measured_by(wanted: Wanted, report: Report, needs: Needs) -> Peak:
+    ended = report.created + report.load_seconds
+    return Peak(model=wanted.entry.name, needs=needs, is_full=report.is_peak_full, measured=ended)
 
 
 def merged(before: Peak | None, peak: Peak) -> Peak:
