@@ -29,7 +29,8 @@ def presented_key(headers: Mapping[str, str]) -> str | None:
     """The key that came with a request, in the first of the ways in which clients send one."""
     kind, _, text = headers.get("authorization", "").partition(" ")
     ways = (
-        text.strip() if kind.lower() == "bearer" else "",
+        # PaddleX's clients say token.
+        text.strip() if kind.lower() in ("bearer", "token") else "",
         _of_basic(text.strip()) if kind.lower() == "basic" else "",
         *(headers.get(name, "").strip() for name in KEY_HEADERS),
     )

@@ -120,9 +120,8 @@ class RouteTable:
         model = self.models.get(name)
         if model is not None and sees(key, name):
             return model
-        namesakes = [n for n in self._namesakes.get(name[:MOST_CHARACTERS].lower(), ()) if sees(key, n.uid)]
         uids = meant(
-            namesakes,
+            self._answering(name, key),
             lambda uid: not ability or ability in self.models[uid].abilities,
             lambda uid: self.is_usable(self.models[uid]),
             lambda: share_of(request),
@@ -130,15 +129,26 @@ class RouteTable:
         if len(uids) == 1:
             return self.models[uids[0]]
         if uids:
-            raise errors.BadRequest(
-                f"{len(uids)} models answer to {cut(name)}: {_few(uids)}. Ask for one by its uid, or launch them with "
-                f"aliases={cut(name)}=<weight> to share it.",
-                "model",
-            )
+            raise _several(name, uids, f", or launch them with aliases={cut(name)}=<weight> to share it")
         able = self.able(key, [ability]) if self.any_name else []
         if len(able) != 1:
             raise self._unknown(name, key)
         return able[0]
+
+    def _answering(self, name: str, key: Key | None) -> list[Namesake]:
+        return [n for n in self._namesakes.get(name[:MOST_CHARACTERS].lower(), ()) if sees(key, n.uid)]
+
+    def uid_of(self, name: str, key: Key | None = None) -> str:
+        """The uid of the model that is to be managed, which a shared name does not say. A name that no model has is
+        left as it is: models that went are asked about by their uids, and new ones are not in the table at once."""
+        if name in self.models:
+            return name
+        namesakes = self._answering(name, key)
+        best = min((n.kind for n in namesakes), default=None)
+        uids = [n.uid for n in namesakes if n.kind == best]
+        if len(uids) > 1:
+            raise _several(name, uids)
+        return uids[0] if uids else name
 
     def _only(self, ability: str, key: Key | None) -> ModelRoutes:
         able = self.able(key, [ability])
@@ -220,6 +230,12 @@ def _left_out(index: dict[str, list[T]], key: str, item: T) -> None:
     index[key].remove(item)
     if not index[key]:
         del index[key]
+
+
+def _several(name: str, uids: Sequence[str], way_out: str = "") -> errors.ClusterError:
+    return errors.BadRequest(
+        f"{len(uids)} models answer to {cut(name)}: {_few(uids)}. Ask for one by its uid{way_out}.", "model"
+    )
 
 
 def share_of(request: str) -> float:

@@ -32,7 +32,7 @@ from deployments.ingress.metrics import IngressMetrics
 def public_routers(dispatcher: Dispatcher, settings: Settings) -> Iterator[APIRouter]:
     """Answered without a key."""
     yield health.public(dispatcher, settings)
-    yield session.public(settings)
+    yield session.public(settings, lambda: dispatcher.keys)
     yield docs.public()
 
 
@@ -51,19 +51,20 @@ def routers(
     table = dispatcher.table
     if settings.metrics:
         yield "list", measures.watching(dispatcher, supervisor, metrics)
+    # Names of models may have slashes, so `/v1/models/{uid}` matches every longer path as well, and comes later.
+    yield "launch", replicas.scaling(supervisor, table)
     yield "launch", models.launching(supervisor, table, settings)
-    yield "launch", replicas.scaling(supervisor)
     yield "launch", changes.declaring(supervisor, settings)
     yield "launch", registrations.registering(supervisor, settings)
     yield "launch", versions.deleting(supervisor, settings)
     yield "list", models.watching(supervisor, table)
     yield "list", versions.watching(supervisor, settings)
-    yield "list", replicas.watching(supervisor)
-    yield "list", history.watching(supervisor)
+    yield "list", replicas.watching(supervisor, table)
+    yield "list", history.watching(supervisor, table)
     yield "list", registrations.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
     yield "list", session.watching(table)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", keys.administration(supervisor, current_keys)
-    # Last: names of models may have slashes, so its `/v1/models/{uid}` matches every longer path as well.
+    # Last, since it matches every longer path.
     yield "list", listing.router(table, supervisor, settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Required
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from typing_extensions import TypedDict
 
 from cluster import errors, keys
@@ -15,14 +15,14 @@ from cluster.status import ModelState, ModelStatus
 from cluster.value import JsonObject
 from cluster.weights.inventory import asking_once
 from deployments.ingress.bodies import Json, json_body
-from deployments.ingress.control.access import only_own_models
+from deployments.ingress.control.access import by_any_name
 from deployments.ingress.control.plan import FitBody, fit_of, resolved
 from deployments.ingress.control.shapes import LaunchProgress, progress_body
 from deployments.ingress.control.versions import fields_of_version
 from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
-from deployments.ingress.xinference import launch_spec_of
+from deployments.ingress.xinference_launch import launch_spec_of
 
 #: How long a launch may be waited for when the caller sets no limit.
 LAUNCH_WAIT_S = 3600.0
@@ -49,7 +49,7 @@ class LaunchedModel(TypedDict):
 
 
 def launching(supervisor: SupervisorClient, table: RouteTable, settings: Settings) -> APIRouter:
-    routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
+    routes = APIRouter(tags=["launch"], dependencies=[by_any_name(table)])
 
     async def launched(
         request: Request, body: JsonObject, wait_ready: bool, timeout: float | None = None, dry_run: bool = False
@@ -86,14 +86,14 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
             raise errors.BadRequest("Say which version to launch: model_version is missing.", "model_version")
         return await launched(request, {**body, **fields_of_version(version)}, wait_ready)
 
-    @routes.delete("/v1/models/{uid}")
+    @routes.delete("/v1/models/{uid:path}")
     @described("Terminate a model", None)
     async def terminate(uid: str) -> Json:
         await supervisor.terminate(uid)
         await until_gone(table, uid)
         return Json(None)
 
-    @routes.post("/v1/models/{uid}/cancel")
+    @routes.post("/v1/models/{uid:path}/cancel")
     @described("Cancel a launch", None)
     async def cancel(uid: str) -> Json:
         await supervisor.cancel(uid)
@@ -104,7 +104,7 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
 
 
 def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
+    routes = APIRouter(tags=["watch"], dependencies=[by_any_name(table)])
 
     @routes.get("/v1/statuses")
     @described("The status of all models", list[ModelStatus])
@@ -112,7 +112,7 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
         every = await supervisor.all_statuses()
         return Json([_without_secrets(status) for status in keys.visible(request.state.key, every)])
 
-    @routes.get("/v1/models/{uid}/status")
+    @routes.get("/v1/models/{uid:path}/status")
     @described("The status of a model, at once or as soon as it is another", ModelStatus)
     async def status_of(uid: str, version: int | None = None, wait: Seconds = 0.0) -> Json:
         wait = max(0.0, min(wait, LONGEST_WAIT_S))
@@ -121,7 +121,7 @@ def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
             await until_routed(table, uid)
         return Json(_without_secrets(status))
 
-    @routes.get("/v1/models/{uid}/progress")
+    @routes.get("/v1/models/{uid:path}/progress")
     @described("The progress of a launch", LaunchProgress)
     async def progress(uid: str) -> Json:
         return Json(progress_body(await supervisor.status(uid)))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.runtime.supervisor_client import SupervisorClient
 from deployments.ingress.bodies import Json, checked, json_body
-from deployments.ingress.control.access import only_own_models
+from deployments.ingress.control.access import by_any_name
 from deployments.ingress.control.shapes import ReplicaRow, replica_row
 from deployments.ingress.openapi import described
+from deployments.ingress.routing import RouteTable
 
 
 class Replicas(BaseModel):
@@ -42,17 +43,17 @@ class RemainingReplicas(TypedDict):
     remaining_replicas: int
 
 
-def scaling(supervisor: SupervisorClient) -> APIRouter:
-    routes = APIRouter(tags=["launch"], dependencies=[Depends(only_own_models)])
+def scaling(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
+    routes = APIRouter(tags=["launch"], dependencies=[by_any_name(table)])
 
-    @routes.post("/v1/models/{uid}/scale")
+    @routes.post("/v1/models/{uid:path}/scale")
     @described("Change how many replicas a model has", Scaled, body=Replicas)
     async def scale(uid: str, request: Request) -> Json:
         body: Replicas = checked(Replicas, await json_body(request))
         status = await supervisor.scale(uid, body.replica)
         return Json({"model_uid": uid, "replica": status.replica})
 
-    @routes.post("/v1/models/{uid}/replicas")
+    @routes.post("/v1/models/{uid:path}/replicas")
     @described("Add replicas to a model", AddedReplica | AddedReplicas, body=MoreReplicas, needs_body=False)
     async def add_replica(uid: str, request: Request) -> Json:
         fields = await json_body(request) if await request.body() else {}
@@ -68,7 +69,7 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
         ]
         return Json(rows[0] if len(rows) == 1 else {"replica": len(rows), "replicas": rows})
 
-    @routes.delete("/v1/models/{uid}/replicas/{replica_id}")
+    @routes.delete("/v1/models/{uid:path}/replicas/{replica_id}")
     @described("Remove a replica of a model", RemainingReplicas)
     async def remove_replica(uid: str, replica_id: int) -> Json:
         """One replica less. Replicas are numbered from 0 without gaps, so it is the last number that goes."""
@@ -84,10 +85,10 @@ def scaling(supervisor: SupervisorClient) -> APIRouter:
     return routes
 
 
-def watching(supervisor: SupervisorClient) -> APIRouter:
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(only_own_models)])
+def watching(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
+    routes = APIRouter(tags=["watch"], dependencies=[by_any_name(table)])
 
-    @routes.get("/v1/models/{uid}/replicas")
+    @routes.get("/v1/models/{uid:path}/replicas")
     @described("The replicas of a model", list[ReplicaRow])
     async def replicas(uid: str) -> Json:
         status = await supervisor.status(uid)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from typing_extensions import TypedDict
 
+from cluster import keys
 from cluster.settings import Settings
-from deployments.ingress.bodies import Json
+from deployments.ingress.auth import presented_key
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.version import VERSION
@@ -30,7 +35,17 @@ class Authentication(TypedDict):
     auth: bool
 
 
-def public(settings: Settings) -> APIRouter:
+class Login(BaseModel):
+    username: str = ""
+    password: str = ""
+
+
+class Token(TypedDict):
+    access_token: str
+    token_type: str
+
+
+def public(settings: Settings, current_keys: Callable[[], Mapping[str, keys.Key]]) -> APIRouter:
     """Answered without a key: a client must be able to learn that it needs one."""
     routes = APIRouter(tags=["health"])
 
@@ -43,6 +58,16 @@ def public(settings: Settings) -> APIRouter:
     @described("Whether the server asks for keys", Authentication)
     async def auth() -> Json:
         return Json({"auth": settings.asks_for_keys})
+
+    @routes.post("/token")
+    @described("Log in, as Xinference's clients do: with a key as the password", Token, body=Login)
+    async def token(request: Request) -> Json:
+        """The key itself: there are no users here, and nothing that would be worth more than it."""
+        body: Login = checked(Login, await json_body(request) if await request.body() else {})
+        key = body.password or presented_key(request.headers)
+        if settings.asks_for_keys:
+            keys.check(current_keys(), key, "list")
+        return Json({"access_token": key or "none", "token_type": "bearer"})
 
     return routes
 

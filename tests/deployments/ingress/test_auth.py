@@ -30,7 +30,8 @@ def basic(pair: str) -> str:
         ({"authorization": "Basic not base64"}, None),
         ({"authorization": "Basic /////w=="}, None),
         ({"authorization": "Bearer "}, None),
-        ({"authorization": "Token ck-1"}, None),
+        ({"authorization": "token ck-1"}, "ck-1"),
+        ({"authorization": "Digest ck-1"}, None),
         ({"api-key": "ck-1"}, "ck-1"),
         ({"x-api-key": " ck-1"}, "ck-1"),
         ({"authorization": "Bearer ck-1", "x-api-key": "ck-2"}, "ck-1"),
@@ -40,6 +41,24 @@ def basic(pair: str) -> str:
 )
 def test_a_key_comes_in_many_ways(headers: dict[str, str], key: str | None) -> None:
     assert presented_key(headers) == key
+
+
+def test_who_logs_in_gets_the_key_that_is_the_password(tmp_path: Path) -> None:
+    key, text = new_key("may", ["list"])
+    other, infers = new_key("infers", ["infer"])
+
+    async def scene() -> None:
+        async with asked(settings(tmp_path, auth="on"), StandIn(keys=(key, other))) as client:
+            answer = await client.post("/token", json={"username": "me", "password": text})
+            assert answer.json() == {"access_token": text, "token_type": "bearer"}
+            for wrong, status in (("ck-no", 401), ("", 401), (infers, 403)):
+                refused = await client.post("/token", json={"username": "me", "password": wrong})
+                assert refused.status_code == status and "access_token" not in refused.text
+        async with asked(settings(tmp_path), StandIn()) as client:
+            answer = await client.post("/token", json={"username": "me", "password": "any"})
+            assert answer.json()["access_token"] == "any"
+
+    run(scene())
 
 
 def test_each_way_opens_what_the_key_is_for_and_no_more(tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ from tests.attacks.standing_in import StandIn, asked, opened, run, settings
 
 #: Calls without a body, with methods that usually have one.
 BODILESS = {
-    ("/v1/models/{uid}/cancel", "post"),
+    ("/v1/models/{uid:path}/cancel", "post"),
     ("/sdapi/v1/interrupt", "post"),
     ("/sdapi/v1/refresh-checkpoints", "post"),
+    # Their body is a file.
+    ("/process", "put"),
+    ("/ocr/{model:path}/process", "put"),
 }
 
 

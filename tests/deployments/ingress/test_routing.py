@@ -175,6 +175,23 @@ def test_of_models_of_one_name_the_one_that_can_do_it_is_found() -> None:
     assert found.find("org/m").uid == "a"
 
 
+def test_a_model_is_managed_by_any_of_its_names_that_no_other_has() -> None:
+    found = table(
+        model("a", names=(hub("org/m"), alias("shared", 1))), model("b", names=(alias("org/m"), alias("shared", 1)))
+    )
+    assert [found.uid_of(name) for name in ("a", "org/M", "A", "gone", "gone/too")] == [
+        "a",
+        "b",
+        "a",
+        "gone",
+        "gone/too",
+    ]
+    assert found.uid_of("org/m", key_for("a")) == "a"
+    # Requests may be shared by weight, but no order is meant for either.
+    with pytest.raises(errors.BadRequest, match=r"2 models answer to shared: \['a', 'b'\]. Ask for one by its uid.$"):
+        found.uid_of("shared")
+
+
 def test_several_equal_models_of_a_name_are_named() -> None:
     found = table(model("b", "w", names=(hub("org/m"),)), model("a", names=(hub("org/m"),)))
     with pytest.raises(errors.BadRequest) as caught:
