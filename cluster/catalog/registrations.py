@@ -45,7 +45,9 @@ def parse_registration(type: str, text: str, *, family: str = "") -> Entry:
     row = _xinference_row(text) if text.lstrip().startswith("{") else _toml_row(text)
     if row.pop("type", type) != type:
         raise errors.BadRequest(f"The registration is not of type {type}; send it to its own type.", "model_type")
-    entry = entry_of(type, {"family": family, **row, "builtin": False} if family else {**row, "builtin": False})
+    has_usual = "family" in documents().get(type, {})
+    usual = {"family": family} if family and not has_usual else {}
+    entry = entry_of(type, {**usual, **row, "builtin": False})
     for name in entry.names:
         if not UID_PATTERN.fullmatch(name):
             raise errors.BadRequest(

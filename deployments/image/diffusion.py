@@ -77,7 +77,8 @@ class Diffusion(Stepped):
         pipe, about = compute.run(loading.load, setup, setup.fetch)
         setup.report(0.7, "warming up")
         options: ImageOptions = setup.options
-        facts = setup.entry.facts
+        # A model that was distilled on the way takes fewer steps than the catalogue says.
+        facts = {**setup.entry.facts, **{name: about[name] for name in ("steps",) if name in about}}
         # With a ControlNet, the pipelines are others than those that the catalogue names.
         is_guided = getattr(pipe, "controlnet", None) is not None
         classes = classes_for(pipe, {} if is_guided else facts.get("pipelines", {}))
@@ -102,6 +103,7 @@ class Diffusion(Stepped):
             max_pixels=most_pixels(options, side),
             facts=facts,
             adapters=names_in(pipe) - set(always),
+            usual_adapters=options.usual_adapters,
             caches=presets_for(self.runner.module),
             takes_control=is_guided,
             labels=getattr(self.runner.module.config, "num_class_embeds", None),

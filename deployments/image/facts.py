@@ -36,3 +36,4 @@ class ImageFacts(ModelFacts):
     compile: str | None = None
     #: Why the option of that name changed nothing.
     quantize: str | None = None
+    deepcache: str | None = None

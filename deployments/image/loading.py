@@ -275,14 +275,16 @@ def _about(launch: LoadingLaunch, pipe: DiffusionPipeline) -> JsonObject:
         "dtype": str(launch.dtype).removeprefix("torch."),
         "offload": launch.options.offload,
         "components": {slot: _part_about(launch, slot, part) for slot, part in modules.items()},
-        **({"quantize": QUANTIZE} if launch.options.quantize not in (None, False) else {}),
+        **{name: why for name, why in WITHOUT_EFFECT.items() if getattr(launch.options, name) not in (None, False)},
     }
 
 
-QUANTIZE = (
-    "works on the parts of MLX pipelines, which do not run here: it changed nothing; "
-    "transformer_quantization and quantize_text_encoder do"
-)
+#: Options that are taken from other servers' launches, and why they changed nothing.
+WITHOUT_EFFECT = {
+    "quantize": "works on the parts of MLX pipelines, which do not run here: it changed nothing; "
+    "transformer_quantization and quantize_text_encoder do",
+    "deepcache": "is not run here: it changed nothing, and pictures are exact",
+}
 
 
 def _part_about(launch: LoadingLaunch, slot: str, part: Module) -> JsonObject:

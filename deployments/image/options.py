@@ -37,6 +37,10 @@ def _flag(value: object) -> object:
     return False if _said(value) is None else value
 
 
+def _method(value: object) -> object:
+    return "bnb" if _said(value) is None else value
+
+
 def _words(value: object) -> object:
     """`a,b` or `["a", "b"]`."""
     value = _said(value)
@@ -82,6 +86,8 @@ def _adapters(value: object) -> object:
 
 
 Word = Annotated[str | None, BeforeValidator(_said)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Method = Annotated[Literal["bnb"], BeforeValidator(_method)]
 Words = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_words)]
 #: A part of the pipeline: loaded, or left out when null.
 Slot = Annotated[Literal["load"] | None, BeforeValidator(_said)]
@@ -102,17 +108,18 @@ class ImageOptions(BaseModel):
     cpu_offload: Annotated[Offload | None, BeforeValidator(_offload)] = Field(
         default=None, description="Keep weights in main memory until needed: by model, by group of layers, by layer."
     )
-    sequential_cpu_offload: bool = Field(default=False, description="The same as cpu_offload=sequential.")
+    sequential_cpu_offload: Flag = Field(default=False, description="The same as cpu_offload=sequential.")
     quantize_text_encoder: Words = Field(
         default=(), description="Text encoders to keep in fewer bits, e.g. text_encoder_2; false for none."
     )
-    text_encoder_quantization: Annotated[Bits, BeforeValidator(_bits)] = Field(
-        default="8-bit", description="In how many bits they are kept."
+    text_encoder_quantization: Annotated[Bits | None, BeforeValidator(_bits)] = Field(
+        default="8-bit", description="In how many bits they are kept; none keeps none of them in fewer."
     )
-    text_encoder_quantize_method: Literal["bnb"] = Field(default="bnb", description="By which library.")
+    text_encoder_quantize_method: Method = Field(default="bnb", description="By which library.")
     transformer_quantization: Annotated[Bits | Literal["fp8"] | None, BeforeValidator(_bits)] = Field(
         default=None, description="Keep the denoiser in fewer bits; fp8 stores so and computes in the number format."
     )
+    transformer_quantize_method: Method = Field(default="bnb", description="By which library.")
     transformer_nf4: Annotated[bool | Literal["auto"], BeforeValidator(_flag)] = Field(
         default="auto", description="true is transformer_quantization=nf4; false switches off nf4 of the catalogue."
     )
@@ -129,16 +136,25 @@ class ImageOptions(BaseModel):
     attention_backend: Word = Field(
         default=None, description="Kernel for attention, e.g. flash, sage, _native_cudnn; native where it cannot run."
     )
-    attention_slicing: bool = Field(default=False, description="Compute attention in slices: slower, less memory.")
-    vae_tiling: bool = Field(default=False, description="Decode large pictures in tiles.")
-    vae_slicing: bool = Field(default=False, description="Decode several pictures one after the other.")
-    compile: bool = Field(default=False, description="Compile the denoiser's blocks; the first pictures take longer.")
+    attention_slicing: Flag = Field(default=False, description="Compute attention in slices: slower, less memory.")
+    vae_tiling: Flag = Field(default=False, description="Decode large pictures in tiles.")
+    vae_slicing: Flag = Field(default=False, description="Decode several pictures one after the other.")
+    compile: Flag = Field(default=False, description="Compile the denoiser's blocks; the first pictures take longer.")
     cache: Annotated[Cache | None, BeforeValidator(_said)] = Field(
         default=None, description="What requests get that do not say how much may be reused between steps."
     )
     lora_modules: Annotated[dict[str, str], BeforeValidator(_adapters)] = Field(
         default_factory=dict, description="LoRA adapters that requests may name: names with paths."
     )
+    lora_scale: Annotated[Annotated[float, Field(ge=-10, le=10)] | None, BeforeValidator(_said)] = Field(
+        default=None, description="Scale of the adapters for requests that name none; these get none by default."
+    )
+    deepcache: bool | None = Field(
+        default=None,
+        description="Accepted and changes nothing: pictures are exact; see cache for models that have one.",
+    )
+    deepcache_cache_interval: int | None = Field(default=None, description="As deepcache.")
+    deepcache_cache_branch_id: int | None = Field(default=None, description="As deepcache.")
     controlnet: Words = Field(default=(), description="ControlNets, by the model's own names or by path.")
     scheduler: Word = Field(default=None, description="Class of the scheduler, e.g. EulerDiscreteScheduler.")
     lightning_version: Word = Field(default=None, description="Distilled LoRA for few steps, as the model lists them.")
@@ -149,15 +165,24 @@ class ImageOptions(BaseModel):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
+        if self.text_encoder_quantization is None:
+            self.quantize_text_encoder = ()
         if self.device_map == "balanced" and self.offload is not None:
             raise ValueError("device_map=balanced and cpu_offload both say where weights live: give one of them")
         if self.lightning_version is not None and self.lightning_model_path is not None:
             raise ValueError("lightning_version and lightning_model_path are two sources of one LoRA: give one of them")
+        if self.lora_scale is not None and not self.lora_modules:
+            raise ValueError("lora_scale is the scale of lora_modules, and there are none")
         for name in self.lora_modules:
             # The names become attributes of modules, which cannot contain dots.
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
                 raise ValueError(f"lora_modules: {quoted(name)} is no name of letters, digits, '_' and '-'")
         return self
+
+    @property
+    def usual_adapters(self) -> tuple[tuple[str, float], ...]:
+        """Those of requests that name none, with their scales."""
+        return tuple((name, self.lora_scale) for name in sorted(self.lora_modules) if self.lora_scale)
 
     @property
     def offload(self) -> Offload | None:

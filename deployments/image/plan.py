@@ -294,7 +294,7 @@ def quantization_of(case: Case, slot: str) -> str:
         if options.takes_gguf:
             return f"GGUF {_gguf_type(options)}".strip()
         return options.denoiser_quantization or "none"
-    return options.text_encoder_quantization if slot in options.quantize_text_encoder else "none"
+    return (options.text_encoder_quantization if slot in options.quantize_text_encoder else None) or "none"
 
 
 def _gguf_type(options: ImageOptions) -> str:

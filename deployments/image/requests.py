@@ -63,7 +63,8 @@ class Drawing(BaseModel):
     sampler_name: str | None = Field(default=None, max_length=100)
     max_sequence_length: int | None = Field(default=None, ge=1, le=4096)
     clip_skip: int | None = Field(default=None, ge=1, le=12)
-    loras: tuple[Adapter, ...] = Field(default=(), max_length=8)
+    #: None are those that the launch puts in force for everybody.
+    loras: tuple[Adapter, ...] | None = Field(default=None, max_length=8)
     #: Name of a preset: a cache makes steps cheaper and the picture slightly different.
     cache: str | None = Field(default=None, max_length=50)
     controlnet_conditioning_scale: Scale | None = None

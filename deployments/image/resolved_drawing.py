@@ -41,6 +41,8 @@ class LoadedModel:
     #: Defaults for steps, guidance and so on, where the catalogue knows better ones than the library.
     facts: JsonObject = field(default_factory=dict)
     adapters: frozenset[str] = frozenset()
+    #: Those of requests that name none.
+    usual_adapters: Adapters = ()
     caches: tuple[str, ...] = ()
     takes_control: bool = False
     #: How many classes it was trained on, for a model that draws a class instead of a prompt.
@@ -73,9 +75,11 @@ class ResolvedDrawing:
 
 def resolved(model: LoadedModel, task: str, prompt: str, drawing: Drawing) -> list[ResolvedDrawing]:
     """One for each picture of the request; raises BadRequest with what the caller must change."""
+    drawing = drawing.model_copy(update={"prompt": prompt})
+    if model.takes_control and task == "image2image" and drawing.control_image is None and drawing.images:
+        task, drawing = "text2image", _controlled(model, drawing)
     pipeline = class_for(model.classes, task, model.name)
     takes = call_arguments(pipeline)
-    drawing = drawing.model_copy(update={"prompt": prompt})
     images, mask = _pictures(model, pipeline, task, drawing)
     width, height = _size(model, takes, drawing, images)
     steps, run_steps = _steps(model, takes, drawing)
@@ -107,6 +111,14 @@ def resolved(model: LoadedModel, task: str, prompt: str, drawing: Drawing) -> li
         )
         for index, seed in enumerate(_seeds(drawing))
     ]
+
+
+def _controlled(model: LoadedModel, drawing: Drawing) -> Drawing:
+    """The only picture for a model with a ControlNet is what that looks at, and has the size of what is drawn."""
+    looked_at = pictures.read_colours(drawing.images[0], model.max_pixels, "image")
+    width, height = (max(model.multiple, side // model.multiple * model.multiple) for side in looked_at.size)
+    sizes = {"width": drawing.width or width, "height": drawing.height or height}
+    return drawing.model_copy(update={"control_image": drawing.images[0], "images": (), **sizes})
 
 
 def _pictures(
@@ -183,6 +195,8 @@ def _strength(takes: JsonObject, drawing: Drawing) -> float | None:
 
 
 def _adapters(model: LoadedModel, drawing: Drawing) -> Adapters:
+    if drawing.loras is None:
+        return model.usual_adapters
     for lora in drawing.loras:
         if lora.name not in model.adapters:
             names = ", ".join(sorted(model.adapters)) or "none: launch the model with lora_modules"

@@ -1,73 +1,26 @@
-"""How Xinference's own clients and command line write a launch, as the fields of a `LaunchSpec`, and what they call the
-types of models: they can open only those that Xinference has."""
+"""What Xinference's clients call the types of models, which they can open only if Xinference has them, and what they
+read of registrations."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import BeforeValidator
+import json
+from collections.abc import Collection, Iterable
 
 from cluster import errors
 from cluster.catalog.catalog import Catalog
-from cluster.launch import LaunchSpec
+from cluster.catalog.entry import Entry
 from cluster.settings import Settings
 from cluster.value import JsonObject
+from cluster.worker.family import AnyFamily
 from deployments import model_types
-from deployments.ingress.bodies import checked
 
 #: Types that are called the same there.
 SAME_TYPES = ("embedding", "rerank", "image")
 #: What other models are there, by what they can. The rest is of the type that takes anything.
 TYPES_BY_ABILITY = {"ocr": "image", "text2image": "image", "embed": "embedding", "rerank": "rerank", "chat": "LLM"}
 ANY_TYPE = "flexible"
-
-#: Sent with every launch of every type, whatever the model.
-ALWAYS_SENT = ("n_worker", "enable_thinking", "trust_remote_code")
-#: Sent as null or with its default, and of no use here. With another value it is refused as an unknown option.
-ACCEPTED_WHEN_EMPTY = ("enable_virtual_env", "virtual_env_packages", "virtual_env_find_links")
-
-
-def launch_spec_of(body: JsonObject) -> LaunchSpec:
-    try:
-        fields = _launch_fields(body)
-    except ValueError as error:
-        raise errors.BadOption(f"replica_config: {error}", "replica_config") from None
-    spec: LaunchSpec = checked(LaunchSpec, fields, errors.BadOption)
-    return spec
-
-
-def _launch_fields(body: Any) -> Any:
-    """What is no object is left for pydantic to refuse."""
-    if not isinstance(body, dict):
-        return body
-    fields = {key: value for key, value in body.items() if key not in ALWAYS_SENT}
-    for key in ACCEPTED_WHEN_EMPTY:
-        if not fields.get(key, True):
-            del fields[key]
-    fields |= _adapters_in(fields.pop("peft_model_config", None))
-    if isinstance(fields.get("replica_config"), list):
-        fields["replica_config"] = [_flat_place(replica) for replica in fields["replica_config"]]
-    return fields
-
-
-def _adapters_in(peft: Any) -> JsonObject:
-    """Xinference wraps the adapters of a launch. What else it can say there has no use here, and is refused."""
-    if not isinstance(peft, dict):
-        return {} if peft is None else {"peft_model_config": peft}
-    others = {name: value for name, value in peft.items() if name != "lora_list" and value}
-    adapters = peft.get("lora_list")
-    return {**({"lora_modules": adapters} if adapters else {}), **({"peft_model_config": others} if others else {})}
-
-
-def _flat_place(place: Any) -> Any:
-    """Xinference nests exactly one device per replica: `{"replica_uid":…,"devices":[{…}]}`."""
-    if not isinstance(place, dict) or "devices" not in place:
-        return place
-    devices = place["devices"]
-    if not isinstance(devices, list) or len(devices) != 1 or not isinstance(devices[0], dict):
-        raise ValueError("each replica of replica_config takes exactly one device")
-    return devices[0]
+#: What its clients say where nobody said a type.
+DEFAULT_TYPE = "llm"
 
 
 def xinference_type(type: str, abilities: Collection[str]) -> str:
@@ -84,11 +37,56 @@ def own_type(type: str, name: str, catalog: Catalog, settings: Settings) -> str:
         return type
     for other in model_types(settings.plugins).values():
         if _has(catalog, other.name, name):
-            entry = catalog.find(name, other.name)
-            abilities = (other.abilities and other.abilities(entry)) or other.family_for(entry, None).abilities
+            abilities = abilities_of(catalog.find(name, other.name), settings)
             if xinference_type(other.name, abilities).lower() == type.lower():
                 return other.name
-    return type
+    return "" if type.lower() == DEFAULT_TYPE and _has(catalog, "", name) else type
+
+
+def abilities_of(entry: Entry, settings: Settings) -> tuple[str, ...]:
+    """What models of the entry can be asked for."""
+    type = model_types(settings.plugins).get(entry.type)
+    if type is None:
+        return ()
+    family = type.families.get(entry.family)
+    return (type.abilities and type.abilities(entry)) or (family.abilities if family else ())
+
+
+def registered_type(word: str, text: str, settings: Settings) -> str:
+    """Our word for the type of a registration that is sent as one of that type: what Xinference registers as an image
+    model may say that it reads."""
+    types = model_types(settings.plugins)
+    said = _abilities_said(text)
+    called = [name for name in types_called(word.lower(), settings) if name in types]
+    able = [name for name in called if said & _abilities_in(types[name].families.values())]
+    return next(iter(able), word)
+
+
+def _abilities_said(text: str) -> set[str]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return set()
+    said = document.get("model_ability") if isinstance(document, dict) else None
+    family = document.get("model_family") if isinstance(document, dict) else None
+    return {str(word) for word in (*(said if isinstance(said, list) else [said]), family)}
+
+
+def _abilities_in(families: Iterable[type[AnyFamily]]) -> set[str]:
+    return {ability for family in families for ability in family.abilities}
+
+
+def registration_words(entry: Entry, settings: Settings) -> JsonObject:
+    """What Xinference's command line prints of every model of a type, and fails without."""
+    abilities = list(abilities_of(entry, settings))
+    words: JsonObject = {"model_ability": abilities, "dimensions": entry.facts.get("dimensions")}
+    word = xinference_type(entry.type, abilities)
+    if word == "LLM":
+        words["model_lang"] = list(entry.languages)
+    if word == "image":
+        words["model_family"] = "ocr" if "ocr" in abilities else "stable_diffusion"
+        words["controlnet"] = entry.facts.get("controlnet")
+    return words
 
 
 def types_called(word: str, settings: Settings) -> list[str]:
@@ -109,7 +107,3 @@ def _has(catalog: Catalog, type: str, name: str) -> bool:
     except errors.UnknownModel:
         return False
     return True
-
-
-#: A launch within a larger body.
-LaunchField: TypeAlias = Annotated[LaunchSpec, BeforeValidator(_launch_fields)]

@@ -9,7 +9,7 @@ from cluster.launch import LaunchSpec, Wanted
 from cluster.settings import Settings
 from cluster.worker.family import Family, load_family, path_of
 from deployments import check_options, model_types, resolve
-from deployments.ingress.xinference import ALWAYS_SENT
+from deployments.ingress.xinference_launch import ALWAYS_SENT
 
 ENTRIES = [entry for type in Catalog.builtin().types() for entry in Catalog.builtin().of_type(type)]
 LOADABLE = [entry for entry in ENTRIES if "needs" not in entry.facts]

@@ -19,7 +19,7 @@ from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog, looked_up
 from deployments.ingress.openapi import described
-from deployments.ingress.xinference import LaunchField
+from deployments.ingress.xinference_launch import LaunchField
 
 
 class Declared(BaseModel):

@@ -22,7 +22,14 @@ from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
 from deployments.ingress.control.shapes import CachedRow, EngineVariant, cached_rows, engines_body
 from deployments.ingress.openapi import described
-from deployments.ingress.xinference import own_type, types_called
+from deployments.ingress.xinference import (
+    abilities_of,
+    own_type,
+    registered_type,
+    registration_words,
+    types_called,
+    xinference_type,
+)
 
 
 class Registration(BaseModel):
@@ -56,6 +63,7 @@ def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     async def register(type: str, request: Request) -> Json:
         refuse_limited(request)
         body: Registration = checked(Registration, await json_body(request))
+        type = registered_type(type, body.model, settings)
         types = model_types(settings.plugins)
         if type not in types:
             raise errors.BadRequest(
@@ -75,7 +83,7 @@ def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     @described("Forget a registered model", None)
     async def unregister(type: str, name: str, request: Request) -> Json:
         refuse_limited(request)
-        await supervisor.unregister(type, name)
+        await supervisor.unregister(own_type(type, name, await current_catalog(supervisor, settings), settings), name)
         return Json(None)
 
     return routes
@@ -84,19 +92,28 @@ def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
 def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
+    def described_entry(entry: Entry) -> JsonObject:
+        return {**registration_words(entry, settings), **to_registration(entry)}
+
     @routes.get("/v1/model_registrations/{type}")
     @described("The models of a type that can be launched", list[RegistrationRow])
     async def registrations(type: str, detailed: bool = False) -> Json:
-        catalog = await current_catalog(supervisor, settings)
-        entries = [entry for own in types_called(type.lower(), settings) for entry in catalog.of_type(own)]
-        return Json([{**(to_registration(entry) if detailed else {}), **_row(entry)} for entry in entries])
+        word, catalog = type.lower(), await current_catalog(supervisor, settings)
+        entries = [
+            entry
+            for own in types_called(word, settings)
+            for entry in catalog.of_type(own)
+            # A type of ours may hold models of several of its types.
+            if own == word or xinference_type(own, abilities_of(entry, settings)).lower() == word
+        ]
+        return Json([{**(described_entry(entry) if detailed else {}), **_row(entry)} for entry in entries])
 
-    @routes.get("/v1/model_registrations/{type}/{name}")
+    @routes.get("/v1/model_registrations/{type}/{name:path}")
     @described("The registration of a model", JsonObject)
     async def registration(type: str, name: str) -> Json:
         catalog = await current_catalog(supervisor, settings)
         try:
-            return Json(to_registration(catalog.find(name, own_type(type, name, catalog, settings))))
+            return Json(described_entry(catalog.find(name, own_type(type, name, catalog, settings))))
         except errors.UnknownModel:
             raise errors.UnknownModel(f"Model {name} not found", "model_name") from None
 
@@ -105,7 +122,7 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     async def engines_of(name: str) -> Json:
         return Json(engines_body(await current_catalog(supervisor, settings), "", name, settings))
 
-    @routes.get("/v1/engines/{type}/{name}")
+    @routes.get("/v1/engines/{type}/{name:path}")
     @described("The engines that can load a model of this type", dict[str, list[EngineVariant] | str])
     async def engines(type: str, name: str) -> Json:
         catalog = await current_catalog(supervisor, settings)

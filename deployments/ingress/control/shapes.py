@@ -77,8 +77,11 @@ def model_row(model: ModelRoutes) -> JsonObject:
 def xinference_row(model: ModelRoutes) -> JsonObject:
     """What Xinference says of a model, and then what the model says of itself."""
     launched = model.launched
+    word = xinference_type(launched.type, model.abilities)
+    # Its command line prints both of every language model.
+    language = {"model_lang": list(launched.languages), "model_size_in_billions": None} if word == "LLM" else {}
     return {
-        "model_type": xinference_type(launched.type, model.abilities),
+        "model_type": word,
         # The same in our word, which our own client reads.
         "cluster_type": launched.type,
         "address": launched.address,
@@ -96,6 +99,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
         "model_ability": list(model.abilities),
         "controlnet": launched.controlnet,
         "replica": launched.replica,
+        **language,
         **model.facts.listed,
     }
 

@@ -22,7 +22,7 @@ from deployments.ingress.bodies import Json
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
 from deployments.ingress.openapi import described
-from deployments.ingress.xinference import own_type
+from deployments.ingress.xinference import abilities_of, own_type
 
 #: Between the parts of a version's name.
 JOINT = "--"
@@ -69,7 +69,7 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     async def families() -> Json:
         return Json(_by_ability(await current_catalog(supervisor, settings), settings))
 
-    @routes.get("/v1/models/{type}/{name}/versions")
+    @routes.get("/v1/models/{type}/{name:path}/versions")
     @described("The versions of a model that can be launched", list[VersionRow])
     async def versions(type: str, name: str) -> Json:
         catalog = await current_catalog(supervisor, settings)
@@ -113,9 +113,7 @@ def _by_ability(catalog: Catalog, settings: Settings) -> dict[str, list[str]]:
     names: dict[str, list[str]] = {}
     for type in model_types(settings.plugins).values():
         for entry in catalog.of_type(type.name):
-            family = type.families.get(entry.family)
-            abilities = (type.abilities and type.abilities(entry)) or (family.abilities if family else ())
-            for ability in abilities:
+            for ability in abilities_of(entry, settings):
                 names.setdefault(ability, []).append(entry.name)
     return names
 

@@ -20,7 +20,7 @@ from cluster.cli.options import family_options
 from cluster.settings import Settings
 from deployments import resolve
 from deployments.image.options import ImageOptions
-from deployments.ingress.xinference import launch_spec_of
+from deployments.ingress.xinference_launch import launch_spec_of
 
 NAMES = """
     sd-turbo sdxl-turbo stable-diffusion-v1.5 stable-diffusion-xl-base-1.0

@@ -50,6 +50,12 @@ class Family:
         ("lora_modules", {"ink": "/l/ink"}, {"ink": "/l/ink"}),
         ("max_num_images", "4", 4),
         ("vae_tiling", "1", True),
+        ("vae_slicing", None, False),
+        ("attention_slicing", "None", False),
+        ("text_encoder_quantize_method", None, "bnb"),
+        ("transformer_quantize_method", "None", "bnb"),
+        ("deepcache", "False", False),
+        ("lora_scale", "None", None),
     ],
 )
 def test_an_option_is_read_however_it_is_written(name: str, written: object, read: object) -> None:
@@ -100,6 +106,11 @@ def test_nf4_of_the_catalogue_is_switched_off_and_no_other_quantisation_with_it(
     assert ImageOptions(transformer_quantization="nf4", transformer_nf4=False).denoiser_quantization is None
     assert ImageOptions(transformer_quantization="nf4").denoiser_quantization == "nf4"
     assert ImageOptions(transformer_quantization="8-bit", transformer_nf4=False).denoiser_quantization == "8-bit"
+
+
+def test_no_bits_for_text_encoders_are_no_quantised_text_encoders() -> None:
+    options = ImageOptions(quantize_text_encoder="text_encoder_3", text_encoder_quantization="False")
+    assert options.quantize_text_encoder == ()
 
 
 def test_every_option_says_what_it_is_for() -> None:

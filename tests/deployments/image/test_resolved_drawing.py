@@ -145,6 +145,21 @@ def test_the_catalogue_knows_guidance_where_nobody_asks() -> None:
     assert one(of=model(facts={"guidance": 0.0}), guidance_scale=2.0).arguments == {"guidance_scale": 2.0}
 
 
+def test_the_only_picture_for_a_controlnet_is_what_it_looks_at() -> None:
+    seen = one("image2image", of=model(takes_control=True), images=[red(70, 40)])
+    assert (seen.task, seen.images, seen.width, seen.height) == ("text2image", (), 64, 40)
+    assert seen.control is not None and seen.control.size == (70, 40)
+    both = one("image2image", of=model(takes_control=True), images=[red(64, 64)], control_image=red(64, 64))
+    assert both.task == "image2image" and len(both.images) == 1
+
+
+def test_loras_of_a_launch_are_for_those_who_name_none() -> None:
+    inked = model(adapters=frozenset({"ink", "wash"}), usual_adapters=(("ink", 0.5),))
+    assert one(of=inked).adapters == (("ink", 0.5),)
+    assert one(of=inked, loras=[]).adapters == ()
+    assert one(of=inked, loras=[{"name": "wash"}]).adapters == (("wash", 1.0),)
+
+
 def test_loras_are_a_set_and_those_of_no_weight_are_none() -> None:
     inked = model(adapters=frozenset({"ink", "wash"}))
     loras = [{"name": "wash"}, {"name": "ink", "scale": 0.5}]
