@@ -50,6 +50,7 @@ DIFFUSION = {
     "LCM": Sampler("LCMScheduler"),
     # Without its warm-up steps, for which there is no room among few steps.
     "PNDM": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
+    "PLMS": Sampler("PNDMScheduler", {"skip_prk_steps": True}),
     "UniPC": Sampler("UniPCMultistepScheduler"),
 }
 FLOW = {

@@ -303,19 +303,32 @@ def router(services: Services) -> APIRouter:
 def read(schema: type[Drawn], body: JsonObject) -> Drawn:
     """The fields of the body; refuses those that would change the picture and are not served."""
     for name, sentence in UNSERVED.items():
-        if body.get(name) not in (None, False, 0, "", []):
+        if not _is_unset(body.get(name)):
             raise errors.BadRequest(sentence, name)
     fields = checked(schema, {name: value for name, value in body.items() if value is not None})
     for script, value in fields.alwayson_scripts.items():
+        if not _has_work(value):
+            continue
         if script.lower() == "controlnet":
             raise errors.BadRequest(
                 "alwayson_scripts cannot drive ControlNet here; launch the model with controlnet=… and send "
                 "control_image to /v1/images/generations.",
                 "alwayson_scripts",
             )
-        if value not in ({}, [], None) and value != {"args": []}:
-            raise errors.BadRequest(f"The script {script!r:.100} is not run here.", "alwayson_scripts")
+        raise errors.BadRequest(f"The script {script!r:.100} is not run here.", "alwayson_scripts")
     return fields
+
+
+def _is_unset(value: object) -> bool:
+    """False, nothing, or a word for either, as forms and some clients send it."""
+    return not value or (isinstance(value, str) and value.strip().lower() in ("false", "no", "off", "0", "none", ""))
+
+
+def _has_work(script: object) -> bool:
+    """Whether a script is asked for anything: clients send all that they know, each switched off."""
+    given = script.get("args", script) if isinstance(script, dict) else script
+    units = given if isinstance(given, list) else [given] if given else []
+    return any(not _is_unset(unit.get("enabled", True) if isinstance(unit, dict) else unit) for unit in units)
 
 
 def options_of(asked: Text2Image) -> JsonObject:

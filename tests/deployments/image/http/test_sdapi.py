@@ -74,7 +74,7 @@ USUAL = {
     "width": 64,
     "height": 48,
     "restore_faces": False,
-    "tiling": None,
+    "tiling": "false",
     "do_not_save_samples": False,
     "eta": None,
     "enable_hr": False,
@@ -85,7 +85,10 @@ USUAL = {
     "script_args": [],
     "send_images": True,
     "save_images": False,
-    "alwayson_scripts": {},
+    "alwayson_scripts": {
+        "ControlNet": {"args": [{"enabled": "false", "module": "canny"}]},
+        "ADetailer": {"args": [False]},
+    },
 }
 
 
