@@ -60,6 +60,7 @@ def router(services: Services) -> APIRouter:
         body: MistralBody = checked(
             MistralBody, {name: value for name, value in (await json_body(request)).items() if value is not None}
         )
+        refuse_annotations(body)
         file = await file_of(request, body)
         features = (*USUAL_FEATURES, "figures") if body.include_image_base64 else USUAL_FEATURES
         ask = OcrFields(model=body.model, pages=_from_one(body.pages))
@@ -71,6 +72,17 @@ def router(services: Services) -> APIRouter:
         return Json({"pages": pages, "model": order.model.uid, "document_annotation": None, "usage_info": usage})
 
     return routes
+
+
+def refuse_annotations(body: MistralBody) -> None:
+    """A client that asked for an annotation parses what it gets: without one it would fail later, and not say why."""
+    for field in ("bbox_annotation_format", "document_annotation_format"):
+        if getattr(body, field) is not None:
+            raise errors.BadRequest(
+                f"{field} asks for an annotation, which a language model would write, and none reads documents here: "
+                "leave it out, and ask a language model about the markdown.",
+                field,
+            )
 
 
 def _from_one(pages: Any) -> Any:

@@ -40,6 +40,9 @@ class MistralBody(BaseModel):
     #: Every paragraph with its place.
     include_blocks: bool = False
     confidence_scores_granularity: Literal["page", "word", "block"] | None = None
+    #: What a language model would write about each picture, or about the document.
+    bbox_annotation_format: object = None
+    document_annotation_format: object = None
 
 
 def mistral_page(page: RecognisedPage, body: MistralBody) -> JsonObject:

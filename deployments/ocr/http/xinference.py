@@ -21,7 +21,10 @@ OPTIONS = ("ocr_type", "return_dict", *MEANINGLESS)
 
 def in_own_words(fields: JsonObject) -> JsonObject:
     # An option that is empty has not been chosen.
-    values = {name: value for name, value in fields.items() if name not in OPTIONS and (name, value) != ("region", "")}
+    is_whole = fields.get("region") in ("", [], "[]")
+    values = {
+        name: value for name, value in fields.items() if name not in OPTIONS and not (is_whole and name == "region")
+    }
     kind = fields.get("ocr_type")
     if kind not in (None, ""):
         if not isinstance(kind, str) or kind not in TASKS:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from cluster import errors
+from deployments.ocr.http.mistral import refuse_annotations
 from deployments.ocr.http.mistral_pages import MistralBody, markdown_table, mistral_page
 from deployments.ocr.page import Block, Line, RecognisedPage, Word, page_of, rectangle
 
@@ -94,3 +96,12 @@ def test_a_page_without_scores_has_none() -> None:
 
 def test_what_is_no_table_is_empty() -> None:
     assert markdown_table("<p>x</p>") == "" and markdown_table("<td>a</td>") == "| a |\n| --- |"
+
+
+@pytest.mark.parametrize("field", ["bbox_annotation_format", "document_annotation_format"])
+def test_an_annotation_is_refused_with_what_to_do_instead(field: str) -> None:
+    document = {"type": "document_url", "document_url": "data:,"}
+    refuse_annotations(MistralBody(document=document, **{field: None}))
+    with pytest.raises(errors.BadRequest, match=f"{field} asks for an annotation, .*: leave it out") as caught:
+        refuse_annotations(MistralBody(document=document, **{field: {"type": "json_schema", "json_schema": {}}}))
+    assert caught.value.status == 400 and caught.value.param == field
