@@ -47,6 +47,19 @@ def test_models_are_listed(client: ollama.Client, embedder: str, reranker: str) 
     assert len(listed[embedder].digest) == 64 and listed[embedder].details.family
 
 
+def test_a_model_is_shown_with_what_it_can(client: ollama.Client, embedder: str, reranker: str) -> None:
+    shown = client.show(f"{embedder}:latest")
+    assert shown.capabilities == ["embedding"] and shown.details.family
+    kind = shown.modelinfo["general.architecture"]
+    assert (shown.modelinfo[f"{kind}.embedding_length"], shown.modelinfo[f"{kind}.context_length"]) == (384, 256)
+    running = {model.model: model for model in client.ps().models}
+    assert {embedder, reranker} <= running.keys()
+    assert running[embedder].digest and running[embedder].expires_at.year == 9999
+    assert running[embedder].context_length == 256
+    with pytest.raises(ollama.ResponseError, match="nowhere"):
+        client.show("nowhere")
+
+
 def test_a_model_that_is_not_there_is_said_to_be_missing(client: ollama.Client, embedder: str) -> None:
     with pytest.raises(ollama.ResponseError, match="nowhere") as raised:
         client.embed(model="nowhere", input="a")

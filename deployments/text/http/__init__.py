@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from deployments.ingress.dialects import Dialect, file_bytes, text_bytes
-from deployments.text.http import classify, cohere, embeddings, hosting, ollama, prompts, rerank, tei, vllm
+from deployments.text.http import (
+    classify,
+    cohere,
+    embeddings,
+    hosting,
+    ollama,
+    ollama_models,
+    prompts,
+    rerank,
+    tei,
+    vllm,
+)
 
 ROUTES = (
     Dialect(rerank.router, text_bytes),
@@ -13,7 +24,7 @@ ROUTES = (
     Dialect(vllm.router, text_bytes),
     Dialect(prompts.router, text_bytes),
     Dialect(ollama.router, text_bytes, error_response=ollama.answer_error),
-    Dialect(ollama.listing, scope="list", error_response=ollama.answer_error),
+    Dialect(ollama_models.router, scope="list", error_response=ollama.answer_error),
     # Images and sounds are embedded as well.
     Dialect(embeddings.router, file_bytes),
     Dialect(cohere.router, file_bytes),
