@@ -174,7 +174,7 @@ class Letters(Batched):
         dimensions = params.get("dimensions") or 8
         if dimensions > 8:
             raise errors.BadRequest(f"dimensions must be 1 to 8 for this model, not {dimensions}.", "dimensions")
-        limit = params.get("max_tokens_per_doc", self.LIMIT)
+        limit = params.get("max_tokens_per_doc", params.get("most_tokens", self.LIMIT))
         policy = params.get("long_documents", "truncate")
         if len(ids) <= limit or policy == "chunk":
             return ids

@@ -102,7 +102,7 @@ class Texts(Batched):
 
     def _encoded(self, items: Sequence[object], params: Params, encoder: TextEncoder | None = None) -> list[Encoded]:
         encoder = encoder or self._encoder
-        truncate = truncation_of(params)
+        truncate, most = truncation_of(params), params.get("most_tokens")
         prompt = self._prompt(params)
         encoded: list[Encoded | None] = [None] * len(items)
         texts: list[tuple[int, str]] = []
@@ -110,11 +110,12 @@ class Texts(Batched):
             if not isinstance(item, list):
                 texts.append((position, prompt + text_of(item)))
             elif vocabulary_of(params, self._options.token_ids) == "model":
-                encoded[position] = encoder.encode_ids(item, truncate, position)
+                kept = item if most is None else item[-most:] if truncate == "START" else item[:most]
+                encoded[position] = encoder.encode_ids(kept, truncate, position)
             else:
                 texts.append((position, prompt + openai_text(item)))
         places = [position for position, _ in texts]
-        tokenised = encoder.encode([text for _, text in texts], truncate, places)
+        tokenised = encoder.encode([text for _, text in texts], truncate, places, most)
         for position, value in zip(places, tokenised, strict=True):
             encoded[position] = value
         return [value for value in encoded if value is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
@@ -44,6 +45,8 @@ ENGINES = (
 #: many are read, and so on up to MOST_CHARACTERS: tokenising takes 65 times the memory of the text.
 CHARACTERS_PER_TOKEN = 8
 MOST_CHARACTERS = 250_000
+#: Numbers of tokens to which texts are cut that are kept ready: each is a tokenizer of its own.
+SHORTER = 8
 #: Tokens that must lie between the last that is kept and the place of the cut, so that the cut does not show.
 MARGIN = 64
 #: Most characters of a text that has to be tokenised in full.
@@ -164,6 +167,22 @@ def fitting(first: int, second: int, most: int) -> tuple[int, int]:
     return (kept_short, kept_long) if first <= second else (kept_long, kept_short)
 
 
+def _cutting(text: str, side: str, most: int) -> Tokenizer:
+    from tokenizers import Tokenizer  # noqa: F811
+
+    tokenizer = Tokenizer.from_str(text)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    around = len(tokenizer.encode("").ids)
+    if most <= around:
+        raise errors.BadRequest(
+            f"Of {most} tokens the model takes {around} around the text, and none is left for it: ask for more.",
+            "input",
+        )
+    tokenizer.enable_truncation(most, direction=side)
+    return tokenizer
+
+
 def _end_of(ids: Sequence[int], count: int) -> Sequence[int]:
     return ids[len(ids) - count :]
 
@@ -188,16 +207,25 @@ class TextEncoder:
             self._cut[side] = copied(own)
             self._cut[side].no_padding()
             self._cut[side].enable_truncation(max_tokens, direction=side)
+        #: For the last of those who asked for fewer tokens than the model reads.
+        self._shorter = lru_cache(SHORTER)(lambda side, most: _cutting(text, side, most))
 
     def encode(
-        self, texts: Sequence[TextOrPair], truncate: str = "END", places: Sequence[int] | None = None
+        self,
+        texts: Sequence[TextOrPair],
+        truncate: str = "END",
+        places: Sequence[int] | None = None,
+        most: int | None = None,
     ) -> list[Encoded]:
         """Texts, or pairs of them. `truncate` is START, END, or NONE: then a text that is too long is an error, which
-        names its place among the caller's inputs."""
+        names its place among the caller's inputs. `most`: tokens that are kept of each, where that is fewer than the
+        model reads."""
         items = self._within(texts, truncate == "START")
         if truncate != "NONE":
             side = "left" if truncate == "START" else "right"
-            return [Encoded(*ids) for ids in _encoded(self._cut[side], items)]
+            is_shorter = most is not None and most < self.max_tokens
+            tokenizer = self._shorter(side, most) if is_shorter else self._cut[side]
+            return [Encoded(*ids) for ids in _encoded(tokenizer, items)]
         encoded = [Encoded(*ids) for ids in _encoded(self._whole, items)]
         for index, position in enumerate(places or range(len(texts))):
             self.refuse_long(position, len(encoded[index]), _size_of(items[index]) < _size_of(texts[index]))

@@ -46,6 +46,11 @@ class StaticEmbeddings(SentenceTransformers):
 
     def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         self._check(params)
+        if params.get("most_tokens") is not None:
+            raise errors.BadRequest(
+                "This model reads all tokens of a text, and cannot be told to read fewer: shorten the text.",
+                "truncate_prompt_tokens",
+            )
         prompt = self._prompt(params)
         texts = [prompt + self._text_of(item, params) for item in items]
         if not texts:

@@ -89,7 +89,8 @@ async def _answer(serving: Serving, request: Request, body: JsonObject, modality
         ability = ABILITIES[kinds[0]] if len(kinds) == 1 else "embed_all"
         params |= {"kinds": kinds} if len(kinds) > 1 else {}
     _refuse_unserved(body)
-    serving.refuse_cap(request, model, ability, most_tokens(body, "truncate_prompt_tokens"), "truncate_prompt_tokens")
+    if (most := most_tokens(body, "truncate_prompt_tokens")) is not None:
+        params["most_tokens"] = most
     served = await serving.embed(request, model, items, params, ability)
     if form.is_bytes:
         return form.response(served.answer.outputs, served)
@@ -139,9 +140,11 @@ def _token_ids(given: object) -> list[int]:
 def _kinds(body: JsonObject) -> list[str]:
     """The kinds of vectors asked for: what `return_…` names, one vector per input where nothing is named."""
     tokens = name_of(body, "return_multivector", "return_colbert_vecs") or "return_multivector"
+    # The second is how Xinference's documentation spells it.
+    sparse = name_of(body, "return_sparse", "return_parse") or "return_sparse"
     wanted = {
         "dense": flag(body.get("return_dense"), "return_dense"),
-        "sparse": flag(body.get("return_sparse"), "return_sparse"),
+        "sparse": flag(body.get(sparse), sparse),
         "tokens": flag(body.get(tokens), tokens),
     }
     return [kind for kind, is_asked in wanted.items() if is_asked] or ["dense"]

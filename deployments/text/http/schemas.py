@@ -65,7 +65,9 @@ class FormFields(VectorFields, total=False):
     embedding_dtype: Annotated[Precision | list[Precision] | None, Field(description="Another name of output_dtype.")]
     embed_dtype: Annotated[Precision | list[Precision] | None, Field(description="Another name of output_dtype.")]
     endianness: Literal["native", "little"] | None
-    truncate_prompt_tokens: Annotated[int | None, Field(description="-1, or no less than the model reads.")]
+    truncate_prompt_tokens: Annotated[
+        int | None, Field(description="How many are read of each; -1 is all that the model can.")
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- embeddings

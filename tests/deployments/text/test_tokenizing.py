@@ -69,6 +69,18 @@ def test_long_texts_are_cut(encoder: TextEncoder, truncate: str, kept: list[str]
     assert words(encoder, found) == ["[CLS]", *kept, "[SEP]"]
 
 
+@pytest.mark.parametrize("truncate", ["END", "START"])
+def test_a_text_is_cut_to_fewer_tokens_than_the_model_reads(encoder: TextEncoder, truncate: str) -> None:
+    for most in (3, 4, 5, 8, 100):
+        (encoded,) = encoder.encode([LONG], truncate, most=most)
+        kept = min(most, 8) - 2
+        read = words(encoder, encoded)[1:-1]
+        assert read == (WORDS[:kept] if truncate == "END" else WORDS[-kept:])
+    assert len(encoder.encode(["one"], most=5)[0]) == 3
+    with pytest.raises(errors.BadRequest, match="Of 2 tokens the model takes 2 around the text"):
+        encoder.encode([LONG], most=2)
+
+
 def test_of_a_long_pair_the_longer_part_is_cut(encoder: TextEncoder) -> None:
     (found,) = encoder.encode([("one two", LONG)])
     assert words(encoder, found) == ["[CLS]", "one", "two", "[SEP]", "one", "two", "three", "[SEP]"]

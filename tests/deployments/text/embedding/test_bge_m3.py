@@ -22,17 +22,25 @@ from tests.tiny import SIZES, TEXTS, ask, launched, saved, tokenizer
 KINDS = ["dense", "sparse", "tokens"]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("m3")
+def small_bge_m3(place: Path, pickles: bool = False) -> Path:
+    """Its parts for sparse vectors and vectors of tokens are pickles on the hub."""
     config = XLMRobertaConfig(**SIZES, max_position_embeddings=160)
     body = Transformer(str(saved(place / "body", XLMRobertaModel, config, tokenizer())))
     modules = [body, Pooling(32, pooling_mode="cls"), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(place / "model"))
     torch.manual_seed(2)
-    torch.save(torch.nn.Linear(32, 1).state_dict(), place / "model" / "sparse_linear.pt")
-    torch.save(torch.nn.Linear(32, 32).state_dict(), place / "model" / "colbert_linear.pt")
+    for name, width in (("sparse_linear", 1), ("colbert_linear", 32)):
+        weights = torch.nn.Linear(32, width).state_dict()
+        if pickles:
+            torch.save(weights, place / "model" / f"{name}.pt")
+        else:
+            save_file(weights, place / "model" / f"{name}.safetensors")
     return place / "model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_bge_m3(tmp_path_factory.mktemp("m3"), pickles=True)
 
 
 @pytest.fixture(scope="module")
