@@ -4,20 +4,43 @@ from __future__ import annotations
 
 import gc
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.documented import Item, table
 from tests.live import ROOT, LiveCluster, until
 
 #: All tests in it are of clients of the real cluster.
 CLIENTS = ROOT / "tests" / "clients"
 
 
-def pytest_configure() -> None:
+#: Whether each thing that other documentation shows has run, of the tests of this session.
+RAN = pytest.StashKey[dict[Item, bool]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell makes processes in the background ignore Ctrl-C, and the commands under test would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[RAN] = {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    for marker in item.iter_markers("documented") if report.when == "call" or report.failed else ():
+        for name in marker.args[1:]:
+            key = (marker.args[0], name)
+            item.config.stash[RAN][key] = report.passed and item.config.stash[RAN].get(key, True)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[RAN]:
+        terminalreporter.section("documented")
+        for line in table(config.stash[RAN]):
+            terminalreporter.write_line(line)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -30,6 +30,8 @@ JOIN = (
 )
 #: cl100k_base, which tiktoken would download, comes with a client.
 VOCABULARIES = Path(str(distribution("llama-index-core").locate_file("llama_index/core/_static/tiktoken_cache")))
+#: Nobody listens there.
+NO_HUB = "http://127.0.0.1:9"
 T = TypeVar("T")
 
 
@@ -78,6 +80,9 @@ class LiveCluster:
             # A second ingress is only needed where the first one fails.
             "CLUSTER_INGRESS_REPLICAS": "1",
             "TIKTOKEN_CACHE_DIR": str(VOCABULARIES),
+            # No hub is asked: what is not there already cannot be launched.
+            "HF_ENDPOINT": NO_HUB,
+            "MODELSCOPE_ENDPOINT": NO_HUB,
             "PYTHONPATH": str(ROOT),
             **variables,
         }

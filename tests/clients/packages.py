@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ FOLDER = (
 )
 
 
-def installed(requirement: str) -> Path:
-    """The folder with that requirement, such as `mistralai==3.7.0`, and all that it needs."""
-    folder = FOLDER / requirement
+def installed(*requirements: str, dependencies: bool = True) -> Path:
+    """The folder with these requirements, such as `mistralai==3.7.0`, and all that they need."""
+    folder = FOLDER / ",".join(requirements)
     if not folder.exists():
         FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".", dir=FOLDER))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(draft), requirement]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(draft), *requirements]
+        command += [] if dependencies else ["--no-deps"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         try:
@@ -35,9 +37,10 @@ def installed(requirement: str) -> Path:
     return folder
 
 
-def answer_of(program: str, requirement: str, *words: str) -> Any:
-    """What a program prints as JSON with that requirement installed."""
-    environment = {**os.environ, "PYTHONPATH": str(installed(requirement))}
+def answer_of(program: str, requirements: str | Sequence[str], *words: str, dependencies: bool = True) -> Any:
+    """What a program prints as JSON with these requirements installed."""
+    needed = [requirements] if isinstance(requirements, str) else requirements
+    environment = {**os.environ, "PYTHONPATH": str(installed(*needed, dependencies=dependencies))}
     done = subprocess.run(
         [sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True, timeout=60
     )

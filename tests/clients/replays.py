@@ -45,13 +45,20 @@ def dify_recognises_an_xinference_model(url: str, uid: str) -> tuple[str, int]:
 def dify_reranks_by_xinference(
     url: str, uid: str, query: str, documents: Sequence[str]
 ) -> list[tuple[int, float, str]]:
-    assert isinstance(get(f"{url}/v1/cluster/auth")["auth"], bool)
-    assert get(f"{url}/v1/models/{uid}")["model_type"] == "rerank"
-    fields = {"query": query, "documents": list(documents), "top_n": 2, "return_documents": True}
-    nothing = {"max_chunks_per_doc": None, "return_len": None, "kwargs": "{}"}
-    answer = post(f"{url}/v1/rerank", {"model": uid, **fields, **nothing})
-    rows = [(row["index"], row["relevance_score"], row["document"]["text"]) for row in answer["results"]]
-    return rows
+    """By the package xinference-client: its handle without a description, which the check of a model's settings asks
+    for before. Its first versions asked for no documents, and took what came."""
+    from xinference_client.client.restful.restful_client import Client, RESTfulRerankModelHandle
+
+    client = Client(base_url=url)
+    opened = client.get_model(model_uid=uid)
+    assert isinstance(opened, RESTfulRerankModelHandle)
+    handle = RESTfulRerankModelHandle(uid, url, {"Authorization": "Bearer none"})
+    bare = handle.rerank(documents=list(documents), query=query, top_n=2)["results"]
+    full = handle.rerank(documents=list(documents), query=query, top_n=2, return_documents=True)["results"]
+    assert [(row["index"], row["document"]) for row in bare] == [(row["index"], None) for row in full]
+    for made in (opened, handle, client):
+        made.close()
+    return [(row["index"], row["relevance_score"], row["document"]["text"]) for row in full]
 
 
 # ----------------------------------------------------------------------------------------------------------- RAGFlow
@@ -143,6 +150,40 @@ def open_webui_reads_by_mistral(url: str, document: bytes) -> list[str]:
     return [page["markdown"] for page in pages]
 
 
+def open_webui_reads_an_upload_by_mistral(url: str, document: bytes) -> list[str]:
+    """Without `use_base64`: it uploads, has an address signed, reads that, and deletes the upload."""
+    headers = {"Authorization": "Bearer none", "User-Agent": "OpenWebUI-MistralLoader/2.0"}
+    upload = {"files": {"file": ("a b.pdf", document, "application/pdf")}, "data": {"purpose": "ocr"}}
+    id = told(httpx.post(f"{url}/v1/files", **upload, headers=headers, timeout=TIMEOUT_S))["id"]
+    signed = get(f"{url}/v1/files/{id}/url", {**headers, "Accept": "application/json"}, expiry=1)["url"]
+    body = {
+        "model": "mistral-ocr-latest",
+        "document": {"type": "document_url", "document_url": signed},
+        "include_image_base64": False,
+    }
+    pages = post(f"{url}/v1/ocr", body, {**headers, "Accept": "application/json"})["pages"]
+    told(httpx.delete(f"{url}/v1/files/{id}", headers=headers, timeout=TIMEOUT_S))
+    return [page["markdown"].strip() for page in pages if page["index"] is not None]
+
+
+def open_webui_reads_by_an_external_service(url: str, document: bytes) -> list[str]:
+    """The file is the body, and the slash at the end of the address that was set is taken off."""
+    headers = {"Content-Type": "application/pdf", "Authorization": "Bearer none", "X-Filename": "a%20b.pdf"}
+    user = {"X-OpenWebUI-User-Name": "me", "X-OpenWebUI-User-Role": "admin"}
+    rows = told(httpx.put(f"{url}/process", content=document, headers={**headers, **user}, timeout=TIMEOUT_S))
+    rows = rows if isinstance(rows, list) else [rows]
+    assert all(row.get("metadata") for row in rows)
+    return [row.get("page_content") for row in rows]
+
+
+def open_webui_reads_by_paddleocr(url: str, document: bytes) -> list[str]:
+    body = {"file": base64.b64encode(document).decode("ascii"), "fileType": 0}
+    body |= dict.fromkeys(("useDocOrientationClassify", "useDocUnwarping", "useChartRecognition"), False)
+    headers = {"Authorization": "token none", "Content-Type": "application/json"}
+    rows = post(f"{url}/layout-parsing", body, headers).get("result", {}).get("layoutParsingResults", [])
+    return [row.get("markdown", {}).get("text", "").strip() for row in rows]
+
+
 # -------------------------------------------------------------------------------------------- AnythingLLM, FastGPT, n8n
 
 
@@ -174,18 +215,30 @@ def fastgpt_reranks(url: str, uid: str, query: str, texts: Sequence[str]) -> lis
 
 
 def n8n_embeds_by_openai(url: str, uid: str, texts: Sequence[str]) -> Vectors:
-    """Its credentials are tested by the list of models; line breaks are taken out of texts first."""
+    """Its credentials are tested by the list of models; line breaks are taken out of texts first. LangChain's class for
+    JavaScript sends the texts by the openai package, which asks for base64 where nothing else is said."""
     headers = {**OPENAI_NODE, "Authorization": "Bearer none"}
     assert uid in [row["id"] for row in get(f"{url}/v1/models", headers)["data"]]
     plain = [text.replace("\n", " ") for text in texts]
-    rows = post(f"{url}/v1/embeddings", {"model": uid, "input": plain}, headers)["data"]
-    return [row["embedding"] for row in rows]
+    body = {"model": uid, "input": plain, "encoding_format": "base64"}
+    return [_floats(row["embedding"]) for row in post(f"{url}/v1/embeddings", body, headers)["data"]]
 
 
 def n8n_embeds_by_ollama(url: str, uid: str, texts: Sequence[str]) -> Vectors:
-    assert uid in [row["name"] for row in get(f"{url}/api/tags")["models"]]
-    body: dict[str, Any] = {"model": uid, "input": list(texts), "keep_alive": None, "options": {}}
-    return list(post(f"{url}/api/embed", body)["embeddings"])
+    """Its credentials are tested by the root of the address, its list of models is Ollama's; LangChain's class for
+    JavaScript sends nothing but the model and the texts where nothing else is set."""
+    headers = {"Authorization": "Bearer none"}
+    told(httpx.get(f"{url}/", headers=headers, timeout=TIMEOUT_S))
+    assert uid in [row["name"] for row in get(f"{url}/api/tags", headers)["models"]]
+    return list(post(f"{url}/api/embed", {"model": uid, "input": list(texts)}, headers)["embeddings"])
+
+
+def n8n_reranks(url: str, uid: str, query: str, texts: Sequence[str]) -> list[tuple[int, float]]:
+    """Its node for servers that follow OpenAI. Those for Cohere and Voyage have no field for an address."""
+    body = {"model": uid, "query": query, "documents": list(texts), "top_n": 10}
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer none"}
+    rows = sorted(post(f"{url}/v1/rerank", body, headers)["results"], key=lambda row: -row["relevance_score"])
+    return [(row["index"], row["relevance_score"]) for row in rows if 0 <= row["index"] < len(texts)]
 
 
 # ------------------------------------------------------------------------------------------------------- SillyTavern
@@ -205,6 +258,8 @@ def sillytavern_draws(url: str, uid: str, prompt: str) -> bytes:
     schedulers = [row["name"] for row in listed("schedulers")]
     assert uid in [row["title"] for row in listed("sd-models")]
     post(f"{url}/sdapi/v1/options", {"sd_model_checkpoint": uid}, headers)
+    # Forge's list of decoders is asked for as well; where it is missing, the other one counts.
+    httpx.get(f"{url}/sdapi/v1/sd-modules", headers=headers)
     progress = listed("progress")
     assert progress["progress"] == 0.0 and progress["state"]["job_count"] == 0
     body = {
@@ -225,7 +280,6 @@ def sillytavern_draws(url: str, uid: str, prompt: str) -> bytes:
         "hr_additional_modules": [],
         "denoising_strength": 0.7,
         "hr_second_pass_steps": 0,
-        "seed": None,
         "override_settings": {"CLIP_stop_at_last_layers": 1},
         "override_settings_restore_afterwards": True,
         "clip_skip": 1,
@@ -234,6 +288,8 @@ def sillytavern_draws(url: str, uid: str, prompt: str) -> bytes:
         "do_not_save_grid": False,
         "do_not_save_samples": False,
     }
+    # Before it draws, it looks whether this is Forge, which takes one setting more.
+    assert "forge_preset" not in listed("options")
     return base64.b64decode(post(f"{url}/sdapi/v1/txt2img", body, headers)["images"][0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -28,6 +29,7 @@ RANKING: dict[str, Callable[..., list[tuple[int, float]]]] = {
     "RAGFlow": lambda *asked: _best_first(replays.ragflow_reranks_by_xinference(*asked)[0]),
     "Open WebUI": lambda *asked: _best_first(replays.open_webui_reranks(*asked)),
     "FastGPT": replays.fastgpt_reranks,
+    "n8n": replays.n8n_reranks,
 }
 DRAWING: dict[str, Callable[..., bytes]] = {
     "Open WebUI by A1111": replays.open_webui_draws_by_a1111,
@@ -81,6 +83,33 @@ def test_pictures_are_drawn(live: LiveCluster, painter: str, draws: Callable[...
     assert Image.open(io.BytesIO(draws(live.url, painter, "a lighthouse"))).size == (64, 64)
 
 
-def test_documents_are_read(live: LiveCluster) -> None:
+READING: dict[str, Callable[..., list[str]]] = {
+    "Open WebUI by Mistral": replays.open_webui_reads_by_mistral,
+    "Open WebUI by an upload to Mistral": replays.open_webui_reads_an_upload_by_mistral,
+    "Open WebUI by an external service": replays.open_webui_reads_by_an_external_service,
+    "Open WebUI by PaddleOCR": replays.open_webui_reads_by_paddleocr,
+}
+
+
+@pytest.fixture(scope="module")
+def reader(live: LiveCluster) -> Iterator[None]:
+    """Its name is in the source of the program."""
     with reading(live, "mistral-ocr-latest"):
-        assert replays.open_webui_reads_by_mistral(live.url, document("one", "two")) == ["one", "two"]
+        yield
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("reads", READING.values(), ids=READING)
+def test_documents_are_read(live: LiveCluster, reads: Callable[..., list[str]]) -> None:
+    assert reads(live.url, document("one", "two")) == ["one", "two"]
+
+
+@pytest.mark.usefixtures("reader")
+def test_the_address_of_a_document_reader_may_name_the_model(live: LiveCluster) -> None:
+    for path in ("process", "layout-parsing"):
+        method, body = ("PUT", b"%PDF") if path == "process" else ("POST", b"{}")
+        answer = httpx.request(method, f"{live.url}/ocr/nobody/{path}", content=body)
+        assert answer.status_code in (404, 422)
+    one = f"{live.url}/ocr/mistral-ocr-latest"
+    assert replays.open_webui_reads_by_an_external_service(one, document("one")) == ["one"]
+    assert replays.open_webui_reads_by_paddleocr(one, document("one")) == ["one"]

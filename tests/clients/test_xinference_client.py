@@ -14,6 +14,7 @@ import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 
 from tests.clients.conftest import DOCUMENTS, QUERY, TEXTS, assert_same
+from tests.documented import CLIENT
 from tests.live import ROOT, LiveCluster, until
 
 CE_TINY = ROOT / "deployments" / "text" / "rerank" / "ce-tiny"
@@ -34,6 +35,7 @@ def custom_reranker(name: str, folder: Path = CE_TINY) -> str:
     return json.dumps({**spec, "model_specs": [{"model_format": "pytorch", "model_uri": f"file://{folder}"}]})
 
 
+@pytest.mark.documented(CLIENT, "launch_model", "list_models", "describe_model", "terminate_model", "infer")
 def test_a_model_lives_from_launch_to_terminate(client: RESTfulClient) -> None:
     uid = client.launch_model("echo", model_type="echo", model_uid="xinf-echo", replica=1, n_gpu=None, steps=7)
     assert uid == "xinf-echo"
@@ -58,11 +60,27 @@ def test_a_model_lives_from_launch_to_terminate(client: RESTfulClient) -> None:
         client.terminate_model(uid)
 
 
+@pytest.mark.documented(CLIENT, "get_model")
 def test_a_model_is_opened_by_any_of_its_names(
     client: RESTfulClient, embedder: str, vectors: list[list[float]]
 ) -> None:
     for name in ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"):
         assert_same([row["embedding"] for row in client.get_model(name).create_embedding(TEXTS)["data"]], vectors)
+
+
+def test_a_model_is_managed_by_any_of_its_names(client: RESTfulClient) -> None:
+    names = ["xinf/alias", "ce-tiny-alias"]
+    uid = client.launch_model("vectors", "echo", model_uid="xinf-named", aliases=names)
+    for name in names:
+        assert client.get_launch_model_progress(name)["progress"] == 1.0
+        assert client.describe_model(name)["id"] == uid
+        with pytest.raises(RuntimeError, match="not launching any more"):
+            client.cancel_launch_model(name)
+        client.abort_request(name, "xinf-none")
+    assert client.add_model_replica(names[0])["replica_model_uid"] == "xinf-named-rep1"
+    assert client.terminate_model_replica(names[0], 1) == 1
+    client.terminate_model(names[0])
+    assert uid not in client.list_models()
 
 
 def test_a_real_model_takes_launch_options(client: RESTfulClient, vectors: list[list[float]]) -> None:
@@ -84,6 +102,7 @@ def test_a_real_model_takes_launch_options(client: RESTfulClient, vectors: list[
     client.terminate_model(uid)
 
 
+@pytest.mark.documented(CLIENT, "create_embedding")
 def test_embeddings_are_the_same(client: RESTfulClient, embedder: str, vectors: list[list[float]]) -> None:
     model = client.get_model(embedder)
     answer = model.create_embedding(TEXTS)
@@ -101,6 +120,7 @@ def test_sparse_weights_are_by_token_id(client: RESTfulClient, letters: str) -> 
     assert answer["data"][0]["embedding"] == {"1": 0.5, "2": 0.5, "97": 0.5, "98": 0.5}
 
 
+@pytest.mark.documented(CLIENT, "convert_ids_to_tokens")
 def test_ids_become_tokens(client: RESTfulClient, embedder: str) -> None:
     model = client.get_model(embedder)
     assert model.convert_ids_to_tokens([101, 7592, "2088", 102]) == ["[CLS]", "hello", "world", "[SEP]"]
@@ -115,6 +135,7 @@ def test_rerank_is_the_same(client: RESTfulClient, reranker: str, scores: dict[i
     assert answer["meta"]["tokens"] is None and answer["id"]
 
 
+@pytest.mark.documented(CLIENT, "rerank")
 def test_rerank_takes_all_its_arguments(client: RESTfulClient, reranker: str, scores: dict[int, float]) -> None:
     model = client.get_model(reranker)
     answer = model.rerank(DOCUMENTS, QUERY, top_n=2, return_documents=True, return_len=True, raw_scores=True)
@@ -157,6 +178,7 @@ def test_bad_launches_are_refused_with_the_reason(client: RESTfulClient) -> None
     client.terminate_model("xinf-bad")
 
 
+@pytest.mark.documented(CLIENT, "get_launch_model_progress", "cancel_launch_model", "get_instance_info")
 def test_a_launch_can_be_followed_and_cancelled(client: RESTfulClient, live: LiveCluster) -> None:
     with ThreadPoolExecutor() as threads:
         other = RESTfulClient(live.url)
@@ -187,6 +209,7 @@ def test_a_ready_model_is_all_done_and_not_cancelled(client: RESTfulClient, embe
         client.cancel_launch_model(embedder)
 
 
+@pytest.mark.documented(CLIENT, "add_model_replica", "terminate_model_replica")
 def test_replicas_come_and_go(client: RESTfulClient) -> None:
     uid = client.launch_model("echo", "echo", model_uid="xinf-many")
     assert client.add_model_replica(uid)["replica_model_uid"] == "xinf-many-rep1"
@@ -208,6 +231,9 @@ def test_replicas_come_and_go(client: RESTfulClient) -> None:
     client.terminate_model(uid)
 
 
+@pytest.mark.documented(
+    CLIENT, "register_model", "unregister_model", "list_model_registrations", "get_model_registration"
+)
 def test_a_custom_model_is_registered_launched_and_forgotten(client: RESTfulClient, scores: dict[int, float]) -> None:
     name = "xinf-own-reranker"
     assert client.register_model("rerank", custom_reranker(name), persist=True) is None
@@ -241,6 +267,7 @@ def test_a_bad_registration_is_refused_with_the_reason(client: RESTfulClient) ->
         client.register_model("rerank", custom_reranker("ce-tiny"), persist=False)
 
 
+@pytest.mark.documented(CLIENT, "query_engine_by_model_name")
 def test_engines_say_what_they_take(client: RESTfulClient) -> None:
     found = client.query_engine_by_model_name("all-MiniLM-L6-v2", model_type="embedding")
     assert found["sentence_transformers"][0]["model_format"] == "pytorch"
@@ -249,6 +276,13 @@ def test_engines_say_what_they_take(client: RESTfulClient) -> None:
         client.query_engine_by_model_name("no-such-model", model_type="embedding")
 
 
+@pytest.mark.documented(CLIENT, "login")
+def test_whoever_logs_in_is_let_in(client: RESTfulClient, embedder: str) -> None:
+    client.login("me", "a key")
+    assert embedder in client.list_models()
+
+
+@pytest.mark.documented(CLIENT, "get_workers_info", "get_supervisor_info")
 def test_the_cluster_tells_of_itself(client: RESTfulClient, live: LiveCluster, embedder: str) -> None:
     (worker,) = client.get_workers_info()
     assert worker["models"][embedder] == "all-MiniLM-L6-v2"
@@ -258,6 +292,7 @@ def test_the_cluster_tells_of_itself(client: RESTfulClient, live: LiveCluster, e
     assert client.list_cached_models() == []
 
 
+@pytest.mark.documented(CLIENT, "the same awaited")
 def test_the_async_client_does_the_same(
     live: LiveCluster, embedder: str, reranker: str, vectors: list[list[float]], scores: dict[int, float]
 ) -> None:

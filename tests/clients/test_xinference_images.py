@@ -12,6 +12,7 @@ import pytest
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 from xinference_client.client.restful.restful_client import RESTfulImageModelHandle
 
+from tests.documented import CLIENT
 from tests.live import LiveCluster
 from tests.painted import (
     Journal,
@@ -52,6 +53,7 @@ def client(live: LiveCluster, painter: str) -> Iterator[RESTfulClient]:
     client.close()
 
 
+@pytest.mark.documented(CLIENT, "text_to_image")
 def test_a_text_becomes_pictures_at_real_addresses(model: RESTfulImageModelHandle) -> None:
     answer = model.text_to_image("sea", n=2, size="96*64", seed=5, num_inference_steps=2, negative_prompt="dogs")
     assert answer["created"] > 0 and [row["b64_json"] for row in answer["data"]] == [None, None]
@@ -62,6 +64,7 @@ def test_a_text_becomes_pictures_at_real_addresses(model: RESTfulImageModelHandl
     assert opened(inline["data"][0]["b64_json"]).tobytes() == image.tobytes()
 
 
+@pytest.mark.documented(CLIENT, "image_to_image")
 def test_a_picture_becomes_another(model: RESTfulImageModelHandle) -> None:
     answer = model.image_to_image(
         filled("red"), "sea", negative_prompt="dogs", n=2, response_format="b64_json", strength=0.25
@@ -72,6 +75,7 @@ def test_a_picture_becomes_another(model: RESTfulImageModelHandle) -> None:
     assert opened(several["data"][0]["b64_json"]).size == (32, 32)
 
 
+@pytest.mark.documented(CLIENT, "image_edit")
 def test_pictures_are_edited(model: RESTfulImageModelHandle, tmp_path: Path) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(filled("red"))
@@ -82,11 +86,13 @@ def test_pictures_are_edited(model: RESTfulImageModelHandle, tmp_path: Path) -> 
     assert corners(opened(masked["data"][0]["b64_json"])) == (painted_colour("sea"), RED)
 
 
+@pytest.mark.documented(CLIENT, "inpainting")
 def test_white_is_painted_anew(model: RESTfulImageModelHandle) -> None:
     answer = model.inpainting(filled("red"), half("black", "white"), "sea", response_format="b64_json")
     assert corners(opened(answer["data"][0]["b64_json"])) == (RED, painted_colour("sea"))
 
 
+@pytest.mark.documented(CLIENT, "abort_request", "get_progress")
 def test_a_request_is_followed_and_aborted_by_its_id(
     client: RESTfulClient, slow: RESTfulImageModelHandle, journal: Journal
 ) -> None:

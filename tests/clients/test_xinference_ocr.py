@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from xinference_client import AsyncRESTfulClient, RESTfulClient
 from xinference_client.client.restful.restful_client import RESTfulImageModelHandle
 
+from tests.documented import CLIENT
 from tests.live import LiveCluster, until
 from tests.read_pages import document, page, picture, reading
 
@@ -78,6 +79,7 @@ def test_options_of_xinferences_models_are_taken(model: RESTfulImageModelHandle)
         model.ocr(picture("hello"), ocr_type="fancy")
 
 
+@pytest.mark.documented(CLIENT, "ocr")
 def test_a_picture_becomes_a_text(model: RESTfulImageModelHandle) -> None:
     assert model.ocr(picture("hello world")) == "hello world"
     assert model.ocr(picture("hello"), languages=["de"], max_new_tokens=100) == "hello\nlanguages de"

@@ -9,8 +9,10 @@ import pytest
 
 from cluster import Client, errors
 from cluster.status import ModelState, ModelStatus
+from tests.documented import LAUNCH
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until
+from tests.xinference_command import xinference
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -34,6 +36,16 @@ def launch(cluster: LiveCluster, uid: str, **fields: object) -> ModelStatus:
 
 def places(status: ModelStatus) -> list[tuple[str, tuple[int, ...]]]:
     return sorted((worker.node, worker.cards) for worker in status.workers)
+
+
+@pytest.mark.documented(LAUNCH, "--gpu-idx", "--worker-ip", "--n-gpu")
+def test_xinferences_command_line_says_where(nodes: LiveCluster) -> None:
+    where = ["--worker-ip", TWO_CARDS, "--gpu-idx", "0,1", "--replica", "2", "--n-gpu", "1"]
+    assert "Model uid: chosen" in xinference(nodes.url, "launch", "-n", "echo", "-t", "echo", "-u", "chosen", *where)
+    with nodes.client() as client:
+        assert places(client.status("chosen")) == [(TWO_CARDS, (0,)), (TWO_CARDS, (1,))]
+        client.terminate_model("chosen")
+        until(lambda: not client.statuses(), within=10)
 
 
 def test_placement_keeps_to_what_was_asked(nodes: LiveCluster) -> None:
