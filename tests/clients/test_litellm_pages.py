@@ -63,12 +63,11 @@ def test_every_model_of_its_page_can_be_launched() -> None:
 
 @pytest.mark.documented(LITELLM, "a picture, with api_base", "a picture, with every option of the page")
 def test_a_picture(live: LiveCluster, painter: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its package hands the key of the page's environment to embeddings only.
+    # Its package reads the key and the address of the page's environment for embeddings only.
     monkeypatch.setenv("OPENAI_API_KEY", "anything")
     drawn = litellm.image_generation(model=painter, prompt=SUNSET, api_base=f"{live.url}/v1")
     assert opened(drawn.data[0].b64_json).size == (64, 64)
-    monkeypatch.setenv("XINFERENCE_API_BASE", f"{live.url}/v1")
-    asked = {"n": 1, "size": "1024x1024", "response_format": "b64_json"}
+    asked = {"n": 1, "size": "1024x1024", "response_format": "b64_json", "api_base": f"{live.url}/v1"}
     assert opened(litellm.image_generation(model=painter, prompt=SUNSET, **asked).data[0].b64_json).size == (1024, 1024)
 
 
