@@ -108,6 +108,8 @@ class Dispatcher:
         self.seen_at = 0.0
         self._last_table = last_table
         self._snapshot = NOTHING_TOLD
+        #: The table is the one that was written down, in which workers may be missing that could not be reached.
+        self._is_from_file = False
         #: Changes that are not in the file yet.
         self._unwritten: list[Amendment] = []
         self._writer: asyncio.Task[None] | None = None
@@ -128,6 +130,7 @@ class Dispatcher:
             if snapshot is not None and not self.is_ready:
                 log.warning("serving from the last table that was written down")
                 self._take(snapshot)
+                self._is_from_file = True
         await self._heard_within(within_s - OWN_TABLE_S)
 
     async def _heard_within(self, seconds: float) -> bool:
@@ -145,7 +148,8 @@ class Dispatcher:
             try:
                 # A little random, so that many ingresses do not come back all at once.
                 wait = WATCH_S * random.uniform(0.5, 1.0)
-                self._take(await self._supervisor.changes(self.table.version, wait))
+                version = -1 if self._is_from_file else self.table.version
+                self._take(await self._supervisor.changes(version, wait))
                 pause = 0.1
             except errors.ClusterError as error:
                 log.info("no news from the supervisor, serving from the last table: %s", error)
@@ -159,8 +163,9 @@ class Dispatcher:
     def _take(self, news: Snapshot | Amendment) -> None:
         """Does only what has changed, however much there is."""
         self.seen_at = time.monotonic()
-        if news.version <= self.table.version:
+        if news.version <= self.table.version and not self._is_from_file:
             return
+        self._is_from_file = False
         change = difference(self._snapshot, news) if isinstance(news, Snapshot) else news
         if change.since != self._snapshot.version:
             log.error(

@@ -505,6 +505,32 @@ def test_an_ingress_without_a_last_table_waits_no_longer_than_it_should(monkeypa
     play(scene, workers=1)
 
 
+def test_a_worker_that_was_missing_in_the_file_is_told_by_the_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it has nothing newer to tell than what is in the file."""
+
+    async def scene(s: Scene) -> None:
+        s.supervisor = supervisor = Mute(2)
+        routes = supervisor.snapshot.models["m"]
+        lacking = replace(
+            supervisor.snapshot,
+            models={"m": replace(routes, workers=routes.workers[:1])},
+            handles={routes.workers[0].worker: supervisor.snapshot.handles[routes.workers[0].worker]},
+        )
+        s.dispatcher._watcher.cancel()
+        settings = Settings(_env_file=None)  # type: ignore[call-arg]
+        s.dispatcher = Dispatcher(supervisor, settings, IngressMetrics("j"), Written(lacking))
+        await s.dispatcher.first_table(5.0)
+        assert len(s.dispatcher.clients()) == 1
+        supervisor.speaks.set()
+        async with asyncio.timeout(5):
+            while len(s.dispatcher.clients()) < 2:
+                await asyncio.sleep(0.01)
+        assert len(s.dispatcher.table.models["m"].workers) == 2
+
+    monkeypatch.setattr(dispatch, "OWN_TABLE_S", 0.02)
+    play(scene, workers=1)
+
+
 def test_many_changes_of_the_table_are_written_down_together(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(s: Scene) -> None:
         written = Written()
