@@ -167,11 +167,7 @@ class Dispatcher:
             return
         self._is_from_file = False
         change = difference(self._snapshot, news) if isinstance(news, Snapshot) else news
-        if change.since != self._snapshot.version:
-            log.error(
-                "the table is at version %d, and is told what has changed since %d", self.table.version, change.since
-            )
-            return
+        assert change.since == self._snapshot.version, "it was asked what has changed since the version that is here"
         before = {route.worker for uid in (*change.models, *change.gone) for route in self._routes_of(uid)}
         self.table.amend(change.version, change.models, change.gone)
         self._snapshot = amended(self._snapshot, change)
