@@ -29,6 +29,7 @@ from deployments.ingress.blame import Blame, FailedCall
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.open_answer import OpenAnswer
 from deployments.ingress.routing import RouteTable
+from deployments.ingress.table_writer import TableWriter
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
 
 log = logging.getLogger("cluster.ingress")
@@ -36,9 +37,8 @@ log = logging.getLogger("cluster.ingress")
 #: A routing table is waited for this long at a time.
 WATCH_S = 30.0
 #: An ingress that starts waits for the supervisor's table for so long, and then takes the last one that another ingress
-#: had. An ingress writes down the one that it has at most once in `WRITE_S`.
+#: had.
 OWN_TABLE_S = 2.0
-WRITE_S = 1.0
 #: How often a request is sent. A worker that drains or is full has not begun it, so sending it again is safe.
 ATTEMPTS = 3
 #: How many workers may die with a request before it fails. Other calls were on those workers too, so the deaths alone
@@ -110,9 +110,7 @@ class Dispatcher:
         self._snapshot = NOTHING_TOLD
         #: The table is the one that was written down, in which workers may be missing that could not be reached.
         self._is_from_file = False
-        #: Changes that are not in the file yet.
-        self._unwritten: list[Amendment] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writer = None if last_table is None else TableWriter(last_table)
         self._watcher = asyncio.get_running_loop().create_task(self._watch(), name="watch")
 
     @property
@@ -181,10 +179,8 @@ class Dispatcher:
         if change.keys is not None:
             self.keys = by_digest(change.keys)
         self._blame.remember(change.poison)
-        if self._last_table is not None:
-            self._unwritten.append(change)
-            if self._writer is None or self._writer.done():
-                self._writer = asyncio.ensure_future(self._write_down(self._last_table))
+        if self._writer is not None:
+            self._writer.add(change, self._snapshot)
         self._announce()
 
     def _routes_of(self, uid: str) -> Sequence[Route]:
@@ -201,12 +197,6 @@ class Dispatcher:
             partial(self._blame.see_overdue, name),
             partial(self._blame.see_in_time, name),
         )
-
-    async def _write_down(self, last_table: LastTable) -> None:
-        while self._unwritten:
-            changes, self._unwritten = self._unwritten, []
-            await asyncio.to_thread(last_table.write, self._snapshot, changes)
-            await asyncio.sleep(WRITE_S)
 
     async def ask(
         self,

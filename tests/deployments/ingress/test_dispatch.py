@@ -15,9 +15,10 @@ from cluster.routes import Amendment, ModelRoutes, Route, Snapshot
 from cluster.settings import Settings
 from cluster.status import ModelState
 from cluster.suspicion import fingerprint_of
-from deployments.ingress import blame, dispatch, worker_queue
+from deployments.ingress import blame, dispatch, table_writer, worker_queue
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.table_writer import TableWriter
 
 POISON = ["poison"]
 
@@ -534,7 +535,7 @@ def test_a_worker_that_was_missing_in_the_file_is_told_by_the_supervisor(monkeyp
 def test_many_changes_of_the_table_are_written_down_together(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(s: Scene) -> None:
         written = Written()
-        s.dispatcher._last_table = written  # type: ignore[assignment]
+        s.dispatcher._writer = TableWriter(written)
         for _ in range(20):
             s.supervisor.publish()
             await asyncio.sleep(0.005)
@@ -543,5 +544,5 @@ def test_many_changes_of_the_table_are_written_down_together(monkeypatch: pytest
                 await asyncio.sleep(0.01)
         assert written.writes < 10
 
-    monkeypatch.setattr(dispatch, "WRITE_S", 0.05)
+    monkeypatch.setattr(table_writer, "WRITE_S", 0.05)
     play(scene, workers=1)
