@@ -167,10 +167,8 @@ def fitting(first: int, second: int, most: int) -> tuple[int, int]:
     return (kept_short, kept_long) if first <= second else (kept_long, kept_short)
 
 
-def _cutting(text: str, side: str, most: int) -> Tokenizer:
-    from tokenizers import Tokenizer  # noqa: F811
-
-    tokenizer = Tokenizer.from_str(text)
+def _cutting(own: Tokenizer, side: str, most: int) -> Tokenizer:
+    tokenizer = copied(own)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     around = len(tokenizer.encode("").ids)
@@ -208,7 +206,7 @@ class TextEncoder:
             self._cut[side].no_padding()
             self._cut[side].enable_truncation(max_tokens, direction=side)
         #: For the last of those who asked for fewer tokens than the model reads.
-        self._shorter = lru_cache(SHORTER)(lambda side, most: _cutting(text, side, most))
+        self._shorter = lru_cache(SHORTER)(lambda side, most: _cutting(own, side, most))
 
     def encode(
         self,
