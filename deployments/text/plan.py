@@ -34,6 +34,8 @@ PLAIN_BYTES = 5_000_000
 ONNX_BYTES = 20_000_000
 OPENVINO_BYTES = 25_000_000
 OPENVINO_INT8_BYTES = 50_000_000
+#: Pages of tables that the texts of a warm-up bring in from the file.
+LOOKED_UP_BYTES = 10_000_000
 #: What OpenVINO keeps of the conversion to bf16, as a share of the weights in fp32.
 OPENVINO_KEEPS = 0.15
 #: What the allocator keeps, at most, of the layers that were freed one by one while they were converted.
@@ -108,9 +110,9 @@ def _plan_of(case: EncoderCase, engine: str) -> MemoryPlan:
             activations = _of_torch(case, parallel)
         case "onnx" | "onnx_int8":
             item = 1 if engine == "onnx_int8" else FP32
-            # The tables stay in the file, and only rows that are looked up come into memory.
+            # The tables stay in the file, and only what lies near rows that are looked up comes into memory.
             weights = _copies(sizes.layers * item + sizes.tables * FP32, parallel) * sizes.layers * item
-            beside = ONNX_BYTES
+            beside = ONNX_BYTES + min(sizes.tables * FP32, LOOKED_UP_BYTES)
             activations = parallel * _padded_pass(sizes, FP32)
         case "openvino_bf16":
             weights = _copies(sizes.numbers * FP32, parallel) * sizes.numbers * 2 + sizes.numbers * FP32

@@ -32,10 +32,10 @@ def test_a_plan_is_the_sum_of_its_parts() -> None:
     ("engine", "measured"),
     [
         pytest.param("torch", 470, id="torch"),
-        pytest.param("torch_bf16", 432, id="torch_bf16"),
-        pytest.param("onnx", 461, id="onnx"),
-        pytest.param("onnx_int8", 412, id="onnx_int8"),
-        pytest.param("openvino_bf16", 570, id="openvino_bf16"),
+        pytest.param("torch_bf16", 419, id="torch_bf16"),
+        pytest.param("onnx", 467, id="onnx"),
+        pytest.param("onnx_int8", 416, id="onnx_int8"),
+        pytest.param("openvino_bf16", 575, id="openvino_bf16"),
         pytest.param("openvino_int8", 587, id="openvino_int8"),
     ],
 )
