@@ -38,11 +38,22 @@ class Launch(NamedTuple):
 
 
 def launches() -> list[Launch]:
+    any_engine = "the engine that takes most is expected, until the choice has been measured"
+    alone = "as many batches at once are expected as a quiet machine computes"
+    page = "expected with a page of 60 megapixels"
     engines = ("torch", "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8", "auto")
     return [
-        *(Launch("all-MiniLM-L6-v2", "embedding", options={"model_engine": engine}) for engine in engines),
         *(
-            Launch(f"bert-{width}x{layers}", "embedding", _bert(width, layers), {"model_engine": engine})
+            Launch(
+                "all-MiniLM-L6-v2",
+                "embedding",
+                options={"model_engine": engine},
+                reason=any_engine if engine == "auto" else "",
+            )
+            for engine in engines
+        ),
+        *(
+            Launch(f"bert-{width}x{layers}", "embedding", _bert(width, layers), {"model_engine": engine}, reason=alone)
             for width, layers in ((256, 4), (768, 6))
             for engine in ("torch", "torch_bf16", "onnx", "openvino_bf16")
         ),
@@ -53,7 +64,7 @@ def launches() -> list[Launch]:
         Launch("ce-tiny", "rerank"),
         Launch("causal", "rerank", _causal),
         Launch("classifier", "classify", _classifier),
-        Launch("ppocr-v6", "ocr"),
+        Launch("ppocr-v6", "ocr", reason=page),
         Launch("tesseract", "ocr"),
         *(
             Launch(kind, "ocr", _document(kind), {"model_engine": "transformers"})

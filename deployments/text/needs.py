@@ -27,6 +27,8 @@ from deployments.text.plan import (
 VOCABULARIES = {"vocab.txt": "WordPiece", "vocab.json": "BPE"}
 #: Assumed before anything is on disk: the vocabulary of a model of one language, and of one of many.
 WORDS, WORDS_OF_MANY = 30_000, 250_000
+#: Characters of an entry in tokenizer.json at least.
+ENTRY_CHARACTERS = 12
 #: From so many languages on.
 MANY = 5
 
@@ -65,7 +67,7 @@ def sizes_of(prospect: Prospect, inventory: Inventory | None, answers_in_words: 
         )
     config = _config_in(inventory)
     hidden = _size(config, "hidden_size", "dim", "d_model", "n_embd") or USUAL_HIDDEN
-    words = _size(config, "vocab_size") or WORDS
+    words = _size(config, "vocab_size") or min(WORDS, inventory.files.get("tokenizer.json", 10**9) // ENTRY_CHARACTERS)
     limit = _size(inventory.config("sentence_bert_config.json"), "max_seq_length")
     positions = _size(config, "max_position_embeddings", "n_positions") or USUAL_TOKENS
     return EncoderSizes(

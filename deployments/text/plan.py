@@ -38,6 +38,8 @@ OPENVINO_INT8_BYTES = 50_000_000
 LOOKED_UP_BYTES = 10_000_000
 #: What OpenVINO keeps of the conversion to bf16, as a share of the weights in fp32.
 OPENVINO_KEEPS = 0.15
+#: What the heap of each thread keeps beside what a batch in fp32 has in use.
+HEAPS_KEEP = 1.6
 #: What the allocator keeps, at most, of the layers that were freed one by one while they were converted.
 CONVERSION_BYTES = 2**24
 
@@ -107,7 +109,7 @@ def _plan_of(case: EncoderCase, engine: str) -> MemoryPlan:
             weights = sizes.numbers * item
             is_converted = case.is_converted or item < FP32
             beside = TORCH_BYTES + (min(sizes.layers * item, CONVERSION_BYTES) if is_converted else 0)
-            activations = _of_torch(case, parallel)
+            activations = int(_of_torch(case, parallel) * (HEAPS_KEEP if item == FP32 else 1))
         case "onnx" | "onnx_int8":
             item = 1 if engine == "onnx_int8" else FP32
             # The tables stay in the file, and only what lies near rows that are looked up comes into memory.
