@@ -29,7 +29,7 @@ def gguf_of(prospect: Prospect) -> Inventory | None:
     return inventory
 
 
-def refuse_other(prospect: Prospect, architectures: tuple[str, ...], engine: str) -> None:
+def refuse_other(prospect: Prospect, architectures: tuple[str, ...] | None, engine: str) -> None:
     """Raises for weights that the engine does not read, as far as they are on this machine."""
     inventory = prospect.weights(allow_pickle=False)
     if inventory is None:
@@ -42,7 +42,7 @@ def refuse_other(prospect: Prospect, architectures: tuple[str, ...], engine: str
             "model_path",
         )
     architecture = str(gguf_header(gguf)["architecture"])
-    if architecture not in architectures:
+    if architectures is not None and architecture not in architectures:
         raise errors.BadRequest(
             f"{engine} reads GGUF files of {', '.join(architectures)}, not of {architecture!r:.50}.", "model_engine"
         )

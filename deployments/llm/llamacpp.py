@@ -1,0 +1,247 @@
+"""Language models through llama.cpp: any GGUF file, exactly as it is, with llama.cpp's own templates and parsers."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cluster import errors
+from cluster.catalog.entry import Source
+from cluster.facts import ModelFacts
+from cluster.names import cut
+from cluster.value import JsonObject
+from cluster.weights.inventory import read
+from cluster.weights.memory import MemoryPlan
+from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
+from deployments.llm.facts import LanguageFacts
+from deployments.llm.language import EXAMPLE_TOKENS, LARGEST_TOKENS, LanguageOptions
+from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
+from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
+from deployments.llm.requests import Asked, asked_of, characters_of
+from deployments.llm.schemas import refuse_schema
+from deployments.llm.weights import gguf_in
+
+if TYPE_CHECKING:
+    from xllamacpp import Server
+
+#: Characters of a token in most texts, to weigh a request before anybody has counted.
+TOKEN_CHARACTERS = 4
+#: What a request says under the same name here and there.
+SAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "n", "ignore_eos")
+
+
+class LlamaCpp(Talking):
+    engines: ClassVar[tuple[str, ...]] = ("llamacpp", "llama.cpp", "llama_cpp", "xllamacpp")
+    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
+    Options: ClassVar[type[LanguageOptions]] = LanguageOptions
+    example: Example = Example(
+        [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
+    )
+
+    @classmethod
+    def needed(cls, prospect: Prospect) -> Source:
+        refuse_other(prospect, None, "llama.cpp")
+        return prospect.source
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        return plan_of(prospect, None, "f16")
+
+    @classmethod
+    def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
+        return smaller(prospect)
+
+    def load(self, setup: Setup) -> ModelFacts:
+        options: LanguageOptions = setup.options
+        file = gguf_in(setup.folder)
+        shape = shape_in(read(file))
+        kept = kept_of(shape, options, "f16")
+        self._options = options
+        self._context = min(options.context_length or shape.context, shape.context, kept)
+        setup.report(0.3)
+        self._server = _server(str(file), kept, options.slots, setup.threads)
+        # A call keeps its thread until its answer is whole.
+        self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
+        self.pace = BatchHints(parallel=options.slots, room=kept)
+        self.largest = Example(
+            [{"prompt": "one " * min(LARGEST_TOKENS, self._context // 4), "max_tokens": 2}], {}, "generate"
+        )
+        return LanguageFacts(
+            engine="llamacpp",
+            max_tokens=self._context,
+            context_length=self._context,
+            slots=options.slots,
+            kept_tokens=kept,
+            takes_tools=True,
+            reasons=True,
+        )
+
+    def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        requests = [asked_of(item) for item in items]
+        for asked in requests:
+            refuse_schema(asked.format)
+        tokens = [
+            len(asked.prompt) if isinstance(asked.prompt, list) else characters_of(asked) // TOKEN_CHARACTERS
+            for asked in requests
+        ]
+        most = [self._most(asked) for asked in requests]
+        costs = [float((count + more) * asked.n) for count, more, asked in zip(tokens, most, requests, strict=True)]
+        return Prepared(requests, tokens, costs=costs)
+
+    def _most(self, asked: Asked) -> int:
+        return min(asked.max_tokens or self._options.max_tokens or self._context, self._context)
+
+    def begin(self, value: Asked, tell: Tell) -> Stop:
+        call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
+        hearing = Chunks(value.n, tell)
+        self._threads.submit(hearing.of, call, self._body(value))
+        return hearing.stop
+
+    def _body(self, asked: Asked) -> JsonObject:
+        body: dict[str, Any] = {name: getattr(asked, name) for name in SAME if name in asked.model_fields_set}
+        for name in ("temperature", "top_p", "top_k"):
+            if body.get(name) is None and (usual := getattr(self._options, name)) is not None:
+                body[name] = usual
+        body |= {"stream": True, "max_tokens": self._most(asked), "stream_options": {"include_usage": True}}
+        if asked.repetition_penalty is not None:
+            body["repeat_penalty"] = asked.repetition_penalty
+        if asked.stop:
+            body["stop"] = asked.stop
+        if asked.messages is not None:
+            body["messages"] = asked.messages
+            if asked.tools:
+                body |= {"tools": asked.tools, "tool_choice": asked.tool_choice}
+            if asked.template:
+                body["chat_template_kwargs"] = asked.template
+        else:
+            body["prompt"] = asked.prompt
+        if asked.logprobs:
+            body |= (
+                {"logprobs": True, "top_logprobs": asked.top_logprobs}
+                if asked.messages
+                else {"n_probs": max(1, asked.top_logprobs)}
+            )
+        if asked.format is not None and asked.format.get("type") != "text":
+            body["json_schema"] = asked.format.get("schema", {"type": "object"})
+        return {name: value for name, value in body.items() if value is not None}
+
+    def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
+        return outputs
+
+
+def _server(file: str, kept: int, slots: int, threads: int) -> Server:
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel, params.kv_unified = file, kept, slots, True
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.use_jinja, params.ui, params.verbosity = True, False, -1
+    # It also listens on a port of this machine, which nobody is to use.
+    params.api_keys = [secrets.token_urlsafe(32)]
+    return xllamacpp.Server(params)
+
+
+class Chunks:
+    """llama.cpp's answer to one request: it comes as chunks in OpenAI's form, to a function that runs in the thread of
+    the call. What that raises is lost without a word, so it raises nothing."""
+
+    def __init__(self, choices: int, tell: Tell) -> None:
+        self._choices = choices
+        self._tell = tell
+        self._pieces: list[Piece] = []
+        self._held: dict[int, Piece] = {}
+        self._usage: TalkUsage | None = None
+        self._error: Exception | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: JsonObject) -> None:
+        try:
+            call(body, self._take)
+        # Whatever it raises ends this answer.
+        except Exception as error:
+            self._error = self._error or error
+        self._tell(Finished(self._outcome()))
+
+    def _outcome(self) -> object:
+        if self._error is not None:
+            return self._error
+        for piece in self._held.values():
+            self._say(piece._replace(usage=self._usage))
+        if self._is_stopped and len(self._held) < self._choices:
+            return errors.RequestCancelled("It was stopped.")
+        return whole(self._pieces, self._choices)
+
+    def _take(self, chunks: Any) -> bool:
+        try:
+            for chunk in chunks if isinstance(chunks, list) else [chunks]:
+                self._read(chunk)
+        # As above.
+        except Exception as error:
+            self._error = error
+        return self._is_stopped or self._error is not None
+
+    def _read(self, chunk: JsonObject) -> None:
+        if "error" in chunk or "code" in chunk:
+            raise refusal_in(chunk.get("error", chunk))
+        if (usage := chunk.get("usage")) is not None:
+            details = usage.get("prompt_tokens_details") or {}
+            self._usage = TalkUsage(usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens", 0))
+        for choice in chunk.get("choices", ()):
+            piece = piece_of(choice)
+            if piece.finish is not None:
+                # The usage comes behind the last piece, and belongs to it.
+                self._held[piece.choice] = piece
+            elif piece.text or piece.reasoning or piece.calls or piece.chances:
+                self._say(piece)
+
+    def _say(self, piece: Piece) -> None:
+        self._pieces.append(piece)
+        self._tell(piece)
+
+
+def piece_of(choice: JsonObject) -> Piece:
+    delta = choice.get("delta") or {}
+    logprobs = (choice.get("logprobs") or {}).get("content") or ()
+    return Piece(
+        int(choice.get("index", 0)),
+        str(choice.get("text") or delta.get("content") or ""),
+        str(delta.get("reasoning_content") or ""),
+        tuple(_call_of(call) for call in delta.get("tool_calls") or ()),
+        tuple(_chance_of(each) for each in logprobs),
+        choice.get("finish_reason"),
+    )
+
+
+def _call_of(call: JsonObject) -> CallPiece:
+    function = call.get("function") or {}
+    return CallPiece(
+        int(call.get("index", 0)),
+        str(call.get("id") or ""),
+        str(function.get("name") or ""),
+        str(function.get("arguments") or ""),
+    )
+
+
+def _chance_of(told: JsonObject) -> TokenChance:
+    top = tuple((each["token"], each["logprob"], tuple(each["bytes"])) for each in told.get("top_logprobs") or ())
+    return TokenChance(told["token"], told["logprob"], tuple(told["bytes"]), top)
+
+
+def refusal_in(error: JsonObject) -> errors.ClusterError:
+    """A refusal, which comes as a chunk."""
+    message, code = cut(str(error.get("message", json.dumps(error)))), error.get("code", 500)
+    if error.get("type") == "exceed_context_size_error":
+        return errors.ContextLengthExceeded(
+            f"The prompt has {error.get('n_prompt_tokens')} tokens, and the model's context has room for "
+            f"{error.get('n_ctx')} with the answer.",
+            "messages",
+        )
+    if isinstance(code, int) and 400 <= code < 500:
+        return errors.BadRequest(f"llama.cpp refuses this: {message}")
+    return errors.InferenceFailed(f"llama.cpp failed: {message}")
