@@ -2,7 +2,7 @@
 
 python -m benchmarks.llm [--rounds 3] [--only ours,bare,llamacpp] [--url http://127.0.0.1:9997 --model UID]
 
-Every answer has as many tokens as it may have, greedily. Prompts are new each time, unless they are to share their beginning.
+Every answer has as many tokens as it may have, greedily. Prompts are new each time, except for what they share.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from typing import Any
 
 
 def openvino(folder: str, threads: int) -> None:
-    """A line holds the prompts of one round and how many tokens each answer has; a line comes back with the seconds until
-    the first token of each, and until the last of all."""
+    """A line holds the prompts of one round and how many tokens each answer has; a line comes back with the seconds
+    until the first token of each, and until the last of all."""
     import numpy
     import openvino as ov
     import openvino_genai

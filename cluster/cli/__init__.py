@@ -7,6 +7,7 @@ import click
 from cluster import errors
 from cluster.cli import (
     backup,
+    chat,
     connection,
     generate,
     launch,
@@ -55,7 +56,7 @@ def _print_error(error: errors.ClusterError) -> None:
     help="Print the version.",
 )
 def main() -> None:
-    """Launches and serves embedding, reranker, classification, image and OCR models on Ray."""
+    """Launches and serves embedding, reranker, classification, image, OCR and language models on Ray."""
 
 
 for command in (
@@ -66,6 +67,7 @@ for command in (
     launch.launch,
     generate.generate,
     ocr.ocr,
+    chat.chat,
     models.list_models,
     models.describe,
     models.terminate,

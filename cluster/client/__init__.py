@@ -1,5 +1,6 @@
 """What users import to speak to a cluster over HTTP."""
 
+from cluster.client.chat import AsyncLanguageModel, LanguageModel
 from cluster.client.client import AsyncClient, Client
 from cluster.client.documents import AsyncOcrModel, OcrModel
 from cluster.client.images import AsyncImageModel, ImageModel
@@ -20,6 +21,7 @@ __all__ = [
     "AsyncEmbeddingModel",
     "AsyncImageModel",
     "AsyncJob",
+    "AsyncLanguageModel",
     "AsyncModel",
     "AsyncOcrModel",
     "AsyncRerankModel",
@@ -28,6 +30,7 @@ __all__ = [
     "EmbeddingModel",
     "ImageModel",
     "Job",
+    "LanguageModel",
     "Model",
     "OcrModel",
     "Page",

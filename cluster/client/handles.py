@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cluster.client.chat import AsyncLanguageModel, LanguageModel
 from cluster.client.documents import AsyncOcrModel, OcrModel
 from cluster.client.images import AsyncImageModel, ImageModel
 from cluster.client.model import AsyncModel, Model
@@ -26,6 +27,7 @@ class Handles(NamedTuple):
 HANDLES = (
     Handles(OcrModel, AsyncOcrModel),
     Handles(ImageModel, AsyncImageModel),
+    Handles(LanguageModel, AsyncLanguageModel),
     Handles(EmbeddingModel, AsyncEmbeddingModel),
     Handles(RerankModel, AsyncRerankModel),
     Handles(TextModel, AsyncTextModel),

@@ -141,8 +141,14 @@ def answer_of(raw: object) -> Any:
     return Pictures(raw) if raw.keys() >= {"created", "data"} else raw
 
 
-def event_of(event: JsonObject) -> Picture | Page | None:
-    """The picture or page of a streamed event; None for an event that only tells of progress."""
+#: What pieces of a text are called.
+CHUNKS = ("chat.completion.chunk", "text_completion")
+
+
+def event_of(event: JsonObject) -> Picture | Page | JsonObject | None:
+    """The picture, page or piece of a text of a streamed event; None for an event that only tells of progress."""
+    if event.get("object") in CHUNKS:
+        return event
     kind = str(event.get("type"))
     if kind == "ocr.page":
         return Page(event["page"], event.get("content"), event["done"], event["pages"])

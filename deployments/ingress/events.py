@@ -32,3 +32,9 @@ class Events(Response):
             async for event in self._rest:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Lines(Events):
+    """The same, each piece a line of JSON."""
+
+    media_type = "application/x-ndjson"

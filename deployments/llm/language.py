@@ -9,7 +9,9 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
+from deployments.llm.parsing import THINK, Read, Reader
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Asked, asked_of, characters_of
 from deployments.llm.templates import plain
@@ -49,6 +51,8 @@ class Order(NamedTuple):
     asked: Asked
     #: Of each answer, at most.
     max_tokens: int
+    #: What its text may say besides the answer, as `Reader` takes it.
+    marks: dict[str, bool] = {}
 
 
 class TokenSampling(NamedTuple):
@@ -73,8 +77,8 @@ class Engine(Protocol):
         """Begins one answer. `hear` is called with "cancelled" once a stopped one has left the engine."""
 
 
-class LanguageModel(Talking):
-    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
+class LanguageFamily(Talking):
+    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate", "tokenize", "decode")
     Options: ClassVar[type[BaseModel]] = LanguageOptions
     example: Example = Example(
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
@@ -95,12 +99,31 @@ class LanguageModel(Talking):
     # ------------------------------------------------------------------------------------------- before the engine
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
+        if ability == "tokenize":
+            rows = [self._tokens_of(item, params.get("add_special_tokens", True)) for item in items]
+            return Prepared([], [len(row["ids"]) for row in rows], answers=rows)
+        if ability == "decode":
+            skips = params.get("skip_special_tokens", True)
+            return Prepared([], [0], answers=[self.vocabulary.text_of(self._own(ids), skips) for ids in items])
         orders = [self._order(asked_of(item)) for item in items]
         return Prepared(
             orders,
             [len(order.ids) for order in orders],
             costs=[float((len(order.ids) + order.max_tokens) * order.asked.n) for order in orders],
         )
+
+    def _tokens_of(self, item: Any, adds_special_tokens: bool) -> JsonObject:
+        if isinstance(item, str):
+            if len(item) > self._context * self.vocabulary.longest:
+                raise self._too_long(-(-len(item) // self.vocabulary.longest), "tokens at least")
+            return self.vocabulary.row_of(item, not adds_special_tokens)
+        asked = asked_of(item)
+        ids = self._ids_of(asked)
+        return {"ids": ids, "tokens": [self.vocabulary.token(id) for id in ids]}
+
+    def _own(self, ids: Sequence[int]) -> Sequence[int]:
+        self.vocabulary.refuse_strange(ids)
+        return ids
 
     def _order(self, asked: Asked) -> Order:
         self.refuse(asked)
@@ -110,7 +133,15 @@ class LanguageModel(Talking):
             raise self._too_long(len(ids), "tokens")
         wanted = asked.max_tokens or self._options.max_tokens or room
         # As much as the answers of one request may keep together.
-        return Order(ids, asked, max(1, min(wanted, room, (self.pace.room or room) // asked.n - len(ids))))
+        most = max(1, min(wanted, room, (self.pace.room or room) // asked.n - len(ids)))
+        return Order(ids, asked, most, self._marks(asked, ids) if asked.messages is not None else {})
+
+    def _marks(self, asked: Asked, ids: Sequence[int]) -> dict[str, bool]:
+        template = self.vocabulary.template
+        if template is None or not (template.reasons or asked.tools):
+            return {}
+        end = self.vocabulary.text_of(ids[-8:], False).rstrip()
+        return {"reasons": template.reasons, "thinks_first": end.endswith(THINK), "calls": bool(asked.tools)}
 
     def refuse(self, asked: Asked) -> None:
         """Raises for what the engine cannot do."""
@@ -131,6 +162,10 @@ class LanguageModel(Talking):
         if template is None:
             raise errors.BadRequest("The model has no chat template; ask it to go on with a prompt.", "messages")
         tools = asked.tools if asked.tool_choice != "none" else []
+        if asked.tools and asked.tool_choice not in ("auto", "none"):
+            raise errors.BadRequest(
+                "The model decides itself whether it calls a tool: tool_choice takes auto or none.", "tool_choice"
+            )
         if asked.tools and not template.takes_tools:
             raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
         text = template.written(
@@ -182,6 +217,9 @@ class Conversation:
         self._order = order
         self._tell = tell
         self._writers = [AnswerWriter(vocabulary, asked.stop, asked.logprobs) for _ in range(asked.n)]
+        self._readers = [Reader(**order.marks) for _ in range(asked.n)]
+        #: Answers that have called a tool.
+        self._have_called = [False] * asked.n
         self._pieces: list[Piece] = []
         self._stops: list[Stop | None] = [None] * asked.n
         #: Answers that have been ended for the caller, and those that the engine is done with.
@@ -231,13 +269,24 @@ class Conversation:
             text += writer.end()
         if finish == "cancelled" or isinstance(end, Exception):
             return
-        if not (text or written.chances or finish):
+        read = self._read(choice, text, finish is not None)
+        if not (read.text or read.reasoning or read.calls or written.chances or finish):
             return
         self._ended[choice] = finish is not None
+        if finish == "stop" and self._have_called[choice]:
+            finish = "tool_calls"
         usage = self._usage() if all(self._ended) else None
-        piece = Piece(choice, text, chances=written.chances, finish=finish, usage=usage, stop=written.stop)
+        piece = Piece(choice, read.text, read.reasoning, read.calls, written.chances, finish, usage, written.stop)
         self._pieces.append(piece)
         self._tell(piece)
+
+    def _read(self, choice: int, text: str, is_last: bool) -> Read:
+        read = self._readers[choice].add(text)
+        if is_last:
+            rest = self._readers[choice].end()
+            read = Read(read.text + rest.text, read.reasoning + rest.reasoning, read.calls + rest.calls)
+        self._have_called[choice] |= bool(read.calls)
+        return read
 
     def _usage(self) -> TalkUsage:
         return TalkUsage(len(self._order.ids), sum(writer.tokens for writer in self._writers))

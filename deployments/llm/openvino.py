@@ -21,7 +21,7 @@ from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import Prospect, Setup, Stop
 from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.language import Hear, LanguageModel, LanguageOptions, Order, TokenSampling
+from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
 from deployments.llm.requests import Asked
 from deployments.llm.schemas import refuse_schema
@@ -50,7 +50,7 @@ class OpenvinoOptions(LanguageOptions):
     )
 
 
-class OpenvinoLanguage(LanguageModel):
+class OpenvinoLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("openvino", "auto")
     Options: ClassVar[type[OpenvinoOptions]] = OpenvinoOptions
 
@@ -87,6 +87,7 @@ class OpenvinoLanguage(LanguageModel):
             slots=options.slots,
             kept_tokens=kept,
             takes_tools=vocabulary.template is not None and vocabulary.template.takes_tools,
+            reasons=vocabulary.template is not None and vocabulary.template.reasons,
             loss=made["loss"],
             reference_loss=made["reference_loss"],
         )

@@ -54,8 +54,9 @@ class ChatTemplate:
         except TemplateError as error:
             raise errors.LoadFailed(f"The model's chat template cannot be read: {error}.") from None
         self._tokens = dict(tokens)
-        #: Whether it knows of tools.
+        #: Whether it knows of tools, and of models that think before they answer.
         self.takes_tools = "tools" in source
+        self.reasons = "<think>" in source
 
     def written(self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], **more: Any) -> str:
         """`more`: variables that the request gives to the template."""

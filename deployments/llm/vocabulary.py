@@ -59,6 +59,17 @@ class Vocabulary:
     def text_of(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def row_of(self, text: str, is_written: bool) -> JsonObject:
+        """The tokens of a text, and where each stands in it."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=not is_written)
+        return {
+            "ids": list(encoding.ids),
+            "tokens": list(encoding.tokens),
+            "special": [bool(flag) for flag in encoding.special_tokens_mask],
+            "start": [start for start, _ in encoding.offsets],
+            "stop": [stop for _, stop in encoding.offsets],
+        }
+
     def token(self, id: int) -> str:
         """The text of one token; of a part of a letter, as that is shown."""
         return self.text_of([id], False)

@@ -53,11 +53,11 @@ def cut_at(text: str, stops: Sequence[str]) -> tuple[str, str, str | None]:
     if met:
         at, stop = min(met)
         return text[:at], "", stop
-    kept = max((_overlap(text, stop) for stop in stops), default=0)
+    kept = max((overlap(text, stop) for stop in stops), default=0)
     return text[: len(text) - kept], text[len(text) - kept :], None
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """How much of the end of a text is the beginning of a stop string."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):

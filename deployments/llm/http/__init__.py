@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from deployments.ingress.dialects import Dialect, text_bytes
-from deployments.llm.http import chat, completions
+from deployments.ingress.ollama import answer_error
+from deployments.llm.http import anthropic, chat, completions, ollama
 
-ROUTES = (Dialect(completions.router, text_bytes),)
+ROUTES = (
+    Dialect(completions.router, text_bytes),
+    Dialect(anthropic.router, text_bytes, error_response=anthropic.answer_error),
+    Dialect(ollama.router, text_bytes, error_response=answer_error),
+)
 CHATS = {"chat": chat.answerer}

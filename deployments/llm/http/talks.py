@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -58,6 +58,11 @@ class Talks:
                 if pieces:
                     yield pieces
 
+    async def ids_of(self, request: Request, model: str | None, asked: Asked) -> list[int]:
+        """The token ids of a prompt, or of messages as the model's template writes them."""
+        served = await self.serving.ask(request, model, "tokenize", [_item(asked)], {})
+        return list(served.answer.outputs[0]["ids"])
+
 
 def _item(asked: Asked) -> JsonObject:
     return asked.model_dump(exclude_unset=True)
@@ -107,7 +112,13 @@ async def kept_alive(source: AsyncGenerator[bytes], ping: bytes = KEEP_ALIVE) ->
                 await asyncio.wait((coming,))
 
 
-async def ended(source: AsyncGenerator[bytes], last: bytes = END) -> AsyncGenerator[bytes]:
+def error_event(error: errors.ClusterError) -> bytes:
+    return event(error_body(error))
+
+
+async def ended(
+    source: AsyncGenerator[bytes], last: bytes = END, told: Callable[[errors.ClusterError], bytes] = error_event
+) -> AsyncGenerator[bytes]:
     """The same, and what ends it, after an error too: then its status has been sent, so the error becomes an event."""
     is_begun = False
     try:
@@ -119,5 +130,6 @@ async def ended(source: AsyncGenerator[bytes], last: bytes = END) -> AsyncGenera
     except Exception as error:
         if not is_begun:
             raise
-        yield event(error_body(as_cluster_error(error)))
-    yield last
+        yield told(as_cluster_error(error))
+    if last:
+        yield last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deployments.ingress.dialects import Dialect, file_bytes, text_bytes
+from deployments.ingress.ollama import answer_error
 from deployments.text.http import (
     classify,
     cohere,
@@ -23,8 +24,8 @@ ROUTES = (
     Dialect(hosting.router, text_bytes, error_response=tei.answer_error),
     Dialect(vllm.router, text_bytes),
     Dialect(prompts.router, text_bytes),
-    Dialect(ollama.router, text_bytes, error_response=ollama.answer_error),
-    Dialect(ollama_models.router, scope="list", error_response=ollama.answer_error),
+    Dialect(ollama.router, text_bytes, error_response=answer_error),
+    Dialect(ollama_models.router, scope="list", error_response=answer_error),
     # Images and sounds are embedded as well.
     Dialect(embeddings.router, file_bytes),
     Dialect(cohere.router, file_bytes),

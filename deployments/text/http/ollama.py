@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Annotated, Required
 
 from fastapi import APIRouter, Request
@@ -14,18 +13,8 @@ from cluster import errors
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.errors import error_response
-from deployments.ingress.openapi import described
+from deployments.ingress.ollama import TAG, described_for_ollama
 from deployments.text.http.fields import count, flag, model_of, texts_of
-
-#: What its clients put behind a name that has no tag.
-TAG = ":latest"
-
-
-class OllamaError(TypedDict):
-    error: str
-    code: str
-    param: str | None
 
 
 class EmbedBody(TypedDict, total=False):
@@ -54,9 +43,6 @@ class EmbedOneBody(TypedDict, total=False):
 
 class EmbeddedOne(TypedDict):
     embedding: list[float]
-
-
-described_for_ollama = partial(described, error=OllamaError)
 
 
 def router(services: Services) -> APIRouter:
@@ -93,16 +79,6 @@ def router(services: Services) -> APIRouter:
         return Json({"embedding": served.answer.outputs[0]})
 
     return routes
-
-
-def answer_error(error: errors.ClusterError) -> Json:
-    """`error` is the sentence, there, and a body that does not fit is a bad request."""
-    usual = error_response(error)
-    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
-        return usual
-    headers = {name: usual.headers[name] for name in ("retry-after",) if name in usual.headers}
-    status = 400 if error.status == 422 else error.status
-    return Json({"error": error.message, "code": error.code(), "param": error.param}, status, headers)
 
 
 def name_in(body: JsonObject) -> str | None:

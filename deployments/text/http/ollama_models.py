@@ -13,8 +13,9 @@ from cluster.routes import ModelRoutes
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.ollama import described_for_ollama
 from deployments.ingress.version import VERSION
-from deployments.text.http.ollama import described_for_ollama, name_in
+from deployments.text.http.ollama import name_in
 
 #: Its words for what a model can do.
 CAPABILITIES = {"embed": "embedding", "embed_image": "vision", "ocr": "vision", "chat": "completion"}
@@ -138,6 +139,9 @@ def _shown(model: ModelRoutes) -> JsonObject:
     launched = model.launched
     kind = launched.family or launched.type
     dimensions = model.facts.listed.get("dimensions", launched.dimensions)
+    capabilities = [CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES]
+    if model.facts.listed.get("takes_tools"):
+        capabilities.append("tools")
     sizes = {"context_length": model.max_tokens, "embedding_length": dimensions}
     return {
         "license": "",
@@ -151,5 +155,5 @@ def _shown(model: ModelRoutes) -> JsonObject:
             "general.basename": launched.name,
             **{f"{kind}.{name}": size for name, size in sizes.items() if size is not None},
         },
-        "capabilities": list(dict.fromkeys(CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES)),
+        "capabilities": list(dict.fromkeys(capabilities)),
     }

@@ -18,7 +18,10 @@ from deployments.text.http.fields import flag, ids_of, model_of
 
 class TokenizePromptBody(TypedDict, total=False):
     model: str | None
-    prompt: Required[str]
+    prompt: str
+    #: Of models that chat, as their template writes them.
+    messages: list[JsonObject]
+    tools: list[JsonObject] | None
     add_special_tokens: bool | None
     return_token_strs: bool | None
 
@@ -55,12 +58,15 @@ def router(services: Services) -> APIRouter:
 
 
 async def tokens_of_prompt(serving: Serving, request: Request, body: JsonObject) -> Json:
-    prompt = body["prompt"]
-    if not isinstance(prompt, str):
+    item = body.get("prompt")
+    if "messages" in body:
+        serving.find(request, model_of(body), "chat")
+        item = {name: body[name] for name in ("messages", "tools") if body.get(name)}
+    elif not isinstance(item, str):
         raise errors.InvalidBody("prompt must be a text.", "prompt")
     adds = body.get("add_special_tokens")
     params = {"add_special_tokens": True if adds is None else flag(adds, "add_special_tokens")}
-    served = await serving.ask(request, model_of(body), "tokenize", [prompt], params)
+    served = await serving.ask(request, model_of(body), "tokenize", [item], params)
     (row,) = served.answer.outputs
     content: TokenizedPrompt = {
         "count": len(row["ids"]),

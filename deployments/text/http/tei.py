@@ -138,9 +138,9 @@ def router(services: Services) -> APIRouter:
         body=schemas.TokenizeBody | TokenizePromptBody,
     )
     async def tokenize(request: Request) -> Json:
-        """With `inputs` the tokens of texts; with `prompt`, as vLLM's clients send it, the ids of one."""
+        """With `inputs` the tokens of texts; with `prompt` or `messages`, as vLLM's clients send them, the ids."""
         body = await json_body(request)
-        if "prompt" in body:
+        if "prompt" in body or "messages" in body:
             return await tokens_of_prompt(serving, request, body)
         _refuse_none(body.get("inputs"), "inputs")
         items = texts_of(body.get("inputs"), "inputs")

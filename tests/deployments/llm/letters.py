@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.facts import ModelFacts
 from cluster.worker.family import Finished, Setup, Stop
-from deployments.llm.language import Hear, LanguageModel, LanguageOptions, Order, TokenSampling
+from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.pieces import Piece, Reply
 from deployments.llm.vocabulary import Vocabulary
 
@@ -54,7 +54,7 @@ class Script:
         return lambda: self.stopped.append(number)
 
 
-class Scripted(LanguageModel):
+class Scripted(LanguageFamily):
     engines = ("scripted",)
 
     def load(self, setup: Setup) -> ModelFacts:

@@ -187,3 +187,52 @@ def test_the_last_message_of_the_assistant_can_be_continued(tmp_path: Path) -> N
     family, engine = scripted(tmp_path)
     Told(family, {"messages": [*HELLO["messages"], {"role": "assistant", "content": "Well"}], "continues": True})
     assert family.vocabulary.text_of(engine.orders[0][0].ids, False) == "<user>hi</s><assistant>Well"
+
+
+# ------------------------------------------------------------------------------------------------------- tools
+
+TOOL = {"type": "function", "function": {"name": "time", "parameters": {"type": "object"}}}
+WITH_TOOLS = (
+    "{% if tools %}[{% for tool in tools %}{{ tool.function.name }}{% endfor %}]{% endif %}{{ messages[0].content }}"
+)
+
+
+def test_the_call_of_a_tool_is_told_as_one(tmp_path: Path) -> None:
+    family, engine = scripted(tmp_path, template=WITH_TOOLS, context=256)
+    told = Told(family, {**HELLO, "tools": [TOOL]})
+    assert family.vocabulary.text_of(engine.orders[0][0].ids) == "[time]hi"
+    say(engine.hears[0], 'Well. <tool_call>{"name": "time", "arguments": {"zone": "UTC"}}</tool_call>', "stop")
+    (choice,) = told.reply.choices
+    assert (choice.text, choice.finish) == ("Well. ", "tool_calls")
+    assert [(call.name, call.arguments) for call in choice.calls] == [("time", '{"zone": "UTC"}')]
+    assert told.pieces[-1].finish == "tool_calls"
+
+
+def test_without_tools_a_call_is_text(tmp_path: Path) -> None:
+    family, engine = scripted(tmp_path, template=WITH_TOOLS, context=256)
+    for asked in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        Told(family, {**HELLO, **asked})
+        assert family.vocabulary.text_of(engine.orders[-1][0].ids) == "hi"
+    told = Told(family, HELLO)
+    say(engine.hears[-1], "<tool_call>{}</tool_call>", "stop")
+    assert told.reply.choices[0].text == "<tool_call>{}</tool_call>"
+
+
+def test_what_a_model_thinks_is_told_apart(tmp_path: Path) -> None:
+    family, engine = scripted(tmp_path, template="{{ messages[0].content }}<think>", context=128)
+    told = Told(family, HELLO)
+    say(engine.hears[0], "hm</think>yes", "stop")
+    assert (told.reply.choices[0].reasoning, told.reply.choices[0].text) == ("hm", "yes")
+
+
+# ------------------------------------------------------------------------------------------------------ tokens
+
+
+def test_tokens_of_texts_and_messages_and_back(tmp_path: Path) -> None:
+    family, _ = scripted(tmp_path)
+    (row,) = family.prepare("tokenize", ["ab"], {}).answers
+    assert (row["ids"], row["tokens"], row["start"]) == (ids_of("ab"), ["a", "b"], [0, 1])
+    (written,) = family.prepare("tokenize", [HELLO], {}).answers
+    assert family.prepare("decode", [written["ids"]], {"skip_special_tokens": False}).answers == [
+        "<user>hi</s><assistant>"
+    ]

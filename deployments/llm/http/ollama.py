@@ -1,0 +1,200 @@
+"""Ollama's chat and generate: lines of JSON, a stream unless asked otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from cluster import errors
+from cluster.value import JsonObject
+from deployments.ingress.bodies import Json, checked, json_body
+from deployments.ingress.dialects import Services
+from deployments.ingress.events import Lines
+from deployments.ingress.ollama import TAG, described_for_ollama
+from deployments.llm.http.talks import Talks, ended
+from deployments.llm.pieces import Piece, Reply, TalkUsage, ToolCall, whole
+from deployments.llm.requests import Asked
+
+NDJSON = "application/x-ndjson"
+#: Its names of what the inner request has under others.
+OPTIONS = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
+SAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
+
+
+class OllamaFields(BaseModel):
+    """Fields that are not here mean nothing for the answer, and are ignored."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+    model: str | None = None
+    stream: bool | None = None
+    format: str | JsonObject | None = None
+    options: JsonObject | None = None
+    think: bool | str | None = None
+
+    @property
+    def name(self) -> str | None:
+        return self.model.removesuffix(TAG) if self.model else None
+
+    def sampling(self) -> dict[str, Any]:
+        options = self.options or {}
+        fields = {name: options.get(name) for name in SAME}
+        fields |= {ours: options.get(theirs) for theirs, ours in OPTIONS.items()}
+        if isinstance(fields["max_tokens"], int) and fields["max_tokens"] < 1:
+            fields["max_tokens"] = None  # as many as there is room for
+        stop = options.get("stop")
+        fields["stop"] = [stop] if isinstance(stop, str) else stop
+        if self.format:
+            is_schema = isinstance(self.format, dict)
+            fields["format"] = {"type": "json_schema", "schema": self.format} if is_schema else {"type": "json_object"}
+        if self.think is not None:
+            fields["template"] = {"enable_thinking": bool(self.think)}
+        return fields
+
+
+class OllamaChat(OllamaFields):
+    messages: list[JsonObject] = Field(default=[])
+    tools: list[JsonObject] | None = None
+
+    def asked(self, talks: Talks) -> Asked:
+        messages = [_message(message) for message in self.messages]
+        return talks.asked({**self.sampling(), "messages": messages, "tools": self.tools or None})
+
+
+class OllamaGenerate(OllamaFields):
+    prompt: str | None = None
+    system: str | None = None
+    #: The prompt goes to the model as it is.
+    raw: bool | None = None
+    suffix: str | None = None
+
+    def asked(self, talks: Talks) -> Asked:
+        if self.suffix:
+            raise errors.BadRequest("The model goes on with a prompt, and fills nothing in before a suffix.", "suffix")
+        if self.raw:
+            return talks.asked({**self.sampling(), "prompt": self.prompt or ""})
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*system, {"role": "user", "content": self.prompt or ""}]
+        return talks.asked({**self.sampling(), "messages": messages})
+
+
+def _message(message: JsonObject) -> JsonObject:
+    if message.get("images"):
+        raise errors.BadRequest("This model reads texts only, and a message has images.", "messages")
+    return {name: value for name, value in message.items() if name != "images"}
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["ollama-llm"])
+    talks = services.shared(Talks)
+
+    @routes.post("/api/chat")
+    @described_for_ollama("Answer a chat, as Ollama does", JsonObject, body=OllamaChat, media_types=(NDJSON,))
+    async def chat(request: Request) -> Response:
+        fields: OllamaChat = checked(OllamaChat, await json_body(request))
+        # Clients send this to have a model in memory before they need it.
+        asked = fields.asked(talks) if fields.messages else None
+        return await _answered(talks, request, fields, "chat", asked, _chat_part)
+
+    @routes.post("/api/generate")
+    @described_for_ollama("Go on with a prompt, as Ollama does", JsonObject, body=OllamaGenerate, media_types=(NDJSON,))
+    async def generate(request: Request) -> Response:
+        fields: OllamaGenerate = checked(OllamaGenerate, await json_body(request))
+        asked = fields.asked(talks) if fields.prompt else None
+        ability = "generate" if fields.raw else "chat"
+        return await _answered(talks, request, fields, ability, asked, _generate_part)
+
+    return routes
+
+
+def _chat_part(text: str, reasoning: str, calls: tuple[ToolCall, ...]) -> JsonObject:
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if reasoning:
+        message["thinking"] = reasoning
+    if calls:
+        message["tool_calls"] = [{"function": {"name": call.name, "arguments": _object_in(call)}} for call in calls]
+    return {"message": message}
+
+
+def _generate_part(text: str, reasoning: str, calls: tuple[ToolCall, ...]) -> JsonObject:
+    return {"response": text, **({"thinking": reasoning} if reasoning else {})}
+
+
+def _object_in(call: ToolCall) -> JsonObject:
+    try:
+        arguments = orjson.loads(call.arguments or "{}")
+    except orjson.JSONDecodeError:
+        arguments = {}
+    return arguments if isinstance(arguments, dict) else {}
+
+
+async def _answered(
+    talks: Talks, request: Request, fields: OllamaFields, ability: str, asked: Asked | None, part: Any
+) -> Response:
+    uid = talks.serving.find(request, fields.name, ability).uid
+    started = time.perf_counter_ns()
+    if asked is None:
+        return Json({"model": uid, "created_at": _now(), **part("", "", ()), "done": True, "done_reason": "load"})
+    if fields.stream is not False:
+        pieces = talks.pieces(request, fields.name, ability, asked)
+        return await Lines.of(ended(_lines(pieces, uid, part, started), b"", _error_line))
+    reply, _ = await talks.whole(request, fields.name, ability, asked)
+    choice = reply.choices[0]
+    parts = part(choice.text, choice.reasoning, choice.calls)
+    return Json({"model": uid, "created_at": _now(), **parts, **_last(reply, started, started)})
+
+
+async def _lines(source: AsyncGenerator[list[Piece]], uid: str, part: Any, started: int) -> AsyncGenerator[bytes]:
+    """Calls of tools come whole, behind the text."""
+    every: list[Piece] = []
+    first = started
+    async with contextlib.aclosing(source):
+        async for pieces in source:
+            first = time.perf_counter_ns() if not every else first
+            every += pieces
+            lines = [
+                _line({"model": uid, "created_at": _now(), **part(piece.text, piece.reasoning, ()), "done": False})
+                for piece in pieces
+                if piece.text or piece.reasoning
+            ]
+            if lines:
+                yield b"".join(lines)
+    reply = whole(every, 1)
+    if calls := reply.choices[0].calls:
+        yield _line({"model": uid, "created_at": _now(), **part("", "", calls), "done": False})
+    yield _line({"model": uid, "created_at": _now(), **part("", "", ()), **_last(reply, started, first)})
+
+
+def _last(reply: Reply, started: int, first: int) -> JsonObject:
+    now = time.perf_counter_ns()
+    usage: TalkUsage = reply.usage
+    finish = reply.choices[0].finish
+    return {
+        "done": True,
+        "done_reason": "length" if finish == "length" else "stop",
+        "total_duration": now - started,
+        "load_duration": 0,
+        "prompt_eval_count": usage.prompt,
+        "prompt_eval_duration": first - started,
+        "eval_count": usage.completion,
+        "eval_duration": now - first,
+    }
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return orjson.dumps(content) + b"\n"
+
+
+def _error_line(error: errors.ClusterError) -> bytes:
+    return _line({"error": error.message})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
