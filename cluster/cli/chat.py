@@ -30,13 +30,13 @@ class TerminalChat:
 
     def take(self, line: str) -> bool:
         """Answers a line, or obeys it; False when that was the last."""
-        word, _, rest = line.partition(" ")
+        word, _, words = line.partition(" ")
         if word in ("/exit", "/quit", "/bye"):
             return False
         if word == "/clear":
             self._said.clear()
         elif word == "/system":
-            self._system = rest.strip() or None
+            self._system = words.strip() or None
         elif word in ("/help", "/?"):
             click.echo(HELP, err=True)
         elif line.startswith("/"):

@@ -69,7 +69,7 @@ class WorkerActor(Worker):
         super().__init__(name, wanted, claim, settings, device)
         if ignored:
             log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
-        # Inference has a loop of its own: what comes by the socket and what Ray brings meet there.
+        # Inference has a loop of its own: what comes by the socket and what Ray brings meet tinbox.
         self._inference = uvloop.new_event_loop()
         threading.Thread(target=self._inference.run_forever, name="inference", daemon=True).start()
         looking = look_again_and_again(super().probe, self._board, settings)
@@ -114,17 +114,17 @@ class WorkerActor(Worker):
 
     async def talk_in_frames(self, call: Call) -> AsyncIterator[list[object]]:
         """Each frame costs Ray a call of its own, so pieces are gathered for a moment."""
-        loop, here = asyncio.get_running_loop(), Inbox(lambda: talking.cancel())
+        loop, inbox = asyncio.get_running_loop(), Inbox(lambda: talking.cancel())
 
         def send(piece: object) -> None:
-            loop.call_soon_threadsafe(here.put, piece)
+            loop.call_soon_threadsafe(inbox.put, piece)
 
         talking = asyncio.ensure_future(self._there(super().talk(call, send)))
-        talking.add_done_callback(lambda ended: here.put(LastPiece(None if ended.cancelled() else ended.result())))
+        talking.add_done_callback(lambda ended: inbox.put(LastPiece(None if ended.cancelled() else ended.result())))
         try:
-            while not here.is_over:
-                yield await here.taken()
-                if not here.is_over:
+            while not inbox.is_over:
+                yield await inbox.taken()
+                if not inbox.is_over:
                     await asyncio.sleep(FRAME_S)
         finally:
             talking.cancel()

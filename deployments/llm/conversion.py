@@ -35,9 +35,9 @@ def main() -> None:
 
 
 def convert(job: JsonObject) -> None:
-    gguf, place = Path(job["gguf"]), Path(job["place"])
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=place.parent, prefix=".") as room:
+    gguf, target = Path(job["gguf"]), Path(job["place"])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=".") as room:
         folder = Path(room) / "model"
         folder.mkdir()
         shape = rewrite(gguf, Path(room) / "model.gguf")
@@ -54,9 +54,9 @@ def convert(job: JsonObject) -> None:
             )
         made = {"shape": asdict(shape), "loss": round(loss, 4), "reference_loss": round(reference, 4)}
         (folder / "made.json").write_text(json.dumps(made))
-        if not (place / "made.json").exists():
-            shutil.rmtree(place, ignore_errors=True)
-            folder.replace(place)
+        if not (target / "made.json").exists():
+            shutil.rmtree(target, ignore_errors=True)
+            folder.replace(target)
 
 
 def rewrite(gguf: Path, target: Path) -> Shape:

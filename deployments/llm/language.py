@@ -13,7 +13,7 @@ from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
 from deployments.llm.parsing import THINK, Read, Reader
 from deployments.llm.pieces import Piece, TalkUsage, whole
-from deployments.llm.requests import Asked, asked_of, characters_of
+from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.writing import AnswerWriter
@@ -48,7 +48,7 @@ class Order(NamedTuple):
     """One request as the engine gets it."""
 
     ids: list[int]
-    asked: Asked
+    query: Query
     #: Of each answer, at most.
     max_tokens: int
     #: What its text may say besides the answer, as `Reader` takes it.
@@ -78,7 +78,7 @@ class Engine(Protocol):
 
 
 class LanguageFamily(Talking):
-    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate", "tokenize", "decode")
+    abilities: ClassVar[tuple[str, ...]] = ("chat", "generate", "tokenize_prompt", "detokenize")
     Options: ClassVar[type[BaseModel]] = LanguageOptions
     example: Example = Example(
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
@@ -99,17 +99,17 @@ class LanguageFamily(Talking):
     # ------------------------------------------------------------------------------------------- before the engine
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        if ability == "tokenize":
+        if ability == "tokenize_prompt":
             rows = [self._tokens_of(item, params.get("add_special_tokens", True)) for item in items]
             return Prepared([], [len(row["ids"]) for row in rows], answers=rows)
-        if ability == "decode":
+        if ability == "detokenize":
             skips = params.get("skip_special_tokens", True)
             return Prepared([], [0], answers=[self.vocabulary.text_of(self._own(ids), skips) for ids in items])
-        orders = [self._order(asked_of(item)) for item in items]
+        orders = [self._order(query_of(item)) for item in items]
         return Prepared(
             orders,
             [len(order.ids) for order in orders],
-            costs=[float((len(order.ids) + order.max_tokens) * order.asked.n) for order in orders],
+            costs=[float((len(order.ids) + order.max_tokens) * order.query.n) for order in orders],
         )
 
     def _tokens_of(self, item: Any, adds_special_tokens: bool) -> JsonObject:
@@ -117,63 +117,63 @@ class LanguageFamily(Talking):
             if len(item) > self._context * self.vocabulary.longest:
                 raise self._too_long(-(-len(item) // self.vocabulary.longest), "tokens at least")
             return self.vocabulary.row_of(item, not adds_special_tokens)
-        asked = asked_of(item)
-        ids = self._ids_of(asked)
+        query = query_of(item)
+        ids = self._ids_of(query)
         return {"ids": ids, "tokens": [self.vocabulary.token(id) for id in ids]}
 
     def _own(self, ids: Sequence[int]) -> Sequence[int]:
         self.vocabulary.refuse_strange(ids)
         return ids
 
-    def _order(self, asked: Asked) -> Order:
-        self.refuse(asked)
-        ids = self._ids_of(asked)
+    def _order(self, query: Query) -> Order:
+        self.refuse(query)
+        ids = self._ids_of(query)
         room = self._context - len(ids)
         if room < 1:
             raise self._too_long(len(ids), "tokens")
-        wanted = asked.max_tokens or self._options.max_tokens or room
+        wanted = query.max_tokens or self._options.max_tokens or room
         # As much as the answers of one request may keep together.
-        most = max(1, min(wanted, room, (self.pace.room or room) // asked.n - len(ids)))
-        return Order(ids, asked, most, self._marks(asked, ids) if asked.messages is not None else {})
+        most = max(1, min(wanted, room, (self.pace.room or room) // query.n - len(ids)))
+        return Order(ids, query, most, self._marks(query, ids) if query.messages is not None else {})
 
-    def _marks(self, asked: Asked, ids: Sequence[int]) -> dict[str, bool]:
+    def _marks(self, query: Query, ids: Sequence[int]) -> dict[str, bool]:
         template = self.vocabulary.template
-        if template is None or not (template.reasons or asked.tools):
+        if template is None or not (template.reasons or query.tools):
             return {}
         end = self.vocabulary.text_of(ids[-8:], False).rstrip()
-        return {"reasons": template.reasons, "thinks_first": end.endswith(THINK), "calls": bool(asked.tools)}
+        return {"reasons": template.reasons, "thinks_first": end.endswith(THINK), "calls": bool(query.tools)}
 
-    def refuse(self, asked: Asked) -> None:
+    def refuse(self, query: Query) -> None:
         """Raises for what the engine cannot do."""
 
-    def _ids_of(self, asked: Asked) -> list[int]:
-        if isinstance(asked.prompt, list):
-            self.vocabulary.refuse_strange(asked.prompt)
-            return asked.prompt
-        if characters_of(asked) > self._context * self.vocabulary.longest:
-            raise self._too_long(-(-characters_of(asked) // self.vocabulary.longest), "tokens at least")
-        if asked.prompt is not None:
-            return self.vocabulary.ids_of(asked.prompt, False)
-        return self.vocabulary.ids_of(self.written(asked), True)
+    def _ids_of(self, query: Query) -> list[int]:
+        if isinstance(query.prompt, list):
+            self.vocabulary.refuse_strange(query.prompt)
+            return query.prompt
+        if characters_of(query) > self._context * self.vocabulary.longest:
+            raise self._too_long(-(-characters_of(query) // self.vocabulary.longest), "tokens at least")
+        if query.prompt is not None:
+            return self.vocabulary.ids_of(query.prompt, False)
+        return self.vocabulary.ids_of(self.written(query), True)
 
-    def written(self, asked: Asked) -> str:
+    def written(self, query: Query) -> str:
         """The messages as the prompt of the model."""
         template = self.vocabulary.template
         if template is None:
             raise errors.BadRequest("The model has no chat template; ask it to go on with a prompt.", "messages")
-        tools = asked.tools if asked.tool_choice != "none" else []
-        if asked.tools and asked.tool_choice not in ("auto", "none"):
+        tools = query.tools if query.tool_choice != "none" else []
+        if query.tools and query.tool_choice not in ("auto", "none"):
             raise errors.BadRequest(
                 "The model decides itself whether it calls a tool: tool_choice takes auto or none.", "tool_choice"
             )
-        if asked.tools and not template.takes_tools:
+        if query.tools and not template.takes_tools:
             raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
         text = template.written(
-            plain(asked.messages or []), tools, add_generation_prompt=not asked.continues, **asked.template
+            plain(query.messages or []), tools, add_generation_prompt=not query.continues, **query.template
         )
-        if not asked.continues:
+        if not query.continues:
             return text
-        last = (asked.messages or [{}])[-1].get("content")
+        last = (query.messages or [{}])[-1].get("content")
         # What templates write behind an answer would end it.
         return text[: text.rindex(last) + len(last)] if isinstance(last, str) and last and last in text else text
 
@@ -186,16 +186,16 @@ class LanguageFamily(Talking):
     # ------------------------------------------------------------------------------------------------ the answers
 
     def begin(self, value: Order, tell: Tell) -> Stop:
-        return Conversation(value, self.vocabulary, tell).begin(self.engine, self._sampling(value.asked))
+        return Conversation(value, self.vocabulary, tell).begin(self.engine, self._sampling(value.query))
 
-    def _sampling(self, asked: Asked) -> TokenSampling:
+    def _sampling(self, query: Query) -> TokenSampling:
         options = self._options
         return TokenSampling(
-            _first(asked.temperature, options.temperature, self.vocabulary.sampling.get("temperature"), TEMPERATURE),
-            _first(asked.top_p, options.top_p, self.vocabulary.sampling.get("top_p"), 1.0),
-            int(_first(asked.top_k, options.top_k, self.vocabulary.sampling.get("top_k"), 0)),
-            asked.min_p or 0.0,
-            asked.seed,
+            _first(query.temperature, options.temperature, self.vocabulary.sampling.get("temperature"), TEMPERATURE),
+            _first(query.top_p, options.top_p, self.vocabulary.sampling.get("top_p"), 1.0),
+            int(_first(query.top_k, options.top_k, self.vocabulary.sampling.get("top_k"), 0)),
+            query.min_p or 0.0,
+            query.seed,
         )
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
@@ -213,18 +213,18 @@ class Conversation:
     """
 
     def __init__(self, order: Order, vocabulary: Vocabulary, tell: Tell) -> None:
-        asked = order.asked
+        query = order.query
         self._order = order
         self._tell = tell
-        self._writers = [AnswerWriter(vocabulary, asked.stop, asked.logprobs) for _ in range(asked.n)]
-        self._readers = [Reader(**order.marks) for _ in range(asked.n)]
+        self._writers = [AnswerWriter(vocabulary, query.stop, query.logprobs) for _ in range(query.n)]
+        self._readers = [Reader(**order.marks) for _ in range(query.n)]
         #: Answers that have called a tool.
-        self._have_called = [False] * asked.n
+        self._have_called = [False] * query.n
         self._pieces: list[Piece] = []
-        self._stops: list[Stop | None] = [None] * asked.n
+        self._stops: list[Stop | None] = [None] * query.n
         #: Answers that have been ended for the caller, and those that the engine is done with.
-        self._ended = [False] * asked.n
-        self._left = asked.n
+        self._ended = [False] * query.n
+        self._left = query.n
         self._error: Exception | None = None
         self._is_stopped = False
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.language import EXAMPLE_TOKENS, LARGEST_TOKENS, LanguageOptions
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
-from deployments.llm.requests import Asked, asked_of, characters_of
+from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import refuse_schema
 from deployments.llm.weights import gguf_in
 
@@ -80,52 +80,52 @@ class LlamaCpp(Talking):
         )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
-        requests = [asked_of(item) for item in items]
-        for asked in requests:
-            refuse_schema(asked.format)
+        requests = [query_of(item) for item in items]
+        for query in requests:
+            refuse_schema(query.format)
         tokens = [
-            len(asked.prompt) if isinstance(asked.prompt, list) else characters_of(asked) // TOKEN_CHARACTERS
-            for asked in requests
+            len(query.prompt) if isinstance(query.prompt, list) else characters_of(query) // TOKEN_CHARACTERS
+            for query in requests
         ]
-        most = [self._most(asked) for asked in requests]
-        costs = [float((count + more) * asked.n) for count, more, asked in zip(tokens, most, requests, strict=True)]
+        most = [self._most(query) for query in requests]
+        costs = [float((count + more) * query.n) for count, more, query in zip(tokens, most, requests, strict=True)]
         return Prepared(requests, tokens, costs=costs)
 
-    def _most(self, asked: Asked) -> int:
-        return min(asked.max_tokens or self._options.max_tokens or self._context, self._context)
+    def _most(self, query: Query) -> int:
+        return min(query.max_tokens or self._options.max_tokens or self._context, self._context)
 
-    def begin(self, value: Asked, tell: Tell) -> Stop:
+    def begin(self, value: Query, tell: Tell) -> Stop:
         call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
         hearing = Chunks(value.n, tell)
         self._threads.submit(hearing.of, call, self._body(value))
         return hearing.stop
 
-    def _body(self, asked: Asked) -> JsonObject:
-        body: dict[str, Any] = {name: getattr(asked, name) for name in SAME if name in asked.model_fields_set}
+    def _body(self, query: Query) -> JsonObject:
+        body: dict[str, Any] = {name: getattr(query, name) for name in SAME if name in query.model_fields_set}
         for name in ("temperature", "top_p", "top_k"):
             if body.get(name) is None and (usual := getattr(self._options, name)) is not None:
                 body[name] = usual
-        body |= {"stream": True, "max_tokens": self._most(asked), "stream_options": {"include_usage": True}}
-        if asked.repetition_penalty is not None:
-            body["repeat_penalty"] = asked.repetition_penalty
-        if asked.stop:
-            body["stop"] = asked.stop
-        if asked.messages is not None:
-            body["messages"] = asked.messages
-            if asked.tools:
-                body |= {"tools": asked.tools, "tool_choice": asked.tool_choice}
-            if asked.template:
-                body["chat_template_kwargs"] = asked.template
+        body |= {"stream": True, "max_tokens": self._most(query), "stream_options": {"include_usage": True}}
+        if query.repetition_penalty is not None:
+            body["repeat_penalty"] = query.repetition_penalty
+        if query.stop:
+            body["stop"] = query.stop
+        if query.messages is not None:
+            body["messages"] = query.messages
+            if query.tools:
+                body |= {"tools": query.tools, "tool_choice": query.tool_choice}
+            if query.template:
+                body["chat_template_kwargs"] = query.template
         else:
-            body["prompt"] = asked.prompt
-        if asked.logprobs:
+            body["prompt"] = query.prompt
+        if query.logprobs:
             body |= (
-                {"logprobs": True, "top_logprobs": asked.top_logprobs}
-                if asked.messages
-                else {"n_probs": max(1, asked.top_logprobs)}
+                {"logprobs": True, "top_logprobs": query.top_logprobs}
+                if query.messages
+                else {"n_probs": max(1, query.top_logprobs)}
             )
-        if asked.format is not None and asked.format.get("type") != "text":
-            body["json_schema"] = asked.format.get("schema", {"type": "object"})
+        if query.format is not None and query.format.get("type") != "text":
+            body["json_schema"] = query.format.get("schema", {"type": "object"})
         return {name: value for name, value in body.items() if value is not None}
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:

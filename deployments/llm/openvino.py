@@ -23,7 +23,7 @@ from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.facts import LanguageFacts
 from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
-from deployments.llm.requests import Asked
+from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_schema
 from deployments.llm.shape import ARCHITECTURES, Shape
 from deployments.llm.vocabulary import Vocabulary
@@ -92,34 +92,34 @@ class OpenvinoLanguage(LanguageFamily):
             reference_loss=made["reference_loss"],
         )
 
-    def refuse(self, asked: Asked) -> None:
-        if asked.top_logprobs:
+    def refuse(self, query: Query) -> None:
+        if query.top_logprobs:
             raise errors.BadRequest(
                 "The engine tells how likely the token is that it took, and not the others: ask for logprobs without "
                 "top_logprobs, or launch the model with model_engine=llamacpp.",
                 "top_logprobs",
             )
-        if asked.echo:
+        if query.echo:
             raise errors.BadRequest("The engine does not repeat the prompt: send no echo.", "echo")
         # A grammar that the engine cannot read ends it, with all that others have asked for.
-        refuse_schema(asked.format)
+        refuse_schema(query.format)
 
 
 def converted(setup: Setup) -> Path:
     """The folder of the model as OpenVINO reads it, made now if it is not there yet."""
     versions = {name: version_of(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers", "nncf")}
-    place = setup.home / "engines" / fingerprint(setup.folder, "llm", CONVERSION, versions)
-    if not (place / "made.json").exists():
+    folder = setup.home / "engines" / fingerprint(setup.folder, "llm", CONVERSION, versions)
+    if not (folder / "made.json").exists():
         gguf = gguf_in(setup.folder)
         setup.report(0.15, "converting")
         job = {
             "gguf": str(gguf),
-            "place": str(place),
+            "place": str(folder),
             "reference_loss": setup.entry.facts.get("loss"),
             "most_loss": MOST_LOSS,
         }
         run("deployments.llm.conversion", job, f"{setup.entry.name} could not be converted for OpenVINO", setup.threads)
-    return place
+    return folder
 
 
 def _pipeline(folder: Path, kept: int, options: OpenvinoOptions, threads: int) -> ContinuousBatchingPipeline:
@@ -223,14 +223,14 @@ def _tensor(ids: Sequence[int]) -> Any:
 def _config(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> GenerationConfig:
     import openvino_genai
 
-    asked = order.asked
+    query = order.query
     config = openvino_genai.GenerationConfig(max_new_tokens=order.max_tokens)
     config.apply_chat_template = False
-    config.stop_token_ids = set() if asked.ignore_eos else set(ends)
-    config.ignore_eos = asked.ignore_eos
-    config.logprobs = int(asked.logprobs)
-    config.presence_penalty, config.frequency_penalty = asked.presence_penalty, asked.frequency_penalty
-    config.repetition_penalty = asked.repetition_penalty or 1.0
+    config.stop_token_ids = set() if query.ignore_eos else set(ends)
+    config.ignore_eos = query.ignore_eos
+    config.logprobs = int(query.logprobs)
+    config.presence_penalty, config.frequency_penalty = query.presence_penalty, query.frequency_penalty
+    config.repetition_penalty = query.repetition_penalty or 1.0
     if sampling.temperature > 0:
         config.do_sample = True
         config.temperature, config.top_p = sampling.temperature, sampling.top_p
@@ -240,8 +240,8 @@ def _config(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> Gene
         # Without a seed of its own every answer would begin at the same one.
         seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(7))
         config.rng_seed = seed % 2**63
-    if asked.format is not None:
-        config.structured_output_config = _structure(asked.format)
+    if query.format is not None:
+        config.structured_output_config = _structure(query.format)
     return config
 
 

@@ -38,18 +38,18 @@ class Reader:
         thoughts: list[str] = []
         calls: list[CallPiece] = []
         while True:
-            before, found = self._until_mark()
+            before, mark = self._until_mark()
             if self._state == "calling":
-                if not found:
+                if not mark:
                     break
                 calls += self._call_in(before, texts)
                 self._state = "text"
                 continue
             (thoughts if self._state == "thinking" else texts).append(before)
-            if not found:
+            if not mark:
                 break
-            self._state = {THINK: "thinking", END_OF_THINK: "text", CALL: "calling"}[found]
-            self._has_thought |= found in (THINK, END_OF_THINK)
+            self._state = {THINK: "thinking", END_OF_THINK: "text", CALL: "calling"}[mark]
+            self._has_thought |= mark in (THINK, END_OF_THINK)
         return self._told(texts, thoughts, calls)
 
     def end(self) -> Read:
@@ -104,6 +104,6 @@ class Reader:
             texts.append(f"{CALL}{text}{END_OF_CALL if is_whole else ''}")
             return []
         arguments = call.get("arguments", call.get("parameters", {}))
-        place, self._made = self._made, self._made + 1
+        number, self._made = self._made, self._made + 1
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return [CallPiece(place, f"call_{secrets.token_hex(12)}", call["name"], written)]
+        return [CallPiece(number, f"call_{secrets.token_hex(12)}", call["name"], written)]

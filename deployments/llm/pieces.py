@@ -88,7 +88,7 @@ def _choice(pieces: Sequence[Piece]) -> Choice:
     return Choice(
         "".join(piece.text for piece in pieces),
         "".join(piece.reasoning for piece in pieces),
-        tuple(ToolCall(**calls[place]) for place in sorted(calls)),
+        tuple(ToolCall(**calls[number]) for number in sorted(calls)),
         tuple(chance for piece in pieces for chance in piece.chances),
         (ended and ended.finish) or "stop",
         ended.stop if ended is not None else None,

@@ -18,7 +18,7 @@ MOST_MESSAGES = 4096
 MOST_TOOLS = 128
 
 
-class Asked(BaseModel):
+class Query(BaseModel):
     """Sampling that is not asked for is the model's own."""
 
     model_config = ConfigDict(extra="forbid")
@@ -63,7 +63,7 @@ class Asked(BaseModel):
         return stops
 
     @model_validator(mode="after")
-    def _refuse_both_or_none(self) -> Asked:
+    def _refuse_both_or_none(self) -> Query:
         if (self.messages is None) == (self.prompt is None):
             raise ValueError("there must be either messages or a prompt")
         if self.messages == [] or self.prompt == []:
@@ -71,21 +71,21 @@ class Asked(BaseModel):
         return self
 
 
-def asked_of(item: Any) -> Asked:
+def query_of(item: Any) -> Query:
     """What comes from an ingress has been checked there; what comes by the generic routes has not."""
     if isinstance(item, str):
-        return Asked(prompt=item)
+        return Query(prompt=item)
     try:
-        return Asked.model_validate(item)
+        return Query.model_validate(item)
     except ValidationError as error:
         problem = error.errors()[0]
         where = cut(".".join(map(str, problem["loc"])))
         raise errors.InvalidBody(f"{where}: {problem['msg']}" if where else problem["msg"], where or None) from None
 
 
-def characters_of(asked: Asked) -> int:
+def characters_of(query: Query) -> int:
     """How much text there is to read."""
-    return _characters([asked.messages, asked.prompt, asked.tools])
+    return _characters([query.messages, query.prompt, query.tools])
 
 
 def _characters(value: object) -> int:

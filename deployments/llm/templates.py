@@ -93,7 +93,7 @@ def _generation() -> type[Any]:
 
 def plain(messages: Sequence[JsonObject]) -> list[JsonObject]:
     """Messages as templates read them: texts instead of lists of parts, arguments of calls as objects."""
-    return [_plain(message, place) for place, message in enumerate(messages)]
+    return [_plain(message, number) for number, message in enumerate(messages)]
 
 
 def _plain(message: JsonObject, place: int) -> JsonObject:

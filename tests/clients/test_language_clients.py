@@ -49,7 +49,7 @@ def test_anthropic_streams(claude: anthropic.Anthropic, talker: str) -> None:
     with claude.messages.stream(
         model=talker,
         max_tokens=50,
-        temperature=0,
+        extra_body={"temperature": 0},
         system="Answer shortly.",
         stop_sequences=["Paris"],
         messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],

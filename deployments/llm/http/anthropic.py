@@ -21,7 +21,7 @@ from deployments.ingress.events import Events
 from deployments.ingress.openapi import EVENTS, described
 from deployments.llm.http.talks import Talks, ended, kept_alive
 from deployments.llm.pieces import Choice, Piece, TalkUsage
-from deployments.llm.requests import Asked
+from deployments.llm.requests import Query
 
 TYPES = {
     401: "authentication_error",
@@ -63,7 +63,7 @@ class MessagesFields(BaseModel):
     tool_choice: JsonObject | None = None
     thinking: JsonObject | None = None
 
-    def asked(self, talks: Talks) -> Asked:
+    def query(self, talks: Talks) -> Query:
         tools = [_tool(tool) for tool in self.tools or ()]
         fields: dict[str, Any] = {
             "messages": [*_system(self.system), *(each for m in self.messages for each in messages_of(m))],
@@ -77,7 +77,7 @@ class MessagesFields(BaseModel):
         }
         if self.thinking is not None:
             fields["template"] = {"enable_thinking": self.thinking.get("type") == "enabled"}
-        return talks.asked(fields)
+        return talks.query(fields)
 
 
 class AnthropicUsage(TypedDict):
@@ -126,13 +126,13 @@ def router(services: Services) -> APIRouter:
     )
     async def messages(request: Request) -> Response:
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
-        asked = fields.asked(talks)
+        query = fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
         message = {"id": f"msg_{request.state.request_id}", "type": "message", "role": "assistant", "model": uid}
         if fields.stream:
-            source = _events(talks.pieces(request, fields.model, "chat", asked), message)
+            source = _events(talks.pieces(request, fields.model, "chat", query), message)
             return await Events.of(kept_alive(ended(source, b"", _error_event), PING))
-        reply, served = await talks.whole(request, fields.model, "chat", asked)
+        reply, served = await talks.whole(request, fields.model, "chat", query)
         (choice,) = reply.choices
         content = {
             **message,
@@ -147,8 +147,8 @@ def router(services: Services) -> APIRouter:
     @described("Count the tokens of messages", TokenCount, body=MessagesFields, error=AnthropicError)
     async def count_tokens(request: Request) -> Json:
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
-        asked = fields.asked(talks)
-        ids = await talks.ids_of(request, fields.model, asked)
+        query = fields.query(talks)
+        ids = await talks.ids_of(request, fields.model, query)
         return Json({"input_tokens": len(ids)})
 
     return routes

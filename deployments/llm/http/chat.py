@@ -17,7 +17,7 @@ from deployments.ingress.events import Events
 from deployments.llm.http.fields import OpenAiFields
 from deployments.llm.http.talks import Talks, ended, event, kept_alive, now, usage_body
 from deployments.llm.pieces import CallPiece, Choice, Piece, TalkUsage, TokenChance
-from deployments.llm.requests import Asked
+from deployments.llm.requests import Query
 
 
 class ChatFields(OpenAiFields):
@@ -32,12 +32,12 @@ class ChatFields(OpenAiFields):
     chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = None
 
-    def asked(self, talks: Talks) -> Asked:
+    def query(self, talks: Talks) -> Query:
         if self.logit_bias:
             raise errors.BadRequest("logit_bias is not available.", "logit_bias")
         if self.top_logprobs and not self.logprobs:
             raise errors.InvalidBody("top_logprobs needs logprobs to be true.", "top_logprobs")
-        return talks.asked(
+        return talks.query(
             {
                 **self.sampling(),
                 "messages": self.messages,
@@ -57,15 +57,15 @@ def answerer(services: Services) -> ChatAnswer:
 
     async def answer(request: Request, body: JsonObject) -> Response:
         fields: ChatFields = checked(ChatFields, body)
-        asked = fields.asked(talks)
+        query = fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
         common = {"id": f"chatcmpl-{request.state.request_id}", "created": now(), "model": uid}
         if fields.stream:
-            pieces = talks.pieces(request, fields.model, "chat", asked)
-            chunks = _chunks(pieces, asked.n, {**common, "object": "chat.completion.chunk"}, fields.tells_usage)
+            pieces = talks.pieces(request, fields.model, "chat", query)
+            chunks = _chunks(pieces, query.n, {**common, "object": "chat.completion.chunk"}, fields.tells_usage)
             return await Events.of(kept_alive(ended(chunks)))
-        reply, served = await talks.whole(request, fields.model, "chat", asked)
-        choices = [_choice(index, choice, asked.logprobs) for index, choice in enumerate(reply.choices)]
+        reply, served = await talks.whole(request, fields.model, "chat", query)
+        choices = [_choice(index, choice, query.logprobs) for index, choice in enumerate(reply.choices)]
         content = {**common, "object": "chat.completion", "choices": choices, "usage": usage_body(reply.usage)}
         return Json(content, headers=served.headers)
 

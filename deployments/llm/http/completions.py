@@ -20,7 +20,7 @@ from deployments.ingress.openapi import EVENTS, described
 from deployments.llm.http.fields import OpenAiFields
 from deployments.llm.http.talks import Talks, ended, event, kept_alive, now, usage_body
 from deployments.llm.pieces import Piece, TalkUsage, TokenChance
-from deployments.llm.requests import Asked
+from deployments.llm.requests import Query
 
 MOST_PROMPTS = 64
 
@@ -41,7 +41,7 @@ class CompletionFields(OpenAiFields):
             return [[int(each) for each in self.prompt if isinstance(each, int)]]
         return [each for each in self.prompt if not isinstance(each, int)]
 
-    def asked(self, talks: Talks) -> list[Asked]:
+    def query(self, talks: Talks) -> list[Query]:
         if self.suffix:
             raise errors.BadRequest("The model goes on with a prompt, and fills nothing in before a suffix.", "suffix")
         if self.logit_bias:
@@ -52,7 +52,7 @@ class CompletionFields(OpenAiFields):
         if not 0 < len(prompts) <= MOST_PROMPTS:
             raise errors.InvalidBody(f"There are {len(prompts)} prompts; 1 to {MOST_PROMPTS} are allowed.", "prompt")
         return [
-            talks.asked(
+            talks.query(
                 {
                     **self.sampling(),
                     "prompt": prompt,
@@ -97,18 +97,18 @@ def router(services: Services) -> APIRouter:
     async def complete(request: Request) -> Response:
         """Several prompts are answered beside each other; the answers to the first come first."""
         fields: CompletionFields = checked(CompletionFields, await json_body(request))
-        asked = fields.asked(talks)
+        query = fields.query(talks)
         uid = talks.serving.find(request, fields.model, "generate").uid
         common = {"id": f"cmpl-{request.state.request_id}", "object": "text_completion", "created": now(), "model": uid}
         if fields.stream:
-            source = _together([talks.pieces(request, fields.model, "generate", each) for each in asked], asked[0].n)
+            source = _together([talks.pieces(request, fields.model, "generate", each) for each in query], query[0].n)
             return await Events.of(kept_alive(ended(_chunks(source, common, fields.tells_usage))))
-        answers = await asyncio.gather(*(talks.whole(request, fields.model, "generate", each) for each in asked))
+        answers = await asyncio.gather(*(talks.whole(request, fields.model, "generate", each) for each in query))
         replies = [reply for reply, _ in answers]
         choices = [choice for reply in replies for choice in reply.choices]
         usages = [reply.usage for reply in replies]
         rows = [
-            _row(index, choice.text, choice.finish, choice.chances if asked[0].logprobs else None, 0)
+            _row(index, choice.text, choice.finish, choice.chances if query[0].logprobs else None, 0)
             for index, choice in enumerate(choices)
         ]
         return Json({**common, "choices": rows, "usage": usage_body(_sum(usages))}, headers=answers[0][1].headers)

@@ -20,7 +20,7 @@ from deployments.ingress.events import Lines
 from deployments.ingress.ollama import TAG, described_for_ollama
 from deployments.llm.http.talks import Talks, ended
 from deployments.llm.pieces import Piece, Reply, TalkUsage, ToolCall, whole
-from deployments.llm.requests import Asked
+from deployments.llm.requests import Query
 
 NDJSON = "application/x-ndjson"
 #: Its names of what the inner request has under others.
@@ -63,9 +63,9 @@ class OllamaChat(OllamaFields):
     messages: list[JsonObject] = Field(default=[])
     tools: list[JsonObject] | None = None
 
-    def asked(self, talks: Talks) -> Asked:
+    def query(self, talks: Talks) -> Query:
         messages = [_message(message) for message in self.messages]
-        return talks.asked({**self.sampling(), "messages": messages, "tools": self.tools or None})
+        return talks.query({**self.sampling(), "messages": messages, "tools": self.tools or None})
 
 
 class OllamaGenerate(OllamaFields):
@@ -75,14 +75,14 @@ class OllamaGenerate(OllamaFields):
     raw: bool | None = None
     suffix: str | None = None
 
-    def asked(self, talks: Talks) -> Asked:
+    def query(self, talks: Talks) -> Query:
         if self.suffix:
             raise errors.BadRequest("The model goes on with a prompt, and fills nothing in before a suffix.", "suffix")
         if self.raw:
-            return talks.asked({**self.sampling(), "prompt": self.prompt or ""})
+            return talks.query({**self.sampling(), "prompt": self.prompt or ""})
         system = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*system, {"role": "user", "content": self.prompt or ""}]
-        return talks.asked({**self.sampling(), "messages": messages})
+        return talks.query({**self.sampling(), "messages": messages})
 
 
 def _message(message: JsonObject) -> JsonObject:
@@ -100,16 +100,16 @@ def router(services: Services) -> APIRouter:
     async def chat(request: Request) -> Response:
         fields: OllamaChat = checked(OllamaChat, await json_body(request))
         # Clients send this to have a model in memory before they need it.
-        asked = fields.asked(talks) if fields.messages else None
-        return await _answered(talks, request, fields, "chat", asked, _chat_part)
+        query = fields.query(talks) if fields.messages else None
+        return await _answered(talks, request, fields, "chat", query, _chat_part)
 
     @routes.post("/api/generate")
     @described_for_ollama("Go on with a prompt, as Ollama does", JsonObject, body=OllamaGenerate, media_types=(NDJSON,))
     async def generate(request: Request) -> Response:
         fields: OllamaGenerate = checked(OllamaGenerate, await json_body(request))
-        asked = fields.asked(talks) if fields.prompt else None
+        query = fields.query(talks) if fields.prompt else None
         ability = "generate" if fields.raw else "chat"
-        return await _answered(talks, request, fields, ability, asked, _generate_part)
+        return await _answered(talks, request, fields, ability, query, _generate_part)
 
     return routes
 
@@ -136,16 +136,16 @@ def _object_in(call: ToolCall) -> JsonObject:
 
 
 async def _answered(
-    talks: Talks, request: Request, fields: OllamaFields, ability: str, asked: Asked | None, part: Any
+    talks: Talks, request: Request, fields: OllamaFields, ability: str, query: Query | None, part: Any
 ) -> Response:
     uid = talks.serving.find(request, fields.name, ability).uid
     started = time.perf_counter_ns()
-    if asked is None:
+    if query is None:
         return Json({"model": uid, "created_at": _now(), **part("", "", ()), "done": True, "done_reason": "load"})
     if fields.stream is not False:
-        pieces = talks.pieces(request, fields.name, ability, asked)
+        pieces = talks.pieces(request, fields.name, ability, query)
         return await Lines.of(ended(_lines(pieces, uid, part, started), b"", _error_line))
-    reply, _ = await talks.whole(request, fields.name, ability, asked)
+    reply, _ = await talks.whole(request, fields.name, ability, query)
     choice = reply.choices[0]
     parts = part(choice.text, choice.reasoning, choice.calls)
     return Json({"model": uid, "created_at": _now(), **parts, **_last(reply, started, started)})

@@ -18,7 +18,7 @@ from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.serving import Served, Serving
 from deployments.llm.pieces import Piece, Reply, TalkUsage
-from deployments.llm.requests import Asked, characters_of
+from deployments.llm.requests import Query, characters_of
 
 END = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": ping\n\n"
@@ -33,39 +33,39 @@ class Talks:
         self.serving: Serving = services.serving
         self._most_characters = services.settings.max_text_bytes
 
-    def asked(self, fields: Mapping[str, Any]) -> Asked:
+    def query(self, fields: Mapping[str, Any]) -> Query:
         """The inner request; fields that are None were not asked for."""
-        asked: Asked = checked(Asked, {name: value for name, value in fields.items() if value is not None})
-        if (characters := characters_of(asked)) > self._most_characters:
+        query: Query = checked(Query, {name: value for name, value in fields.items() if value is not None})
+        if (characters := characters_of(query)) > self._most_characters:
             raise errors.TooLarge(
                 f"The texts have {characters} characters, {self._most_characters} are allowed in one request."
             )
-        return asked
+        return query
 
-    async def whole(self, request: Request, model: str | None, ability: str, asked: Asked) -> tuple[Reply, Served]:
-        served = await self.serving.ask(request, model, ability, [_item(asked)], {}, alone=True)
+    async def whole(self, request: Request, model: str | None, ability: str, query: Query) -> tuple[Reply, Served]:
+        served = await self.serving.ask(request, model, ability, [_item(query)], {}, alone=True)
         reply: Reply = served.answer.outputs[0]
         return reply, served
 
     async def pieces(
-        self, request: Request, model: str | None, ability: str, asked: Asked
+        self, request: Request, model: str | None, ability: str, query: Query
     ) -> AsyncGenerator[list[Piece]]:
         """As many at a time as there are."""
-        talk = self.serving.talk(request, model, ability, _item(asked), {})
+        talk = self.serving.talk(request, model, ability, _item(query), {})
         async with contextlib.aclosing(talk):
             async for news in talk:
                 pieces = [each for each in news if isinstance(each, Piece)]
                 if pieces:
                     yield pieces
 
-    async def ids_of(self, request: Request, model: str | None, asked: Asked) -> list[int]:
+    async def ids_of(self, request: Request, model: str | None, query: Query) -> list[int]:
         """The token ids of a prompt, or of messages as the model's template writes them."""
-        served = await self.serving.ask(request, model, "tokenize", [_item(asked)], {})
+        served = await self.serving.ask(request, model, "tokenize_prompt", [_item(query)], {})
         return list(served.answer.outputs[0]["ids"])
 
 
-def _item(asked: Asked) -> JsonObject:
-    return asked.model_dump(exclude_unset=True)
+def _item(query: Query) -> JsonObject:
+    return query.model_dump(exclude_unset=True)
 
 
 def usage_body(usage: TalkUsage) -> JsonObject:

@@ -51,7 +51,9 @@ def router(services: Services) -> APIRouter:
         body = await json_body(request)
         ids = ids_of(body.get("tokens"), "tokens")
         # What stands around a text is no part of a prompt.
-        served = await services.serving.ask(request, model_of(body), "decode", [ids], {"skip_special_tokens": True})
+        model = model_of(body)
+        ability = services.serving.able(request, model, "decode", "detokenize")
+        served = await services.serving.ask(request, model, ability, [ids], {"skip_special_tokens": True})
         return Json({"prompt": served.answer.outputs[0]}, headers=served.headers)
 
     return routes
@@ -66,7 +68,9 @@ async def tokens_of_prompt(serving: Serving, request: Request, body: JsonObject)
         raise errors.InvalidBody("prompt must be a text.", "prompt")
     adds = body.get("add_special_tokens")
     params = {"add_special_tokens": True if adds is None else flag(adds, "add_special_tokens")}
-    served = await serving.ask(request, model_of(body), "tokenize", [item], params)
+    model = model_of(body)
+    ability = serving.able(request, model, "tokenize", "tokenize_prompt")
+    served = await serving.ask(request, model, ability, [item], params)
     (row,) = served.answer.outputs
     content: TokenizedPrompt = {
         "count": len(row["ids"]),

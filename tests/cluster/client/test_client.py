@@ -22,6 +22,7 @@ from cluster.client import (
     AsyncTextModel,
     EmbeddingModel,
     ImageModel,
+    LanguageModel,
     Model,
     RerankModel,
     TextModel,
@@ -369,7 +370,8 @@ def test_signatures_and_docstrings_are_those_of_the_description() -> None:
         ("rerank", RerankModel),
         ("classify", TextModel),
         ("image", ImageModel),
-        ("llm", Model),
+        ("llm", LanguageModel),
+        ("audio", Model),
     ],
 )
 def test_get_model_is_the_handle_of_its_type(model_type: str, kind: type) -> None:

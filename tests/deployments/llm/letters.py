@@ -65,8 +65,8 @@ def scripted(
     folder: Path, template: str | None = TEMPLATE, context: int = 64, **options: Any
 ) -> tuple[Scripted, Script]:
     family, engine = Scripted(), Script()
-    asked = LanguageOptions(**options)
-    family.begins(Vocabulary(save_vocabulary(folder, template)), engine, context, 4 * context, asked)
+    query = LanguageOptions(**options)
+    family.begins(Vocabulary(save_vocabulary(folder, template)), engine, context, 4 * context, query)
     return family, engine
 
 

@@ -132,13 +132,13 @@ def test_a_text_that_cannot_fit_is_not_even_read(tmp_path: Path) -> None:
         family.prepare("generate", [{"prompt": "x" * 5_000_000}], {})
 
 
-@pytest.mark.parametrize(("asked", "most"), [(5, 5), (1_000_000, 62), (None, 62)])
-def test_an_answer_gets_no_more_tokens_than_fit(asked: int | None, most: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("query", "most"), [(5, 5), (1_000_000, 62), (None, 62)])
+def test_an_answer_gets_no_more_tokens_than_fit(query: int | None, most: int, tmp_path: Path) -> None:
     family, _ = scripted(tmp_path)
-    prepared = family.prepare("generate", [{"prompt": "ab", "max_tokens": asked}], {})
+    prepared = family.prepare("generate", [{"prompt": "ab", "max_tokens": query}], {})
     assert prepared.values[0].max_tokens == most
     assert prepared.costs == [most + 2]
-    several = family.prepare("generate", [{"prompt": "ab", "n": 16, "max_tokens": asked}], {})
+    several = family.prepare("generate", [{"prompt": "ab", "n": 16, "max_tokens": query}], {})
     assert several.costs[0] <= 4 * 64, "all answers of a request fit at once"
 
 
@@ -210,8 +210,8 @@ def test_the_call_of_a_tool_is_told_as_one(tmp_path: Path) -> None:
 
 def test_without_tools_a_call_is_text(tmp_path: Path) -> None:
     family, engine = scripted(tmp_path, template=WITH_TOOLS, context=256)
-    for asked in ({}, {"tools": [TOOL], "tool_choice": "none"}):
-        Told(family, {**HELLO, **asked})
+    for query in ({}, {"tools": [TOOL], "tool_choice": "none"}):
+        Told(family, {**HELLO, **query})
         assert family.vocabulary.text_of(engine.orders[-1][0].ids) == "hi"
     told = Told(family, HELLO)
     say(engine.hears[-1], "<tool_call>{}</tool_call>", "stop")
@@ -230,9 +230,9 @@ def test_what_a_model_thinks_is_told_apart(tmp_path: Path) -> None:
 
 def test_tokens_of_texts_and_messages_and_back(tmp_path: Path) -> None:
     family, _ = scripted(tmp_path)
-    (row,) = family.prepare("tokenize", ["ab"], {}).answers
+    (row,) = family.prepare("tokenize_prompt", ["ab"], {}).answers
     assert (row["ids"], row["tokens"], row["start"]) == (ids_of("ab"), ["a", "b"], [0, 1])
-    (written,) = family.prepare("tokenize", [HELLO], {}).answers
-    assert family.prepare("decode", [written["ids"]], {"skip_special_tokens": False}).answers == [
+    (written,) = family.prepare("tokenize_prompt", [HELLO], {}).answers
+    assert family.prepare("detokenize", [written["ids"]], {"skip_special_tokens": False}).answers == [
         "<user>hi</s><assistant>"
     ]

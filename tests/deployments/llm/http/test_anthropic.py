@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from deployments.llm.http.anthropic import answer_error, messages_of
+
+CALL = {"type": "tool_use", "id": "c1", "name": "time", "input": {"zone": "UTC"}}
+
+
+@pytest.mark.parametrize(
+    ("message", "roles", "contents"),
+    [
+        ({"role": "user", "content": "hi"}, ["user"], ["hi"]),
+        (
+            {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+            ["user"],
+            ["a\nb"],
+        ),
+        ({"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}, CALL]}, ["assistant"], [""]),
+        (
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "noon"}]},
+            ["tool"],
+            ["noon"],
+        ),
+        (
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "and?"},
+                    {"type": "tool_result", "tool_use_id": "c1", "content": [{"type": "text", "text": "noon"}]},
+                ],
+            },
+            ["tool", "user"],
+            ["noon", "and?"],
+        ),
+    ],
+)
+def test_blocks_become_messages(message: dict[str, Any], roles: list[str], contents: list[str]) -> None:
+    messages = messages_of(message)
+    assert [each["role"] for each in messages] == roles
+    assert [each["content"] for each in messages] == contents
+
+
+def test_the_use_of_a_tool_is_a_call() -> None:
+    (message,) = messages_of({"role": "assistant", "content": [CALL]})
+    assert message["tool_calls"] == [
+        {"id": "c1", "type": "function", "function": {"name": "time", "arguments": '{"zone": "UTC"}'}}
+    ]
+
+
+@pytest.mark.parametrize("kind", ["image", "document", "surprise"])
+def test_a_block_that_is_no_text_is_refused(kind: str) -> None:
+    with pytest.raises(errors.BadRequest, match=kind):
+        messages_of({"role": "user", "content": [{"type": kind}]})
+
+
+def test_a_body_that_does_not_fit_is_a_bad_request_there() -> None:
+    answer = answer_error(errors.InvalidBody("messages: too few."))
+    assert answer.status_code == 400 and b"invalid_request_error" in answer.body

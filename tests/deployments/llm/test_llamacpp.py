@@ -1,0 +1,104 @@
+"""llama.cpp's chunks as pieces; the engine is played by functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from cluster.worker.family import Finished
+from deployments.llm.llamacpp import Chunks, LlamaCpp
+from deployments.llm.pieces import Piece, Reply, TalkUsage
+
+Take = Callable[[Any], bool]
+USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}}
+
+
+def delta(content: Any, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"content": content, **more}, "finish_reason": finish}]}
+
+
+def play(engine: Callable[[Any, Take], None], choices: int = 1) -> tuple[list[Piece], Any]:
+    told: list[Any] = []
+    Chunks(choices, told.append).of(engine, {})
+    *pieces, last = told
+    assert isinstance(last, Finished)
+    return pieces, last.outcome
+
+
+def test_chunks_become_pieces_and_the_usage_comes_with_the_last() -> None:
+    def engine(body: Any, take: Take) -> None:
+        for chunk in (delta(None, role="assistant"), delta("Par"), delta("is"), delta(None, finish="stop"), USAGE):
+            assert not take(chunk)
+
+    pieces, reply = play(engine)
+    assert [piece.text for piece in pieces] == ["Par", "is", ""]
+    assert pieces[-1].finish == "stop" and pieces[-1].usage == TalkUsage(5, 2, 4)
+    assert isinstance(reply, Reply) and reply.choices[0].text == "Paris"
+
+
+def test_calls_and_thoughts_come_as_llama_cpp_has_read_them() -> None:
+    call = {"index": 0, "id": "c1", "function": {"name": "time", "arguments": '{"a"'}}
+    more = {"index": 0, "function": {"arguments": ":1}"}}
+
+    def engine(body: Any, take: Take) -> None:
+        take([delta(None, reasoning_content="hm"), delta(None, tool_calls=[call]), delta(None, tool_calls=[more])])
+        take([delta(None, finish="tool_calls"), USAGE])
+
+    _, reply = play(engine)
+    (choice,) = reply.choices
+    assert (choice.reasoning, choice.finish) == ("hm", "tool_calls")
+    assert [tuple(each) for each in choice.calls] == [("c1", "time", '{"a":1}')]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            {"code": 400, "type": "exceed_context_size_error", "n_prompt_tokens": 9000, "n_ctx": 2048, "message": ""},
+            errors.ContextLengthExceeded,
+            "9000 tokens, .* 2048",
+        ),
+        ({"code": 400, "message": "no such role"}, errors.BadRequest, "no such role"),
+        ({"code": 500, "message": "broken"}, errors.InferenceFailed, "broken"),
+    ],
+)
+def test_a_refusal_is_told_as_an_error(error: dict[str, Any], kind: type[Exception], says: str) -> None:
+    def engine(body: Any, take: Take) -> None:
+        assert take({"error": error}), "it is to stop"
+
+    pieces, outcome = play(engine)
+    assert pieces == [] and type(outcome) is kind
+    with pytest.raises(kind, match=says):
+        raise outcome
+
+
+def test_what_the_engine_raises_ends_the_answer() -> None:
+    def engine(body: Any, take: Take) -> None:
+        raise RuntimeError("out of luck")
+
+    _, outcome = play(engine)
+    assert isinstance(outcome, RuntimeError)
+
+
+def test_a_stopped_answer_is_left_at_the_next_chunk() -> None:
+    told: list[Any] = []
+    chunks = Chunks(1, told.append)
+
+    def engine(body: Any, take: Take) -> None:
+        assert not take(delta("one"))
+        chunks.stop()
+        assert take(delta("two"))
+
+    chunks.of(engine, {})
+    assert isinstance(told[-1].outcome, errors.RequestCancelled)
+
+
+def test_requests_are_weighed_before_anybody_has_counted() -> None:
+    family = LlamaCpp()
+    family._options, family._context = LlamaCpp.Options(), 100
+    prepared = family.prepare("generate", [{"prompt": "x" * 40, "max_tokens": 7, "n": 2}, {"prompt": [1, 2]}], {})
+    assert prepared.tokens == [10, 2]
+    assert prepared.costs == [34.0, 102.0]
