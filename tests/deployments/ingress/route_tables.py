@@ -11,7 +11,7 @@ DRAWING = {"images", "sdapi"}
 #: Tags of routes that read pages, which have tests of their own too.
 READING = {"ocr", "chat"}
 #: Tags of routes of language models, which have tests of their own too.
-TALKING = {"completions", "messages", "tokens"}
+TALKING = {"completions", "messages", "ollama-llm"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
 #: Files need no key, since their names cannot be guessed.
@@ -46,6 +46,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/invocations": {"model": "letters", "inputs": ["a", "b"]},
     "/vertex": {"model": "minilm", "instances": [{"inputs": "a"}]},
     "/detokenize": {"model": "letters", "tokens": [97]},
+    "/api/show": {"model": "minilm"},
     "/api/embed": {"model": "minilm", "input": "a"},
     "/api/embeddings": {"model": "minilm", "prompt": "a"},
     "/v1/infer": {"model": "routes", "items": ["a"]},
