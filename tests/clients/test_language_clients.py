@@ -37,7 +37,10 @@ def claude(live: LiveCluster) -> anthropic.Anthropic:
 
 def test_anthropic_messages(claude: anthropic.Anthropic, talker: str) -> None:
     answer = claude.messages.create(
-        model=talker, max_tokens=100_000, temperature=0, messages=[{"role": "user", "content": QUESTION}]
+        model=talker,
+        max_tokens=100_000,
+        messages=[{"role": "user", "content": QUESTION}],
+        extra_body={"temperature": 0},
     )
     assert [block.type for block in answer.content] == ["text"] and answer.content[0].text == ANSWER
     assert (answer.role, answer.stop_reason, answer.usage.output_tokens) == ("assistant", "end_turn", 8)
@@ -50,7 +53,7 @@ def test_anthropic_streams(claude: anthropic.Anthropic, talker: str) -> None:
         model=talker,
         max_tokens=50,
         extra_body={"temperature": 0},
-        system="Answer shortly.",
+        system="You are a helpful AI assistant named SmolLM, trained by Hugging Face",
         stop_sequences=["Paris"],
         messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION}]}],
     ) as stream:
