@@ -96,6 +96,25 @@ def test_an_answer_follows_its_schema(strict: openai.OpenAI, talker: str) -> Non
     assert isinstance(content["city"], str) and isinstance(content["people"], int)
 
 
+def test_responses(strict: openai.OpenAI, talker: str) -> None:
+    answer = strict.responses.create(model=talker, input="What is the capital of France?", temperature=0)
+    assert (answer.output_text, answer.status) == (ANSWER, "completed")
+    assert answer.usage is not None and answer.usage.output_tokens == 8
+    conversation: Any = [
+        {"role": "user", "content": [{"type": "input_text", "text": "What is the capital of France?"}]},
+    ]
+    with strict.responses.stream(model=talker, input=conversation, temperature=0) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert final.output_text == ANSWER
+    assert [event.type for event in events][:2] == ["response.created", "response.in_progress"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    cut = strict.responses.create(model=talker, input="Tell a story.", max_output_tokens=3)
+    assert cut.status == "incomplete" and cut.incomplete_details is not None
+    with pytest.raises(openai.BadRequestError, match="nothing is kept"):
+        strict.responses.create(model=talker, input="hi", previous_response_id="resp_1")
+
+
 def test_prompts_are_gone_on_with(client: openai.OpenAI, strict: openai.OpenAI, talker: str) -> None:
     answer = strict.completions.create(
         model=talker, prompt=["The capital of France is", "Two and two are"], temperature=0, max_tokens=4, logprobs=1

@@ -67,7 +67,7 @@ def format_of(response_format: JsonObject | None) -> JsonObject | None:
     """OpenAI puts a schema one level deeper than others do."""
     if response_format is None or response_format.get("type") == "text":
         return None
-    inner = response_format.get("json_schema")
-    if isinstance(inner, dict):
-        return {"type": response_format.get("type"), "schema": inner.get("schema")}
+    inner = response_format.get("json_schema", response_format)
+    if response_format.get("type") == "json_schema" and isinstance(inner, dict):
+        return {"type": "json_schema", "schema": inner.get("schema")}
     return response_format

@@ -11,7 +11,7 @@ DRAWING = {"images", "sdapi"}
 #: Tags of routes that read pages, which have tests of their own too.
 READING = {"ocr", "chat"}
 #: Tags of routes of language models, which have tests of their own too.
-TALKING = {"completions", "messages", "ollama-llm"}
+TALKING = {"completions", "responses", "messages", "ollama-llm"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
 #: Files need no key, since their names cannot be guessed.
