@@ -37,7 +37,13 @@ PATIENCE_S = 20.0
 class StandIn:
     """Stands in for the supervisor."""
 
-    def __init__(self, workers: dict[str, Any] | None = None, keys: Iterable[Key] = ()) -> None:
+    def __init__(
+        self,
+        workers: dict[str, Any] | None = None,
+        keys: Iterable[Key] = (),
+        abilities: tuple[str, ...] = ("infer", "text2image"),
+    ) -> None:
+        self._abilities = abilities
         #: By uid, the stand-in for the only worker of each model; None for a model without a worker.
         self.workers = workers or {}
         self.keys = tuple(keys)
@@ -54,7 +60,7 @@ class StandIn:
         models = {
             uid: ModelRoutes(
                 uid,
-                ("infer", "text2image"),
+                self._abilities,
                 (Route(f"worker:{uid}:1:0-x"),) if worker else (),
                 ModelState.READY,
                 launched=ServedModel(name=uid, address=f"spec of {uid}"),
