@@ -38,7 +38,7 @@ def claude(live: LiveCluster) -> anthropic.Anthropic:
 def test_anthropic_messages(claude: anthropic.Anthropic, talker: str) -> None:
     answer = claude.messages.create(
         model=talker,
-        max_tokens=100_000,
+        max_tokens=16_000,
         messages=[{"role": "user", "content": QUESTION}],
         extra_body={"temperature": 0},
     )
