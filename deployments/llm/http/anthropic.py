@@ -104,7 +104,11 @@ def answer_error(error: errors.ClusterError) -> Json:
     usual = error_response(error)
     status = 400 if error.status == 422 else error.status
     headers = {name: usual.headers[name] for name in ("retry-after", "www-authenticate") if name in usual.headers}
-    return Json(_error_body(error), status, headers)
+    body = _error_body(error)
+    # Who may not call is told so in the form that every client reads, whatever the route.
+    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
+        body["detail"] = error.message
+    return Json(body, status, headers)
 
 
 def _error_body(error: errors.ClusterError) -> JsonObject:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 import pytest
 
 from cluster import errors
@@ -60,3 +61,13 @@ def test_a_block_that_is_no_text_is_refused(kind: str) -> None:
 def test_a_body_that_does_not_fit_is_a_bad_request_there() -> None:
     answer = answer_error(errors.InvalidBody("messages: too few."))
     assert answer.status_code == 400 and b"invalid_request_error" in answer.body
+
+
+def test_who_has_no_key_is_told_so_as_everywhere() -> None:
+    answer = answer_error(errors.NotAuthenticated("No key."))
+    assert answer.status_code == 401
+    assert orjson.loads(answer.body) == {
+        "type": "error",
+        "error": {"type": "authentication_error", "message": "No key."},
+        "detail": "No key.",
+    }
