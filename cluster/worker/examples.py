@@ -22,7 +22,8 @@ async def fails_example(family: AnyFamily, work: Work, seconds_left: float) -> b
     call = example_call(family, seconds_left)
     try:
         await work.outputs(call, family.prepare(call.ability, call.items, call.params), False)
-    except errors.InferenceFailed:
+    except errors.InferenceFailed as error:
+        log.error("the example fails: %s", error)
         return True
     except (TimeoutError, errors.ClusterError) as error:
         log.info("the example could not be computed: %s", error)

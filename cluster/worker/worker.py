@@ -193,15 +193,14 @@ class Worker:
 
     async def failing(self) -> Sequence[str] | None:
         """The calls that it had when it began to fail, for an ingress that has seen it fail one; None unless it fails
-        its own example too."""
-        try:
-            await self.probe()
-        except errors.InferenceFailed as error:
-            log.error("%s fails its own example: %s", self.name, error)
-            return self._failed_with
-        except errors.ClusterError as error:
-            log.info("%s could not be probed: %s", self.name, error)
-        return None
+        its own example too. Also while it drains, or is kept free for one call."""
+        work = self._work
+        if work is None or self._failed_at <= work.computed_at:
+            return None
+        if work.is_busy() and not self._is_in_doubt(work):
+            return None
+        fails = await fails_example(self._family, work, self._settings.probe_timeout_s)
+        return self._failed_with if fails else None
 
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual."""

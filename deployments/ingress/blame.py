@@ -42,7 +42,8 @@ class FailedCall:
 class ExampleTrial:
     """Of a worker that failed a call: does it fail its own example as well?"""
 
-    #: The ids of the calls of which one may have broken it, other ingresses' among them; None if it is sound.
+    #: The ids of the calls of which one may have broken it, other ingresses' among them; none if it went away before it
+    #: could be asked, and None if it is sound.
     verdict: asyncio.Future[Collection[str] | None]
     #: The calls of this ingress that it has failed or still has, by their ids.
     calls: dict[str, tuple[str, bool]] = field(default_factory=dict)
@@ -105,10 +106,11 @@ class Blame:
         if alone is not None:
             self._died_alone(name.uid, worker, alone.fingerprint)
         else:
-            self._suspect(name.uid, worker, sent)
+            self._suspect(name.uid, worker, [(each.fingerprint, each.is_long) for each in sent])
 
-    def _suspect(self, uid: str, worker: str, sent: Sequence[Sent]) -> None:
-        suspects, are_short = {each.fingerprint for each in sent}, not any(each.is_long for each in sent)
+    def _suspect(self, uid: str, worker: str, calls: Collection[tuple[str, bool]]) -> None:
+        """`calls`: the fingerprint of each, and whether it is long."""
+        suspects, are_short = {fingerprint for fingerprint, _ in calls}, not any(is_long for _, is_long in calls)
         self._suspicions.setdefault(uid, Suspicion()).died(worker, suspects, self._now(), are_short)
 
     def see_silence(self, worker: str, is_silent: bool) -> None:
@@ -132,7 +134,7 @@ class Blame:
         model = self._table.models.get(name.uid)
         if model is None or not self._table.is_usable(model, self._table.overdue):
             return False
-        self._suspect(name.uid, worker, sent)
+        self._suspect(name.uid, worker, [(each.fingerprint, each.is_long) for each in sent])
         return True
 
     def see_in_time(self, worker: str) -> None:
@@ -145,10 +147,9 @@ class Blame:
 
     def forget(self, worker: str) -> None:
         """It is not in the table any more."""
-        trial = self._trials.pop(worker, None)
-        if trial is not None:
-            if not trial.verdict.done():
-                trial.verdict.set_result(None)
+        name, trial = WorkerName.parse(worker), self._trials.pop(worker, None)
+        if name is not None and trial is not None:
+            self._went_away(name, worker, trial)
             if trial.task is not None:
                 trial.task.cancel()
 
@@ -186,14 +187,25 @@ class Blame:
 
     async def _try(self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial) -> None:
         try:
-            suspects = await self._failing(client)
+            suspects = await client.failing(EXAMPLE_S)
             if suspects is not None:
                 await self._avoid(name, worker, client, trial, suspects)
+        except errors.WorkerLost:
+            self._went_away(name, worker, trial)
+        except errors.ClusterError as error:
+            log.info("%s failed a call and could not be asked for its example: %s", worker, error)
         finally:
             if self._trials.get(worker) is trial:
                 del self._trials[worker]
             if not trial.verdict.done():
                 trial.verdict.set_result(None)
+
+    def _went_away(self, name: WorkerName, worker: str, trial: ExampleTrial) -> None:
+        """It is being replaced, most likely because another ingress told of it. Its calls are asked elsewhere, as if it
+        had died with them: they may only have been beside the one that broke it."""
+        if not trial.verdict.done():
+            self._suspect(name.uid, worker, trial.calls.values())
+            trial.verdict.set_result(())
 
     async def _avoid(
         self, name: WorkerName, worker: str, client: WorkerClient, trial: ExampleTrial, suspects: Collection[str]
@@ -202,10 +214,7 @@ class Blame:
         log.warning("%s fails its own example; its calls go elsewhere", worker)
         self._table.avoided.add(worker)
         if len(suspects) > 1:
-            own = [call for id, call in trial.calls.items() if id in suspects]
-            suspicion = self._suspicions.setdefault(name.uid, Suspicion())
-            are_short = not any(is_long for _, is_long in own)
-            suspicion.died(worker, {fingerprint for fingerprint, _ in own}, self._now(), are_short)
+            self._suspect(name.uid, worker, [call for id, call in trial.calls.items() if id in suspects])
         trial.verdict.set_result(suspects)
         self._tell_supervisor("a failing worker", self._supervisor.suspect(worker))
         is_sound = False
@@ -219,15 +228,6 @@ class Blame:
         if name.uid in self._suspicions:
             self._suspicions[name.uid].survived(worker)
         self._announce()
-
-    @staticmethod
-    async def _failing(client: WorkerClient) -> Sequence[str] | None:
-        """The calls that it had when it began to fail its own example too; None if it does not, as far as is known."""
-        try:
-            return await client.failing(EXAMPLE_S)
-        except errors.ClusterError as error:
-            log.info("a worker that failed a call could not be asked for its example: %s", error)
-            return None
 
     def _tell_supervisor(self, of_what: str, call: Coroutine[Any, Any, None]) -> None:
         async def tell() -> None:

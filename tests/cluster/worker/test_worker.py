@@ -409,6 +409,36 @@ def test_a_worker_says_which_calls_it_had_when_it_began_to_fail(tmp_path: Path) 
     play(scene())
 
 
+def test_a_worker_that_drains_says_all_the_same_that_it_is_broken(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        await ask(worker, call({"break": True}))
+        await worker.drain(1)
+        assert await worker.failing() == ("me",)
+
+    play(scene())
+
+
+def test_a_worker_that_is_kept_for_one_call_says_all_the_same_that_it_is_broken(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        await loaded(worker)
+        Held.gate.clear()
+        Held.entered.clear()
+        breaking = asyncio.create_task(ask(worker, call({"break": True})))
+        assert await asyncio.to_thread(Held.entered.wait, PATIENCE_S)
+        reserving = asyncio.create_task(worker.reserve("suspect", 5.0))
+        await asyncio.sleep(0)
+        Held.gate.set()
+        await breaking
+        assert not reserving.done() and await worker.failing() == ("me",)
+        with pytest.raises(errors.WorkerDraining):
+            await reserving
+
+    play(scene())
+
+
 def test_a_worker_that_failed_for_its_input_is_not_broken(tmp_path: Path) -> None:
     async def scene() -> None:
         worker = make_worker(tmp_path)

@@ -372,6 +372,28 @@ def test_a_call_that_was_at_a_broken_worker_with_those_of_another_ingress_is_tri
     play(scene, workers=3)
 
 
+@pytest.mark.parametrize("leaves_the_table", [False, True])
+def test_calls_at_a_broken_worker_that_another_ingress_has_told_of_are_asked_elsewhere(leaves_the_table: bool) -> None:
+    async def scene(s: Scene) -> None:
+        broken, sound = s.workers
+        broken.fails = True
+
+        async def is_on_its_way_out() -> None:
+            if leaves_the_table:
+                s.supervisor.workers = [sound]
+                s.supervisor.publish()
+                await asyncio.sleep(60)
+            raise errors.WorkerLost("It was replaced.")
+
+        broken.failing = Remote(is_on_its_way_out)
+        answers = await asyncio.gather(*(s.ask(str(n)) for n in range(8)))
+        assert answers == [[str(n)] for n in range(8)] and broken.asked
+        # They were beside each other, so none of them is to blame alone.
+        assert s.supervisor.told == []
+
+    play(scene, workers=2)
+
+
 def test_an_input_that_fails_is_its_callers_own_and_asked_once() -> None:
     async def scene(s: Scene) -> None:
         asking = [s.ask("bad" if n % 2 else str(n)) for n in range(20)]
