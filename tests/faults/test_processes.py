@@ -76,7 +76,9 @@ def test_rays_agent_killed_costs_no_request_and_no_node(cluster: LiveCluster) ->
         recovered = time.monotonic() - killed
     print(f"\nagent killed: {seen}, launches work again after {recovered:.1f} s")
     assert seen.failures == [] and recovered < 30
-    assert is_alive(raylet) and the(cluster, "ray::RuntimeEnvAgent").pid != agent.pid
+    # A launch may not need the agent, so it can be over before there is another.
+    until(lambda: [new for new in cluster.named("ray::RuntimeEnvAgent") if new.pid != agent.pid], within=30)
+    assert is_alive(raylet)
 
 
 def test_a_killed_ingress_is_replaced_while_the_other_serves(cluster: LiveCluster) -> None:
