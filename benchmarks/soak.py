@@ -164,7 +164,7 @@ def main() -> None:
         before = calm(cluster)
         churn.done.clear()
         started = time.monotonic()
-        with traffic(cluster.url, "steady", asked.callers) as seen:
+        with traffic(cluster.url, "steady", asked.callers, pause_s=0) as seen:
             while time.monotonic() - started < asked.minutes * 60:
                 churn.round()
         print(f"{(time.monotonic() - started) / 60:.1f} minutes, {dict(churn.done)}")

@@ -108,7 +108,7 @@ def _answers(subject: Subject, timeout: float = 10) -> bool:
 
 def _under_traffic(subject: Subject, outcome: Outcome, break_it: Callable[[], float]) -> None:
     """Breaks the server under traffic, and waits until it has answered five times in a row."""
-    with traffic(subject.url, subject.model, CALLERS, Embeddings()) as seen:
+    with traffic(subject.url, subject.model, CALLERS, Embeddings(), pause_s=0) as seen:
         broken = break_it()
         time.sleep(0.5)
         row_of = 0
@@ -156,7 +156,7 @@ def poison(subject: Subject, outcome: Outcome) -> None:
         except httpx.HTTPError as error:
             statuses.append(type(error).__name__)
 
-    with traffic(subject.url, subject.model, CALLERS, ask) as seen, ThreadPoolExecutor(1) as pool:
+    with traffic(subject.url, subject.model, CALLERS, ask, pause_s=0) as seen, ThreadPoolExecutor(1) as pool:
         first = time.monotonic()
         for _ in range(5):
             call = pool.submit(send)

@@ -161,7 +161,7 @@ class Bench:
 
     @contextmanager
     def traffic(self, uid: str, outcome: Outcome, callers: int = 16, cluster: LiveCluster | None = None) -> Any:
-        with traffic((cluster or self.cluster).url, uid, callers) as seen:
+        with traffic((cluster or self.cluster).url, uid, callers, pause_s=0) as seen:
             yield seen
         outcome.count(seen)
         must(seen.ok, "nothing was answered")

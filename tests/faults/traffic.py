@@ -14,6 +14,8 @@ import httpx
 
 #: A request that takes longer than this was held until something came back.
 HELD_S = 1.0
+#: Between an answer and the caller's next request. Callers without a pause take the processor from what is to recover.
+PAUSE_S = 0.03
 
 
 class Echo:
@@ -36,6 +38,7 @@ class Traffic:
     #: Answered, but after a wait that callers notice.
     held: int = 0
     ask: Echo = field(default_factory=Echo)
+    pause_s: float = PAUSE_S
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __str__(self) -> str:
@@ -57,6 +60,7 @@ class Traffic:
             except httpx.HTTPError as error:
                 self.failures.append(repr(error))
             self.longest_s = max(self.longest_s, time.monotonic() - started)
+            await asyncio.sleep(self.pause_s)
 
     async def _callers(self, url: str, model: str, callers: int) -> None:
         async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=callers)) as client:
@@ -64,9 +68,11 @@ class Traffic:
 
 
 @contextmanager
-def traffic(url: str, model: str, callers: int = 32, ask: Echo | None = None) -> Iterator[Traffic]:
-    """Callers that each send the next request as soon as the last one is answered, until the block ends."""
-    seen = Traffic(ask=ask or Echo())
+def traffic(
+    url: str, model: str, callers: int = 32, ask: Echo | None = None, pause_s: float = PAUSE_S
+) -> Iterator[Traffic]:
+    """Callers that each send the next request soon after the last one is answered, until the block ends."""
+    seen = Traffic(ask=ask or Echo(), pause_s=pause_s)
     thread = threading.Thread(target=lambda: asyncio.run(seen._callers(url + seen.ask.path, model, callers)))
     thread.start()
     try:

@@ -325,7 +325,7 @@ class Release:
 
 @contextmanager
 def traffic(url: str, key: str, model: str, callers: int = 8) -> Iterator[Traffic]:
-    """Callers with a key that each send the next request as soon as the last one is answered, until the block ends."""
+    """Callers with a key that each send the next request soon after the last one is answered, until the block ends."""
     seen = Traffic()
 
     async def ask() -> None:
