@@ -4,23 +4,41 @@
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-
+# Python compiles what is imported; pip would first compile all of it, for a minute, and most of it is never used.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest
 # The tests that need no cluster, in two processes. Both must see them in one order, those that are made from sets as
 # well. Whoever has run out of tests takes half of what the other has left.
-PURE := PYTHONHASHSEED=0 $(BIN)/python -m pytest -m "not ray" --numprocesses 2 --dist worksteal
+PURE := PYTHONHASHSEED=0 $(PYTEST) -m "not ray" --numprocesses 2 --dist worksteal
+# Where processes are killed, the tests wait for most of the time. One of them fills this machine's memory.
+BREAKING := tests/faults tests/k8s
+FILLING := tests/faults/test_memory.py
+# Each kind of test prints when it is over, if make can keep apart what they print.
+APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test quick check house flows format clean
+.PHONY: serve test quick check house flows format clean pure serving breaking filling
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
 
 test: .venv/tests-installed check
-	$(PURE)
-	# In one process: clusters beside each other take each other's memory and time.
-	$(BIN)/python -m pytest -m ray
+	@$(MAKE) --no-print-directory --jobs 3 $(APART) pure serving breaking
+	@$(MAKE) --no-print-directory filling
+
+# They give way to those with clusters, which have deadlines.
+pure:
+	nice -n 10 env $(PURE)
+
+serving:
+	$(PYTEST) -m ray $(addprefix --ignore=,$(BREAKING))
+
+breaking:
+	$(PYTEST) -m ray $(BREAKING) --ignore=$(FILLING)
+
+filling:
+	$(PYTEST) -m ray $(FILLING)
 
 # The tests that need no cluster.
 quick: .venv/tests-installed
