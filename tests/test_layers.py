@@ -24,7 +24,7 @@ LAYERS = """
     cluster.runtime
     deployments.* deployments
     deployments.ingress
-    deployments.text | deployments.image | deployments.ocr | deployments.llm
+    deployments.text | deployments.image | deployments.ocr | deployments.llm | deployments.gateway
     cluster.cli
 """
 #: These are in one wing, but each is a model type of its own; what two of them need belongs into the wing.

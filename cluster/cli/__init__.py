@@ -9,6 +9,7 @@ from cluster.cli import (
     backup,
     chat,
     connection,
+    gateway,
     generate,
     launch,
     models,
@@ -62,6 +63,7 @@ def main() -> None:
 for command in (
     up_down.up,
     up_down.down,
+    gateway.gateway,
     status.status,
     ports.ports,
     launch.launch,

@@ -212,14 +212,16 @@ def signs_outside_texts(body: bytes, piece_bytes: int = EXACT_PIECE) -> Signs:
 class BodyLimits:
     """How large a body may be, by the path of its route."""
 
-    def __init__(self) -> None:
+    def __init__(self, otherwise: int = CONTROL_BYTES) -> None:
+        """`otherwise`: on every other path."""
         self._most: dict[str, int] = {}
+        self._otherwise = otherwise
 
     def set(self, path: str, most: int) -> None:
         self._most[path] = most
 
     def of(self, path: str) -> int:
-        return self._most.get(path, CONTROL_BYTES)
+        return self._most.get(path, self._otherwise)
 
 
 class Bodies:

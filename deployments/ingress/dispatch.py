@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -139,6 +139,13 @@ class Dispatcher:
         except TimeoutError:
             return False
         return True
+
+    async def newer(self, version: int, within_s: float) -> None:
+        """Returns when there is a table after that version, or when the time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.table.version <= version:
+                    await self._changed.wait()
 
     async def _watch(self) -> None:
         pause = 0.1

@@ -26,6 +26,8 @@ FULL_RETRY_S = 1.0
 ANYTHING = ""
 #: No name is longer.
 MOST_CHARACTERS = 300
+#: Models that went, whose going is remembered for those who ask what has changed.
+MOST_GONE = 1000
 #: Models that a message names.
 NAMED = 5
 
@@ -46,6 +48,9 @@ class RouteTable:
     #: Who answers to a name, and who can do what, in order.
     _namesakes: dict[str, list[Namesake]] = field(default_factory=dict)
     _able: dict[str, list[str]] = field(default_factory=dict)
+    #: The version with which each model last changed, those that went among them, and since when that is known.
+    _changed_in: dict[str, int] = field(default_factory=dict)
+    _known_since: int = -1
     _turn: int = 0
 
     def __post_init__(self) -> None:
@@ -62,7 +67,11 @@ class RouteTable:
 
     def amend(self, version: int, changed: Mapping[str, ModelRoutes], gone: Iterable[str] = ()) -> None:
         """Takes what is other than before in a newer table."""
+        if self.version < 0 or len(self._changed_in) > 2 * len(self.models) + MOST_GONE:
+            self._changed_in = dict.fromkeys(self.models, version)
+            self._known_since = version
         self.version = version
+        self._changed_in.update(dict.fromkeys((*changed, *gone), version))
         for uid in (*changed, *gone):
             before, after = self.models.get(uid), changed.get(uid)
             if after is not None:
@@ -87,6 +96,12 @@ class RouteTable:
                     change(self._namesakes, text, namesake)
                 for ability in dict.fromkeys((ANYTHING, *model.abilities)):
                     change(self._able, ability, model.uid)
+
+    def changed_since(self, version: int) -> list[str] | None:
+        """The uids that changed or went after that version; None where that is not known."""
+        if not self._known_since <= version <= self.version:
+            return None
+        return [uid for uid, since in self._changed_in.items() if since > version]
 
     def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
         """The models that this key may know of."""

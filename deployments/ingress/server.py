@@ -1,4 +1,4 @@
-"""The web server of one ingress replica: its sockets, its patience with slow clients, and its end.
+"""The web server: its patience with slow clients, and its end; and that of one ingress replica, with its sockets.
 
 The replicas of a machine accept connections from the same sockets, which are held elsewhere where somebody watches over
 the cluster; one that hangs accepts none, and when all of them end, callers wait for the next.
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -148,8 +148,10 @@ def superfluous(connections: Collection[Any], most: int) -> list[Any]:
     return idle[: max(1, most // CLOSED_AT_ONCE)]
 
 
-class Server(uvicorn.Server):
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+class PatientServer(uvicorn.Server):
+    """uvicorn with limits for what a client may keep it waiting for, and an end that costs no caller his request."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -171,6 +173,42 @@ class Server(uvicorn.Server):
             log.warning(warning)
         self.server_state: State = State()
         self.server_state.most_connections = max(open_files - NOT_FOR_CLIENTS, open_files // 2)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_BETWEEN_LOOKS == 0:
+            self.close_late(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.server_state.is_ending = True
+        for server in self.servers:
+            server.close()
+        connections = self.server_state.connections
+        for connection in tuple(connections):
+            if isinstance(connection, Connection):
+                connection.end_with_its_answer()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LAST_REQUEST_S
+        while connections and loop.time() < deadline:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+    def close_late(self, now: float) -> None:
+        for connection in tuple(self.server_state.connections):
+            if not isinstance(connection, Connection):
+                continue
+            if connection.is_unread(now):
+                # Closing would wait until the client has read the rest.
+                connection.transport.abort()
+            elif connection.is_late(now):
+                connection.transport.close()
+
+
+class Server(PatientServer):
+    """Of one ingress replica, whose process Ray owns and a watchdog watches."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        super().__init__(app, settings)
         self._address = settings.host, settings.port
         self._place = Place(settings)
         self._heart = Heart(self._place.beats, "ingress")
@@ -204,38 +242,12 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         self._heart.beat()
-        if counter % TICKS_BETWEEN_LOOKS == 0:
-            self.close_late(asyncio.get_running_loop().time())
         if self._raylet.has_ended():
             # Everything is about to be started again. The watchdog waits a moment for the answers to the requests that
             # were accepted here; new connections wait in its sockets for the next ingress.
             log.warning("Ray's node process has ended; answering what was accepted, and nothing more")
             return True
         return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.server_state.is_ending = True
-        for server in self.servers:
-            server.close()
-        connections = self.server_state.connections
-        for connection in tuple(connections):
-            if isinstance(connection, Connection):
-                connection.end_with_its_answer()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + LAST_REQUEST_S
-        while connections and loop.time() < deadline:
-            await asyncio.sleep(0.02)
-        await super().shutdown(sockets)
-
-    def close_late(self, now: float) -> None:
-        for connection in tuple(self.server_state.connections):
-            if not isinstance(connection, Connection):
-                continue
-            if connection.is_unread(now):
-                # Closing would wait until the client has read the rest.
-                connection.transport.abort()
-            elif connection.is_late(now):
-                connection.transport.close()
 
     def check(self) -> None:
         """Raises unless it still accepts connections."""

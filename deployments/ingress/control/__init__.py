@@ -22,6 +22,7 @@ from deployments.ingress.control import (
     nodes,
     registrations,
     replicas,
+    routes,
     session,
     versions,
 )
@@ -63,6 +64,7 @@ def routers(
     yield "list", history.watching(supervisor, table)
     yield "list", registrations.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
+    yield "list", routes.watching(dispatcher)
     yield "list", session.watching(table)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", keys.administration(supervisor, current_keys)

@@ -1,0 +1,37 @@
+"""Runs a gateway until it is told to end: `cluster gateway` becomes this process."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import uvloop
+
+from cluster.runtime.handover import listen
+from cluster.settings import Settings
+from deployments.gateway.app import Gateway
+from deployments.gateway.config import GatewayConfig
+from deployments.ingress.server import PatientServer
+
+
+async def serve(config: GatewayConfig, settings: Settings) -> None:
+    gateway = Gateway(config, settings)
+    server = PatientServer(gateway.app(), settings)
+    sockets = listen(settings.host, settings.port)
+    async with gateway.following():
+        # Whoever starts a gateway waits for this line.
+        print(f"Serving at {settings.url}.", file=sys.stderr, flush=True)
+        await server.serve(sockets)
+
+
+def main() -> None:
+    settings = Settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(name)s %(message)s")
+    # Connections are opened and closed all the time.
+    for library in ("httpcore", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    uvloop.run(serve(GatewayConfig.of_environment(), settings))
+
+
+if __name__ == "__main__":
+    main()

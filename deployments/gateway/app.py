@@ -1,0 +1,203 @@
+"""The gateway: what it answers itself, and what it forwards."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import re
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import Any, TextIO
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.datastructures import Headers as StarletteHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cluster import errors
+from cluster.metrics import page
+from cluster.names import quoted
+from cluster.settings import Settings
+from cluster.value import JsonObject
+from deployments.gateway.cell import Cell, Headers, Whole
+from deployments.gateway.config import GatewayConfig
+from deployments.gateway.forwarding import Asked, Forwarder, refuse_unclear, send_response, send_whole
+from deployments.gateway.headers import to_cell, with_key
+from deployments.gateway.meaning import CELL_HEADER, Kind, kind_of, model_in_body, model_in_path
+from deployments.gateway.table import CellTable
+from deployments.ingress.auth import presented_key
+from deployments.ingress.bodies import Bodies, BodyLimits, Json
+from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.middleware import PUBLIC, AccessLog, RequestMiddleware
+from deployments.ingress.origins import OriginMiddleware, Origins
+
+#: Requests under way at once.
+ONGOING = 4000
+#: How long a gateway waits for its cells before it answers.
+FIRST_TABLE_S = 3.0
+#: Pages may send everything but the cells' own matters under any origin, where that is set.
+_INFER = re.compile(r"/(?!v1/(models|keys|cluster|model_registrations|cache)\b)")
+#: Answered by the gateway itself to everybody, as every cluster does.
+_HEALTH = frozenset(("/", "/health", "/ping"))
+
+
+class _Named:
+    """What the log and the counts call a request by: paths of callers are without number."""
+
+    def __init__(self, kind: str) -> None:
+        self.path_format = kind
+
+
+_NAMES = {kind: _Named(kind) for kind in (*Kind, "own")}
+
+
+class Gateway:
+    def __init__(self, config: GatewayConfig, settings: Settings) -> None:
+        self.metrics = IngressMetrics(f"gateway-{secrets.token_hex(3)}")
+        self._keys = tuple(key.encode() for key in config.callers_keys)
+        self._settings = settings
+        self._changed = asyncio.Event()
+        self.table = CellTable([address.name for address in config.cells])
+        needs_keys = settings.asks_for_keys and not self._keys
+        self.cells = {
+            address.name: Cell(address, needs_keys, partial(self._take, address.name)) for address in config.cells
+        }
+        self._forwarder = Forwarder(self.cells, self.table, lambda: self._changed, settings.hold_s)
+
+    def _take(self, cell: str, news: JsonObject | None) -> None:
+        if news is not None:
+            self.table.take(cell, news)
+        self.table.set_live(cell, news is not None)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[None]:
+        """Follows its cells meanwhile."""
+        watches = [asyncio.ensure_future(cell.watch()) for cell in self.cells.values()]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TABLE_S):
+                while len(self.table.live) < len(self.cells):
+                    await self._changed.wait()
+        try:
+            yield
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            for cell in self.cells.values():
+                await cell.close()
+
+    def app(self, logs: TextIO | None = None) -> ASGIApp:
+        """With what stands before it, the outermost last."""
+        limits = BodyLimits(otherwise=self._settings.max_body_bytes)
+        bodies = Bodies(max(self._settings.bodies_bytes, self._settings.max_body_bytes))
+        guarded = OriginMiddleware(self, Origins.of(self._settings), [_INFER])
+        access_log = AccessLog(logs or sys.stderr)
+        return RequestMiddleware(guarded, self.metrics, ONGOING, access_log, limits, bodies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        scope["route"] = _NAMES["own"]
+        if path in _HEALTH and method == "GET":
+            await send_response(Json({"status": "ok", "unix": time.time()}), send)
+            return
+        if path == "/ready":
+            await send_response(self._readiness(), send)
+            return
+        headers: Headers = scope["headers"]
+        if self._keys and path not in PUBLIC:
+            self._check_key(headers)
+        if path == "/v1/cluster/auth" and self._keys:
+            await send_response(Json({"auth": True}), send)
+            return
+        asked = await self._asked(scope, receive)
+        if path in ("/metrics", "/v1/cluster/cells"):
+            await self._answer_lister(asked, send)
+            return
+        scope["route"] = _NAMES[asked.kind]
+        scope["state"]["model"] = asked.uid
+        one_cell = asked.cell is not None
+        if asked.kind is Kind.LIST and not one_cell:
+            await self._forwarder.list_all(asked, send, self._headers_for)
+        elif asked.kind is Kind.LAUNCH and not one_cell:
+            await self._forwarder.launch(asked, send, self._headers_for)
+        elif asked.kind is Kind.ABORT and not one_cell:
+            await self._forwarder.abort(asked, send, self._headers_for)
+        else:
+            if asked.kind is Kind.CHANGE:
+                refuse_unclear(asked, self.table.having(asked.uid), self.table.cells)
+            await self._forwarder.forward(asked, send, self._headers_for)
+
+    async def _asked(self, scope: Scope, receive: Receive) -> Asked:
+        path, query, method = scope["path"], scope["query_string"], scope["method"]
+        kind = kind_of(method, path)
+        body = await _body(receive)
+        headers = dict(scope["headers"])
+        request_id = scope["state"]["request_id"]
+        cell = headers.get(CELL_HEADER, b"").decode("latin-1") or None
+        if cell is not None and cell not in self.cells:
+            raise errors.BadRequest(f"No cell is called {quoted(cell)}: there are {', '.join(self.cells)}.", "x-cell")
+        uid = None
+        if kind is Kind.LAUNCH:
+            name = await model_in_body(headers.get(b"content-type", b"").decode("latin-1"), query, body, "model_uid")
+            uid = self.table.uid_of(name, request_id)
+        elif (name := model_in_path(path)) is not None:
+            uid = self.table.uid_of(name, request_id)
+        elif kind in (Kind.INFER, Kind.LOOKUP):
+            name = await model_in_body(headers.get(b"content-type", b"").decode("latin-1"), query, body)
+            uid = self.table.uid_of(name, request_id) if name else self.table.uid_in_path(path, request_id)
+        target = scope["raw_path"] + (b"?" + query if query else b"")
+        return Asked(kind, method, target, path, to_cell(scope["headers"], request_id), body, uid, cell)
+
+    def _headers_for(self, cell: Cell, headers: Headers) -> Headers:
+        return with_key(headers, cell.address.key) if self._keys else headers
+
+    def _check_key(self, headers: Headers) -> None:
+        key = presented_key(StarletteHeaders(raw=headers))
+        if not key:
+            raise errors.NotAuthenticated("Could not validate credentials: send `Authorization: Bearer <key>`.")
+        # All are compared, and each in the same time whatever was sent.
+        if not any([hmac.compare_digest(key.encode(), own) for own in self._keys]):
+            raise errors.NotAuthenticated("Could not validate credentials: the key is unknown.")
+
+    def _readiness(self) -> Response:
+        """Ready while any cell answers: the rest of the models wait for theirs."""
+        live = len(self.table.live)
+        return Json({"ready": live > 0, "cells": len(self.cells), "live": live}, 200 if live else 503)
+
+    async def _answer_lister(self, asked: Asked, send: Send) -> None:
+        """The gateway's own state, for those whom a cell lets list its models."""
+        if self.table.live:
+            cell = self.cells[sorted(self.table.live)[0]]
+            headers = self._headers_for(cell, asked.headers)
+            answer: Whole = await cell.ask("GET", b"/v1/cluster/version", headers)
+            if answer.status != 200:
+                await send_whole(answer, cell.name, send)
+                return
+        elif self._settings.asks_for_keys and not self._keys:
+            raise errors.Unavailable("No cell answers that could say what your key is for.", retry_after_s=1.0)
+        if asked.path == "/metrics":
+            await send_response(Response(page(self.metrics.collect()), media_type=CONTENT_TYPE_LATEST), send)
+            return
+        rows: list[dict[str, Any]] = [
+            {"cell": name, "url": self.cells[name].address.url, **row, "reason": self.cells[name].reason}
+            for name, row in self.table.rows().items()
+        ]
+        await send_response(Json(rows), send)
+
+
+async def _body(receive: Receive) -> bytes:
+    pieces = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
