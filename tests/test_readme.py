@@ -141,6 +141,9 @@ DEATHS = {
     "Ray's node process, and so all that runs on it": "test_rays_node_process_killed_takes_all_along_and_callers_wait",
     "the watchdog that does all this": "test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on",
     "memory, to another process": "test_the_model_above_its_claim_gives_way_and_nobody_else_notices",
+    "one of several clusters behind a gateway, `kill -9` of everything": (
+        "test_models_of_both_cells_serve_under_one_address_and_a_dead_cell_costs_no_request"
+    ),
     "everything, the watchdog too": "test_everything_killed_and_started_again_serves_what_was_wished",
     "a bad update": "test_a_bad_update_leaves_the_old_serving",
     "a full disk": "test_on_a_full_disk_what_dies_is_replaced_the_supervisor_included",

@@ -42,16 +42,20 @@ key_option = click.option(
     envvar="CLUSTER_API_KEY",
     help="API key; $CLUSTER_API_KEY if not given, or the key that `cluster login` saved.",
 )
+cell_option = click.option(
+    "--cell", envvar="CLUSTER_CELL", help="Behind a gateway: the cluster that is meant; $CLUSTER_CELL if not given."
+)
 
 
 def talks(command: Callable[Concatenate[Client, P], T]) -> Callable[..., T]:
-    """Gives a command the flags `--endpoint` and `--api-key`, and a client made from them."""
+    """Gives a command the flags `--endpoint`, `--api-key` and `--cell`, and a client made from them."""
 
     @endpoint_option
     @key_option
+    @cell_option
     @functools.wraps(command)
-    def run(endpoint: str, api_key: str | None, *args: P.args, **kwargs: P.kwargs) -> T:
-        with Client(endpoint, api_key or saved_key(endpoint)) as client:
+    def run(endpoint: str, api_key: str | None, cell: str | None, *args: P.args, **kwargs: P.kwargs) -> T:
+        with Client(endpoint, api_key or saved_key(endpoint), cell=cell) as client:
             return command(client, *args, **kwargs)
 
     return run

@@ -214,8 +214,10 @@ class Client(ClusterCalls, Sync):
         api_key: str | None = None,
         timeout: float = 300.0,
         transport: httpx.BaseTransport | None = None,
+        cell: str | None = None,
     ) -> None:
-        self.driver = Driver(httpx.Client(transport=transport, **http_options(base_url, api_key, timeout)))
+        """`cell`: where `base_url` is a gateway before several clusters, the one that is meant."""
+        self.driver = Driver(httpx.Client(transport=transport, **http_options(base_url, api_key, timeout, cell)))
         self.base_url = str(self.driver.http.base_url).rstrip("/")
         self.has_key = bool(api_key)
 
@@ -244,8 +246,12 @@ class AsyncClient(ClusterCalls, Async):
         api_key: str | None = None,
         timeout: float = 300.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        cell: str | None = None,
     ) -> None:
-        self.driver = AsyncDriver(httpx.AsyncClient(transport=transport, **http_options(base_url, api_key, timeout)))
+        """The same arguments as `Client`."""
+        self.driver = AsyncDriver(
+            httpx.AsyncClient(transport=transport, **http_options(base_url, api_key, timeout, cell))
+        )
         self.base_url = str(self.driver.http.base_url).rstrip("/")
         self.has_key = bool(api_key)
 

@@ -313,14 +313,14 @@ class HttpOptions(TypedDict):
     trust_env: bool
 
 
-def http_options(base_url: str, api_key: str | None, timeout: float) -> HttpOptions:
+def http_options(base_url: str, api_key: str | None, timeout: float, cell: str | None = None) -> HttpOptions:
     try:
         url = httpx.URL(base_url.rstrip("/") if "://" in base_url else f"http://{base_url.rstrip('/')}")
     except httpx.InvalidURL:
         raise errors.BadRequest(_not_an_address(base_url)) from None
     return {
         "base_url": url,
-        "headers": {"Authorization": f"Bearer {api_key}"} if api_key else {},
+        "headers": without_nones({"Authorization": f"Bearer {api_key}" if api_key else None, "X-Cell": cell or None}),
         "timeout": httpx.Timeout(timeout, connect=min(timeout, 10.0)),
         "limits": httpx.Limits(max_connections=1000, max_keepalive_connections=100),
         # A server on this machine is never meant to be reached through a proxy.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import uvloop
 
@@ -14,9 +18,20 @@ from deployments.gateway.config import GatewayConfig
 from deployments.ingress.server import PatientServer
 
 
+class GatewayServer(PatientServer):
+    """Ends in order, and says so by its exit code."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again at the end, as if it had not been heard."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
 async def serve(config: GatewayConfig, settings: Settings) -> None:
     gateway = Gateway(config, settings)
-    server = PatientServer(gateway.app(), settings)
+    server = GatewayServer(gateway.app(), settings)
     sockets = listen(settings.host, settings.port)
     async with gateway.following():
         # Whoever starts a gateway waits for this line.

@@ -24,11 +24,11 @@ from cluster.metrics import page
 from cluster.names import quoted
 from cluster.settings import Settings
 from cluster.value import JsonObject
-from deployments.gateway.cell import Cell, Headers, Whole
+from deployments.gateway.cell import Cell, CellAnswer, Headers
 from deployments.gateway.config import GatewayConfig
-from deployments.gateway.forwarding import Asked, Forwarder, refuse_unclear, send_response, send_whole
+from deployments.gateway.forwarding import CellRequest, Forwarder, refuse_unclear, send_response, send_whole
 from deployments.gateway.headers import to_cell, with_key
-from deployments.gateway.meaning import CELL_HEADER, Kind, kind_of, model_in_body, model_in_path
+from deployments.gateway.meaning import CELL_HEADER, RequestKind, kind_of, model_in_body, model_in_path
 from deployments.gateway.table import CellTable
 from deployments.ingress.auth import presented_key
 from deployments.ingress.bodies import Bodies, BodyLimits, Json
@@ -53,7 +53,7 @@ class _Named:
         self.path_format = kind
 
 
-_NAMES = {kind: _Named(kind) for kind in (*Kind, "own")}
+_NAMES = {kind: _Named(kind) for kind in (*RequestKind, "own")}
 
 
 class Gateway:
@@ -116,25 +116,25 @@ class Gateway:
         if path == "/v1/cluster/auth" and self._keys:
             await send_response(Json({"auth": True}), send)
             return
-        asked = await self._asked(scope, receive)
+        request = await self._asked(scope, receive)
         if path in ("/metrics", "/v1/cluster/cells"):
-            await self._answer_lister(asked, send)
+            await self._answer_lister(request, send)
             return
-        scope["route"] = _NAMES[asked.kind]
-        scope["state"]["model"] = asked.uid
-        one_cell = asked.cell is not None
-        if asked.kind is Kind.LIST and not one_cell:
-            await self._forwarder.list_all(asked, send, self._headers_for)
-        elif asked.kind is Kind.LAUNCH and not one_cell:
-            await self._forwarder.launch(asked, send, self._headers_for)
-        elif asked.kind is Kind.ABORT and not one_cell:
-            await self._forwarder.abort(asked, send, self._headers_for)
+        scope["route"] = _NAMES[request.kind]
+        scope["state"]["model"] = request.uid
+        one_cell = request.cell is not None
+        if request.kind is RequestKind.LIST and not one_cell:
+            await self._forwarder.list_all(request, send, self._headers_for)
+        elif request.kind is RequestKind.LAUNCH and not one_cell:
+            await self._forwarder.launch(request, send, self._headers_for)
+        elif request.kind is RequestKind.ABORT and not one_cell:
+            await self._forwarder.abort(request, send, self._headers_for)
         else:
-            if asked.kind is Kind.CHANGE:
-                refuse_unclear(asked, self.table.having(asked.uid), self.table.cells)
-            await self._forwarder.forward(asked, send, self._headers_for)
+            if request.kind is RequestKind.CHANGE:
+                refuse_unclear(request, self.table.having(request.uid), self.table.cells)
+            await self._forwarder.forward(request, send, self._headers_for)
 
-    async def _asked(self, scope: Scope, receive: Receive) -> Asked:
+    async def _asked(self, scope: Scope, receive: Receive) -> CellRequest:
         path, query, method = scope["path"], scope["query_string"], scope["method"]
         kind = kind_of(method, path)
         body = await _body(receive)
@@ -144,16 +144,16 @@ class Gateway:
         if cell is not None and cell not in self.cells:
             raise errors.BadRequest(f"No cell is called {quoted(cell)}: there are {', '.join(self.cells)}.", "x-cell")
         uid = None
-        if kind is Kind.LAUNCH:
+        if kind is RequestKind.LAUNCH:
             name = await model_in_body(headers.get(b"content-type", b"").decode("latin-1"), query, body, "model_uid")
             uid = self.table.uid_of(name, request_id)
         elif (name := model_in_path(path)) is not None:
             uid = self.table.uid_of(name, request_id)
-        elif kind in (Kind.INFER, Kind.LOOKUP):
+        elif kind in (RequestKind.INFER, RequestKind.LOOKUP):
             name = await model_in_body(headers.get(b"content-type", b"").decode("latin-1"), query, body)
             uid = self.table.uid_of(name, request_id) if name else self.table.uid_in_path(path, request_id)
         target = scope["raw_path"] + (b"?" + query if query else b"")
-        return Asked(kind, method, target, path, to_cell(scope["headers"], request_id), body, uid, cell)
+        return CellRequest(kind, method, target, path, to_cell(scope["headers"], request_id), body, uid, cell)
 
     def _headers_for(self, cell: Cell, headers: Headers) -> Headers:
         return with_key(headers, cell.address.key) if self._keys else headers
@@ -171,18 +171,18 @@ class Gateway:
         live = len(self.table.live)
         return Json({"ready": live > 0, "cells": len(self.cells), "live": live}, 200 if live else 503)
 
-    async def _answer_lister(self, asked: Asked, send: Send) -> None:
+    async def _answer_lister(self, request: CellRequest, send: Send) -> None:
         """The gateway's own state, for those whom a cell lets list its models."""
         if self.table.live:
             cell = self.cells[sorted(self.table.live)[0]]
-            headers = self._headers_for(cell, asked.headers)
-            answer: Whole = await cell.ask("GET", b"/v1/cluster/version", headers)
+            headers = self._headers_for(cell, request.headers)
+            answer: CellAnswer = await cell.ask("GET", b"/v1/cluster/version", headers)
             if answer.status != 200:
                 await send_whole(answer, cell.name, send)
                 return
         elif self._settings.asks_for_keys and not self._keys:
             raise errors.Unavailable("No cell answers that could say what your key is for.", retry_after_s=1.0)
-        if asked.path == "/metrics":
+        if request.path == "/metrics":
             await send_response(Response(page(self.metrics.collect()), media_type=CONTENT_TYPE_LATEST), send)
             return
         rows: list[dict[str, Any]] = [

@@ -42,7 +42,7 @@ class CellLost(Exception):
         self.was_sent = was_sent
 
 
-class Waiting:
+class Unanswered:
     """A request whose answer has not begun."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Waiting:
         self.task.cancel()
 
 
-class Whole:
+class CellAnswer:
     """An answer that was read to its end."""
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
@@ -83,7 +83,7 @@ class Cell:
         self._pool = httpcore.AsyncConnectionPool(
             max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEPT_S
         )
-        self._waiting: set[Waiting] = set()
+        self._waiting: set[Unanswered] = set()
         self._version = -1
 
     # ------------------------------------------------------------------------------------------------- requests
@@ -103,7 +103,7 @@ class Cell:
             content=body,
             extensions={"timeout": timeout},
         )
-        waiting = Waiting()
+        waiting = Unanswered()
         self._waiting.add(waiting)
         try:
             return await self._pool.handle_async_request(request)
@@ -118,10 +118,10 @@ class Cell:
         finally:
             self._waiting.discard(waiting)
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes = b"") -> Whole:
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes = b"") -> CellAnswer:
         return await self.read(await self.open(method, target, headers, body))
 
-    async def read(self, answer: httpcore.Response) -> Whole:
+    async def read(self, answer: httpcore.Response) -> CellAnswer:
         pieces, size = [], 0
         try:
             async for piece in answer.aiter_stream():
@@ -133,7 +133,7 @@ class Cell:
             raise CellLost(self.name, _reason_of(error), was_sent=True) from None
         finally:
             await answer.aclose()
-        return Whole(answer.status, answer.headers, b"".join(pieces))
+        return CellAnswer(answer.status, answer.headers, b"".join(pieces))
 
     async def close(self) -> None:
         await self._pool.aclose()

@@ -1,6 +1,6 @@
 """From a caller to a cell and back: choose, send, send elsewhere while nothing was answered, pass the answer on.
 
-Bodies of requests are read whole, since the name of the model may stand at their end and a cell may have to be asked
+Bodies of requests are read whole, since the name of the model may stand at their end and a cell may have to be request
 after another; answers pass piece by piece.
 """
 
@@ -17,9 +17,9 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from cluster import errors
-from deployments.gateway.cell import Cell, CellLost, Headers, Whole
+from deployments.gateway.cell import Cell, CellAnswer, CellLost, Headers
 from deployments.gateway.headers import to_caller
-from deployments.gateway.meaning import Kind
+from deployments.gateway.meaning import RequestKind
 from deployments.gateway.merging import merged, room
 from deployments.gateway.table import CellTable
 from deployments.ingress.bodies import Json
@@ -37,10 +37,10 @@ LEFT_OUT_HEADER = "x-cells-left-out"
 
 
 @dataclass(frozen=True)
-class Asked:
+class CellRequest:
     """What a caller asks."""
 
-    kind: Kind
+    kind: RequestKind
     method: str
     #: The path with its query, as it came.
     target: bytes
@@ -64,26 +64,28 @@ class Forwarder:
         self._changed = changed
         self._hold_s = hold_s
 
-    async def forward(self, asked: Asked, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
-        may_repeat = asked.kind is Kind.INFER or asked.method == "GET"
-        refusal: tuple[Whole, str] | None = None
+    async def forward(self, request: CellRequest, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
+        may_repeat = request.kind is RequestKind.INFER or request.method == "GET"
+        refusal: tuple[CellAnswer, str] | None = None
         tried: set[str] = set()
         for _ in range(ATTEMPTS):
-            cell = await self._next(asked, tried, has_refusal=refusal is not None)
+            cell = await self._next(request, tried, has_refusal=refusal is not None)
             if cell is None:
                 break
             tried.add(cell.name)
             with self._table.counted(cell.name):
                 try:
-                    answer = await cell.open(asked.method, asked.target, headers_for(cell, asked.headers), asked.body)
+                    answer = await cell.open(
+                        request.method, request.target, headers_for(cell, request.headers), request.body
+                    )
                 except CellLost as lost:
                     log.info("sent again elsewhere: %s", lost)
                     if lost.was_sent and not may_repeat:
                         raise errors.Unavailable(
-                            f"Cell {cell.name} went away before it answered; see whether it has done what was asked."
+                            f"Cell {cell.name} went away before it answered; see whether it has done what was request."
                         ) from None
                     continue
-                if self._goes_elsewhere(asked, answer.status, tried):
+                if self._goes_elsewhere(request, answer.status, tried):
                     try:
                         refusal = await cell.read(answer), cell.name
                     except CellLost:
@@ -95,12 +97,12 @@ class Forwarder:
             raise _nobody()
         await send_whole(*refusal, send)
 
-    async def _next(self, asked: Asked, tried: set[str], *, has_refusal: bool) -> Cell | None:
+    async def _next(self, request: CellRequest, tried: set[str], *, has_refusal: bool) -> Cell | None:
         """The next cell to ask; waits for one where none answers."""
-        if asked.cell is not None:
-            names = [asked.cell] if asked.cell in self._table.live and not has_refusal else []
+        if request.cell is not None:
+            names = [request.cell] if request.cell in self._table.live and not has_refusal else []
         else:
-            names = self._table.order(asked.uid, tried)
+            names = self._table.order(request.uid, tried)
         if names or has_refusal:
             return self._cells[names[0]] if names else None
         if tried:
@@ -109,27 +111,27 @@ class Forwarder:
         try:
             async with asyncio.timeout(self._hold_s):
                 while True:
-                    names = [asked.cell] if asked.cell is not None else self._table.order(asked.uid)
+                    names = [request.cell] if request.cell is not None else self._table.order(request.uid)
                     if live := [name for name in names if name in self._table.live]:
                         return self._cells[live[0]]
                     await self._changed().wait()
         except TimeoutError:
             return None
 
-    def _goes_elsewhere(self, asked: Asked, status: int, tried: set[str]) -> bool:
-        if asked.kind is Kind.INFER:
-            is_worth_it = status in NOT_BEGUN and asked.uid is not None
+    def _goes_elsewhere(self, request: CellRequest, status: int, tried: set[str]) -> bool:
+        if request.kind is RequestKind.INFER:
+            is_worth_it = status in NOT_BEGUN and request.uid is not None
         else:
             # What has an id of its own is in the cell that gave it.
-            is_worth_it = asked.kind is Kind.LOOKUP and asked.uid is None and status == 404
-        return is_worth_it and asked.cell is None and bool(self._table.order(asked.uid, tried))
+            is_worth_it = request.kind is RequestKind.LOOKUP and request.uid is None and status == 404
+        return is_worth_it and request.cell is None and bool(self._table.order(request.uid, tried))
 
     # ------------------------------------------------------------------------------------------- of several cells
 
-    async def list_all(self, asked: Asked, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
+    async def list_all(self, request: CellRequest, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
         """The lists of all cells as one."""
         live = await self._all_live()
-        answers = dict(zip((cell.name for cell in live), await self._ask_all(asked, live, headers_for), strict=True))
+        answers = dict(zip((cell.name for cell in live), await self._ask_all(request, live, headers_for), strict=True))
         good = {name: answer for name, answer in answers.items() if answer is not None and answer.status == 200}
         if not good:
             refused = next(((answer, name) for name, answer in answers.items() if answer is not None), None)
@@ -138,29 +140,33 @@ class Forwarder:
             await send_whole(*refused, send)
             return
         lists = await asyncio.to_thread(
-            lambda: merged(asked.path, {name: orjson.loads(answer.body) for name, answer in good.items()})
+            lambda: merged(request.path, {name: orjson.loads(answer.body) for name, answer in good.items()})
         )
         left_out = [name for name in self._cells if name not in good]
         await send_response(Json(lists, headers={LEFT_OUT_HEADER: ",".join(left_out)} if left_out else {}), send)
 
-    async def launch(self, asked: Asked, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
+    async def launch(self, request: CellRequest, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
         """In the cell that has most room, or the next where it does not fit."""
         cells = await self._all_live()
-        if asked.uid is not None and self._table.is_known(asked.uid):
+        if request.uid is not None and self._table.is_known(request.uid):
             # The cell says whether it is the same launch again.
-            cells = [self._cells[name] for name in self._table.having(asked.uid)]
+            cells = [self._cells[name] for name in self._table.having(request.uid)]
         else:
-            question = Asked(Kind.LIST, "GET", b"/v1/cluster/info", "/v1/cluster/info", asked.headers, b"", None, None)
+            question = CellRequest(
+                RequestKind.LIST, "GET", b"/v1/cluster/info", "/v1/cluster/info", request.headers, b"", None, None
+            )
             answers = await self._ask_all(question, cells, headers_for)
             rooms = {
                 cell.name: room(orjson.loads(answer.body)) if answer and answer.status == 200 else (-1.0, 0)
                 for cell, answer in zip(cells, answers, strict=True)
             }
             cells.sort(key=lambda cell: rooms[cell.name], reverse=True)
-        refused: tuple[Whole, str] | None = None
+        refused: tuple[CellAnswer, str] | None = None
         for cell in cells:
             try:
-                answer = await cell.ask(asked.method, asked.target, headers_for(cell, asked.headers), asked.body)
+                answer = await cell.ask(
+                    request.method, request.target, headers_for(cell, request.headers), request.body
+                )
             except CellLost as lost:
                 if lost.was_sent:
                     raise errors.Unavailable(
@@ -175,10 +181,10 @@ class Forwarder:
             raise _nobody()
         await send_whole(*refused, send)
 
-    async def abort(self, asked: Asked, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
+    async def abort(self, request: CellRequest, send: Send, headers_for: Callable[[Cell, Headers], Headers]) -> None:
         """In every cell: nobody remembers which has the request."""
         live = await self._all_live()
-        answers = await self._ask_all(asked, live, headers_for)
+        answers = await self._ask_all(request, live, headers_for)
         pairs = [(answer, cell.name) for answer, cell in zip(answers, live, strict=True) if answer is not None]
         if not pairs:
             raise _nobody()
@@ -196,13 +202,13 @@ class Forwarder:
         return [cell for name, cell in self._cells.items() if name in self._table.live]
 
     async def _ask_all(
-        self, asked: Asked, cells: Sequence[Cell], headers_for: Callable[[Cell, Headers], Headers]
-    ) -> list[Whole | None]:
-        async def ask(cell: Cell) -> Whole | None:
+        self, request: CellRequest, cells: Sequence[Cell], headers_for: Callable[[Cell, Headers], Headers]
+    ) -> list[CellAnswer | None]:
+        async def ask(cell: Cell) -> CellAnswer | None:
             # What is put together has to be read.
-            headers = [pair for pair in headers_for(cell, asked.headers) if pair[0] != b"accept-encoding"]
+            headers = [pair for pair in headers_for(cell, request.headers) if pair[0] != b"accept-encoding"]
             try:
-                return await cell.ask(asked.method, asked.target, headers, asked.body)
+                return await cell.ask(request.method, request.target, headers, request.body)
             except CellLost as lost:
                 log.info("left out of a list: %s", lost)
                 return None
@@ -210,15 +216,17 @@ class Forwarder:
         return list(await asyncio.gather(*map(ask, cells)))
 
 
-def refuse_unclear(asked: Asked, having: Sequence[str], every: Sequence[str]) -> None:
+def refuse_unclear(request: CellRequest, having: Sequence[str], every: Sequence[str]) -> None:
     """A change must say which cell it is for, where several could be meant."""
-    cells = having if asked.uid is not None else every
-    if asked.cell is None and len(cells) > 1:
-        what = f"{asked.uid} is launched in {len(cells)} cells" if asked.uid is not None else "This changes one cell"
+    cells = having if request.uid is not None else every
+    if request.cell is None and len(cells) > 1:
+        what = (
+            f"{request.uid} is launched in {len(cells)} cells" if request.uid is not None else "This changes one cell"
+        )
         raise errors.BadRequest(f"{what}: say which is meant, of {', '.join(cells)}, by the header X-Cell or --cell.")
 
 
-def _does_not_fit(answer: Whole) -> bool:
+def _does_not_fit(answer: CellAnswer) -> bool:
     return answer.status == 503 and b'"does_not_fit"' in answer.body
 
 
@@ -242,7 +250,7 @@ async def relay(answer: httpcore.Response, cell: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def send_whole(answer: Whole, cell: str, send: Send) -> None:
+async def send_whole(answer: CellAnswer, cell: str, send: Send) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": to_caller(answer.headers, cell)})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 

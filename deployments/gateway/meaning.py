@@ -45,7 +45,7 @@ _PART_BYTES = 2000
 _MOST_SEGMENTS = 12
 
 
-class Kind(StrEnum):
+class RequestKind(StrEnum):
     #: A list of all cells.
     LIST = "list"
     LAUNCH = "launch"
@@ -59,24 +59,24 @@ class Kind(StrEnum):
     INFER = "infer"
 
 
-def kind_of(method: str, path: str) -> Kind:
+def kind_of(method: str, path: str) -> RequestKind:
     if method == "GET":
-        return Kind.LIST if path in MERGED else Kind.LOOKUP
+        return RequestKind.LIST if path in MERGED else RequestKind.LOOKUP
     if path in LAUNCHES and method == "POST":
-        return Kind.LAUNCH
+        return RequestKind.LAUNCH
     if path.startswith(MODELS) and path.endswith("/abort"):
-        return Kind.ABORT
+        return RequestKind.ABORT
     if path.startswith(_OF_CELLS):
-        return Kind.CHANGE
-    return Kind.LOOKUP if method in ("DELETE", "OPTIONS") else Kind.INFER
+        return RequestKind.CHANGE
+    return RequestKind.LOOKUP if method in ("DELETE", "OPTIONS") else RequestKind.INFER
 
 
 def model_in_path(path: str) -> str | None:
     """Of a route of the cluster's own API about a model."""
-    rest = path.removeprefix(MODELS)
-    if rest == path or rest in _NAMELESS:
+    name = path.removeprefix(MODELS)
+    if name == path or name in _NAMELESS:
         return None
-    return _SUBJECTS.sub("", rest) or None
+    return _SUBJECTS.sub("", name) or None
 
 
 def names_in(path: str) -> Iterator[str]:
@@ -116,8 +116,8 @@ def _of_form(kind: str, body: bytes) -> str | None:
     if "urlencoded" in kind:
         match = re.search(rb"(?:^|&)model=([^&]{1,900})", body[:SMALL])
         return unquote_plus(match[1].decode("latin-1")) if match else None
-    for seen in (b'name="model"', b"name=model"):
-        place = body.find(seen)
-        if place >= 0 and (match := _PART.match(body[place : place + _PART_BYTES])):
+    for field in (b'name="model"', b"name=model"):
+        start = body.find(field)
+        if start >= 0 and (match := _PART.match(body[start : start + _PART_BYTES])):
             return match[1].decode(errors="replace").strip()
     return None

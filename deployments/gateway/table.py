@@ -92,7 +92,8 @@ class CellTable:
         cells = [cell for cell in self.having(uid) if cell not in avoiding]
         if not cells and uid is not None and not self.is_known(uid):
             return self.order(None, avoiding)
-        turned = [cells[(place + self._turn) % len(cells)] for place in range(len(cells))]
+        first = self._turn % max(1, len(cells))
+        turned = cells[first:] + cells[:first]
         return sorted(turned, key=lambda cell: self._burden(cell, uid))
 
     def _burden(self, cell: str, uid: str | None) -> tuple[bool, float, int]:

@@ -200,7 +200,7 @@ async def before(
 
 def in_a_loop(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
     def run() -> None:
-        asyncio.run(test())  # type: ignore[arg-type]
+        asyncio.run(test())
 
     run.__name__ = test.__name__
     return run
