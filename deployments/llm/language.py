@@ -15,6 +15,7 @@ from deployments.llm.parsing import THINK, Read, Reader
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
+from deployments.llm.tool_choice import callable_tools, held_to_call, must_call
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.writing import AnswerWriter
 
@@ -52,7 +53,7 @@ class Order(NamedTuple):
     #: Of each answer, at most.
     max_tokens: int
     #: What its text may say besides the answer, as `Reader` takes it.
-    marks: dict[str, bool] = {}
+    marks: dict[str, Any] = {}
 
 
 class TokenSampling(NamedTuple):
@@ -84,11 +85,23 @@ class LanguageFamily(Talking):
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
     )
 
+    #: Whether the engine can hold answers to a format.
+    has_grammars: ClassVar[bool] = False
+
     vocabulary: Vocabulary
     engine: Engine
 
-    def begins(self, vocabulary: Vocabulary, engine: Engine, context: int, kept_tokens: int, options: Any) -> None:
-        """Called at the end of `load`. `kept_tokens`: of all answers at once."""
+    def begins(
+        self,
+        vocabulary: Vocabulary,
+        engine: Engine,
+        context: int,
+        kept_tokens: int,
+        options: Any,
+        calls: str = "auto",
+    ) -> None:
+        """Called at the end of `load`. `kept_tokens`: of all answers at once. `calls`: the format of calls of tools."""
+        self._calls = calls
         self.vocabulary, self.engine = vocabulary, engine
         self._options: LanguageOptions = options
         self._context = min(context, kept_tokens)
@@ -128,6 +141,8 @@ class LanguageFamily(Talking):
     def _order(self, query: Query) -> Order:
         self.refuse(query)
         ids = self._ids_of(query)
+        if query.messages is not None and must_call(query):
+            query = held_to_call(query)
         room = self._context - len(ids)
         if room < 1:
             raise self._too_long(len(ids), "tokens")
@@ -136,12 +151,19 @@ class LanguageFamily(Talking):
         most = max(1, min(wanted, room, (self.pace.room or room) // query.n - len(ids)))
         return Order(ids, query, most, self._marks(query, ids) if query.messages is not None else {})
 
-    def _marks(self, query: Query, ids: Sequence[int]) -> dict[str, bool]:
+    def _marks(self, query: Query, ids: Sequence[int]) -> dict[str, Any]:
+        if must_call(query):
+            return {"calls": "forced"}
         template = self.vocabulary.template
         if template is None or not (template.reasons or query.tools):
             return {}
+        calls = template.calls if self._calls == "auto" else self._calls
         end = self.vocabulary.text_of(ids[-8:], False).rstrip()
-        return {"reasons": template.reasons, "thinks_first": end.endswith(THINK), "calls": bool(query.tools)}
+        return {
+            "reasons": template.reasons,
+            "thinks_first": end.endswith(THINK),
+            "calls": calls if query.tools else None,
+        }
 
     def refuse(self, query: Query) -> None:
         """Raises for what the engine cannot do."""
@@ -162,10 +184,12 @@ class LanguageFamily(Talking):
         if template is None:
             raise errors.BadRequest("The model has no chat template; ask it to go on with a prompt.", "messages")
         tools = query.tools if query.tool_choice != "none" else []
-        if query.tools and query.tool_choice not in ("auto", "none"):
-            raise errors.BadRequest(
-                "The model decides itself whether it calls a tool: tool_choice takes auto or none.", "tool_choice"
-            )
+        if must_call(query):
+            if not self.has_grammars:
+                raise errors.BadRequest(
+                    "The engine can hold no answer to being a call: tool_choice takes auto or none.", "tool_choice"
+                )
+            tools = callable_tools(query)
         if query.tools and not template.takes_tools:
             raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
         text = template.written(
@@ -216,7 +240,9 @@ class Conversation:
         query = order.query
         self._order = order
         self._tell = tell
-        self._writers = [AnswerWriter(vocabulary, query.stop, query.logprobs) for _ in range(query.n)]
+        self._writers = [
+            AnswerWriter(vocabulary, query.stop, query.logprobs, bool(order.marks.get("calls"))) for _ in range(query.n)
+        ]
         self._readers = [Reader(**order.marks) for _ in range(query.n)]
         #: Answers that have called a tool.
         self._have_called = [False] * query.n

@@ -21,7 +21,8 @@ from deployments.llm.language import EXAMPLE_TOKENS, LARGEST_TOKENS, LanguageOpt
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.requests import Query, characters_of, query_of
-from deployments.llm.schemas import refuse_schema
+from deployments.llm.schemas import grammar_of, refuse_format
+from deployments.llm.tool_choice import callable_tools, must_call
 from deployments.llm.weights import gguf_in
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class LlamaCpp(Talking):
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         requests = [query_of(item) for item in items]
         for query in requests:
-            refuse_schema(query.format)
+            refuse_format(query.format)
+            if must_call(query):
+                callable_tools(query)
         tokens = [
             len(query.prompt) if isinstance(query.prompt, list) else characters_of(query) // TOKEN_CHARACTERS
             for query in requests
@@ -96,7 +99,7 @@ class LlamaCpp(Talking):
 
     def begin(self, value: Query, tell: Tell) -> Stop:
         call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
-        hearing = Chunks(value.n, tell)
+        hearing = Chunks(value.n, tell, must_call(value))
         self._threads.submit(hearing.of, call, self._body(value))
         return hearing.stop
 
@@ -113,7 +116,11 @@ class LlamaCpp(Talking):
         if query.messages is not None:
             body["messages"] = query.messages
             if query.tools:
-                body |= {"tools": query.tools, "tool_choice": query.tool_choice}
+                # It knows no names there: the tool that has to be called is the only one that it gets.
+                tools, choice = (
+                    (callable_tools(query), "required") if must_call(query) else (query.tools, query.tool_choice)
+                )
+                body |= {"tools": tools, "tool_choice": choice}
             if query.template:
                 body["chat_template_kwargs"] = query.template
         else:
@@ -125,7 +132,8 @@ class LlamaCpp(Talking):
                 else {"n_probs": max(1, query.top_logprobs)}
             )
         if query.format is not None and query.format.get("type") != "text":
-            body["json_schema"] = query.format.get("schema", {"type": "object"})
+            grammar = grammar_of(query.format)
+            body |= {"grammar": grammar} if grammar else {"json_schema": query.format.get("schema", {"type": "object"})}
         return {name: value for name, value in body.items() if value is not None}
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
@@ -148,7 +156,8 @@ class Chunks:
     """llama.cpp's answer to one request: it comes as chunks in OpenAI's form, to a function that runs in the thread of
     the call. What that raises is lost without a word, so it raises nothing."""
 
-    def __init__(self, choices: int, tell: Tell) -> None:
+    def __init__(self, choices: int, tell: Tell, must_call: bool = False) -> None:
+        self._must_call = must_call
         self._choices = choices
         self._tell = tell
         self._pieces: list[Piece] = []
@@ -171,6 +180,11 @@ class Chunks:
     def _outcome(self) -> object:
         if self._error is not None:
             return self._error
+        if self._must_call and self._held and not any(piece.calls for piece in (*self._pieces, *self._held.values())):
+            if all(piece.finish != "length" for piece in self._held.values()):
+                return errors.BadRequest(
+                    "The model was to call a tool and called none: its chat template may know none.", "tool_choice"
+                )
         for piece in self._held.values():
             self._say(piece._replace(usage=self._usage))
         if self._is_stopped and len(self._held) < self._choices:

@@ -24,7 +24,7 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
 from deployments.llm.requests import Query
-from deployments.llm.schemas import refuse_schema
+from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.shape import ARCHITECTURES, Shape
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.weights import gguf_in
@@ -45,6 +45,10 @@ CONVERSION = 1
 
 
 class OpenvinoOptions(LanguageOptions):
+    tool_parser: Literal["auto", "hermes", "llama3", "mistral"] = Field(
+        default="auto",
+        description="How the model writes calls of tools; hermes is Qwen's way too. By default its template tells.",
+    )
     kv_precision: Literal["auto", "u8", "f16", "bf16", "f32"] = Field(
         default="auto", description="Of the tokens that are kept; u8 takes half the memory of the others."
     )
@@ -53,6 +57,7 @@ class OpenvinoOptions(LanguageOptions):
 class OpenvinoLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("openvino", "auto")
     Options: ClassVar[type[OpenvinoOptions]] = OpenvinoOptions
+    has_grammars = True
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
@@ -78,7 +83,7 @@ class OpenvinoLanguage(LanguageFamily):
         kept = kept_of(shape, options, options.kv_precision)
         engine = OpenvinoEngine(_pipeline(folder, kept, options, setup.threads), vocabulary.ends)
         setup.report(0.95)
-        self.begins(vocabulary, engine, context, kept, options)
+        self.begins(vocabulary, engine, context, kept, options, options.tool_parser)
         return LanguageFacts(
             engine="openvino",
             dtype="int8",
@@ -102,7 +107,7 @@ class OpenvinoLanguage(LanguageFamily):
         if query.echo:
             raise errors.BadRequest("The engine does not repeat the prompt: send no echo.", "echo")
         # A grammar that the engine cannot read ends it, with all that others have asked for.
-        refuse_schema(query.format)
+        refuse_format(query.format)
 
 
 def converted(setup: Setup) -> Path:
@@ -248,8 +253,7 @@ def _config(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> Gene
 def _structure(format: JsonObject) -> Any:
     import openvino_genai
 
-    kind = format.get("type")
-    if kind == "regex":
-        return openvino_genai.StructuredOutputConfig(regex=format["regex"])
-    schema = format["schema"] if kind == "json_schema" else {"type": "object"}
+    if (grammar := grammar_of(format)) is not None:
+        return openvino_genai.StructuredOutputConfig(grammar=grammar)
+    schema = format["schema"] if format.get("type") == "json_schema" else {"type": "object"}
     return openvino_genai.StructuredOutputConfig(json_schema=json.dumps(schema))

@@ -48,8 +48,8 @@ class Query(BaseModel):
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=MOST_TOP)
-    #: How the answer has to be written: `{"type": "json_schema", "schema": …}`, `json_object`, `regex`, `grammar` or
-    #: `choice`.
+    #: How the answer has to be written: `{"type": "json_object"}`, `{"type": "json_schema", "schema": …}`,
+    #: `{"type": "regex", "regex": …}` or `{"type": "choice", "choice": [texts]}`.
     format: JsonObject | None = None
     echo: bool = False
     #: Goes on where the model would end; for measuring.

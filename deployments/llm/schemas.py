@@ -1,4 +1,4 @@
-"""Which JSON schemas answers can be held to."""
+"""Which formats answers can be held to: JSON schemas, and what grammars are made of."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
+from deployments.llm.patterns import choice_grammar, regex_grammar
 
 MOST_DEPTH = 32
 MOST_VALUES = 5_000
@@ -24,20 +25,38 @@ NOTES = frozenset(
 )
 
 
-def refuse_schema(format: JsonObject | None) -> None:
+def refuse_format(format: JsonObject | None) -> None:
     """Raises for a form of answers that no grammar can be made of."""
-    if format is None or format.get("type") in ("json_object", "text"):
+    if format is None or format.get("type") in ("json_object", "text") or grammar_of(format) is not None:
         return
     if format.get("type") != "json_schema":
         raise errors.BadRequest(
-            f"response_format takes text, json_object or json_schema, not {format.get('type')!r:.50}.",
+            f"response_format takes text, json_object, json_schema, regex or choice, not {format.get('type')!r:.50}.",
             "response_format",
         )
-    schema = format.get("schema")
+    refuse_schema(format.get("schema"), "response_format")
+
+
+def grammar_of(format: JsonObject) -> str | None:
+    """What the engines are given for a format that is no JSON."""
+    if format.get("type") == "regex":
+        return regex_grammar(format.get("regex"))
+    return choice_grammar(format.get("choice")) if format.get("type") == "choice" else None
+
+
+def refuse_schema(schema: object, param: str) -> None:
+    """`param`: the field of the request that it came in."""
     if not isinstance(schema, dict):
-        raise errors.InvalidBody("response_format: json_schema needs a schema, which is an object.", "response_format")
-    _refuse_large(schema)
-    _refuse_in(schema, schema, "schema")
+        raise errors.InvalidBody(f"{param}: json_schema needs a schema, which is an object.", param)
+    try:
+        _refuse_large(schema)
+        _refuse_in(schema, schema, "schema")
+    except _Refusal as refusal:
+        raise errors.InvalidBody(f"{param}: {refusal}", param) from None
+
+
+class _Refusal(Exception):
+    """What is wrong, as a sentence."""
 
 
 def _refuse_large(schema: object) -> None:
@@ -47,10 +66,10 @@ def _refuse_large(schema: object) -> None:
         level = [inner for value in level for inner in _inner(value)]
         values += len(level)
         if values > MOST_VALUES:
-            raise errors.InvalidBody(f"The schema has more than {MOST_VALUES} values.", "response_format")
+            raise _Refusal(f"The schema has more than {MOST_VALUES} values.")
         if not level:
             return
-    raise errors.InvalidBody(f"The schema is deeper than {MOST_DEPTH} levels.", "response_format")
+    raise _Refusal(f"The schema is deeper than {MOST_DEPTH} levels.")
 
 
 def _inner(value: object) -> list[Any]:
@@ -117,5 +136,5 @@ def _refuse_reference(reference: object, root: JsonObject, where: str) -> None:
         raise _wrong(where, f"refers to {cut(reference)}, which is not in it")
 
 
-def _wrong(where: str, what: str) -> errors.InvalidBody:
-    return errors.InvalidBody(f"response_format: {where} {what}.", "response_format")
+def _wrong(where: str, what: str) -> _Refusal:
+    return _Refusal(f"{where} {what}.")

@@ -12,6 +12,7 @@ from typing import Any
 from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
+from deployments.llm.calls import format_in
 
 #: Turns of all loops over numbers together; those over messages are bounded by the request.
 MOST_TURNS = 1_000_000
@@ -57,6 +58,8 @@ class ChatTemplate:
         #: Whether it knows of tools, and of models that think before they answer.
         self.takes_tools = "tools" in source
         self.reasons = "<think>" in source
+        #: The format in which the model calls tools.
+        self.calls = format_in(source)
 
     def written(self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], **more: Any) -> str:
         """`more`: variables that the request gives to the template."""

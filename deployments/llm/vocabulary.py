@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.value import JsonObject
+from deployments.llm.calls import CALL_MARKS
 from deployments.llm.templates import ChatTemplate
 
 #: Tokens that end an answer in models that do not say which of theirs does.
@@ -43,6 +44,8 @@ class Vocabulary:
         self.ends = frozenset(
             id for each in ends for id in (each if isinstance(each, list) else [each]) if id is not None
         )
+        #: Tokens that say where calls of tools are: they are read, even where they are special.
+        self.call_marks = {self._ids[mark]: mark for mark in CALL_MARKS if mark in self._ids}
         #: How the model's makers sample from it, where they say so.
         self.sampling = {name: generation[name] for name in ("temperature", "top_p", "top_k") if generation.get(name)}
         self.size = self._tokenizer.get_vocab_size()

@@ -19,17 +19,21 @@ class WrittenTokens(NamedTuple):
 class AnswerWriter:
     """Text that may be the beginning of a stop string is kept back until that is known."""
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str], wants_chances: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, stops: Sequence[str], wants_chances: bool, may_call: bool = False
+    ) -> None:
         self._vocabulary = vocabulary
         self._decoder = vocabulary.decoder()
         self._stops = tuple(stops)
         self._wants_chances = wants_chances
+        self._marks = vocabulary.call_marks if may_call else {}
         self._kept = ""
         self.tokens = 0
 
     def add(self, ids: Sequence[int], logprobs: Sequence[float]) -> WrittenTokens:
         self.tokens += len(ids)
-        text = self._kept + "".join(self._decoder.text_of(id) for id in ids if id not in self._vocabulary.ends)
+        texts = [self._marks.get(id) or self._decoder.text_of(id) for id in ids if id not in self._vocabulary.ends]
+        text = self._kept + "".join(texts)
         text, self._kept, stop = cut_at(text, self._stops)
         return WrittenTokens(text, self._chances(ids, logprobs), stop)
 

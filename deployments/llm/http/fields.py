@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from cluster import errors
+from cluster.names import cut
 from cluster.value import JsonObject
 from deployments.llm.requests import MOST_STOPS
 
@@ -39,6 +41,13 @@ class OpenAiFields(BaseModel):
     logit_bias: JsonObject | None = None
     ignore_eos: bool | None = None
     response_format: JsonObject | None = None
+    guided_json: JsonObject | None = Field(default=None, description="vLLM's name of a JSON schema for the answer.")
+    guided_regex: str | None = Field(default=None, description="A regular expression that the whole answer matches.")
+    guided_choice: list[str] | None = Field(default=None, description="The texts that the answer may be.")
+    guided_grammar: str | None = Field(default=None, description="Not available.")
+    structured_outputs: JsonObject | None = Field(
+        default=None, description="vLLM's newer form of these: one of json, json_object, regex and choice."
+    )
 
     @field_validator("stop")
     @classmethod
@@ -59,8 +68,43 @@ class OpenAiFields(BaseModel):
             "repetition_penalty": self.repetition_penalty or self.repeat_penalty,
             "stop": [self.stop] if isinstance(self.stop, str) and self.stop else self.stop or None,
             "ignore_eos": self.ignore_eos,
-            "format": format_of(self.response_format),
+            "format": self._format(),
         }
+
+    def _format(self) -> JsonObject | None:
+        asked = [
+            *([response] if (response := format_of(self.response_format)) else []),
+            *([structured_format(self.structured_outputs)] if self.structured_outputs else []),
+            *(
+                structured_format({name.removeprefix("guided_"): value})
+                for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+                if (value := getattr(self, name)) is not None
+            ),
+        ]
+        if len(asked) > 1:
+            raise errors.InvalidBody("An answer has one format, and the request has several.", "response_format")
+        return asked[0] if asked else None
+
+
+#: What vLLM's structured outputs can be, as formats.
+STRUCTURES = {
+    "json": ("json_schema", "schema"),
+    "json_object": ("json_object", ""),
+    "regex": ("regex", "regex"),
+    "choice": ("choice", "choice"),
+}
+
+
+def structured_format(structure: JsonObject) -> JsonObject:
+    unknown = sorted(set(structure) - set(STRUCTURES))
+    if unknown or len(structure) != 1:
+        raise errors.BadRequest(
+            f"structured_outputs takes one of {', '.join(STRUCTURES)}, not {cut(', '.join(unknown or structure))!r}.",
+            "structured_outputs",
+        )
+    ((name, value),) = structure.items()
+    kind, field = STRUCTURES[name]
+    return {"type": kind, **({field: value} if field else {})}
 
 
 def format_of(response_format: JsonObject | None) -> JsonObject | None:

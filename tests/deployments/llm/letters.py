@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ LETTERS = [chr(code) for code in range(32, 127)]
 END = "</s>"
 
 
-def save_vocabulary(folder: Path, template: str | None = TEMPLATE) -> Path:
+def save_vocabulary(folder: Path, template: str | None = TEMPLATE, special: Sequence[str] = ()) -> Path:
     """Every letter of ASCII is a token, and every byte of others."""
     from tokenizers import Tokenizer, decoders, models
 
@@ -29,7 +30,7 @@ def save_vocabulary(folder: Path, template: str | None = TEMPLATE) -> Path:
     ids = {token: id for id, token in enumerate(tokens)}
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    tokenizer.add_special_tokens([END])
+    tokenizer.add_special_tokens([END, *special])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     config: dict[str, Any] = {"eos_token": {"content": END}}
@@ -56,17 +57,18 @@ class Script:
 
 class Scripted(LanguageFamily):
     engines = ("scripted",)
+    has_grammars = True
 
     def load(self, setup: Setup) -> ModelFacts:
         raise AssertionError("tests begin it themselves")
 
 
 def scripted(
-    folder: Path, template: str | None = TEMPLATE, context: int = 64, **options: Any
+    folder: Path, template: str | None = TEMPLATE, context: int = 64, special: Sequence[str] = (), **options: Any
 ) -> tuple[Scripted, Script]:
     family, engine = Scripted(), Script()
     query = LanguageOptions(**options)
-    family.begins(Vocabulary(save_vocabulary(folder, template)), engine, context, 4 * context, query)
+    family.begins(Vocabulary(save_vocabulary(folder, template, special)), engine, context, 4 * context, query)
     return family, engine
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from cluster import errors
 from deployments.llm.pieces import TalkUsage
+from deployments.llm.tool_choice import call_schema
 from tests.deployments.llm.letters import Told, ids_of, say, scripted
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
@@ -206,6 +207,37 @@ def test_the_call_of_a_tool_is_told_as_one(tmp_path: Path) -> None:
     assert (choice.text, choice.finish) == ("Well. ", "tool_calls")
     assert [(call.name, call.arguments) for call in choice.calls] == [("time", '{"zone": "UTC"}')]
     assert told.pieces[-1].finish == "tool_calls"
+
+
+def test_marks_of_calls_are_read_where_they_are_special_tokens(tmp_path: Path) -> None:
+    family, engine = scripted(tmp_path, template=WITH_TOOLS, context=256, special=["[TOOL_CALLS]", "[ARGS]"])
+    family._calls = "mistral"
+    ids = family.vocabulary.ids_of("[TOOL_CALLS]time[ARGS]{}", True)
+    assert len(ids) == 8
+    told = Told(family, {**HELLO, "tools": [TOOL]})
+    engine.hears[0](ids, [], "stop")
+    (call,) = told.reply.choices[0].calls
+    assert (call.name, call.arguments, told.text) == ("time", "{}", "")
+
+
+def test_an_answer_that_has_to_call_is_held_to_a_call(tmp_path: Path) -> None:
+    family, engine = scripted(tmp_path, template=WITH_TOOLS, context=256)
+    named = {"type": "function", "function": {"name": "time"}}
+    other = {"type": "function", "function": {"name": "other"}}
+    told = Told(family, {**HELLO, "tools": [other, TOOL], "tool_choice": named})
+    (order, _) = engine.orders[0]
+    assert family.vocabulary.text_of(order.ids) == "[time]hi"
+    assert order.query.format == {"type": "json_schema", "schema": call_schema([TOOL])}
+    say(engine.hears[0], '{"name": "time", "arguments": {}}', "stop")
+    (choice,) = told.reply.choices
+    assert ([call.name for call in choice.calls], choice.text, choice.finish) == (["time"], "", "tool_calls")
+
+
+def test_an_engine_without_grammars_says_that_it_can_force_no_call(tmp_path: Path) -> None:
+    family, _ = scripted(tmp_path, template=WITH_TOOLS)
+    family.has_grammars = False  # type: ignore[misc]
+    with pytest.raises(errors.BadRequest, match="can hold no answer to being a call"):
+        family.prepare("chat", [{**HELLO, "tools": [TOOL], "tool_choice": "required"}], {})
 
 
 def test_without_tools_a_call_is_text(tmp_path: Path) -> None:

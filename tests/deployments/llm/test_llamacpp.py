@@ -11,6 +11,7 @@ from cluster import errors
 from cluster.worker.family import Finished
 from deployments.llm.llamacpp import Chunks, LlamaCpp
 from deployments.llm.pieces import Piece, Reply, TalkUsage
+from deployments.llm.requests import Query
 
 Take = Callable[[Any], bool]
 USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}}
@@ -102,3 +103,26 @@ def test_requests_are_weighed_before_anybody_has_counted() -> None:
     prepared = family.prepare("generate", [{"prompt": "x" * 40, "max_tokens": 7, "n": 2}, {"prompt": [1, 2]}], {})
     assert prepared.tokens == [10, 2]
     assert prepared.costs == [34.0, 102.0]
+
+
+def test_an_answer_that_had_to_call_a_tool_and_called_none_is_an_error() -> None:
+    def said(finish: str) -> Any:
+        told: list[Any] = []
+        call: Callable[[Any, Take], Any] = lambda body, take: (take(delta("no")), take(delta(None, finish=finish)))  # noqa: E731
+        Chunks(1, told.append, must_call=True).of(call, {})
+        return told[-1].outcome
+
+    assert isinstance(said("stop"), errors.BadRequest)
+    assert isinstance(said("length"), Reply)
+
+
+def test_formats_and_named_tools_are_said_in_llamacpps_words() -> None:
+    family = LlamaCpp()
+    family._options, family._context = LlamaCpp.Options(), 64
+    tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b")]
+    query = Query(messages=[{"role": "user"}], tools=tools, tool_choice={"function": {"name": "b"}})
+    body = family._body(query)
+    assert (body["tools"], body["tool_choice"]) == (tools[1:], "required")
+    choice = Query(messages=[{"role": "user"}], format={"type": "choice", "choice": ["yes", "no"]})
+    assert family._body(choice)["grammar"] == 'root ::= "yes" | "no"'
+    assert "json_schema" not in family._body(choice)

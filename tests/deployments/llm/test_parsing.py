@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
+from deployments.llm.calls import JsonEnd, format_in
 from deployments.llm.parsing import Reader
 
 WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris", "days": [1, 2]}}\n</tool_call>'
 TIME = '<tool_call>\n{"name": "time", "parameters": {}}\n</tool_call>'
-ALL: dict[str, Any] = {"reasons": True, "calls": True}
+PARIS = '{"name": "weather", "parameters": {"city": "Par}is"}}'
+NOW = '{"name": "time", "arguments": {}}'
+ALL: dict[str, Any] = {"reasons": True, "calls": "hermes"}
+LLAMA: dict[str, Any] = {"calls": "llama3"}
+MISTRAL: dict[str, Any] = {"calls": "mistral"}
 
 
 def read(parts: list[str], **marks: Any) -> tuple[str, str, list[tuple[int, str, str]]]:
@@ -41,6 +46,36 @@ def read(parts: list[str], **marks: Any) -> tuple[str, str, list[tuple[int, str,
         ('<tool_call>{"name": "time", "arguments": {}}', ALL, "", "", [(0, "time", "{}")]),
         ('<tool_call>{"name": "ti', ALL, '<tool_call>{"name": "ti', "", []),
         (f"<think>x</think>{WEATHER}", {}, f"<think>x</think>{WEATHER}", "", []),
+        # Llama's: an object, behind a mark or bare.
+        (PARIS, LLAMA, "", "", [(0, "weather", '{"city": "Par}is"}')]),
+        (f"\n\n{PARIS}", LLAMA, "", "", [(0, "weather", '{"city": "Par}is"}')]),
+        (f"<|python_tag|>{PARIS}; {NOW}", LLAMA, "", "", [(0, "weather", '{"city": "Par}is"}'), (1, "time", "{}")]),
+        (f"Well. <|python_tag|>{NOW}", LLAMA, "Well. ", "", [(0, "time", "{}")]),
+        (f"{NOW}\nThat is it.", LLAMA, "That is it.", "", [(0, "time", "{}")]),
+        (f"<think>hm</think>\n{NOW}", {**LLAMA, "reasons": True}, "", "hm", [(0, "time", "{}")]),
+        (f"I call {NOW}", LLAMA, f"I call {NOW}", "", []),
+        ('{"name": "Bob"}', LLAMA, '{"name": "Bob"}', "", []),
+        (f'{{"a": 1}}{NOW}', LLAMA, f'{{"a": 1}}{NOW}', "", []),
+        ('{"name": "time", "para', LLAMA, '{"name": "time", "para', "", []),
+        ("<|python_tag|>print(1)", LLAMA, "<|python_tag|>print(1)", "", []),
+        ("  ", LLAMA, "  ", "", []),
+        # Mistral's: a list, or a name and its arguments.
+        (f"[TOOL_CALLS] [{NOW}, {PARIS}]", MISTRAL, "", "", [(0, "time", "{}"), (1, "weather", '{"city": "Par}is"}')]),
+        (
+            'Well.[TOOL_CALLS]time[ARGS]{"zone": "a\\"]"}[TOOL_CALLS]now[CALL_ID]a1B2c3D4e[ARGS]{}',
+            MISTRAL,
+            "Well.",
+            "",
+            [(0, "time", '{"zone": "a\\"]"}'), (1, "now", "{}")],
+        ),
+        ('[TOOL_CALLS]time{"zone": 1}', MISTRAL, "", "", [(0, "time", '{"zone": 1}')]),
+        ("[TOOL_CALLS] [1, 2] then", MISTRAL, "[TOOL_CALLS] [1, 2] then", "", []),
+        ("[TOOL_CALLS]time[ARGS]{", MISTRAL, "[TOOL_CALLS]time[ARGS]{", "", []),
+        (f"[TOOL_CALLS]{'a word ' * 90}", MISTRAL, f"[TOOL_CALLS]{'a word ' * 90}", "", []),
+        ("[TOOL", MISTRAL, "[TOOL", "", []),
+        # Held by a grammar to being a call.
+        (PARIS, {"calls": "forced"}, "", "", [(0, "weather", '{"city": "Par}is"}')]),
+        (PARIS[:-4], {"calls": "forced"}, PARIS[:-4], "", []),
     ],
 )
 def test_an_answer_reads_the_same_wherever_it_is_cut(
@@ -54,6 +89,26 @@ def test_an_answer_reads_the_same_wherever_it_is_cut(
 
 
 def test_each_call_has_an_id_of_its_own() -> None:
-    reader = Reader(calls=True)
+    reader = Reader(calls="hermes")
     first, second = reader.add(WEATHER + TIME).calls
     assert first.id != second.id and first.id.startswith("call_")
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{{ '<tool_call>' }}{{ '<|start_header_id|>' }}", "hermes"),
+        ("{{ '[TOOL_CALLS]' }}", "mistral"),
+        ("{{ '<|start_header_id|>' }}", "llama3"),
+        ("{{ messages }}", "hermes"),
+    ],
+)
+def test_a_template_tells_how_its_model_calls(template: str, name: str) -> None:
+    assert format_in(template) == name
+
+
+def test_a_long_call_is_read_in_one_pass() -> None:
+    end = JsonEnd()
+    text = '{"a": "' + "\\\\" * 1000 + '"}'
+    assert [end.of(text[:length], 0) for length in range(len(text))] == [None] * len(text)
+    assert end.of(text, 0) == len(text)

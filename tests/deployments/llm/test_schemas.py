@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from deployments.llm.schemas import MOST_DEPTH, refuse_schema
+from deployments.llm.schemas import MOST_DEPTH, refuse_format
 
 PERSON = {
     "type": "object",
@@ -30,10 +30,17 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "format", [None, {"type": "json_object"}, {"type": "text"}, {"type": "json_schema", "schema": PERSON}]
+    "format",
+    [
+        None,
+        {"type": "json_object"},
+        {"type": "text"},
+        {"type": "regex", "regex": "a+"},
+        {"type": "json_schema", "schema": PERSON},
+    ],
 )
 def test_usual_forms_pass(format: Any) -> None:
-    refuse_schema(format)
+    refuse_format(format)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +63,9 @@ def test_usual_forms_pass(format: Any) -> None:
 )
 def test_what_no_grammar_can_be_made_of_is_refused(schema: Any, says: str) -> None:
     with pytest.raises(errors.BadRequest, match=says):
-        refuse_schema({"type": "json_schema", "schema": schema})
+        refuse_format({"type": "json_schema", "schema": schema})
 
 
 def test_another_form_is_refused() -> None:
-    with pytest.raises(errors.BadRequest, match="takes text, json_object or json_schema"):
-        refuse_schema({"type": "grammar", "grammar": "root ::= 'a'"})
+    with pytest.raises(errors.BadRequest, match="takes text, json_object, json_schema, regex or choice"):
+        refuse_format({"type": "grammar", "grammar": "root ::= 'a'"})

@@ -53,6 +53,11 @@ def test_only_what_is_asked_for_is_said() -> None:
             "format",
             {"type": "json_schema", "schema": {"type": "object"}},
         ),
+        ({"guided_json": {"type": "object"}}, "format", {"type": "json_schema", "schema": {"type": "object"}}),
+        ({"guided_regex": "a+"}, "format", {"type": "regex", "regex": "a+"}),
+        ({"guided_choice": ["a", "b"]}, "format", {"type": "choice", "choice": ["a", "b"]}),
+        ({"structured_outputs": {"choice": ["a"]}}, "format", {"type": "choice", "choice": ["a"]}),
+        ({"structured_outputs": {"json_object": True}}, "format", {"type": "json_object"}),
     ],
 )
 def test_each_field_has_its_place(body: dict[str, Any], field: str, value: object) -> None:
@@ -68,6 +73,9 @@ def test_each_field_has_its_place(body: dict[str, Any], field: str, value: objec
         pytest.param({"messages": HELLO * 5000}, errors.InvalidBody, id="5000 messages"),
         pytest.param({"logit_bias": {"1": 5}}, errors.BadRequest, id="logit_bias"),
         pytest.param({"top_logprobs": 2}, errors.InvalidBody, id="top_logprobs alone"),
+        pytest.param({"guided_grammar": "root ::= 'a'"}, errors.BadRequest, id="grammar"),
+        pytest.param({"structured_outputs": {"regex": "a", "choice": ["a"]}}, errors.BadRequest, id="two structures"),
+        pytest.param({"guided_regex": "a", "guided_choice": ["a"]}, errors.InvalidBody, id="two formats"),
         pytest.param({"n": 10**9}, errors.InvalidBody, id="n"),
         pytest.param({"seed": 2**70}, errors.InvalidBody, id="seed"),
         pytest.param({"temperature": float("nan")}, errors.InvalidBody, id="nan"),
