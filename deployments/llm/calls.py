@@ -27,7 +27,7 @@ class WrittenCall(NamedTuple):
     arguments: str
 
 
-class Taken(NamedTuple):
+class TakenCalls(NamedTuple):
     """What stands behind a mark: the calls in so many characters. Without calls those are text."""
 
     calls: list[WrittenCall]
@@ -50,13 +50,13 @@ class HermesBody:
     def __init__(self) -> None:
         self._searched = 0
 
-    def take(self, text: str, is_last: bool) -> Taken | None:
+    def take(self, text: str, is_last: bool) -> TakenCalls | None:
         """None: more has to come. `text` is what was given before and more."""
         at = text.find(END_OF_CALL, max(0, self._searched - len(END_OF_CALL)))
         self._searched = len(text)
         if at >= 0:
-            return Taken(calls_of(_json(text[:at])), at + len(END_OF_CALL))
-        return Taken(calls_of(_json(text)), len(text)) if is_last else None
+            return TakenCalls(calls_of(_json(text[:at])), at + len(END_OF_CALL))
+        return TakenCalls(calls_of(_json(text)), len(text)) if is_last else None
 
 
 class JsonBody:
@@ -68,19 +68,19 @@ class JsonBody:
         self._head: re.Match[str] | None = None
         self._end = JsonEnd()
 
-    def take(self, text: str, is_last: bool) -> Taken | None:
+    def take(self, text: str, is_last: bool) -> TakenCalls | None:
         self._head = self._head or self._head_form.match(text)
         if self._head is None:
             is_none = len(text) >= MOST_HEAD or not self._may_begin.match(text)
-            return Taken([], 0) if is_none or is_last else None
+            return TakenCalls([], 0) if is_none or is_last else None
         end = self._end.of(text, self._head.end())
         if end is None:
-            return Taken([], len(text)) if is_last else None
+            return TakenCalls([], len(text)) if is_last else None
         value = _json(text[self._head.end() : end])
         name = self._head[1] if self._head.re.groups else None
         if name is not None:
-            return Taken([_call(name, value)] if isinstance(value, dict) else [], end)
-        return Taken(calls_of(value, needs_arguments=True), end)
+            return TakenCalls([_call(name, value)] if isinstance(value, dict) else [], end)
+        return TakenCalls(calls_of(value, needs_arguments=True), end)
 
 
 class JsonEnd:

@@ -165,8 +165,8 @@ class _Pattern:
         self._meets("?")
         if self._next() and self._next() in "*+?{":
             self._refuse("a repeat of a repeat")
-        if part.may_be_empty:
-            self._refuse("a repeat of what may be empty")
+        if part.may_be_empty and most is None:
+            self._refuse("an endless repeat of what may be empty")
         signs = {(0, None): "*", (1, None): "+", (0, 1): "?"}
         braces = f"{{{least}}}" if least == most else f"{{{least},{'' if most is None else most}}}"
         text = f"({part.text}){signs.get((least, most), braces)}"
@@ -194,10 +194,10 @@ class _Pattern:
         return least, most
 
     def _class(self) -> str:
-        """Its negated classes stand beside it."""
         is_negated = self._meets("^")
-        inner: list[str] = []
-        beside: list[str] = []
+        ranges: list[tuple[str, str]] = []
+        named: list[str] = []
+        negated: list[str] = []
         is_first = True
         while is_first or self._next() != "]":
             is_first = False
@@ -206,27 +206,25 @@ class _Pattern:
                 self._refuse("a [ within a class without a backslash")
             if letter == "\\" and self._next().lower() in CLASSES:
                 kind = self._pop()
-                (beside if kind.isupper() else inner).append(CLASSES[kind.lower()])
+                (negated if kind.isupper() else named).append(CLASSES[kind.lower()])
                 continue
-            low = self._escape() if letter == "\\" else letter
-            if self._next() != "-" or self._text.startswith("-]", self._at):
-                inner.append(_escaped(low))
-                continue
-            self._at += 1
-            letter = self._pop()
-            if letter == "\\" and self._next().lower() in CLASSES:
-                self._refuse("a range up to a class")
-            high = self._escape() if letter == "\\" else letter
+            low = high = self._escape() if letter == "\\" else letter
+            if self._next() == "-" and not self._text.startswith("-]", self._at):
+                self._at += 1
+                high = self._range_end()
             if high < low:
                 self._refuse("a range that runs backwards")
-            inner.append(f"{_escaped(low)}-{_escaped(high)}")
+            ranges.append((low, high))
         self._at += 1
-        if is_negated and beside:
+        if is_negated and negated:
             self._refuse("a negated class within one")
-        classes = [f"[^{each}]" for each in beside]
-        if inner:
-            classes.insert(0, f"[{'^' if is_negated else ''}{''.join(inner)}]")
-        return classes[0] if len(classes) == 1 else f"({' | '.join(classes)})"
+        return _class_grammar(is_negated, ranges, named, negated)
+
+    def _range_end(self) -> str:
+        letter = self._pop()
+        if letter == "\\" and self._next().lower() in CLASSES:
+            self._refuse("a range up to a class")
+        return self._escape() if letter == "\\" else letter
 
     def _escape(self) -> str:
         """What is written behind a backslash."""
@@ -241,3 +239,28 @@ class _Pattern:
             self._refuse(f"a backslash before {cut(kind)}, which cannot be used")
         self._at += length
         return chr(int(digits, 16))
+
+
+def _class_grammar(is_negated: bool, ranges: list[tuple[str, str]], named: list[str], negated: list[str]) -> str:
+    """Some engines take ^ and - for signs of a class even where they are escaped: they stand where they cannot be, or
+    beside it."""
+    signs = [sign for sign in "^-" if any(low <= sign <= high for low, high in ranges)]
+    inner = "".join(named) + "".join(_range(low, high) for each in ranges for low, high in _without_signs(*each))
+    if is_negated:
+        return f"[^{inner}{''.join(map(_escaped, signs))}]"
+    parts = [f"[{inner}]"] if inner else []
+    parts += [_literal(sign, "regex") for sign in signs] + [f"[^{each}]" for each in negated]
+    return parts[0] if len(parts) == 1 else f"({' | '.join(parts)})"
+
+
+def _without_signs(low: str, high: str) -> list[tuple[str, str]]:
+    """The ranges that are left of one without ^ and -."""
+    ranges = [(ord(low), ord(high))]
+    for sign in map(ord, "^-"):
+        cut_up = [part for a, b in ranges for part in ((a, min(b, sign - 1)), (max(a, sign + 1), b))]
+        ranges = [(a, b) for a, b in dict.fromkeys(cut_up) if a <= b]
+    return [(chr(a), chr(b)) for a, b in ranges]
+
+
+def _range(low: str, high: str) -> str:
+    return _escaped(low) if low == high else f"{_escaped(low)}-{_escaped(high)}"
