@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from cluster.joining import read_ports
 from cluster.trust import TRUSTED
 
 #: The store's file in the home of a cluster.
@@ -148,6 +149,11 @@ class Settings(BaseSettings):
     object_store_bytes: int = Field(
         default=200_000_000, description="Size of Ray's object store on a node that this command starts."
     )
+    ray_ports: str = Field(
+        default="",
+        description="Ports that Ray's processes may take on every machine, e.g. 20000-20999, for a firewall between "
+        "machines; any free ones if empty.",
+    )
     fork_workers: bool = Field(
         default=True,
         description="Start workers on CPU from a process that has imported their libraries: 4 s sooner, for 500 MB.",
@@ -168,6 +174,12 @@ class Settings(BaseSettings):
         for text in value:
             if not TRUSTED.fullmatch(text):
                 raise ValueError(f"remote_code takes names of the catalogue and hub:owner/name@commit, not {text!r}")
+        return value
+
+    @field_validator("ray_ports")
+    @classmethod
+    def _is_range(cls, value: str) -> str:
+        read_ports(value)
         return value
 
     @field_validator("allowed_hosts")

@@ -26,7 +26,15 @@ class Node:
     #: Memory of one card; None when it is unknown, then cards are shared by fraction only.
     card_bytes: int | None = None
     is_head: bool = False
+    #: Its workers are moved elsewhere, because it leaves or because somebody asked for that.
     draining: bool = False
+    #: Somebody closed it: what runs on it stays, nothing new is placed there.
+    cordoned: bool = False
+    #: What people call it; its address where nobody gave it a name.
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    #: Of this package, where the node says so.
+    version: str = ""
     #: Cards that torch can use; None for all. Only these count where a launch does not ask for a GPU by number.
     usable_gpus: int | None = None
 
@@ -37,6 +45,10 @@ class Node:
     #: After its memory ran out: what is left for models now, and who holds the rest.
     room_bytes: int | None = None
     room_reason: str = ""
+
+    @property
+    def state(self) -> str:
+        return "draining" if self.draining else "cordoned" if self.cordoned else "ready"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from typing import IO
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -17,9 +18,11 @@ from cluster.cli.models_file import print_changes, read_models
 from cluster.cli.options import flags_of
 from cluster.cli.ports import warn_of_open_ports
 from cluster.cli.progress import rows_of, shown
+from cluster.cli.stopping import on_signals
 from cluster.client.client import Client
 from cluster.runtime import connection, launcher
 from cluster.runtime.open_files import raise_limit, warning_of
+from cluster.runtime.place import Place
 from cluster.settings import Settings
 from cluster.status import ModelState
 
@@ -70,7 +73,7 @@ def up(
         signal.signal(number, signal.default_int_handler)
     with Console(stderr=True).status(f"Starting a cluster at {settings.url} …"):
         running = launcher.start(settings, address, ingress_nodes=ingress_nodes, admin_key=admin_key)
-    stop_asked = _on_signals()
+    stop_asked = on_signals()
     try:
         after = f"after {time.monotonic() - started:.1f} s"
         adopted = "; it was already running and is watched again" if running.result.is_adopted else ""
@@ -87,6 +90,8 @@ def up(
             Growth(settings, address)
         if admin_key is not None:
             save_key(settings.url, admin_key)
+        if address is None and not settings.is_loopback:
+            _print_how_to_join(settings)
         if running.result.new_key is not None:
             save_key(settings.url, running.result.new_key)
             click.echo(
@@ -109,6 +114,16 @@ def up(
             running.stop()
 
 
+def _print_how_to_join(settings: Settings) -> None:
+    place = Place(settings)
+    host = urlsplit(f"//{(place.read() or {}).get('address', settings.host)}").hostname
+    click.echo(
+        f"To add a machine, copy {place.token} to it, which is as good as a login here, and run there:\n"
+        f"  cluster join {host}:{settings.port} --token-file {place.token.name}",
+        err=True,
+    )
+
+
 def _print_calls(client: Client, stop_asked: threading.Event) -> None:
     """Shows each model's progress, and how to call it as soon as it is READY."""
     waiting = {status.uid for status in client.statuses()}
@@ -125,20 +140,6 @@ def _print_calls(client: Client, stop_asked: threading.Event) -> None:
                     elif call := first_call(client, status):
                         click.echo(call)
             show([row for status in statuses if status.uid in waiting for row in rows_of(status)])
-
-
-def _on_signals() -> threading.Event:
-    """Set by Ctrl-C, SIGTERM or a closed terminal; a second signal interrupts at once."""
-    stop_asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if stop_asked.is_set():
-            raise KeyboardInterrupt
-        stop_asked.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, ask)
-    return stop_asked
 
 
 @click.command()

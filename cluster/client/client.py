@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 
@@ -172,6 +172,11 @@ class ClusterCalls(LaunchCalls):
     @call
     def cluster_info(self, detailed: bool = False) -> Steps[list[JsonObject]]:
         return ask("GET", "/v1/cluster/info", {"detailed": detailed})
+
+    @call
+    def mark_node(self, node: str, mark: Literal["cordon", "uncordon", "drain"]) -> Steps[JsonObject]:
+        """Closes a node to new workers, opens it again, or has its workers moved elsewhere."""
+        return ask("POST", f"/v1/cluster/nodes/{path_part(node)}/{mark}")
 
     @call
     def version(self) -> Steps[str]:

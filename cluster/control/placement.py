@@ -155,6 +155,8 @@ def closed_for(demand: Demand, node: Node) -> str | None:
     """Why the launch cannot have anything of this node, however little it needs."""
     if node.draining:
         return "draining"
+    if node.cordoned:
+        return "cordoned"
     if node.cpus <= 0:
         return "holds no models (0 cores)"
     return None if _is_named(demand, node) else f"is not {demand.place.worker_ip}"

@@ -95,11 +95,12 @@ def reconcile(
 
     `hold` says why nothing may be started now. `last_ready` holds each model as it was wanted when it last was READY:
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
-    `old_losses` are the losses of those. Workers of the models in `untouched` are left as they are. `peaks`: what
-    launches were measured to take.
+    `old_losses` are the losses of those. Workers on a node that drains go once others are READY elsewhere. Those of the
+    models in `untouched` are left as they are. `peaks`: what launches were measured to take.
     """
     last_ready = last_ready or {}
-    planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {})
+    leaving = {node.id for node in room.nodes if node.draining}
+    planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {}, leaving)
     plan = planning.plan
     by_model: dict[str, list[WorkerRecord]] = {}
     for worker in workers:
@@ -129,17 +130,21 @@ class _Planning:
     old_losses: Mapping[tuple[str, int], Loss]
     hold: str
     peaks: Peaks
+    #: Nodes that drain.
+    leaving: Collection[str]
     plan: FleetPlan = field(default_factory=FleetPlan)
 
     def plan_model(self, target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> None:
         """One model with all its workers; `last` is the version that was READY last, or the wanted one itself."""
         current = [w for w in workers if w.name.generation == target.generation and w.state not in (S.GONE, S.LOST)]
         old = [w for w in workers if w.name.generation != target.generation and w.state in ALIVE]
-        kept, surplus = _keep(current, target.replica)
+        kept, surplus = _keep([w for w in current if w.node not in self.leaving], target.replica)
         self.plan.drain += surplus
+        moving, moved = _move([w for w in current if w.node in self.leaving], kept, target.replica)
+        self.plan.drain += moved
         refused = self._start_missing(target, {w.name.index for w in kept})
         # As many old workers stay as the new ones do not replace yet.
-        lacking = max(target.replica - sum(w.state == S.READY for w in kept), 0)
+        lacking = max(target.replica - len({w.name.index for w in (*kept, *moving) if w.state == S.READY}), 0)
         for worker in _oldest_last(old, last.generation)[: max(len(old) - lacking, 0)]:
             self.plan.drain.append(worker)
             old.remove(worker)
@@ -210,6 +215,17 @@ def _keep(current: Sequence[WorkerRecord], replica: int) -> tuple[list[WorkerRec
     return list(best.values()), surplus
 
 
+def _move(
+    leaving: Sequence[WorkerRecord], kept: Sequence[WorkerRecord], replica: int
+) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
+    """Of the workers on nodes that drain: those that serve until another is READY in their place, and those that go."""
+    replaced = {worker.name.index for worker in kept if worker.state == S.READY}
+    waiting = {index for index in range(replica) if index not in replaced}
+    present = [worker for worker in leaving if worker.state not in LEAVES]
+    staying = [worker for worker in present if worker.state in SERVES and worker.name.index in waiting]
+    return staying, [worker for worker in present if worker not in staying]
+
+
 def _rank(worker: WorkerRecord) -> tuple[int, float]:
     is_preferred = worker.state in PREFERENCE
     return PREFERENCE.index(worker.state) if is_preferred else len(PREFERENCE), worker.since
@@ -228,10 +244,12 @@ def _to_go_on(last: Wanted, lacking: int, old: Sequence[WorkerRecord]) -> list[i
     return missing[: max(min(lacking, last.replica) - len(indices) - others, 0)]
 
 
-def is_at_rest(target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> bool:
+def is_at_rest(target: Wanted, last: Wanted, workers: Sequence[WorkerRecord], leaving: Collection[str] = ()) -> bool:
     """Whether there is nothing to plan for a model until something changes about it: each replica has its worker of the
-    wanted version, and no other is left."""
+    wanted version, on a node that does not drain, and no other is left."""
     if last.generation != target.generation or len(workers) != target.replica:
+        return False
+    if any(worker.node in leaving for worker in workers):
         return False
     indices = {w.name.index for w in workers if w.state in ALIVE and w.name.generation == target.generation}
     return len(indices) == target.replica and max(indices) < target.replica

@@ -23,8 +23,8 @@ R = TypeVar("R")
 #: Events of the cluster itself have no model's uid.
 ITSELF = ""
 #: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
-#: the highest numbers given out, and what launches were measured to take.
-Kind = Literal["wish", "ready", "entry", "key", "number", "peak"]
+#: the highest numbers given out, what launches were measured to take, and the nodes that people closed.
+Kind = Literal["wish", "ready", "entry", "key", "number", "peak", "node"]
 #: Kind, key and value.
 Row = tuple[Kind, str, Any]
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.closed_nodes import Closed, ClosedNodes, NodeMark
 from cluster.control.fitting import Fit
 from cluster.control.fleet import Fleet
 from cluster.control.growing import cards_wanted
@@ -85,6 +86,8 @@ class Supervisor:
         )
         self._registrations = Registrations(self._records)
         self._keys = KeyRing(self._records, keys, self._publisher.publish)
+        closed = self._records.validated("node", store.all("node"), Closed)
+        self._closed = ClosedNodes(self._records, closed, self._wake.set)
         self._sampling = Sampling(self._fleet, self._publisher)
 
     # ------------------------------------------------------------------------------------ the loop
@@ -143,7 +146,7 @@ class Supervisor:
         await self._recovery.read_wanted()
         while True:
             try:
-                self._fleet.see_nodes(await self._platform.nodes(), self._clock())
+                self._fleet.see_nodes(self._closed.shown(await self._platform.nodes()), self._clock())
                 handles: Mapping[WorkerName, Handle] = await self._platform.find()
                 break
             # Whatever keeps the platform from answering, there is nothing to be done without it.
@@ -154,7 +157,7 @@ class Supervisor:
 
     async def _tick(self) -> None:
         now = self._clock()
-        for warning in self._fleet.see_nodes(await self._platform.nodes(), now):
+        for warning in self._fleet.see_nodes(self._closed.shown(await self._platform.nodes()), now):
             log.warning(warning)
         self._watch.see_own_memory()
         for worker in self._fleet.orphaned():
@@ -295,6 +298,10 @@ class Supervisor:
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         return usage_of(self._fleet)
+
+    async def mark_node(self, node: str, mark: NodeMark) -> Node:
+        await self._recovered.wait()
+        return await self._closed.mark(self._fleet.nodes.values(), node, mark)
 
     async def uptime(self) -> float:
         return self._clock() - self._started

@@ -16,6 +16,15 @@ from cluster import errors
 from cluster.paths import make_private
 from cluster.settings import Settings
 
+#: On a machine that has joined, in the environment of its Ray: the home folder there, which need not be the head's.
+NODE_HOME = "CLUSTER_NODE_HOME"
+
+
+def settings_here(settings: Settings) -> Settings:
+    """Settings that came from the head, with the home folder of the machine that this process is on."""
+    home = os.environ.get(NODE_HOME)
+    return settings.model_copy(update={"home": Path(home)}) if home else settings
+
 
 class Place:
     """Short paths, readable by their owner only."""
@@ -78,6 +87,11 @@ class Place:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
+            if (state := self.read()) and state.get("joined"):
+                raise errors.Conflict(
+                    f"This machine has joined the cluster at {state['url']} already, with the home {self.home}: leave "
+                    "it with `cluster down`, or give CLUSTER_HOME another folder."
+                ) from None
             where = f"at {state['url']}" if (state := self.read()) else "and is just being started or stopped"
             raise errors.Conflict(
                 f"The cluster of {self.home} runs already, {where}: use that, stop it with `cluster down`, or give "

@@ -16,11 +16,13 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
 from cluster.control.platform import Handle, Weighed
+from cluster.joining import VERSION_LABEL
 from cluster.launch import Wanted
 from cluster.runtime import node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
 from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
+from cluster.runtime.place import settings_here
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
 from cluster.status import Claim, Memory, Node, Report, WorkerName
@@ -119,7 +121,7 @@ class RayPlatform:
         return [self._node(row, row["NodeID"] in leaving) for row in rows]
 
     def _node(self, row: Mapping[str, Any], draining: bool) -> Node:
-        resources = row["Resources"]
+        resources, labels = row["Resources"], row.get("Labels") or {}
         return Node(
             id=row["NodeID"],
             ip=row["NodeManagerAddress"],
@@ -130,6 +132,9 @@ class RayPlatform:
             usable_gpus=self._cards[row["NodeID"]].usable,
             is_head=HEAD_RESOURCE in resources,
             draining=draining,
+            name=row.get("NodeName") or row["NodeManagerAddress"],
+            labels=tuple(sorted(item for item in labels.items() if "/" not in item[0] and item[0] != VERSION_LABEL)),
+            version=labels.get(VERSION_LABEL, ""),
         )
 
     async def _look_at_cards(self, node_id: str) -> None:
@@ -248,6 +253,7 @@ def _look_for(source: Source, settings: Settings) -> None:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _weigh_there(wanted: Wanted, settings: Settings) -> Weighed:
+    settings = settings_here(settings)
     with asking_once():
         wanted = weighed(wanted, settings)
         plans = (plan_of(wanted, settings, on_card=kind) for kind in (False, True))
@@ -256,7 +262,7 @@ def _weigh_there(wanted: Wanted, settings: Settings) -> Weighed:
 
 @ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
 def _look_there(source: Source, settings: Settings) -> None:
-    _look_for(source, settings)
+    _look_for(source, settings_here(settings))
 
 
 def _end_worker(pid: int) -> bool:

@@ -6,19 +6,22 @@ their folder or by a word of their command, which a stranger's shell may have as
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from cluster import errors
+from cluster.joining import MOST_FIXED, VERSION_LABEL, Versions, read_ports
 from cluster.runtime import forkserver
 from cluster.runtime.place import Place
 from cluster.settings import Settings
@@ -116,19 +119,43 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
     if storage := _durable_storage(place):
         variables |= {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(storage)}
     os.environ.update(variables)
-    host = "127.0.0.1" if settings.is_loopback else own_address()
-    address = f"{host}:{free_port()}"
-    place.state.write_text(json.dumps({"run": run, "address": address, "url": settings.url}))
-    command = [sys.executable, "-c", START_RAY, str(RAY_PYTHON), "start", "--head", "--include-dashboard=false"]
-    command += ["--disable-usage-stats", "--no-monitor", "--include-log-monitor=false"]
-    command += [f"--node-ip-address={host}", f"--port={address.rpartition(':')[2]}", f"--temp-dir={place.temp}"]
-    # An agent that is started again must have the same port.
-    command += [f"--runtime-env-agent-port={free_port()}", f"--ray-client-server-port={free_port()}"]
-    command += ["--min-worker-port=0", "--max-worker-port=0", f"--object-store-memory={settings.object_store_bytes}"]
+    host = _host_of(settings)
+    ports = read_ports(settings.ray_ports)
+    address = f"{host}:{ports[0] if ports else free_port()}"
+    state = {"run": run, "session": secrets.token_hex(4), "address": address, "url": settings.url}
+    place.state.write_text(json.dumps(state))
+    words = ["--head", "--include-dashboard=false", "--no-monitor", f"--port={address.rpartition(':')[2]}"]
+    words += [f"--temp-dir={place.temp}", f"--ray-client-server-port={free_port()}"]
+    run_ray(place, [*words, *node_words(host, settings.ray_ports, settings.object_store_bytes, {})], START_RAY)
+    head = RayHead.of(place)
+    if head is None:
+        raise failed_start(place)
+    return head
+
+
+def node_words(
+    host: str, ray_ports: str, object_store_bytes: int, labels: Mapping[str, str], name: str = ""
+) -> list[str]:
+    """What `ray start` is told on every machine."""
+    labels = {VERSION_LABEL: Versions.here().cluster, **labels}
+    words = ["--disable-usage-stats", "--include-log-monitor=false", f"--node-ip-address={host}"]
+    words += [f"--node-name={name or socket.gethostname()}", f"--object-store-memory={object_store_bytes}"]
+    words += [f"--labels={','.join(f'{name}={value}' for name, value in labels.items())}"]
+    if (ports := read_ports(ray_ports)) is None:
+        # An agent that is started again must have the same port.
+        return [*words, f"--runtime-env-agent-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
+    first, last = ports
+    words += [f"--node-manager-port={first + 1}", f"--object-manager-port={first + 2}"]
+    words += [f"--runtime-env-agent-port={first + 3}"]
+    return [*words, f"--min-worker-port={first + MOST_FIXED}", f"--max-worker-port={last}"]
+
+
+def run_ray(place: Place, words: Sequence[str], program: str) -> None:
+    """Runs `ray start` with the variables of this process."""
     with place.log.open("ab") as log:
         # A session of its own: Ctrl-C in the terminal is for the command, which then ends Ray in order.
         done = subprocess.run(
-            command,
+            [sys.executable, "-c", program, str(RAY_PYTHON), "start", *words],
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -136,11 +163,24 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
             cwd=place.temp,
             timeout=START_TIMEOUT_S,
         )
-    head = RayHead.of(place)
-    if done.returncode or head is None:
-        tail = place.log.read_text(errors="replace").splitlines()[-5:]
-        raise errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
-    return head
+    if done.returncode:
+        raise failed_start(place)
+
+
+def failed_start(place: Place) -> errors.Unavailable:
+    tail = place.log.read_text(errors="replace").splitlines()[-5:]
+    return errors.Unavailable(f"Ray did not start; {place.log} ends with: {' | '.join(tail)}")
+
+
+def _host_of(settings: Settings) -> str:
+    """The address of Ray on the head: the one that is served on, where that is a single one."""
+    if settings.is_loopback:
+        return "127.0.0.1"
+    try:
+        address = ipaddress.ip_address(settings.host)
+    except ValueError:
+        return own_address()
+    return own_address() if address.is_unspecified or address.version != 4 else settings.host
 
 
 def _durable_storage(place: Place) -> Path | None:
@@ -218,11 +258,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def own_address() -> str:
-    """The address other machines reach this one by; no packet is sent to find it."""
+def own_address(towards: str = "192.0.2.1") -> str:
+    """The address other machines reach this one by, or that one does; no packet is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))
+            probe.connect((towards, 9))
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.closed_nodes import NodeMark
 from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
@@ -39,6 +40,9 @@ class SupervisorCalls(Protocol):
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         """Every node, what is claimed on it, and by how many workers."""
+
+    async def mark_node(self, node: str, mark: NodeMark) -> Node:
+        """Closes a node by its name, its address or its id, has its workers moved elsewhere, or opens it again."""
 
     async def cards_wanted(self) -> list[int]:
         """The cards that all models need together, each number on one node. For an autoscaler, which is taken to be

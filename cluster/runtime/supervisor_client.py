@@ -13,6 +13,7 @@ import ray
 from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
+from cluster.control.closed_nodes import NodeMark
 from cluster.control.fitting import Fit
 from cluster.keys import Key
 from cluster.launch import Wanted
@@ -90,6 +91,9 @@ class SupervisorClient(SupervisorCalls):
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.nodes)
+
+    async def mark_node(self, node: str, mark: NodeMark) -> Node:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.mark_node, node, mark)
 
     async def uptime(self) -> float:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.uptime)

@@ -21,6 +21,7 @@ from cluster.launch import Wanted
 from cluster.runtime import local_rpc, node_memory
 from cluster.runtime.actor_calls import MANY
 from cluster.runtime.inbox import Inbox, LastPiece
+from cluster.runtime.place import settings_here
 from cluster.runtime.worker_calls import SPOKEN_CALLS, WORKER_CALLS, WorkerCalls
 from cluster.settings import Settings
 from cluster.status import Claim
@@ -49,6 +50,7 @@ class WorkerActor(Worker):
     def __init__(
         self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str], device: str
     ) -> None:
+        settings = settings_here(settings)
         # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
         os.environ.pop("OMP_NUM_THREADS", None)
         envs, ignored = environment.split(wanted.spec.envs, settings.allow_envs)

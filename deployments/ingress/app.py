@@ -102,7 +102,7 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
                 infer_paths.append(compile_path(path)[0])
         include(app, routes, guard(scope, settings, current_keys))
 
-    for router in control.public_routers(dispatcher, settings):
+    for router in control.public_routers(dispatcher, supervisor, settings):
         include(app, router)
     include(app, services.files.router())
     for dialect in dialects(settings.plugins):

@@ -15,6 +15,7 @@ from deployments.ingress.control import (
     docs,
     health,
     history,
+    joining,
     keys,
     listing,
     measures,
@@ -30,11 +31,12 @@ from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 
 
-def public_routers(dispatcher: Dispatcher, settings: Settings) -> Iterator[APIRouter]:
-    """Answered without a key."""
+def public_routers(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings) -> Iterator[APIRouter]:
+    """Answered without a key of the cluster."""
     yield health.public(dispatcher, settings)
     yield session.public(settings, lambda: dispatcher.keys)
     yield docs.public()
+    yield joining.public(supervisor, settings)
 
 
 def routers(
@@ -67,6 +69,7 @@ def routers(
     yield "list", routes.watching(dispatcher)
     yield "list", session.watching(table)
     yield "list", docs.watching(routes_of_app, settings)
+    yield "admin", nodes.closing(supervisor)
     yield "admin", keys.administration(supervisor, current_keys)
     # Last, since it matches every longer path.
     yield "list", listing.router(table, supervisor, settings)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from typing_extensions import TypedDict
 
 from cluster import keys
+from cluster.control.closed_nodes import NodeMark
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node
 from deployments.ingress.bodies import Json
+from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.shapes import CardLoad, CpuLoad, NodeRow, load_row, node_row
 from deployments.ingress.openapi import described
 
@@ -30,6 +32,39 @@ class NodeLoad(TypedDict):
 class ClusterStatus(TypedDict):
     uptime: int
     workers: dict[str, NodeLoad]
+
+
+class MarkedNode(TypedDict):
+    name: str
+    id: str
+    ip_address: str
+
+
+def closing(supervisor: SupervisorClient) -> APIRouter:
+    # A key for some models that could close a node would move the models of others.
+    routes = APIRouter(tags=["nodes"], dependencies=[Depends(refuse_limited)])
+
+    async def mark(asked: str, mark: NodeMark) -> Json:
+        node = await supervisor.mark_node(asked, mark)
+        return Json({"name": node.name or node.ip, "id": node.id, "ip_address": node.ip})
+
+    @routes.post("/v1/cluster/nodes/{node}/cordon")
+    @described("Place nothing new on a node", MarkedNode)
+    async def cordon(node: str) -> Json:
+        return await mark(node, "cordoned")
+
+    @routes.post("/v1/cluster/nodes/{node}/drain")
+    @described("Move the models of a node elsewhere, and place nothing new on it", MarkedNode)
+    async def drain(node: str) -> Json:
+        """A worker goes when another one is READY elsewhere, so one that fits nowhere else stays."""
+        return await mark(node, "draining")
+
+    @routes.post("/v1/cluster/nodes/{node}/uncordon")
+    @described("Place models on a node again", MarkedNode)
+    async def uncordon(node: str) -> Json:
+        return await mark(node, "open")
+
+    return routes
 
 
 def watching(supervisor: SupervisorClient) -> APIRouter:

@@ -296,6 +296,11 @@ class EventRow(TypedDict):
 
 
 class NodeRow(TypedDict):
+    name: str
+    id: str
+    state: str
+    version: str
+    labels: dict[str, str]
     node_type: str
     ip_address: str
     cpu_count: float
@@ -325,6 +330,11 @@ def event_row(event: Event) -> EventRow:
 
 def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> NodeRow:
     return {
+        "name": node.name or node.ip,
+        "id": node.id,
+        "state": node.state,
+        "version": node.version,
+        "labels": dict(node.labels),
         "node_type": "Supervisor" if node.is_head else "Worker",
         "ip_address": node.ip,
         "cpu_count": node.cpus,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -89,7 +89,28 @@ UPDATED = wish(generation=2)
 SMALL = [make_node(memory_gib=1)]
 NO_ROOM = "m fits on no node (n0: 0.0 GiB of 1.0 GiB memory free, 1.0 GiB asked)."
 
+LEAVING = [replace(make_node("n0"), draining=True), make_node("n1")]
 CASES = {
+    # --- nodes that drain
+    "what serves on a node that drains is started elsewhere": Case(
+        wish(), [worker()], start=[("m", 1, 0)], nodes=LEAVING
+    ),
+    "it serves until the other is READY": Case(wish(), [worker(), worker(state=S.LOADING, node="n1")], nodes=LEAVING),
+    "then it goes": Case(wish(), [worker(), worker(node="n1")], drain=[worker()], nodes=LEAVING),
+    "what only loads there goes at once": Case(
+        wish(), [worker(state=S.LOADING)], start=[("m", 1, 0)], drain=[worker(state=S.LOADING)], nodes=LEAVING
+    ),
+    "what is too many there goes": Case(wish(), [worker(1), worker(node="n1")], drain=[worker(1)], nodes=LEAVING),
+    "where there is no room elsewhere it serves on": Case(
+        wish(),
+        [worker()],
+        nodes=LEAVING[:1],
+        waiting={"m": "m fits on no node (n0: draining)."},
+    ),
+    "an older generation goes on until the new one is READY elsewhere": Case(
+        UPDATED, [worker()], start=[("m", 2, 0)], nodes=LEAVING
+    ),
+    # --- what is there
     "nothing is wanted and nothing runs": Case(None, []),
     "what is wanted runs": Case(wish(), [worker()]),
     "launch": Case(wish(2), [], start=[("m", 1, 0), ("m", 1, 1)]),
