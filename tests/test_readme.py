@@ -140,6 +140,7 @@ DEATHS = {
     "Ray's control process, or its agent": "test_rays_control_process_killed_costs_no_request_and_no_worker",
     "Ray's node process, and so all that runs on it": "test_rays_node_process_killed_takes_all_along_and_callers_wait",
     "the watchdog that does all this": "test_the_watchdog_killed_costs_nothing_and_the_next_start_watches_on",
+    "a machine that has joined, or Ray on it": "test_machines_join_come_back_and_leave_under_traffic",
     "memory, to another process": "test_the_model_above_its_claim_gives_way_and_nobody_else_notices",
     "one of several clusters behind a gateway, `kill -9` of everything": (
         "test_models_of_both_cells_serve_under_one_address_and_a_dead_cell_costs_no_request"

@@ -49,7 +49,7 @@ def nodes(client: Client, as_json: bool) -> None:
 @talks
 def cordon(client: Client, node: str) -> None:
     """Place nothing new on a node; what runs there stays. NODE is its name, its address or its id."""
-    marked = client.mark_node(node, "cordon")
+    marked = client.mark_node(node, "cordoned")
     click.echo(f"Nothing new is placed on {marked['name']}; `cluster uncordon {node}` opens it again.")
 
 
@@ -58,7 +58,7 @@ def cordon(client: Client, node: str) -> None:
 @talks
 def uncordon(client: Client, node: str) -> None:
     """Place models on a node again."""
-    click.echo(f"Models are placed on {client.mark_node(node, 'uncordon')['name']} again.")
+    click.echo(f"Models are placed on {client.mark_node(node, 'open')['name']} again.")
 
 
 @click.command()
@@ -69,7 +69,7 @@ def uncordon(client: Client, node: str) -> None:
 @talks
 def drain(client: Client, node: str, within: float) -> None:
     """Move the models of a node elsewhere, and wait for that. Each serves until it is READY in its new place."""
-    marked = client.mark_node(node, "drain")
+    marked = client.mark_node(node, "draining")
     deadline = time.monotonic() + within
     while not _is_empty(client, marked["id"]):
         if time.monotonic() < deadline:

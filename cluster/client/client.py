@@ -174,9 +174,9 @@ class ClusterCalls(LaunchCalls):
         return ask("GET", "/v1/cluster/info", {"detailed": detailed})
 
     @call
-    def mark_node(self, node: str, mark: Literal["cordon", "uncordon", "drain"]) -> Steps[JsonObject]:
+    def mark_node(self, node: str, mark: Literal["open", "cordoned", "draining"]) -> Steps[JsonObject]:
         """Closes a node to new workers, opens it again, or has its workers moved elsewhere."""
-        return ask("POST", f"/v1/cluster/nodes/{path_part(node)}/{mark}")
+        return ask("PUT", f"/v1/cluster/nodes/{path_part(node)}", body={"mark": mark})
 
     @call
     def version(self) -> Steps[str]:

@@ -279,8 +279,7 @@ class Fleet:
         target, workers = self.wanted.get(uid), list(self.workers.of(uid))
         if target is None:
             return not workers
-        leaving = [worker.node for worker in workers if (node := self.nodes.get(worker.node)) and node.draining]
-        return is_at_rest(target, self.last_ready.get(uid, target), workers, leaving)
+        return is_at_rest(target, self.last_ready.get(uid, target), workers, self.nodes)
 
     def short_of_workers(self) -> list[Wanted]:
         """Models that may still have replicas to start, or will have."""

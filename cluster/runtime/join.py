@@ -177,7 +177,11 @@ class JoinedMachine:
             return ""
         self._starts = [*self._starts[-9:], time.monotonic()]
         try:
-            self.join(self.invited())
+            invitation = self.invited()
+            if self._raylet is not None and is_alive(self._raylet):
+                # Its head is gone, so it would spend its orderly end on waiting for that.
+                self._raylet.kill()
+            self.join(invitation)
         # The head may be back in a minute, or the disk have room.
         except (errors.ClusterError, OSError, subprocess.SubprocessError) as error:
             return str(error)

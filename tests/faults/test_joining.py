@@ -112,7 +112,7 @@ def test_machines_join_come_back_and_leave_under_traffic(breakable: LiveCluster,
     with breakable.client() as client:
         client.launch_model("echo", "echo", model_uid="moves", worker_ip=None, replica=3)
         with pytest.raises(errors.BadRequest, match="There is no node elsewhere"):
-            client.mark_node("elsewhere", "drain")
+            client.mark_node("elsewhere", "draining")
     assert nodes_of(breakable, "moves") == ["127.0.0.1", first.ip, second.ip]
     code, said = first.refusal()
     assert code == 11 and "has joined the cluster at" in said

@@ -11,7 +11,8 @@ from cluster import keys
 from cluster.control.closed_nodes import NodeMark
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node
-from deployments.ingress.bodies import Json
+from cluster.value import Value
+from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.shapes import CardLoad, CpuLoad, NodeRow, load_row, node_row
 from deployments.ingress.openapi import described
@@ -34,6 +35,10 @@ class ClusterStatus(TypedDict):
     workers: dict[str, NodeLoad]
 
 
+class Mark(Value):
+    mark: NodeMark
+
+
 class MarkedNode(TypedDict):
     name: str
     id: str
@@ -44,25 +49,13 @@ def closing(supervisor: SupervisorClient) -> APIRouter:
     # A key for some models that could close a node would move the models of others.
     routes = APIRouter(tags=["nodes"], dependencies=[Depends(refuse_limited)])
 
-    async def mark(asked: str, mark: NodeMark) -> Json:
-        node = await supervisor.mark_node(asked, mark)
-        return Json({"name": node.name or node.ip, "id": node.id, "ip_address": node.ip})
-
-    @routes.post("/v1/cluster/nodes/{node}/cordon")
-    @described("Place nothing new on a node", MarkedNode)
-    async def cordon(node: str) -> Json:
-        return await mark(node, "cordoned")
-
-    @routes.post("/v1/cluster/nodes/{node}/drain")
-    @described("Move the models of a node elsewhere, and place nothing new on it", MarkedNode)
-    async def drain(node: str) -> Json:
-        """A worker goes when another one is READY elsewhere, so one that fits nowhere else stays."""
-        return await mark(node, "draining")
-
-    @routes.post("/v1/cluster/nodes/{node}/uncordon")
-    @described("Place models on a node again", MarkedNode)
-    async def uncordon(node: str) -> Json:
-        return await mark(node, "open")
+    @routes.put("/v1/cluster/nodes/{node}")
+    @described("Say whether models are placed on a node, or move away from it", MarkedNode, body=Mark)
+    async def mark(node: str, request: Request) -> Json:
+        """A worker on a node that drains goes when another one is READY elsewhere, so one that fits nowhere stays."""
+        body: Mark = checked(Mark, await json_body(request))
+        marked = await supervisor.mark_node(node, body.mark)
+        return Json({"name": marked.name or marked.ip, "id": marked.id, "ip_address": marked.ip})
 
     return routes
 
