@@ -16,7 +16,7 @@ from cluster.control.placement import NoRoom, Placement, demand_of
 from cluster.control.room import Room
 from cluster.errors import DoesNotFit
 from cluster.launch import Wanted
-from cluster.status import WorkerName, WorkerState
+from cluster.status import Node, WorkerName, WorkerState
 
 S = WorkerState
 
@@ -244,12 +244,12 @@ def _to_go_on(last: Wanted, lacking: int, old: Sequence[WorkerRecord]) -> list[i
     return missing[: max(min(lacking, last.replica) - len(indices) - others, 0)]
 
 
-def is_at_rest(target: Wanted, last: Wanted, workers: Sequence[WorkerRecord], leaving: Collection[str] = ()) -> bool:
+def is_at_rest(target: Wanted, last: Wanted, workers: Sequence[WorkerRecord], nodes: Mapping[str, Node]) -> bool:
     """Whether there is nothing to plan for a model until something changes about it: each replica has its worker of the
     wanted version, on a node that does not drain, and no other is left."""
     if last.generation != target.generation or len(workers) != target.replica:
         return False
-    if any(worker.node in leaving for worker in workers):
+    if any(worker.node in nodes and nodes[worker.node].draining for worker in workers):
         return False
     indices = {w.name.index for w in workers if w.state in ALIVE and w.name.generation == target.generation}
     return len(indices) == target.replica and max(indices) < target.replica

@@ -65,6 +65,17 @@ LISTINGS = {
         [{"model_name": "bge-m3", "is_builtin": True}],
         ["NAME", "bge-m3", "yes"],
     ),
+    "nodes": (
+        "GET /v1/cluster/info",
+        [
+            {
+                **{"name": "gpu-1", "ip_address": "10.0.0.2", "state": "cordoned", "workers": 2, "version": "0.1.0"},
+                **{"cpu_count": 8.0, "mem_total": 2**34, "mem_claimed": 2**30, "gpu_count": 4, "gpu_claimed": 1.5},
+                "labels": {"zone": "b"},
+            }
+        ],
+        ["NODE", "gpu-1", "10.0.0.2", "cordoned", "16.0 GiB", "1.5", "zone=b", "0.1.0"],
+    ),
     "keys list": (
         "GET /v1/keys",
         [{"id": "k1", "name": "ci", "scopes": ["list", "infer"], "models": None, "created": 1_700_000_000}],

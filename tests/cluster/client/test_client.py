@@ -119,6 +119,12 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         {"model_uid": "m", "replica": 3},
         {"model_uid": "m", "replica": 3},
     ),
+    "mark_node": (
+        lambda c: c.mark_node("a/b", "cordoned"),
+        ("PUT", "/v1/cluster/nodes/a%2Fb", {}, {"mark": "cordoned"}),
+        {"name": "a/b"},
+        {"name": "a/b"},
+    ),
     "events": (lambda c: c.events("m"), ("GET", "/v1/models/m/events", {}, None), [{"event_ts": 1}], [{"event_ts": 1}]),
     "logs": (lambda c: c.logs("m", 5), ("GET", "/v1/models/m/logs", {"lines": "5"}, None), {"lines": ["a"]}, ["a"]),
     "instances": (

@@ -9,7 +9,7 @@ import pytest
 
 from cluster.control.held import Taken
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerRecord
-from cluster.control.reconcile import NO_LOSS, FleetPlan, Loss, is_settled, reconcile
+from cluster.control.reconcile import NO_LOSS, FleetPlan, Loss, is_at_rest, is_settled, reconcile
 from cluster.control.room import Room
 from cluster.launch import Wanted
 from cluster.status import Claim, Node, WorkerName, WorkerState
@@ -351,6 +351,12 @@ def test_many_losses_do_not_overflow() -> None:
 )
 def test_settled_is_exactly_what_is_wanted(workers: list[WorkerRecord], settled: bool) -> None:
     assert is_settled({"m": wish(2)}, workers) is settled
+
+
+def test_a_model_on_a_node_that_drains_is_not_at_rest() -> None:
+    nodes = {node.id: node for node in LEAVING}
+    assert is_at_rest(wish(), wish(), [worker(node="n1")], nodes)
+    assert not is_at_rest(wish(), wish(), [worker(node="n0")], nodes)
 
 
 def test_an_update_without_room_ends_with_the_new_one() -> None:
