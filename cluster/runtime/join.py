@@ -183,8 +183,8 @@ class JoinedMachine:
                 self._raylet.kill()
             self.join(invitation)
         # The head may be back in a minute, or the disk have room.
-        except (errors.ClusterError, OSError, subprocess.SubprocessError) as error:
-            return str(error)
+        except (errors.ClusterError, OSError, subprocess.SubprocessError, psutil.Error) as error:
+            return str(error) or repr(error)
         log.warning("joined again after %.1f s", time.monotonic() - self._starts[-1])
         return ""
 

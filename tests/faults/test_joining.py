@@ -37,7 +37,8 @@ class Machine:
         self.settings = Settings(home=home)
         self._cluster = cluster
         self.token = Place(cluster.settings).token
-        self.command: subprocess.Popen[str] | None = None
+        self.command: subprocess.Popen[bytes] | None = None
+        self.said = home.with_suffix(".txt")
 
     def words(self, *more: str, head: str = "") -> list[str]:
         head = head or f"127.0.0.1:{self._cluster.port}"
@@ -52,9 +53,8 @@ class Machine:
     def join(self, *more: str) -> float:
         """Returns the seconds until it is there."""
         started = time.monotonic()
-        self.command = subprocess.Popen(
-            self.words(*more), env=self.environment, cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
+        with self.said.open("wb") as said:
+            self.command = subprocess.Popen(self.words(*more), env=self.environment, cwd=ROOT, stderr=said)
         until(self.row, within=30, why=f"{self.ip} is not there")
         return time.monotonic() - started
 
@@ -78,9 +78,9 @@ class Machine:
         """By Ctrl-C."""
         assert self.command is not None
         self.command.send_signal(signal.SIGINT)
-        _, said = self.command.communicate(timeout=60)
+        self.command.wait(60)
         assert not processes_of(Place(self.settings))
-        return self.command.returncode, said
+        return self.command.returncode, self.said.read_text()
 
     def end(self) -> None:
         if self.command is not None and self.command.poll() is None:
@@ -93,6 +93,8 @@ def machines(breakable: LiveCluster, tmp_path: Path) -> Iterator[list[Machine]]:
     yield machines
     for machine in machines:
         machine.end()
+        if machine.said.exists():
+            print(f"\n{machine.ip}: {machine.said.read_text()}")
 
 
 def nodes_of(cluster: LiveCluster, uid: str) -> list[str]:
