@@ -35,7 +35,7 @@ from cluster.joining import (
 )
 from cluster.runtime import ray_head
 from cluster.runtime.place import NODE_HOME, Place
-from cluster.runtime.ray_head import START_RAY, is_alive, node_words, own_address, ray_variables, run_ray
+from cluster.runtime.ray_head import START_RAY, is_alive, name_of, node_words, own_address, ray_variables, run_ray
 from cluster.runtime.watchdog import LOOK_S, pause_before
 from cluster.settings import Settings
 
@@ -135,7 +135,7 @@ class JoinedMachine:
         run_ray(
             self._place, [f"--address={invitation.address}", *words], START_ON_LOOPBACK if is_loopback else START_RAY
         )
-        raylets = [process for process in ray_head.processes_of(self._place) if process.name() == "raylet"]
+        raylets = [process for process in ray_head.processes_of(self._place) if name_of(process) == "raylet"]
         if not raylets:
             raise ray_head.failed_start(self._place)
         self._raylet, self._session = raylets[0], invitation.session

@@ -83,7 +83,7 @@ class RayHead:
     def of(cls, place: Place) -> RayHead | None:
         """The Ray of the last run, if both of its processes live."""
         state = place.read() or {}
-        named = {process.name(): process for process in processes_of(place)}
+        named = {name_of(process): process for process in processes_of(place)}
         raylet, gcs = named.get("raylet"), named.get("gcs_server")
         if raylet is None or gcs is None or "address" not in state:
             return None
@@ -200,7 +200,7 @@ def _storage_of(place: Place) -> Path:
 def end(place: Place) -> None:
     """Ends everything that `start` started: first asks the raylet, which ends its workers, then kills what is left."""
     ours = processes_of(place)
-    raylets = [process for process in ours if process.name() == "raylet"]
+    raylets = [process for process in ours if name_of(process) == "raylet"]
     for raylet in raylets:
         _quietly(raylet.terminate)
     psutil.wait_procs(raylets, timeout=STOP_TIMEOUT_S)
@@ -235,6 +235,14 @@ def is_of(process: psutil.Process, run: str) -> bool:
         return process.environ().get(RUN) == run
     except (psutil.Error, OSError):
         return False  # another user's, or it ended meanwhile
+
+
+def name_of(process: psutil.Process) -> str:
+    """Empty for one that has ended: when a raylet does, all that it started follow within the same second."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.runtime.place import Place
-from cluster.runtime.ray_head import RUN, end, is_alive, processes_of
+from cluster.runtime.ray_head import RUN, end, is_alive, name_of, processes_of
 from cluster.settings import Settings
 
 WAITS = "import sys; print('.', flush=True); sys.stdin.read()"
@@ -66,3 +67,11 @@ def test_only_what_was_started_is_ended(
     assert not any(map(is_alive, found))
     assert stranger.poll() is None
     assert processes_of(place) == [] and not place.temp.exists()
+
+
+def test_a_process_that_has_ended_has_no_name() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    process = psutil.Process(child.pid)
+    child.kill()
+    child.wait()
+    assert name_of(process) == "" and name_of(psutil.Process()) != ""
