@@ -17,7 +17,7 @@ import pytest
 from cluster import errors
 from cluster.joining import Invitation, Versions, proof
 from cluster.runtime.place import Place
-from cluster.runtime.ray_head import processes_of
+from cluster.runtime.ray_head import name_of, processes_of
 from cluster.settings import Settings
 from cluster.status import ModelState
 from tests.faults.traffic import traffic
@@ -72,7 +72,7 @@ class Machine:
         return done.returncode, done.stderr
 
     def raylet(self) -> psutil.Process | None:
-        return next((p for p in processes_of(Place(self.settings)) if p.name() == "raylet"), None)
+        return next((p for p in processes_of(Place(self.settings)) if name_of(p) == "raylet"), None)
 
     def leave(self) -> tuple[int, str]:
         """By Ctrl-C."""
@@ -158,7 +158,7 @@ def test_a_machine_joins_again_when_the_head_was_started_anew(breakable: LiveClu
     machine.join()
     before = machine.raylet()
     assert before is not None
-    head = next(p for p in processes_of(Place(breakable.settings)) if p.name() == "raylet" and p.pid != before.pid)
+    head = next(p for p in processes_of(Place(breakable.settings)) if name_of(p) == "raylet" and p.pid != before.pid)
     head.kill()
     killed = time.monotonic()
     until(lambda: (r := machine.raylet()) is not None and r.pid != before.pid, within=60, why="it does not join again")
