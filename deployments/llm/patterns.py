@@ -17,6 +17,8 @@ MOST_PARTS = 2_000
 CLASS_WEIGHT = 4
 #: Of a class that has almost all letters: measured, 30 ms each where others take up to 4.
 WIDE_WEIGHT = 20
+#: Parts that may be left out: llama.cpp follows each way through them, 50 in a row took two seconds.
+MOST_OPTIONAL = 32
 MOST_CHOICES = 1_000
 MOST_CHOICE_CHARACTERS = 20_000
 
@@ -75,6 +77,7 @@ class _Pattern:
             self._text = self._text[:-1]
         self._at = 0
         self._depth = 0
+        self._optional = 0
 
     def grammar(self) -> str:
         part = self._alternatives()
@@ -178,6 +181,9 @@ class _Pattern:
             self._refuse("a repeat of a repeat")
         if part.may_be_empty and most != 1:
             self._refuse("a repeat of what may be empty")
+        self._optional += not least
+        if self._optional > MOST_OPTIONAL:
+            self._refuse(f"more than {MOST_OPTIONAL} parts that may be left out")
         signs = {(0, None): "*", (1, None): "+", (0, 1): "?"}
         braces = f"{{{least}}}" if least == most else f"{{{least},{'' if most is None else most}}}"
         text = f"({part.text}){signs.get((least, most), braces)}"

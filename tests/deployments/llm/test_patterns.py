@@ -72,6 +72,7 @@ def test_a_regex_becomes_a_grammar(pattern: str, grammar: str) -> None:
         ("a{,2}", "no number"),
         ("a{99999999999}", "no number"),
         ("((a{200}){200}){200}", "more than 2000 parts"),
+        ("a?" * 33, "more than 32 parts that may be left out"),
         (".{101}", "more than 2000 parts"),
         (r"[\u4e00-\u9fff]{101}", "more than 2000 parts"),
         (r"(\w{100}){6}", "more than 2000 parts"),
