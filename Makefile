@@ -18,18 +18,15 @@ APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test quick check house flows format clean pure serving breaking filling
+.PHONY: serve test quick check house flows format clean serving breaking filling
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
 
 test: .venv/tests-installed check
-	@$(MAKE) --no-print-directory --jobs 3 $(APART) pure serving breaking
+	$(PURE)
+	@$(MAKE) --no-print-directory --jobs 2 $(APART) serving breaking
 	@$(MAKE) --no-print-directory filling
-
-# They give way to those with clusters, which have deadlines.
-pure:
-	nice -n 10 env $(PURE)
 
 serving:
 	$(PYTEST) -m ray $(addprefix --ignore=,$(BREAKING))

@@ -49,8 +49,8 @@ class RouteTable:
     _namesakes: dict[str, list[Namesake]] = field(default_factory=dict)
     _able: dict[str, list[str]] = field(default_factory=dict)
     #: The version with which each model last changed, those that went among them, and since when that is known.
-    _changed_in: dict[str, int] = field(default_factory=dict)
-    _known_since: int = -1
+    _changed_in: dict[str, int] = field(default_factory=dict, compare=False)
+    _known_since: int = field(default=-1, compare=False)
     _turn: int = 0
 
     def __post_init__(self) -> None:

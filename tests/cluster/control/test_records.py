@@ -176,7 +176,7 @@ def test_launches_that_come_together_are_one_write_and_each_is_one_row() -> None
         generations = [(await launch).generation for launch in launches]
         assert generations == list(range(1, 21))
         assert sum(map(len, store.writes)) == 20
-        assert len(store.writes) <= 2, "those that came while the first write was under way are the second"
+        assert len(store.writes) < 5, "those that came while a write was under way are the next"
         assert store.number("generation") == 20
 
     play(scene, store=store)

@@ -467,7 +467,7 @@ def test_the_route_of_mistral_refuses_what_it_cannot_as_its_clients_read_it(serv
 
 def test_the_route_of_mistral_ignores_what_only_other_models_can(server: httpx.Client) -> None:
     url = {"type": "document_url", "document_url": as_uri(document("a b"))}
-    asking = {"model": "reader", "document": url, "bbox_annotation_format": {}, "include_blocks": True, "colour": 1}
+    asking = {"model": "reader", "document": url, "table_format": "html", "include_blocks": True, "colour": 1}
     (read,) = told(server.post(MISTRAL, json={**asking, "confidence_scores_granularity": "word"}))["pages"]
     (block,) = read["blocks"]
     assert (block["type"], block["content"]) == ("text", "a b") and block["bottom_right_x"] > block["top_left_x"]
