@@ -48,7 +48,7 @@ class _Head:
         token = self.token()
         if not is_proven(shown.proof, token, purpose, shown.nonce, text):
             raise errors.NotAuthenticated(
-                f"The token is not this cluster's: use a copy of {self._place.token} of the head."
+                "The token is not this cluster's: use a copy of run/ray.token in the CLUSTER_HOME of its head."
             )
         return token
 
