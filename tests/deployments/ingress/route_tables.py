@@ -17,6 +17,8 @@ EXAMPLES = {"language"}
 #: Files need no key, since their names cannot be guessed.
 FILE = "/v1/files/{name}.{format}"
 PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
+#: Machines that join have no key: their body proves that they have the token of the cluster, and an empty one is wrong.
+PROVEN = {"/v1/cluster/join", "/v1/cluster/leave"}
 #: A body that each inference route answers.
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "minilm", "input": "a"},

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from cluster import Client, errors
-from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, FILE, PUBLIC, READING, SERVING, TALKING
+from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, FILE, PROVEN, PUBLIC, READING, SERVING, TALKING
 from tests.live import ROOT, LiveCluster, until
 
 
@@ -64,6 +64,8 @@ def test_no_route_is_open_but_those_that_say_nothing(
             answer = ask(method, path, key)
             if path == FILE:
                 assert answer.status_code == 404
+            elif path in PROVEN:
+                assert answer.status_code == 422, (method, path, answer.text)
             elif path in PUBLIC or (method, path) == ("GET", "/"):
                 assert answer.status_code == 200, (method, path, answer.text)
             else:
@@ -111,7 +113,7 @@ def test_a_key_does_what_its_scope_says_and_nothing_else(
     for method, path in every_call(described):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
         if (
-            path in (*PUBLIC, FILE)
+            path in (*PUBLIC, *PROVEN, FILE)
             or (method, path) == ("GET", "/")
             or tags & (SERVING | DRAWING | READING | TALKING | EXAMPLES)
         ):
