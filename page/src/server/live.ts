@@ -1,0 +1,129 @@
+/** Follows the cluster: one stream into signals, which nothing else writes. Nothing polls. */
+import { computed, signal } from "@preact/signals";
+import { callCell, get, urlOf } from "./call";
+import { amended, NOTHING, type Cells, type Fleet } from "./changes";
+import type { LiveChange } from "./shapes";
+
+/** `closed`: the server asks for a key that the page does not have. */
+export type Link = "connecting" | "live" | "lost" | "closed";
+
+export const fleet = signal<Fleet>(NOTHING);
+export const link = signal<Link>("connecting");
+/** Null where the server is no gateway. */
+export const cells = signal<Cells | null>(null);
+/** When the server was last heard. */
+export const heardAt = signal(0);
+/** How often it was found again after it was lost: what a screen asked for by itself may be old then. */
+export const returns = signal(0);
+/** The server's version when the page was opened: a page that is older than its server should be loaded again. */
+const firstServer = signal("");
+export const isOutdated = computed(() => firstServer.value !== "" && fleet.value.server !== firstServer.value);
+export const models = computed(() => [...fleet.value.models.values()].sort((a, b) => a.uid.localeCompare(b.uid)));
+export const hasLoaded = computed(() => heardAt.value > 0);
+
+/** The server beats every two seconds; a stream that is silent for longer is dead, whatever its connection looks like. */
+const SILENT_MS = 6000;
+const RETRY_MS = 1000;
+/** A browser gives one server six connections, and the seventh tab would hang: nobody looks at a hidden one. */
+const HIDDEN_MS = 2000;
+
+/** The cell that somebody chose, or that the gateway did. */
+let chosen = "";
+let source: EventSource | null = null;
+let hiding = 0;
+
+export function take(data: string): void {
+  const change = JSON.parse(data) as LiveChange;
+  fleet.value = amended(fleet.value, change);
+  if (firstServer.value === "") firstServer.value = change.server;
+  hear();
+}
+
+function hear(): void {
+  heardAt.value = Date.now();
+  if (link.value === "lost") returns.value += 1;
+  link.value = "live";
+}
+
+function close(): void {
+  source?.close();
+  source = null;
+}
+
+/** Why a stream does not open is told to nobody by the browser; the answer to a plain request says it. */
+function findOutWhy(): void {
+  get("/v1/cluster/version", AbortSignal.timeout(SILENT_MS)).catch(() => undefined);
+}
+
+function lose(): void {
+  if (link.value === "closed") return;
+  link.value = heardAt.value === 0 && link.value === "connecting" ? "connecting" : "lost";
+  findOutWhy();
+}
+
+/** All that is on the screen is of one cell. */
+function takeCells(data: string): void {
+  const told = JSON.parse(data) as Cells;
+  if (told.cell !== cells.value?.cell) forget();
+  cells.value = told;
+  callCell(told.cell);
+}
+
+function forget(): void {
+  fleet.value = NOTHING;
+  firstServer.value = "";
+  heardAt.value = 0;
+}
+
+export function choose(name: string): void {
+  if (cells.value === null) return;
+  chosen = name;
+  forget();
+  cells.value = { ...cells.value, cell: name };
+  callCell(name);
+  unlock();
+}
+
+export function open(): void {
+  close();
+  const query = chosen === "" ? "" : `?cell=${encodeURIComponent(chosen)}`;
+  const opened = (source = new EventSource(urlOf(`/v1/changes${query}`)));
+  const openedAt = Date.now();
+  opened.onmessage = (event: MessageEvent<string>) => take(event.data);
+  opened.addEventListener("cells", (event: MessageEvent<string>) => takeCells(event.data));
+  opened.addEventListener("beat", hear);
+  opened.addEventListener("ended", lock);
+  opened.onerror = lose;
+  watch(opened, openedAt);
+}
+
+/** The page needs a key. */
+export function lock(): void {
+  link.value = "closed";
+  close();
+}
+
+export function unlock(): void {
+  link.value = "connecting";
+  open();
+}
+
+function watch(opened: EventSource, since: number): void {
+  if (source !== opened) return;
+  const isSilent = Date.now() - Math.max(heardAt.value, since) > SILENT_MS;
+  if (isSilent || opened.readyState === EventSource.CLOSED) {
+    lose();
+    open();
+    return;
+  }
+  setTimeout(() => watch(opened, since), RETRY_MS);
+}
+
+export function follow(): void {
+  document.addEventListener("visibilitychange", () => {
+    clearTimeout(hiding);
+    if (document.hidden) hiding = window.setTimeout(close, HIDDEN_MS);
+    else if (source === null && link.value !== "closed") open();
+  });
+  open();
+}

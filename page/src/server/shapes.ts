@@ -1,0 +1,207 @@
+// Made by page/shapes.py of the server's own types; `make page` writes it again.
+
+export type CachedRow = {
+  readonly model_name: string;
+  readonly model_type: string | null;
+  readonly model_hub: string;
+  readonly model_version: string | null;
+  readonly path: string;
+  readonly real_path: string;
+  readonly size_bytes: number;
+  readonly complete: boolean;
+  readonly actor_ip_address: string;
+  readonly used_by: readonly (string)[];
+};
+
+export type CatalogueRow = {
+  readonly name: string;
+  readonly type: string;
+  readonly abilities: readonly (string)[];
+  readonly description: string;
+  readonly languages: readonly (string)[];
+  readonly max_tokens: number | null;
+  readonly weight_bytes: number | null;
+  readonly licence: string | null;
+  readonly needs: string | null;
+  readonly builtin: boolean;
+};
+
+export type CreatedKey = {
+  readonly id: string;
+  readonly name: string;
+  readonly scopes: readonly (string)[];
+  readonly models: readonly (string)[] | null;
+  readonly created: number;
+  readonly key: string;
+};
+
+export type EventRow = {
+  readonly event_type: string;
+  readonly event_ts: number;
+  readonly event_content: string;
+};
+
+export type FitBody = {
+  readonly fits: boolean;
+  readonly reason: string;
+  readonly nodes: readonly (string)[];
+  readonly gives_way?: readonly (string)[];
+  readonly claim_bytes: number;
+  readonly card_bytes: number;
+  readonly room_bytes: number | null;
+  readonly measured?: Readonly<Record<string, unknown>>;
+  readonly plan?: Plan;
+  readonly ladder?: readonly (Rung)[];
+};
+
+export type JobRow = {
+  readonly object: string;
+  readonly id: string;
+  readonly model: string;
+  readonly created_at: number;
+  readonly status?: "queued" | "in_progress" | "completed" | "failed" | "cancelled";
+  readonly progress?: number;
+  readonly stage?: string;
+  readonly step?: number;
+  readonly steps?: number;
+  readonly eta_s?: number | null;
+  readonly error?: Readonly<Record<string, unknown>> | null;
+  readonly expires_at?: number | null;
+};
+
+export type KeyRow = {
+  readonly id: string;
+  readonly name: string;
+  readonly scopes: readonly (string)[];
+  readonly models: readonly (string)[] | null;
+  readonly created: number;
+};
+
+export type LaunchOptions = {
+  readonly type: string;
+  readonly name: string;
+  readonly launch: Readonly<Record<string, unknown>>;
+  readonly family: Readonly<Record<string, unknown>>;
+  readonly defaults: Readonly<Record<string, unknown>>;
+  readonly engines: readonly (string)[];
+  readonly variants: readonly (VariantRow)[];
+};
+
+export type LiveChange = {
+  readonly whole: boolean;
+  readonly models: readonly (LiveModel)[];
+  readonly gone: readonly (string)[];
+  readonly nodes: readonly (LiveNode)[] | null;
+  readonly has_control: boolean;
+  readonly server: string;
+};
+
+export type LiveModel = {
+  readonly uid: string;
+  readonly type: string;
+  readonly name: string;
+  readonly abilities: readonly (string)[];
+  readonly state: string;
+  readonly reason: string;
+  readonly error_code: string;
+  readonly replica: number;
+  readonly scale: LiveScale | null;
+  readonly ready: number;
+  readonly restarts: number;
+  readonly generation: number;
+  readonly stage: string;
+  readonly progress: number;
+  readonly created: number;
+  readonly version: number;
+  readonly log_tail: readonly (string)[];
+  readonly workers: readonly (LiveWorker)[];
+};
+
+export type LiveNode = {
+  readonly id: string;
+  readonly name: string;
+  readonly ip: string;
+  readonly state: string;
+  readonly is_head: boolean;
+  readonly version: string;
+  readonly cpus: number;
+  readonly memory_bytes: number;
+  readonly memory_claimed: number;
+  readonly gpus: number;
+  readonly gpus_claimed: number;
+  readonly card_bytes: number | null;
+  readonly card_claimed: number;
+  readonly workers: number;
+  readonly room_reason: string;
+};
+
+export type LiveScale = {
+  readonly min: number;
+  readonly max: number;
+  readonly why: string;
+};
+
+export type LiveWorker = {
+  readonly id: string;
+  readonly index: number;
+  readonly generation: number;
+  readonly state: string;
+  readonly node: string;
+  readonly pid: number;
+  readonly cards: readonly (number)[];
+  readonly claim_bytes: number;
+  readonly card_bytes: number;
+  readonly stage: string;
+  readonly progress: number;
+  readonly done_bytes: number;
+  readonly total_bytes: number;
+  readonly files: readonly (Readonly<Record<string, unknown>>)[];
+  readonly reason: string;
+  readonly restarts: number;
+  readonly created: number;
+};
+
+export type PastEvent = {
+  readonly event_type: string;
+  readonly event_ts: number;
+  readonly event_content: string;
+  readonly id: number;
+  readonly model_uid: string | null;
+};
+
+export type Plan = {
+  readonly components: readonly (Readonly<Record<string, unknown>>)[];
+  readonly activation_bytes: number;
+  readonly fixed_bytes: number;
+  readonly spare_bytes: number;
+  readonly peak_bytes: number;
+  readonly advice: string;
+};
+
+export type RequestProgressBody = {
+  readonly progress: number;
+  readonly state: string;
+  readonly stage: string;
+  readonly step: number;
+  readonly steps: number;
+  readonly eta: number | null;
+};
+
+export type Rung = {
+  readonly changes: Readonly<Record<string, unknown>>;
+  readonly claim_bytes: number;
+  readonly card_bytes: number;
+  readonly fits: boolean;
+};
+
+export type VariantRow = {
+  readonly hub: string;
+  readonly format: string;
+  readonly quantizations: readonly (string)[];
+};
+
+export type WhoAmI = {
+  readonly name: string | null;
+  readonly scopes: readonly (string)[];
+  readonly models: readonly (string)[] | null;
+};
