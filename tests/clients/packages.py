@@ -25,8 +25,8 @@ def installed(*requirements: str, dependencies: bool = True) -> Path:
     if not folder.exists():
         FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=".", dir=FOLDER))
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(draft), *requirements]
-        command += [] if dependencies else ["--no-deps"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", str(draft)]
+        command += [*requirements, *([] if dependencies else ["--no-deps"])]
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         try:
@@ -37,10 +37,17 @@ def installed(*requirements: str, dependencies: bool = True) -> Path:
     return folder
 
 
-def answer_of(program: str, requirements: str | Sequence[str], *words: str, dependencies: bool = True) -> Any:
-    """What a program prints as JSON with these requirements installed."""
+def answer_of(
+    program: str,
+    requirements: str | Sequence[str],
+    *words: str,
+    dependencies: bool = True,
+    folders: Sequence[Path] = (),
+) -> Any:
+    """What a program prints as JSON with these requirements installed, and with folders that come before them."""
     needed = [requirements] if isinstance(requirements, str) else requirements
-    environment = {**os.environ, "PYTHONPATH": str(installed(*needed, dependencies=dependencies))}
+    path = [*folders, installed(*needed, dependencies=dependencies)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))}
     done = subprocess.run(
         [sys.executable, "-c", program, *words], env=environment, capture_output=True, text=True, timeout=60
     )

@@ -42,6 +42,16 @@ def dify_recognises_an_xinference_model(url: str, uid: str) -> tuple[str, int]:
     return row.get("model_format", "ggmlv3"), row.get("max_tokens", 512)
 
 
+def dify_embeds_by_xinference(url: str, uid: str, texts: Sequence[str]) -> tuple[Vectors, int]:
+    """By the package xinference-client, with a handle that it makes itself, and reads the tokens of the answer."""
+    from xinference_client.client.restful.restful_client import RESTfulEmbeddingModelHandle
+
+    handle = RESTfulEmbeddingModelHandle(model_uid=uid, base_url=url, auth_headers={})
+    answer = handle.create_embedding(input=list(texts))
+    handle.close()
+    return [row["embedding"] for row in answer["data"]], answer["usage"]["total_tokens"]
+
+
 def dify_reranks_by_xinference(
     url: str, uid: str, query: str, documents: Sequence[str]
 ) -> list[tuple[int, float, str]]:

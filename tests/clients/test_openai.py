@@ -111,6 +111,8 @@ def test_models_are_listed_and_retrieved(strict: openai.OpenAI, embedder: str, r
     assert retrieved.model_name == "all-MiniLM-L6-v2"  # type: ignore[attr-defined]
     assert (retrieved.id, retrieved.object, retrieved.owned_by) == (embedder, "model", "xinference")
     assert retrieved.created == listed[embedder].created and 0 < time.time() - retrieved.created < 36_000
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        strict.models.retrieve("nobody")
 
 
 @pytest.mark.parametrize("name", ["all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2", "minilm"])

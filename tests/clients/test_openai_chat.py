@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import psutil
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from tests.deployments.llm.forms import FORMS
 from tests.live import LiveCluster, until
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -94,6 +98,23 @@ def test_an_answer_follows_its_schema(strict: openai.OpenAI, talker: str) -> Non
     )
     content = json.loads(answer.choices[0].message.content or "")
     assert isinstance(content["city"], str) and isinstance(content["people"], int)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_answers_of_twenty_forms_at_once_are_whole_and_fit(live: LiveCluster, talker: str, temperature: int) -> None:
+    async def fill(client: openai.AsyncOpenAI, number: int, schema: dict[str, Any]) -> Any:
+        form: Any = {"type": "json_schema", "json_schema": {"name": "form", "schema": schema, "strict": True}}
+        answer = await client.chat.completions.create(
+            model=talker, messages=QUESTION, response_format=form, max_tokens=400, temperature=temperature, seed=number
+        )
+        return json.loads(answer.choices[0].message.content or "")
+
+    async def play() -> list[Any]:
+        async with openai.AsyncOpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+            return await asyncio.gather(*(fill(client, number, form) for number, (form, _) in enumerate(FORMS)))
+
+    for (form, _), value in zip(FORMS, asyncio.run(play()), strict=True):
+        jsonschema.validate(value, form)
 
 
 def test_responses(strict: openai.OpenAI, talker: str) -> None:
@@ -197,3 +218,25 @@ def test_whoever_leaves_ends_the_work_on_his_answer(live: LiveCluster, talker: s
         return seconds() - before < 0.05
 
     until(is_idle, within=5, why="it goes on writing")
+
+
+def test_a_worker_that_dies_within_an_answer_is_told_of_and_is_back_for_the_next(
+    live: LiveCluster, talker: str, client: openai.OpenAI
+) -> None:
+    (pid,) = live.worker_pids(talker)
+    stream = client.chat.completions.create(
+        model=talker, messages=QUESTION, stream=True, max_tokens=4000, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    with pytest.raises(openai.APIError, match="gone"):
+        for _ in stream:
+            pass
+    told = time.monotonic() - killed
+    until(lambda: live.worker_pids(talker) not in ([], [pid]), within=120, why="no other worker")
+    back = time.monotonic() - killed
+    print(f"\nkilled within a stream: the error after {told:.2f} s, READY again after {back:.1f} s")
+    assert told < 5
+    answer = client.chat.completions.create(model=talker, messages=QUESTION, temperature=0)
+    assert answer.choices[0].message.content == ANSWER

@@ -16,6 +16,7 @@ from tests.painted import painting
 from tests.read_pages import document, reading
 
 EMBEDDING: dict[str, Callable[..., replays.Vectors]] = {
+    "Dify": lambda *asked: replays.dify_embeds_by_xinference(*asked)[0],
     "RAGFlow by Xinference": lambda *asked: replays.ragflow_embeds_by_xinference(*asked)[0],
     "RAGFlow by Ollama": replays.ragflow_embeds_by_ollama,
     "Open WebUI": replays.open_webui_embeds,
@@ -61,9 +62,13 @@ def test_scores_are_the_same(
 def test_tokens_are_counted(live: LiveCluster, embedder: str, reranker: str) -> None:
     counted = [
         embeds(live.url, embedder, TEXTS)[1]
-        for embeds in (replays.ragflow_embeds_by_xinference, replays.fastgpt_embeds)
+        for embeds in (
+            replays.dify_embeds_by_xinference,
+            replays.ragflow_embeds_by_xinference,
+            replays.fastgpt_embeds,
+        )
     ]
-    assert counted[0] == counted[1] > 3 * 5
+    assert counted[0] == counted[1] == counted[2] > 3 * 5
     assert replays.ragflow_reranks_by_xinference(live.url, reranker, QUERY, DOCUMENTS)[1] > 10
 
 

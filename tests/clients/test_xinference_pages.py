@@ -16,6 +16,7 @@ from xinference_client import RESTfulClient
 from tests.clients.conftest import TEXTS, assert_same
 from tests.clients.packages import answer_of
 from tests.clients.test_xinference_client import CE_TINY
+from tests.deployments.text.rerank.test_vision import PICTURES, vision
 from tests.documented import A1111, PAGES
 from tests.downloaded import put_model
 from tests.live import LiveCluster
@@ -108,6 +109,29 @@ def test_rerank(live: LiveCluster, reranker: str) -> None:
     again = by_client(live.url, program, reranker, json.dumps(CORPUS), PASTA)
     assert [row["index"] for row in again["results"]] == [row["index"] for row in answer["results"]]
     assert_same(*([row["relevance_score"] for row in one["results"]] for one in (again, answer)))
+
+
+@pytest.mark.documented(PAGES, "rerank: pictures")
+def test_pictures_are_ranked(client: RESTfulClient, live: LiveCluster, tmp_path: Path) -> None:
+    """The page shows these calls with jina-reranker-m0, which is code of its own repository."""
+    uid = client.launch_model("seeing", model_type="rerank", model_uid="pages-seeing", model_path=str(vision(tmp_path)))
+    shown = [as_uri(data) for data in PICTURES[:3]]
+    program = (
+        "model, shown, query = client.get_model(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]\n"
+        "ways = [{'doc_type': 'image'}, {'doc_type': 'image', 'query_type': 'image'}]\n"
+        "objects = [{'text': 'a page', 'image': uri} for uri in shown]\n"
+        "print(json.dumps([model.rerank(shown, asked, **way) for way, asked in zip(ways, [query, shown[0]])] +\n"
+        "                 [model.rerank(objects, query, top_n=2, return_documents=True)]))\n"
+    )
+    try:
+        by_text, by_picture, objects = by_client(live.url, program, uid, json.dumps(shown), PASTA)
+    finally:
+        client.terminate_model(uid)
+    for answer in (by_text, by_picture):
+        scores = [row["relevance_score"] for row in answer["results"]]
+        assert sorted(row["index"] for row in answer["results"]) == [0, 1, 2]
+        assert scores == sorted(scores, reverse=True) and len(set(scores)) == 3 and all(0 < one < 1 for one in scores)
+    assert [row["document"]["text"] for row in objects["results"]] == ["a page"] * 2
 
 
 @pytest.mark.documented(PAGES, "images: curl", "images: openai", "images: client", "images: variations")

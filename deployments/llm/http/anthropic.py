@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
@@ -13,25 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from cluster import errors
+from cluster.routes import ModelRoutes
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.errors import error_response
+from deployments.ingress.error_shapes import anthropic_error_body
 from deployments.ingress.events import Events
 from deployments.ingress.openapi import EVENTS, described
 from deployments.llm.http.talks import Talks, ended, kept_alive
 from deployments.llm.pieces import Choice, Piece, TalkUsage
 from deployments.llm.requests import Query
 
-TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
+#: Where Xinference has these routes too; at its own /v1/models, models are listed in OpenAI's form.
+PREFIX = "/anthropic"
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -43,6 +38,20 @@ class AnthropicErrorDetail(TypedDict):
 class AnthropicError(TypedDict):
     type: Literal["error"]
     error: AnthropicErrorDetail
+
+
+class AnthropicModel(TypedDict):
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+
+
+class AnthropicModels(TypedDict):
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
 
 
 class MessagesFields(BaseModel):
@@ -100,27 +109,12 @@ class TokenCount(TypedDict):
     input_tokens: int
 
 
-def answer_error(error: errors.ClusterError) -> Json:
-    usual = error_response(error)
-    status = 400 if error.status == 422 else error.status
-    headers = {name: usual.headers[name] for name in ("retry-after", "www-authenticate") if name in usual.headers}
-    body = _error_body(error)
-    # Who may not call is told so in the form that every client reads, whatever the route.
-    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
-        body["detail"] = error.message
-    return Json(body, status, headers)
-
-
-def _error_body(error: errors.ClusterError) -> JsonObject:
-    kind = TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": error.message}}
-
-
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["messages"])
     talks = services.shared(Talks)
 
     @routes.post("/v1/messages")
+    @routes.post(f"{PREFIX}/v1/messages")
     @described(
         "Answer messages, as Anthropic does",
         AnthropicMessage,
@@ -135,7 +129,8 @@ def router(services: Services) -> APIRouter:
         message = {"id": f"msg_{request.state.request_id}", "type": "message", "role": "assistant", "model": uid}
         if fields.stream:
             source = _events(talks.pieces(request, fields.model, "chat", query), message)
-            return await Events.of(kept_alive(ended(source, b"", _error_event), PING))
+            events = kept_alive(source, PING, talks.waits_for(request, uid))
+            return await Events.of(ended(events, b"", _error_event))
         reply, served = await talks.whole(request, fields.model, "chat", query)
         (choice,) = reply.choices
         content = {
@@ -148,6 +143,7 @@ def router(services: Services) -> APIRouter:
         return Json(content, headers=served.headers)
 
     @routes.post("/v1/messages/count_tokens")
+    @routes.post(f"{PREFIX}/v1/messages/count_tokens")
     @described("Count the tokens of messages", TokenCount, body=MessagesFields, error=AnthropicError)
     async def count_tokens(request: Request) -> Json:
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
@@ -155,7 +151,24 @@ def router(services: Services) -> APIRouter:
         ids = await talks.ids_of(request, fields.model, query)
         return Json({"input_tokens": len(ids)})
 
+    @routes.get(f"{PREFIX}/v1/models")
+    @described("The models that answer messages, as Anthropic lists them", AnthropicModels, error=AnthropicError)
+    async def models(request: Request) -> Json:
+        rows = [_row(model) for model in talks.serving.dispatcher.table.able(request.state.key, ["chat"])]
+        ends = {"first_id": rows[0]["id"] if rows else None, "last_id": rows[-1]["id"] if rows else None}
+        return Json({"data": rows, "has_more": False, **ends})
+
+    @routes.get(f"{PREFIX}/v1/models/{{uid:path}}")
+    @described("A model that answers messages, as Anthropic describes it", AnthropicModel, error=AnthropicError)
+    async def model_of(uid: str, request: Request) -> Json:
+        return Json(_row(talks.serving.find(request, uid, "chat")))
+
     return routes
+
+
+def _row(model: ModelRoutes) -> AnthropicModel:
+    created = datetime.fromtimestamp(model.launched.created, UTC).isoformat().replace("+00:00", "Z")
+    return {"type": "model", "id": model.uid, "display_name": model.launched.name, "created_at": created}
 
 
 # --------------------------------------------------------------------------------------------------- what is asked
@@ -259,7 +272,7 @@ def _event(kind: str, content: JsonObject) -> bytes:
 
 
 def _error_event(error: errors.ClusterError) -> bytes:
-    return b"event: error\ndata: %s\n\n" % orjson.dumps(_error_body(error))
+    return b"event: error\ndata: %s\n\n" % orjson.dumps(anthropic_error_body(error))
 
 
 class _Blocks:

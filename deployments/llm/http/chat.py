@@ -63,7 +63,7 @@ def answerer(services: Services) -> ChatAnswer:
         if fields.stream:
             pieces = talks.pieces(request, fields.model, "chat", query)
             chunks = _chunks(pieces, query.n, {**common, "object": "chat.completion.chunk"}, fields.tells_usage)
-            return await Events.of(kept_alive(ended(chunks)))
+            return await Events.of(ended(kept_alive(chunks, waits_for=talks.waits_for(request, uid))))
         reply, served = await talks.whole(request, fields.model, "chat", query)
         choices = [_choice(index, choice, query.logprobs) for index, choice in enumerate(reply.choices)]
         content = {**common, "object": "chat.completion", "choices": choices, "usage": usage_body(reply.usage)}

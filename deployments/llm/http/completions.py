@@ -102,7 +102,8 @@ def router(services: Services) -> APIRouter:
         common = {"id": f"cmpl-{request.state.request_id}", "object": "text_completion", "created": now(), "model": uid}
         if fields.stream:
             source = _together([talks.pieces(request, fields.model, "generate", each) for each in query], query[0].n)
-            return await Events.of(kept_alive(ended(_chunks(source, common, fields.tells_usage))))
+            chunks = _chunks(source, common, fields.tells_usage)
+            return await Events.of(ended(kept_alive(chunks, waits_for=talks.waits_for(request, uid))))
         answers = await asyncio.gather(*(talks.whole(request, fields.model, "generate", each) for each in query))
         replies = [reply for reply, _ in answers]
         choices = [choice for reply in replies for choice in reply.choices]

@@ -72,7 +72,7 @@ class OpenAiFields(BaseModel):
         }
 
     def _format(self) -> JsonObject | None:
-        asked = [
+        forms = [
             *([response] if (response := format_of(self.response_format)) else []),
             *([structured_format(self.structured_outputs)] if self.structured_outputs else []),
             *(
@@ -81,9 +81,9 @@ class OpenAiFields(BaseModel):
                 if (value := getattr(self, name)) is not None
             ),
         ]
-        if len(asked) > 1:
+        if len(forms) > 1:
             raise errors.InvalidBody("An answer has one format, and the request has several.", "response_format")
-        return asked[0] if asked else None
+        return forms[0] if forms else None
 
 
 #: What vLLM's structured outputs can be, as formats.

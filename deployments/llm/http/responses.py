@@ -96,7 +96,8 @@ def router(services: Services) -> APIRouter:
         answer = OpenResponse(str(request.state.request_id), uid, fields)
         if fields.stream:
             pieces = talks.pieces(request, fields.model, "chat", query)
-            return await Events.of(kept_alive(ended(answer.events(pieces), b"", answer.error)))
+            events = kept_alive(answer.events(pieces), waits_for=talks.waits_for(request, uid))
+            return await Events.of(ended(events, b"", answer.error))
         reply, served = await talks.whole(request, fields.model, "chat", query)
         return Json(answer.finished(reply), headers=served.headers)
 

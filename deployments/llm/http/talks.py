@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,17 +14,22 @@ from fastapi import Request
 
 from cluster import errors
 from cluster.value import JsonObject
+from deployments.ingress.affinity import beginning_of_messages, beginning_of_prompt
 from deployments.ingress.bodies import checked
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
-from deployments.ingress.serving import Served, Serving
+from deployments.ingress.serving import Served, Serving, preferred_wait_s
 from deployments.llm.pieces import Piece, Reply, TalkUsage
 from deployments.llm.requests import Query, characters_of
 
+#: What is sent with the same value goes to the same worker, which has the conversation in its cache.
+SESSION_HEADER = "x-session-id"
 END = b"data: [DONE]\n\n"
 KEEP_ALIVE = b": ping\n\n"
 #: A stream that has nothing to say for so long says that it is alive: what lies between drops silent connections.
 KEEP_ALIVE_S = 15.0
+#: How often one that has not begun says what it waits for.
+WAITING_S = 1.0
 
 
 class Talks:
@@ -43,7 +49,8 @@ class Talks:
         return query
 
     async def whole(self, request: Request, model: str | None, ability: str, query: Query) -> tuple[Reply, Served]:
-        served = await self.serving.ask(request, model, ability, [_item(query)], {}, alone=True)
+        beginning = partial(_beginning, request, query)
+        served = await self.serving.ask(request, model, ability, [_item(query)], {}, alone=True, beginning=beginning)
         reply: Reply = served.answer.outputs[0]
         return reply, served
 
@@ -51,17 +58,37 @@ class Talks:
         self, request: Request, model: str | None, ability: str, query: Query
     ) -> AsyncGenerator[list[Piece]]:
         """As many at a time as there are."""
-        talk = self.serving.talk(request, model, ability, _item(query), {})
+        talk = self.serving.talk(request, model, ability, _item(query), {}, partial(_beginning, request, query))
         async with contextlib.aclosing(talk):
             async for news in talk:
                 pieces = [each for each in news if isinstance(each, Piece)]
                 if pieces:
                     yield pieces
 
+    def waits_for(self, request: Request, uid: str) -> Callable[[], str]:
+        """What a stream says that has nothing yet, and nothing where its caller would rather have a status."""
+
+        def note() -> str:
+            model = self.serving.dispatcher.table.find(uid)
+            if not model.rests or preferred_wait_s(request) is not None:
+                return ""
+            return "the model wakes up" + (f", which takes about {model.wake_s:.0f} s" if model.wake_s else "")
+
+        return note
+
     async def ids_of(self, request: Request, model: str | None, query: Query) -> list[int]:
         """The token ids of a prompt, or of messages as the model's template writes them."""
         served = await self.serving.ask(request, model, "tokenize_prompt", [_item(query)], {})
         return list(served.answer.outputs[0]["ids"])
+
+
+def _beginning(request: Request, query: Query) -> str:
+    """What tells a conversation from others: what its caller calls it, or how it begins."""
+    if session := request.headers.get(SESSION_HEADER):
+        return session
+    if query.messages is not None:
+        return beginning_of_messages(query.messages)
+    return beginning_of_prompt(query.prompt or "")
 
 
 def _item(query: Query) -> JsonObject:
@@ -86,25 +113,30 @@ def now() -> int:
     return int(time.time())
 
 
-async def kept_alive(source: AsyncGenerator[bytes], ping: bytes = KEEP_ALIVE) -> AsyncGenerator[bytes]:
-    """The same, with a sign of life wherever nothing has come for a while, but not before the first piece: an error
-    that comes first has a status of its own."""
+async def kept_alive(
+    source: AsyncGenerator[bytes], ping: bytes = KEEP_ALIVE, waits_for: Callable[[], str] = lambda: ""
+) -> AsyncGenerator[bytes]:
+    """The same, with a sign of life wherever nothing has come for a while. Before the first piece only where
+    `waits_for` has something to say: an error that comes first has a status of its own."""
     async with contextlib.aclosing(source):
         coming: asyncio.Future[bytes] | None = None
-        is_begun = False
+        has_piece = is_begun = False
         try:
             while True:
                 coming = coming or asyncio.ensure_future(anext(source))
-                done, _ = await asyncio.wait((coming,), timeout=KEEP_ALIVE_S if is_begun else None)
+                done, _ = await asyncio.wait((coming,), timeout=KEEP_ALIVE_S if has_piece else WAITING_S)
                 if not done:
-                    yield ping
+                    note = "" if has_piece else waits_for()
+                    if note or is_begun:
+                        is_begun = True
+                        yield b": %s\n\n" % note.encode() if note else ping
                     continue
                 finished, coming = coming, None
                 try:
                     piece = finished.result()
                 except StopAsyncIteration:
                     return
-                is_begun = True
+                has_piece = is_begun = True
                 yield piece
         finally:
             if coming is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deployments.ingress.dialects import Dialect, file_bytes, text_bytes
-from deployments.ingress.ollama import answer_error
+from deployments.ingress.error_shapes import ollama_error, tei_error
 from deployments.text.http import (
     classify,
     cohere,
@@ -18,15 +18,15 @@ from deployments.text.http import (
 )
 
 ROUTES = (
-    Dialect(rerank.router, text_bytes),
     Dialect(classify.router, text_bytes),
-    Dialect(tei.router, text_bytes, error_response=tei.answer_error),
-    Dialect(hosting.router, text_bytes, error_response=tei.answer_error),
+    Dialect(tei.router, text_bytes, error_response=tei_error),
+    Dialect(hosting.router, text_bytes, error_response=tei_error),
     Dialect(vllm.router, text_bytes),
     Dialect(prompts.router, text_bytes),
-    Dialect(ollama.router, text_bytes, error_response=answer_error),
-    Dialect(ollama_models.router, scope="list", error_response=answer_error),
-    # Images and sounds are embedded as well.
+    Dialect(ollama.router, text_bytes, error_response=ollama_error),
+    Dialect(ollama_models.router, scope="list", error_response=ollama_error),
+    # Images are ranked, and images and sounds are embedded, as well.
+    Dialect(rerank.router, file_bytes),
     Dialect(embeddings.router, file_bytes),
     Dialect(cohere.router, file_bytes),
 )

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
 
 import numpy as np
-import orjson
 from fastapi import APIRouter, Request
 
 from cluster import errors
@@ -22,10 +20,12 @@ from cluster.names import quoted
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, inner_json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.error_shapes import tei_error
 from deployments.ingress.openapi import ErrorBody, described
 from deployments.ingress.serving import Served, Serving
-from deployments.text.http import schemas, tei
+from deployments.text.http import schemas
 from deployments.text.http.fields import count, first, flag, model_of, truncation
+from deployments.text.http.ranking import Ranking, ranking_in
 
 #: What to do with documents that are longer than the model reads: cut them, refuse them, or take their best part.
 LONG_DOCUMENTS = ("truncate", "error", "chunk")
@@ -35,11 +35,8 @@ def router(services: Services) -> APIRouter:
     serving = services.serving
     routes = APIRouter(tags=["rerank"])
 
-    async def served(request: Request, body: JsonObject) -> tuple[list[Any], Served]:
-        documents = _documents(body)
-        # Only texts go to the worker: an object may be anything that JSON can hold.
-        texts = [_text(document) for document in documents]
-        return documents, await serving.ask(request, _model(request, body), "rerank", texts, _params(body))
+    async def served(request: Request, body: JsonObject) -> tuple[Ranking, Served]:
+        return await _asked(serving, request, body, _model(request, body))
 
     @routes.post("/rerank")
     @described(
@@ -51,23 +48,23 @@ def router(services: Services) -> APIRouter:
     async def infinity_rerank(request: Request) -> Json:
         body = await json_body(request)
         if "texts" in body:
-            request.state.error_response = tei.answer_error
+            request.state.error_response = tei_error
             return await ranked_texts(serving, request, body, _model(request, body))
-        documents, answer = await served(request, body)
+        ranking, answer = await served(request, body)
         ranked = _ranked(body, answer)
-        return Json(_body(body, documents, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
+        return Json(_body(body, ranking, answer, ranked, as_text=True, with_null=True), headers=answer.headers)
 
     @routes.post("/v1/rerank")
     @routes.post("/vllm/rerank")
     @described("Rank documents by a query", schemas.RerankAnswer, body=schemas.RerankBody)
     async def object_rerank(request: Request) -> Json:
         body = await json_body(request)
-        documents, answer = await served(request, body)
+        ranking, answer = await served(request, body)
         ranked = _ranked(body, answer)
         is_voyage = body.get("top_k") is not None or "truncation" in body
         # Xinference's clients alone always name `return_len`. They expect null where no document was asked for; those
         # of Jina and Voyage expect nothing there.
-        content = _body(body, documents, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
+        content = _body(body, ranking, answer, ranked, as_text=is_voyage, with_null="return_len" in body)
         if is_voyage:
             content["object"] = "list"
         # A Voyage client that wants every result cannot be told from the others, so all get its list.
@@ -77,9 +74,9 @@ def router(services: Services) -> APIRouter:
     @described("Rank documents by a query, as Cohere does", schemas.RerankAnswer, body=schemas.RerankBody)
     async def cohere_rerank(request: Request) -> Json:
         body = await json_body(request)
-        documents, answer = await served(request, body)
+        ranking, answer = await served(request, body)
         ranked = _ranked(body, answer)
-        content = _body({**body, "return_documents": False}, documents, answer, ranked, as_text=False, with_null=False)
+        content = _body({**body, "return_documents": False}, ranking, answer, ranked, as_text=False, with_null=False)
         return Json(content, headers=answer.headers)
 
     return routes
@@ -92,51 +89,29 @@ def _model(request: Request, body: JsonObject) -> str | None:
 
 async def ranked_texts(serving: Serving, request: Request, body: JsonObject, model: str | None) -> Json:
     """TEI's bare list."""
-    documents = _documents(body)
-    texts = [_text(document) for document in documents]
-    served = await serving.ask(request, model, "rerank", texts, _params(body))
+    ranking, served = await _asked(serving, request, body, model)
     with_text = flag(body.get("return_text"), "return_text")
+    texts = ranking.texts
     rows = [
         {"index": index, "score": score, **({"text": texts[index]} if with_text else {})}
         for index, score in _ranked(body, served)
     ]
-    return Json(rows, headers=served.timings([_query(body), *texts]))
+    read = [item for item in (ranking.query, *ranking.documents) if isinstance(item, str)]
+    return Json(rows, headers=served.timings(read))
 
 
-def _query(body: JsonObject) -> str:
-    query = body["query"]
-    return str(query["text"] if isinstance(query, dict) else query)
-
-
-def _documents(body: JsonObject) -> list[Any]:
-    name = "texts" if "texts" in body else "documents"
-    documents = body.get(name)
-    if not isinstance(documents, list) or not documents:
-        raise errors.InvalidBody(f"{name} must be a list of at least one document.", name)
-    query = body.get("query")
-    if isinstance(query, dict) and isinstance(query.get("text"), str):
-        query = query["text"]
-    if not isinstance(query, str):
-        raise errors.InvalidBody("query must be a text.", "query")
-    for position, document in enumerate(documents):
-        if not (isinstance(document, str) or (isinstance(document, dict) and isinstance(document.get("text"), str))):
-            raise errors.InvalidBody(f"{name} {position} must be a text or an object with `text`.", name)
-    if flag(body.get("return_documents"), "return_documents"):
-        try:
-            orjson.dumps(documents)
-        except orjson.JSONEncodeError:
-            # It reads 1024 levels and writes 254.
-            raise errors.InvalidBody(f"{name} are nested too deeply to be returned.", name) from None
-    return documents
+async def _asked(serving: Serving, request: Request, body: JsonObject, model: str | None) -> tuple[Ranking, Served]:
+    ranking = ranking_in(body)
+    return ranking, await serving.rank(request, model, ranking.query, ranking.documents, _params(body))
 
 
 def _params(body: JsonObject) -> JsonObject:
     params = {
-        "query": _query(body),
         "raw_scores": flag(body.get("raw_scores"), "raw_scores"),
         "truncate": truncation(body),
         "max_tokens_per_doc": count(body, "max_tokens_per_doc", "max_doc_length"),
         "long_documents": _long_documents(body),
+        "instruction": first(body, str, "instruction"),
     }
     # What shapes the answer is checked before there is one.
     count(body, "top_n", "top_k")
@@ -170,6 +145,9 @@ KWARGS = {
     "return_len",
     "max_tokens_per_doc",
     "long_documents",
+    "query_type",
+    "doc_type",
+    "instruction",
 }
 
 
@@ -193,13 +171,9 @@ def _ranked(body: JsonObject, served: Served) -> list[tuple[int, float]]:
     return [(int(i), float(scores[i])) for i in order[:most]]
 
 
-def _text(document: Any) -> str:
-    return document if isinstance(document, str) else str(document["text"])
-
-
 def _body(
     body: JsonObject,
-    documents: list[Any],
+    ranking: Ranking,
     served: Served,
     ranked: list[tuple[int, float]],
     *,
@@ -208,14 +182,12 @@ def _body(
 ) -> JsonObject:
     with_documents = flag(body.get("return_documents"), "return_documents")
     tokens = served.answer.tokens
+    texts = ranking.texts
     results = []
     for index, score in ranked:
-        document = documents[index]
         row: JsonObject = {"index": index, "relevance_score": score}
         if with_documents:
-            row["document"] = (
-                _text(document) if as_text else document if isinstance(document, dict) else {"text": document}
-            )
+            row["document"] = texts[index] if as_text else ranking.returned(index)
         elif with_null:
             row["document"] = None
         results.append(row)

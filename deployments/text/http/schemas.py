@@ -157,12 +157,15 @@ class CohereEmbeddings(TypedDict):
 # -------------------------------------------------------------------------------------------------------- rerank
 
 
-class TextObject(TypedDict):
-    text: str
+class RankedObject(TypedDict, total=False):
+    text: str | None
+    image: Annotated[str | None, Field(description="A data URI, base64, or an address where those are fetched.")]
 
 
 class RerankFields(TruncationFields, total=False):
-    query: Required[str | TextObject]
+    query: Required[str | RankedObject]
+    query_type: Annotated[Literal["text", "image"] | None, Field(description="What a query that is a text stands for.")]
+    doc_type: Annotated[Literal["text", "image"] | None, Field(description="What documents that are texts stand for.")]
     top_n: int | None
     top_k: Annotated[int | None, Field(description="Another name of top_n.")]
     return_documents: bool | None
@@ -172,6 +175,7 @@ class RerankFields(TruncationFields, total=False):
     max_doc_length: Annotated[int | None, Field(description="Another name of max_tokens_per_doc.")]
     max_chunks_per_doc: int | None
     long_documents: Literal["truncate", "error", "chunk"] | None
+    instruction: Annotated[str | None, Field(description="What documents are judged by, of a language model.")]
     rank_fields: list[str] | None
     kwargs: str | JsonObject | None
 

@@ -19,7 +19,6 @@ from cluster.routes import ModelRoutes
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
-from deployments.ingress.errors import error_response
 from deployments.ingress.openapi import described
 from deployments.ingress.serving import ONGOING, Served, Serving
 from deployments.ingress.version import VERSION
@@ -265,40 +264,3 @@ def _model_type(model: ModelRoutes) -> JsonObject:
         return {"classifier": classes}
     pooling = "splade" if "embed" not in model.abilities and "embed_sparse" in model.abilities else "mean"
     return {"embedding": {"pooling": pooling}}
-
-
-# ------------------------------------------------------------------------------------------------- errors
-
-#: Error, its status here and its type there; the first that fits.
-TYPES: tuple[tuple[type[errors.ClusterError], int, str], ...] = (
-    (errors.TooLarge, 413, "Validation"),
-    (errors.Overloaded, 429, "Overloaded"),
-    (errors.ModelNotFound, 404, "Validation"),
-    (errors.BadRequest, 422, "Validation"),
-    (errors.InferenceFailed, 424, "Backend"),
-    (errors.RequestCancelled, 409, "Backend"),
-    (errors.DeadlineExceeded, 504, "Backend"),
-    (errors.ModelLoading, 503, "Unhealthy"),
-    (errors.WorkerLost, 503, "Unhealthy"),
-    (errors.WorkerDraining, 503, "Unhealthy"),
-    (errors.Unavailable, 503, "Unhealthy"),
-    (errors.ClusterError, 500, "Backend"),
-)
-
-
-def answer_error(error: errors.ClusterError) -> Json:
-    """An error as these clients read it: `error` is the sentence. Our own read the rest and raise the same class."""
-    if isinstance(error, (errors.NotAuthenticated, errors.NotPermitted)):
-        return error_response(error)
-    status, kind = next((status, kind) for type, status, kind in TYPES if isinstance(error, type))
-    if type(error) is errors.BadRequest:
-        if "status" in vars(error):  # what the framework refuses has a status of its own: an unknown method
-            status = error.status
-        elif error.param in ("inputs", "ids"):
-            status, kind = 400, "Empty"
-        elif error.param == "model":
-            status, kind = 424, "Backend"
-    usual = error_response(error)
-    headers = {name: value for name, value in usual.headers.items() if name == "retry-after"}
-    body = {"error": error.message, "error_type": kind, "code": error.code(), "param": error.param}
-    return Json(body, status, headers)

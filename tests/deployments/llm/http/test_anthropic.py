@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from cluster import errors
-from deployments.llm.http.anthropic import answer_error, messages_of
+from deployments.ingress.error_shapes import anthropic_error
+from deployments.llm.http.anthropic import messages_of
 
 CALL = {"type": "tool_use", "id": "c1", "name": "time", "input": {"zone": "UTC"}}
 
@@ -59,12 +60,12 @@ def test_a_block_that_is_no_text_is_refused(kind: str) -> None:
 
 
 def test_a_body_that_does_not_fit_is_a_bad_request_there() -> None:
-    answer = answer_error(errors.InvalidBody("messages: too few."))
+    answer = anthropic_error(errors.InvalidBody("messages: too few."))
     assert answer.status_code == 400 and b"invalid_request_error" in answer.body
 
 
 def test_who_has_no_key_is_told_so_as_everywhere() -> None:
-    answer = answer_error(errors.NotAuthenticated("No key."))
+    answer = anthropic_error(errors.NotAuthenticated("No key."))
     assert answer.status_code == 401
     assert orjson.loads(answer.body) == {
         "type": "error",

@@ -16,7 +16,7 @@ from cluster.calls import Answer, Call
 from deployments.llm.http import talks
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from tests.attacks.standing_in import Method, StandIn, asked, settings
-from tests.deployments.ingress.test_dispatch import Remote
+from tests.deployments.ingress.dispatch_scene import Remote
 
 PARIS = [Piece(0, "Par"), Piece(0, "is"), Piece(0, finish="stop", usage=TalkUsage(5, 3))]
 HELLO = [{"role": "user", "content": "hi"}]
@@ -65,9 +65,15 @@ class Speaker:
         return True
 
 
-def play(folder: Path, speaker: Speaker, scene: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]]) -> None:
+def play(
+    folder: Path,
+    speaker: Speaker,
+    scene: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]],
+    waking: tuple[str, ...] = (),
+) -> None:
     async def run() -> None:
         supervisor = StandIn({"m": speaker}, abilities=("chat", "generate"))
+        supervisor.waking.update(waking)
         async with asked(settings(folder), supervisor) as client:
             await scene(client)
 
@@ -133,6 +139,27 @@ def test_a_stream_that_is_silent_says_that_it_is_alive(tmp_path: Path, monkeypat
     assert 1 <= answer.text.count(": ping\n\n") <= 5
     assert [event["choices"][0]["delta"]["content"] for event in contents(answer)] == ["", "Par", "is", ""]
     assert "event: ping" in stream_of(tmp_path, "/v1/messages", PARIS[0], 0.2, *PARIS[1:]).text
+
+
+@pytest.mark.parametrize("path", [path for path in BODIES if path.startswith("/v1")])
+def test_a_stream_of_a_model_that_wakes_up_says_so(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talks, "WAITING_S", 0.05)
+    note = ": the model wakes up, which takes about 3 s\n\n"
+
+    async def scene(client: httpx.AsyncClient) -> None:
+        answer = await client.post(path, json=BODIES[path])
+        assert answer.status_code == 200 and answer.text.startswith(note) and "Par" in answer.text
+        # Its status is known by then, so it may not be given away before.
+        hurried = await client.post(path, json=BODIES[path], headers={"Prefer": "wait=2"})
+        assert note not in hurried.text and "Par" in hurried.text
+
+    play(tmp_path, Speaker(0.3, *PARIS), scene, waking=("m",))
+
+    async def failing(client: httpx.AsyncClient) -> None:
+        answer = await client.post(path, json=BODIES[path])
+        assert answer.status_code == 200 and answer.text.startswith(note) and "The process is gone." in answer.text
+
+    play(tmp_path, Speaker(0.3, errors.WorkerLost("The process is gone.")), failing, waking=("m",))
 
 
 @pytest.mark.parametrize("path", BODIES)

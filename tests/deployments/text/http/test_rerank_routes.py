@@ -14,6 +14,7 @@ from tests.live import LiveCluster
 #: The letters model reads 32 tokens. What answers the query comes after those.
 LATE = "x" * 40 + "ab"
 SHORT = "ab"
+PICTURE = "data:image/png;base64,AAAA"
 
 Ask = Callable[..., httpx.Response]
 
@@ -61,3 +62,18 @@ def test_what_to_do_with_long_documents_can_be_said_in_kwargs_too(ask: Ask) -> N
     # Xinference's client repeats its keyword arguments in this field.
     given = {"long_documents": "chunk", "kwargs": '{"long_documents": "chunk"}'}
     assert scores(ask(**given)) == {0: 4.0, 1: 4.0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"documents": [SHORT, {"text": "a", "image": PICTURE}]},
+        {"documents": [PICTURE], "doc_type": "image"},
+        {"query": {"image": PICTURE}},
+    ],
+    ids=["an object", "a type", "the query"],
+)
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_pictures_are_refused_where_a_model_reads_texts(ask: Ask, path: str, body: dict[str, Any]) -> None:
+    refused = ask(path, **body)
+    assert refused.status_code == 400 and "cannot rerank_image; it can " in refused.json()["detail"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cluster import errors
-from deployments.text.http.tei import answer_error
+from deployments.ingress.error_shapes import tei_error
 from tests.described import held_to_its_description
 from tests.live import LiveCluster
 
@@ -186,7 +186,7 @@ def test_a_wrong_method_has_the_same_shape(live: LiveCluster) -> None:
     ],
 )
 def test_errors_of_the_server_have_theirs(error: errors.ClusterError, status: int, kind: str) -> None:
-    told = answer_error(error)
+    told = tei_error(error)
     assert told.status_code == status
     assert f'"error_type":"{kind}"'.encode() in told.body and f'"code":"{error.code()}"'.encode() in told.body
     assert told.headers.get("retry-after") == (None if error.retry_after_s is None else f"{error.retry_after_s:.0f}")
