@@ -5,5 +5,7 @@ from __future__ import annotations
 from deployments import ModelType
 from deployments.llm.llamacpp import LlamaCpp
 from deployments.llm.openvino import OpenvinoLanguage
+from deployments.llm.transformers import TransformersLanguage
 
-TYPES = (ModelType(name="llm", families={"openvino": OpenvinoLanguage, "llamacpp": LlamaCpp}),)
+FAMILIES = {"openvino": OpenvinoLanguage, "llamacpp": LlamaCpp, "transformers": TransformersLanguage}
+TYPES = (ModelType(name="llm", families=FAMILIES),)

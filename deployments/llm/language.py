@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,10 +17,12 @@ from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
 from deployments.llm.tool_choice import callable_tools, held_to_call, must_call
 from deployments.llm.vocabulary import Vocabulary
-from deployments.llm.writing import AnswerWriter
+from deployments.llm.writing import AnswerWriter, TokenOdds
 
 #: The temperature of a request that names none, of a model that names none either.
 TEMPERATURE = 1.0
+#: Below this only the likeliest token is left, and some engines divide by zero.
+LEAST_TEMPERATURE = 0.001
 EXAMPLE_TOKENS = 8
 #: Of each prompt that memory is measured at, of which there are as many at once as there can be.
 LARGEST_TOKENS = 256
@@ -45,6 +47,15 @@ class LanguageOptions(BaseModel):
     top_k: int | None = Field(default=None, ge=1, description="Of requests that do not say.")
 
 
+class CallReadingOptions(LanguageOptions):
+    """Of families that read the calls of tools themselves."""
+
+    tool_parser: Literal["auto", "hermes", "llama3", "mistral"] = Field(
+        default="auto",
+        description="How the model writes calls of tools; hermes is Qwen's way too. By default its template tells.",
+    )
+
+
 class Order(NamedTuple):
     """One request as the engine gets it."""
 
@@ -66,9 +77,9 @@ class TokenSampling(NamedTuple):
     seed: int | None
 
 
-#: What an engine says of one answer at a step: new tokens, their log-probabilities where they were asked for, and why
-#: it ends. An exception ends it as well.
-Hear = Callable[[Sequence[int], Sequence[float], "str | Exception | None"], None]
+#: What an engine says of one answer at a step: new tokens, how likely they were where that was asked for, and why it
+#: ends. An exception ends it as well.
+Hear = Callable[[Sequence[int], Sequence[TokenOdds], "str | Exception | None"], None]
 
 
 class Engine(Protocol):
@@ -76,6 +87,12 @@ class Engine(Protocol):
 
     def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
         """Begins one answer. `hear` is called with "cancelled" once a stopped one has left the engine."""
+
+
+def refuse_echo(query: Query) -> None:
+    """For engines that begin with what follows the prompt."""
+    if query.echo:
+        raise errors.BadRequest("The engine does not repeat the prompt: send no echo.", "echo")
 
 
 class LanguageFamily(Talking):
@@ -192,9 +209,7 @@ class LanguageFamily(Talking):
             tools = callable_tools(query)
         if query.tools and not template.takes_tools:
             raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
-        text = template.written(
-            plain(query.messages or []), tools, add_generation_prompt=not query.continues, **query.template
-        )
+        text = template.written(plain(query.messages or []), tools, query.template, not query.continues)
         if not query.continues:
             return text
         last = (query.messages or [{}])[-1].get("content")
@@ -214,8 +229,10 @@ class LanguageFamily(Talking):
 
     def _sampling(self, query: Query) -> TokenSampling:
         options = self._options
+        named = query.temperature, options.temperature, self.vocabulary.sampling.get("temperature")
+        temperature = _first(*named, TEMPERATURE)
         return TokenSampling(
-            _first(query.temperature, options.temperature, self.vocabulary.sampling.get("temperature"), TEMPERATURE),
+            temperature if temperature >= LEAST_TEMPERATURE else 0.0,
             _first(query.top_p, options.top_p, self.vocabulary.sampling.get("top_p"), 1.0),
             int(_first(query.top_k, options.top_k, self.vocabulary.sampling.get("top_k"), 0)),
             query.min_p or 0.0,
@@ -273,17 +290,17 @@ class Conversation:
                 stop()
 
     def _hears(self, choice: int) -> Hear:
-        def hear(ids: Sequence[int], logprobs: Sequence[float], end: str | Exception | None) -> None:
+        def hear(ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None) -> None:
             if not self._ended[choice]:
-                self._write(choice, ids, logprobs, end)
+                self._write(choice, ids, odds, end)
             if end is not None:
                 self._leave(end)
 
         return hear
 
-    def _write(self, choice: int, ids: Sequence[int], logprobs: Sequence[float], end: str | Exception | None) -> None:
+    def _write(self, choice: int, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None) -> None:
         writer = self._writers[choice]
-        written = writer.add(ids, logprobs)
+        written = writer.add(ids, odds)
         text, finish = written.text, end if isinstance(end, str) else None
         if written.stop is not None:
             finish = "stop"
@@ -309,8 +326,8 @@ class Conversation:
     def _read(self, choice: int, text: str, is_last: bool) -> Read:
         read = self._readers[choice].add(text)
         if is_last:
-            rest = self._readers[choice].end()
-            read = Read(read.text + rest.text, read.reasoning + rest.reasoning, read.calls + rest.calls)
+            last = self._readers[choice].end()
+            read = Read(read.text + last.text, read.reasoning + last.reasoning, read.calls + last.calls)
         self._have_called[choice] |= bool(read.calls)
         return read
 

@@ -17,7 +17,7 @@ from cluster.weights.inventory import read
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.language import EXAMPLE_TOKENS, LARGEST_TOKENS, LanguageOptions
+from deployments.llm.language import EXAMPLE_TOKENS, LanguageOptions
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.requests import Query, characters_of, query_of
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Characters of a token in most texts, to weigh a request before anybody has counted.
 TOKEN_CHARACTERS = 4
+#: Tokens that it computes in one step at most. More at once need no more memory: what it keeps is taken when it loads.
+STEP_TOKENS = 512
 #: What a request says under the same name here and there.
 SAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "n", "ignore_eos")
 
@@ -67,9 +69,8 @@ class LlamaCpp(Talking):
         # A call keeps its thread until its answer is whole.
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
         self.pace = BatchHints(parallel=options.slots, room=kept)
-        self.largest = Example(
-            [{"prompt": "one " * min(LARGEST_TOKENS, self._context // 4), "max_tokens": 2}], {}, "generate"
-        )
+        words = min(-(-STEP_TOKENS // options.slots), self._context // 4)
+        self.largest = Example([{"prompt": "one " * words, "max_tokens": 2}], {}, "generate")
         return LanguageFacts(
             engine="llamacpp",
             max_tokens=self._context,

@@ -36,9 +36,10 @@ def refuse_other(prospect: Prospect, architectures: tuple[str, ...] | None, engi
         return
     gguf = gguf_of(prospect)
     if gguf is None:
+        is_for_others = any(name.endswith(".safetensors") for name in inventory.files)
+        hint = "launch it with model_engine=transformers" if is_for_others else "name the file as model_path"
         raise errors.BadRequest(
-            f"{engine} reads a language model from one GGUF file, and {inventory.place} has none or several: name the "
-            "file as model_path.",
+            f"{engine} reads a language model from one GGUF file, and {inventory.place} has none or several: {hint}.",
             "model_path",
         )
     architecture = str(gguf_header(gguf)["architecture"])

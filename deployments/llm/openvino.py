@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -21,13 +21,16 @@ from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import Prospect, Setup, Stop
 from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
+from deployments.llm.grammars import Grammars, TinyPipeline, engine_words
+from deployments.llm.json_grammars import json_grammar
+from deployments.llm.language import CallReadingOptions, Hear, LanguageFamily, Order, TokenSampling, refuse_echo
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
 from deployments.llm.requests import Query
 from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.shape import ARCHITECTURES, Shape
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.weights import gguf_in
+from deployments.llm.writing import TokenOdds
 
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationConfig
@@ -44,11 +47,7 @@ INT8_BYTES = 1.02
 CONVERSION = 1
 
 
-class OpenvinoOptions(LanguageOptions):
-    tool_parser: Literal["auto", "hermes", "llama3", "mistral"] = Field(
-        default="auto",
-        description="How the model writes calls of tools; hermes is Qwen's way too. By default its template tells.",
-    )
+class OpenvinoOptions(CallReadingOptions):
     kv_precision: Literal["auto", "u8", "f16", "bf16", "f32"] = Field(
         default="auto", description="Of the tokens that are kept; u8 takes half the memory of the others."
     )
@@ -81,7 +80,9 @@ class OpenvinoLanguage(LanguageFamily):
         setup.report(0.7)
         context = min(options.context_length or shape.context, shape.context)
         kept = kept_of(shape, options, options.kv_precision)
-        engine = OpenvinoEngine(_pipeline(folder, kept, options, setup.threads), vocabulary.ends)
+        pipeline = _pipeline(folder, kept, options, setup.threads)
+        grammars = Grammars(TinyPipeline(folder, pipeline.get_tokenizer()).compile)
+        engine = self._running = OpenvinoEngine(pipeline, vocabulary.ends, grammars)
         setup.report(0.95)
         self.begins(vocabulary, engine, context, kept, options, options.tool_parser)
         return LanguageFacts(
@@ -97,6 +98,9 @@ class OpenvinoLanguage(LanguageFamily):
             reference_loss=made["reference_loss"],
         )
 
+    def unload(self) -> None:
+        self._running.close()
+
     def refuse(self, query: Query) -> None:
         if query.top_logprobs:
             raise errors.BadRequest(
@@ -104,8 +108,7 @@ class OpenvinoLanguage(LanguageFamily):
                 "top_logprobs, or launch the model with model_engine=llamacpp.",
                 "top_logprobs",
             )
-        if query.echo:
-            raise errors.BadRequest("The engine does not repeat the prompt: send no echo.", "echo")
+        refuse_echo(query)
         # A grammar that the engine cannot read ends it, with all that others have asked for.
         refuse_format(query.format)
 
@@ -140,17 +143,32 @@ def _pipeline(folder: Path, kept: int, options: OpenvinoOptions, threads: int) -
     return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
 
+#: One answer to write.
+Work = tuple[Order, TokenSampling, Hear]
+
+
+class GrammarReady(NamedTuple):
+    """The grammar of an answer is compiled, or what is wrong with it."""
+
+    refusal: errors.ClusterError | None
+
+
 class OpenvinoEngine:
     """One thread steps, and is the only one that touches the pipeline: others leave their orders in a queue."""
 
-    def __init__(self, pipeline: ContinuousBatchingPipeline, ends: frozenset[int]) -> None:
+    def __init__(self, pipeline: ContinuousBatchingPipeline, ends: frozenset[int], grammars: Grammars) -> None:
         self._pipeline = pipeline
         self._ends = ends
-        self._orders: SimpleQueue[tuple[int, tuple[Order, TokenSampling, Hear] | None]] = SimpleQueue()
+        self._grammars = grammars
+        #: By the number of an answer: it begins, goes on now that its grammar is compiled, or ends (None).
+        self._orders: SimpleQueue[tuple[int, Work | GrammarReady | None]] = SimpleQueue()
+        #: Answers whose grammars are being compiled.
+        self._preparing: dict[int, Work] = {}
         #: By number: the pipeline's handle, and who hears of it. Without its handle an answer would end silently.
         self._writing: dict[int, tuple[Any, Hear]] = {}
         self._numbers = iter(range(2**62))
         self._broken: errors.InferenceFailed | None = None
+        self._is_closed = False
         threading.Thread(target=self._run, daemon=True, name="openvino").start()
 
     def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
@@ -160,8 +178,14 @@ class OpenvinoEngine:
         self._orders.put((number, (order, sampling, hear)))
         return lambda: self._orders.put((number, None))
 
+    def close(self) -> None:
+        """Ends its threads; it writes nothing any more."""
+        self._is_closed = True
+        self._orders.put((next(self._numbers), None))
+        self._grammars.close()
+
     def _run(self) -> None:
-        while True:
+        while not self._is_closed:
             if not self._writing:
                 self._take(*self._orders.get())
             while not self._orders.empty():
@@ -175,47 +199,75 @@ class OpenvinoEngine:
         # Nothing of the pipeline is known to be whole: it refuses to step again. A new process has to.
         except Exception as error:
             log.critical("the engine failed: %s", error)
-            self._broken = errors.InferenceFailed(f"The engine failed: {type(error).__name__}: {str(error)[-300:]}")
+            self._broken = errors.InferenceFailed(f"The engine failed: {type(error).__name__}: {engine_words(error)}")
             for number in list(self._writing):
                 self._writing.pop(number)[1]((), (), self._broken)
+            for number in list(self._preparing):
+                self._preparing.pop(number)[2]((), (), self._broken)
             return
         for number, (handle, hear) in list(self._writing.items()):
             self._read(number, handle, hear)
 
     def _read(self, number: int, handle: Any, hear: Hear) -> None:
         ids: list[int] = []
-        logprobs: list[float] = []
+        odds: list[TokenOdds] = []
         while handle.can_read():
             for output in handle.read().values():
                 ids += output.generated_ids
-                logprobs += output.generated_log_probs
+                odds += map(TokenOdds, output.generated_log_probs)
         status = handle.get_status().name
         if status == "RUNNING":
             if ids:
-                hear(ids, logprobs, None)
+                hear(ids, odds, None)
             return
         del self._writing[number]
         if status == "FINISHED":
-            hear(ids, logprobs, "stop" if ids and ids[-1] in self._ends else "length")
+            hear(ids, odds, "stop" if ids and ids[-1] in self._ends else "length")
         else:
-            hear(ids, logprobs, "cancelled")
+            hear(ids, odds, "cancelled")
 
-    def _take(self, number: int, work: tuple[Order, TokenSampling, Hear] | None) -> None:
-        if work is None:
-            if number in self._writing:
-                self._writing[number][0].cancel()
-            return
+    def _take(self, number: int, news: Work | GrammarReady | None) -> None:
+        if news is None:
+            self._stop(number)
+        elif isinstance(news, GrammarReady):
+            work = self._preparing.pop(number, None)
+            if work is not None:
+                self._begin(number, work, news)
+        else:
+            self._begin(number, news, None)
+
+    def _stop(self, number: int) -> None:
+        if number in self._writing:
+            self._writing[number][0].cancel()
+        elif number in self._preparing:
+            self._preparing.pop(number)[2]((), (), "cancelled")
+
+    def _begin(self, number: int, work: Work, prepared: GrammarReady | None) -> None:
         order, sampling, hear = work
-        if self._broken is not None:
-            hear((), (), self._broken)
+        error = self._broken or (prepared and prepared.refusal)
+        if error is not None:
+            hear((), (), error)
             return
         try:
-            handle = self._pipeline.add_request(number, _tensor(order.ids), _config(order, sampling, self._ends))
+            config = _config(order, sampling, self._ends)
+            if prepared is None and order.query.format is not None and not self._has_grammar(number, order):
+                self._preparing[number] = work
+                return
+            handle = self._pipeline.add_request(number, _tensor(order.ids), config)
+        except errors.ClusterError as refusal:
+            hear((), (), refusal)
         # Whatever the engine finds wrong with it is wrong with this one alone.
-        except Exception as error:
-            hear((), (), errors.BadRequest(f"The engine refuses this: {str(error)[-300:]}"))
-            return
-        self._writing[number] = handle, hear
+        except Exception as refusal:
+            hear((), (), errors.BadRequest(f"The engine refuses this: {engine_words(refusal)}"))
+        else:
+            self._writing[number] = handle, hear
+
+    def _has_grammar(self, number: int, order: Order) -> bool:
+        """Otherwise it is compiled, and this engine is told."""
+        name = json.dumps(order.query.format)
+        return self._grammars.prepare(
+            name, _only_grammar(order), lambda refusal: self._orders.put((number, GrammarReady(refusal)))
+        )
 
 
 def _tensor(ids: Sequence[int]) -> Any:
@@ -250,10 +302,21 @@ def _config(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> Gene
     return config
 
 
+def _only_grammar(order: Order) -> GenerationConfig:
+    """For whoever compiles its grammar."""
+    import openvino_genai
+
+    config = openvino_genai.GenerationConfig(max_new_tokens=1)
+    config.apply_chat_template = False
+    assert order.query.format is not None
+    config.structured_output_config = _structure(order.query.format)
+    return config
+
+
 def _structure(format: JsonObject) -> Any:
     import openvino_genai
 
-    if (grammar := grammar_of(format)) is not None:
-        return openvino_genai.StructuredOutputConfig(grammar=grammar)
     schema = format["schema"] if format.get("type") == "json_schema" else {"type": "object"}
+    if (grammar := grammar_of(format) or json_grammar(schema)) is not None:
+        return openvino_genai.StructuredOutputConfig(grammar=grammar)
     return openvino_genai.StructuredOutputConfig(json_schema=json.dumps(schema))

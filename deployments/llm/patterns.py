@@ -35,7 +35,7 @@ def choice_grammar(choices: object) -> str:
         raise errors.InvalidBody(
             f"A choice has up to {MOST_CHOICES} texts of {MOST_CHOICE_CHARACTERS} characters together.", "choice"
         )
-    return "root ::= " + " | ".join(_literal(each, "choice") for each in dict.fromkeys(choices))
+    return "root ::= " + " | ".join(literal(each, "choice") for each in dict.fromkeys(choices))
 
 
 def regex_grammar(pattern: object) -> str:
@@ -45,7 +45,7 @@ def regex_grammar(pattern: object) -> str:
     return f"root ::= {_Pattern(pattern).grammar()}"
 
 
-def _literal(text: str, param: str) -> str:
+def literal(text: str, param: str) -> str:
     return f'"{"".join(_escaped(letter, param) for letter in text)}"'
 
 
@@ -142,12 +142,12 @@ class _Pattern:
             if kind.lower() in CLASSES:
                 self._at += 1
                 return self._weighed(f"[{'^' if kind.isupper() else ''}{CLASSES[kind.lower()]}]")
-            return _Part(_literal(self._escape(), "regex"), False, 1)
+            return _Part(literal(self._escape(), "regex"), False, 1)
         if letter in "^$":
             self._refuse(f"a {letter} within it")
         if letter in "*+?{":
             self._refuse(f"a {letter} behind nothing that it could repeat")
-        return _Part(_literal(letter, "regex"), False, 1)
+        return _Part(literal(letter, "regex"), False, 1)
 
     def _weighed(self, text: str) -> _Part:
         # A range up to letters beyond ASCII is written with them.
@@ -266,7 +266,7 @@ def _class_grammar(is_negated: bool, ranges: list[tuple[str, str]], named: list[
     if is_negated:
         return f"[^{inner}{''.join(map(_escaped, signs))}]"
     parts = [f"[{inner}]"] if inner else []
-    parts += [_literal(sign, "regex") for sign in signs] + [f"[^{each}]" for each in negated]
+    parts += [literal(sign, "regex") for sign in signs] + [f"[^{each}]" for each in negated]
     return parts[0] if len(parts) == 1 else f"({' | '.join(parts)})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from cluster import errors
@@ -11,6 +12,13 @@ from deployments.llm.patterns import choice_grammar, regex_grammar
 
 MOST_DEPTH = 32
 MOST_VALUES = 5_000
+MOST_NUMBER = 2**63
+#: What makes grammars take seconds to compile, each so that it takes about five. The letters of texts with a length,
+#: of which many cost no more than this:
+MOST_LENGTHS, LONG = 400, 130
+#: The squares of how many properties an object may have or not have, and those of the lengths of fixed texts.
+MOST_OPTIONAL = 500**2
+MOST_LETTERS = 20_000_000
 #: What the grammars of the engines can express.
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 CONSTRAINTS = frozenset(
@@ -51,6 +59,7 @@ def refuse_schema(schema: object, param: str) -> None:
     try:
         _refuse_large(schema)
         _refuse_in(schema, schema, "schema")
+        _refuse_heavy(schema)
     except _Refusal as refusal:
         raise errors.InvalidBody(f"{param}: {refusal}", param) from None
 
@@ -76,6 +85,35 @@ def _inner(value: object) -> list[Any]:
     if isinstance(value, dict):
         return list(value.values())
     return value if isinstance(value, list) else []
+
+
+def _refuse_heavy(schema: JsonObject) -> None:
+    """For a schema that is one."""
+    parts = list(_parts(schema))
+    lengths = {(part.get("minLength", 0), part.get("maxLength", 0)) for part in parts}
+    if sum(min(max(each), LONG) for each in lengths) > MOST_LENGTHS:
+        raise _Refusal(
+            f"The schema has too many different minLength and maxLength: together up to {MOST_LENGTHS}, where those "
+            f"above {LONG} count as that."
+        )
+    optional = [len(part.get("properties", {}).keys() - part.get("required", [])) for part in parts]
+    if sum(each**2 for each in optional) > MOST_OPTIONAL:
+        raise _Refusal("The schema has too many properties that are not required: up to 500 in one object.")
+    texts = [text for part in parts for text in (*part.get("properties", {}), *part.get("enum", []), part.get("const"))]
+    if sum(len(text) ** 2 for text in texts if isinstance(text, str)) > MOST_LETTERS:
+        raise _Refusal("The schema has names or values that are too long: up to 4000 letters.")
+
+
+def _parts(schema: JsonObject) -> Iterator[JsonObject]:
+    """It, and all schemas within it."""
+    waiting: list[Any] = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            for name in ("properties", "$defs", "definitions"):
+                waiting += part.get(name, {}).values()
+            waiting += [part.get("items"), part.get("additionalProperties"), *part.get("anyOf", [])]
 
 
 def _refuse_in(schema: object, root: JsonObject, where: str) -> None:
@@ -116,8 +154,8 @@ def _refuse_words(schema: JsonObject, root: JsonObject, where: str) -> None:
         if name in schema and not (type(schema[name]) is int and 0 <= schema[name] <= 100_000):
             raise _wrong(where, f"has a {name} that is no whole number up to 100000")
     for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
-        if name in schema and type(schema[name]) not in (int, float):
-            raise _wrong(where, f"has a {name} that is no number")
+        if name in schema and not (type(schema[name]) in (int, float) and abs(schema[name]) < MOST_NUMBER):
+            raise _wrong(where, f"has a {name} that is no number below 2**63")
     for low, high in (("minItems", "maxItems"), ("minLength", "maxLength"), ("minimum", "maximum")):
         if low in schema and high in schema and schema[low] > schema[high]:
             raise _wrong(where, f"has a {low} above its {high}")

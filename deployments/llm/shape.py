@@ -11,6 +11,8 @@ from cluster import errors
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 #: Bytes of one number that is kept of a token; u8 has a scale and a zero point for each head besides.
 KEPT_BYTES = {"auto": 2.0, "f16": 2.0, "bf16": 2.0, "f32": 4.0, "u8": 1.1875}
+#: The name of the same precision for a number format of torch.
+PRECISIONS = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,26 @@ def shape_of_gguf(architecture: str, numbers: Mapping[str, int]) -> Shape:
         )
     except (KeyError, ZeroDivisionError) as error:
         raise errors.LoadFailed(f"The GGUF file of a {architecture} model does not say its {error}.") from None
+
+
+def shape_of_config(config: Mapping[str, object]) -> Shape:
+    """`config`: as transformers saves it; that of the text, where a model reads pictures as well."""
+
+    def number(*names: str, usual: int | None = None) -> int:
+        for name in names:
+            if isinstance(value := config.get(name), int):
+                return value
+        if usual is None:
+            raise errors.LoadFailed(f"The model's config.json does not say its {names[0]}.")
+        return usual
+
+    hidden, heads = number("hidden_size", "n_embd", "d_model"), number("num_attention_heads", "n_head", "num_heads")
+    return Shape(
+        layers=number("num_hidden_layers", "n_layer", "num_layers"),
+        heads=heads,
+        kv_heads=number("num_key_value_heads", usual=heads),
+        head=number("head_dim", usual=hidden // max(1, heads)),
+        hidden=hidden,
+        context=number("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
+        vocabulary=number("vocab_size"),
+    )

@@ -1,5 +1,5 @@
 """Messages written as the prompt of a model, by the template that comes with it. Strangers wrote it, so it runs in a
-sandbox: it reaches no file and no code, and does not run for ever."""
+sandbox: it reaches no file and no code, and has little time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
 from deployments.llm.calls import format_in
+from deployments.llm.time_limit import time_limit
 
-#: Turns of all loops over numbers together; those over messages are bounded by the request.
+#: Turns of all loops over numbers together.
 MOST_TURNS = 1_000_000
+#: What writing the messages of one request may take.
+MOST_SECONDS = 5.0
+#: Letters of a text that is repeated.
+MOST_REPEATED = 1_000_000
+MOST_POWER = 64
 
 _turns_left: ContextVar[int] = ContextVar("turns_left", default=0)
 
@@ -41,9 +48,8 @@ class ChatTemplate:
     def __init__(self, source: str, tokens: Mapping[str, str]) -> None:
         """`tokens`: special tokens by the names that templates have for them, such as `bos_token`."""
         from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(
+        environment = _sandbox()(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _generation()]
         )
         environment.filters["tojson"] = _json
@@ -55,19 +61,26 @@ class ChatTemplate:
         except TemplateError as error:
             raise errors.LoadFailed(f"The model's chat template cannot be read: {error}.") from None
         self._tokens = dict(tokens)
+        self.most_seconds = MOST_SECONDS
         #: Whether it knows of tools, and of models that think before they answer.
         self.takes_tools = "tools" in source
         self.reasons = "<think>" in source
         #: The format in which the model calls tools.
         self.calls = format_in(source)
 
-    def written(self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], **more: Any) -> str:
-        """`more`: variables that the request gives to the template."""
+    def written(
+        self,
+        messages: Sequence[JsonObject],
+        tools: Sequence[JsonObject],
+        variables: Mapping[str, Any] = MappingProxyType({}),
+        begins_answer: bool = True,
+    ) -> str:
+        """`variables`: what the request gives to the template besides."""
         _turns_left.set(MOST_TURNS)
-        variables = {**more, **self._tokens, "messages": list(messages)}
-        variables["tools"] = list(tools) or None
+        own = {"messages": list(messages), "tools": list(tools) or None, "add_generation_prompt": begins_answer}
         try:
-            return str(self._template.render(**variables))
+            with time_limit(self.most_seconds):
+                return str(self._template.render({**variables, **self._tokens, **own}))
         except errors.ClusterError:
             raise
         # A template may do anything with what it is given, and the messages are the caller's.
@@ -75,6 +88,27 @@ class ChatTemplate:
             raise errors.BadRequest(
                 f"The model's chat template cannot write these messages: {cut(str(error))}.", "messages"
             ) from None
+
+
+def _sandbox() -> type[Any]:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Sandbox(ImmutableSandboxedEnvironment):  # type: ignore[misc]
+        """One operation that takes long cannot be ended, so there is none."""
+
+        intercepted_binops = frozenset(["*", "**"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" and abs(right) > MOST_POWER:
+                raise OverflowError("a power is too large")
+            if operator == "*":
+                for many, times in ((left, right), (right, left)):
+                    if isinstance(many, (str, list, tuple)) and isinstance(times, int):
+                        if len(many) * times > MOST_REPEATED:
+                            raise OverflowError("a text is repeated too often")
+            return super().call_binop(context, operator, left, right)
+
+    return Sandbox
 
 
 def _generation() -> type[Any]:

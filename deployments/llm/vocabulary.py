@@ -57,14 +57,16 @@ class Vocabulary:
 
     def ids_of(self, text: str, is_written: bool) -> list[int]:
         """`is_written`: by a template, which has put special tokens where they belong."""
-        return list(self._tokenizer.encode(text, add_special_tokens=not is_written).ids)
+        # Alone, `encode` would hold Python's lock: nothing else would go on while a long prompt is read.
+        (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=not is_written)
+        return list(encoding.ids)
 
     def text_of(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def row_of(self, text: str, is_written: bool) -> JsonObject:
         """The tokens of a text, and where each stands in it."""
-        encoding = self._tokenizer.encode(text, add_special_tokens=not is_written)
+        (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=not is_written)
         return {
             "ids": list(encoding.ids),
             "tokens": list(encoding.tokens),

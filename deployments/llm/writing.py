@@ -9,6 +9,14 @@ from deployments.llm.pieces import TokenChance
 from deployments.llm.vocabulary import Vocabulary
 
 
+class TokenOdds(NamedTuple):
+    """How likely the model found a token that was written."""
+
+    logprob: float
+    #: The likeliest tokens at its place, where they were asked for: id and logprob of each.
+    top: Sequence[tuple[int, float]] = ()
+
+
 class WrittenTokens(NamedTuple):
     text: str = ""
     chances: tuple[TokenChance, ...] = ()
@@ -30,25 +38,29 @@ class AnswerWriter:
         self._kept = ""
         self.tokens = 0
 
-    def add(self, ids: Sequence[int], logprobs: Sequence[float]) -> WrittenTokens:
+    def add(self, ids: Sequence[int], odds: Sequence[TokenOdds]) -> WrittenTokens:
         self.tokens += len(ids)
         texts = [self._marks.get(id) or self._decoder.text_of(id) for id in ids if id not in self._vocabulary.ends]
         text = self._kept + "".join(texts)
         text, self._kept, stop = cut_at(text, self._stops)
-        return WrittenTokens(text, self._chances(ids, logprobs), stop)
+        return WrittenTokens(text, self._chances(ids, odds), stop)
 
     def end(self) -> str:
         """What was kept back, if nothing more comes."""
         text, self._kept = self._kept, ""
         return text
 
-    def _chances(self, ids: Sequence[int], logprobs: Sequence[float]) -> tuple[TokenChance, ...]:
+    def _chances(self, ids: Sequence[int], odds: Sequence[TokenOdds]) -> tuple[TokenChance, ...]:
         if not self._wants_chances:
             return ()
-        texts = [self._vocabulary.token(id) for id in ids]
         return tuple(
-            TokenChance(text, logprob, tuple(text.encode())) for text, logprob in zip(texts, logprobs, strict=False)
+            TokenChance(*self._row(id, each.logprob), top=tuple(self._row(*other) for other in each.top))
+            for id, each in zip(ids, odds, strict=False)
         )
+
+    def _row(self, id: int, logprob: float) -> tuple[str, float, tuple[int, ...]]:
+        text = self._vocabulary.token(id)
+        return text, logprob, tuple(text.encode())
 
 
 def cut_at(text: str, stops: Sequence[str]) -> tuple[str, str, str | None]:

@@ -12,6 +12,7 @@ from cluster.worker.family import Finished, Setup, Stop
 from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.pieces import Piece, Reply
 from deployments.llm.vocabulary import Vocabulary
+from deployments.llm.writing import TokenOdds
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}"
@@ -75,7 +76,7 @@ def scripted(
 class Told:
     """What a family has told of one request."""
 
-    def __init__(self, family: Scripted, item: Any) -> None:
+    def __init__(self, family: LanguageFamily, item: Any) -> None:
         self.pieces: list[Piece] = []
         self.outcome: Any = None
         prepared = family.prepare("chat", [item], {})
@@ -103,7 +104,7 @@ def say(hear: Hear, text: str, end: str | Exception | None = None) -> None:
     """A step for each token."""
     ids = ids_of(text)
     for place, id in enumerate(ids):
-        hear([id], [-0.5], end if place == len(ids) - 1 else None)
+        hear([id], [TokenOdds(-0.5)], end if place == len(ids) - 1 else None)
     if not ids:
         hear([], [], end)
 

@@ -37,6 +37,8 @@ def deep(levels: int) -> dict[str, Any]:
         {"type": "text"},
         {"type": "regex", "regex": "a+"},
         {"type": "json_schema", "schema": PERSON},
+        {"type": "json_schema", "schema": {"items": {"maxLength": 100_000}, "anyOf": [{"maxLength": 255}] * 9}},
+        {"type": "json_schema", "schema": {"enum": [f"word{each}" for each in range(4000)]}},
     ],
 )
 def test_usual_forms_pass(format: Any) -> None:
@@ -59,6 +61,12 @@ def test_usual_forms_pass(format: Any) -> None:
         ({"maxLength": 10**9}, "up to 100000"),
         ({"properties": {"a": {"items": 7}}}, "schema.a.items is not a schema"),
         ({"anyOf": []}, "anyOf"),
+        ({"maximum": 10**30}, "no number below"),
+        ({"minimum": float("nan")}, "no number below"),
+        ({"anyOf": [{"maxLength": 1000 + each} for each in range(4)]}, "too many different minLength and maxLength"),
+        ({"properties": {f"p{each}": {} for each in range(501)}}, "not required: up to 500"),
+        ({"items": {"properties": {"x" * 100_000: {}}, "required": ["x" * 100_000]}}, "too long: up to 4000"),
+        ({"anyOf": [{"enum": ["w" * 3000 + each for each in "abc"]}]}, "too long: up to 4000"),
     ],
 )
 def test_what_no_grammar_can_be_made_of_is_refused(schema: Any, says: str) -> None:

@@ -1,0 +1,150 @@
+"""Compiles the grammars that answers are held to, before the engine meets them.
+
+To compile one may take seconds, and the engine would do it between two steps of everybody's answers. What is compiled
+is kept with the tokenizer: so another pipeline with the same tokenizer, whose model is next to nothing, compiles it
+first, in a thread that gives way. A grammar that cannot be compiled would also end the engine; this pipeline is made
+again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from cluster import errors
+
+if TYPE_CHECKING:
+    from openvino_genai import GenerationConfig, LLMPipeline, Tokenizer
+
+log = logging.getLogger("cluster.worker.worker")
+
+#: Grammars that wait to be compiled, at most. Each takes up to seconds.
+MOST_WAITING = 32
+#: So many are remembered as compiled. Compiling one again costs nothing while the tokenizer has it.
+MOST_KNOWN = 10_000
+#: Of the threads that compile: those that write answers go first.
+NICENESS = 15
+
+#: Called in the thread that compiles, with what was wrong with the grammar.
+Ready = Callable[["errors.ClusterError | None"], None]
+Compile = Callable[["GenerationConfig"], None]
+
+
+def engine_words(error: Exception) -> str:
+    """What an engine says, without the places in its sources where it says so."""
+    return re.sub(r"(failed )?(at )?/\S+", "", str(error)).strip()[-300:]
+
+
+class Grammars:
+    """Used by the engine's thread; grammars are compiled one after another."""
+
+    def __init__(self, compile: Compile) -> None:
+        self._compile = compile
+        self._lock = threading.Lock()
+        self._known: dict[str, None] = {}
+        self._waiting: dict[str, list[Ready]] = {}
+        #: None when no other comes.
+        self._orders: SimpleQueue[tuple[str, GenerationConfig] | None] = SimpleQueue()
+        threading.Thread(target=self._run, daemon=True, name="grammars").start()
+
+    def prepare(self, name: str, config: GenerationConfig, ready: Ready) -> bool:
+        """True for what is compiled already. Otherwise calls `ready` when the grammar of that name is."""
+        with self._lock:
+            if name in self._known:
+                return True
+            if name in self._waiting:
+                self._waiting[name].append(ready)
+                return False
+            if len(self._waiting) >= MOST_WAITING:
+                raise errors.Overloaded(
+                    f"{MOST_WAITING} other forms of answers are being prepared; try again in a moment.",
+                    "response_format",
+                    retry_after_s=5.0,
+                )
+            self._waiting[name] = [ready]
+        self._orders.put((name, config))
+        return False
+
+    def close(self) -> None:
+        self._orders.put(None)
+
+    def _run(self) -> None:
+        if sys.platform == "linux":  # elsewhere it would be the priority of another process
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+        while order := self._orders.get():
+            name, config = order
+            refusal: errors.ClusterError | None = None
+            try:
+                self._compile(config)
+            # It may raise anything; only those who sent this grammar are to blame.
+            except Exception as error:
+                refusal = errors.BadRequest(f"Answers cannot be held to this form: {engine_words(error)}")
+            with self._lock:
+                if refusal is None:
+                    self._known[name] = None
+                    if len(self._known) > MOST_KNOWN:
+                        del self._known[next(iter(self._known))]
+                waiting = self._waiting.pop(name)
+            for ready in waiting:
+                ready(refusal)
+
+
+class TinyPipeline:
+    """A model that computes nothing, with the tokenizer of another. It is made when it is first needed."""
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+        """`folder`: of the model whose tokenizer it is."""
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._pipeline: LLMPipeline | None = None
+
+    def compile(self, config: GenerationConfig) -> None:
+        import numpy
+        import openvino
+
+        pipeline = self._pipeline or self._made()
+        # Nothing is known of a pipeline that failed.
+        self._pipeline = None
+        pipeline.generate(openvino.Tensor(numpy.zeros((1, 1), numpy.int64)), config)
+        self._pipeline = pipeline
+
+    def _made(self) -> LLMPipeline:
+        import openvino
+        import openvino_genai
+
+        model = openvino.Core().read_model(self._folder / "openvino_model.xml")
+        width = model.output("logits").get_partial_shape()[-1].get_length()
+        with TemporaryDirectory() as folder:
+            openvino.save_model(_model_of_nothing(width), f"{folder}/openvino_model.xml")
+            (Path(folder) / "config.json").write_text('{"model_type": "llama"}')
+            return openvino_genai.LLMPipeline(
+                folder, self._tokenizer, "CPU", ATTENTION_BACKEND="SDPA", INFERENCE_NUM_THREADS=1
+            )
+
+
+def _model_of_nothing(width: int) -> Any:
+    """It finds every token equally likely."""
+    import numpy
+    import openvino
+    from openvino import opset13
+
+    shapes = {"input_ids": [-1, -1], "attention_mask": [-1, -1], "position_ids": [-1, -1], "beam_idx": [-1]}
+    inputs = {
+        name: opset13.parameter(shape, numpy.int32 if name == "beam_idx" else numpy.int64, name=name)
+        for name, shape in shapes.items()
+    }
+    for name, each in inputs.items():
+        each.output(0).set_names({name})
+    ids = opset13.convert(opset13.unsqueeze(inputs["input_ids"], opset13.constant(2)), numpy.float32)
+    logits = opset13.matmul(ids, opset13.constant(numpy.zeros((1, width), numpy.float32)), False, False)
+    logits.output(0).set_names({"logits"})
+    return openvino.Model([opset13.result(logits)], list(inputs.values()), "nothing")

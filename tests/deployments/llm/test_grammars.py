@@ -1,0 +1,80 @@
+"""Grammars are compiled one after another, beside the engine; compiling is played by a function."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from deployments.llm.grammars import MOST_WAITING, Grammars
+
+
+class Played:
+    def __init__(self) -> None:
+        self.may_compile = threading.Event()
+        self.compiled: list[str] = []
+        self.grammars = Grammars(self._compile)
+        self.ended: list[Any] = []
+        self.is_done = threading.Semaphore(0)
+
+    def _compile(self, config: Any) -> None:
+        assert self.may_compile.wait(5)
+        self.compiled.append(config)
+        if config == "odd":
+            raise RuntimeError("no grammar")
+
+    def prepare(self, name: str) -> bool:
+        config: Any = name
+
+        def ready(refusal: errors.ClusterError | None) -> None:
+            self.ended.append((name, refusal))
+            self.is_done.release()
+
+        return self.grammars.prepare(name, config, ready)
+
+    def wait(self, count: int) -> None:
+        for _ in range(count):
+            assert self.is_done.acquire(timeout=5)
+
+
+def test_a_grammar_is_compiled_once_for_all_who_wait_for_it() -> None:
+    played = Played()
+    assert not any([played.prepare("a"), played.prepare("a"), played.prepare("b")])
+    played.may_compile.set()
+    played.wait(3)
+    assert played.compiled == ["a", "b"] and played.ended == [("a", None), ("a", None), ("b", None)]
+    assert played.prepare("a") and played.prepare("b")
+
+
+def test_one_that_cannot_be_compiled_is_refused_and_the_next_is_not() -> None:
+    played = Played()
+    played.may_compile.set()
+    played.prepare("odd")
+    played.prepare("a")
+    played.wait(2)
+    (_, refusal), second = played.ended
+    assert isinstance(refusal, errors.BadRequest) and "no grammar" in refusal.message
+    assert second == ("a", None)
+    assert not played.prepare("odd"), "it is not known"
+
+
+def test_more_than_can_wait_are_refused() -> None:
+    played = Played()
+    for number in range(MOST_WAITING):
+        played.prepare(str(number))
+    with pytest.raises(errors.Overloaded, match="other forms"):
+        played.prepare("more")
+    assert not played.prepare("0"), "who waits for the same is no more"
+    played.may_compile.set()
+    played.wait(MOST_WAITING + 1)
+
+
+def test_its_thread_ends_when_it_is_closed() -> None:
+    before = set(threading.enumerate())
+    grammars = Played().grammars
+    (thread,) = set(threading.enumerate()) - before
+    grammars.close()
+    thread.join(5)
+    assert not thread.is_alive()
