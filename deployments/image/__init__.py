@@ -13,4 +13,6 @@ def tasks_of(entry: Entry) -> tuple[str, ...]:
 
 
 PRELOAD = ("diffusers.models",)
+#: All pipelines: whichever is loaded, diffusers imports them to find its class.
+OWN_PRELOAD = ("diffusers.pipelines.auto_pipeline", "diffusers.models.unets.unet_2d_condition")
 TYPES = (ModelType(name="image", families={"diffusers": Diffusion}, abilities=tasks_of),)

@@ -40,6 +40,10 @@ class PassCall(Protocol):
     def adapters(self) -> Adapters: ...
 
     @property
+    def most_samples(self) -> int:
+        """That a pass of such calls may have."""
+
+    @property
     def shape(self) -> Hashable:
         """What decides how long a pass takes: everything that calls of one pass have in common but the adapters."""
 
@@ -76,14 +80,18 @@ class Denoiser:
 
     def capacity(self, call: PassCall) -> int:
         """How many samples a pass of such calls should have."""
-        return min(self._most_samples, self.saturation.cap(call.shape))
+        return min(self._most_of(call), self.saturation.cap(call.shape))
+
+    def _most_of(self, call: PassCall) -> int:
+        # A call is not divided, however many samples it has.
+        return max(call.samples, min(self._most_samples, call.most_samples))
 
     def measure(self, call: PassCall, seconds: float) -> None:
         """Measures passes of ever more copies of one call, as long as further copies make each of them cheaper."""
         until = time.monotonic() + seconds
         copies = 1
         with self._torch.no_grad():
-            while copies * call.samples <= self._most_samples:
+            while copies * call.samples <= self._most_of(call):
                 cheapest = self.saturation.cap(call.shape)
                 for _ in range(3):
                     try:

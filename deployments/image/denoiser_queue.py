@@ -34,6 +34,7 @@ log = logging.getLogger("cluster.worker.worker")
 
 #: How often a request whose call waits for a pass checks whether anybody still wants its picture.
 CHECK_EVERY_S = 0.25
+UNLIMITED = 1_000_000
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -42,9 +43,13 @@ Result = TypeVar("Result")
 class DenoiserRequest:
     """One request, as the denoiser's queue knows it."""
 
-    def __init__(self, progress: Progress, cost: float, steps: int, adapters: Adapters = ()) -> None:
+    def __init__(
+        self, progress: Progress, cost: float, steps: int, adapters: Adapters = (), most_samples: int = UNLIMITED
+    ) -> None:
+        """`most_samples`: more such samples in one pass would take more memory than there is for the model."""
         self.progress = progress
         self.adapters = adapters
+        self.most_samples = most_samples
         #: Calls of the denoiser so far, and how many of them belong to steps that are finished.
         self.calls = 0
         self.calls_before_step = 0
@@ -104,6 +109,10 @@ class DenoiserCall:
     @property
     def adapters(self) -> Adapters:
         return self.key.adapters
+
+    @property
+    def most_samples(self) -> int:
+        return self.request.most_samples
 
     @property
     def cost_left(self) -> float:

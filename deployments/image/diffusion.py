@@ -24,10 +24,11 @@ from deployments.image.facts import ImageFacts
 from deployments.image.fibers import ComputeThread
 from deployments.image.loras import names_in
 from deployments.image.options import ImageOptions
-from deployments.image.plan import most_pixels, plan, rungs
+from deployments.image.plan import ITEM_BYTES, most_pixels, plan, rungs
 from deployments.image.requests import Drawing, DrawnPicture
 from deployments.image.resolved_drawing import LoadedModel, ResolvedDrawing, resolved
 from deployments.image.runner import Runner, denoiser_of
+from deployments.image.sizes import sizes_of
 from deployments.image.tasks import call_arguments, classes_for
 
 if TYPE_CHECKING:
@@ -84,16 +85,25 @@ class Diffusion(Stepped):
         classes = classes_for(pipe, {} if is_guided else facts.get("pipelines", {}))
         shared = about.get("offload") != "model"
         always = about.get("always", ())
+        side = int(facts.get("resolution") or _own_side(pipe))
+        vae = getattr(pipe, "vae", None)
+        sizes = sizes_of(vae.config if vae is not None else {}, type(vae).__name__, denoiser_of(pipe).config, side)
         self.runner = Runner(
             pipe,
             about=_receipt(setup, about),
             always=always,
             caches={name: PRESETS[name]() for name in presets_for(denoiser_or_none(pipe))},
             most_samples=SAMPLES_AT_ONCE,
+            samples_of=lambda pixels: sizes.samples(
+                pixels,
+                most_pixels(options, side),
+                ITEM_BYTES[str(about["dtype"])],
+                on_card=setup.device != "cpu",
+                in_tiles=options.vae_tiling,
+            ),
             compute=compute,
         )
         self.set_threads(setup.threads)
-        side = int(facts.get("resolution") or _own_side(pipe))
         self._model = LoadedModel(
             name=setup.entry.name,
             classes=classes,
@@ -152,6 +162,9 @@ class Diffusion(Stepped):
     def set_threads(self, threads: int) -> None:
         self.runner.set_threads(threads)
 
+    def unload(self) -> None:
+        self.runner.compute.close()
+
     # ------------------------------------------------------------------------------------------- warming up
 
     def _own_example(self, device: str) -> Example:
@@ -159,7 +172,8 @@ class Diffusion(Stepped):
         model = self._model
         task = next(task for task in TASKS if task in model.classes)
         is_free = device == "cpu" and "width" in call_arguments(model.classes[task])
-        return self._example_of(task, min(model.side, EXAMPLE_SIDE) if is_free else model.side)
+        side = min(EXAMPLE_SIDE, math.isqrt(model.max_pixels)) if is_free else model.side
+        return self._example_of(task, min(side, model.side))
 
     def _own_largest(self) -> Example:
         """A square of as many pixels as are allowed, where the model draws pictures of any size."""

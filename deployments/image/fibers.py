@@ -99,5 +99,9 @@ class ComputeThread:
             return work(*args, **kwargs)
         return self._executor.submit(work, *args, **kwargs).result()
 
+    def close(self) -> None:
+        self._executor.shutdown(wait=False)
+        self._stages.shutdown(wait=False)
+
     def set_threads(self, threads: int) -> None:
         self.run(self._set_threads, threads)

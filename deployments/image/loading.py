@@ -17,6 +17,7 @@ from cluster.names import quoted
 from cluster.value import JsonObject
 from cluster.weights.inventory import read
 from cluster.worker.family import Setup
+from deployments.bits import config_for
 from deployments.device import dtype_for
 from deployments.image import addons
 from deployments.image.checkpoints import checkpoint_in, is_whole, rest_of, whole_pipeline
@@ -24,7 +25,7 @@ from deployments.image.layout import Layout, Parts, has_variant, pickled_parts
 from deployments.image.options import ImageOptions
 from deployments.image.placing import is_packed, place
 from deployments.image.plan import number_format
-from deployments.image.quantised import allowed_without_gpu, config_for, denoiser_from, refuse_other_gguf
+from deployments.image.quantised import allowed_without_gpu, denoiser_from, refuse_other_gguf
 from deployments.image.sources import any_source, controlnet_source, gguf_source, lightning_source
 from deployments.image.tuning import tune
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from torch import dtype as Dtype
     from torch.nn import Module
 
-    from deployments.image.quantised import PartClass
+    from deployments.bits import PartClass
 
 Fetch = Callable[[Source], Path]
 

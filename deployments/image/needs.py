@@ -18,12 +18,11 @@ from deployments.image.plan import (
     Case,
     Weights,
     number_format,
-    sizes_on_disk,
-    sizes_told,
     weights_on_disk,
     weights_told,
 )
 from deployments.image.quantised import refuse_other_gguf
+from deployments.image.sizes import sizes_on_disk, sizes_told
 from deployments.image.sources import controlnet_source, gguf_source, lightning_source, paths_in, without_unused
 
 
@@ -109,7 +108,8 @@ def case_of(prospect: Prospect) -> Case:
     weights |= _controlnet_weights(launch, weights)
     sizes = sizes_told(entry.facts)
     if launch.layout is not None and launch.inventory is not None:
-        sizes = sizes_on_disk(launch.inventory, launch.denoiser, entry.facts.get("resolution"))
+        vae = launch.layout.parts.get("vae", ("", ""))[1]
+        sizes = sizes_on_disk(launch.inventory, launch.denoiser, entry.facts.get("resolution"), vae)
     return Case(
         options=options,
         dtype=number_format(options, prospect.spec.options, prospect.on_card),

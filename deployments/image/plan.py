@@ -11,25 +11,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
 
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import CUDA_CONTEXT_BYTES, HOST_BYTES, MemoryPlan, PlannedPart, Tensor, tensors
+from deployments.bits import TABLES, is_matrix, packed_bytes
 from deployments.image.layout import DENOISERS, Layout
 from deployments.image.options import ImageOptions
+from deployments.image.sizes import Sizes
 
-#: Memory of a worker's process besides the weights, on CPU. Measured as PSS with torch, diffusers and bitsandbytes
-#: after the first pictures of tiny pipelines: 510 MB.
-PROCESS_BYTES = 520_000_000
-
-#: Memory that decoding takes per pixel and byte of the number format: 768 are in use at the peak of FLUX's and SDXL's
-#: decoders (1.5 GiB at 1024 x 1024 in 16 bits), and the convolutions use as much again as workspace.
-DECODER_BYTES_PER_PIXEL = 2 * 768
-#: The same for one pass of FLUX's transformer, 0.46 GiB.
-DENOISER_BYTES_PER_PIXEL = 240
-#: Side of a tile for a VAE whose configuration has no sample size, which is what diffusers takes.
-TILE_SIDE = 512
+#: Memory of a worker's process besides the weights, on CPU, with torch, diffusers and bitsandbytes after the first
+#: pictures: measured with tiny pipelines, 460 to 500 MB.
+PROCESS_BYTES = 500_000_000
 
 #: Most pixels of a picture, where the launch says nothing: twice as many as the largest pictures that such models are
 #: trained on.
@@ -61,10 +54,6 @@ GGUF_BITS = {
     "BF16": 16.0,
 }
 
-#: Weights that are matrices but not of linear layers.
-_TABLES = re.compile(
-    r"(^|\.)(shared|lm_head|wte|relative_attention_bias|\w*embeddings?|embed_\w+|output_layer)\.weight$"
-)
 #: T5 loses too much when the last layer of its blocks is packed, so transformers leaves that layer as it is.
 _UNPACKED = re.compile(r"DenseReluDense\.wo\.weight$")
 #: Small errors do most harm in norms and in the linear layers that modulate them, so these keep their format.
@@ -115,11 +104,8 @@ class Weights:
     def bytes(self, item_bytes: int, quantization: str) -> int:
         unpacked = self.others * item_bytes + self.packed_bytes
         match quantization:
-            case "8-bit":
-                return self.packable + 4 * self.rows + unpacked
-            case "4-bit" | "nf4":
-                # Two numbers in a byte, and an fp32 scale for every 64 numbers.
-                return int(self.packable * (0.5 + 4 / 64)) + unpacked
+            case "8-bit" | "4-bit" | "nf4":
+                return packed_bytes(quantization, self.packable, self.rows) + unpacked
             case "fp8":
                 return self.packable + self.others + self.kept * (item_bytes - 1) + self.packed_bytes
         if quantization.startswith("GGUF"):
@@ -134,8 +120,7 @@ class Weights:
 
 
 def _is_packable(tensor: Tensor, tables: re.Pattern[str] | None) -> bool:
-    is_matrix = len(tensor.shape) == 2 and tensor.name.endswith(".weight")
-    return is_matrix and (tables is None or not (tables.search(tensor.name) or _UNPACKED.search(tensor.name)))
+    return is_matrix(tensor) and (tables is None or not (tables.search(tensor.name) or _UNPACKED.search(tensor.name)))
 
 
 def _share_at_once(blocks: Mapping[str, int]) -> float:
@@ -150,7 +135,7 @@ def weights_on_disk(inventory: Inventory, layout: Layout) -> dict[str, Weights]:
     for slot, (_, kind) in layout.parts.items():
         part = inventory.under(slot)
         if any(name.endswith(".safetensors") and "/" not in name for name in part.files):
-            tables = None if slot in DENOISERS else _TABLES
+            tables = None if slot in DENOISERS else TABLES
             weights[slot] = Weights.of(kind, tensors(part), tables)
     return weights
 
@@ -164,54 +149,6 @@ def weights_told(facts: JsonObject) -> dict[str, Weights]:
         packable = int(numbers * PACKABLE_OF_ENCODERS) if slot.startswith("text_encoder") else numbers
         weights[slot] = Weights("", packable, numbers - packable, kept=int(numbers * KEPT_OF_DENOISERS))
     return weights
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes in a pipeline that determine the memory of one picture."""
-
-    #: Side of the pictures that the model was made for, and of a tile.
-    side: int = 1024
-    tile: int = TILE_SIDE
-    #: Width relative to the decoder and the transformer that were measured.
-    decoder: float = 1.0
-    denoiser: float = 1.0
-
-
-def sizes_on_disk(inventory: Inventory, denoiser: str, side: int | None) -> Sizes:
-    vae, part = inventory.under("vae").config(), inventory.under(denoiser).config()
-    channels = vae.get("block_out_channels") or [vae.get("base_dim", 128)]
-    if not isinstance(channels, list) or not all(_is_size(channel) for channel in channels):
-        channels = [128]
-    tile = vae.get("sample_size")
-    return Sizes(
-        side=side or _side(part, len(channels)),
-        tile=tile if _is_size(tile) else TILE_SIDE,
-        decoder=channels[0] / 128,
-        denoiser=_width(part) / 3072,
-    )
-
-
-def _is_size(value: object) -> TypeGuard[int]:
-    """Whether a value in a configuration file is a plausible size: memory will be claimed for it."""
-    return type(value) is int and 0 < value < 100_000
-
-
-def sizes_told(facts: JsonObject) -> Sizes:
-    side = int(facts.get("resolution") or 1024)
-    return Sizes(side, tile=side)
-
-
-def _width(transformer: Mapping[str, object]) -> int:
-    """UNets have other heads at each level; they are taken to be as wide as the transformer that was measured."""
-    heads, each = transformer.get("num_attention_heads"), transformer.get("attention_head_dim")
-    return heads * each if _is_size(heads) and _is_size(each) else 3072
-
-
-def _side(denoiser: Mapping[str, object], levels: int) -> int:
-    """The side of a picture. Denoisers give theirs in latents."""
-    latents = denoiser.get("sample_size")
-    return latents * 2 ** (min(levels, 8) - 1) if _is_size(latents) else 1024
 
 
 def number_format(options: ImageOptions, named: Collection[str], on_gpu: bool) -> str:
@@ -263,9 +200,9 @@ def most_pixels(options: ImageOptions, side: int) -> int:
 
 def plan(case: Case) -> MemoryPlan:
     rows = tuple(_rows(case))
-    decoded = min(case.pixels, case.sizes.tile**2) if case.options.vae_tiling else case.pixels
-    decoding = int(DECODER_BYTES_PER_PIXEL * case.sizes.decoder * case.item_bytes * decoded)
-    denoising = int(DENOISER_BYTES_PER_PIXEL * case.sizes.denoiser * case.item_bytes * case.pixels)
+    in_tiles = case.options.vae_tiling
+    decoding = case.sizes.decoding(case.pixels, case.item_bytes, on_card=case.on_gpu, in_tiles=in_tiles)
+    denoising = case.sizes.denoising(case.pixels, case.item_bytes)
     fixed = CUDA_CONTEXT_BYTES if case.on_gpu else PROCESS_BYTES
     if not case.on_gpu or case.options.offload is None:
         peak = sum(row.bytes for row in rows) + max(decoding, denoising)
@@ -274,7 +211,8 @@ def plan(case: Case) -> MemoryPlan:
             size + (decoding if slot == "vae" else denoising if slot == case.denoiser else 0)
             for slot, size in _at_once(case, rows)
         )
-    spare = int((MARGIN - 1) * (peak + fixed))
+    # On CPU the process was measured as a whole; on a card the context is another for each kind of card.
+    spare = int((MARGIN - 1) * (peak + fixed if case.on_gpu else peak))
     kept_in_memory = sum(row.bytes for row in rows if row.lives_on.startswith("main memory"))
     host = HOST_BYTES + kept_in_memory if case.on_gpu else 0
     return MemoryPlan(rows, max(decoding, denoising), fixed, spare, peak + fixed + spare, host)

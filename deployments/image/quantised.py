@@ -13,13 +13,10 @@ from cluster.weights.memory import gguf_architecture
 from deployments.image.addons import first_line
 
 if TYPE_CHECKING:
-    from diffusers import BitsAndBytesConfig, ModelMixin
+    from diffusers import ModelMixin
     from diffusers.quantizers import DiffusersQuantizer
     from torch import dtype as Dtype
-    from transformers import PreTrainedModel
 
-    #: The class of a denoiser or of a text encoder, which are the parts that can be loaded in fewer bits.
-    PartClass = type[ModelMixin] | type[PreTrainedModel]
     DeviceMap = dict[str, str]
 
 #: `general.architecture` of the GGUF files that hold the weights of a class of denoisers. A class that is not listed
@@ -37,21 +34,6 @@ ARCHITECTURES = {
     "SanaTransformer2DModel": ("sana",),
     "UNet2DConditionModel": ("sd1", "sdxl"),
 }
-
-
-def config_for(kind: PartClass, bits: str, dtype: Dtype) -> BitsAndBytesConfig:
-    """The configuration with which a library loads that class in so many bits; each library knows only its own."""
-    import diffusers
-    import transformers
-
-    library = diffusers if issubclass(kind, diffusers.ModelMixin) else transformers
-    if bits == "8-bit":
-        return library.BitsAndBytesConfig(load_in_8bit=True)
-    return library.BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4" if bits == "nf4" else "fp4",
-        bnb_4bit_compute_dtype=dtype,
-    )
 
 
 @contextmanager

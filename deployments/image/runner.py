@@ -65,10 +65,11 @@ class Runner:
         always: Sequence[str] = (),
         caches: Mapping[str, object],
         most_samples: int,
+        samples_of: Callable[[int], int],
         compute: ComputeThread,
     ) -> None:
         """`about`: what every receipt says of the model. `always`: LoRAs that are part of it. `caches`: presets by
-        name, for the denoiser."""
+        name, for the denoiser. `samples_of`: how many samples of a picture of so many pixels a pass has memory for."""
         self.pipe = pipe
         self.compute = compute
         self.module = denoiser_of(pipe)
@@ -83,6 +84,7 @@ class Runner:
         self.encodings = Encodings()
         self.previews = compute.run(PreviewMap.of, pipe)
         self.cost = Cost(1, (0.0, 1.0))
+        self._samples_of = samples_of
         self._about = about
         self._caches = caches
         self._device = pipe._execution_device
@@ -98,7 +100,8 @@ class Runner:
 
     def paint(self, drawing: ResolvedDrawing, progress: Progress) -> Pixels:
         progress.check()
-        request = DenoiserRequest(progress, self.cost_of(drawing), drawing.run_steps, drawing.adapters)
+        most = self._samples_of(drawing.width * drawing.height)
+        request = DenoiserRequest(progress, self.cost_of(drawing), drawing.run_steps, drawing.adapters, most)
         arguments = self._arguments(drawing, request)
         progress.tell(0.01, "encoding")
         is_cached = drawing.cache is not None

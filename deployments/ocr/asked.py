@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pydantic import ValidationError
 
 from cluster import errors
-from deployments.ocr.pictures import ScannedPage, opened
+from deployments.ocr.pictures import SentPage, sent
 from deployments.ocr.requests import Reading
 
 #: A blank PNG picture, 64 x 32.
@@ -17,10 +17,10 @@ BLANK_PAGE = base64.b64decode(
 )
 
 
-def sheet_in(items: Sequence[object], most_pixels: int) -> ScannedPage:
+def page_in(items: Sequence[object], most_pixels: int) -> SentPage:
     if len(items) != 1 or not isinstance(items[0], (bytes, bytearray)):
         raise errors.InvalidBody("A call reads one page, given as the bytes of a picture.", "image")
-    return opened(bytes(items[0]), most_pixels)
+    return sent(bytes(items[0]), most_pixels)
 
 
 def reading_of(

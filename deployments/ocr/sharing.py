@@ -63,6 +63,7 @@ class Sharing(Generic[Value, Result]):
         self._changed = threading.Condition()
         self._threads = 0
         self._wanted = 0
+        self._is_closed = False
         self.batches = 0
         self.pieces = 0
         self.set_threads(threads)
@@ -74,6 +75,12 @@ class Sharing(Generic[Value, Result]):
             for number in range(self._threads, self._wanted):
                 threading.Thread(target=self._work, args=(number,), name=self._name, daemon=True).start()
             self._threads = max(self._threads, self._wanted)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ends its threads; nobody waits for answers any more."""
+        with self._changed:
+            self._is_closed = True
             self._changed.notify_all()
 
     def answers(self, values: Sequence[Value], progress: Progress) -> list[Result]:
@@ -103,8 +110,7 @@ class Sharing(Generic[Value, Result]):
                 self._pending = [piece for piece in self._pending if piece.owner is not owner]
 
     def _work(self, number: int) -> None:
-        while True:
-            batch = self._next(number)
+        while batch := self._next(number):
             try:
                 answers = self._run([piece.value for piece in batch])
                 for piece, answer in zip(batch, answers, strict=True):
@@ -116,9 +122,12 @@ class Sharing(Generic[Value, Result]):
             self._finish(batch)
 
     def _next(self, number: int) -> list[_Piece[Value, Result]]:
+        """Empty once it is closed."""
         with self._changed:
-            while not self._pending or number >= self._wanted:
+            while not self._is_closed and (not self._pending or number >= self._wanted):
                 self._changed.wait()
+            if self._is_closed:
+                return []
             kind = self._kind(self._pending[0].value)
             room = max(1, self._room(kind))
             batch = [piece for piece in self._pending if self._kind(piece.value) == kind][:room]

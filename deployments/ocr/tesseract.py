@@ -15,11 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import environment, errors
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
-from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.asked import BLANK_PAGE, page_in, reading_of
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Box, Line, RecognisedPage, Word, bounds, page_of, rectangle
-from deployments.ocr.pictures import ScannedPage
+from deployments.ocr.pictures import ScannedPage, SentPage
 from deployments.ocr.requests import LANGUAGES, Reading
+from deployments.ocr.room import PageRoom, most_unpacked
 
 PROGRAM = "tesseract"
 #: Values of `--psm`. 3 works out the layout of a page; 1 also finds which way up it is, for which it needs `osd` data.
@@ -52,18 +53,22 @@ class Tesseract(Stepped):
         if not self._data - {"osd"}:
             raise errors.LoadFailed("tesseract has no languages: apt-get install tesseract-ocr-eng.")
         self.pace = BatchHints(parallel=max(1, setup.threads))
+        self._room = PageRoom(most_unpacked(self._most_pixels, self.pace.parallel))
         version = _output(PROGRAM, "--version").splitlines()[0]
         languages = tuple(sorted(self._languages))
         return OcrFacts(engine=version, languages=languages, max_pixels=self._most_pixels)
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=("ocr", "layout"), languages=self._languages, generates=False)
-        sheet = sheet_in(items, self._most_pixels)
-        width, height = sheet.size
-        return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
+        page = page_in(items, self._most_pixels)
+        return Prepared([(page, reading)], [1], costs=[page.pixels / 1e6])
 
-    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
-        sheet, reading = value
+    def stream(self, value: tuple[SentPage, Reading], progress: Progress) -> RecognisedPage:
+        page, reading = value
+        with self._room.taken(page.pixels, progress):
+            return self._read(page.opened(), reading, progress)
+
+    def _read(self, sheet: ScannedPage, reading: Reading, progress: Progress) -> RecognisedPage:
         progress.tell(0.1, "reading")
         table = self._table(sheet, reading, progress)
         width, height = sheet.size

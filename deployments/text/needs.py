@@ -10,6 +10,7 @@ from cluster.weights.inventory import Inventory
 from cluster.weights.memory import BYTES_OF_DTYPE, MemoryPlan, weight_bytes
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
 from deployments.text.engine_limits import TORCH_BATCH_TOKENS, named
+from deployments.text.pictures import MOST_PIXELS, OPENING_BYTES
 from deployments.text.plan import (
     ENTRY_BYTES,
     FP32,
@@ -18,6 +19,7 @@ from deployments.text.plan import (
     USUAL_TOKENS,
     EncoderCase,
     EncoderSizes,
+    card_plan,
     host_plan,
     per_token,
     plain_plan,
@@ -106,6 +108,29 @@ def _of_media(config: JsonObject, modality: str) -> int:
     width = EncoderSizes(0, hidden=hidden, intermediate=_size(part, "intermediate_size") or 4 * hidden)
     # Its pixels, as they came and as the model reads them.
     return inputs * ((patches + 1) * per_token(width) + 2 * 3 * side**2 * FP32)
+
+
+def vision_plan_of(prospect: Prospect, dtype: str) -> MemoryPlan:
+    """Of a model that reads texts and up to two pictures in one row of tokens; a token stands for a few patches."""
+    inventory, options = prospect.weights(), prospect.options
+    sizes = sizes_of(prospect, inventory)
+    batch = prospect.settings.batch_tokens if prospect.on_card else TORCH_BATCH_TOKENS
+    tokens = max(batch, sizes.max_tokens)
+    part = (inventory.config() if inventory is not None else {}).get("vision_config")
+    vision = part if isinstance(part, dict) else {}
+    hidden = _size(vision, "hidden_size") or USUAL_HIDDEN
+    width = EncoderSizes(0, hidden=hidden, intermediate=_size(vision, "intermediate_size") or 4 * hidden)
+    side, merged = _size(vision, "patch_size") or 16, (_size(vision, "spatial_merge_size") or 2) ** 2
+    patches = min(tokens * merged, max(2 * options.max_pixels // side**2, batch * merged))
+    # Each patch is there twice, as if it were of two frames: as it comes, in the batch, and on the card.
+    pixels = 2 * 3 * side**2 * FP32 * patches
+    unpacked = OPENING_BYTES * MOST_PIXELS
+    weights = sizes.numbers * BYTES_OF_DTYPE[dtype]
+    computed = max(tokens * per_token(sizes), patches * per_token(width))
+    if not prospect.on_card:
+        activations = 2 * pixels + max(computed, unpacked)
+        return plain_plan(prospect.entry.family, dtype, weights, activations, sizes.tokenizer_bytes)
+    return card_plan(prospect.entry.family, dtype, weights, pixels + computed, 2 * pixels + unpacked)
 
 
 def static_plan_of(prospect: Prospect) -> MemoryPlan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cluster.weights.memory import PROCESS_BYTES, MemoryPlan, PlannedPart
+from cluster.weights.memory import CUDA_CONTEXT_BYTES, HOST_BYTES, PROCESS_BYTES, MemoryPlan, PlannedPart
 from deployments.text.engine_limits import (
     CANDIDATES,
     COMPILED_BATCH_TOKENS,
@@ -183,3 +183,11 @@ def per_token(sizes: EncoderSizes) -> int:
 def plain_plan(kind: str, dtype: str, weight_bytes: int, activations: int, tokenizer_bytes: int) -> MemoryPlan:
     """Of a model that its library runs by itself, one batch at a time, and that nothing is tried with."""
     return _summed(kind, dtype, weight_bytes, activations, PLAIN_BYTES + tokenizer_bytes)
+
+
+def card_plan(kind: str, dtype: str, weight_bytes: int, activations: int, beside: int) -> MemoryPlan:
+    """Of such a model on a card. `beside`: main memory of what is being carried there."""
+    spare = int(SPARE * (weight_bytes + activations))
+    part = PlannedPart("model", kind, dtype, "none", weight_bytes, "card")
+    peak = weight_bytes + activations + CUDA_CONTEXT_BYTES + spare
+    return MemoryPlan((part,), activations, CUDA_CONTEXT_BYTES, spare, peak, max(HOST_BYTES, PROCESS_BYTES + beside))

@@ -30,13 +30,13 @@ _VOCABULARY: TypeAdapter[Literal["model", "cl100k_base"]] = TypeAdapter(Vocabula
 
 def vocabulary_of(params: Params, launched: Literal["model", "cl100k_base"] | None) -> Literal["model", "cl100k_base"]:
     """Whose ids the lists of a request are."""
-    asked = params.get("token_ids")
-    if asked is not None:
+    vocabulary = params.get("token_ids")
+    if vocabulary is not None:
         try:
-            return _VOCABULARY.validate_python(asked)
+            return _VOCABULARY.validate_python(vocabulary)
         except ValidationError:
             raise errors.BadRequest(
-                f"token_ids takes model or cl100k_base, not {quoted(asked)}.", "token_ids"
+                f"token_ids takes model or cl100k_base, not {quoted(vocabulary)}.", "token_ids"
             ) from None
     if launched is None:
         raise errors.BadRequest(

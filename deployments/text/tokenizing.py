@@ -151,10 +151,12 @@ def copied(tokenizer: Tokenizer) -> Tokenizer:
             setattr(copy, part, getattr(tokenizer, part))
     added = tokenizer.get_added_tokens_decoder()
     copy.add_tokens([added[id] for id in sorted(added)])
-    copy.encode_special_tokens = tokenizer.encode_special_tokens
     # Added tokens are numbered in their order, which need not be how a file numbers them.
     is_same = copy.get_added_tokens_decoder() == added
-    return copy if is_same else Tokenizer.from_str(tokenizer.to_str())
+    copy = copy if is_same else Tokenizer.from_str(tokenizer.to_str())
+    # Files do not hold it.
+    copy.encode_special_tokens = tokenizer.encode_special_tokens
+    return copy
 
 
 def fitting(first: int, second: int, most: int) -> tuple[int, int]:

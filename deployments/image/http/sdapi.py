@@ -326,8 +326,8 @@ def _is_unset(value: object) -> bool:
 
 def _has_work(script: object) -> bool:
     """Whether a script is asked for anything: clients send all that they know, each switched off."""
-    given = script.get("args", script) if isinstance(script, dict) else script
-    units = given if isinstance(given, list) else [given] if given else []
+    arguments = script.get("args", script) if isinstance(script, dict) else script
+    units = arguments if isinstance(arguments, list) else [arguments] if arguments else []
     return any(not _is_unset(unit.get("enabled", True) if isinstance(unit, dict) else unit) for unit in units)
 
 

@@ -9,15 +9,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
-from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
+from cluster.weights.inventory import Inventory
+from cluster.weights.memory import BYTES_OF_DTYPE, MemoryPlan, PlannedPart, weight_bytes
+from cluster.worker.family import (
+    UNKNOWN_WEIGHT_BYTES,
+    BatchHints,
+    Example,
+    Prepared,
+    Progress,
+    Prospect,
+    Setup,
+    Stepped,
+)
 from deployments.device import dtype_for
-from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
-from deployments.ocr.documents.kinds import Kind, kind_in
+from deployments.ocr.asked import BLANK_PAGE, page_in, reading_of
+from deployments.ocr.documents.kinds import KINDS, Kind, kind_in
+from deployments.ocr.documents.plan import DocumentSizes, document_plan
 from deployments.ocr.documents.writing import PageToWrite, Writer, WritingLimits, Written
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, RecognisedPage, Usage, page_of
-from deployments.ocr.pictures import ScannedPage, cut_out
+from deployments.ocr.pictures import OPENING_BYTES, ScannedPage, SentPage, cut_out
 from deployments.ocr.requests import MOST_TOKENS, Reading
+from deployments.ocr.room import PageRoom, most_unpacked
 from deployments.ocr.sharing import Sharing
 
 if TYPE_CHECKING:
@@ -29,6 +42,8 @@ PAGES_ON_A_CARD, PAGES_ON_CPU = 16, 2
 EXAMPLE_TOKENS = 8
 #: Expected tokens of a page, for the order of the queue, where the request does not limit them.
 USUAL_TOKENS = 1000
+#: The most that a kind writes of itself; room is planned for so many.
+MOST_USUAL_TOKENS = max(kind.max_new_tokens for kind in KINDS.values())
 
 
 class DocumentOptions(BaseModel):
@@ -48,6 +63,24 @@ class Documents(Stepped):
     Options: ClassVar[type[BaseModel]] = DocumentOptions
     example: Example = Example([BLANK_PAGE], {"max_new_tokens": EXAMPLE_TOKENS}, "ocr")
 
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        entry, options, inventory = prospect.entry, prospect.options, prospect.weights()
+        dtype = cls.number_format(prospect)
+        item = BYTES_OF_DTYPE[dtype]
+        size = weight_bytes(inventory, item) if inventory is not None else entry.weight_bytes
+        pages = options.batch_pages or (PAGES_ON_A_CARD if prospect.on_card else PAGES_ON_CPU)
+        home = "card" if prospect.on_card else "main memory"
+        return document_plan(
+            PlannedPart("model", entry.family, dtype, "none", size or UNKNOWN_WEIGHT_BYTES, home),
+            _sizes_in(inventory),
+            pages=pages,
+            new_tokens=min(options.max_new_tokens, MOST_USUAL_TOKENS),
+            page_bytes=OPENING_BYTES * most_unpacked(options.max_pixels, pages),
+            item=item,
+            on_card=prospect.on_card,
+        )
+
     def load(self, setup: Setup) -> OcrFacts:
         self._options: DocumentOptions = setup.options
         self._kind = kind_in(setup.folder)
@@ -65,6 +98,7 @@ class Documents(Stepped):
             room=lambda limits: pages,
             kind=lambda page: page.limits,
         )
+        self._room = PageRoom(most_unpacked(self._options.max_pixels, pages))
         self.pace = BatchHints(parallel=pages)
         setup.report(1.0)
         return OcrFacts(
@@ -83,14 +117,15 @@ class Documents(Stepped):
             raise errors.BadRequest(
                 f"max_new_tokens is {most}, {self._options.max_new_tokens} are allowed here.", "max_new_tokens"
             )
-        sheet = sheet_in(items, self._options.max_pixels)
-        return Prepared([(sheet, reading)], [1], costs=[float(most or USUAL_TOKENS)])
+        page = page_in(items, self._options.max_pixels)
+        return Prepared([(page, reading)], [1], costs=[float(most or USUAL_TOKENS)])
 
-    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
-        sheet, reading = value
-        progress.check()
-        (written,) = self._sharing.answers([self._to_write(sheet, reading, progress)], progress)
-        return self._page(sheet, reading, written)
+    def stream(self, value: tuple[SentPage, Reading], progress: Progress) -> RecognisedPage:
+        page, reading = value
+        with self._room.taken(page.pixels, progress):
+            sheet = page.opened()
+            (written,) = self._sharing.answers([self._to_write(sheet, reading, progress)], progress)
+            return self._page(sheet, reading, written)
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
@@ -99,6 +134,9 @@ class Documents(Stepped):
         import torch
 
         torch.set_num_threads(threads)
+
+    def unload(self) -> None:
+        self._sharing.close()
 
     def _to_write(self, sheet: ScannedPage, reading: Reading, progress: Progress) -> PageToWrite:
         limits = WritingLimits(
@@ -124,6 +162,14 @@ class Documents(Stepped):
             truncated=written.truncated,
             repetition=written.repetition,
         )
+
+
+def _sizes_in(inventory: Inventory | None) -> DocumentSizes:
+    if inventory is None:
+        return DocumentSizes.of({}, {})
+    inner = inventory.config("processor_config.json").get("image_processor")
+    pictures = inventory.config("preprocessor_config.json") or (inner if isinstance(inner, dict) else {})
+    return DocumentSizes.of(inventory.config(), pictures)
 
 
 def _with_picture(block: Block, sheet: ScannedPage) -> Block:

@@ -7,12 +7,9 @@ import contextlib
 import re
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 
 from cluster import errors
-from cluster.value import JsonObject
-from deployments.ingress import errors as errors_of_all
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.openapi import described
@@ -24,17 +21,6 @@ from deployments.ocr.http.ocr import Ocr
 from deployments.ocr.http.pages import every
 from deployments.ocr.http.uploads import Uploads
 from deployments.ocr.requests import USUAL_FEATURES, Reading
-
-
-def error_response(error: errors.ClusterError) -> Json:
-    """Mistral's clients read a list of what is wrong where a body is, and a message of anything else."""
-    usual = errors_of_all.error_response(error)
-    body: JsonObject = orjson.loads(usual.body)
-    if error.status == 422:
-        body["detail"] = [{"loc": ["body", *filter(None, [error.param])], "msg": error.message, "type": error.code()}]
-    fields = {"message": error.message, "type": error.code(), "param": error.param, "code": error.code()}
-    headers = {name: value for name, value in usual.headers.items() if not name.startswith("content-")}
-    return Json({"object": "error", **fields, **body}, error.status, headers)
 
 
 def router(services: Services) -> APIRouter:

@@ -175,12 +175,12 @@ def _words(page: RecognisedPage, markdown: str) -> Iterator[JsonObject]:
     """Each word with its place in the markdown."""
     start = 0
     for word in (word for line in page.lines for word in line.words):
-        place = markdown.find(word.text, start)
-        if place >= 0:
-            start = place
+        index = markdown.find(word.text, start)
+        if index >= 0:
+            start = index
         if word.score is not None:
             yield {"text": word.text, "confidence": round(word.score, 4), "start_index": start}
-        start += len(word.text) if place >= 0 else 0
+        start += len(word.text) if index >= 0 else 0
 
 
 class _Cells(HTMLParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,15 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cluster.weights.memory import HOST_BYTES, PROCESS_BYTES, MemoryPlan, PlannedPart
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Prospect, Setup, Stepped
-from deployments.ocr.asked import BLANK_PAGE, reading_of, sheet_in
+from deployments.ocr.asked import BLANK_PAGE, page_in, reading_of
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import RecognisedPage
-from deployments.ocr.pictures import ScannedPage
+from deployments.ocr.pictures import OPENING_BYTES, SentPage
 from deployments.ocr.ppocr.nets import Nets
 from deployments.ocr.ppocr.onnx_nets import OnnxNets
 from deployments.ocr.ppocr.reader import PageReader
 from deployments.ocr.ppocr.torch_nets import TorchNets
 from deployments.ocr.requests import Reading
+from deployments.ocr.room import PageRoom, most_unpacked
 
 #: Pages under way at once for each core: while one is computed, another is prepared or put in order.
 PAGES_PER_CORE = 2
@@ -35,11 +37,12 @@ LANGUAGES = frozenset(
 TASKS = ("ocr", "parse", "layout")
 
 
-#: Its nets on CPU, with what onnxruntime keeps of the largest picture in which text is looked for: measured.
-NETS_BYTES = 350_000_000
-#: A page at its largest, for each of its pixels: as it is decoded, with its channels in the other order, and in grey.
-#: Measured with pages of 9 to 60 megapixels.
-PIXEL_BYTES = 23
+#: Its nets on CPU, with what onnxruntime keeps of the largest picture in which text is looked for, and of reading a
+#: page of usual density.
+NETS_BYTES = 230_000_000
+#: Of a page, for each of its pixels: what opening it takes, or later its colours, what is found in grey, and what stays
+#: in the heap of the picture as it was opened. Measured with 60 and 100 megapixels: 7.4 and 8.6.
+PIXEL_BYTES = OPENING_BYTES + 1
 #: Of a card, with full batches.
 CARD_BYTES = 1_500_000_000
 
@@ -59,9 +62,11 @@ class PpOcr(Stepped):
 
     @classmethod
     def plan(cls, prospect: Prospect) -> MemoryPlan:
-        """With one page of the largest size, for which four of usual size may be under way."""
+        """With one page of the largest size, or as many of usual size as have the same pixels."""
         weights = prospect.entry.weight_bytes or 0
-        page = PIXEL_BYTES * prospect.options.max_pixels
+        options: PpOcrOptions = prospect.options
+        at_once = PAGES_ON_A_CARD if prospect.on_card else LEAST_PAGES
+        page = PIXEL_BYTES * most_unpacked(options.max_pixels, at_once)
         home = "card" if prospect.on_card else "main memory"
         part = PlannedPart("nets", prospect.entry.family, "float32", "none", weights, home)
         if prospect.on_card:
@@ -77,8 +82,10 @@ class PpOcr(Stepped):
         nets = _nets(setup)
         self._reader = PageReader(nets)
         self.example = Example([drawn_page()], {}, "ocr")
+        self.largest = Example([largest_page(self._most_pixels)], {}, "ocr")
         pages = PAGES_ON_A_CARD if setup.device != "cpu" else max(LEAST_PAGES, PAGES_PER_CORE * setup.threads)
         self.pace = BatchHints(parallel=pages)
+        self._room = PageRoom(most_unpacked(self._most_pixels, pages))
         setup.report(1.0)
         return OcrFacts(
             engine=nets.name,
@@ -89,19 +96,22 @@ class PpOcr(Stepped):
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=TASKS, languages=LANGUAGES, generates=False)
-        sheet = sheet_in(items, self._most_pixels)
-        width, height = sheet.size
-        return Prepared([(sheet, reading)], [1], costs=[width * height / 1e6])
+        page = page_in(items, self._most_pixels)
+        return Prepared([(page, reading)], [1], costs=[page.pixels / 1e6])
 
-    def stream(self, value: tuple[ScannedPage, Reading], progress: Progress) -> RecognisedPage:
-        sheet, reading = value
-        return self._reader.read(sheet, reading, progress)
+    def stream(self, value: tuple[SentPage, Reading], progress: Progress) -> RecognisedPage:
+        page, reading = value
+        with self._room.taken(page.pixels, progress):
+            return self._reader.read(page, reading, progress)
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
 
     def set_threads(self, threads: int) -> None:
         self._reader.set_threads(threads)
+
+    def unload(self) -> None:
+        self._reader.close()
 
 
 def drawn_page() -> bytes:
@@ -113,6 +123,23 @@ def drawn_page() -> bytes:
         ImageDraw.Draw(image).text((40, 30 + 42 * row), f"line {row} of a page", "black", letters)
     target = io.BytesIO()
     image.save(target, "PNG")
+    return target.getvalue()
+
+
+def largest_page(pixels: int) -> bytes:
+    """A grey page of so many pixels with a few large lines, and with small ones that are only seen in the second look:
+    no other page of the size takes more."""
+    from PIL import Image
+
+    side = math.isqrt(pixels)
+    with Image.open(io.BytesIO(drawn_page())) as drawn:
+        small = drawn.convert("L")
+    page = small.resize((side, side), Image.Resampling.NEAREST)
+    inset = small.resize((side // 4, side // 4), Image.Resampling.NEAREST)
+    for place in ((0, 0), (side - inset.width, 0), (side - inset.width, side - inset.height)):
+        page.paste(inset, place)
+    target = io.BytesIO()
+    page.save(target, "PNG", compress_level=1)
     return target.getvalue()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from cluster.worker.family import Progress
 from deployments.ocr.arranging import Row, TextBox, paragraphs
 from deployments.ocr.page import Block, Line, RecognisedPage, Word, bounds, page_of
-from deployments.ocr.pictures import ScannedPage
+from deployments.ocr.pictures import ScannedPage, SentPage
 from deployments.ocr.ppocr import direction, finding, letters, strips
 from deployments.ocr.ppocr.finding import Floats, FoundLine, Pixels
 from deployments.ocr.ppocr.letters import Letter, Said
@@ -24,6 +24,10 @@ from deployments.ocr.sharing import Sharing
 #: are narrower than NARROW_LETTERS pixels.
 SURE = 0.6
 NARROW_LETTERS = 13
+#: Strips that are made numbers for the net at once, at most 1 MB each.
+STRIPS_AT_ONCE = 64
+#: Rows of a page that are made numbers at once.
+UNPACKED_ROWS = 256
 #: Lines with a lower score are left out, where the request does not set min_score.
 LEAST_SCORE = 0.5
 #: So many of the longest lines vote on whether the page is upside down. When the share of votes for it is between the
@@ -56,14 +60,18 @@ class PageReader:
         self._turning = Sharing[Floats, float]("turning", nets.turn, threads=threads, room=room)
         self._reading = Sharing[Floats, Said]("reading", nets.read, threads=threads, room=room)
 
+    def close(self) -> None:
+        for sharing in (self._detecting, self._turning, self._reading):
+            sharing.close()
+
     def set_threads(self, threads: int) -> None:
         self.nets.set_threads(threads)
         self._detecting.set_threads(threads)
         self._turning.set_threads(threads)
         self._reading.set_threads(threads)
 
-    def read(self, sheet: ScannedPage, reading: Reading, progress: Progress) -> RecognisedPage:
-        pixels: Pixels = np.ascontiguousarray(np.asarray(sheet.image)[:, :, ::-1])
+    def read(self, page: SentPage, reading: Reading, progress: Progress) -> RecognisedPage:
+        pixels, dpi = _unpacked(page.opened())
         progress.tell(0.05, "finding text")
         boxes = self._find(pixels, progress)
         progress.tell(0.3, "reading")
@@ -71,9 +79,9 @@ class PageReader:
         progress.tell(0.95, "putting in order")
         least = LEAST_SCORE if reading.min_score is None else reading.min_score
         kept = [line for line in lines if line.score >= least and letters.text_of(line.line)]
-        width, height = sheet.size
+        height, width = pixels.shape[:2]
         blocks = arranged(kept, slope, "words" in reading.features)
-        return page_of(width, height, blocks, dpi=sheet.dpi, angle=_angle(slope))
+        return page_of(width, height, blocks, dpi=dpi, angle=_angle(slope))
 
     # ---------------------------------------------------------------------------------------------- finding
 
@@ -139,22 +147,43 @@ class PageReader:
     def _texts(self, cuts: Sequence[Pixels], stretch: float, progress: Progress) -> list[list[Letter]]:
         progress.check()
         parts = [strips.strips_of(cut, stretch) for cut in cuts]
-        flat = [strips.filled(strip) for line in parts for strip in line]
-        # Wide strips first, so that the last batches are short and all cores finish at about the same time.
-        order = sorted(range(len(flat)), key=lambda index: -flat[index].shape[-1])
-        answers = dict(zip(order, self._reading.answers([flat[index] for index in order], progress), strict=True))
+        flat = [strip for line in parts for strip in line]
+        answers = self._said(flat, progress)
         numbers = iter(range(len(flat)))
-        lines = [(line, [next(numbers) for _ in line]) for line in parts]
-        return [self._line(line, [(answers[number], flat[number]) for number in strip]) for line, strip in lines]
+        return [self._line(line, [answers[next(numbers)] for _ in line]) for line in parts]
 
-    def _line(self, parts: Sequence[Pixels], answers: Sequence[tuple[Said, Floats]]) -> list[Letter]:
-        """The letters of a line, from the answers for its strips and the padded strips themselves."""
+    def _said(self, flat: Sequence[Pixels], progress: Progress) -> dict[int, tuple[Said, int]]:
+        """For each strip what the net makes of it, and the width to which it was padded."""
+        # Wide strips first, so that the last batches are short and all cores finish at about the same time.
+        order = sorted(range(len(flat)), key=lambda index: -flat[index].shape[1])
+        answers: dict[int, tuple[Said, int]] = {}
+        # As numbers for the net a strip takes four times as much as in pixels, so they are not made of all at once.
+        for start in range(0, len(order), STRIPS_AT_ONCE):
+            group = order[start : start + STRIPS_AT_ONCE]
+            padded = [strips.filled(flat[index]) for index in group]
+            widths = [strip.shape[-1] for strip in padded]
+            answers |= zip(group, zip(self._reading.answers(padded, progress), widths, strict=True), strict=True)
+        return answers
+
+    def _line(self, parts: Sequence[Pixels], answers: Sequence[tuple[Said, int]]) -> list[Letter]:
+        """The letters of a line, from the answers for its strips and the widths to which they were padded."""
         widths = [part.shape[1] for part in parts]
         read = [
-            letters.letters(said, self.nets.alphabet, width / padded.shape[-1])
+            letters.letters(said, self.nets.alphabet, width / padded)
             for (said, padded), width in zip(answers, widths, strict=True)
         ]
         return letters.joined(read, widths)
+
+
+def _unpacked(sheet: ScannedPage) -> tuple[Pixels, float | None]:
+    """The page's numbers, blue first, and its dots per inch. A few rows at a time: Pillow makes an array of a whole
+    picture out of two copies of it."""
+    width, height = sheet.size
+    pixels: Pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, UNPACKED_ROWS):
+        bottom = min(top + UNPACKED_ROWS, height)
+        pixels[top:bottom] = np.asarray(sheet.image.crop((0, top, width, bottom)))[:, :, ::-1]
+    return pixels, sheet.dpi
 
 
 def _is_unsure(cut: Pixels, line: Sequence[Letter]) -> bool:

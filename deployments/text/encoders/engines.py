@@ -112,8 +112,7 @@ class Launch:
             return self._around(model, parallel=CARD_PARALLEL)
         arrange(model[0])
         pipeline = self._around(model, parallel=self._most_parallel)
-        while pipeline.parallel > 1 and _short_ms(pipeline) > SHORT_MS:
-            pipeline.parallel //= 2
+        pipeline.parallel = self.setup.measure(f"parallel {engine}", lambda: _parallel(pipeline))
         return pipeline
 
     @property
@@ -166,6 +165,13 @@ class Started(NamedTuple):
 def _output_of(body: torch.nn.Module) -> str:
     named = body.modality_config["text"]["method_output_name"]
     return str(named if isinstance(named, str) else named[-1])
+
+
+def _parallel(pipeline: Pipeline) -> int:
+    """So many passes at once that a short one among them is still quick."""
+    while pipeline.parallel > 1 and _short_ms(pipeline) > SHORT_MS:
+        pipeline.parallel //= 2
+    return pipeline.parallel
 
 
 def _short_ms(pipeline: Pipeline) -> float:
@@ -243,7 +249,7 @@ def _spelled(engine: str) -> str:
 
 def pace_of(pipeline: Pipeline, setup: Setup) -> BatchHints:
     """How the queue before this pipeline forms its batches."""
-    tokens = _batch_tokens(pipeline) if setup.device == "cpu" else None
+    tokens = setup.measure("batch tokens", lambda: _batch_tokens(pipeline)) if setup.device == "cpu" else None
     return BatchHints(batch_tokens=tokens, pads=pipeline.pads, parallel=pipeline.parallel)
 
 

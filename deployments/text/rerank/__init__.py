@@ -1,4 +1,4 @@
-"""A query and documents to scores."""
+"""A query and documents, texts or pictures, to scores."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from deployments import ModelType
 from deployments.text.rerank.causal import CausalScorers
 from deployments.text.rerank.cross_encoder import CrossEncoders
 from deployments.text.rerank.late_interaction import LateRerankers
+from deployments.text.rerank.vision import VisionRerankers
 
 TYPE = ModelType(
     name="rerank",
-    families={"cross-encoder": CrossEncoders, "causal": CausalScorers, "late-interaction": LateRerankers},
+    families={
+        "cross-encoder": CrossEncoders,
+        "causal": CausalScorers,
+        "late-interaction": LateRerankers,
+        "vision": VisionRerankers,
+    },
 )

@@ -14,14 +14,11 @@ from cluster import errors
 from cluster.value import JsonObject
 from cluster.worker.family import Params
 from deployments.text.rerank.cross_encoder import CrossEncoders
-from deployments.text.rerank.requests import RerankOptions
+from deployments.text.rerank.requests import JUDGE, RerankOptions
 from deployments.text.sample import PASSAGES, QUESTIONS
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 
-BEFORE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-)
+BEFORE = f"<|im_start|>system\n{JUDGE}<|im_end|>\n<|im_start|>user\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
 

@@ -15,7 +15,7 @@ from cluster.worker.family import Batched, Example, Params, Prepared, Prospect, 
 from deployments.text import loading
 from deployments.text.facts import RerankFacts
 from deployments.text.needs import encoder_plan_of
-from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, text_of
+from deployments.text.rerank.requests import EXAMPLE, RerankOptions, best_of, query_of, refuse_instruction, text_of
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
 from deployments.vectors import Floats, refused_unless_finite, sigmoid
 
@@ -78,6 +78,7 @@ class CrossEncoders(Batched):
 
     def _read(self, query: str, documents: Sequence[str], params: Params) -> tuple[list[Encoded], list[int] | None]:
         """The query beside each document, and of how many parts each document is when they are read in parts."""
+        refuse_instruction(params)
         policy = params.get("long_documents") or self._options.long_documents
         most = params.get("max_tokens_per_doc")
         if policy == "chunk":

@@ -13,7 +13,7 @@ from cluster.worker.family import Example, Params, Prepared, Setup
 from deployments.text.facts import RerankFacts
 from deployments.text.late_interaction import LateTexts, identity_of
 from deployments.text.models import TextOptions
-from deployments.text.rerank.requests import EXAMPLE, query_of, text_of
+from deployments.text.rerank.requests import EXAMPLE, query_of, refuse_instruction, text_of
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Floats
 
@@ -37,6 +37,7 @@ class LateRerankers(LateTexts):
 
     def prepare(self, ability: str, items: Sequence[object], params: Params) -> Prepared:
         query = query_of(params)
+        refuse_instruction(params)
         policy = params.get("long_documents") or self._options.long_documents
         if policy == "chunk":
             raise errors.BadRequest("This model does not read documents in parts.", "long_documents")

@@ -12,6 +12,11 @@ from cluster.worker.family import Example, Params
 from deployments.text.tokenizing import EncoderOptions
 from deployments.vectors import Floats
 
+#: What language models are told before they are asked. Qwen's rerankers of texts and of pictures were trained with it.
+JUDGE = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the "
+    'answer can only be "yes" or "no".'
+)
 EXAMPLE = Example(["The moon pulls the sea.", "Bread needs salt."], {"query": "Why tides?"}, "rerank")
 
 
@@ -28,6 +33,12 @@ def query_of(params: Params) -> str:
     if not isinstance(query, str):
         raise errors.InvalidBody("A rerank request needs a query, which is a text.", "query")
     return query
+
+
+def refuse_instruction(params: Params) -> None:
+    """For models that are no language models."""
+    if params.get("instruction") is not None:
+        raise errors.BadRequest("This model takes no instruction; leave it out.", "instruction")
 
 
 def text_of(item: object) -> str:

@@ -1,11 +1,11 @@
-"""All nine tiny pipelines, launched by the command line on a real cluster and asked for everything they can do."""
+"""All nine tiny pipelines, launched on a real cluster and asked for everything they can do."""
 
 from __future__ import annotations
 
 import base64
 import io
-import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.live import ROOT, LiveCluster, until
+from tests.live import LiveCluster, until
 from tests.pipelines import NINE
 
 SIDE = 64
@@ -34,22 +34,16 @@ TASKS = {
 @pytest.fixture(scope="module")
 def launched(live: LiveCluster, folder_of: Callable[[str], Path]) -> Iterator[LiveCluster]:
     """Launches them all at the same time, so that both cores are busy while the processes start."""
-    # Their default claims are for pictures of full size, and nine of those would not fit.
-    common = ("--model-type", "image", "--memory", "800MiB")
-    words = [
-        ("launch", "--model-name", f"tiny-{name}", "--model-uid", name, "--model-path", str(folder_of(name)), *common)
-        for name in NINE
-    ]
-    commands = [
-        subprocess.Popen(live.command_line(*one), env=live.environment, cwd=ROOT, stdout=-1, stderr=-1, text=True)
-        for one in words
-    ]
-    for name, command in zip(NINE, commands, strict=True):
-        out, err = command.communicate(timeout=240)
-        assert command.returncode == 0, f"{name}: {err}"
-        assert name in out
-    yield live
     with live.client() as client:
+
+        def launch(name: str) -> str:
+            # Their default claims are for pictures of full size, and nine of those would not fit.
+            path = str(folder_of(name))
+            return client.launch_model(f"tiny-{name}", "image", model_uid=name, model_path=path, memory="800MiB")
+
+        with ThreadPoolExecutor(len(NINE)) as threads:
+            assert list(threads.map(launch, NINE)) == list(NINE)
+        yield live
         for name in NINE:
             client.terminate_model(name)
         until(lambda: not set(NINE) & set(client.list_models()), within=30)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from cluster import errors
 from cluster.weights.inventory import read
 from cluster.weights.memory import component_bytes
+from deployments.image.loading import Loaded
 from tests.deployments.image.compared import FolderOf, away, kinds_in
 from tests.pipelines import NINE, drawn, loaded
 
@@ -70,19 +73,34 @@ def test_offloaded_parts_have_their_hooks_and_draw_the_same(
     assert away(drawn(found.pipe, name), plain(name)) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def quantised(folder_of: FolderOf, gguf_of: Any) -> Callable[..., Loaded]:
+    """With its transformer and its second text encoder in fewer bits."""
+
+    def load(transformer: str, **launch: Any) -> Loaded:
+        asked = {"transformer_nf4": True}
+        if transformer == "GGUF":
+            asked = {"gguf_model_path": str(gguf_of("flux", "Q4_0", "flux"))}  # type: ignore[dict-item]
+        return loaded(folder_of("flux"), quantize_text_encoder="text_encoder_2", **asked, **launch)
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def in_place(quantised: Callable[..., Loaded]) -> Callable[[str], Any]:
+    """The picture that it draws where nothing is offloaded."""
+    return cache(lambda transformer: drawn(quantised(transformer).pipe, "flux"))
+
+
 @pytest.mark.parametrize("offload", ["model", "group", "sequential"])
 @pytest.mark.parametrize("transformer", ["nf4", "GGUF"])
 def test_quantised_text_encoder_transformer_and_offload_go_together(
-    offload: str, transformer: str, folder_of: FolderOf, gguf_of: Any
+    offload: str, transformer: str, quantised: Callable[..., Loaded], in_place: Callable[[str], Any]
 ) -> None:
-    asked = {"transformer_nf4": True}
-    if transformer == "GGUF":
-        asked = {"gguf_model_path": str(gguf_of("flux", "Q4_0", "flux"))}  # type: ignore[dict-item]
-    found = loaded(folder_of("flux"), quantize_text_encoder="text_encoder_2", cpu_offload=offload, **asked)
-    without = loaded(folder_of("flux"), quantize_text_encoder="text_encoder_2", **asked)
+    found = quantised(transformer, cpu_offload=offload)
     assert "Linear8bitLt" in kinds_in(found.pipe.text_encoder_2)
     assert {"nf4": "Linear4bit", "GGUF": "GGUFLinear"}[transformer] in kinds_in(found.pipe.transformer)
-    assert away(drawn(found.pipe, "flux"), drawn(without.pipe, "flux")) < 1e-5
+    assert away(drawn(found.pipe, "flux"), in_place(transformer)) < 1e-5
 
 
 def test_a_map_to_cards_is_the_cpu_where_there_are_none(folder_of: FolderOf, plain: Any) -> None:

@@ -20,7 +20,8 @@ from cluster.weights.memory import CUDA_CONTEXT_BYTES, HOST_BYTES, MemoryPlan, T
 from cluster.worker.planning import plan_of
 from deployments import resolve
 from deployments.image.options import ImageOptions
-from deployments.image.plan import PROCESS_BYTES, USUAL_PIXELS, Case, Sizes, Weights, plan, rungs, weights_told
+from deployments.image.plan import PROCESS_BYTES, USUAL_PIXELS, Case, Weights, plan, rungs, weights_told
+from deployments.image.sizes import Sizes
 from deployments.smaller import ways
 from tests import gguf_files
 from tests.live import LiveCluster
@@ -249,7 +250,7 @@ def test_a_launch_claims_what_its_plan_says(folder_of: FolderOf) -> None:
 
 def test_a_narrow_decoder_claims_little_more_than_its_process(folder_of: FolderOf) -> None:
     for name in NINE:
-        assert PROCESS_BYTES < launched(folder_of(name), n_gpu=None).claim_bytes < 4 * 10**9
+        assert PROCESS_BYTES < launched(folder_of(name), n_gpu=None).claim_bytes < 5 * 10**9
 
 
 def test_a_launch_that_allows_large_pictures_claims_memory_for_them(folder_of: FolderOf) -> None:

@@ -13,7 +13,7 @@ from diffusers import FluxPipeline, QwenImagePipeline
 from PIL import Image
 
 from deployments.image.previews import PreviewMap
-from tests import pipelines
+from tests.pipeline_parts import flow_vae, vae
 
 
 class Latents:
@@ -144,6 +144,6 @@ def test_an_encoder_that_fails_is_no_reason_not_to_serve() -> None:
     assert PreviewMap.of(SimpleNamespace(vae=Broken())) is None
 
 
-@pytest.mark.parametrize("make", [pipelines.vae, lambda: pipelines.flow_vae(0.1, 0.4)])
+@pytest.mark.parametrize("make", [vae, lambda: flow_vae(0.1, 0.4)])
 def test_the_librarys_own_encoders_can_be_read(make: Any) -> None:
     assert PreviewMap.of(SimpleNamespace(vae=make())) is not None

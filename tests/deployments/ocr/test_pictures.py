@@ -4,9 +4,13 @@ import pytest
 from PIL import Image
 
 from cluster import errors
-from deployments.ocr.pictures import opened
+from deployments.ocr.pictures import ScannedPage, sent
 from tests.odd_files import png_claiming
 from tests.pages import as_file
+
+
+def opened(data: bytes, most_pixels: int, param: str = "image") -> ScannedPage:
+    return sent(data, most_pixels, param).opened()
 
 
 @pytest.mark.parametrize("data", [b"", b"this is no picture", as_file(Image.new("RGB", (50, 50)))[:60]])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,10 +42,16 @@ def read(family: Any, image: Any, course: Watched | None = None, **params: Any) 
     return page
 
 
+@pytest.fixture(scope="module")
+def page_of(ppocr: Any) -> Callable[[str], RecognisedPage]:
+    """What is read of each page alone; that takes seconds, so each is read once."""
+    return cache(lambda name: read(ppocr, PAGES[name]().image))
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_read_in_order_and_without_mistakes(ppocr: Any, name: str) -> None:
+def test_a_page_is_read_in_order_and_without_mistakes(page_of: Callable[[str], RecognisedPage], name: str) -> None:
     drawn = PAGES[name]()
-    page = read(ppocr, drawn.image)
+    page = page_of(name)
     assert error_rate(page.text, drawn.lines) <= 0.005, page.text
     assert (page.width, page.height) == drawn.image.size
 
@@ -100,8 +108,8 @@ def test_words_are_left_out_where_nobody_asked_for_them(ppocr: Any) -> None:
     assert page.lines and not any(line.words for line in page.lines)
 
 
-def test_a_large_line_above_others_is_a_title(ppocr: Any) -> None:
-    page = read(ppocr, pages.mixed().image)
+def test_a_large_line_above_others_is_a_title(page_of: Callable[[str], RecognisedPage]) -> None:
+    page = page_of("mixed sizes")
     assert page.blocks[0].type == "title" and page.markdown.startswith("# ")
     assert [block.type for block in page.blocks[2:]] == ["text"] * len(page.blocks[2:])
 
@@ -135,11 +143,11 @@ def test_narrow_letters_are_read(ppocr: Any) -> None:
 # ------------------------------------------------------------------------------------- several at once
 
 
-def test_pages_read_at_once_are_read_as_they_are_alone(ppocr: Any) -> None:
-    drawn = [pages.invoice(), pages.monospace(), pages.monospace()]
-    alone = [read(ppocr, one.image) for one in drawn]
+def test_pages_read_at_once_are_read_as_they_are_alone(ppocr: Any, page_of: Callable[[str], RecognisedPage]) -> None:
+    names = ["invoice", "monospace", "monospace"]
+    alone = [page_of(name) for name in names]
     with ThreadPoolExecutor(3) as threads:
-        together = list(threads.map(lambda one: read(ppocr, one.image), drawn))
+        together = list(threads.map(lambda name: read(ppocr, PAGES[name]().image), names))
     for one, other in zip(alone, together, strict=True):
         assert [line.text for line in one.lines] == [line.text for line in other.lines]
         assert [line.score for line in one.lines] == pytest.approx([line.score for line in other.lines], abs=1e-4)
@@ -179,9 +187,8 @@ def test_what_it_cannot_read_is_refused_by_name(ppocr: Any) -> None:
 # ------------------------------------------------------------------------------------ the same nets in torch
 
 
-def test_the_nets_of_transformers_read_the_same(ppocr: Any) -> None:
-    in_torch, drawn = loaded("torch"), pages.invoice()
-    one, other = read(ppocr, drawn.image), read(in_torch, drawn.image)
+def test_the_nets_of_transformers_read_the_same(page_of: Callable[[str], RecognisedPage]) -> None:
+    one, other = page_of("invoice"), read(loaded("torch"), pages.invoice().image)
     assert one.text == other.text and one.angle == other.angle
     assert [line.score for line in one.lines] == pytest.approx([line.score for line in other.lines], abs=1e-3)
 

@@ -114,3 +114,16 @@ def test_more_threads_compute_more_batches_at_once() -> None:
     sharing = Sharing("test", run, threads=1, room=lambda shape: 1)
     sharing.set_threads(3)
     assert sharing.answers([ones(1), ones(2), ones(3)], Wanted()) == [True] * 3
+
+
+def test_its_threads_end_when_it_is_closed_and_keep_nothing() -> None:
+    run = Doubling()
+    run.may_begin.set()
+    sharing = Sharing[Any, float]("closing", run, threads=3, room=lambda kind: 2)
+    assert sharing.answers([ones(1)], Wanted()) == [4.0]
+    threads = [thread for thread in threading.enumerate() if thread.name == "closing"]
+    assert len(threads) == 3
+    sharing.close()
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)

@@ -206,6 +206,11 @@ def test_reading_in_parts_is_refused(reranker: LateRerankers) -> None:
         reranker.prepare("rerank", ["a"], {"query": "b", "long_documents": "chunk"})
 
 
+def test_an_instruction_is_refused_and_not_left_out(reranker: LateRerankers) -> None:
+    with pytest.raises(errors.BadRequest, match="takes no instruction"):
+        reranker.prepare("rerank", ["a"], {"query": "a", "instruction": "Find recipes"})
+
+
 def test_a_document_that_may_not_be_cut_is_refused_with_its_place(reranker: LateRerankers) -> None:
     with pytest.raises(errors.InputTooLong, match="^Input 1 has "):
         reranker.prepare("rerank", ["a", TEXTS[-1]], {"query": "b", "long_documents": "error"})

@@ -29,8 +29,10 @@ from transformers import (
 from xinference_client import RESTfulClient
 
 from tests.deployments.text.embedding.test_clip import clip
+from tests.deployments.text.rerank.test_vision import PICTURES, vision
 from tests.deployments.text.test_late_interaction import EXPANSIONS, made
 from tests.live import LiveCluster
+from tests.painted import as_uri
 from tests.tiny import SIZES, saved, tokenizer
 
 TEXTS = ["A dog.", "Tea and bread"]
@@ -127,8 +129,42 @@ def test_causal(serve: Any, tmp_path: Path) -> None:
     words = tokenizer(pads_left=True, frames=False, max_tokens=512, extra=("yes", "no", "<|im_start|>", "<|im_end|>"))
     config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, max_position_embeddings=512)
     saved(tmp_path, Qwen3ForCausalLM, config, words)
-    results = serve("rerank", tmp_path)("/v1/rerank", query="tea", documents=TEXTS)["results"]
-    assert all(0 < one["relevance_score"] < 1 for one in results)
+    ask = serve("rerank", tmp_path)
+    usual, told = (
+        {
+            one["index"]: one["relevance_score"]
+            for one in ask("/v1/rerank", query="tea", documents=TEXTS, **more)["results"]
+        }
+        for more in ({}, {"instruction": "Find recipes"})
+    )
+    assert all(0 < score < 1 for score in usual.values())
+    assert usual.keys() == told.keys() and all(abs(usual[place] - told[place]) > 1e-6 for place in usual)
+
+
+def test_pictures_are_ranked_beside_texts(serve: Any, http: httpx.Client, tmp_path: Path) -> None:
+    ask = serve("rerank", vision(tmp_path))
+    images = [as_uri(data) for data in PICTURES[:3]]
+    documents = ["A dog.", {"image": images[0]}, {"text": "Tea", "image": images[1], "id": 7}, {"text": "A dog."}]
+    query = {"text": "What is on it?", "image": images[2].partition(",")[2]}
+    rows = ask("/v1/rerank", query=query, documents=documents, return_documents=True)["results"]
+    scores = {row["index"]: row["relevance_score"] for row in rows}
+    assert [row["relevance_score"] for row in rows] == sorted(scores.values(), reverse=True)
+    # Those of equal score stay in their order.
+    assert scores[0] == scores[3] and list(scores).index(3) == list(scores).index(0) + 1
+    assert len({round(score, 5) for score in scores.values()}) == 3 and all(0 < score < 1 for score in scores.values())
+    assert {row["index"]: row["document"] for row in rows} == dict(enumerate([{"text": "A dog."}, *documents[1:]]))
+    alone = ask("/v1/rerank", query=query, documents=documents[2:3])
+    assert alone["results"][0]["relevance_score"] == pytest.approx(scores[2], abs=1e-5)
+    (best, *_) = ask("/rerank", query="Tea", documents=["a", "b"], top_n=1)["results"]
+    assert 0 < best["relevance_score"] < 1
+    for body, said in (
+        ({"documents": ["a", {"image": "data:image/png;base64,AwME"}]}, "Input 1 is not a readable picture"),
+        ({"documents": ["a", {"image": "https://example.com/a.png"}]}, "Input 1 is a URL, and none is fetched"),
+        ({"documents": ["a", {"image": as_uri(PICTURES[1][:-200])}]}, "Input 1: the document is a picture that cannot"),
+        ({"documents": ["a"], "query": {"image": "data:image/png;base64,AwME"}}, "The query is not a readable picture"),
+    ):
+        answer = http.post("/v1/rerank", json={"model": "tiny-0", "query": "Tea", **body})
+        assert answer.status_code == 400 and said in answer.json()["detail"]
 
 
 def test_classify(serve: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from safetensors.numpy import save_file
 from cluster.catalog.entry import Entry, Source
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings
+from cluster.weights.memory import CUDA_CONTEXT_BYTES, HOST_BYTES, MemoryPlan
 from cluster.worker.family import Prospect
 from deployments.text.embedding.sentence_transformers import SentenceTransformers
 from deployments.text.needs import sizes_of, threads_of
 from deployments.text.plan import ENTRY_BYTES
+from deployments.text.rerank.vision import VisionRerankers
 
 CONFIG = {"hidden_size": 8, "intermediate_size": 24, "num_attention_heads": 2, "vocab_size": 50}
 
@@ -87,3 +90,22 @@ def test_before_anything_is_on_disk_the_entry_tells() -> None:
 def test_cores_that_a_launch_reserves_are_its_threads() -> None:
     assert threads_of(prospect(None, n_cpu=3)) == 3
     assert threads_of(prospect(None)) >= 1
+
+
+def seeing(folder: Path, on_card: bool = False, **options: Any) -> MemoryPlan:
+    given = replace(prospect(folder), options=VisionRerankers.Options(**options), on_card=on_card)
+    return VisionRerankers.plan(given)
+
+
+def test_a_model_of_pictures_has_room_for_two_of_the_largest(tmp_path: Path) -> None:
+    text = {**CONFIG, "max_position_embeddings": 8192}
+    vision = {"hidden_size": 64, "intermediate_size": 256, "patch_size": 16}
+    folder = folder_of(tmp_path, {"model_type": "qwen3_vl", "text_config": text, "vision_config": vision})
+    large, small = (seeing(folder, max_pixels=most) for most in (1800 * 32**2, 100 * 32**2))
+    # Beside what is computed there are their numbers, three for each pixel, of two equal frames.
+    assert large.peak_bytes - small.peak_bytes > 2 * (1800 - 512) * 32**2 * 3 * 2 * 4
+    assert large.parts[0].bytes == 4 * 200 and large.host_bytes == 0
+    card = seeing(folder, on_card=True)
+    assert (card.parts[0].bytes, card.parts[0].lives_on, card.fixed_bytes) == (2 * 200, "card", CUDA_CONTEXT_BYTES)
+    assert card.peak_bytes == card.parts[0].bytes + card.activation_bytes + card.fixed_bytes + card.spare_bytes
+    assert card.host_bytes == HOST_BYTES

@@ -178,6 +178,11 @@ def test_what_is_no_text_is_refused(model: CrossEncoders, document: object) -> N
     assert caught.value.param == "documents"
 
 
+def test_an_instruction_is_refused_and_not_left_out(model: CrossEncoders) -> None:
+    with pytest.raises(errors.BadRequest, match="takes no instruction"):
+        model.prepare("rerank", ["a"], {"query": QUERY, "instruction": "Find recipes"})
+
+
 def test_no_documents_are_no_scores(model: CrossEncoders) -> None:
     assert score(model, []).shape == (0,)
 

@@ -6,77 +6,18 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import openai
 import pypdfium2
 import pytest
 
-from cluster import errors
-from tests.described import held_to_its_description
+from tests.deployments.ocr.http.asking import OCR, PAGE_S, asked, assert_refused, events, streamed, told
 from tests.live import LiveCluster, until
 from tests.odd_files import encrypted_pdf, pdf_of, pdf_with_a_bad_page, png_claiming
 from tests.painted import as_uri
-from tests.read_pages import Journal, document, picture, reading, text_of
-
-OCR, MISTRAL = "/v1/images/ocr", "/v1/ocr"
-PAGE_S = 0.5
-
-
-@pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Journal:
-    return Journal(tmp_path_factory.mktemp("journal") / "slow")
-
-
-@pytest.fixture(scope="module")
-def server(live: LiveCluster, journal: Journal) -> Iterator[httpx.Client]:
-    slow = {"seconds": PAGE_S, "journal": str(journal.path), "parallel": 1}
-    with (
-        reading(live, "reader"),
-        reading(live, "slow-reader", **slow),
-        reading(live, "two-readers", replica=2, parallel=1, seconds=0.2),
-        reading(live, "writer", shows=True, seconds=1.0),
-        httpx.Client(base_url=live.url, timeout=30, event_hooks=held_to_its_description(live.url)) as http,
-    ):
-        yield http
-
-
-def asked(
-    server: httpx.Client, *files: bytes | tuple[str, bytes], model: str = "reader", **fields: Any
-) -> httpx.Response:
-    named = [("image", file if isinstance(file, tuple) else ("image", file)) for file in files]
-    headers = fields.pop("headers", None)
-    return server.post(OCR, files=named, data={"model": model, **fields}, headers=headers)
-
-
-def told(answer: httpx.Response) -> Any:
-    assert answer.status_code == 200, answer.text[:500]
-    return answer.json()
-
-
-def assert_refused(answer: httpx.Response, status: int, param: str | None = None) -> str:
-    assert answer.status_code == status, answer.text[:500]
-    body = answer.json()
-    assert body["detail"] == body["error"]["message"]
-    assert param is None or body["error"]["param"] == param, body
-    return str(body["detail"])
-
-
-def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    for line in answer.iter_lines():
-        if line.startswith("data: "):
-            yield json.loads(line.removeprefix("data: "))
-
-
-def streamed(server: httpx.Client, *files: bytes, model: str = "reader", **fields: Any) -> list[dict[str, Any]]:
-    named = [("image", ("image", file)) for file in files]
-    with server.stream("POST", OCR, files=named, data={"model": model, "stream": "true", **fields}) as answer:
-        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
-        return list(events(answer))
-
+from tests.read_pages import Journal, document, picture, text_of
 
 # --------------------------------------------------------------------------------------------------- what is answered
 
@@ -435,103 +376,3 @@ def test_bad_requests_leave_nothing_behind(server: httpx.Client, journal: Journa
     assert_refused(asked(server, document("one"), model="slow-reader", pages="2"), 422)
     assert_refused(asked(server, b"", model="slow-reader"), 422)
     assert journal.count("begin") == begun
-
-
-# --------------------------------------------------------------------------------------------------------- Mistral
-
-
-def test_the_route_of_mistral_counts_from_nought(server: httpx.Client) -> None:
-    asking = {"model": "reader", "document": {"type": "document_url", "document_url": as_uri(document("a", "b", "c"))}}
-    body = told(server.post(MISTRAL, json={**asking, "pages": [0, 2], "include_image_base64": True}))
-    assert [(found["index"], found["markdown"], found["images"]) for found in body["pages"]] == [
-        (0, "a", []),
-        (2, "c", []),
-    ]
-    assert body["pages"][0]["dimensions"]["dpi"] == 200
-    assert body["model"] == "reader" and body["usage_info"]["pages_processed"] == 2
-    assert [found["index"] for found in told(server.post(MISTRAL, json={**asking, "pages": "1-2"}))["pages"]] == [1, 2]
-    picked = {"model": "reader", "document": {"type": "image_url", "image_url": {"url": as_uri(picture("x"))}}}
-    assert told(server.post(MISTRAL, json=picked))["pages"][0]["markdown"] == "x"
-
-
-def test_the_route_of_mistral_refuses_what_it_cannot_as_its_clients_read_it(server: httpx.Client) -> None:
-    url = {"model": "reader", "document": {"type": "document_url", "document_url": as_uri(document("a"))}}
-    for wrong, param in (({"document": {"type": "book"}}, "document"), ({"pages": [1]}, "pages")):
-        body = server.post(MISTRAL, json={**url, **wrong})
-        assert body.status_code == 422
-        (problem,) = body.json()["detail"]
-        assert problem["loc"] == ["body", param] and problem["msg"] == body.json()["message"]
-    missing = server.post(MISTRAL, json={**url, "document": {"type": "file", "file_id": "1"}})
-    assert missing.status_code == 404 and "no file '1'" in missing.json()["message"]
-
-
-def test_the_route_of_mistral_ignores_what_only_other_models_can(server: httpx.Client) -> None:
-    url = {"type": "document_url", "document_url": as_uri(document("a b"))}
-    asking = {"model": "reader", "document": url, "table_format": "html", "include_blocks": True, "colour": 1}
-    (read,) = told(server.post(MISTRAL, json={**asking, "confidence_scores_granularity": "word"}))["pages"]
-    (block,) = read["blocks"]
-    assert (block["type"], block["content"]) == ("text", "a b") and block["bottom_right_x"] > block["top_left_x"]
-    assert read["confidence_scores"]["average_page_confidence_score"] == pytest.approx(0.9)
-    words = [(word["text"], word["start_index"]) for word in read["confidence_scores"]["word_confidence_scores"]]
-    assert words == [("a", 0), ("b", 2)]
-
-
-def test_an_uploaded_file_is_read_until_it_is_deleted(server: httpx.Client) -> None:
-    row = told(server.post("/v1/files", files={"file": ("b.pdf", document("one"))}, data={"purpose": "ocr"}))
-    assert (row["filename"], row["object"], row["purpose"]) == ("b.pdf", "file", "ocr")
-    asking = {"model": "reader", "document": {"type": "file", "file_id": row["id"]}}
-    assert told(server.post(MISTRAL, json=asking))["pages"][0]["markdown"] == "one"
-    assert row["id"] in [listed["id"] for listed in told(server.get("/v1/files"))["data"]]
-    assert server.get(f"/v1/files/{row['id']}/content").content.startswith(b"%PDF")
-    url = told(server.get(f"/v1/files/{row['id']}/url"))["url"]
-    assert httpx.get(url).headers["content-type"] == "application/pdf"
-    signed = {"model": "reader", "document": {"type": "document_url", "document_url": url}}
-    assert told(server.post(MISTRAL, json=signed))["pages"][0]["markdown"] == "one"
-    assert told(server.delete(f"/v1/files/{row['id']}"))["deleted"] is True
-    assert server.get(f"/v1/files/{row['id']}").status_code == server.post(MISTRAL, json=asking).status_code == 404
-
-
-def test_an_upload_without_a_file_says_what_is_missing(server: httpx.Client) -> None:
-    assert_refused(server.post("/v1/files", json={}), 422, "file")
-    assert_refused(server.post("/v1/files", files={"other": b"x"}), 422, "file")
-    assert_refused(server.post("/v1/files", files={"file": b"x"}, data={"purpose": "x" * 101}), 422, "purpose")
-    assert server.get("/v1/files/..%2F..%2Fkeys").status_code == 404
-
-
-# ------------------------------------------------------------------------------------------------------------- chat
-
-
-def message(*files: bytes, text: str = "") -> list[dict[str, Any]]:
-    shown = [{"type": "image_url", "image_url": {"url": as_uri(file)}} for file in files]
-    return [{"role": "user", "content": [*([{"type": "text", "text": text}] if text else []), *shown]}]
-
-
-def test_a_chat_reads_what_its_last_message_shows(live: LiveCluster, server: httpx.Client) -> None:
-    client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True)
-    first = message(picture("not this"))
-    answer = client.chat.completions.create(model="reader", messages=[*first, *message(picture("one"), text="what?")])  # type: ignore[list-item]
-    (choice,) = answer.choices
-    assert (choice.message.content, choice.finish_reason) == ("one\nprompt what?", "stop")
-    assert answer.usage.completion_tokens == 3 and answer.model == "reader"
-    more = {"stream": True, "stream_options": {"include_usage": True}}
-    chunks = list(client.chat.completions.create(model="reader", messages=message(picture("a"), picture("b")), **more))
-    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert said == "a\n\nb" and chunks[-1].usage.total_tokens == 4
-
-
-def test_a_model_that_takes_no_prompt_reads_the_picture_of_a_chat(live: LiveCluster) -> None:
-    with reading(live, "plain-reader", takes_prompt=False):
-        client = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
-        asked: Any = message(picture("two words"), text="What is written there?")
-        answer = client.chat.completions.create(model="plain-reader", messages=asked, max_tokens=100)
-        assert answer.choices[0].message.content == "two words"
-        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (1, 2, 3)
-        # On the route for text, whoever sends a prompt means it.
-        with live.client() as ours, pytest.raises(errors.BadRequest, match="takes no prompt"):
-            ours.get_model("plain-reader").ocr(picture("a"), prompt="What is written there?")
-
-
-def test_a_chat_without_a_picture_is_refused(server: httpx.Client) -> None:
-    for content in ("hello", [{"type": "text", "text": "hello"}], [{"type": "input_audio"}], None):
-        body = {"model": "reader", "messages": [{"role": "user", "content": content}]}
-        assert_refused(server.post("/v1/chat/completions", json=body), 422, "messages")

@@ -67,5 +67,6 @@ def test_words_of_the_searchable_pdf_are_where_they_were_drawn(
 
 def test_chosen_languages_are_checked_by_the_model(live: LiveCluster, reader: str, scan: Path) -> None:
     files = {"image": ("scan.pdf", io.BytesIO(scan.read_bytes()))}
-    answer = httpx.post(f"{live.url}/v1/images/ocr", files=files, data={"kwargs": json.dumps({"prompt": "translate"})})
+    fields = {"model": reader, "kwargs": json.dumps({"prompt": "translate"})}
+    answer = httpx.post(f"{live.url}/v1/images/ocr", files=files, data=fields)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "prompt"
