@@ -14,10 +14,14 @@ class Change:
     """One line of the difference between declared and wanted models."""
 
     uid: str
-    change: Literal["launch", "update", "scale", "rename", "terminate", "same"]
+    change: Literal["launch", "update", "scale", "rename", "adjust", "terminate", "same"]
     before: Wanted | None
     after: Wanted | None
     fields: tuple[str, ...] = ()
+
+
+#: Fields that say how many replicas there are.
+COUNTS = {"replica", "min_replica", "max_replica", "target_queue_s"}
 
 
 def is_same_launch(before: Wanted, after: Wanted) -> bool:
@@ -25,11 +29,16 @@ def is_same_launch(before: Wanted, after: Wanted) -> bool:
 
 
 def changed_fields(before: Wanted, after: Wanted) -> tuple[str, ...]:
-    """Which fields of the spec differ; the uid a spec is served under is not one of them."""
+    """Which fields of the spec differ; the uid a spec is served under is not one of them, nor
+    whether it begins asleep."""
     old, new = (
-        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options"}) for w in (before, after)
+        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options", "asleep"})
+        for w in (before, after)
     )
     fields = [name for name in old if old[name] != new[name]]
+    if before.spec.bounds is not None and after.spec.bounds is not None and "replica" in fields:
+        # The load decides.
+        fields.remove("replica")
     options = {*before.spec.options, *after.spec.options}
     fields += sorted(name for name in options if before.spec.options.get(name) != after.spec.options.get(name))
     if (before.entry, before.source, before.family) != (after.entry, after.source, after.family):
@@ -50,7 +59,7 @@ def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune:
             changes.append(Change(after.uid, "launch", None, after))
             continue
         fields = changed_fields(before, after)
-        changes.append(Change(after.uid, _kind_of(fields), before, after, fields))
+        changes.append(Change(after.uid, _kind_of(fields), before, _as_many(before, after), fields))
     named = {after.uid for after in declared}
     if prune:
         gone = [before for uid, before in wanted.items() if uid not in named and before.declared]
@@ -58,10 +67,18 @@ def differences(wanted: Mapping[str, Wanted], declared: Sequence[Wanted], prune:
     return changes
 
 
-def _kind_of(fields: Collection[str]) -> Literal["same", "scale", "rename", "update"]:
+def _as_many(before: Wanted, after: Wanted) -> Wanted:
+    """With as many replicas as the load has brought about, where that goes on deciding."""
+    bounds = after.spec.bounds
+    if bounds is None or before.spec.bounds is None:
+        return after
+    return after.scaled(bounds.nearest(before.replica))
+
+
+def _kind_of(fields: Collection[str]) -> Literal["same", "scale", "rename", "adjust", "update"]:
     """Only an update needs other workers."""
     if not fields:
         return "same"
-    if set(fields) <= {"replica", "aliases"}:
-        return "scale" if "replica" in fields else "rename"
+    if set(fields) <= {*COUNTS, "aliases", "idle_doze_s", "idle_sleep_s", "pinned"}:
+        return "scale" if COUNTS & set(fields) else "rename" if "aliases" in fields else "adjust"
     return "update"

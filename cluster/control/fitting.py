@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import HOLDS_CLAIM
+from cluster.control.lifecycle import WORKS
 from cluster.control.peaks import Peak, needs_of, peak_of
 from cluster.control.placement import NoRoom, Placement, demand_of, is_for_cards
 from cluster.control.room import Room
@@ -22,6 +22,8 @@ class Fit:
     on_card: bool = False
     #: Why it would not fit.
     reason: str = ""
+    #: Models that would go to sleep for it, or give a replica back.
+    gives_way: tuple[str, ...] = ()
     #: The addresses of the nodes that the replicas would be placed on.
     nodes: tuple[str, ...] = ()
     #: The most that a replica could claim now, of a card or of main memory; None where nobody knows.
@@ -40,7 +42,7 @@ def could_place(fleet: Fleet, wanted: Wanted) -> NoRoom | None:
 
 def placements_of(fleet: Fleet, wanted: Wanted) -> list[Placement] | NoRoom:
     """Where the replicas would be placed now. Workers of the same uid count as gone: they make room."""
-    room = _room_beside(fleet, wanted)
+    room = room_for(fleet, wanted)
     placements: list[Placement] = []
     for index in range(wanted.replica):
         placement = room.place(demand_of(wanted, index, fleet.peaks))
@@ -51,12 +53,12 @@ def placements_of(fleet: Fleet, wanted: Wanted) -> list[Placement] | NoRoom:
     return placements
 
 
-def _room_beside(fleet: Fleet, wanted: Wanted) -> Room:
+def room_for(fleet: Fleet, wanted: Wanted) -> Room:
     """What is left beside the workers of other models, once all of them run."""
     room = fleet.room(without=wanted.uid)
     # Replicas still to be started count as well, or fifty launches at once would all seem to fit.
-    settled = HOLDS_CLAIM | {WorkerState.FAILED}
-    for other in fleet.short_of_workers():
+    settled = WORKS | {WorkerState.FAILED}
+    for other in _short_of_workers(fleet):
         if other.uid == wanted.uid or other.uid in fleet.unreadable:
             continue
         running = {w.name.index for w in fleet.workers.of(other.uid) if w.state in settled}
@@ -68,9 +70,16 @@ def _room_beside(fleet: Fleet, wanted: Wanted) -> Room:
     return room
 
 
+def _short_of_workers(fleet: Fleet) -> list[Wanted]:
+    """Models that may still have replicas to start, or will have."""
+    uids = {uid for uid in fleet.workers.unplanned if not fleet.resting.rests(uid)}
+    unplanned = {uid: wanted for uid, wanted in fleet.wanted.items() if uid in uids}
+    return list((unplanned | fleet.accepted).values())
+
+
 def fit_of(fleet: Fleet, wanted: Wanted, placements: list[Placement] | NoRoom) -> Fit:
     """What `placements_of` says, for people."""
-    room, demand = _room_beside(fleet, wanted), demand_of(wanted, 0, fleet.peaks)
+    room, demand = room_for(fleet, wanted), demand_of(wanted, 0, fleet.peaks)
     on_card = is_for_cards(demand, room.nodes)
     is_refused = isinstance(placements, NoRoom)
     return Fit(

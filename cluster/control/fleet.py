@@ -14,7 +14,9 @@ from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent
 from cluster.control.peaks import Peak, key_of, larger, measured_by, merged
 from cluster.control.placement import Placement
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, is_at_rest, reconcile
+from cluster.control.resting import Resting
 from cluster.control.room import Room, room_beside
+from cluster.control.scaling import Scales
 from cluster.control.workers import Workers
 from cluster.errors import DownloadFailed
 from cluster.launch import Needs, Wanted
@@ -32,7 +34,11 @@ EVENT_OF_PHASE = {
     "failed": E.FAILED,
     "draining": E.ANSWERED,
     "drained": E.DRAINED,
+    "nodding": E.NODS,
+    "dozing": E.DOZED,
 }
+#: In which state a worker is adopted that says this; in STARTING all others.
+STATE_OF_PHASE = {"draining": S.DRAINING, "nodding": S.NODDING, "dozing": S.NODDING}
 
 
 @dataclass
@@ -56,6 +62,8 @@ class Fleet:
     old_losses: dict[tuple[str, int], Loss] = field(default_factory=dict)
     #: Each model as it was wanted when it last was READY.
     last_ready: dict[str, Wanted] = field(default_factory=dict)
+    resting: Resting = field(default_factory=Resting)
+    scales: Scales = field(default_factory=Scales)
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
     #: Workers whose end has a known cause that will not come again: their loss delays no start.
@@ -88,7 +96,7 @@ class Fleet:
 
     def adopt(self, name: WorkerName, report: Report, claim: Claim, now: float) -> WorkerRecord:
         """A live worker found by its name, with what it says of itself."""
-        state = S.DRAINING if report.phase == "draining" else S.STARTING
+        state = STATE_OF_PHASE.get(report.phase, S.STARTING)
         worker = WorkerRecord(
             name, state, report.node_id, claim, now, report=report, created=report.created, story=("adopted",)
         )
@@ -103,13 +111,21 @@ class Fleet:
 
     def see_report(self, name: str, report: Report, now: float) -> WorkerRecord:
         worker = self.workers[name]
+        if report.load != worker.report.load:
+            self.scales.watched.add(worker.name.uid)
+            if self.workers.hear_load(name, report):
+                return self.workers[name]
         moved = worker.report.progress != report.progress
         claim = worker.claim
         if report.phase == "ready" and report.peak is not None:
             claim = self._held_to(worker, claim, report, report.peak)
         self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
-        reason = str(report.error) if report.error else ""
-        return self.see(name, EVENT_OF_PHASE[report.phase], now, reason)
+        # What it loaded once it can load again: only its process is to blame.
+        event = E.DIED if report.phase == "failed" and report.loads else EVENT_OF_PHASE[report.phase]
+        after = self.see(name, event, now, str(report.error) if report.error else "")
+        if after.name.uid in self.wanted:
+            self.resting.see(worker, after, self.workers.of(after.name.uid), now)
+        return after
 
     def _held_to(self, worker: WorkerRecord, claim: Claim, report: Report, peak: Needs) -> Claim:
         """The claim of a worker that took more than was expected; what it took is remembered for the next launch."""
@@ -127,10 +143,9 @@ class Fleet:
         if not memory.total_bytes:
             return None
         floor = self._floor(memory)
-        tenants = self._tenants(node)
         before = self.memory.get(node, pressure.NodeMemory())
         after = pressure.after_reading(before, memory, floor, now)
-        tenant = pressure.who_gives_way(after, tenants, floor, now)
+        tenant = pressure.who_gives_way(after, pressure.tenants_of(self.workers.on(node)), floor, now)
         self.memory[node] = after if tenant is None else pressure.gave_way(after, tenant, now)
         if tenant is None:
             return None
@@ -147,13 +162,6 @@ class Fleet:
 
     def _floor(self, memory: Memory) -> int:
         return pressure.floor_of(memory.total_bytes, self.settings.memory_floor_bytes)
-
-    def _tenants(self, node: str) -> list[pressure.Tenant]:
-        return [
-            pressure.Tenant(str(worker), worker.report.memory.own_bytes, worker.claim.memory_bytes)
-            for worker in self.workers.on(node)
-            if worker.state in HOLDS_CLAIM
-        ]
 
     def ip_of(self, node: str) -> str:
         return self.nodes[node].ip if node in self.nodes else node
@@ -207,14 +215,16 @@ class Fleet:
 
     def want(self, wanted: Wanted, unreadable: str = "") -> None:
         self.wanted[wanted.uid] = wanted
+        self.scales.watched.add(wanted.uid)
+        self.resting.heed(wanted, self.settings)
         self.unreadable.pop(wanted.uid, None)
         if unreadable:
             self.unreadable[wanted.uid] = unreadable
         self.workers.touch(wanted.uid)
         # It may be wanted otherwise than what failed: it need not wait.
-        self._forget_losses(wanted.uid)
+        self.forget_losses(wanted.uid)
 
-    def _forget_losses(self, uid: str) -> None:
+    def forget_losses(self, uid: str) -> None:
         self.losses = {key: loss for key, loss in self.losses.items() if key[0] != uid}
         self.old_losses = {key: loss for key, loss in self.old_losses.items() if key[0] != uid}
 
@@ -222,10 +232,12 @@ class Fleet:
         self.wanted.pop(uid, None)
         self.unreadable.pop(uid, None)
         self.last_ready.pop(uid, None)
-        self._forget_losses(uid)
+        self.forget_losses(uid)
         self.served.discard(uid)
         self.restarts = {key: count for key, count in self.restarts.items() if key[0] != uid}
         self.waiting.pop(uid, None)
+        self.resting.forget(uid)
+        self.scales.forget(uid)
         self.workers.touch(uid)
 
     # ------------------------------------------------------------------------------------------- decisions out
@@ -256,7 +268,7 @@ class Fleet:
             return FleetPlan()
         uids, self.workers.unplanned = self.workers.unplanned, set()
         plan = reconcile(
-            {uid: wanted for uid, wanted in self.wanted.items() if uid in uids},
+            {uid: wanted for uid, wanted in self.wanted.items() if uid in uids and uid not in self.resting.asleep},
             [worker for uid in sorted(uids) for worker in self.workers.of(uid)],
             self.room(),
             now=now,
@@ -267,6 +279,7 @@ class Fleet:
             old_losses=self.old_losses,
             untouched=self.unreadable,
             peaks=self.peaks,
+            dozing=self.resting.dozing,
         )
         before, self.waiting = self.waiting, plan.waiting
         self.workers.untold.update(
@@ -277,14 +290,11 @@ class Fleet:
 
     def _is_at_rest(self, uid: str) -> bool:
         target, workers = self.wanted.get(uid), list(self.workers.of(uid))
-        if target is None:
+        if target is None or uid in self.resting.asleep:
             return not workers
+        if uid in self.resting.dozing:
+            return bool(workers) and all(worker.state == S.DOZING for worker in workers)
         return is_at_rest(target, self.last_ready.get(uid, target), workers, self.nodes)
-
-    def short_of_workers(self) -> list[Wanted]:
-        """Models that may still have replicas to start, or will have."""
-        unplanned = {uid: wanted for uid, wanted in self.wanted.items() if uid in self.workers.unplanned}
-        return list((unplanned | self.accepted).values())
 
     def take_changed(self) -> set[str]:
         """The models of which something else can be told than when this was last asked."""
@@ -331,6 +341,3 @@ class Fleet:
         node = self.nodes.get(node_id)
         sharing = sum(w.state in COMPUTES for w in self.workers.on(node_id))
         return max(1, int((node.cpus if node else 1) // max(1, sharing)))
-
-    def restarts_of(self, uid: str) -> int:
-        return sum(count for key, count in self.restarts.items() if key[0] == uid)

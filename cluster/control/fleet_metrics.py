@@ -15,16 +15,17 @@ def page_of(
     free_bytes: int | None = None,
 ) -> bytes:
     """`nodes`: each with what is claimed on it, and by how many workers."""
-    states = [
+    # Written as they come: ten thousand rows at once would have the garbage collector look through the whole fleet.
+    states = (
         ({"model": status.uid, "replica": worker.id, "state": str(worker.state)}, 1.0)
         for status in statuses
         for worker in status.workers
-    ]
-    replicas = [({"model": status.uid}, float(status.replica)) for status in statuses]
-    models = [({"model": status.uid, "state": str(status.state)}, 1.0) for status in statuses]
-    restarts = [({"model": status.uid}, float(status.restarts)) for status in statuses]
-    memory = [({"node": node.ip}, float(node.memory_bytes)) for node, _, _ in nodes]
-    claimed = [({"node": node.ip}, float(claim.memory_bytes)) for node, claim, _ in nodes]
+    )
+    replicas = (({"model": status.uid}, float(status.replica)) for status in statuses)
+    models = (({"model": status.uid, "state": str(status.state)}, 1.0) for status in statuses)
+    restarts = (({"model": status.uid}, float(status.restarts)) for status in statuses)
+    memory = (({"node": node.ip}, float(node.memory_bytes)) for node, _, _ in nodes)
+    claimed = (({"node": node.ip}, float(claim.memory_bytes)) for node, claim, _ in nodes)
     free: list[tuple[dict[str, str], float]] = [({}, float(free_bytes))] if free_bytes is not None else []
     pages = [
         gauge_page("cluster_worker_state", "Workers by state.", states),

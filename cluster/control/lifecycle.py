@@ -8,6 +8,8 @@
        │                            │          ▼
        └── drain (killed at once) ──┴─▶ GONE ◀─ DRAINING
 
+    READY ──doze──▶ NODDING ──dozed──▶ DOZING ──rouse──▶ STARTING     (both: died, drain ──▶ GONE)
+
 `step` is the only way to change a state and the fleet its only caller. A pair that is not in the table is a bug and
 raises with the worker's story.
 """
@@ -34,6 +36,10 @@ class WorkerEvent(StrEnum):
     DRAIN = "drain"  # no longer wanted
     DRAINED = "drained"
     EXPIRED = "expired"  # it stayed in its state beyond the deadline
+    DOZE = "doze"  # not needed for now
+    NODS = "nods"  # it finishes what it has before it dozes
+    DOZED = "dozed"  # it has dropped its model
+    ROUSE = "rouse"  # needed again
 
 
 E = WorkerEvent
@@ -48,6 +54,9 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.STARTING, E.ANSWERED): S.STARTING,
     (S.STARTING, E.DRAIN): S.GONE,
     (S.STARTING, E.DRAINED): S.GONE,
+    # It has not heard yet that it was roused.
+    (S.STARTING, E.NODS): S.STARTING,
+    (S.STARTING, E.DOZED): S.STARTING,
     (S.LOADING, E.STARTED): S.LOADING,
     (S.LOADING, E.LOADED): S.READY,
     (S.LOADING, E.FAILED): S.FAILED,
@@ -63,6 +72,37 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.READY, E.DIED): S.LOST,
     (S.READY, E.DRAIN): S.DRAINING,
     (S.READY, E.DRAINED): S.GONE,
+    (S.READY, E.DOZE): S.NODDING,
+    # An earlier supervisor has told it to.
+    (S.READY, E.NODS): S.NODDING,
+    (S.READY, E.DOZED): S.DOZING,
+    (S.SUSPECT, E.NODS): S.NODDING,
+    (S.SUSPECT, E.DOZED): S.DOZING,
+    # It has been told to load, and has not heard yet that it is to doze.
+    (S.NODDING, E.STARTED): S.NODDING,
+    (S.NODDING, E.LOADED): S.NODDING,
+    (S.NODDING, E.NODS): S.NODDING,
+    (S.NODDING, E.DOZED): S.DOZING,
+    (S.NODDING, E.ROUSE): S.STARTING,
+    (S.NODDING, E.ANSWERED): S.NODDING,
+    (S.NODDING, E.SILENT): S.NODDING,
+    (S.NODDING, E.DRAIN): S.DRAINING,
+    # What cannot drop its model, or dies meanwhile, is no loss: it rests all the same.
+    (S.NODDING, E.DRAINED): S.GONE,
+    (S.NODDING, E.FAILED): S.GONE,
+    (S.NODDING, E.DIED): S.GONE,
+    (S.NODDING, E.EXPIRED): S.GONE,
+    (S.DOZING, E.NODS): S.DOZING,
+    (S.DOZING, E.DOZED): S.DOZING,
+    (S.DOZING, E.STARTED): S.LOADING,
+    (S.DOZING, E.LOADED): S.READY,
+    (S.DOZING, E.FAILED): S.GONE,
+    (S.DOZING, E.ROUSE): S.STARTING,
+    (S.DOZING, E.ANSWERED): S.DOZING,
+    (S.DOZING, E.SILENT): S.DOZING,
+    (S.DOZING, E.DRAIN): S.GONE,
+    (S.DOZING, E.DRAINED): S.GONE,
+    (S.DOZING, E.DIED): S.GONE,
     # Its control thread may answer while its model hangs, so a report does not clear it; a probe does.
     (S.SUSPECT, E.LOADED): S.SUSPECT,
     (S.SUSPECT, E.ANSWERED): S.READY,
@@ -77,6 +117,8 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.DRAINING, E.FAILED): S.GONE,
     (S.DRAINING, E.DRAIN): S.DRAINING,
     (S.DRAINING, E.DRAINED): S.GONE,
+    (S.DRAINING, E.NODS): S.DRAINING,
+    (S.DRAINING, E.DOZED): S.GONE,
     (S.DRAINING, E.DIED): S.GONE,
     (S.DRAINING, E.EXPIRED): S.GONE,
     (S.FAILED, E.DRAIN): S.GONE,
@@ -91,13 +133,13 @@ TRANSITIONS: Mapping[tuple[WorkerState, WorkerEvent], WorkerState] = {
     (S.LOST, E.DRAIN): S.GONE,
 }
 
-#: Requests may be sent to it. A SUSPECT worker gets them only where no other is left.
-SERVES = frozenset({S.READY, S.SUSPECT})
-# Every state is in exactly one of these four.
+# Every state is in exactly one of these five.
 #: Not READY yet.
 LOADS = frozenset({S.STARTING, S.LOADING})
 #: Counts as serving: a suspect gets work as long as no other worker is left.
 SERVES = frozenset({S.READY, S.SUSPECT})
+#: Its process stays without its model, or will once it has finished what it has.
+RESTS = frozenset({S.NODDING, S.DOZING})
 #: Finishes what it has.
 LEAVES = frozenset({S.DRAINING})
 #: Nothing more will happen to it; its process, if any, is to be killed.
@@ -105,14 +147,16 @@ ENDED = frozenset({S.FAILED, S.LOST, S.GONE})
 
 #: Takes up its place among the wanted replicas: nothing else is started for its index.
 ALIVE = LOADS | SERVES
+#: Will serve or did, and claims for that what it was placed with.
+WORKS = ALIVE | LEAVES
 #: Its process may exist and its claim counts.
-HOLDS_CLAIM = ALIVE | LEAVES
+HOLDS_CLAIM = WORKS | RESTS
 #: Shares the cores of its node; a suspect may hang, and the others do not wait for it.
 COMPUTES = LOADS | {S.READY}
 #: Can tell what it counts.
 COUNTS = LEAVES | {S.READY}
 #: Of several workers for one index the first of these is kept.
-PREFERENCE = (S.READY, S.SUSPECT, S.LOADING, S.STARTING, S.FAILED)
+PREFERENCE = (S.READY, S.SUSPECT, S.LOADING, S.STARTING, S.NODDING, S.DOZING, S.FAILED)
 
 
 def limit_s(state: WorkerState, settings: Settings) -> float | None:
@@ -122,6 +166,7 @@ def limit_s(state: WorkerState, settings: Settings) -> float | None:
         S.LOADING: settings.load_stall_s,
         S.SUSPECT: settings.probe_timeout_s,
         S.DRAINING: settings.drain_s,
+        S.NODDING: settings.drain_s,
     }
     return limits.get(state)
 
@@ -146,6 +191,8 @@ class WorkerRecord:
     report: Report = Report()
     reason: str = ""
     story: tuple[str, ...] = ()
+    #: While it dozes: what it claims as soon as it is roused.
+    whole_claim: Claim | None = None
 
     def __str__(self) -> str:
         return str(self.name)
@@ -159,11 +206,31 @@ def step(worker: WorkerRecord, event: WorkerEvent, now: float, reason: str = "")
         raise InvalidTransition(f"{worker}: no way from {entry}; story: {'; '.join(worker.story) or 'none'}")
     if after == worker.state:
         return worker
+    claim, whole_claim = _claims_in(after, worker)
     return replace(
         worker,
         state=after,
+        claim=claim,
+        whole_claim=whole_claim,
         since=now,
-        ready_since=now if after == S.READY and worker.ready_since is None else worker.ready_since,
+        ready_since=_ready_since(worker, after, now),
         reason=reason,
         story=(*worker.story[-19:], f"{entry} -> {after}"),
     )
+
+
+def _ready_since(worker: WorkerRecord, after: WorkerState, now: float) -> float | None:
+    if after == S.READY and worker.ready_since is None:
+        return now
+    return None if after == S.DOZING else worker.ready_since
+
+
+def _claims_in(state: WorkerState, worker: WorkerRecord) -> tuple[Claim, Claim | None]:
+    """What it claims in that state, and what it will claim when it is roused. Ray keeps the share of a card, and the
+    cores, for as long as the process lives."""
+    if state == S.DOZING:
+        kept = min(worker.report.memory_bytes, worker.claim.memory_bytes)
+        return replace(worker.claim, memory_bytes=kept, card_bytes=0), worker.claim
+    if worker.whole_claim is not None and state in WORKS:
+        return worker.whole_claim, None
+    return worker.claim, worker.whole_claim

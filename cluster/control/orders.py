@@ -30,6 +30,15 @@ class Orders:
         epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
         self._watch.order(str(worker), lambda handle: handle.drain(epoch, timeout_s=timeout_s))
 
+    def doze(self, worker: WorkerRecord) -> None:
+        epoch, timeout_s = self._records.epoch, self._settings.start_timeout_s
+        self._watch.order(str(worker), lambda handle: handle.doze(epoch, timeout_s=timeout_s))
+
+    def rouse(self, worker: WorkerRecord) -> None:
+        """It may compute with other threads than before."""
+        self.forget(str(worker))
+        self.start(worker.name, self._fleet.nodes[worker.node])
+
     def share_cores(self) -> None:
         """Tells each worker how many threads to compute with, when that has changed."""
         for node in self._fleet.take_changed_nodes():

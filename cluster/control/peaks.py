@@ -34,7 +34,7 @@ Peaks = Mapping[str, Peak]
 def key_of(wanted: Wanted, *, on_card: bool) -> str:
     """Equal for launches that load the same weights in the same way on the same kind of device."""
     entry, source, spec = wanted.entry, wanted.source, wanted.spec
-    told = {
+    parts = {
         "source": [source.hub, source.id, source.revision, source.path, source.variant, sorted(source.exclude)],
         "family": wanted.family,
         "options": {**entry.options, **spec.options},
@@ -44,7 +44,7 @@ def key_of(wanted: Wanted, *, on_card: bool) -> str:
         "cards": spec.n_gpu if on_card else None,
         "on_card": on_card,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def peak_of(wanted: Wanted, peaks: Peaks, *, on_card: bool) -> Peak | None:

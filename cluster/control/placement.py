@@ -12,8 +12,9 @@ from functools import lru_cache
 
 from cluster import errors
 from cluster.control.held import Held
-from cluster.control.peaks import Peaks, needs_of
+from cluster.control.peaks import Peaks, needs_of, peak_of
 from cluster.launch import Needs, ReplicaPlace, Wanted
+from cluster.node_labels import lacking
 from cluster.status import Claim, Node
 
 #: Shares are counted in hundredths of a card, rounded up: Ray's own resolution is finer, people's is not.
@@ -32,6 +33,8 @@ class Demand:
     place: ReplicaPlace = field(default_factory=ReplicaPlace)
     n_cpu: float | None = None
     on_card: Needs = field(default_factory=lambda: Needs(memory_bytes=0))
+    #: Whether what it takes at its largest has been measured.
+    is_measured: bool = False
 
     def needs(self, *, on_card: bool) -> Needs:
         return self.on_card if on_card else Needs(memory_bytes=self.memory_bytes)
@@ -42,8 +45,8 @@ class Demand:
         place, on_card = self.place, self.on_card
         # The type too: 1 is a whole card, and 1.0 a share of one.
         cards = (type(place.n_gpu), place.n_gpu, place.gpu_idx)
-        needs = (self.memory_bytes, on_card.memory_bytes, on_card.card_bytes, self.n_cpu)
-        return (*needs, *cards, place.worker_ip)
+        needs = (self.memory_bytes, on_card.memory_bytes, on_card.card_bytes, self.n_cpu, self.is_measured)
+        return (*needs, *cards, place.worker_ip, place.node_labels)
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ class NoRoom:
 
 def demand_of(wanted: Wanted, index: int, peaks: Peaks) -> Demand:
     """`peaks`: what launches were measured to take."""
+    measured = [peak_of(wanted, peaks, on_card=on_card) for on_card in (False, True)]
     return Demand(
         wanted.uid,
         needs_of(wanted, peaks, on_card=False).memory_bytes,
         wanted.spec.place_of(index),
         wanted.spec.n_cpu,
         needs_of(wanted, peaks, on_card=True),
+        any(peak is not None and peak.is_full for peak in measured),
     )
 
 
@@ -87,11 +92,11 @@ def _told(reasons: tuple[tuple[str, str], ...]) -> str:
     parts: list[str] = []
     left_out = 0
     for reason, nodes in sorted(nodes_by_reason.items(), key=lambda row: -len(row[1])):
-        told = [f"{len(nodes)} nodes"] if len(nodes) > MOST_NAMED else nodes
-        if parts and len(parts) + len(told) > MOST_TOLD:
+        names = [f"{len(nodes)} nodes"] if len(nodes) > MOST_NAMED else nodes
+        if parts and len(parts) + len(names) > MOST_TOLD:
             left_out += len(nodes)
         else:
-            parts += [f"{who}: {reason}" for who in told]
+            parts += [f"{who}: {reason}" for who in names]
     return "; ".join(parts) + (f"; and {left_out} other nodes" if left_out else "")
 
 
@@ -125,7 +130,7 @@ def is_for_cards(demand: Demand, nodes: Sequence[Node]) -> bool:
         return False
     if demand.place.n_gpu != "auto" or demand.place.gpu_idx is not None:
         return True
-    return any(node.auto_gpus for node in nodes if _is_named(demand, node))
+    return any(node.auto_gpus for node in nodes if _is_meant(demand, node))
 
 
 def offer_of(demand: Demand, node: Node, held: Held, wants_gpu: bool, memory_fraction: float) -> Claim | str:
@@ -148,7 +153,7 @@ def offer_of(demand: Demand, node: Node, held: Held, wants_gpu: bool, memory_fra
     if needs.memory_bytes > free:
         room = _gib(_room_bytes(node, memory_fraction))
         return f"{_gib(max(free, 0))} of {room} memory free, {_gib(needs.memory_bytes)} asked"
-    return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes)
+    return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes, demand.is_measured)
 
 
 def closed_for(demand: Demand, node: Node) -> str | None:
@@ -159,13 +164,20 @@ def closed_for(demand: Demand, node: Node) -> str | None:
         return "cordoned"
     if node.cpus <= 0:
         return "holds no models (0 cores)"
-    return None if _is_named(demand, node) else f"is not {demand.place.worker_ip}"
+    if not _is_named(demand, node):
+        return f"is not {demand.place.worker_ip}"
+    missing = lacking(demand.place.node_labels, node.labels)
+    return f"no label {', '.join(missing)}" if missing else None
 
 
 def _is_named(demand: Demand, node: Node) -> bool:
     """Whether the launch names this node, or none."""
     ip = demand.place.worker_ip
     return ip is None or ip.rsplit(":", 1)[0] == node.ip
+
+
+def _is_meant(demand: Demand, node: Node) -> bool:
+    return _is_named(demand, node) and not lacking(demand.place.node_labels, node.labels)
 
 
 def _room_bytes(node: Node, memory_fraction: float) -> int:

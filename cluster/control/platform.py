@@ -23,7 +23,7 @@ class Handle(Protocol):
         """For a supervisor that finds this worker running."""
 
     async def start(self, epoch: int, where: tuple[str, str], threads: int, *, timeout_s: float) -> None:
-        """Begins to load; `where` is the node's id and address."""
+        """Begins to load, also where it dozes; `where` is the node's id and address."""
 
     async def report(self, epoch: int, version: int, wait_s: float, *, timeout_s: float) -> tuple[int, Report]:
         """What the worker says of itself and the version of that, as soon as it is not the version named."""
@@ -31,6 +31,9 @@ class Handle(Protocol):
     async def set_threads(self, epoch: int, threads: int, *, timeout_s: float) -> None: ...
 
     async def drain(self, epoch: int, *, timeout_s: float) -> None: ...
+
+    async def doze(self, epoch: int, *, timeout_s: float) -> None:
+        """Drops its model as soon as it has nothing in hand, until it is started again."""
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]: ...
 
@@ -55,6 +58,9 @@ class Weighed(NamedTuple):
 
 class Platform(Protocol):
     async def nodes(self) -> Sequence[Node]: ...
+
+    async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
+        """False while a worker that is started a moment later would be READY sooner."""
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Handle: ...
 

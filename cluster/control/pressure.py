@@ -7,9 +7,10 @@ of the last is back and what is available falls all the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cluster.control.lifecycle import HOLDS_CLAIM, WorkerRecord
 from cluster.status import Memory
 
 #: Without a setting: the share of a node's memory that stays available, within these bounds.
@@ -46,6 +47,14 @@ class Tenant:
         """How far it is above its claim."""
         over = self.held_bytes - self.claim_bytes
         return over if self.claim_bytes and over > max(OVER_BYTES, OVER_SHARE * self.claim_bytes) else 0
+
+
+def tenants_of(workers: Iterable[WorkerRecord]) -> list[Tenant]:
+    return [
+        Tenant(str(worker), worker.report.memory.own_bytes, worker.claim.memory_bytes)
+        for worker in workers
+        if worker.state in HOLDS_CLAIM
+    ]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from cluster.control.views import model_routes_of, status_of
 from cluster.control.watching import Watch
 from cluster.keys import Key
 from cluster.routes import Amendment, ModelRoutes, Snapshot, amended
-from cluster.status import ModelState, ModelStatus
+from cluster.status import ModelState, ModelStatus, StatusNews
 from cluster.suspicion import MOST_POISON, POISON_S
 from cluster.versioned import Versioned
 
@@ -49,9 +49,13 @@ class Publisher:
         self.snapshots = Versioned(Snapshot(version, {}, {}, tuple(keys.values()), epoch=records.epoch), version)
         #: The last versions, with the models that changed in each, and whether keys did.
         self._history: deque[tuple[int, frozenset[str], bool]] = deque(maxlen=MOST_HISTORY)
-        self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({})
+        self.statuses: Versioned[Mapping[str, ModelStatus]] = Versioned({}, version)
+        #: The last versions of the statuses, with the models whose status changed in each.
+        self._status_history: deque[tuple[int, frozenset[str]]] = deque(maxlen=MOST_HISTORY)
         #: Those that have been sent and have not changed since.
         self._packed: dict[str, bytes] = {}
+        #: All of them, and of which version.
+        self._all_sent: tuple[int, list[bytes]] = (-1, [])
         #: Until when each is told to the ingresses.
         self._poison: dict[tuple[str, str], float] = {}
         #: Launches that were READY once, by uid and generation.
@@ -101,6 +105,7 @@ class Publisher:
         if statuses is not None:
             for uid in changed:
                 self._packed.pop(uid, None)
+            self._status_history.append((self.statuses.version + 1, frozenset(changed)))
             self.statuses.post(statuses)
 
     def _status_of(self, uid: str) -> ModelStatus | None:
@@ -154,13 +159,33 @@ class Publisher:
                 return status
             await self.statuses.newer(posted, seconds_left)
 
+    async def status_news(self, version: int, timeout_s: float) -> StatusNews:
+        """What has changed in all statuses since that version, as soon as something has; all of them where that is not
+        known any more."""
+        latest, statuses = await self.statuses.newer(version, timeout_s)
+        first = self._status_history[0][0] if self._status_history else latest + 1
+        if not first - 1 <= version <= latest:
+            return StatusNews(latest, None, tuple(self._sent(statuses)))
+        later = itertools.takewhile(lambda entry: entry[0] > version, reversed(self._status_history))
+        uids = sorted({uid for _, changed in later for uid in changed})
+        rows = tuple(self._sent(uid for uid in uids if uid in statuses))
+        return StatusNews(latest, version, rows, tuple(uid for uid in uids if uid not in statuses))
+
     def sent_statuses(self) -> list[bytes]:
-        """All of them as they travel; those that have not changed are not packed again."""
-        packed = self._packed
-        for uid, status in self.statuses.value.items():
+        """All of them as they travel; the same list until one changes."""
+        version = self.statuses.version
+        if self._all_sent[0] != version:
+            self._all_sent = version, self._sent(self.statuses.value)
+        return self._all_sent[1]
+
+    def _sent(self, uids: Iterable[str]) -> list[bytes]:
+        """Those that have not changed are not packed again."""
+        packed, statuses, rows = self._packed, self.statuses.value, []
+        for uid in uids:
             if uid not in packed:
-                packed[uid] = pickle.dumps(status)
-        return [packed[uid] for uid in self.statuses.value]
+                packed[uid] = pickle.dumps(statuses[uid])
+            rows.append(packed[uid])
+        return rows
 
     def was_ready(self, status: ModelStatus) -> bool:
         """Whether this launch was READY once; then it cannot be cancelled any more."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from cluster.control.lifecycle import ALIVE, ENDED, HOLDS_CLAIM, LEAVES, PREFERENCE, SERVES, WorkerRecord
+from cluster.control.lifecycle import ALIVE, ENDED, LEAVES, PREFERENCE, RESTS, SERVES, WORKS, WorkerRecord
 from cluster.control.peaks import Peaks
 from cluster.control.placement import NoRoom, Placement, demand_of
 from cluster.control.room import Room
@@ -46,12 +46,15 @@ class FleetPlan:
     start: list[Start] = field(default_factory=list)
     #: Stop politely: READY workers finish what they have, others are killed by their `drain` transition.
     drain: list[WorkerRecord] = field(default_factory=list)
+    #: READY workers that are to drop their model, and others that are to load it again.
+    doze: list[WorkerRecord] = field(default_factory=list)
+    rouse: list[WorkerRecord] = field(default_factory=list)
     #: Nothing more will happen to these: kill the process if there is one and drop the record.
     forget: list[WorkerRecord] = field(default_factory=list)
     waiting: dict[str, Waiting] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.start or self.drain or self.forget)
+        return bool(self.start or self.drain or self.doze or self.rouse or self.forget)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ def reconcile(
     old_losses: Mapping[tuple[str, int], Loss] | None = None,
     untouched: Collection[str] = (),
     peaks: Peaks | None = None,
+    dozing: Collection[str] = (),
 ) -> FleetPlan:
     """The difference between what is wanted and what runs, of these models with all their workers; `room` is what is
     left beside the workers of all models.
@@ -96,7 +100,8 @@ def reconcile(
     `hold` says why nothing may be started now. `last_ready` holds each model as it was wanted when it last was READY:
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
     `old_losses` are the losses of those. Workers on a node that drains go once others are READY elsewhere. Those of the
-    models in `untouched` are left as they are. `peaks`: what launches were measured to take.
+    models in `untouched` are left as they are. `peaks`: what launches were measured to take. Nothing is started for the
+    models in `dozing`.
     """
     last_ready = last_ready or {}
     leaving = {node.id for node in room.nodes if node.draining}
@@ -111,10 +116,12 @@ def reconcile(
             plan.forget.append(worker)
         elif worker.name.uid in untouched:
             continue
-        elif target is None and worker.state in ALIVE:
+        elif target is None and worker.state in ALIVE | RESTS:
             plan.drain.append(worker)
     for uid, target in wanted.items():
-        if uid not in untouched:
+        if uid in dozing and uid not in untouched:
+            planning.let_doze(target, by_model.get(uid, ()))
+        elif uid not in untouched:
             planning.plan_model(target, last_ready.get(uid, target), by_model.get(uid, ()))
     return plan
 
@@ -134,14 +141,24 @@ class _Planning:
     leaving: Collection[str]
     plan: FleetPlan = field(default_factory=FleetPlan)
 
+    def let_doze(self, target: Wanted, workers: Sequence[WorkerRecord]) -> None:
+        """What serves or rests in its place rests; the others end, as do those that cannot rest where they are."""
+        current = [w for w in workers if w.name.generation == target.generation and w.node not in self.leaving]
+        kept, _ = _keep([w for w in current if w.state in RESTS | {S.READY}], target.replica)
+        self.plan.doze += [w for w in kept if w.state == S.READY]
+        self.plan.drain += [w for w in workers if w.state in ALIVE | RESTS and w not in kept]
+
     def plan_model(self, target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> None:
         """One model with all its workers; `last` is the version that was READY last, or the wanted one itself."""
         current = [w for w in workers if w.name.generation == target.generation and w.state not in (S.GONE, S.LOST)]
         old = [w for w in workers if w.name.generation != target.generation and w.state in ALIVE]
+        self.plan.drain += [w for w in workers if w.name.generation != target.generation and w.state in RESTS]
         kept, surplus = _keep([w for w in current if w.node not in self.leaving], target.replica)
         self.plan.drain += surplus
+        kept = self._roused(target, kept)
         moving, moved = _move([w for w in current if w.node in self.leaving], kept, target.replica)
         self.plan.drain += moved
+        already_started = len(self.plan.start)
         refused = self._start_missing(target, {w.name.index for w in kept})
         # As many old workers stay as the new ones do not replace yet.
         lacking = max(target.replica - len({w.name.index for w in (*kept, *moving) if w.state == S.READY}), 0)
@@ -150,9 +167,39 @@ class _Planning:
             old.remove(worker)
         if last.generation != target.generation and not self.hold:
             self._go_on(last, _to_go_on(last, lacking, old))
-        is_draining = any(w.state in LEAVES for w in workers)
-        if refused is not None and old and not is_draining:
+        # One at a time: the others serve until its successor does.
+        is_under_way = (
+            any(w.state in LEAVES for w in workers)
+            or any(w.state != S.READY for w in kept)
+            or any(start.name.uid == target.uid for start in self.plan.start[already_started:])
+        )
+        if refused is not None and old and not is_under_way:
             self._give_way(target, refused, _oldest_last(old, last.generation)[0], workers)
+
+    def _roused(self, target: Wanted, kept: Sequence[WorkerRecord]) -> list[WorkerRecord]:
+        """These without those that rest and cannot be roused where they are, since there is room elsewhere only."""
+        staying = []
+        for worker in kept:
+            demand = demand_of(target, worker.name.index, self.peaks)
+            if worker.state not in RESTS:
+                staying.append(worker)
+            # Told now, it might hear of it before it hears that it is to doze.
+            elif worker.report.phase not in ("nodding", "dozing"):
+                staying.append(worker)
+            elif self.hold:
+                self.plan.waiting[target.uid] = Waiting(self.hold)
+                staying.append(worker)
+            elif worker.state == S.NODDING or self.room.fits_without(demand, worker.node, [worker.claim]):
+                self.plan.rouse.append(worker)
+                self.room.give_back(worker.node, worker.claim)
+                self.room.claim_more(worker.node, worker.whole_claim or worker.claim)
+                staying.append(worker)
+            elif isinstance(no_room := self.room.place(demand), NoRoom):
+                self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+                staying.append(worker)
+            else:
+                self.plan.drain.append(worker)
+        return staying
 
     def _start_missing(self, target: Wanted, covered: Collection[int]) -> int | None:
         """Starts what is wanted and does not run. Returns the first index for which there is no room."""
@@ -185,9 +232,7 @@ class _Planning:
         that node, the others may have to follow."""
         if self.losses.get((target.uid, index), NO_LOSS).count >= LOSSES_TO_GIVE_WAY:
             return
-        alike = [
-            w.claim for w in workers if (w.node, w.claim) == (worker.node, worker.claim) and w.state in HOLDS_CLAIM
-        ]
+        alike = [w.claim for w in workers if (w.node, w.claim) == (worker.node, worker.claim) and w.state in WORKS]
         if self.room.fits_without(demand_of(target, index, self.peaks), worker.node, alike):
             self.plan.drain.append(worker)
 

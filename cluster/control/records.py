@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cluster import errors
 from cluster.control.store import ITSELF, Kind, Row, Store, StoreThread
-from cluster.status import Event
+from cluster.status import Event, EventLevel, EventQuery
 from cluster.value import JsonObject, Value
 
 log = logging.getLogger("cluster.control.records")
@@ -116,8 +116,7 @@ class Records:
         return was_there
 
     async def next_number(self, of: str, at_least: int) -> int:
-        """Above every one before. It is not written down: that is for whoever writes what carries it, with
-        `number_row`."""
+        """Above every one before. The caller writes it down, as `number_row`, together with what it numbers."""
         if of not in self._numbers:
             # Others may have asked meanwhile, and been given the next ones.
             self._numbers.setdefault(of, await self._store.number(of))
@@ -161,13 +160,16 @@ class Records:
 
     # ------------------------------------------------------------------------------------ events
 
-    def tell(self, uid: str, level: Literal["INFO", "WARNING", "ERROR"], text: str) -> None:
+    def tell(self, uid: str, level: EventLevel, text: str) -> None:
         """In the log, and among the events of that model."""
         log.log(getattr(logging, level), "%s: %s", uid, text)
         self._store.add_event(Event(ts=self._wall_clock(), level=level, uid=uid, text=text))
 
     async def events(self, uid: str) -> list[Event]:
         return await self._store.events(uid)
+
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        return await self._store.recent_events(query)
 
     # ------------------------------------------------------------------------------------ the disk
 

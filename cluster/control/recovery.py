@@ -17,6 +17,8 @@ from cluster.control.fleet import Fleet
 from cluster.control.peaks import Peak, oldest
 from cluster.control.platform import Handle
 from cluster.control.records import Records
+from cluster.control.resting import Rest
+from cluster.control.scaling import Scale
 from cluster.control.watching import Watch
 from cluster.launch import Wanted
 from cluster.settings import Settings
@@ -54,6 +56,13 @@ class Recovery:
                 self._records.tell(uid, "WARNING", unreadable)
         ready = [newer.read(uid, row) for uid, row in (await self._records.all("ready")).items()]
         self._fleet.remember(wanted for wanted, unreadable in ready if not unreadable)
+        for uid, rest in (await self._records.readable("rest", Rest)).items():
+            if uid in self._fleet.wanted:
+                self._fleet.resting.remember(uid, rest)
+        for uid, scale in (await self._records.readable("scale", Scale)).items():
+            stored = None if uid in self._fleet.unreadable else self._fleet.wanted.get(uid)
+            if stored is not None and (bounds := stored.spec.bounds) is not None:
+                self._fleet.want(stored.scaled(bounds.nearest(scale.replica)))
         self._fleet.peaks = await self._records.readable("peak", Peak)
         for key in oldest(self._fleet.peaks):
             del self._fleet.peaks[key]
@@ -115,7 +124,7 @@ class Recovery:
             # It may have been scaled since; its workers show how many there were.
             is_same = stored is not None and stored.generation == wanted.generation
             replica = max(name.index + 1, stored.replica if stored is not None and is_same else 1)
-            wanted = wanted.model_copy(update={"spec": wanted.spec.model_copy(update={"replica": replica})})
+            wanted = wanted.scaled(replica)
         self._fleet.want(wanted)
         self._records.put_later("wish", name.uid, wanted.model_dump(mode="json"))
         await self._records.raise_later("generation", wanted.generation)

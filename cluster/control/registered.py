@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.records import Records
-from cluster.keys import Key, new_key
+from cluster.keys import Key, new_key, new_session, superfluous
 
 
 class Registrations:
@@ -56,12 +56,34 @@ class KeyRing:
         return key, text
 
     async def _add(self, key: Key) -> None:
-        await self._records.put("key", key.id, key.model_dump(mode="json"))
+        # An earlier version, to which somebody goes back, reads no fields that it does not know.
+        await self._records.put("key", key.id, key.model_dump(mode="json", exclude_defaults=True))
         self._keys[key.id] = key
         self._publish()
 
     def all(self) -> list[Key]:
-        return list(self._keys.values())
+        return [key for key in self._keys.values() if not key.of]
+
+    async def log_in(self, key_id: str) -> tuple[Key, str]:
+        """A session of that key, and its text, which is stored nowhere."""
+        key = self._keys.get(key_id)
+        if key is None or key.of:
+            raise errors.NotAuthenticated("Could not validate credentials: the key is unknown or was revoked.")
+        session, text = new_session(key)
+        await self._records.alone(self._begin(session))
+        return session, text
+
+    async def _begin(self, session: Key) -> None:
+        for id in superfluous(self._keys.values(), session, session.created):
+            await self._records.delete("key", id)
+            self._keys.pop(id, None)
+        await self._add(session)
+
+    async def log_out(self, digest: str) -> None:
+        """Ends the session, if there is one."""
+        ids = [key.id for key in self._keys.values() if key.of and key.digest == digest]
+        for id in ids:
+            await self.revoke(id)
 
     async def revoke(self, id: str) -> None:
         await self._records.alone(self._remove(id))

@@ -70,6 +70,15 @@ class Room:
         self._spread_of(uid)[node] += 1
         self._changes.append(self._numbers[node])
 
+    def give_back(self, node: str, claim: Claim) -> None:
+        self._held[node] = self._held.get(node, NOTHING).minus(claim)
+        self._changes.append(self._numbers[node])
+
+    def claim_more(self, node: str, claim: Claim) -> None:
+        """For a worker that is there already."""
+        self._held[node] = self._held.get(node, NOTHING).plus(claim)
+        self._changes.append(self._numbers[node])
+
     def fits_without(self, demand: Demand, node: str, claims: Iterable[Claim]) -> bool:
         """Whether it would fit on that node if these workers of it were gone."""
         number = self._numbers.get(node)

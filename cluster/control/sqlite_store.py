@@ -16,7 +16,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.control.store import Kind, Row
-from cluster.status import Event
+from cluster.status import Event, EventQuery
 from cluster.value import JsonObject
 
 log = logging.getLogger("cluster.control.store")
@@ -195,18 +195,38 @@ class SqliteStore:
         self._past.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?", (ALL_EVENTS_KEPT,))
 
     def events(self, uid: str) -> list[Event]:
+        rows = self._read_events("SELECT ts, level, uid, text FROM events WHERE uid=? ORDER BY id", (uid,))
+        return [Event(ts=ts, level=level, uid=uid, text=text) for ts, level, uid, text in rows]
+
+    def recent_events(self, query: EventQuery) -> list[Event]:
+        limits: list[tuple[str, Sequence[str | int]]] = [(f"level IN ({_marks(query.levels)})", query.levels)]
+        if query.before is not None:
+            limits.append(("id < ?", (query.before,)))
+        if query.uids is not None:
+            limits.append((f"uid IN ({_marks(query.uids)})", query.uids))
+        where = " AND ".join(limit for limit, _ in limits)
+        values = [value for _, values in limits for value in values]
+        rows = self._read_events(
+            f"SELECT id, ts, level, uid, text FROM events WHERE {where} ORDER BY id DESC LIMIT ?",
+            (*values, query.limit),
+        )
+        return [Event(id=id, ts=ts, level=level, uid=uid, text=text) for id, ts, level, uid, text in rows]
+
+    def _read_events(self, question: str, values: Sequence[str | int]) -> list[Any]:
         try:
             with self._lock:
-                rows = self._past.execute(
-                    "SELECT ts, level, uid, text FROM events WHERE uid=? ORDER BY id", (uid,)
-                ).fetchall()
+                return self._past.execute(question, values).fetchall()
         except sqlite3.Error as error:
             raise errors.Unavailable(f"The events cannot be read ({error}); the next start puts them aside.") from None
-        return [Event(ts=ts, level=level, uid=uid, text=text) for ts, level, uid, text in rows]
 
     def close(self) -> None:
         self._db.close()
         self._past.close()
+
+
+def _marks(values: Sequence[object]) -> str:
+    """One for each value, as SQLite wants them."""
+    return ", ".join("?" * len(values))
 
 
 def events_beside(path: Path) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar
 
-from cluster.status import Event
+from cluster.status import Event, EventQuery
 from cluster.value import JsonObject
 
 log = logging.getLogger("cluster.control.store")
@@ -23,8 +23,9 @@ R = TypeVar("R")
 #: Events of the cluster itself have no model's uid.
 ITSELF = ""
 #: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
-#: the highest numbers given out, what launches were measured to take, and the nodes that people closed.
-Kind = Literal["wish", "ready", "entry", "key", "number", "peak", "node"]
+#: the highest numbers given out, what launches were measured to take, the nodes that people closed, which models sleep,
+#: and how many replicas the load of others has brought about.
+Kind = Literal["wish", "ready", "entry", "key", "number", "peak", "node", "rest", "scale"]
 #: Kind, key and value.
 Row = tuple[Kind, str, Any]
 
@@ -56,6 +57,9 @@ class Store(Protocol):
         """Not durable: an event that cannot be written is left out."""
 
     def events(self, uid: str) -> list[Event]: ...
+
+    def recent_events(self, query: EventQuery) -> list[Event]:
+        """With their ids, the newest first."""
 
     def free_bytes(self) -> int | None:
         """What is left on its disk; None where that is unknown."""
@@ -150,6 +154,9 @@ class StoreThread:
 
     async def events(self, uid: str) -> list[Event]:
         return await self._run(self._store.events, uid)
+
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        return await self._run(self._store.recent_events, query)
 
     async def free_bytes(self) -> int | None:
         """Not in the queue: where a disk does not answer this, it may still take writes."""

@@ -15,28 +15,39 @@ from cluster import errors
 from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
 from cluster.control.closed_nodes import Closed, ClosedNodes, NodeMark
+from cluster.control.executing import PlanExecutor
 from cluster.control.fitting import Fit
 from cluster.control.fleet import Fleet
-from cluster.control.growing import cards_wanted
-from cluster.control.lifecycle import WorkerEvent, WorkerRecord
+from cluster.control.growing import CardsWanted, cards_wanted
+from cluster.control.lifecycle import WorkerEvent
 from cluster.control.orders import Orders
 from cluster.control.platform import Handle, Platform
 from cluster.control.publishing import Publisher
-from cluster.control.reconcile import FleetPlan, Start
 from cluster.control.records import DiskWatch, Records
 from cluster.control.recovery import Recovery
 from cluster.control.registered import KeyRing, Registrations
 from cluster.control.sampling import Sampling
+from cluster.control.scaling import Bounds
+from cluster.control.sleeping import Sleeping
 from cluster.control.store import ITSELF, Store
 from cluster.control.views import usage_of
 from cluster.control.wanted_models import WantedModels
 from cluster.control.watching import Watch
-from cluster.environment import split
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.routes import Amendment, Snapshot
 from cluster.settings import Settings
-from cluster.status import Claim, Event, ModelStatus, Node, WorkerName, WorkerState
+from cluster.status import (
+    Claim,
+    Event,
+    EventQuery,
+    ModelStatus,
+    Node,
+    ScaleNumbers,
+    StatusNews,
+    WorkerName,
+    WorkerState,
+)
 from cluster.suspicion import POISON_S
 
 log = logging.getLogger("cluster.control.supervisor")
@@ -63,10 +74,8 @@ class Supervisor:
         is_salvaged: bool = False,
     ) -> None:
         """Reads the store before the loop begins. `is_salvaged`: models are missing from it that nobody terminated."""
-        self._platform = platform
-        self._settings = settings
-        self._clock = clock
-        self._wall_clock = wall_clock
+        self._platform, self._settings = platform, settings
+        self._clock, self._wall_clock = clock, wall_clock
         self._started = clock()
         #: Begins the next tick at once.
         self._wake = asyncio.Event()
@@ -80,10 +89,14 @@ class Supervisor:
         self._watch = Watch(self._fleet, platform, settings, self._records, clock, self._wake)
         self._orders = Orders(self._fleet, self._watch, self._records, settings)
         self._publisher = Publisher(self._fleet, self._watch, self._records, keys, clock)
+        self._executor = PlanExecutor(
+            self._fleet, platform, self._watch, self._orders, self._publisher, self._records, clock, wall_clock
+        )
         self._recovery = Recovery(self._fleet, self._watch, self._records, settings, clock, is_salvaged)
         self._models = WantedModels(
             self._fleet, platform, self._records, self._publisher, clock, wall_clock, self._wake
         )
+        self._sleeping = Sleeping(self._fleet, self._records, self._publisher, clock, self._wake)
         self._registrations = Registrations(self._records)
         self._keys = KeyRing(self._records, keys, self._publisher.publish)
         closed = self._records.validated("node", store.all("node"), Closed)
@@ -164,52 +177,12 @@ class Supervisor:
             self._watch.see(str(worker), E.DIED, "its node is gone")
         self._watch.see_expired(now)
         self._publisher.drop_old_poison(now)
-        await self._act(self._fleet.plan(now))
+        self._models.follow_load(now)
+        await self._executor.carry_out(self._sleeping.plan(now))
         self._publisher.publish()
         self._records.save()
         self._orders.share_cores()
         self._disk.look()
-
-    async def _act(self, plan: FleetPlan) -> None:
-        for worker in plan.drain:
-            after = self._watch.see(str(worker), E.DRAIN, "")
-            if after.state == S.DRAINING:
-                self._records.tell(worker.name.uid, "INFO", f"Draining worker {worker}")
-        # Routed out before it is told to stop taking work.
-        self._publisher.publish()
-        for worker in plan.drain:
-            if self._fleet.workers[str(worker)].state == S.DRAINING:
-                self._orders.drain(worker)
-            else:
-                self._end(worker)
-        for worker in plan.forget:
-            self._end(worker)
-        for start in plan.start:
-            await self._start(start)
-
-    def _end(self, worker: WorkerRecord) -> None:
-        self._watch.end(worker)
-        self._orders.forget(str(worker))
-
-    async def _start(self, start: Start) -> None:
-        name, uid = start.name, start.name.uid
-        node = self._fleet.nodes[start.placement.node]
-        self._fleet.started(name, start.placement, self._clock(), self._wall_clock())
-        why = "" if start.why == "wanted" else f" ({start.why})"
-        self._records.tell(uid, "INFO", f"Starting worker {name} on {node.ip}{why}")
-        ignored = split(start.wanted.spec.envs, self._settings.allow_envs)[1]
-        if ignored:
-            text = f"envs sets no {', '.join(ignored)}: CLUSTER_ALLOW_ENVS lacks it"
-            self._records.tell(uid, "WARNING", text)
-        try:
-            handle = await self._platform.start(name, start.wanted, start.placement)
-        # Whatever the platform raises, the others are started all the same, and this one again later.
-        except Exception as error:
-            log.exception("%s could not be started", name)
-            self._watch.see(str(name), E.DIED, f"could not be started: {error}")
-            return
-        self._watch.begin(name, handle)
-        self._orders.start(name, node)
 
     # ------------------------------------------------------------------------------------ calls of ingresses
 
@@ -220,6 +193,10 @@ class Supervisor:
     async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
         await self._recovered.wait()
         return await self._publisher.changes(version, timeout_s)
+
+    async def status_news(self, version: int, timeout_s: float) -> StatusNews:
+        await self._recovered.wait()
+        return await self._publisher.status_news(version, timeout_s)
 
     async def suspect(self, name: str) -> None:
         self._watch.suspect(name)
@@ -239,33 +216,49 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------ calls of people
 
-    async def launch(self, wanted: Wanted, uid_given: bool, disk: str = "", /) -> ModelStatus:
+    async def _open_models(self) -> WantedModels:
+        """Once what runs is known."""
         await self._recovered.wait()
-        return await self._models.launch(wanted, uid_given, disk)
+        return self._models
+
+    async def launch(self, wanted: Wanted, uid_given: bool, disk: str = "", /) -> ModelStatus:
+        return await (await self._open_models()).launch(wanted, uid_given, disk)
 
     async def could_launch(self, wanted: Wanted, disk: str = "", /) -> Fit:
-        await self._recovered.wait()
-        return await self._models.could_launch(wanted, disk)
+        return await (await self._open_models()).could_launch(wanted, disk)
 
     async def would_fit(self, variants: Sequence[Wanted], /) -> list[Fit]:
-        await self._recovered.wait()
-        return self._models.would_fit(variants)
+        return (await self._open_models()).would_fit(variants)
 
     async def terminate(self, uid: str) -> None:
-        await self._recovered.wait()
-        await self._models.terminate(uid)
+        await (await self._open_models()).terminate(uid)
 
     async def cancel(self, uid: str) -> None:
-        await self._recovered.wait()
-        await self._models.cancel(uid)
+        await (await self._open_models()).cancel(uid)
 
-    async def scale(self, uid: str, replica: int) -> ModelStatus:
+    async def doze(self, uid: str) -> ModelStatus:
         await self._recovered.wait()
-        return await self._models.scale(uid, replica)
+        return await self._sleeping.doze(uid)
+
+    async def sleep(self, uid: str) -> ModelStatus:
+        await self._recovered.wait()
+        return await self._sleeping.sleep(uid)
+
+    async def wake(self, uid: str) -> ModelStatus:
+        await self._recovered.wait()
+        return await self._sleeping.wake(uid)
+
+    async def scale(self, uid: str, replica: int | None, bounds: Bounds | None = None) -> ModelStatus:
+        return await (await self._open_models()).scale(uid, replica, bounds or {})
+
+    async def scale_of(self, uid: str) -> ScaleNumbers:
+        return (await self._open_models()).scale_of(uid)
+
+    async def restart(self, uid: str, why: str) -> ModelStatus:
+        return await (await self._open_models()).restart(uid, why)
 
     async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
-        await self._recovered.wait()
-        return await self._models.apply(declared, prune, dry_run)
+        return await (await self._open_models()).apply(declared, prune, dry_run)
 
     async def status(self, uid: str, version: int | None = None, wait_s: float = 0.0) -> ModelStatus:
         await self._recovered.wait()
@@ -275,7 +268,7 @@ class Supervisor:
         await self._recovered.wait()
         return list(self._publisher.statuses.value.values())
 
-    async def cards_wanted(self) -> list[int]:
+    async def cards_wanted(self) -> list[CardsWanted]:
         await self._recovered.wait()
         self._models.expect_nodes()
         return cards_wanted(self._fleet)
@@ -291,9 +284,10 @@ class Supervisor:
             raise errors.UnknownUid(f"Nothing is known of a model {uid!r}.", "model_uid")
         return events
 
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        return await self._records.recent_events(query)
+
     async def logs(self, uid: str, lines: int) -> list[str]:
-        if uid not in self._fleet.wanted:
-            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         return await self._watch.logs(uid, lines)
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
@@ -307,7 +301,6 @@ class Supervisor:
         return self._clock() - self._started
 
     async def free_bytes(self) -> int | None:
-        """What is left on the disk of the store."""
         return self._disk.free_bytes
 
     async def registered(self) -> list[Entry]:
@@ -324,6 +317,12 @@ class Supervisor:
 
     async def all_keys(self) -> list[Key]:
         return self._keys.all()
+
+    async def log_in(self, key_id: str) -> tuple[Key, str]:
+        return await self._keys.log_in(key_id)
+
+    async def log_out(self, digest: str) -> None:
+        await self._keys.log_out(digest)
 
     async def revoke_key(self, id: str) -> None:
         await self._keys.revoke(id)

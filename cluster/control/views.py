@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES, WorkerRecord
 from cluster.control.reconcile import Waiting
-from cluster.errors import ClusterError
+from cluster.control.rescaling import is_served, scale_status
+from cluster.errors import ClusterError, DoesNotFit
 from cluster.facts import SentFacts
 from cluster.launch import Wanted
 from cluster.routes import ModelName, ModelRoutes, NameKind, Route, ServedModel, WorkerAddress
@@ -23,7 +24,7 @@ def routes_of(fleet: Fleet) -> dict[str, ModelRoutes]:
 def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
     """Where ingresses may send work. A worker that does not answer a probe is used only when no other is left."""
     uid = wanted.uid
-    serving = [w for w in fleet.of(uid) if w.state in SERVES]
+    serving = [] if fleet.resting.rests(uid) else [w for w in fleet.of(uid) if w.state in SERVES]
     usable = [w for w in serving if w.state == S.READY] or serving
     state, reason = state_of(fleet, wanted)
     return ModelRoutes(
@@ -33,10 +34,17 @@ def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
         state=state,
         reason=reason,
         launched=_launched(wanted, serving),
-        facts=serving[0].report.facts if serving else SentFacts(),
+        facts=serving[0].report.facts if serving else fleet.resting.facts.get(uid, SentFacts()),
         names=names_of(wanted),
         recovering=uid in fleet.served and uid not in fleet.unreadable,
+        waking=uid in fleet.resting.woken and not _has_no_room(fleet, uid),
+        wake_s=fleet.resting.wake_s(uid),
     )
+
+
+def _has_no_room(fleet: Fleet, uid: str) -> bool:
+    """Nobody can give way to it, so that waiting is in vain."""
+    return uid in fleet.waiting and fleet.waiting[uid].code == DoesNotFit.code()
 
 
 def names_of(wanted: Wanted) -> tuple[ModelName, ...]:
@@ -55,6 +63,10 @@ def _route(worker: WorkerRecord, limit: int | None) -> Route:
 
 def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
     """The state of a model, and why it is not READY."""
+    if wanted.uid in fleet.resting.asleep:
+        return ModelState.ASLEEP, fleet.resting.story(wanted.uid)
+    if wanted.uid in fleet.resting.dozing:
+        return ModelState.DOZING, fleet.resting.story(wanted.uid)
     workers = fleet.of(wanted.uid)
     current = [w for w in workers if w.name.generation == wanted.generation]
     ready = sum(w.state in SERVES for w in current)
@@ -62,7 +74,7 @@ def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
         serves = any(w.state in SERVES for w in workers)
         return (ModelState.DEGRADED if serves else ModelState.WAITING), fleet.unreadable[wanted.uid]
     failed = [w for w in current if w.state == S.FAILED]
-    if ready >= wanted.replica:
+    if ready >= wanted.least:
         return ModelState.READY, ""
     if failed:
         serving = any(w.state in SERVES for w in workers)
@@ -80,16 +92,18 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
     workers = fleet.of(wanted.uid)
     current = [w for w in workers if w.name.generation == wanted.generation and w.state in ALIVE]
     failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wanted.generation), None)
+    # What a load would need besides is no error of a model that serves.
+    waiting = Waiting("") if is_served(fleet, wanted) else fleet.waiting.get(wanted.uid, Waiting(""))
     fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
     return ModelStatus(
         uid=wanted.uid,
         state=state,
         reason=reason,
-        error_code=_code_of(failed.report.error) if failed else fleet.waiting.get(wanted.uid, Waiting("")).code,
+        error_code=_code_of(failed.report.error) if failed else waiting.code,
         log_tail=failed.report.log_tail if failed else (),
         replica=wanted.replica,
         ready=sum(w.state in SERVES for w in current),
-        restarts=fleet.restarts_of(wanted.uid),
+        restarts=sum(count for (uid, _), count in fleet.restarts.items() if uid == wanted.uid),
         generation=wanted.generation,
         stage=next(
             (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
@@ -98,6 +112,8 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
         created=wanted.created,
         wanted=wanted,
         workers=tuple(_worker_status(fleet, w) for w in workers),
+        wake_s=fleet.resting.wake_s(wanted.uid),
+        scale=scale_status(fleet, wanted),
         about=next((w.report.facts.listed for w in current if w.state == S.READY), {}),
     )
 
@@ -145,6 +161,7 @@ def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
         controlnet=entry.facts.get("controlnet"),
         created=int(wanted.created),
         replica=wanted.replica,
+        bounds=None if wanted.spec.bounds is None else wanted.spec.bounds.model_dump(),
         address=f"{serving[0].report.node_ip}:{serving[0].report.pid}" if serving else "",
         cards=tuple(card for worker in serving for card in worker.report.cards),
     )

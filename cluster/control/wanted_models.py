@@ -12,16 +12,24 @@ from cluster.control.changes import Change, difference, differences, is_same_lau
 from cluster.control.fitting import Fit, could_place, fit_of, placements_of
 from cluster.control.fleet import Fleet
 from cluster.control.growing import may_wait_for_cards
+from cluster.control.making_room import who_would_leave
 from cluster.control.placement import NoRoom, Placement
 from cluster.control.platform import Platform, Weighed
 from cluster.control.publishing import Publisher
 from cluster.control.records import Records
+from cluster.control.rescaling import follow, note, numbers_of
+from cluster.control.resting import Rest
+from cluster.control.scaling import Bounds, Scale, spec_with
+from cluster.control.sleeping import put_to_sleep, wake
+from cluster.control.store import Row
 from cluster.control.views import state_of
 from cluster.launch import Wanted
-from cluster.status import ModelState, ModelStatus
+from cluster.status import ModelState, ModelStatus, ScaleNumbers
 
 #: Nodes whose disks a launch is looked up on.
 MOST_LOOKS = 8
+#: Why a model sleeps that was launched so.
+UNUSED = "not used yet"
 #: An autoscaler that has not asked for so long is not there any more.
 AUTOSCALER_S = 30.0
 
@@ -69,6 +77,8 @@ class WantedModels:
         placements = placements_of(self._fleet, weighed.wanted)
         await asyncio.gather(*(self._platform.look_for(node, wanted.source) for node in _nodes_of(placements)))
         fit = fit_of(self._fleet, weighed.wanted, placements)
+        if fit.reason and (leaving := who_would_leave(self._fleet, weighed.wanted)):
+            fit = replace(fit, reason="", gives_way=leaving)
         return replace(fit, plan=weighed.on_card if fit.on_card else weighed.without_card)
 
     def would_fit(self, variants: Sequence[Wanted]) -> list[Fit]:
@@ -89,8 +99,21 @@ class WantedModels:
         """Ends a launch that is not READY yet."""
         await self._records.alone(self._cancel(uid))
 
-    async def scale(self, uid: str, replica: int) -> ModelStatus:
-        return await self._records.alone(self._scale(uid, replica))
+    async def scale(self, uid: str, replica: int | None, bounds: Bounds) -> ModelStatus:
+        return await self._records.alone(self._scale(uid, replica, bounds))
+
+    def follow_load(self, now: float) -> None:
+        """Changes the number of replicas of models for which the load decides it."""
+        for change in follow(self._fleet, now):
+            note(self._records, change)
+
+    def scale_of(self, uid: str) -> ScaleNumbers:
+        return numbers_of(self._fleet, self._refuse_unknown(uid), self._clock())
+
+    async def restart(self, uid: str, why: str) -> ModelStatus:
+        """New processes for the same launch. They take the place of the old ones as those of an update do, so that no
+        request fails for it."""
+        return await self._records.alone(self._restart(uid, why))
 
     async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
         """Makes what is wanted equal to a declared list; only what an earlier list declared is ever removed."""
@@ -147,17 +170,34 @@ class WantedModels:
         await self._unwant(uid, "Launch cancelled")
         self._publisher.publish()
 
-    async def _scale(self, uid: str, replica: int) -> ModelStatus:
+    async def _scale(self, uid: str, replica: int | None, bounds: Bounds) -> ModelStatus:
         before = self._refuse_unknown(uid)
         self._refuse_unreadable(uid)
-        if replica < 1:
-            raise errors.BadOption(f"replica must be at least 1, not {replica}; terminate {uid} to stop it.", "replica")
         if before.spec.gpu_idx is not None or before.spec.replica_config is not None:
             raise errors.BadRequest(f"{uid} is pinned to cards; launch it again with the places it should have.")
-        after = before.model_copy(update={"spec": before.spec.model_copy(update={"replica": replica})})
-        if replica > before.replica:
+        after = before.model_copy(update={"spec": spec_with(uid, before.spec, replica, bounds)})
+        if after.replica > before.replica:
             self._refuse_without_room(after)
-        await self._want(after, f"Scale from {before.replica} to {replica} replica(s)")
+        limits = after.spec.bounds
+        within = "" if limits is None else f", {limits.min} to {limits.max} as the load needs"
+        self._fleet.scales.forget(uid)
+        await self._want(after, f"Scale from {before.replica} to {after.replica} replica(s){within}")
+        if limits is not None:
+            self._records.put_later("scale", uid, Scale(replica=after.replica).model_dump(mode="json"))
+            if replica is not None and wake(self._fleet, uid, self._clock()):
+                self._records.put_later("rest", uid, self._fleet.resting.stored(uid).model_dump(mode="json"))
+                self._publisher.publish()
+        return self._status(uid)
+
+    async def _restart(self, uid: str, why: str) -> ModelStatus:
+        before = self._refuse_unknown(uid)
+        self._refuse_unreadable(uid)
+        if uid in self._fleet.resting.asleep:
+            raise errors.Conflict(
+                f"{uid} sleeps, so there is no process of it to restart; its next request starts new ones.", "model_uid"
+            )
+        after = (await self._numbered(before, uid)).model_copy(update={"created": before.created})
+        await self._want(after, f"Restart model{why and f': {why}'}")
         return self._status(uid)
 
     async def _apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
@@ -180,7 +220,7 @@ class WantedModels:
         elif is_unreadable and after is not None:
             # A version for which it is declared otherwise takes the place of what runs, once it is READY.
             await self._want(_declared(await self._numbered(after, change.uid)), "Update model: declared")
-        elif after is not None and change.change in ("scale", "rename") and before is not None:
+        elif after is not None and change.change in ("scale", "rename", "adjust") and before is not None:
             changed = _declared(before.model_copy(update={"spec": after.spec}))
             await self._want(changed, f"{change.change.capitalize()}: declared")
         elif change.change == "same" and before is not None:
@@ -203,10 +243,12 @@ class WantedModels:
             raise errors.Conflict(f"{uid} cannot be changed. {self._fleet.unreadable[uid]}", "model_uid")
 
     def _refuse_without_room(self, wanted: Wanted) -> None:
-        """Unless a node may be added that has room."""
+        """Unless a node may be added that has room, or other models give way."""
+        if wanted.spec.asleep:
+            return
         no_room = could_place(self._fleet, wanted)
         is_node_expected = self._clock() < self._nodes_expected_until and may_wait_for_cards(wanted)
-        if no_room is not None and not is_node_expected:
+        if no_room is not None and not is_node_expected and not who_would_leave(self._fleet, wanted):
             raise no_room.error()
 
     def _refuse_taken(self, wanted: Wanted) -> None:
@@ -225,15 +267,20 @@ class WantedModels:
 
     async def _want(self, wanted: Wanted, text: str) -> None:
         """One write: a new generation is as lasting as the model that has it."""
-        number = self._records.number_row("generation")
-        await self._records.put_all([("wish", wanted.uid, wanted.model_dump(mode="json")), *number])
+        rows: list[Row] = [("wish", wanted.uid, wanted.model_dump(mode="json"))]
+        begins_asleep = wanted.spec.asleep and wanted.uid not in self._fleet.wanted
+        if begins_asleep:
+            rows.append(("rest", wanted.uid, Rest(is_asleep=True, reason=UNUSED).model_dump(mode="json")))
+        await self._records.put_all([*rows, *self._records.number_row("generation")])
         self._fleet.want(wanted)
+        if begins_asleep:
+            put_to_sleep(self._fleet, wanted.uid, UNUSED)
         self._records.tell(wanted.uid, "INFO", text)
         self._publisher.publish()
         self._wake.set()
 
     async def _unwant(self, uid: str, text: str) -> None:
-        await self._records.delete("wish", uid, "ready")
+        await self._records.delete("wish", uid, "ready", "rest", "scale")
         self._fleet.unwant(uid)
         self._records.tell(uid, "INFO", text)
         self._wake.set()

@@ -153,7 +153,7 @@ class Watch:
         # A long poll that ended without news brings an old reading of the memory once more.
         if report.memory != before_report.memory:
             self._see_memory(after.node, report.memory)
-        if replace(report, memory=before_report.memory) != before_report:
+        if _is_urgent(report, before_report):
             self._wake.set()
 
     async def _await_death(self, name: str, handle: Handle) -> None:
@@ -322,6 +322,8 @@ class Watch:
     # ------------------------------------------------------------------------------------ asking
 
     async def logs(self, uid: str, count: int) -> list[str]:
+        if uid not in self._fleet.wanted:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
         lines: list[str] = []
         for worker in self._fleet.of(uid):
             watched = self._watched.get(str(worker))
@@ -333,6 +335,12 @@ class Watch:
             except errors.ClusterError as error:
                 lines.append(f"{worker}: {error}")
         return lines[-count:]
+
+
+def _is_urgent(report: Report, before: Report) -> bool:
+    """Whether it is idle can wait for the next tick, and how much it has to do."""
+    unhurried = replace(report, memory=before.memory, is_idle=before.is_idle, spells=before.spells, load=before.load)
+    return unhurried != before
 
 
 def pause_s(usual_s: float, workers: int) -> float:

@@ -7,10 +7,11 @@ of which models something has changed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, MutableMapping
+from dataclasses import replace
 
 from cluster.control.held import NOTHING, Held
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerRecord
-from cluster.status import WorkerState
+from cluster.status import Report, WorkerState
 
 
 class Workers(MutableMapping[str, WorkerRecord]):
@@ -63,6 +64,17 @@ class Workers(MutableMapping[str, WorkerRecord]):
             self.unsteady[name] = worker
         self.touch(worker.name.uid)
         self.changed_nodes.add(worker.node)
+
+    def hear_load(self, name: str, report: Report) -> bool:
+        """Takes a report in which nothing but the load of a READY worker is new: nothing else follows from that, and
+        busy workers report it often. False where there is more."""
+        before = self._by_name[name]
+        if before.state != WorkerState.READY or replace(before.report, load=report.load) != report:
+            return False
+        after = replace(before, report=report)
+        for workers in (self._by_name, self._by_model[after.name.uid], self._by_node[after.node]):
+            workers[name] = after
+        return True
 
     def __delitem__(self, name: str) -> None:
         worker = self._by_name.pop(name)

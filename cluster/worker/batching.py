@@ -12,7 +12,7 @@ import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from heapq import heapify, heappop, heapreplace
 from operator import attrgetter
 from typing import Any
@@ -30,6 +30,8 @@ from cluster.worker.admission import (
 from cluster.worker.cache import AnswerCache
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
+#: Answers to the inputs of a batch, or why there are none.
+Computed = tuple[Sequence[Any], Exception | None]
 
 #: Padded, inputs share a batch when the shortest is at least this part of the longest, or nearly of its length.
 ALIKE = 0.8
@@ -77,6 +79,9 @@ class Ticket:
         self.left -= 1
         if not self.left and not self.done.done():
             self.done.set_result(self.outputs)
+
+    def run_out(self, seconds: float) -> None:
+        self.fail(errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
 
     def fail(self, error: Exception) -> None:
         if self.done.done():
@@ -140,10 +145,13 @@ class RunningBatches:
             timer.cancel()
             del self._batches[id(batch)]
 
+    @property
+    def tokens(self) -> int:
+        return sum(item.tokens for _, batch in self._batches.values() for item in batch)
+
     def overdue(self) -> list[str]:
         """The owners of the requests in batches that run for much longer than is usual."""
-        now = time.perf_counter()
-        late = [batch for due, batch in self._batches.values() if due <= now]
+        late = [batch for due, batch in self._batches.values() if due <= time.perf_counter()]
         tickets = (ticket for batch in late for item in batch for ticket, _ in item.claims)
         return list(dict.fromkeys(ticket.owner for ticket in tickets if not ticket.done.done()))
 
@@ -181,7 +189,7 @@ class Batcher:
         self._open: dict[Ticket, None] = {}
         self._flying: dict[Hashable, Item] = {}
         self._running = 0
-        self._running_batches = RunningBatches(hung_s)
+        self.running_batches = RunningBatches(hung_s)
         self._overloaded_until = 0.0
         self._turn = 0
         self._filled = asyncio.Event()
@@ -295,7 +303,7 @@ class Batcher:
 
     def overdue(self) -> list[str]:
         """The owners of the requests in batches that run for much longer than is usual."""
-        return self._running_batches.overdue()
+        return self.running_batches.overdue()
 
     def close(self) -> None:
         """Fails every request that waits or is being computed, and takes nothing more."""
@@ -338,7 +346,7 @@ class Batcher:
             # Batches at once share the speed.
             speed = (self.speed or self._first_speed) / self._parallel
             try:
-                with self._running_batches.timed(batch, speed, self.is_suspicious, self.on_hung):
+                with self.running_batches.timed(batch, speed, self.is_suspicious, self.on_hung):
                     await self._run_batch(batch)
             # This loop must never end: all later requests would wait for ever.
             except Exception as error:
@@ -425,10 +433,7 @@ class Batcher:
         for item in batch:
             for ticket, _ in item.claims:
                 ticket.started_at = ticket.started_at or started
-        loop = asyncio.get_running_loop()
-        outputs, error = await loop.run_in_executor(
-            self._executor, _run_safely, self._run, [item.value for item in batch]
-        )
+        outputs, error = await _computed(self._executor, self._run, [item.value for item in batch])
         if error is not None:
             if len(batch) > 1 and not isinstance(error, MemoryError):
                 middle = len(batch) // 2
@@ -447,6 +452,27 @@ class Batcher:
             item.settle(output)
 
 
+async def _computed(executor: Executor, run: Run, values: Sequence[Any]) -> Computed:
+    """What a thread of the model makes of them. The loop's own way there and back takes three times as long, since it
+    joins a future of the loop to one of threads."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Computed] = loop.create_future()
+
+    def compute() -> None:
+        computed = _run_safely(run, values)
+        # The loop is closed when the process ends, and then nobody waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_settle, done, computed)
+
+    executor.submit(compute)
+    return await done
+
+
+def _settle(done: asyncio.Future[Computed], computed: Computed) -> None:
+    if not done.done():
+        done.set_result(computed)
+
+
 def speed_after(before: float, tokens: int, seconds: float) -> float:
     """Tokens per second, after so many more of them took so long; before the first, 0."""
     newest = tokens / max(seconds, 1e-6)
@@ -458,7 +484,7 @@ def patience_s(tokens: int, speed: float, hung_s: float) -> float:
     return max(hung_s, HUNG_TIMES * tokens / speed if speed else HUNG_UNMEASURED_S)
 
 
-def _run_safely(run: Run, values: Sequence[Any]) -> tuple[Sequence[Any], Exception | None]:
+def _run_safely(run: Run, values: Sequence[Any]) -> Computed:
     """In a model's thread. What it raises comes back as a value: a future cannot carry StopIteration, and a
     CancelledError would end the loop."""
     try:

@@ -34,15 +34,15 @@ def why_not_loaded(uid: str, error: Exception, stage: Stage, claim: Claim, taken
 def out_of_memory(uid: str, error: BaseException, stage: Stage, claim: Claim, taken: Needs) -> errors.LoadFailed:
     """`taken`: the most that the worker had until then."""
     on_card = bool(claim.cards)
-    place, had, claimed = (
+    where, had, claimed = (
         ("its card", taken.card_bytes, claim.card_bytes)
         if on_card
         else ("main memory", taken.memory_bytes, claim.memory_bytes)
     )
-    asked = _ASKED.search(str(error))
-    more = f" and asked for {asked[1]} more" if asked else ""
+    match = _ASKED.search(str(error))
+    more = f" and asked for {match[1]} more" if match else ""
     return errors.LoadFailed(
-        f"{uid} could not be loaded: {place} had no room left when the model {stage}. It took {_gib(had)}{more}, and "
+        f"{uid} could not be loaded: {where} had no room left when the model {stage}. It took {_gib(had)}{more}, and "
         f"{_gib(claimed)} were claimed. Launch it with more (memory={_ample(had, claimed)}), or smaller: "
         "`cluster launch --dry-run` names options with which it takes less."
     )

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -30,6 +30,7 @@ UNKNOWN_WEIGHT_BYTES = 2 * 2**30
 
 #: The parameters of a request; what they mean depends on the ability that is asked for.
 Params: TypeAlias = Mapping[str, Any]
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,20 @@ class Setup:
     home: Path = Path()
     allow_pickle: bool = False
     remote_code: bool = False
+    #: What was measured of this model when it was loaded before in this process, and need not be again.
+    measured: dict[str, Any] = field(default_factory=dict)
     #: Finds or downloads further weights; returns their folder, or the file where the source names one.
     fetch: Callable[[Source], Path] | None = None
     #: Tells how far loading is, 0 to 1, and at what.
     report: Callable[..., None] = lambda fraction, stage="loading": None
+
+    def measure(self, what: str, measured: Callable[[], Measured]) -> Measured:
+        """Of the model with as many threads, once in a process."""
+        key = f"{what} with {self.threads} threads"
+        if key not in self.measured:
+            self.measured[key] = measured()
+        value: Measured = self.measured[key]
+        return value
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,11 @@ class Prepared:
     costs: Sequence[float] | None = None
     #: Makes one answer per input of the caller's out of the values' outputs, where that is not one each.
     join: Callable[[list[Any]], list[Any]] | None = None
+
+    @property
+    def work(self) -> Sequence[float]:
+        """What each value costs."""
+        return self.tokens if self.costs is None else self.costs
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +195,14 @@ class Family(Protocol):
         dtype = cls.number_format(prospect)
         # fp32 is what encoders compute in on CPU unless asked otherwise, whatever their files are stored in.
         size = weight_bytes(inventory, BYTES_OF_DTYPE[dtype]) if inventory is not None else None
-        known = size or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
-        return encoder_plan(prospect.entry.family, dtype, known, on_card=prospect.on_card)
+        total = size or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        return encoder_plan(prospect.entry.family, dtype, total, on_card=prospect.on_card)
 
     @classmethod
     def number_format(cls, prospect: Prospect) -> str:
         """That of the weights in memory."""
-        asked = getattr(prospect.options, "torch_dtype", "auto")
-        return ("bfloat16" if prospect.on_card else "float32") if asked == "auto" else str(asked)
+        dtype = getattr(prospect.options, "torch_dtype", "auto")
+        return ("bfloat16" if prospect.on_card else "float32") if dtype == "auto" else str(dtype)
 
     @classmethod
     def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
@@ -209,6 +225,11 @@ class Family(Protocol):
     def set_threads(self, threads: int) -> None:
         """How many cores it may use from now on. Does nothing for families that start no threads of their own."""
         return None  # Without it a type checker takes the method for abstract.
+
+    def unload(self) -> None:
+        """Ends the threads and processes that it has started and that would not end without it. It is not used any more
+        and does not compute; the memory of the model comes back when nothing is left that knows it."""
+        return None
 
 
 class Batched(Family, Protocol):
@@ -293,7 +314,7 @@ def refuse_without_contract(family: type[object]) -> None:
         )
 
 
-#: Packages that have moved, as wishes name them that an earlier version stored.
+#: Packages that have moved, as wanted models name them that an earlier version stored.
 MOVED = {f"deployments.{package}": f"deployments.text.{package}" for package in ("embedding", "rerank", "classify")}
 
 

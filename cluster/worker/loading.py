@@ -1,4 +1,4 @@
-"""From a wish to a loaded model: finds the weights, checks the options, and has the family load them."""
+"""From a wanted model to a loaded one: finds the weights, checks the options, and has the family load them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cluster import errors
 from cluster.catalog.entry import Source
@@ -18,6 +19,7 @@ from cluster.status import Claim, Report
 from cluster.trust import is_pinned_by_us, may_run_code
 from cluster.versioned import Versioned
 from cluster.weights.locate import locate
+from cluster.weights.neighbours import Neighbours
 from cluster.worker.family import AnyFamily, Prepared, Setup
 from cluster.worker.work import Work
 
@@ -31,7 +33,13 @@ LOADED_SHARE = 0.95
 
 class ModelLoader:
     def __init__(
-        self, wanted: Wanted, claim: Claim, settings: Settings, card_device: str, board: Versioned[Report]
+        self,
+        wanted: Wanted,
+        claim: Claim,
+        settings: Settings,
+        card_device: str,
+        board: Versioned[Report],
+        neighbours: Neighbours | None = None,
     ) -> None:
         """`card_device`: what torch calls the kind of card that was claimed, if one was. `board`: where progress is
         reported."""
@@ -40,6 +48,8 @@ class ModelLoader:
         self._settings = settings
         self._card_device = card_device
         self._board = board
+        self._neighbours = neighbours
+        self._measured: dict[str, Any] = {}
 
     def fetch(self, source: Source) -> Path:
         settings = self._settings
@@ -52,6 +62,7 @@ class ModelLoader:
             report=lambda progress: self._board.amend(
                 lambda report: replace(report, progress=replace(progress, fraction=progress.fraction * DOWNLOAD_SHARE))
             ),
+            neighbours=self._neighbours,
         )
 
     def may_unpickle(self, source: Source) -> bool:
@@ -83,6 +94,7 @@ class ModelLoader:
                 home=settings.home,
                 allow_pickle=self.may_unpickle(wanted.source),
                 remote_code=may_run_code(wanted.entry, wanted.source, settings.remote_code),
+                measured=self._measured,
                 fetch=self.fetch,
                 report=report,
             )
@@ -116,10 +128,13 @@ def prepared_largest(family: AnyFamily) -> Prepared | None:
         return None
 
 
-def warm_up(family: AnyFamily, work: Work) -> bool:
+def warm_up(family: AnyFamily, work: Work, is_measured: bool = False) -> bool:
     """Computes the example, and then as much as is ever computed at once, which is what the memory is measured at;
-    False where that is not known or would take too long."""
+    False where that is not known, would take too long, or has been done by one like it: whoever waits for a worker that
+    takes the place of one that died would wait for that as well."""
     work.warm_up(prepared_example(family))
+    if is_measured:
+        return False
     largest = prepared_largest(family)
     is_full = largest is not None and work.strain(largest)
     log.info("its memory was %smeasured at the largest size", "" if is_full else "not ")

@@ -1,4 +1,7 @@
-"""The most memory that this process takes while it loads a model and warms up, in main memory and on its cards."""
+"""The most memory that this process takes while it loads a model and warms up, in main memory and on its cards.
+
+And what the processes take that it starts meanwhile: they convert models and try engines.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +21,8 @@ from cluster.weights.memory import CUDA_CONTEXT_BYTES
 
 #: Between two looks; one takes 10 microseconds.
 SAMPLE_S = 0.01
+#: So many looks at this process are between two at its children: to find them takes 5 ms.
+BESIDE_EVERY = 50
 #: Files whose pages are a model's weights. The kernel can take them back, and the next pass would read them again.
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".onnx_data", ".data")
 
@@ -26,6 +32,8 @@ class PeakMeter:
 
     def __init__(self) -> None:
         self._peak = 0
+        #: Of all child processes together. It is no part of what the model needs: they end before it is loaded.
+        self.beside = 0
         self._is_over = threading.Event()
 
     def __enter__(self) -> Self:
@@ -41,19 +49,31 @@ class PeakMeter:
         return Needs(memory_bytes=self._peak + mapped_weights(), card_bytes=_card_bytes())
 
     def _sample(self) -> None:
-        while True:
+        for number in count():
             self._peak = max(self._peak, held())
+            if number % BESIDE_EVERY == 0:
+                self.beside = max(self.beside, sum(map(held, children())))
             if self._is_over.wait(SAMPLE_S):
                 return
 
 
-def held() -> int:
-    """What would be free without this process: its pages without those of files and shared memory."""
+def held(process: int | None = None) -> int:
+    """What would be free without this process: its pages without those of files and shared memory. Of another process
+    that may have ended, by its id."""
     try:
-        resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+        statm = Path("/proc", "self" if process is None else str(process), "statm").read_text()
     except OSError:
-        return int(psutil.Process().memory_info().rss)
+        return int(psutil.Process().memory_info().rss) if process is None else 0
+    resident, shared = map(int, statm.split()[1:3])
     return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def children() -> list[int]:
+    """The ids of all processes that this one has started, and of theirs."""
+    try:
+        return [process.pid for process in psutil.Process().children(recursive=True)]
+    except (psutil.Error, OSError):
+        return []
 
 
 def mapped_weights() -> int:

@@ -24,6 +24,8 @@ class Reservation:
         self._free = asyncio.Lock()
         #: The ids of the calls that the worker has in hand, and how many of each.
         self._calls: Counter[str] = Counter()
+        #: How many calls it has in hand.
+        self.working = 0
         self._idle = asyncio.Event()
 
     async def take(self, owner: str, wait_s: float) -> None:
@@ -46,18 +48,15 @@ class Reservation:
         asyncio.get_running_loop().call_later(RESERVED_S, self._end_unused, owner)
 
     @property
-    def working(self) -> int:
-        """How many calls the worker has in hand."""
-        return self._calls.total()
-
-    @property
     def calls(self) -> tuple[str, ...]:
         return tuple(self._calls)
 
     def begin_call(self, id: str) -> None:
+        self.working += 1
         self._calls[id] += 1
 
     def end_call(self, id: str) -> None:
+        self.working -= 1
         self._calls[id] -= 1
         if not self._calls[id]:
             del self._calls[id]

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from cluster import errors
 from cluster.calls import View
-from cluster.keys import request_of
 from cluster.versioned import Versioned
 from cluster.worker.family import Progress
-from cluster.worker.owners import BlockedIds, is_of
+from cluster.worker.load import Backlog
+from cluster.worker.open_requests import OpenRequest, OpenRequests
 
 Stream = Callable[[Any, Progress], Any]
 
@@ -35,20 +35,10 @@ PATIENCE = 10.0
 SILENT_S = 120.0
 
 
-class SteppedRequest:
-    """One request: its values are answered together, in order, or fail together."""
-
-    def __init__(self, owner: str, values: Sequence[Any], costs: Sequence[float], done: asyncio.Future[Any]) -> None:
-        self.owner = owner
-        self.values = values
-        self.costs = [max(cost, 0.0) for cost in costs]
-        self.done = done
-        self.outputs: list[Any] = [None] * len(values)
+class SteppedRequest(OpenRequest):
+    def __init__(self, owner: str, values: Sequence[Any], costs: Sequence[float]) -> None:
+        super().__init__(owner, values, [max(cost, 0.0) for cost in costs])
         self.fractions = [0.0] * len(values)
-        self.left = len(values)
-        self.begun = 0
-        self.queued_at = time.perf_counter()
-        self.started_at = 0.0
         self.stopped: errors.ClusterError | None = None
         self.board = Versioned(View(0, "waiting"))
         self._lock = threading.Lock()
@@ -107,10 +97,8 @@ class SteppedQueue:
         self._parallel = parallel
         self.speed = speed
         self.running = 0
-        #: Requests that have not been answered, the oldest first.
-        self._open: dict[SteppedRequest, None] = {}
+        self._open: OpenRequests[SteppedRequest] = OpenRequests(self._stop, self._answered)
         self._ended: OrderedDict[str, View] = OrderedDict()
-        self._blocked = BlockedIds()
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
         #: Recently finished cost, and the seconds of work that it took.
@@ -126,29 +114,20 @@ class SteppedQueue:
         self, values: Sequence[Any], costs: Sequence[float], *, owner: str, seconds_left: float
     ) -> SteppedRequest:
         """Refuses at once a request that cannot be done in time, so that nobody waits for it."""
-        loop = asyncio.get_running_loop()
-        self._blocked.refuse(owner)
-        request = SteppedRequest(owner, values, costs, loop.create_future())
+        self._open.refuse_blocked(owner)
+        request = SteppedRequest(owner, values, costs)
         self._refuse_late(request, seconds_left)
-        self._open[request] = None
-        timer = loop.call_later(seconds_left, self._expire, request, seconds_left)
-        request.done.add_done_callback(lambda _: self._answered(request, timer))
-        if not values:
-            request.done.set_result([])
+        self._open.add(request, seconds_left)
         self._start()
         return request
 
     def cancel(self, owner: str, block_s: float = 0.0) -> bool:
         """Drops that request, waiting or running, and refuses its id for `block_s` seconds."""
-        self._blocked.add(owner, block_s)
-        dropped = [request for request in self._open if is_of(request.owner, owner) and not request.done.done()]
-        for request in dropped:
-            self._stop(request, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
-        return bool(dropped)
+        return self._open.cancel(owner, block_s)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far that request is, as soon as that is not version `seen`; None when this worker does not know it."""
-        request = next((request for request in reversed(self._open) if is_of(request.owner, owner)), None)
+        request = self._open.newest(owner)
         if request is None:
             return self._ended.get(owner.partition("#")[0])
         _, view = await request.board.newer(seen, wait_s)
@@ -156,7 +135,13 @@ class SteppedQueue:
 
     @property
     def waiting(self) -> int:
-        return sum(len(request.values) - request.begun for request in self._open)
+        return self._open.waiting
+
+    @property
+    def backlog(self) -> Backlog:
+        waiting = sum(sum(request.costs[request.begun :]) for request in self._open)
+        left = sum(request.cost_left for request in self._open)
+        return Backlog(waiting, max(left - waiting, 0.0), self.speed or 0.0, self._open.oldest_s)
 
     @property
     def is_alive(self) -> bool:
@@ -189,7 +174,7 @@ class SteppedQueue:
 
     def _next(self) -> SteppedRequest | None:
         """The request with least left to do, but every few turns the oldest, so that large ones get done as well."""
-        waiting = [request for request in self._open if request.begun < len(request.values) and not request.done.done()]
+        waiting = self._open.with_waiting
         if not waiting:
             return None
         self._turn += 1
@@ -199,8 +184,7 @@ class SteppedQueue:
 
     def _start(self) -> None:
         while self.running < self._parallel and (request := self._next()) is not None:
-            index, request.begun = request.begun, request.begun + 1
-            request.started_at = request.started_at or time.perf_counter()
+            index = request.begin()
             if not self.running:
                 self._since = time.monotonic()
                 self._sign()
@@ -226,12 +210,9 @@ class SteppedQueue:
             self._start()
 
     def _settle(self, request: SteppedRequest, index: int, output: Any) -> None:
-        request.outputs[index] = output
         request.fractions[index] = 1.0
-        request.left -= 1
         self._measure(request.costs[index])
-        if not request.left and not request.done.done():
-            request.done.set_result(request.outputs)
+        request.answer(index, output)
 
     def _measure(self, cost: float) -> None:
         """Updates the cost per second. Costs and seconds are summed before they are divided: of two values that end at
@@ -243,22 +224,14 @@ class SteppedQueue:
         if self._done[0] and self._done[1] > 0:
             self.speed = self._done[0] / self._done[1]
 
-    def _expire(self, request: SteppedRequest, seconds: float) -> None:
-        self._stop(request, errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
-
     def _stop(self, request: SteppedRequest, error: errors.ClusterError) -> None:
-        """Its values that have not begun never begin; the running ones end at their next step."""
+        """Those of its values that are worked on end at their next step."""
         request.stopped = request.stopped or error
-        request.begun = len(request.values)
-        if not request.done.done():
-            request.done.set_exception(error)
+        request.fail(error)
 
-    def _answered(self, request: SteppedRequest, timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
-        self._open.pop(request, None)
+    def _answered(self, request: SteppedRequest) -> None:
         if request.done.cancelled():
-            request.stopped = request.stopped or errors.RequestCancelled("Nobody waits for it any more.")
-            request.begun = len(request.values)
+            self._stop(request, errors.RequestCancelled("Nobody waits for it any more."))
         failed = request.stopped
         cancelled = isinstance(failed, (errors.RequestCancelled, errors.DeadlineExceeded))
         request.close("done" if failed is None else "cancelled" if cancelled else "failed")

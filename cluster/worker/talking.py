@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster import errors
-from cluster.keys import request_of
 from cluster.worker.admission import QueueLimits, QueueState, is_for_the_oldest, refusal
 from cluster.worker.family import Finished, Stop, Tell
-from cluster.worker.owners import BlockedIds, is_of
+from cluster.worker.load import Backlog
+from cluster.worker.open_requests import OpenRequest, OpenRequests
 
 Begin = Callable[[Any, Tell], Stop]
 #: Takes the pieces of one answer as they come, on the loop.
@@ -28,25 +28,12 @@ SILENT_S = 120.0
 NEWEST = 0.1
 
 
-class TalkRequest:
-    """One request: its values are answered together, in order, or fail together."""
-
-    def __init__(
-        self, owner: str, values: Sequence[Any], costs: Sequence[float], done: asyncio.Future[Any], send: Send | None
-    ) -> None:
-        self.owner = owner
-        self.values = values
-        self.costs = costs
-        self.done = done
+class TalkRequest(OpenRequest):
+    def __init__(self, owner: str, values: Sequence[Any], costs: Sequence[float], send: Send | None) -> None:
+        super().__init__(owner, values, costs)
         self.send = send
-        self.outputs: list[Any] = [None] * len(values)
-        self.left = len(values)
-        self.begun = 0
-        self.queued_at = time.perf_counter()
-        self.started_at = 0.0
         #: Ends what the engine has of it.
         self.stops: dict[int, Stop] = {}
-        self.stopped: errors.ClusterError | None = None
 
     @property
     def cost_waiting(self) -> float:
@@ -61,11 +48,9 @@ class TalkQueue:
         self._room = room
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        #: Requests that have not been answered, the oldest first.
-        self._open: dict[TalkRequest, None] = {}
+        self._open: OpenRequests[TalkRequest] = OpenRequests(self._stop, self._answered)
         self._news: deque[tuple[TalkRequest, int, object]] = deque()
         self._is_called = False
-        self._blocked = BlockedIds()
         self._turn = 0
         #: Values in the engine, and their cost.
         self.running = 0
@@ -87,33 +72,32 @@ class TalkQueue:
         send: Send | None = None,
     ) -> TalkRequest:
         """Refuses at once a request that would have to wait for too long."""
-        self._blocked.refuse(owner)
+        self._open.refuse_blocked(owner)
         most = self._room if self._room is not None else float("inf")
-        request = TalkRequest(owner, values, [min(cost, most) for cost in costs], self._loop.create_future(), send)
+        request = TalkRequest(owner, values, [min(cost, most) for cost in costs], send)
         waiting = [int(other.cost_waiting) for other in self._open if other.cost_waiting]
         state = QueueState(len(waiting), sum(waiting), self.speed)
         too_much = refusal(int(request.cost_waiting), seconds_left, state, waiting, self._limits)
         if too_much is not None:
             raise too_much.error
-        self._open[request] = None
-        timer = self._loop.call_later(seconds_left, self._expire, request, seconds_left)
-        request.done.add_done_callback(lambda _: self._answered(request, timer))
-        if not values:
-            request.done.set_result([])
+        self._open.add(request, seconds_left)
         self._start()
         return request
 
     def cancel(self, owner: str, block_s: float = 0.0) -> bool:
         """Drops that request, waiting or begun, and refuses its id for `block_s` seconds."""
-        self._blocked.add(owner, block_s)
-        dropped = [request for request in self._open if is_of(request.owner, owner) and not request.done.done()]
-        for request in dropped:
-            self._stop(request, errors.RequestCancelled(f"The request has been cancelled: {request_of(owner)}"))
-        return bool(dropped)
+        return self._open.cancel(owner, block_s)
 
     @property
     def waiting(self) -> int:
-        return sum(len(request.values) - request.begun for request in self._open)
+        return self._open.waiting
+
+    @property
+    def backlog(self) -> Backlog:
+        """What the engine has of room may run out before its places do."""
+        taken = max(self.running / self._slots, self.held / self._room if self._room else 0.0)
+        waiting = sum(request.cost_waiting for request in self._open)
+        return Backlog(waiting, self.held, self.speed, self._open.oldest_s, min(taken, 1.0))
 
     @property
     def is_alive(self) -> bool:
@@ -131,7 +115,7 @@ class TalkQueue:
     def _next(self) -> TalkRequest | None:
         """The request with least to do, but every few turns the oldest, so that large ones are begun as well. None when
         that one has to wait for room: others would keep it waiting for ever."""
-        waiting = [request for request in self._open if request.begun < len(request.values) and not request.done.done()]
+        waiting = self._open.with_waiting
         if not waiting or self.running >= self._slots:
             return None
         is_oldest = is_for_the_oldest(self._turn + 1, False)
@@ -144,8 +128,7 @@ class TalkQueue:
     def _start(self) -> None:
         while (request := self._next()) is not None:
             self._turn += 1
-            index, request.begun = request.begun, request.begun + 1
-            request.started_at = request.started_at or time.perf_counter()
+            index = request.begin()
             if not self.running:
                 self.heard_at = self._finished_at = time.monotonic()
             self.running += 1
@@ -184,10 +167,7 @@ class TalkQueue:
             self._stop(request, errors.as_ours(outcome))
             return
         self._measure(request.costs[index])
-        request.outputs[index] = outcome
-        request.left -= 1
-        if not request.left and not request.done.done():
-            request.done.set_result(request.outputs)
+        request.answer(index, outcome)
 
     def _release(self, request: TalkRequest, index: int) -> None:
         request.stops.pop(index, None)
@@ -199,24 +179,14 @@ class TalkQueue:
         seconds, self._finished_at = now - self._finished_at, now
         self._done = ((1 - NEWEST) * self._done[0] + cost, (1 - NEWEST) * self._done[1] + seconds)
 
-    def _expire(self, request: TalkRequest, seconds: float) -> None:
-        self._stop(request, errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
-
     def _stop(self, request: TalkRequest, error: errors.ClusterError) -> None:
-        """Its values that have not begun never begin; those in the engine end at its next step."""
-        if not request.done.done():
-            request.done.set_exception(error)
-        self._drop(request)
-
-    def _drop(self, request: TalkRequest) -> None:
-        request.begun = len(request.values)
+        """Those of its values that are in the engine end at its next step."""
+        request.fail(error)
         for stop in tuple(request.stops.values()):
             stop()
 
-    def _answered(self, request: TalkRequest, timer: asyncio.TimerHandle) -> None:
-        timer.cancel()
-        self._open.pop(request, None)
-        if request.done.cancelled() or request.done.exception():
-            self._drop(request)
+    def _answered(self, request: TalkRequest) -> None:
+        if request.done.cancelled():
+            self._stop(request, errors.RequestCancelled("Nobody waits for it any more."))
         # What it was waiting for, another may have.
         self._start()

@@ -8,13 +8,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import cycle
 from queue import SimpleQueue
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from cluster import errors
 from cluster.calls import Call, View
@@ -23,7 +23,9 @@ from cluster.worker.admission import QueueLimits
 from cluster.worker.batching import Batcher, Item
 from cluster.worker.cache import AnswerCache
 from cluster.worker.family import AnyFamily, Batched, Finished, Prepared, Progress, Stepped, Talking, Unwatched
+from cluster.worker.load import Backlog
 from cluster.worker.metrics import WorkerMetrics
+from cluster.worker.open_requests import OpenRequest
 from cluster.worker.stepping import SteppedQueue
 from cluster.worker.talking import Send, TalkQueue
 
@@ -80,8 +82,14 @@ class Work(Protocol):
     def overdue(self) -> Sequence[str]:
         """The owners of requests that are computed for much longer than is usual."""
 
+    def backlog(self) -> Backlog:
+        """What there is to do."""
+
     def measure(self) -> None:
         """Brings the metrics up to date."""
+
+    def close(self) -> None:
+        """Called when its model is to be dropped, with nothing in hand."""
 
 
 def work_of(family: AnyFamily, name: str, settings: Settings, metrics: WorkerMetrics) -> Work:
@@ -140,8 +148,11 @@ class BatchedWork:
             identities=None if call.params.get("cache") is False else prepared.identities,
         )
         # The queue drops what is late; this bounds what is already running.
-        async with asyncio.timeout(call.seconds_left + 1):
+        timer = asyncio.get_running_loop().call_later(call.seconds_left + 1, ticket.run_out, call.seconds_left)
+        try:
             values = await ticket.done
+        finally:
+            timer.cancel()
         return Outputs(values, ticket.queued_at, ticket.started_at)
 
     def cancel(self, owner: str, block_s: float) -> bool:
@@ -157,9 +168,21 @@ class BatchedWork:
     def overdue(self) -> Sequence[str]:
         return self._batcher.overdue() if self._batcher is not None else ()
 
+    def backlog(self) -> Backlog:
+        batcher = self._batcher
+        if batcher is None:
+            return Backlog()
+        speed = batcher.speed or self._first_speed
+        return Backlog(batcher.waiting_tokens, batcher.running_batches.tokens, speed)
+
     def measure(self) -> None:
         if self._batcher is not None:
             self._metrics.queue(self._batcher)
+
+    def close(self) -> None:
+        if self._batcher is not None:
+            self._batcher.close()
+        self.loader.shutdown(wait=False)
 
     @property
     def batcher(self) -> Batcher:
@@ -195,39 +218,30 @@ class BatchedWork:
         os._exit(70)
 
 
-class SteppedWork:
-    """Each value has a thread of its own and reports how far it is."""
+Queue = TypeVar("Queue", SteppedQueue, TalkQueue)
+
+
+class UnbatchedWork(Generic[Queue]):
+    """What the contracts share whose values are worked on one by one, for seconds or minutes each, and show how far
+    they are."""
 
     prepares_inline: ClassVar[bool] = False
 
-    def __init__(self, family: Stepped, name: str) -> None:
-        self._family = family
+    def __init__(self, name: str, make_queue: Callable[[], Queue]) -> None:
         self._name = name
-        self._queue: SteppedQueue | None = None
+        self._make_queue: Callable[[], Queue] = make_queue
+        self._queue: Queue | None = None
         self.loader = model_threads(1)
         self.computed_at = float("-inf")
 
-    def warm_up(self, prepared: Prepared) -> None:
-        for value in prepared.values:
-            self._stream(value, Unwatched())
+    @property
+    def queue(self) -> Queue:
+        """Made by the first request, on the loop that serves requests."""
+        if self._queue is None:
+            self._queue = self._make_queue()
+        return self._queue
 
-    def strain(self, prepared: Prepared) -> bool:
-        pace, costs = self._family.pace, prepared.costs or prepared.tokens
-        # Without a known speed nobody can say how long it takes.
-        if not prepared.values or pace.speed is None or sum(costs) > MOST_STRAIN_S * pace.speed:
-            return False
-        for value in prepared.values:
-            self._stream(value, Unwatched())
-        return True
-
-    def loaded(self) -> None:
-        """Requests are computed in other threads. The one that loaded would only keep its OpenMP team awake."""
-        done, self.loader = self.loader, model_threads(1)
-        done.shutdown(wait=False)
-
-    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
-        costs = prepared.tokens if prepared.costs is None else prepared.costs
-        request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left)
+    async def answered(self, request: OpenRequest) -> Outputs:
         values = await request.done
         self.computed_at = time.perf_counter()
         return Outputs(values, request.queued_at, request.started_at)
@@ -236,11 +250,7 @@ class SteppedWork:
         """Takes no request of that id for `block_s`."""
         return self.queue.cancel(owner, block_s)
 
-    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
-        return await self._queue.watch(owner, seen, wait_s) if self._queue is not None else None
-
     def is_busy(self) -> bool:
-        """A value may take minutes, and shows at each step that it goes on."""
         if self._queue is None or not self._queue.running:
             return False
         if not self._queue.is_alive:
@@ -248,40 +258,75 @@ class SteppedWork:
         return True
 
     def overdue(self) -> Sequence[str]:
-        """Nobody knows how long a value usually takes; that it goes on is seen from its steps."""
+        """Nobody knows how long a value usually takes; that it goes on is seen from what it shows."""
         return ()
 
-    def measure(self) -> None:
-        """There are no metrics of this queue."""
+    def backlog(self) -> Backlog:
+        return Backlog() if self._queue is None else self._queue.backlog
 
-    @property
-    def queue(self) -> SteppedQueue:
-        """Made by the first request, on the loop that serves requests."""
-        if self._queue is None:
-            pace = self._family.pace
-            self._queue = SteppedQueue(
-                self._stream, model_threads(pace.parallel), parallel=pace.parallel, speed=pace.speed
-            )
-        return self._queue
+    def measure(self) -> None:
+        """There are no metrics of these queues."""
+
+    def close(self) -> None:
+        self.loader.shutdown(wait=False)
+
+
+class SteppedWork(UnbatchedWork[SteppedQueue]):
+    """Each value has a thread of its own and reports how far it is."""
+
+    def __init__(self, family: Stepped, name: str) -> None:
+        super().__init__(name, self._new_queue)
+        self._family = family
+        #: How long the example took.
+        self._example_s = 0.0
+
+    def _new_queue(self) -> SteppedQueue:
+        pace = self._family.pace
+        return SteppedQueue(self._stream, model_threads(pace.parallel), parallel=pace.parallel, speed=pace.speed)
+
+    def warm_up(self, prepared: Prepared) -> None:
+        started = time.perf_counter()
+        for value in prepared.values:
+            self._stream(value, Unwatched())
+        self._example_s = time.perf_counter() - started
+
+    def strain(self, prepared: Prepared) -> bool:
+        pace = self._family.pace
+        # Without a speed the family's largest request is one that takes little longer than its example.
+        seconds = self._example_s if pace.speed is None else sum(prepared.work) / pace.speed
+        if not prepared.values or seconds > MOST_STRAIN_S:
+            return False
+        self.warm_up(prepared)
+        return True
+
+    def loaded(self) -> None:
+        """Requests are computed in other threads. The one that loaded would only keep its OpenMP team awake."""
+        done, self.loader = self.loader, model_threads(1)
+        done.shutdown(wait=False)
+
+    async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
+        request = self.queue.submit(prepared.values, prepared.work, owner=call.id, seconds_left=call.seconds_left)
+        return await self.answered(request)
+
+    async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
+        return await self._queue.watch(owner, seen, wait_s) if self._queue is not None else None
 
     def _stream(self, value: Any, progress: Progress) -> Any:
         with _ending_with_the_accelerator():
             return self._family.stream(value, progress)
 
 
-class TalkingWork:
+class TalkingWork(UnbatchedWork[TalkQueue]):
     """The engine has a scheduler of its own, and tells each answer piece by piece."""
 
-    #: Long prompts take a while to be read.
-    prepares_inline: ClassVar[bool] = False
-
     def __init__(self, family: Talking, name: str, settings: Settings) -> None:
+        super().__init__(name, self._new_queue)
         self._family = family
-        self._name = name
-        self._settings = settings
-        self._queue: TalkQueue | None = None
-        self.loader = model_threads(1)
-        self.computed_at = float("-inf")
+        self._limits = QueueLimits(settings.queue_tokens)
+
+    def _new_queue(self) -> TalkQueue:
+        pace = self._family.pace
+        return TalkQueue(self._family.begin, slots=pace.parallel, room=pace.room, limits=self._limits)
 
     def warm_up(self, prepared: Prepared) -> None:
         outcomes: SimpleQueue[object] = SimpleQueue()
@@ -299,11 +344,10 @@ class TalkingWork:
 
     def strain(self, prepared: Prepared) -> bool:
         """As many at once as the engine takes: all that is kept of their prompts is kept then."""
-        costs = prepared.costs or prepared.tokens
-        if not prepared.values or not sum(costs):
+        pace, work = self._family.pace, sum(prepared.work)
+        if not prepared.values or not work:
             return False
-        pace = self._family.pace
-        times = max(1, min(pace.parallel, int((pace.room or sum(costs) * pace.parallel) / sum(costs))))
+        times = max(1, min(pace.parallel, int((pace.room or work * pace.parallel) / work)))
         self.warm_up(replace(prepared, values=[*prepared.values] * times))
         return True
 
@@ -311,46 +355,13 @@ class TalkingWork:
         """The engine computes in threads of its own."""
 
     async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
-        costs = prepared.tokens if prepared.costs is None else prepared.costs
-        request = self.queue.submit(prepared.values, costs, owner=call.id, seconds_left=call.seconds_left, send=send)
-        values = await request.done
-        self.computed_at = time.perf_counter()
-        return Outputs(values, request.queued_at, request.started_at)
-
-    def cancel(self, owner: str, block_s: float) -> bool:
-        """Takes no request of that id for `block_s`."""
-        return self.queue.cancel(owner, block_s)
+        request = self.queue.submit(
+            prepared.values, prepared.work, owner=call.id, seconds_left=call.seconds_left, send=send
+        )
+        return await self.answered(request)
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         return None
-
-    def is_busy(self) -> bool:
-        """An answer may take minutes, and the engine shows at each step that it goes on."""
-        if self._queue is None or not self._queue.running:
-            return False
-        if not self._queue.is_alive:
-            raise errors.Unavailable(f"{self._name} works on something and tells nothing.", retry_after_s=5.0)
-        return True
-
-    def overdue(self) -> Sequence[str]:
-        """Nobody knows how long an answer will be; that it goes on is seen from its pieces."""
-        return ()
-
-    def measure(self) -> None:
-        """There are no metrics of this queue."""
-
-    @property
-    def queue(self) -> TalkQueue:
-        """Made by the first request, on the loop that serves requests."""
-        if self._queue is None:
-            pace = self._family.pace
-            self._queue = TalkQueue(
-                self._family.begin,
-                slots=pace.parallel,
-                room=pace.room,
-                limits=QueueLimits(self._settings.queue_tokens),
-            )
-        return self._queue
 
 
 def filled(prepared: Prepared, batch_tokens: int) -> tuple[list[Any], int]:

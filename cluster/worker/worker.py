@@ -9,57 +9,65 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import psutil
 
 from cluster import errors
 from cluster.calls import Answer, Call, View
-from cluster.facts import ModelFacts, SentFacts
 from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
-from cluster.status import Claim, LoadProgress, Report
+from cluster.status import Claim, Report
 from cluster.versioned import Versioned
+from cluster.weights.neighbours import Neighbours
 from cluster.worker.examples import example_call, fails_example
-from cluster.worker.exhaustion import Stage, why_not_loaded
-from cluster.worker.family import AnyFamily, Prepared, load_family
-from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
+from cluster.worker.exhaustion import why_not_loaded
+from cluster.worker.family import Prepared
+from cluster.worker.holding import ModelHolder
+from cluster.worker.idleness import Idleness
+from cluster.worker.load import Backlog, LoadMeter
+from cluster.worker.load_cycle import LoadCycle
+from cluster.worker.loading import ModelLoader
 from cluster.worker.metrics import WorkerMetrics
 from cluster.worker.outcomes import Outcome, Uncollected
-from cluster.worker.peak import PeakMeter
 from cluster.worker.reservation import Reservation
 from cluster.worker.talking import Send
-from cluster.worker.work import Outputs, Work, work_of
+from cluster.worker.work import Outputs, Work
 
 log = logging.getLogger("cluster.worker.worker")
 
 #: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
 INLINE_CHARACTERS = 4_000
 LOG_LINES = 400
+#: What processes take that a launch starts, from which on that is logged.
+NOTED_BYTES = 50_000_000
 
 
 class Worker:
-    def __init__(self, name: str, wanted: Wanted, claim: Claim, settings: Settings, card_device: str = "cuda") -> None:
+    def __init__(
+        self,
+        name: str,
+        wanted: Wanted,
+        claim: Claim,
+        settings: Settings,
+        card_device: str = "cuda",
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self.name = name
         self._wanted = wanted
         self._claim = claim
         self._settings = settings
         self._epoch = 0
-        self._family: AnyFamily = load_family(wanted.family)()
         self._prepare_threads = ThreadPoolExecutor(2, "prepare")
-        #: Made when the loading begins.
-        self._work: Work | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._uncollected = Uncollected()
         self._reservation = Reservation(name)
+        self._meter = LoadMeter(self._backlog, lambda: self._reservation.working, self._post)
+        self._idleness = Idleness(self._meter.see_idleness)
         self._failed_at = float("-inf")
         #: The calls that it had when it first failed after it had computed.
         self._failed_with: tuple[str, ...] = ()
@@ -67,25 +75,30 @@ class Worker:
         self._lines: deque[str] = deque(maxlen=LOG_LINES)
         _tail_into(self._lines, settings.log_level)
         self._threads = 1
-        self._stage: Stage = "was loaded"
         cards = tuple(card for card, _ in claim.cards)
         self._board = Versioned(Report(pid=os.getpid(), cards=cards, created=time.time()))
-        self._model_loader = ModelLoader(wanted, claim, settings, card_device, self._board)
-        self._start_lock = threading.Lock()
-        self._loader: threading.Thread | None = None
+        loader = ModelLoader(wanted, claim, settings, card_device, self._board, neighbours)
+        self._model = ModelHolder(name, wanted, settings, self._metrics, loader, claim.is_measured)
+        self._cycle = LoadCycle(self._board, self._load, self._drop, lambda: self._reservation.working)
 
     # ------------------------------------------------------------------------------------ control
 
     async def start(self, epoch: int, where: tuple[str, str], threads: int) -> None:
-        """Begins to load, once; `where` is the node's id and address."""
+        """Begins to load, once, and again where it dozes; `where` is the node's id and address."""
         self._obey(epoch)
-        with self._start_lock:
-            if self._loader is not None:
-                return
+        if self._board.value.phase in ("created", "dozing"):
             self._threads = threads
-            self._post(phase="loading", node_id=where[0], node_ip=where[1])
-            self._loader = threading.Thread(target=self._load, name="load", daemon=True)
-            self._loader.start()
+        self._cycle.wake(node_id=where[0], node_ip=where[1])
+
+    async def doze(self, epoch: int) -> None:
+        """Takes nothing new and drops its model when what it has is done; reports `dozing` then, or `drained` where
+        only its end would give the memory back."""
+        self._obey(epoch)
+        self._cycle.nod()
+        if self._loop is None:
+            self._cycle.see_end()
+        else:
+            self._loop.call_soon_threadsafe(self._cycle.see_end)
 
     async def report(self, epoch: int, seen: int, wait_s: float) -> tuple[int, Report]:
         """What there is to say, as soon as it is not what was seen."""
@@ -100,8 +113,8 @@ class Worker:
         self._obey(epoch)
         if threads != self._threads:
             self._threads = threads
-            if self._board.value.phase == "ready" and self._work is not None:
-                self._work.loader.submit(self._family.set_threads, threads)
+            if self._board.value.phase == "ready" and self._model.work is not None:
+                self._model.work.loader.submit(self._model.family.set_threads, threads)
 
     async def drain(self, epoch: int) -> None:
         """Takes nothing new; reports `drained` when what it has is done."""
@@ -111,7 +124,7 @@ class Worker:
 
     async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
         """Drops the work of these requests; True when there was any. Stepped families take none of it for a while."""
-        work = self._work
+        work = self._model.work
         if self._loop is None or work is None:
             return False
 
@@ -124,14 +137,15 @@ class Worker:
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as it is not what was seen; None when it is not known here."""
-        return await self._work.watch(owner, seen, wait_s) if self._work is not None else None
+        work = self._model.work
+        return None if work is None else await work.watch(owner, seen, wait_s)
 
     async def logs(self, lines: int) -> list[str]:
         return list(self._lines)[-lines:]
 
     async def metrics(self) -> bytes:
-        if self._work is not None:
-            self._work.measure()
+        if self._model.work is not None:
+            self._model.work.measure()
         return page(self._metrics.collect())
 
     # ------------------------------------------------------------------------------------ inference
@@ -142,18 +156,30 @@ class Worker:
         As soon as one of several is refused, this returns what there is so far, so that nobody waits for a refusal.
         None stands for a call that is still being computed; its answer is to be collected.
         """
-        if len(calls) == 1:
-            return [await self._answer(calls[0])], self._reservation.working
-        answering = [(call.id, asyncio.ensure_future(self._answer(call))) for call in calls]
-        return await self._uncollected.first_of(answering), self._reservation.working
+        self._idleness.begin()
+        try:
+            if len(calls) == 1:
+                return [await self._answer(calls[0])], self._reservation.working
+            answering = [(call.id, asyncio.ensure_future(self._answer(call))) for call in calls]
+            return await self._uncollected.first_of(answering), self._reservation.working
+        finally:
+            self._idleness.end()
 
     async def talk(self, call: Call, send: Send) -> Outcome:
         """Answers one call, whose pieces `send` takes as they come."""
-        return await self._answer(call, send)
+        self._idleness.begin()
+        try:
+            return await self._answer(call, send)
+        finally:
+            self._idleness.end()
 
     async def collect(self, ids: Sequence[str]) -> tuple[list[Outcome | None], int]:
         """The answers to calls that `infer` left open, in the same way."""
-        return await self._uncollected.first_of(self._uncollected.taken(ids)), self._reservation.working
+        self._idleness.begin()
+        try:
+            return await self._uncollected.first_of(self._uncollected.taken(ids)), self._reservation.working
+        finally:
+            self._idleness.end()
 
     async def reserve(self, owner: str, wait_s: float) -> None:
         """Empties this worker for one call: others are refused until it is answered. If this process ends while it is
@@ -163,29 +189,30 @@ class Worker:
             raise refusal
         self._loop = asyncio.get_running_loop()
         await self._reservation.take(owner, wait_s)
-        work, seconds = self._work, self._settings.probe_timeout_s
+        work, seconds = self._model.work, self._settings.probe_timeout_s
         # After a failure it has to be known that the next one would be this call's own.
-        if work is not None and self._is_in_doubt(work) and await fails_example(self._family, work, seconds):
+        if work is not None and self._is_in_doubt(work) and await fails_example(self._model.family, work, seconds):
             self._reservation.end(owner)
             raise errors.WorkerDraining(f"{self.name} fails its own example, so nothing can be tried there.")
 
     def _is_in_doubt(self, work: Work) -> bool:
         """It has failed a call since it last computed one. What streams shows by each step that it computes."""
-        return self._failed_at > work.computed_at and self._family.contract == "batched"
+        return self._failed_at > work.computed_at and self._model.family.contract == "batched"
 
     async def probe(self) -> float:
         """Seconds that a real forward pass on the example took, waiting included."""
         started = time.perf_counter()
-        if self._work is not None:
+        work = self._model.work
+        if work is not None:
             # It has just shown that it computes. After a failure only the example tells whether the model is to blame.
-            has_failed = self._failed_at > self._work.computed_at
-            if not has_failed and started - self._work.computed_at < self._settings.probe_s:
+            has_failed = self._failed_at > work.computed_at
+            if not has_failed and started - work.computed_at < self._settings.probe_s:
                 return 0.0
             # It computes, or does so for one call only. One that fails everything is busy as well.
-            is_busy = self._reservation.owner is not None or self._work.is_busy()
-            if is_busy and not self._is_in_doubt(self._work):
+            is_busy = self._reservation.owner is not None or work.is_busy()
+            if is_busy and not self._is_in_doubt(work):
                 return 0.0
-        outcome = await self._answer(example_call(self._family, self._settings.probe_timeout_s))
+        outcome = await self._answer(example_call(self._model.family, self._settings.probe_timeout_s))
         # A full queue says nothing of the model behind it; the next probe will.
         if isinstance(outcome, errors.ClusterError) and not isinstance(outcome, errors.Overloaded):
             raise outcome
@@ -194,37 +221,35 @@ class Worker:
     async def failing(self) -> Sequence[str] | None:
         """The calls that it had when it began to fail, for an ingress that has seen it fail one; None unless it fails
         its own example too. Also while it drains, or is kept free for one call."""
-        work = self._work
+        work = self._model.work
         if work is None or self._failed_at <= work.computed_at:
             return None
         if work.is_busy() and not self._is_in_doubt(work):
             return None
-        fails = await fails_example(self._family, work, self._settings.probe_timeout_s)
+        fails = await fails_example(self._model.family, work, self._settings.probe_timeout_s)
         return self._failed_with if fails else None
 
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual."""
-        return self._work.overdue() if self._work is not None else ()
+        return self._model.work.overdue() if self._model.work is not None else ()
 
     async def _answer(self, call: Call, send: Send | None = None) -> Outcome:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         refusal = self._refusal(call.id)
         if refusal is not None:
             return refusal
-        assert self._work is not None
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+        assert self._model.work is not None
         self._reservation.begin_call(call.id)
         try:
-            prepared = await self._prepare(call, self._work.prepares_inline)
+            prepared = await self._prepare(call, self._model.work.prepares_inline)
             if prepared.answers is not None:
                 return Answer(prepared.answers, sum(prepared.tokens))
             is_alone = self._reservation.owner == call.id
-            outputs = await self._work.outputs(call, prepared, is_alone, send)
+            outputs = await self._model.work.outputs(call, prepared, is_alone, send)
             if send is not None:
                 outputs = outputs._replace(values=[])  # they have gone already, piece by piece
             return self._answered(call, prepared, outputs)
-        except TimeoutError:
-            return self._failed(errors.DeadlineExceeded(f"The request's {call.seconds_left:.0f} s ran out."))
         except errors.ClusterError as error:
             return self._failed(error)
         # An input that a family did not foresee must not reach the other callers of this actor call.
@@ -233,8 +258,14 @@ class Worker:
             return self._failed(errors.InferenceFailed(f"{type(error).__name__}: {error}"))
         finally:
             self._reservation.end_call(call.id)
-            if not self._reservation.working and self._board.value.phase == "draining":
-                self._post(phase="drained")
+            if not self._reservation.working and self._board.value.phase != "ready":
+                self._see_end()
+
+    def _see_end(self) -> None:
+        """It has nothing in hand any more, and takes nothing new."""
+        if self._board.value.phase == "draining":
+            self._post(phase="drained")
+        self._cycle.see_end()
 
     def _refusal(self, call_id: str = "") -> errors.ClusterError | None:
         phase = self._board.value.phase
@@ -242,16 +273,16 @@ class Worker:
             if self._reservation.owner in (None, call_id):
                 return None
             return errors.WorkerReserved(f"{self.name} tries one call alone.", retry_after_s=1.0)
-        if phase in ("draining", "drained"):
+        if phase in ("draining", "drained", "nodding", "dozing"):
             return errors.WorkerDraining(f"{self.name} takes no more work.", retry_after_s=1.0)
         return errors.ModelLoading(f"Model is loading, please retry later: {self._wanted.uid}", retry_after_s=30.0)
 
     async def _prepare(self, call: Call, is_inline: bool) -> Prepared:
         if is_inline and sum(map(_size_of, call.items)) <= INLINE_CHARACTERS:
-            return self._family.prepare(call.ability, call.items, call.params)
+            return self._model.family.prepare(call.ability, call.items, call.params)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._prepare_threads, self._family.prepare, call.ability, call.items, call.params
+            self._prepare_threads, self._model.family.prepare, call.ability, call.items, call.params
         )
 
     def _answered(self, call: Call, prepared: Prepared, outputs: Outputs) -> Answer:
@@ -261,54 +292,37 @@ class Worker:
         self._metrics.answered(waited, now - outputs.queued_at, tokens)
         ran = now - outputs.queued_at - waited
         values = outputs.values if prepared.join is None else prepared.join(outputs.values)
-        return Answer(self._family.pack(values, call.params), tokens, waited * 1000, ran * 1000)
+        return Answer(self._model.family.pack(values, call.params), tokens, waited * 1000, ran * 1000)
 
     def _failed(self, error: errors.ClusterError) -> errors.ClusterError:
         if isinstance(error, errors.InferenceFailed):
-            if self._work is None or self._failed_at <= self._work.computed_at:
+            if self._model.work is None or self._failed_at <= self._model.work.computed_at:
                 self._failed_with = self._reservation.calls
             self._failed_at = time.perf_counter()
         self._metrics.failed(error.code())
+        self._meter.see_failure(error)
         return error
 
     # ------------------------------------------------------------------------------------ loading
 
     def _load(self) -> None:
-        started = time.monotonic()
-        meter = PeakMeter()
         try:
-            work = work_of(self._family, self.name, self._settings, self._metrics)
-            folder = self._model_loader.fetch(self._wanted.source)
-            with meter:
-                facts, is_full = work.loader.submit(self._load_model, folder, work).result()
-            peak = meter.needs()
-            work.loaded()
-            self._work = work
-            give_memory_back()
-            memory = psutil.Process().memory_full_info().uss
-            self._metrics.loaded(time.monotonic() - started, memory)
-            seconds, most = time.monotonic() - started, peak.memory_bytes // 10**6
-            log.info("%s is ready after %.1f s with %d MB, %d at most", self.name, seconds, memory // 10**6, most)
-            self._post(
-                phase="ready",
-                progress=LoadProgress("ready", 1.0),
-                facts=SentFacts.of(facts),
-                memory_bytes=memory,
-                peak=peak,
-                is_peak_full=is_full,
-                load_seconds=time.monotonic() - started,
-            )
+            changes = self._model.load(self._threads)
         # Whatever a model library raises becomes the reason that people read.
         except Exception as error:
             log.exception("%s could not be loaded", self.name)
-            reason = why_not_loaded(self._wanted.uid, error, self._stage, self._claim, meter.needs())
+            model, claim = self._model, self._claim
+            reason = why_not_loaded(self._wanted.uid, error, model.stage, claim, model.meter.needs())
             self._post(phase="failed", error=reason, log_tail=tuple(self._lines)[-20:])
+        else:
+            self._post(phase="ready", **changes)
 
-    def _load_model(self, folder: Path, work: Work) -> tuple[ModelFacts, bool]:
-        """What the model says about itself, and whether it was warmed up at the largest size."""
-        facts = self._model_loader.load(self._family, folder, self._threads)
-        self._stage = "computed its largest request"
-        return facts, warm_up(self._family, work)
+    def _drop(self) -> int | None:
+        self._failed_at = float("-inf")
+        return self._model.drop(self._loop)
+
+    def _backlog(self) -> Backlog:
+        return Backlog() if self._model.work is None else self._model.work.backlog()
 
     def _post(self, **changes: Any) -> None:
         self._board.amend(lambda report: replace(report, **changes))

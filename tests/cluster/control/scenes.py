@@ -80,6 +80,8 @@ class Process:
     async def start(self, epoch: int, where: tuple[str, str], threads: int, *, timeout_s: float) -> None:
         await self._hear("start", epoch)
         self.threads = threads
+        if self.board.value.phase == "nodding":
+            return self.tell(phase="ready")
         self.tell(phase="loading", node_id=where[0], node_ip=where[1], progress=LoadProgress("loading", 0.1))
         if self.world.loads:
             self.load()
@@ -108,6 +110,14 @@ class Process:
         if str(self.name) in self.world.routed():
             self.world.broken.append(f"{self.name} was told to stop before it was routed out")
         self.tell(phase="draining" if self.in_hand else "drained")
+
+    async def doze(self, epoch: int, *, timeout_s: float) -> None:
+        await self._hear("doze", epoch)
+        if str(self.name) in self.world.routed():
+            self.world.broken.append(f"{self.name} was told to doze before it was routed out")
+        self.tell(phase="nodding")
+        if not self.in_hand:
+            self.finish()
 
     async def set_threads(self, epoch: int, threads: int, *, timeout_s: float) -> None:
         await self._hear("set_threads", epoch)
@@ -146,11 +156,20 @@ class Process:
         if error := self.world.load_errors.get(self.wanted.spec.options.get("weights")):
             self.tell(phase="failed", error=error, log_tail=("reading weights", "no"))
         else:
-            self.tell(phase="ready", progress=LoadProgress("ready", 1.0), load_seconds=0.1, peak=self.world.peak)
+            loads = self.board.value.loads + 1
+            took = {"load_seconds": 0.1 if loads == 1 else 0.03, "loads": loads, "peak": self.world.peak}
+            self.tell(phase="ready", progress=LoadProgress("ready", 1.0), **took)
+
+    def use(self) -> None:
+        """It is given something to do."""
+        self.tell(is_idle=False, spells=self.board.value.spells + 1)
 
     def finish(self) -> None:
         self.in_hand = 0
-        self.tell(phase="drained")
+        if self.board.value.phase == "nodding" and self.world.lets_go:
+            self.tell(phase="dozing", memory_bytes=self.world.dozing_bytes)
+        else:
+            self.tell(phase="drained")
 
 
 class World:
@@ -166,6 +185,9 @@ class World:
         self.pids = itertools.count(100)
         #: If false, workers load only when they are told to.
         self.loads = True
+        #: If false, what dozes cannot let go of its model; and what it takes when it does.
+        self.lets_go = True
+        self.dozing_bytes = 100 * 2**20
         #: If false, workers never report anything.
         self.answers = True
         self.load_errors: dict[Any, Exception] = {"bad": errors.LoadFailed("m could not be loaded: bad weights")}
@@ -184,6 +206,8 @@ class World:
         self.peak: Needs | None = None
         #: What launches take by the disks of nodes, where that is not what they were planned with.
         self.weights_on: dict[str, dict[str, Wanted]] = {}
+        #: Further workers would be READY sooner if they started later.
+        self.is_importing = False
         #: Supervisors that a newer one has taken the workers from.
         self.stood_back = 0
 
@@ -193,6 +217,9 @@ class World:
     async def nodes(self) -> Sequence[Node]:
         await asyncio.sleep(0.001)  # asking takes a moment, in which other things may happen
         return list(self.there)
+
+    async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
+        return not self.is_importing
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Process:
         self.started.append(str(name))

@@ -207,7 +207,15 @@ def test_an_adopted_worker_goes_on_where_it_was() -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "expected"), [("created", S.STARTING), ("loading", S.LOADING), ("ready", S.READY), ("drained", S.GONE)]
+    ("phase", "expected"),
+    [
+        ("created", S.STARTING),
+        ("loading", S.LOADING),
+        ("ready", S.READY),
+        ("drained", S.GONE),
+        ("nodding", S.NODDING),
+        ("dozing", S.DOZING),
+    ],
 )
 def test_adoption_believes_what_the_worker_says(phase: str, expected: S) -> None:
     found = fleet(make_wanted())
@@ -234,8 +242,11 @@ def test_a_draining_worker_is_not_adopted_as_one_that_serves() -> None:
 CROSSED = [
     *itertools.product([()], EVENT_OF_PHASE),
     *itertools.product([(E.LOADED,)], EVENT_OF_PHASE.keys() - {"loading"}),
-    *itertools.product([(E.LOADED, E.SILENT)], {"ready", "failed"}),
+    *itertools.product([(E.LOADED, E.SILENT)], {"ready", "failed", "nodding", "dozing"}),
     *itertools.product([(E.LOADED, E.DRAIN)], EVENT_OF_PHASE.keys() - {"loading"}),
+    *itertools.product([(E.LOADED, E.DOZE)], EVENT_OF_PHASE),
+    *itertools.product([(E.LOADED, E.DOZE, E.DOZED)], EVENT_OF_PHASE),
+    *itertools.product([(E.LOADED, E.DOZE, E.DOZED, E.ROUSE)], EVENT_OF_PHASE),
 ]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cluster.control.lifecycle import (
     HOLDS_CLAIM,
     LEAVES,
     LOADS,
+    RESTS,
     SERVES,
     TRANSITIONS,
     InvalidTransition,
@@ -21,10 +23,11 @@ from cluster.control.lifecycle import (
     step,
 )
 from cluster.settings import Settings
-from cluster.status import Claim, WorkerName, WorkerState
+from cluster.status import Claim, Report, WorkerName, WorkerState
 
 E = WorkerEvent
 S = WorkerState
+GIB = 2**30
 EVERY_PAIR = list(itertools.product(S, E))
 
 
@@ -73,6 +76,12 @@ def test_every_pair_is_in_the_table_or_raises_with_the_story(state: S, event: E)
         (S.LOST, E.DRAIN, S.GONE),
         (S.READY, E.DRAIN, S.DRAINING),
         (S.DRAINING, E.DRAINED, S.GONE),
+        (S.READY, E.DOZE, S.NODDING),
+        (S.NODDING, E.DOZED, S.DOZING),
+        (S.NODDING, E.ROUSE, S.STARTING),
+        (S.DOZING, E.ROUSE, S.STARTING),
+        (S.DOZING, E.DIED, S.GONE),
+        (S.DOZING, E.DRAIN, S.GONE),
     ],
 )
 def test_every_arrow_of_the_diagram_exists(before: S, event: E, after: S) -> None:
@@ -89,7 +98,7 @@ def test_whatever_holds_a_claim_can_die_and_be_told_to_stop(state: S) -> None:
     assert TRANSITIONS[state, E.DRAIN] in {S.DRAINING, S.GONE}
 
 
-@pytest.mark.parametrize("state", [S.STARTING, S.LOADING, S.SUSPECT, S.DRAINING])
+@pytest.mark.parametrize("state", [S.STARTING, S.LOADING, S.SUSPECT, S.DRAINING, S.NODDING])
 def test_no_state_on_the_way_lasts_for_ever(state: S) -> None:
     assert TRANSITIONS[state, E.EXPIRED] in ENDED
 
@@ -104,8 +113,8 @@ def test_nothing_comes_back_from_an_end(state: S) -> None:
     assert {after for (before, _), after in TRANSITIONS.items() if before == state} <= ENDED
 
 
-def test_states_are_alive_draining_or_ended() -> None:
-    assert ALIVE | {S.DRAINING} | ENDED == set(S)
+def test_states_are_alive_at_rest_draining_or_ended() -> None:
+    assert ALIVE | RESTS | {S.DRAINING} | ENDED == set(S)
     assert not HOLDS_CLAIM & ENDED
 
 
@@ -116,6 +125,17 @@ def test_since_is_when_the_state_was_entered() -> None:
 def test_ready_since_is_the_first_time() -> None:
     found = told(E.STARTED, E.LOADED, E.SILENT, E.ANSWERED)
     assert (found.state, found.since, found.ready_since) == (S.READY, 4.0, 2.0)
+
+
+def test_a_dozing_worker_claims_what_its_process_takes_until_it_is_roused() -> None:
+    whole = Claim(4 * GIB, cards=((0, 0.5),), cpus=2, card_bytes=GIB)
+    before = replace(worker(S.NODDING), claim=whole, ready_since=1.0, report=Report(memory_bytes=GIB))
+    dozing = step(before, E.DOZED, 2.0)
+    # Ray keeps the share of a card and the cores.
+    assert dozing.claim == Claim(GIB, cards=((0, 0.5),), cpus=2)
+    roused = step(dozing, E.ROUSE, 3.0)
+    assert (roused.claim, roused.whole_claim) == (whole, None)
+    assert step(step(roused, E.STARTED, 4.0), E.LOADED, 5.0).ready_since == 5.0
 
 
 def test_the_story_says_what_happened_and_why() -> None:
@@ -137,12 +157,12 @@ def test_an_event_that_moves_nothing_leaves_no_trace() -> None:
 
 def test_every_state_is_in_exactly_one_set() -> None:
     """A new state that is in none of the sets would not be counted, waited for, or ended."""
-    kinds = (LOADS, SERVES, LEAVES, ENDED)
+    kinds = (LOADS, SERVES, RESTS, LEAVES, ENDED)
     assert {state: sum(state in kind for kind in kinds) for state in S} == dict.fromkeys(S, 1)
 
 
 def test_every_state_in_which_a_worker_should_move_has_a_limit() -> None:
-    assert {state for state in S if limit_s(state, Settings()) is None} == {S.READY, *ENDED}
+    assert {state for state in S if limit_s(state, Settings()) is None} == {S.READY, S.DOZING, *ENDED}
 
 
 def test_the_picture_names_every_state() -> None:

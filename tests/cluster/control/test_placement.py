@@ -34,6 +34,10 @@ def demand(uid: str = "m", gib: float = 1, n_cpu: float | None = None, host_gib:
     return Demand(uid, int(gib * GIB), ReplicaPlace(**{"n_gpu": None, **where}), n_cpu, on_card)
 
 
+def labelled(id: str, *, memory_gib: float = 16, **labels: str) -> Node:
+    return replace(make_node(id, memory_gib=memory_gib), labels=tuple(labels.items()))
+
+
 def on_card(*cards: tuple[int, float], gib: float = 1, host_gib: float = 0) -> Claim:
     return Claim(int(host_gib * GIB), cards, 0.0, int(gib * GIB))
 
@@ -284,6 +288,28 @@ def test_a_named_node_is_taken(asked: str) -> None:
 def test_other_nodes_than_the_named_one_refuse() -> None:
     found = place(demand(worker_ip="c"), [make_node("a"), make_node("b")], [])
     assert str(found) == "m fits on no node (a: is not c; b: is not c)."
+
+
+def test_a_launch_goes_to_a_node_with_all_its_labels() -> None:
+    nodes = [labelled("a", zone="a"), labelled("b", zone="b", gpu="none"), labelled("c", memory_gib=64)]
+    assert place(demand(node_labels="zone=b"), nodes, []) == Placement("b", Claim(GIB))
+    assert place(demand(node_labels="zone=b|c,gpu=none"), nodes, []) == Placement("b", Claim(GIB))
+    assert place(demand(), nodes, []) == Placement("c", Claim(GIB))
+    refused = place(demand(node_labels="zone=a,gpu=none"), nodes, [])
+    assert str(refused) == (
+        "m fits on no node (a: no label gpu=none; b: no label zone=a; c: no label gpu=none, zone=a)."
+    )
+
+
+def test_many_nodes_without_the_label_are_counted() -> None:
+    nodes = [make_node(f"n{number}") for number in range(37)]
+    refused = place(demand(node_labels="zone=b"), nodes, [])
+    assert str(refused) == "m fits on no node (37 nodes: no label zone=b)."
+
+
+def test_whether_auto_means_a_card_depends_on_the_nodes_with_the_label() -> None:
+    nodes = [replace(make_node("gpu", gpus=1, card_gib=40), labels=(("zone", "a"),)), labelled("cpu", zone="b")]
+    assert place(demand(n_gpu="auto", node_labels="zone=b"), nodes, []) == Placement("cpu", Claim(GIB))
 
 
 def test_a_draining_node_takes_nothing() -> None:

@@ -8,7 +8,7 @@ import pytest
 from cluster import errors
 from cluster.control.publishing import MOST_HISTORY
 from cluster.routes import Amendment, Snapshot, amended
-from cluster.status import LoadProgress
+from cluster.status import LoadProgress, ModelStatus
 from tests.cluster.control.scenes import (
     PATIENCE_S,
     M,
@@ -176,5 +176,40 @@ def test_statuses_are_packed_once_until_they_change() -> None:
         after = await s.supervisor.sent_statuses()
         assert after[0] is first[0] and after[1] is not first[1]
         assert [pickle.loads(status) for status in after] == await s.supervisor.all_statuses()
+
+    play(scene)
+
+
+async def statuses_after(s: Scene, known: dict[str, ModelStatus], version: int) -> tuple[dict[str, ModelStatus], int]:
+    """What somebody knows who had these statuses and is told what has changed."""
+    news = await s.supervisor.status_news(version, PATIENCE_S)
+    rows = {status.uid: status for status in map(pickle.loads, news.rows)}
+    before = {} if news.since is None else {uid: row for uid, row in known.items() if uid not in news.gone}
+    return before | rows, news.version
+
+
+def test_who_is_told_what_changed_in_the_statuses_knows_them_all() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"), make_wanted("b"))
+        known, version = await statuses_after(s, {}, -1)
+        assert set(known) == {"a", "b"}
+        await s.supervisor.terminate("a")
+        await s.launch(make_wanted("c"))
+        await s.ticks(3)
+        news = await s.supervisor.status_news(version, PATIENCE_S)
+        assert news.since == version and "b" not in {pickle.loads(row).uid for row in news.rows}
+        known, _ = await statuses_after(s, known, version)
+        assert known == {status.uid: status for status in await s.supervisor.all_statuses()}
+
+    play(scene)
+
+
+def test_a_version_of_another_supervisor_means_all_statuses() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("a"))
+        latest = (await s.supervisor.status_news(-1, 0)).version
+        for version in (-1, 0, latest + 1000, latest - MOST_HISTORY - 1000):
+            news = await s.supervisor.status_news(version, PATIENCE_S)
+            assert news.since is None and len(news.rows) == 1
 
     play(scene)

@@ -43,6 +43,9 @@ class Hosted(Handle):
     async def report(self, epoch: int, version: int, wait_s: float, *, timeout_s: float) -> tuple[int, Report]:
         return await self._answer(self.worker.report(epoch, version, wait_s), timeout_s)
 
+    async def doze(self, epoch: int, *, timeout_s: float) -> None:
+        await self._answer(self.worker.doze(epoch), timeout_s)
+
     async def set_threads(self, epoch: int, threads: int, *, timeout_s: float) -> None:
         await self._answer(self.worker.set_threads(epoch, threads), timeout_s)
 

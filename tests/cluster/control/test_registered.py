@@ -67,6 +67,32 @@ def test_keys_survive_a_restart_and_revoked_ones_do_not() -> None:
     play(scene)
 
 
+def test_a_session_lives_as_long_as_nobody_ends_it_and_is_no_key_of_the_list() -> None:
+    async def scene(s: Scene) -> None:
+        key, _ = await s.supervisor.create_key("ann", ["infer"], None)
+        session, text = await s.supervisor.log_in(key.id)
+        assert text not in str(session) and await s.supervisor.all_keys() == [key]
+        await s.replace_supervisor()
+        assert (await s.supervisor.watch(-1, 0)).keys == (key, session)
+        with pytest.raises(errors.NotAuthenticated):
+            await s.supervisor.log_in(session.id)
+        await s.supervisor.log_out("of nobody")
+        await s.supervisor.log_out(key.digest)
+        assert len((await s.supervisor.watch(-1, 0)).keys) == 2
+        await s.supervisor.log_out(session.digest)
+        assert (await s.supervisor.watch(-1, 0)).keys == (key,)
+
+    play(scene)
+
+
+def test_a_key_is_stored_as_earlier_versions_read_it() -> None:
+    async def scene(s: Scene) -> None:
+        key, _ = await s.supervisor.create_key("ann", ["infer"], ["m"])
+        assert s.store.all("key")[key.id].keys() == {"id", "name", "digest", "scopes", "models", "created"}
+
+    play(scene)
+
+
 def test_registrations_are_kept_until_they_are_withdrawn() -> None:
     entry = Entry(name="mine", type="embedding", family="f", sources=(Source(hub="local", id="/m"),), builtin=False)
 

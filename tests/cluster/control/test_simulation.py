@@ -8,6 +8,7 @@ run, all of them READY.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping
@@ -16,15 +17,19 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.control.changes import COUNTS
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent, WorkerRecord
+from cluster.control.making_room import tell_ways, ways_of
 from cluster.control.publishing import updated
 from cluster.control.reconcile import is_settled
+from cluster.control.rescaling import Rescaled, follow, give_back
+from cluster.control.sleeping import end_dozing, fallen_asleep, let_doze, put_to_sleep, wake
 from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
-from cluster.status import Claim, LoadProgress, ModelStatus, Report, WorkerName, WorkerState
+from cluster.status import Claim, Load, LoadProgress, ModelStatus, Report, WorkerName, WorkerState
 from tests.make import make_node, make_wanted
 
 E = WorkerEvent
@@ -35,7 +40,11 @@ GIB = 2**30
 class World:
     """Simulated workers; random numbers decide what happens to their processes."""
 
-    def __init__(self, seed: int, nodes: int = 4, models: int = 5, check_every: int = 1) -> None:
+    def __init__(self, seed: int, nodes: int = 4, models: int = 5, check_every: int = 1, follows: float = 0.0) -> None:
+        """`follows`: the part of the models that follow their load."""
+        self.follows = follows
+        #: How many callers each model has.
+        self.callers: dict[str, int] = {}
         self.dice = random.Random(seed)
         self.uids = [f"m{number}" for number in range(models)]
         #: How often all that must hold is looked at, which takes as long as there is much of it.
@@ -47,7 +56,8 @@ class World:
         self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)  # type: ignore[call-arg]
         self.store: dict[str, Wanted] = {}
         self.last_ready: dict[str, Wanted] = {}
-        self.started = 0
+        self.started = self.gave_way = self.yielded = self.roused = self.ended_dozing = 0
+        self.rescaled: list[Rescaled] = []
         self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(nodes)}
         self.away: dict[str, float] = {}
         #: What was last told of each model and each node.
@@ -70,8 +80,35 @@ class World:
             fleet.see(str(worker), E.DIED, self.now, "its node is gone")
         for worker in fleet.expired(self.now):
             fleet.see(str(worker), E.EXPIRED, self.now)
+        for change in follow(fleet, self.now):
+            wanted = fleet.wanted[change.uid]
+            assert wanted.replica == change.after != change.before
+            self.store[change.uid] = wanted
+            self.rescaled.append(change)
+        for uid in fallen_asleep(fleet):
+            put_to_sleep(fleet, uid, "its process ended")
         plan = fleet.plan(self.now)
+        ways = ways_of(fleet, self.now)
+        tell_ways(fleet, ways)
+        for leaving in dict.fromkeys(leaving for way in ways.values() for leaving in way.leaving):
+            assert self.fleet.of(leaving) and leaving not in fleet.resting.asleep
+            put_to_sleep(fleet, leaving, "gave way")
+            self.gave_way += 1
+        for dozing in dict.fromkeys(dozing for way in ways.values() for dozing in way.dozing):
+            assert self.fleet.of(dozing) and not fleet.resting.rests(dozing)
+            assert let_doze(fleet, dozing, "gave way")
+            self.gave_way += 1
+        for ending in dict.fromkeys(ending for way in ways.values() for ending in way.ending):
+            end_dozing(fleet, ending, plan)
+            self.ended_dozing += 1
+        for yielding in {uid for way in ways.values() for uid in way.yielding}:
+            back = give_back(fleet, yielding, self.now)
+            assert back is not None and back.after < back.before
+            self.store[yielding] = fleet.wanted[yielding]
+            self.yielded += 1
         for start in plan.start:
+            if self.chaos and self.dice.random() < 0.1:
+                continue  # the platform would rather start it later
             fleet.started(start.name, start.placement, self.now)
             self.started += 1
             if self.dice.random() < 0.95 or not self.chaos:
@@ -83,11 +120,20 @@ class World:
                     "bad": bad,
                     "work": 0.0,
                     "mute": False,
+                    "order": None,
+                    "loads": 0,
                 }
         for worker in plan.drain:
             after = fleet.see(str(worker), E.DRAIN, self.now)
             if after.state == S.DRAINING and str(worker) in self.processes:
                 self.processes[str(worker)]["phase"] = "drained"
+        for worker in plan.doze:
+            assert fleet.see(str(worker), E.DOZE, self.now).state == S.NODDING
+            self.order(worker, "doze")
+        for worker in plan.rouse:
+            assert fleet.see(str(worker), E.ROUSE, self.now).state == S.STARTING
+            self.order(worker, "rouse")
+            self.roused += 1
         for worker in plan.forget:
             self.processes.pop(str(worker), None)
             del fleet.workers[str(worker)]
@@ -97,6 +143,27 @@ class World:
         self.claims.update((n, (w.name, w.claim)) for n, w in fleet.workers.items() if n not in self.claims)
         if is_checked:
             self.check()
+
+    def order(self, worker: WorkerRecord, what: str) -> None:
+        """It hears of it with the next tick, or later."""
+        if process := self.processes.get(str(worker)):
+            assert process["order"] is None
+            process["order"] = what
+
+    def obey(self, process: dict[str, Any]) -> None:
+        order, phase = process["order"], process["phase"]
+        if order is None or (self.chaos and self.dice.random() < 0.3):
+            # What nods has something in hand for a while; some cannot let go of their model.
+            if phase == "nodding" and self.dice.random() < 0.5:
+                process["phase"] = "drained" if self.dice.random() < 0.1 else "dozing"
+            return
+        process["order"] = None
+        if order == "doze" and phase == "ready":
+            process["phase"] = "nodding"
+        elif order == "rouse" and phase == "nodding":
+            process["phase"] = "ready"
+        elif order == "rouse" and phase == "dozing":
+            process["phase"], process["work"] = "loading", 0.0
 
     def publish(self, is_checked: bool = True) -> None:
         """Looks only at what has changed, and must tell what a look at everything would."""
@@ -126,11 +193,14 @@ class World:
                 if worker.state in (S.READY, S.SUSPECT):
                     self.fleet.see(name, E.SILENT, self.now)
                 continue
+            self.obey(process)
             if process["phase"] in ("created", "loading"):
                 process["phase"] = "loading"
                 process["work"] += process["speed"]
                 if process["work"] >= 2:
-                    process["phase"] = "failed" if process["bad"] else "ready"
+                    fails = process["bad"] or (process["loads"] and self.chaos and self.dice.random() < 0.1)
+                    process["phase"] = "failed" if fails else "ready"
+                    process["loads"] += not fails
             error = errors.LoadFailed("bad option") if process["phase"] == "failed" else None
             report = Report(
                 phase=process["phase"],
@@ -138,14 +208,44 @@ class World:
                 error=error,
                 node_id=process["node"],
                 node_ip=process["node"],
+                loads=process["loads"],
+                load_seconds=process["speed"],
+                memory_bytes=GIB // 4,
+                load=self.load(worker.name.uid) if process["phase"] == "ready" else Load(),
             )
             if self.fleet.see_report(name, report, self.now).state == S.FAILED:
                 # It claims nothing any more, so its process must not live on and be adopted with a claim.
                 del self.processes[name]
 
+    def load(self, uid: str) -> Load:
+        """Of each READY worker: callers ask again once they are answered, and four are computed at once in 0.1 s."""
+        callers = self.callers.get(uid, 0)
+        if not callers:
+            return Load()
+        each = callers / max(sum(w.state == S.READY for w in self.fleet.workers.of(uid)), 1)
+        running = min(each, 4)
+        return Load((each - running) / 40, running / 40, each, running / 4)
+
     # --- what people and the world do
 
+    def turn(self, uid: str) -> None:
+        """What rests is woken, in most cases; what does not is sent to rest."""
+        resting = self.fleet.resting
+        if resting.rests(uid) and self.dice.random() < 0.8:
+            wake(self.fleet, uid, self.now)
+        elif self.dice.random() < 0.4:
+            put_to_sleep(self.fleet, uid, "nobody needs it")
+        elif not resting.rests(uid):
+            let_doze(self.fleet, uid, "nobody needs it")
+
     def disturb(self) -> None:
+        serving = {worker.name.uid for worker in self.fleet.workers.values() if worker.state == S.READY}
+        resting = self.fleet.resting
+        restless = sorted(self.store.keys() & {*serving, *resting.asleep, *resting.dozing, *resting.woken})
+        if restless and self.dice.random() < 0.5:
+            self.turn(self.dice.choice(restless))
+        if self.follows and self.dice.random() < 0.5:
+            self.callers[self.dice.choice(self.uids)] = self.dice.choice([0, 1, 40, 200])
         happening = self.dice.random()
         alive = list(self.processes)
         uid = self.dice.choice(self.uids)
@@ -156,9 +256,17 @@ class World:
         elif happening < 0.45:
             old = self.store.get(uid)
             gpus = self.dice.choice([None, None, 0.5, 1.0])
+            replica, bounds = self.dice.randint(1, 3), {}
+            if self.follows and self.dice.random() < self.follows:
+                bounds = {
+                    "min_replica": self.dice.randint(0, replica),
+                    "max_replica": replica + self.dice.randint(0, 4),
+                }
             wish = make_wanted(
                 uid,
-                replica=self.dice.randint(1, 3),
+                replica=replica,
+                **bounds,
+                target_queue_s=0.2 if bounds else None,
                 n_gpu=gpus,
                 claim_gib=self.dice.choice([0.5, 1, 2]),
                 generation=(old.generation + 1) if old else 1,
@@ -179,20 +287,28 @@ class World:
                         del self.processes[name]
         elif happening < 0.80 and self.away:
             del self.away[self.dice.choice(list(self.away))]
-        elif happening < 0.90:
+        elif happening < 0.88:
             self.restart_supervisor()
+        elif uid in self.store:
+            self.turn(uid)
 
     def restart_supervisor(self) -> None:
-        """Its memory is lost; wishes and processes are not."""
+        """Its memory is lost; wishes and processes are not, nor what sleeps."""
+        resting = {uid: self.fleet.resting.stored(uid) for uid in self.fleet.wanted}
         self.fleet = Fleet(self.fleet.settings, new_suffix=self.suffix)
         self.published, self.threads = {}, {}
         for wish in self.store.values():
             self.fleet.want(wish)
         self.fleet.remember(self.last_ready.values())
+        for uid, rest in resting.items():
+            self.fleet.resting.remember(uid, rest)
         self.fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
         for name, process in self.processes.items():
             from_name = self.claims[name]
-            self.fleet.adopt(from_name[0], Report(phase="created", node_id=process["node"]), from_name[1], self.now)
+            process["order"] = None
+            phase = process["phase"] if process["phase"] in ("nodding", "dozing") else "created"
+            report = Report(phase=phase, node_id=process["node"], memory_bytes=GIB // 4)
+            self.fleet.adopt(from_name[0], report, from_name[1], self.now)
 
     def check(self) -> None:
         holding = [w for w in self.fleet.workers.values() if w.state in HOLDS_CLAIM]
@@ -212,6 +328,23 @@ class World:
             places = Counter((w.name.generation, w.name.index) for w in self.fleet.of(model.uid) if str(w) in routed)
             assert all(count == 1 for count in places.values())
 
+    def rest(self, ticks: int) -> None:
+        """Nothing disturbs it. What is wrong stays wrong, so it is looked at less often; and once more at the end."""
+        before, self.check_every = self.check_every, 10
+        for _ in range(ticks - 1):
+            self.tick()
+        self.check_every = before
+        self.tick()
+
+    def is_settled(self) -> bool:
+        """What sleeps has no worker, and the workers of what dozes doze; all else that is wanted runs."""
+        awake = {uid: wish for uid, wish in self.store.items() if not self.fleet.resting.rests(uid)}
+        dozing = [worker for worker in self.fleet.workers.values() if worker.state == S.DOZING]
+        assert all(worker.claim.memory_bytes == GIB // 4 for worker in dozing)
+        at_rest = [worker for worker in dozing if worker.name.uid in self.fleet.resting.dozing]
+        others = [worker for worker in self.fleet.workers.values() if worker not in at_rest]
+        return is_settled(awake, others) and {w.name.uid for w in at_rest} == self.fleet.resting.dozing.keys()
+
     def calm(self) -> None:
         self.chaos = False
         self.away.clear()
@@ -220,7 +353,9 @@ class World:
         for uid, wish in list(self.store.items()):
             if "bad" in wish.spec.options or wish.spec.n_gpu:
                 # Some of the models may never fit or load, so in the end models are wanted that can run.
-                wish = make_wanted(uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1)
+                now = {"replica": wish.replica, "claim_gib": 0.5, "generation": wish.generation + 1}
+                bounds = wish.spec.model_dump(include=COUNTS - {"replica"})
+                wish = make_wanted(uid, **now, **bounds)
                 self.store[uid] = wish
                 self.fleet.want(wish)
 
@@ -234,10 +369,39 @@ def test_whatever_breaks_it_ends_at_what_is_wanted(seed: int) -> None:
     world.calm()
     for _ in range(200):
         world.tick()
-        if is_settled(world.store, list(world.fleet.workers.values())):
+        if world.is_settled():
             break
-    assert is_settled(world.store, list(world.fleet.workers.values())), world.fleet.waiting
+    assert world.is_settled(), world.fleet.waiting
     assert set(world.processes) == set(world.fleet.workers)
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_models_that_follow_their_load_come_to_rest_at_what_it_needs_whatever_breaks(seed: int) -> None:
+    world = World(seed, follows=0.7)
+    for _ in range(80):
+        world.disturb()
+        world.tick()
+        for wish in world.fleet.wanted.values():
+            assert wish.spec.bounds is None or wish.spec.bounds.nearest(wish.replica) == wish.replica
+    world.calm()
+    world.callers = {uid: world.dice.choice([0, 1, 12, 40]) for uid in world.uids}
+    for _ in range(100):
+        world.tick()
+    world.rest(200)
+    changed, started = len(world.rescaled), world.started
+    world.rest(100)
+    assert (len(world.rescaled), world.started) == (changed, started), "it does not come to rest"
+    for uid, wish in world.fleet.wanted.items():
+        bounds = wish.spec.bounds
+        ready = sum(worker.state == S.READY for worker in world.fleet.of(uid))
+        if bounds is None or world.fleet.resting.rests(uid):
+            continue
+        callers = world.callers[uid]
+        needed = bounds.nearest({0: 0, 1: 1, 12: 1, 40: 4}[callers])
+        # What is used stays, see `decide`; and there may be no room for what is needed.
+        most = bounds.nearest(max(needed, math.ceil(world.load(uid).used * ready / 0.8)))
+        assert needed <= wish.replica <= most, (wish.replica, needed, most)
+        assert ready == wish.replica or uid in world.fleet.waiting
 
 
 def test_a_thousand_models_on_two_hundred_nodes_end_at_what_is_wanted_too() -> None:
@@ -253,10 +417,10 @@ def test_a_thousand_models_on_two_hundred_nodes_end_at_what_is_wanted_too() -> N
     world.calm()
     for _ in range(60):
         world.tick()
-        if is_settled(world.store, list(world.fleet.workers.values())):
+        if world.is_settled():
             break
     assert len(world.store) > 900
-    assert is_settled(world.store, list(world.fleet.workers.values()))
+    assert world.is_settled()
     assert set(world.processes) == set(world.fleet.workers)
 
 
@@ -267,8 +431,9 @@ def test_whatever_breaks_a_bad_update_ends_with_the_last_version_that_was_ready(
         world.disturb()
         world.tick()
     world.calm()
-    for _ in range(200):
-        world.tick()
+    for uid in [*world.fleet.resting.asleep, *world.fleet.resting.dozing]:
+        wake(world.fleet, uid, world.now)
+    world.rest(200)
     for uid, wish in world.store.items():
         world.store[uid] = make_wanted(
             uid, replica=wish.replica, claim_gib=0.5, generation=wish.generation + 1, options={"bad": True}
@@ -280,11 +445,9 @@ def test_whatever_breaks_a_bad_update_ends_with_the_last_version_that_was_ready(
         if world.dice.random() < 0.2:
             world.restart_supervisor()
         world.tick()
-    for _ in range(100):
-        world.tick()
+    world.rest(100)
     started = world.started
-    for _ in range(100):
-        world.tick()
+    world.rest(100)
     assert world.started == started, "it does not come to rest"
     for uid, wish in world.store.items():
         ready = [w.name.generation for w in world.fleet.of(uid) if w.state == S.READY]

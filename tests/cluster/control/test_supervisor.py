@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from cluster import errors
 from cluster.status import Claim, WorkerName
 from tests.cluster.control.scenes import (
     M,
@@ -68,6 +71,68 @@ def test_an_update_serves_without_a_gap() -> None:
         await s.until(lambda: not old.alive)
         assert s.world.routed() == {str(new.name)}
         assert (await s.state(M.READY)).generation == 2
+
+    play(scene)
+
+
+def test_a_restart_brings_a_new_process_before_the_old_one_goes() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        old = s.world.the()
+        s.world.loads = False
+        created = (await s.supervisor.status("m")).created
+        status = await s.supervisor.restart("m", "it is stuck")
+        assert (status.generation, status.created) == (2, created)
+        new = (await s.until(lambda: [p for p in s.world.alive() if p is not old]))[0]
+        await s.ticks()
+        assert s.world.routed() == {str(old.name)} and new.wanted.spec == old.wanted.spec
+        new.load()
+        await s.until(lambda: not old.alive)
+        assert s.world.routed() == {str(new.name)}
+        assert "Restart model: it is stuck" in await s.events()
+
+    play(scene)
+
+
+def test_a_restart_without_room_for_both_is_one_replica_after_the_other() -> None:
+    """Each node has room for one worker."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(claim_gib=10, replica=2))
+        old = s.world.alive()
+        s.world.loads = False
+        await s.supervisor.restart("m", "")
+        (new,) = await s.until(lambda: [p for p in s.world.alive() if p not in old])
+        await s.ticks()
+        assert len(s.world.routed()) == 1 and len(s.world.alive()) == 2, "the other one serves until this one does"
+        new.load()
+        s.world.loads = True
+        await s.until(lambda: [p.name.generation for p in s.world.alive()] == [2, 2])
+        await s.state(M.READY)
+        assert "Restart model" in await s.events()
+
+    play(scene)
+
+
+def test_a_restart_gives_a_model_that_failed_another_try() -> None:
+    async def scene(s: Scene) -> None:
+        await s.launch(make_wanted(options={"weights": "bad"}))
+        await s.state(M.FAILED)
+        s.world.load_errors.clear()
+        await s.supervisor.restart("m", "")
+        assert (await s.state(M.READY)).generation == 2
+
+    play(scene)
+
+
+def test_what_has_no_process_cannot_be_restarted() -> None:
+    async def scene(s: Scene) -> None:
+        with pytest.raises(errors.UnknownUid):
+            await s.supervisor.restart("m", "")
+        await s.ready()
+        await s.supervisor.sleep("m")
+        with pytest.raises(errors.Conflict, match="m sleeps, so there is no process of it to restart"):
+            await s.supervisor.restart("m", "")
 
     play(scene)
 
@@ -165,6 +230,18 @@ def test_a_process_that_cannot_be_started_is_tried_again_with_a_pause() -> None:
         s.world.start_error = None
         (loss,) = s.supervisor._fleet.losses.values()
         s.world.clock_ahead += 20
+        await s.state(M.READY)
+
+    play(scene)
+
+
+def test_what_would_be_ready_sooner_later_is_started_later() -> None:
+    async def scene(s: Scene) -> None:
+        s.world.is_importing = True
+        await s.launch(make_wanted())
+        await s.ticks()
+        assert s.world.started == [] and not s.supervisor._fleet.losses
+        s.world.is_importing = False
         await s.state(M.READY)
 
     play(scene)

@@ -24,9 +24,9 @@ def test_a_reserved_worker_computes_one_call_and_refuses_the_others(tmp_path: Pa
         assert isinstance((await ask(worker, call("x", id="other")))[0], errors.WorkerReserved)
         assert await worker.probe() == 0.0
         assert await ask(worker, call("s", id="suspect")) == [["s"]]
-        assert worker._work.batcher.is_suspicious
+        assert worker._model.work.batcher.is_suspicious
         assert await ask(worker, call("x", id="other")) == [["x"]]
-        assert not worker._work.batcher.is_suspicious
+        assert not worker._model.work.batcher.is_suspicious
 
     play(scene())
 

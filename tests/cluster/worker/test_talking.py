@@ -31,7 +31,7 @@ def play(scene: Scene, *, slots: int = 4, room: float | None = None, queue_token
             engine.may_step.set()
         while talks.running:
             await asyncio.sleep(0.001)
-        assert (talks.held, talks.waiting, talks._open) == (0, 0, {})
+        assert (talks.held, talks.waiting, list(talks._open)) == (0, 0, [])
 
     asyncio.run(asyncio.wait_for(whole(), PATIENCE_S))
 

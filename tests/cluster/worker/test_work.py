@@ -138,10 +138,16 @@ class Slow(Stepped, Echo):  # type: ignore[misc]
         self.streamed.append(value)
 
 
-@pytest.mark.parametrize(("speed", "is_measured"), [(100.0, True), (1.0, False), (None, False)])
+@pytest.mark.parametrize(
+    ("speed", "example_s", "is_measured"),
+    [(100.0, 60.0, True), (1.0, 0.1, False), (None, 0.1, True), (None, 60.0, False)],
+)
 def test_a_model_that_works_for_seconds_is_strained_where_its_speed_allows(
-    speed: float | None, is_measured: bool
+    speed: float | None, example_s: float, is_measured: bool
 ) -> None:
+    """Where its speed is not known, by the time that its example took."""
     family = Slow(speed)
-    assert SteppedWork(family, "w").strain(Prepared(["page"], [1], costs=[50.0])) == is_measured
+    work = SteppedWork(family, "w")
+    work._example_s = example_s
+    assert work.strain(Prepared(["page"], [1], costs=[50.0])) == is_measured
     assert family.streamed == (["page"] if is_measured else [])

@@ -1,0 +1,350 @@
+"""Which models give way to one that has no room: those that cost least to bring back. Pure.
+
+They doze where that is enough, and sleep where it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.control.fitting import room_for
+from cluster.control.fleet import Fleet
+from cluster.control.lifecycle import HOLDS_CLAIM, LEAVES, LOADS, RESTS, WORKS, WorkerRecord
+from cluster.control.placement import Demand, NoRoom, demand_of
+from cluster.control.reconcile import Waiting
+from cluster.control.rescaling import extra_workers, is_served
+from cluster.control.room import Room
+from cluster.errors import DoesNotFit
+from cluster.launch import Wanted
+from cluster.status import Claim, WorkerState
+
+#: A model serves at least this long, or twice as long as it took to load, before it gives way: two models that share
+#: the room for one would otherwise do nothing but load.
+LEAST_S = 2.0
+TIMES_LOAD = 2.0
+#: Whoever has waited so long for a model that was woken comes before those who use another one.
+FAIR_S = 15.0
+#: What one that was never used costs beside one that was used once.
+UNUSED = 0.01
+#: Nodes that are looked at for one model, and models for which room is made at once.
+MOST_NODES = 64
+MOST_WAITING = 16
+
+
+#: What the process of a model takes that dozes, as long as it never did.
+DOZING_BYTES = 300 * 10**6
+#: What loading again takes beside loading in a new process, as long as it never did.
+ROUSE_PART = 0.25
+
+
+#: How a model gives way: it dozes, it sleeps, or it waits for room itself and the processes end in which it dozed.
+Depth = Literal["dozing", "asleep", "ended"]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A model that may be sent to rest."""
+
+    uid: str
+    #: What each of its workers gives back, by node.
+    claims: tuple[tuple[str, Claim], ...]
+    #: Seconds that bringing it back takes longer than now, times how often it is used.
+    cost: float
+    depth: Depth = "asleep"
+
+    def on(self, node: str) -> list[Claim]:
+        return [claim for at, claim in self.claims if at == node]
+
+
+#: Those that would give something back, by node.
+Guests = dict[str, list[Guest]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a model may come by its room."""
+
+    #: Models that are to be sent to sleep now.
+    leaving: tuple[str, ...] = ()
+    #: Why it waits; empty where nobody can give way. It names no other model: whoever may ask for this one may not
+    #: know of them.
+    reason: str = ""
+    #: Models that are to give a replica back now.
+    yielding: tuple[str, ...] = ()
+    #: Models that are to doze now, and those whose dozing processes are to end.
+    dozing: tuple[str, ...] = ()
+    ending: tuple[str, ...] = ()
+
+
+def ways_of(fleet: Fleet, now: float) -> dict[str, Way]:
+    """For the models that wait for room, in the order in which they began to wait. What is promised to one is not
+    promised to the next."""
+    waiting = [uid for uid, why in fleet.waiting.items() if why.code == DoesNotFit.code() and uid in fleet.wanted]
+    # What a load brings about beyond what a model must have drives nobody away.
+    waiting = [uid for uid in waiting if not is_served(fleet, fleet.wanted[uid])]
+    if not waiting or not fleet.settings.make_room:
+        return {}
+    waiting.sort(key=lambda uid: fleet.resting.woken.get(uid, now))
+    search = _Search(fleet, now)
+    ways = {uid: search.way_of(fleet.wanted[uid]) for uid in waiting[:MOST_WAITING]}
+    return {uid: way for uid, way in ways.items() if way.reason}
+
+
+class _Search:
+    """Looks at each model once, however many wait."""
+
+    def __init__(self, fleet: Fleet, now: float) -> None:
+        self._fleet = fleet
+        self._now = now
+        self._room = fleet.room()
+        self._leaving = _leaving(fleet)
+        #: Those that may give way now or later, to whoever is in a hurry or not, and doze for it or not.
+        self._guests: dict[tuple[bool, bool, bool], Guests] = {}
+        #: Nodes whose room somebody is waiting for already.
+        self._promised: set[str] = set()
+        self._spare: Guests | None = None
+
+    def way_of(self, wanted: Wanted) -> Way:
+        """What its own worker takes that dozes there is its own."""
+        workers = self._fleet.workers.of(wanted.uid)
+        covered = {w.name.index for w in workers if w.state in WORKS}
+        index = next((index for index in range(wanted.replica) if index not in covered), 0)
+        own = [w for w in workers if w.state in RESTS and w.name.index == index]
+        for worker in own:
+            self._room.give_back(worker.node, worker.claim)
+        way = self._way_of(wanted, demand_of(wanted, index, self._fleet.peaks))
+        for worker in own:
+            self._room.claim_more(worker.node, worker.claim)
+        return way
+
+    def _way_of(self, wanted: Wanted, demand: Demand) -> Way:
+        fleet = self._fleet
+        enough = [node for node, claims in self._leaving.items() if self._room.fits_without(demand, node, claims)]
+        if free := [node for node in enough if node not in self._promised]:
+            self._promised.add(free[0])
+            return Way(reason="waits for workers that leave")
+        # Those who need it least go first: what a load has brought about comes back by itself.
+        chosen, node = who_gives_way(demand, self._room, self._extras(), self._promised)
+        if chosen:
+            self._promised.add(node)
+            return Way(
+                (), "waits for room, for which other models give replicas back", tuple(guest.uid for guest in chosen)
+            )
+        is_woken = wanted.uid in fleet.resting.woken
+        is_urgent = is_woken and self._now - fleet.resting.woken[wanted.uid] >= FAIR_S
+        ways = [
+            who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_urgent, True, dozes), self._promised)
+            for dozes in (True, False)
+        ]
+        possible = [way for way in ways if way[0]]
+        if possible:
+            chosen, node = min(possible, key=lambda way: sum(guest.cost for guest in way[0]))
+            self._promised.add(node)
+            return Way(
+                _of("asleep", chosen),
+                f"waits for room, for which other models {'go to sleep' if _of('asleep', chosen) else 'doze'}",
+                dozing=_of("dozing", chosen),
+                ending=_of("ended", chosen),
+            )
+        if enough:
+            return Way(reason="waits for its turn: workers leave for another model")
+        # Somebody uses those that could, or they have only just been loaded.
+        later, _ = who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_woken, False, False), ())
+        return Way(reason="waits until other models may give way" if later else "")
+
+    def _guests_for(self, uid: str, is_urgent: bool, is_now: bool, dozes: bool) -> Guests:
+        """All but that model itself, which may doze."""
+        key = (is_urgent, is_now, dozes)
+        if key not in self._guests:
+            guests = guests_of(self._fleet, self._now if is_now else None, is_urgent, dozes)
+            self._guests[key] = by_node([*guests, *dozing_guests_of(self._fleet, self._now)])
+        every = self._guests[key]
+        if not any(worker.state in RESTS for worker in self._fleet.workers.of(uid)):
+            return every
+        return {node: [guest for guest in guests if guest.uid != uid] for node, guests in every.items()}
+
+    def _extras(self) -> Guests:
+        if self._spare is None:
+            self._spare = by_node(extras_of(self._fleet))
+        return self._spare
+
+
+def extras_of(fleet: Fleet) -> list[Guest]:
+    """The replicas that only a load has brought about, each by itself. Whichever is chosen, its model gives its last
+    one back, and then is looked at again."""
+    extras = []
+    for uid in sorted(fleet.scales.watched & fleet.wanted.keys() - fleet.unreadable.keys()):
+        load_s = max(fleet.resting.load_s.get(uid, 0.0), 0.1)
+        extras += [
+            Guest(uid, ((worker.node, worker.claim),), load_s / (1 + worker.name.index))
+            for worker in extra_workers(fleet, fleet.wanted[uid])
+            if not fleet.resting.rests(uid)
+        ]
+    return extras
+
+
+def who_would_leave(fleet: Fleet, wanted: Wanted) -> tuple[str, ...]:
+    """The models that would give way to a launch that has no room, by a replica or altogether; nobody where that is not
+    enough."""
+    room, gone = room_for(fleet, wanted), list[Guest]()
+    extras, guests = extras_of(fleet), [*guests_of(fleet, None, is_urgent=False), *dozing_guests_of(fleet, None)]
+    for index in range(wanted.replica if fleet.settings.make_room else 0):
+        demand = demand_of(wanted, index, fleet.peaks)
+        placement = room.place(demand)
+        for candidates in (extras, guests) if isinstance(placement, NoRoom) else ():
+            others = [guest for guest in candidates if guest.uid != wanted.uid]
+            for guest in who_gives_way(demand, room, by_node(others), ())[0]:
+                gone.append(guest)
+                # What gives back a replica is not sent to sleep as well, which would count that replica twice.
+                extras = [other for other in extras if other is not guest]
+                guests = [other for other in guests if other.uid != guest.uid]
+                for node, claim in guest.claims:
+                    room.give_back(node, claim)
+            placement = room.place(demand)
+            if not isinstance(placement, NoRoom):
+                break
+        if isinstance(placement, NoRoom):
+            return ()
+        room.take(wanted.uid, placement)
+    return tuple(dict.fromkeys(guest.uid for guest in gone))
+
+
+def guests_of(fleet: Fleet, now: float | None, is_urgent: bool, dozes: bool = False) -> list[Guest]:
+    """The models that may give way: neither pinned, nor short of workers, nor only just loaded, nor, unless it is
+    urgent, in use. Without `now`: those that may sooner or later, also those that load. `dozes`: with what they give
+    back when they doze, and what that costs."""
+    guests = []
+    for other, wanted in fleet.wanted.items():
+        if wanted.spec.pinned or fleet.resting.rests(other) or other in fleet.unreadable:
+            continue
+        if other in fleet.waiting and not is_served(fleet, wanted):
+            continue
+        workers = fleet.workers.of(other)
+        states = {WorkerState.READY} if now is not None else LOADS | {WorkerState.READY}
+        if not workers or any(worker.state not in states for worker in workers):
+            continue
+        if not is_urgent and other not in fleet.resting.idle:
+            continue
+        load_s = fleet.resting.load_s.get(other, 0.0)
+        serves_since = max(worker.ready_since or 0.0 for worker in workers)
+        if now is not None and now - serves_since < max(LEAST_S, TIMES_LOAD * load_s):
+            continue
+        use = fleet.resting.spells(other, now if now is not None else serves_since) + UNUSED
+        if not dozes:
+            guests.append(Guest(other, claims_of(workers), use * max(load_s, 0.1)))
+            continue
+        given = tuple((worker.node, dropped_of(fleet, worker)) for worker in workers)
+        if any(claim.memory_bytes > 0 for _, claim in given):
+            guests.append(Guest(other, given, use * max(_rouse_s(fleet, other), 0.1), "dozing"))
+    return guests
+
+
+def dozing_guests_of(fleet: Fleet, now: float | None) -> list[Guest]:
+    """Those that doze, or dozed until they were woken and have no room. They give back what is left of them."""
+    guests = []
+    for uid in sorted((fleet.resting.dozing.keys() | fleet.waiting.keys()) & fleet.wanted.keys()):
+        workers = [worker for worker in fleet.workers.of(uid) if worker.state == WorkerState.DOZING]
+        longer_s = max(fleet.resting.load_s.get(uid, 0.0) - _rouse_s(fleet, uid), 0.1)
+        use = UNUSED if now is None else UNUSED + fleet.resting.spells(uid, now)
+        if workers and uid not in fleet.unreadable:
+            depth: Depth = "asleep" if uid in fleet.resting.dozing else "ended"
+            guests.append(Guest(uid, claims_of(workers), use * longer_s, depth))
+    return guests
+
+
+def _of(depth: Depth, guests: Iterable[Guest]) -> tuple[str, ...]:
+    return tuple(guest.uid for guest in guests if guest.depth == depth)
+
+
+def claims_of(workers: Iterable[WorkerRecord]) -> tuple[tuple[str, Claim], ...]:
+    return tuple((worker.node, worker.claim) for worker in workers)
+
+
+def dropped_of(fleet: Fleet, worker: WorkerRecord) -> Claim:
+    """What a worker gives back when it dozes."""
+    kept = fleet.resting.dozing_bytes.get(worker.name.uid, DOZING_BYTES)
+    return Claim(max(worker.claim.memory_bytes - kept, 0), card_bytes=worker.claim.card_bytes)
+
+
+def _rouse_s(fleet: Fleet, uid: str) -> float:
+    load_s = fleet.resting.load_s.get(uid, 0.0)
+    return fleet.resting.rouse_s.get(uid, ROUSE_PART * load_s)
+
+
+def by_node(guests: Iterable[Guest]) -> Guests:
+    """They give something back of these nodes."""
+    nodes: Guests = {}
+    for guest in guests:
+        for node in dict.fromkeys(node for node, _ in guest.claims):
+            nodes.setdefault(node, []).append(guest)
+    return nodes
+
+
+def who_gives_way(
+    demand: Demand, room: Room, guests: Guests, promised: Collection[str]
+) -> tuple[tuple[Guest, ...], str]:
+    """The cheapest of these without which there would be room, and on which node; nobody where that is not enough."""
+    nodes = [node for node in guests if node not in promised][:MOST_NODES]
+    ways = [(_cheapest(demand, room, node, guests[node]), node) for node in nodes]
+    possible = [(sum(guest.cost for guest in chosen), len(chosen), node, chosen) for chosen, node in ways if chosen]
+    if not possible:
+        return (), ""
+    _, _, node, chosen = min(possible, key=lambda way: way[:3])
+    return chosen, node
+
+
+def _cheapest(demand: Demand, room: Room, node: str, present: Sequence[Guest]) -> tuple[Guest, ...]:
+    """By what each costs for what it gives back; then those are left out without whom it is still enough."""
+
+    def is_enough(leaving: Sequence[Guest]) -> bool:
+        return room.fits_without(demand, node, [claim for guest in leaving for claim in guest.on(node)])
+
+    if not is_enough(present):
+        return ()
+    chosen: list[Guest] = []
+    for guest in sorted(present, key=lambda guest: (guest.cost / max(_size(guest.on(node)), 1), guest.uid)):
+        if is_enough(chosen):
+            break
+        chosen.append(guest)
+    for guest in sorted(chosen, key=lambda guest: -guest.cost):
+        others = [other for other in chosen if other is not guest]
+        if is_enough(others):
+            chosen = others
+    # One alone may be cheaper than several that are cheap for their size.
+    alone = min((guest for guest in present if is_enough([guest])), key=lambda guest: guest.cost, default=None)
+    if alone is not None and alone.cost < sum(guest.cost for guest in chosen):
+        return (alone,)
+    return tuple(chosen)
+
+
+def _size(claims: Iterable[Claim]) -> int:
+    return sum(claim.memory_bytes + claim.card_bytes for claim in claims)
+
+
+def _leaving(fleet: Fleet) -> dict[str, list[Claim]]:
+    """What workers that leave anyway give back of each node."""
+    unsteady = [worker for worker in fleet.workers.unsteady.values() if worker.state in LEAVES]
+    asleep = [worker for uid in fleet.resting.asleep for worker in fleet.workers.of(uid)]
+    leaving: dict[str, list[Claim]] = {}
+    for worker in fleet.workers.unsteady.values():
+        if worker.state == WorkerState.NODDING and worker.name.uid in fleet.resting.dozing:
+            leaving.setdefault(worker.node, []).append(dropped_of(fleet, worker))
+    for worker in (w for uid in fleet.resting.dozing for w in fleet.workers.of(uid) if w.state == WorkerState.READY):
+        leaving.setdefault(worker.node, []).append(dropped_of(fleet, worker))
+    # Models that have just given a replica back.
+    followed = [fleet.wanted[uid] for uid in fleet.scales.watched & fleet.wanted.keys()]
+    followed = [wanted for wanted in followed if not fleet.resting.rests(wanted.uid)]
+    surplus = [w for wanted in followed for w in fleet.workers.of(wanted.uid) if w.name.index >= wanted.replica]
+    for worker in (*unsteady, *(worker for worker in (*asleep, *surplus) if worker.state in HOLDS_CLAIM - LEAVES)):
+        leaving.setdefault(worker.node, []).append(worker.claim)
+    return leaving
+
+
+def tell_ways(fleet: Fleet, ways: dict[str, Way]) -> None:
+    """Says of each why it waits."""
+    for uid, way in ways.items():
+        if fleet.waiting.get(uid) != (reason := Waiting(way.reason)):
+            fleet.waiting[uid] = reason
+            fleet.workers.untold.add(uid)

@@ -1,0 +1,197 @@
+"""Which models doze or are asleep, and how much each model is used.
+
+A model that dozes keeps its processes without the weights, one that sleeps has none; its launch stays, and whoever asks
+for it wakes it. Pure: time is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from cluster.control.lifecycle import WorkerRecord
+from cluster.facts import SentFacts
+from cluster.launch import Wanted
+from cluster.settings import Settings
+from cluster.status import WorkerState
+from cluster.value import Value
+
+#: Of a use so long ago a third counts.
+MEMORY_S = 600.0
+
+
+class Rest(Value):
+    """What is stored of a model that rests, or has rested."""
+
+    is_asleep: bool
+    is_dozing: bool = False
+    #: Why it was sent to rest; empty while it is awake.
+    reason: str = ""
+    #: How long it took to load, in a new process and in one that dozed; 0 where it never was.
+    load_s: float = 0.0
+    rouse_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spells:
+    """How often a model is used: a spell of use begins with the first request after a quiet second."""
+
+    #: Older ones for less.
+    count: float = 0.0
+    #: Until when they are counted.
+    at: float = 0.0
+
+    def later(self, now: float, more: int = 0) -> Spells:
+        return Spells(self.count * math.exp((self.at - now) / MEMORY_S) + more, now)
+
+
+class IdleLimits(NamedTuple):
+    """After how long without a request a model dozes, and sleeps; 0 for never."""
+
+    doze_s: float
+    sleep_s: float
+
+
+@dataclass
+class Resting:
+    """Of all models that are wanted."""
+
+    #: With the reason for each.
+    asleep: dict[str, str] = field(default_factory=dict)
+    dozing: dict[str, str] = field(default_factory=dict)
+    #: Models that are started because somebody waits for them, and since when.
+    woken: dict[str, float] = field(default_factory=dict)
+    #: How long each took to load, and what it said of itself then.
+    load_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, SentFacts] = field(default_factory=dict)
+    #: How long each took to load again after it dozed, and what one of its workers takes while it does.
+    rouse_s: dict[str, float] = field(default_factory=dict)
+    dozing_bytes: dict[str, int] = field(default_factory=dict)
+    #: Models whose workers have nothing to do, and since when.
+    idle: dict[str, float] = field(default_factory=dict)
+    #: Of the models that may not be idle for ever, which each tick looks at.
+    limits: dict[str, IdleLimits] = field(default_factory=dict)
+    #: Those of `woken` that dozed before.
+    _roused: set[str] = field(default_factory=set)
+    _spells: dict[str, Spells] = field(default_factory=dict)
+
+    def see(self, before: WorkerRecord, after: WorkerRecord, siblings: Collection[WorkerRecord], now: float) -> None:
+        """Takes what a worker reports; `siblings` are all workers of its model."""
+        uid = after.name.uid
+        more = after.report.spells - before.report.spells
+        if more > 0:
+            self.use(uid, now, more)
+        if after.state == WorkerState.READY and before.state != WorkerState.READY:
+            took_s = self.rouse_s if after.report.loads > 1 else self.load_s
+            took_s[uid], self.facts[uid] = after.report.load_seconds, after.report.facts
+        if after.state in (WorkerState.READY, WorkerState.FAILED):
+            self._end_waking(uid)
+        if after.state == WorkerState.DOZING:
+            self.dozing_bytes[uid] = after.claim.memory_bytes
+        if uid in self.dozing:
+            self.idle.setdefault(uid, now)
+        elif all(worker.state == WorkerState.READY and worker.report.is_idle for worker in siblings):
+            self.idle.setdefault(uid, now)
+        else:
+            self.idle.pop(uid, None)
+
+    def heed(self, wanted: Wanted, settings: Settings) -> None:
+        """It is wanted like this from now on."""
+        limits = IdleLimits(idle_doze_s(wanted, settings), idle_sleep_s(wanted, settings))
+        if any(limits):
+            self.limits[wanted.uid] = limits
+        else:
+            self.limits.pop(wanted.uid, None)
+
+    def use(self, uid: str, now: float, more: int = 1) -> None:
+        self._spells[uid] = self._spells.get(uid, Spells(at=now)).later(now, more)
+
+    def spells(self, uid: str, now: float) -> float:
+        return self._spells.get(uid, Spells()).later(now).count
+
+    def put_to_sleep(self, uid: str, reason: str) -> None:
+        self.asleep[uid] = reason
+        self.dozing.pop(uid, None)
+        self.idle.pop(uid, None)
+        self._end_waking(uid)
+
+    def let_doze(self, uid: str, reason: str) -> None:
+        """It may go on to sleep as if it were idle all the while."""
+        self.dozing[uid] = reason
+        self._end_waking(uid)
+
+    def _end_waking(self, uid: str) -> None:
+        self.woken.pop(uid, None)
+        self._roused.discard(uid)
+
+    def rests(self, uid: str) -> bool:
+        return uid in self.asleep or uid in self.dozing
+
+    def wake(self, uid: str, now: float) -> bool:
+        """False where it is awake."""
+        if not self.rests(uid):
+            return False
+        if uid in self.dozing:
+            self._roused.add(uid)
+        self.asleep.pop(uid, None)
+        self.dozing.pop(uid, None)
+        self.idle.pop(uid, None)
+        self.woken[uid] = now
+        self.use(uid, now)
+        return True
+
+    def forget(self, uid: str) -> None:
+        self._end_waking(uid)
+        for table in (self.asleep, self.dozing, self.load_s, self.rouse_s, self.facts, self.idle, self._spells):
+            table.pop(uid, None)
+        self.dozing_bytes.pop(uid, None)
+        self.limits.pop(uid, None)
+
+    def remember(self, uid: str, rest: Rest) -> None:
+        """What an earlier supervisor knew."""
+        if rest.is_asleep or rest.is_dozing:
+            (self.asleep if rest.is_asleep else self.dozing)[uid] = rest.reason
+        if rest.load_s:
+            self.load_s[uid] = rest.load_s
+        if rest.rouse_s:
+            self.rouse_s[uid] = rest.rouse_s
+
+    def stored(self, uid: str) -> Rest:
+        return Rest(
+            is_asleep=uid in self.asleep,
+            is_dozing=uid in self.dozing,
+            reason=self.asleep.get(uid) or self.dozing.get(uid, ""),
+            load_s=self.load_s.get(uid, 0.0),
+            rouse_s=self.rouse_s.get(uid, 0.0),
+        )
+
+    def wake_s(self, uid: str) -> float | None:
+        """How long waking it takes, or would where it slept; None where nobody knows."""
+        return self.rouse_s.get(uid) if uid in self.dozing or uid in self._roused else self.load_s.get(uid)
+
+    def story(self, uid: str) -> str:
+        """Why it rests, and what waking it costs."""
+        reason, wake_s = self.asleep.get(uid) or self.dozing[uid], self.wake_s(uid)
+        return f"{reason}; the next request wakes it" + (f", which takes about {wake_s:.1f} s" if wake_s else "")
+
+
+def idle_sleep_s(wanted: Wanted, settings: Settings) -> float:
+    """After how long without a request it sleeps; 0 for never."""
+    own, usual = wanted.spec.idle_sleep_s, settings.idle_sleep_s
+    if not _may_rest(wanted):
+        return 0.0
+    usual = usual or (settings.scale_down_s if wanted.spec.bounds is not None else 0.0)
+    return usual if own is None else own
+
+
+def idle_doze_s(wanted: Wanted, settings: Settings) -> float:
+    """After how long without a request it dozes; 0 for never."""
+    own = wanted.spec.idle_doze_s
+    return 0.0 if not _may_rest(wanted) else settings.idle_doze_s if own is None else own
+
+
+def _may_rest(wanted: Wanted) -> bool:
+    bounds = wanted.spec.bounds
+    return not wanted.spec.pinned and (bounds is None or not bounds.min)
