@@ -6,6 +6,7 @@ import os
 import time
 
 from cluster import errors
+from cluster.runtime.place import Place
 from cluster.runtime.ray_head import START_TIMEOUT_S
 from cluster.settings import Settings
 
@@ -24,10 +25,13 @@ def prepare(settings: Settings, address: str) -> None:
 def connect(settings: Settings, address: str) -> None:
     import ray
 
-    deadline = time.monotonic() + START_TIMEOUT_S
+    host, deadline = address.rpartition(":")[0], time.monotonic() + START_TIMEOUT_S
+    is_own = (Place(settings).read() or {}).get("address") == address
+    # Ray finds the address of its machine by the route to a public one, and may take another than at its start.
+    where = {"_node_ip_address": host} if is_own and not host.startswith("127.") else {}
     while True:
         try:
-            ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="ERROR")
+            ray.init(address=address, namespace=settings.namespace, log_to_driver=False, logging_level="ERROR", **where)
             return
         except ConnectionError as error:
             if time.monotonic() > deadline:

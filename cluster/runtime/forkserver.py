@@ -3,7 +3,8 @@
 Before a worker loads its model, it spends five seconds of a core, four of them with imports that are the same in every
 worker. `ray_python.sh` sends here the arguments, the environment and the open files of each process that the raylet
 wants to start. The forked process then runs Ray's own program. Memory pages that nobody writes to are shared, so
-further workers also take less memory.
+further workers also take less memory. What only the workers of one wing import is imported by a second process. It is
+forked from the first once the wing has a worker, and the wing's next workers are forked from it.
 
 Nothing depends on this: where no fork server listens, a worker is started as usual.
 """
@@ -26,10 +27,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 from cluster.value import JsonObject
+from cluster.worker.preload import Preload
 
 log = logging.getLogger("cluster.forkserver")
 
@@ -54,6 +57,8 @@ ENVIRONMENT = {
 }
 #: The niceness while it imports, so that everything else goes first, above all workers that are loading at that time.
 PATIENCE = 19
+#: Workers wait no longer for what it imports. On a busy machine that takes ten times as long as on a quiet one.
+IMPORTED_S = 60.0
 #: How often it checks whether its raylet still lives.
 LOOK_S = 1.0
 #: The largest request: more than the arguments and the environment of any process.
@@ -63,25 +68,54 @@ MOST_BYTES = 1 << 20
 class ForkServer:
     """The fork server as seen by the process that starts workers."""
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
-        """`modules`: imported before the first fork, besides our own."""
-        self._modules = (*PRELOADED, *modules)
+    def __init__(self, preload: Preload) -> None:
+        self._preload = preload
         #: Only a Ray of our own has a fork server, and only on its head; otherwise this is empty.
         self._path = os.environ.get(PATH, "")
         self._process: subprocess.Popen[bytes] | None = None
+        #: When the first worker was started that could not be forked yet, by the socket that it would have asked.
+        self._awaited: dict[str, float] = {}
 
     @property
     def is_used(self) -> bool:
         return bool(self._path)
 
-    def ensure(self) -> None:
-        """Starts a fork server if there is none. It blocks, so it is called in a thread."""
-        is_starting = self._process is not None and self._process.poll() is None
-        if not self._path or is_starting or self._is_listening():
-            return
+    def ensure(self, family: str) -> str:
+        """Starts what is missing. Returns the socket where workers of that family are forked; empty as long as that is
+        where all are. It blocks, so it is called in a thread."""
+        wing = self._preload.wing_of(family)
+        template = Template(self._path_of(wing), self._preload.of_wing[wing]) if wing else None
+        if not self._path:
+            return ""
+        if not _is_listening(self._path):
+            self._start(template)
+        elif template is not None:
+            if _is_listening(template.path):
+                return template.path
+            _ask_for(template, self._path)
+        return ""
+
+    def may_fork(self, family: str, now: float) -> bool:
+        """False where a worker of that family should wait: the first one is started as usual, and imports what the fork
+        server imports meanwhile. If further ones did, too, all of them would be slower. It blocks."""
+        wing = self._preload.wing_of(family)
+        path = self._path_of(wing) if wing else self._path
+        if _is_listening(path):
+            self._awaited.pop(path, None)
+            return True
+        return not 0 < now - self._awaited.setdefault(path, now) < IMPORTED_S
+
+    def _path_of(self, wing: str) -> str:
+        path = Path(self._path)
+        return str(path.with_name(f"{path.stem}-{wing.rpartition('.')[2]}.sock"))
+
+    def _start(self, template: Template | None) -> None:
+        if self._process is not None and self._process.poll() is None:
+            return  # it still imports
+        modules = (*PRELOADED, *self._preload.common)
         try:
             self._process = subprocess.Popen(
-                command(self._path, int(os.environ["RAY_RAYLET_PID"]), self._modules),
+                command(self._path, int(os.environ["RAY_RAYLET_PID"]), modules, template),
                 env={**os.environ, **ENVIRONMENT},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -90,21 +124,49 @@ class ForkServer:
         except (OSError, KeyError) as error:
             log.warning("workers are not forked: %s", error)
 
-    def _is_listening(self) -> bool:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-            try:
-                probe.connect(self._path)
-            except OSError:
-                return False
-            return True
+
+@dataclass(frozen=True)
+class Template:
+    """A second process that is forked from the first, and imports more before it forks workers itself."""
+
+    path: str
+    modules: Sequence[str]
+
+    def as_request(self) -> JsonObject:
+        return {"template": self.path, "modules": [*self.modules]}
 
 
-def command(path: str, raylet: int, modules: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", "cluster.runtime.forkserver", path, str(raylet), *modules]
+def _is_listening(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True
+
+
+def _ask_for(template: Template, path: str) -> None:
+    """The next worker finds it, or is forked where all are."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server, suppress(OSError):
+        server.settimeout(LOOK_S)
+        server.connect(path)
+        server.send(json.dumps(template.as_request()).encode())
+        server.recv(64)
+
+
+def command(path: str, raylet: int, modules: Sequence[str], template: Template | None = None) -> list[str]:
+    """`template`: forked as soon as the modules are imported."""
+    first = json.dumps(template.as_request()) if template is not None else ""
+    return [sys.executable, "-m", "cluster.runtime.forkserver", path, str(raylet), first, *modules]
 
 
 def main() -> None:
-    path, raylet, modules = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    path, raylet, first, modules = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    _serve_all(path, raylet, modules, json.loads(first) if first else None)
+
+
+def _serve_all(path: Path, raylet: int, modules: Sequence[str], first: JsonObject | None = None) -> None:
+    """Imports the modules, and forks processes for as long as the raylet lives."""
     with path.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,12 +184,16 @@ def main() -> None:
         # Nobody reads the exit status of forked workers, so the kernel need not keep it.
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         listener = _listening(path)
+        if first is not None and os.fork() == 0:
+            listener.close()
+            lock.close()
+            _become_template(first, raylet)
         while _is_alive(raylet):
             if not select.select([listener], [], [], LOOK_S)[0]:
                 continue
             connection, _ = listener.accept()
             with connection, suppress(OSError, ValueError):
-                _serve(connection, listener)
+                _serve(connection, (listener, lock), raylet)
         path.unlink(missing_ok=True)
 
 
@@ -158,15 +224,18 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _serve(connection: socket.socket, listener: socket.socket) -> None:
+def _serve(connection: socket.socket, own: Sequence[socket.socket | IO[str]], raylet: int) -> None:
+    """`own`: what no child may keep open. While it did, no other server could listen after the end of this one."""
     request, files = _received(connection)
     try:
         if not request:
             return  # a client only checked whether the server listens
         pid = os.fork()
         if pid == 0:
-            listener.close()
-            connection.close()
+            for inherited in (connection, *own):
+                inherited.close()
+            if "template" in request:
+                _become_template(request, raylet)
             _become(request, files)
         connection.send(str(pid).encode())
     finally:
@@ -182,6 +251,18 @@ def _received(connection: socket.socket) -> tuple[JsonObject, list[int]]:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             files.frombytes(content[: len(content) - len(content) % files.itemsize])
     return json.loads(message) if message else {}, list(files)
+
+
+def _become_template(request: JsonObject, raylet: int) -> NoReturn:
+    """What the forked child does that forks others."""
+    try:
+        os.setsid()
+        _serve_all(Path(request["template"]), raylet, request["modules"])
+    # This process ends here, and must not go on as the one that it was forked from.
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
 
 
 def _become(request: JsonObject, files: list[int]) -> NoReturn:

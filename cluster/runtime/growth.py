@@ -9,6 +9,8 @@ import time
 from ray.autoscaler import sdk
 
 from cluster import errors
+from cluster.control.growing import CardsWanted
+from cluster.node_labels import selector_of
 from cluster.runtime.connection import connect
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
@@ -23,7 +25,7 @@ class Growth:
     def __init__(self, settings: Settings, address: str) -> None:
         connect(settings, address)
         self._supervisor = SupervisorClient.find(settings)
-        self._requested: list[int] = []
+        self._requested: list[CardsWanted] = []
         threading.Thread(target=self._go_on, name="growth", daemon=True).start()
 
     def _go_on(self) -> None:
@@ -38,5 +40,8 @@ class Growth:
         except errors.Unavailable:
             return
         if cards != self._requested:
-            sdk.request_resources(bundles=[{"GPU": float(count)} for count in cards])
+            sdk.request_resources(
+                bundles=[{"GPU": float(wanted.cards)} for wanted in cards],
+                bundle_label_selectors=[selector_of(wanted.labels) for wanted in cards],
+            )
             self._requested = cards

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ def listen(host: str, port: int) -> list[socket.socket]:
 class Holder:
     """Keeps the sockets, and hands a copy to every process of this user that asks at the path."""
 
-    def __init__(self, host: str, port: int, path: Path) -> None:
+    def __init__(self, host: str, port: int, path: Path, held: Sequence[socket.socket] = ()) -> None:
+        """`held`: the sockets of an earlier holder. Callers may be waiting in those."""
         self._path = path
-        self._sockets = listen(host, port)
+        self._sockets = list(held) or listen(host, port)
         path.unlink(missing_ok=True)
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind(str(path))
@@ -70,7 +72,7 @@ class Holder:
 
 def sockets_for(host: str, port: int, path: Path) -> list[socket.socket]:
     """Copies of the sockets that the watchdog holds for this address, or new ones without a watchdog."""
-    handed = _handed_over(path)
+    handed = handed_over(path)
     if handed and all(held.getsockname()[1] == port for held in handed):
         return handed
     for held in handed:
@@ -78,7 +80,8 @@ def sockets_for(host: str, port: int, path: Path) -> list[socket.socket]:
     return listen(host, port)
 
 
-def _handed_over(path: Path) -> list[socket.socket]:
+def handed_over(path: Path) -> list[socket.socket]:
+    """Copies of the sockets that are held at the path; none if nobody holds any."""
     with socket.socket(socket.AF_UNIX) as asking:
         asking.settimeout(TIMEOUT_S)
         try:

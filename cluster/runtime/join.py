@@ -82,27 +82,9 @@ class JoinedMachine:
 
     def invited(self) -> Invitation:
         """What the head says now; raises when this machine may not join it."""
-        nonce = secrets.token_hex(16)
-        request = JoinRequest(nonce=nonce, proof=proof(self._plan.token, "join", nonce))
-        invitation = read_invitation(self._ask("join", request), self._plan.token, nonce)
+        invitation = head_of(self._url, self._plan.token)
         check_fit(invitation, Versions.here(), time.time())
         return invitation
-
-    def _ask(self, purpose: Purpose, request: JoinRequest) -> object:
-        url = f"{self._url}/v1/cluster/{purpose}"
-        try:
-            response = httpx.post(url, json=request.model_dump(), timeout=ANSWER_S, trust_env=False)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise errors.Unavailable(
-                f"No cluster answers at {self._plan.head} ({type(error).__name__}): give the address that `cluster up` "
-                "printed there. A cluster that was started without --host answers on its own machine only."
-            ) from None
-        if response.status_code in (404, 405):
-            raise errors.Conflict(
-                f"The cluster at {self._plan.head} runs another version than this machine, which runs "
-                f"{Versions.here()}: nothing can join it. Install the same on both."
-            )
-        return parse(response)
 
     def join(self, invitation: Invitation) -> str:
         """Returns the address of this machine when its node process runs."""
@@ -201,7 +183,7 @@ class JoinedMachine:
             nonce = secrets.token_hex(16)
             request = LeaveRequest(nonce=nonce, proof=proof(self._plan.token, "leave", nonce, node), node=node)
             try:
-                answer = self._ask("leave", request)
+                answer = _asked(self._url, "leave", request)
             except errors.ClusterError as error:
                 log.warning("the head does not answer: %s", error)
                 break
@@ -215,6 +197,35 @@ class JoinedMachine:
     def end(self) -> None:
         """Ends what was started here."""
         ray_head.end(self._place)
+
+
+def head_of(url: str, token: str) -> Invitation:
+    """What the head there says of itself, if both have the token."""
+    nonce = secrets.token_hex(16)
+    request = JoinRequest(nonce=nonce, proof=proof(token, "join", nonce))
+    return read_invitation(_asked(url, "join", request), token, nonce)
+
+
+def _asked(url: str, purpose: Purpose, request: JoinRequest) -> object:
+    try:
+        response = httpx.post(
+            f"{url}/v1/cluster/{purpose}", json=request.model_dump(), timeout=ANSWER_S, trust_env=False
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise errors.Unavailable(
+            f"No cluster answers at {_host_of(url)} ({type(error).__name__}): give the address that `cluster up` "
+            "printed there. A cluster that was started without --host answers on its own machine only."
+        ) from None
+    if response.status_code in (404, 405):
+        raise errors.Conflict(
+            f"The cluster at {_host_of(url)} runs another version than this machine, which runs {Versions.here()}: "
+            "nothing can join it. Install the same on both."
+        )
+    return parse(response)
+
+
+def _host_of(url: str) -> str:
+    return url.rpartition("://")[2]
 
 
 def _node_of(raylet: psutil.Process) -> str:

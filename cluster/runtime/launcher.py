@@ -13,8 +13,10 @@ import psutil
 
 from cluster import errors
 from cluster.control.store_file import check_store, settle
+from cluster.joining import Versions, fit
 from cluster.runtime import ray_head
 from cluster.runtime.deploying import admit, serve_apart
+from cluster.runtime.join import head_of
 from cluster.runtime.place import Place
 from cluster.runtime.watchdog import StartRequest, StartResult, answers, wait_for_health
 from cluster.settings import Settings
@@ -66,7 +68,47 @@ def start(settings: Settings, address: str | None, *, ingress_nodes: int = 0, ad
     return Running(settings, StartResult(new_key, notice))
 
 
-def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subprocess.Popen[bytes], StartResult]:
+def upgrade(settings: Settings) -> tuple[Versions, Versions]:
+    """Puts this version in the place of the one that runs; returns both when it serves."""
+    place = Place(settings)
+    state = place.read()
+    if state is None:
+        raise errors.Unavailable(f"No cluster of {settings.home} was started on this machine.")
+    if state.get("joined"):
+        raise errors.Conflict(
+            f"This machine has joined the cluster at {state['url']}: leave it with `cluster down`, which has its "
+            "models moved first, and join again with the new version."
+        )
+    if state["url"] != settings.url:
+        raise errors.Conflict(f"The cluster serves at {state['url']}; an upgrade cannot move it to {settings.url}.")
+    before = _running(place, state["url"])
+    if not fit(before, own := Versions.here()):
+        raise errors.Conflict(
+            f"{before} runs and {own} is installed: with another Python or Ray, or further than one version, stop the "
+            "cluster with `cluster down` and start it again with `cluster up`."
+        )
+    _start_watchdog(settings, None, is_upgrade=True)
+    after = _running(place, state["url"])
+    if after != own:
+        raise errors.Conflict(
+            f"{after} still runs, though {own} is installed here: Ray starts its processes with {_python_of(place)}, "
+            "so install it there."
+        )
+    return before, after
+
+
+def _running(place: Place, url: str) -> Versions:
+    return head_of(url, place.token.read_text().strip()).versions
+
+
+def _python_of(place: Place) -> str:
+    ray = ray_head.RayHead.of(place)
+    return ray.raylet.environ().get("CLUSTER_PYTHON", "another Python") if ray is not None else "another Python"
+
+
+def _start_watchdog(
+    settings: Settings, admin_key: str | None, *, is_upgrade: bool = False
+) -> tuple[subprocess.Popen[bytes], StartResult]:
     """Returns when everything serves."""
     log = Place(settings).log
     with log.open("ab") as file:
@@ -81,7 +123,7 @@ def _start_watchdog(settings: Settings, admin_key: str | None) -> tuple[subproce
     try:
         assert process.stdin is not None and process.stdout is not None
         with process.stdin, process.stdout:
-            process.stdin.write(pickle.dumps(StartRequest(settings, admin_key)))
+            process.stdin.write(pickle.dumps(StartRequest(settings, admin_key, is_upgrade)))
             process.stdin.close()
             answer = process.stdout.read()
     # Also when this command is interrupted: what it started must not go on alone.

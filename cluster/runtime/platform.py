@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -16,9 +17,10 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
 from cluster.control.platform import Handle, Weighed
-from cluster.joining import VERSION_LABEL
+from cluster.joining import Versions
 from cluster.launch import Wanted
-from cluster.runtime import node_memory
+from cluster.node_labels import VERSION_LABEL
+from cluster.runtime import forkserver, node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
 from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
@@ -29,6 +31,7 @@ from cluster.status import Claim, Memory, Node, Report, WorkerName
 from cluster.weights.inventory import asking_once
 from cluster.weights.locate import locate
 from cluster.worker.planning import plan_of, weighed
+from cluster.worker.preload import Preload
 from cluster.worker.worker import Worker
 
 log = logging.getLogger("cluster.platform")
@@ -59,6 +62,13 @@ class RayHandle(Handle):
 
     async def drain(self, epoch: int, *, timeout_s: float) -> None:
         await self._control(timeout_s, Worker.drain, epoch)
+
+    async def doze(self, epoch: int, *, timeout_s: float) -> None:
+        try:
+            await self._control(timeout_s, Worker.doze, epoch)
+        except AttributeError:
+            # Of an earlier version: it is ended when its time to doze is over, and its model sleeps.
+            raise errors.Unavailable("It cannot doze.") from None
 
     async def logs(self, lines: int, *, timeout_s: float) -> list[str]:
         return await self._control(timeout_s, Worker.logs, lines)
@@ -96,8 +106,8 @@ class RayHandle(Handle):
 class RayPlatform:
     """Starts, finds and ends workers through Ray, for the supervisor."""
 
-    def __init__(self, settings: Settings, preload: Sequence[str] = ()) -> None:
-        """`preload`: modules that the families import, for the process that workers are forked from."""
+    def __init__(self, settings: Settings, preload: Preload) -> None:
+        """`preload`: modules that the families import, for the processes that workers are forked from."""
         self._settings = settings
         self._cards: dict[str, NodeCards] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
@@ -134,7 +144,8 @@ class RayPlatform:
             draining=draining,
             name=row.get("NodeName") or row["NodeManagerAddress"],
             labels=tuple(sorted(item for item in labels.items() if "/" not in item[0] and item[0] != VERSION_LABEL)),
-            version=labels.get(VERSION_LABEL, ""),
+            # Ray's labels are those of its start; the supervisor is always of the head's version.
+            version=Versions.here().cluster if HEAD_RESOURCE in resources else labels.get(VERSION_LABEL, ""),
         )
 
     async def _look_at_cards(self, node_id: str) -> None:
@@ -151,6 +162,16 @@ class RayPlatform:
             self._looking.pop(node_id, None)
         self._cards[node_id] = cards
 
+    def _forks(self, wanted: Wanted, claim: Claim) -> bool:
+        return self._forkserver.is_used and not claim.cards and not wanted.spec.envs
+
+    async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
+        # Only the head has a fork server: workers elsewhere would wait for nothing.
+        is_here = placement.node == ray.get_runtime_context().get_node_id()
+        if not is_here or not self._forks(wanted, placement.claim):
+            return True
+        return await asyncio.to_thread(self._forkserver.may_fork, wanted.family, time.monotonic())
+
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
         claim = placement.claim
         there = self._cards.get(placement.node, UNKNOWN_CARDS)
@@ -166,11 +187,11 @@ class RayPlatform:
         }
         if claim.cards:
             options["num_gpus"] = round(claim.gpus, 4)
-        if self._forkserver.is_used:
-            if claim.cards or wanted.spec.envs:
-                options["runtime_env"] = {"env_vars": UNFORKED}
-            else:
-                await asyncio.to_thread(self._forkserver.ensure)
+        if self._forks(wanted, claim):
+            if socket := await asyncio.to_thread(self._forkserver.ensure, wanted.family):
+                options["runtime_env"] = {"env_vars": {forkserver.PATH: socket}}
+        elif self._forkserver.is_used:
+            options["runtime_env"] = {"env_vars": UNFORKED}
         make = remote_worker.options(**options).remote
         return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device))
 

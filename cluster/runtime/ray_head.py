@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 
 from cluster import errors
-from cluster.joining import MOST_FIXED, VERSION_LABEL, Versions, read_ports
+from cluster.joining import MOST_FIXED, Versions, read_ports
+from cluster.node_labels import VERSION_LABEL, read_labels
 from cluster.runtime import forkserver
 from cluster.runtime.place import Place
 from cluster.settings import Settings
@@ -126,7 +127,8 @@ def start(settings: Settings, place: Place, run: str) -> RayHead:
     place.state.write_text(json.dumps(state))
     words = ["--head", "--include-dashboard=false", "--no-monitor", f"--port={address.rpartition(':')[2]}"]
     words += [f"--temp-dir={place.temp}", f"--ray-client-server-port={free_port()}"]
-    run_ray(place, [*words, *node_words(host, settings.ray_ports, settings.object_store_bytes, {})], START_RAY)
+    labels = read_labels(settings.labels)
+    run_ray(place, [*words, *node_words(host, settings.ray_ports, settings.object_store_bytes, labels)], START_RAY)
     head = RayHead.of(place)
     if head is None:
         raise failed_start(place)
@@ -273,4 +275,13 @@ def own_address(towards: str = "192.0.2.1") -> str:
             probe.connect((towards, 9))
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            return _address_without_route()
+
+
+def _address_without_route() -> str:
+    """Machines that are connected among themselves only have no route to anywhere else."""
+    states = psutil.net_if_stats()
+    rows = [row for name, rows in psutil.net_if_addrs().items() if name in states and states[name].isup for row in rows]
+    addresses = [ipaddress.IPv4Address(row.address) for row in rows if row.family == socket.AF_INET]
+    outside = [address for address in addresses if not address.is_loopback and not address.is_link_local]
+    return str(min(outside)) if outside else "127.0.0.1"

@@ -36,7 +36,22 @@ case "$*" in
         exit 0
         ;;
     *"/ray/_private/workers/default_worker.py "*)
-        # A process for an actor, forked from one that has imported what models need, where there is one.
+        # A process for an actor, forked from one that has imported what models need, where there is one. An actor may
+        # name another than the usual one. Ray would start a Python first, which sets that variable and no other.
+        case "$*" in
+            *'"env_vars": {"CLUSTER_FORKSERVER": "'*)
+                path=${*##*'"CLUSTER_FORKSERVER": "'}
+                export CLUSTER_FORKSERVER="${path%%\"*}"
+                for word; do
+                    shift
+                    case "$word" in
+                        */setup_worker.py | --serialized-runtime-env-context=* | --language=*) ;;
+                        *) set -- "$@" "$word" ;;
+                    esac
+                done
+                ;;
+            *'"CLUSTER_UNFORKED"'*) CLUSTER_UNFORKED=1 ;;
+        esac
         if [ -z "$CLUSTER_UNFORKED" ] && [ -S "$CLUSTER_FORKSERVER" ] &&
             "$CLUSTER_PYTHON" -I -S "${0%/*}/forked.py" "$CLUSTER_FORKSERVER" "$@"; then
             exit 0

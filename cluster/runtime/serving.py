@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -26,16 +26,17 @@ from cluster.runtime.ray_head import STOP_TIMEOUT_S
 from cluster.runtime.supervisor_actor import start_supervisor
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from cluster.worker.preload import Preload
 
 #: The ingress's name in Ray Serve.
 APP_NAME = "cluster"
 #: Makes what `serve.run` takes: the head's ingress, or one on each of so many nodes.
 Ingresses = Callable[[Settings, int], Any]
 #: The modules that workers need first, by the model types that are installed.
-Preload = Callable[[Settings], Sequence[str]]
+Preloaded = Callable[[Settings], Preload]
 
 
-def deploy(ingresses: Ingresses, preload: Preload) -> None:
+def deploy(ingresses: Ingresses, preload: Preloaded) -> None:
     """What to serve comes on stdin. stdout is redirected so that what libraries print cannot corrupt the answer."""
     answer = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -50,7 +51,7 @@ def deploy(ingresses: Ingresses, preload: Preload) -> None:
 
 
 def _serve(
-    settings: Settings, address: str, place: Place, ingress_nodes: int, ingresses: Ingresses, preload: Preload
+    settings: Settings, address: str, place: Place, ingress_nodes: int, ingresses: Ingresses, preload: Preloaded
 ) -> str | None:
     """The supervisor and the ingress; returns a new admin key when one had to be made."""
     connect(settings, address)

@@ -9,7 +9,6 @@ import secrets
 import socket
 import sqlite3
 import time
-from collections.abc import Sequence
 
 import ray
 
@@ -25,6 +24,7 @@ from cluster.runtime.platform import RayPlatform
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from cluster.worker.preload import Preload
 
 log = logging.getLogger("cluster.supervisor_actor")
 
@@ -35,7 +35,7 @@ STORE_RETRY_S = 1.0
 class SupervisorActor(Supervisor):
     """The supervisor in an actor. All that it needs is in its arguments and the store, so that Ray can restart it."""
 
-    def __init__(self, settings: Settings, preload: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, preload: Preload) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         store, is_salvaged = _patiently_opened(settings)
@@ -87,7 +87,7 @@ _remote_supervisor = ray.remote(
 )(_answering)
 
 
-def start_supervisor(settings: Settings, preload: Sequence[str] = ()) -> SupervisorClient:
+def start_supervisor(settings: Settings, preload: Preload) -> SupervisorClient:
     """The running supervisor, or a new one."""
     return SupervisorClient(
         _remote_supervisor.options(

@@ -13,10 +13,12 @@ from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
 from cluster.control.closed_nodes import NodeMark
 from cluster.control.fitting import Fit
+from cluster.control.growing import CardsWanted
+from cluster.control.scaling import Bounds
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.routes import Amendment, Snapshot
-from cluster.status import Claim, Event, ModelStatus, Node
+from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleNumbers, StatusNews
 
 
 class SupervisorCalls(Protocol):
@@ -36,6 +38,9 @@ class SupervisorCalls(Protocol):
     async def events(self, uid: str) -> list[Event]:
         """What happened to a model, or with no uid to the cluster itself."""
 
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        """What happened to all models and to the cluster itself, the newest first."""
+
     async def logs(self, uid: str, lines: int) -> list[str]: ...
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
@@ -44,8 +49,8 @@ class SupervisorCalls(Protocol):
     async def mark_node(self, node: str, mark: NodeMark) -> Node:
         """Closes a node by its name, its address or its id, has its workers moved elsewhere, or opens it again."""
 
-    async def cards_wanted(self) -> list[int]:
-        """The cards that all models need together, each number on one node. For an autoscaler, which is taken to be
+    async def cards_wanted(self) -> list[CardsWanted]:
+        """The cards that all models need together. For an autoscaler, which is taken to be
         there as long as it asks."""
 
     async def uptime(self) -> float: ...
@@ -69,7 +74,23 @@ class SupervisorCalls(Protocol):
     async def cancel(self, uid: str) -> None:
         """Ends a launch that is not READY yet."""
 
-    async def scale(self, uid: str, replica: int) -> ModelStatus: ...
+    async def doze(self, uid: str) -> ModelStatus:
+        """Its workers drop their model and keep their processes; the next request has them load it again."""
+
+    async def sleep(self, uid: str) -> ModelStatus:
+        """Ends its workers; the next request starts them again."""
+
+    async def wake(self, uid: str) -> ModelStatus:
+        """Starts the workers of one that sleeps; returns at once."""
+
+    async def scale(self, uid: str, replica: int | None, bounds: Bounds | None = None) -> ModelStatus:
+        """Another number of replicas, other bounds between which it follows the load, or both."""
+
+    async def scale_of(self, uid: str) -> ScaleNumbers:
+        """How many replicas it has now, and how much there is to do."""
+
+    async def restart(self, uid: str, why: str) -> ModelStatus:
+        """New processes take the place of those that run; returns at once."""
 
     async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]: ...
 
@@ -88,6 +109,11 @@ class SupervisorCalls(Protocol):
 
     async def revoke_key(self, id: str) -> None: ...
 
+    async def log_in(self, key_id: str) -> tuple[Key, str]:
+        """A session of that key, and its text, which nobody can read again."""
+
+    async def log_out(self, digest: str) -> None: ...
+
     # ------------------------------------------------------------------------------------ from the ingresses
 
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
@@ -95,6 +121,9 @@ class SupervisorCalls(Protocol):
 
     async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
         """What has changed in it since that version, as soon as something has; all of it on a gap."""
+
+    async def status_news(self, version: int, timeout_s: float) -> StatusNews:
+        """What has changed in the statuses of all models since that version, as soon as something has."""
 
     async def suspect(self, name: str) -> None:
         """This worker has work and answers nothing."""

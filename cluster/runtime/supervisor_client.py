@@ -15,13 +15,15 @@ from cluster.catalog.entry import Entry
 from cluster.control.changes import Change
 from cluster.control.closed_nodes import NodeMark
 from cluster.control.fitting import Fit
+from cluster.control.growing import CardsWanted
+from cluster.control.scaling import Bounds
 from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.routes import Amendment, Snapshot
 from cluster.runtime.actor_calls import SUPERVISOR, answer_of
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.settings import Settings
-from cluster.status import Claim, Event, ModelStatus, Node
+from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleNumbers, StatusNews
 
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")
@@ -72,7 +74,7 @@ class SupervisorClient(SupervisorCalls):
         # Callers that wait for news ask again by themselves.
         return await self._once(wait_s + NEWS_S, SupervisorCalls.status, uid, version, wait_s)
 
-    async def cards_wanted(self) -> list[int]:
+    async def cards_wanted(self) -> list[CardsWanted]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.cards_wanted)
 
     async def all_statuses(self) -> list[ModelStatus]:
@@ -85,6 +87,9 @@ class SupervisorClient(SupervisorCalls):
 
     async def events(self, uid: str) -> list[Event]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.events, uid)
+
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.recent_events, query)
 
     async def logs(self, uid: str, lines: int) -> list[str]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.logs, uid, lines)
@@ -111,8 +116,20 @@ class SupervisorClient(SupervisorCalls):
     async def would_fit(self, variants: Sequence[Wanted], /) -> list[Fit]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.would_fit, variants)
 
-    async def scale(self, uid: str, replica: int) -> ModelStatus:
-        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.scale, uid, replica)
+    async def doze(self, uid: str) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.doze, uid)
+
+    async def sleep(self, uid: str) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.sleep, uid)
+
+    async def wake(self, uid: str) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.wake, uid)
+
+    async def scale(self, uid: str, replica: int | None, bounds: Bounds | None = None) -> ModelStatus:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.scale, uid, replica, bounds)
+
+    async def scale_of(self, uid: str) -> ScaleNumbers:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.scale_of, uid)
 
     async def apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.apply, declared, prune, dry_run)
@@ -131,6 +148,9 @@ class SupervisorClient(SupervisorCalls):
     async def cancel(self, uid: str) -> None:
         await self._once(CALL_S, SupervisorCalls.cancel, uid)
 
+    async def restart(self, uid: str, why: str) -> ModelStatus:
+        return await self._once(CALL_S, SupervisorCalls.restart, uid, why)
+
     async def register(self, entry: Entry) -> None:
         await self._once(CALL_S, SupervisorCalls.register, entry)
 
@@ -143,11 +163,20 @@ class SupervisorClient(SupervisorCalls):
     async def revoke_key(self, id: str) -> None:
         await self._once(CALL_S, SupervisorCalls.revoke_key, id)
 
+    async def log_in(self, key_id: str) -> tuple[Key, str]:
+        return await self._once(CALL_S, SupervisorCalls.log_in, key_id)
+
+    async def log_out(self, digest: str) -> None:
+        await self._once(CALL_S, SupervisorCalls.log_out, digest)
+
     async def watch(self, version: int, timeout_s: float) -> Snapshot:
         return await self._once(timeout_s + NEWS_S, SupervisorCalls.watch, version, timeout_s)
 
     async def changes(self, version: int, timeout_s: float) -> Snapshot | Amendment:
         return await self._once(timeout_s + NEWS_S, SupervisorCalls.changes, version, timeout_s)
+
+    async def status_news(self, version: int, timeout_s: float) -> StatusNews:
+        return await self._once(timeout_s + NEWS_S, SupervisorCalls.status_news, version, timeout_s)
 
     async def suspect(self, name: str) -> None:
         await self._once(CALL_S, SupervisorCalls.suspect, name)

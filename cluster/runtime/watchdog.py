@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, NoReturn
 
@@ -28,9 +29,10 @@ from cluster import errors
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.store import ITSELF
 from cluster.control.store_file import check_store, settle
-from cluster.runtime import ray_head
+from cluster.joining import Versions
+from cluster.runtime import forkserver, ray_head
 from cluster.runtime.deploying import admit, is_current, serve_apart
-from cluster.runtime.handover import Holder
+from cluster.runtime.handover import Holder, handed_over
 from cluster.runtime.heartbeat import Beat, beats
 from cluster.runtime.place import Place, cannot_write
 from cluster.runtime.ray_head import RayHead, is_alive, is_of
@@ -96,6 +98,8 @@ class StartRequest:
 
     settings: Settings
     admin_key: str | None = None
+    #: In place of the watchdog, the supervisor and the ingresses that run; Ray and the workers go on.
+    is_upgrade: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,23 @@ class Watchdog:
         if admin_key is not None:
             admit(self._settings, admin_key)
         return StartResult(self._start(), notice)
+
+    def take_over(self, held: Sequence[socket.socket]) -> StartResult:
+        """Puts the supervisor and the ingresses of this version in the place of those that run, which go in order:
+        callers are answered by one of them, or wait in the sockets for the next."""
+        state, self._ray = self._place.read(), RayHead.of(self._place)
+        if state is None or self._ray is None:
+            raise errors.Conflict(f"No cluster of {self._place.home} runs that could be upgraded: use `cluster up`.")
+        self._run = state["run"]
+        self._holder = Holder(self._settings.host, self._settings.port, self._place.listeners, held)
+        os.environ.update({**ray_head.ray_variables(self._place, ours=True), ray_head.RUN: self._run})
+        end_fork_server(ray_head.processes_of(self._place))
+        new_key = serve_apart(self._settings, self._ray.address, self._place, 0)
+        wait_for_health(self._settings, self._ray.raylet)
+        # Before, a failure must end nothing: the workers serve, and the next upgrade goes on from there.
+        self._is_in_charge = True
+        self._tell("INFO", f"Upgraded to {Versions.here()}; workers go on as they are.")
+        return StartResult(new_key)
 
     def _left_running(self) -> RayHead | None:
         state = self._place.read()
@@ -245,6 +266,32 @@ class Watchdog:
         shutil.rmtree(self._place.private, ignore_errors=True)
 
 
+def succeed(place: Place) -> list[socket.socket]:
+    """Ends the watchdog of this home, if there is one, without anything else; returns the sockets that it held."""
+    held = handed_over(place.listeners)
+    pid = place.holder()
+    if pid is not None:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            process.kill()
+            process.wait(ray_head.STOP_TIMEOUT_S)
+    return held
+
+
+def end_fork_server(processes: Sequence[psutil.Process]) -> None:
+    """It has imported the old version; the next worker starts another one."""
+    servers = {}
+    for process in processes:
+        with suppress(psutil.Error):
+            if forkserver.__name__ in process.cmdline():
+                servers[process.pid] = process
+    for process in servers.values():
+        with suppress(psutil.Error):
+            # Until it calls itself otherwise, a forked worker looks the same.
+            if process.ppid() not in servers:
+                process.kill()
+
+
 def refuse_another(settings: Settings) -> None:
     """Processes of one user may listen on one port together; here that would be a mistake."""
     if answers(settings):
@@ -304,6 +351,7 @@ def main() -> None:
     try:
         home = Place(settings)
         home.prepare()
+        held = succeed(home) if request.is_upgrade else []
         lock = home.take()
     except errors.ClusterError as error:
         _say(answer, error)
@@ -313,7 +361,7 @@ def main() -> None:
         watchdog = Watchdog(settings)
         try:
             try:
-                result = watchdog.begin(request.admin_key)
+                result = watchdog.take_over(held) if request.is_upgrade else watchdog.begin(request.admin_key)
             except errors.ClusterError as error:
                 _say(answer, error)
                 return

@@ -21,6 +21,7 @@ from cluster.launch import Wanted
 from cluster.runtime import local_rpc, node_memory
 from cluster.runtime.actor_calls import MANY
 from cluster.runtime.inbox import Inbox, LastPiece
+from cluster.runtime.neighbours import RayNeighbours
 from cluster.runtime.place import settings_here
 from cluster.runtime.worker_calls import SPOKEN_CALLS, WORKER_CALLS, WorkerCalls
 from cluster.settings import Settings
@@ -50,6 +51,8 @@ class WorkerActor(Worker):
     def __init__(
         self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str], device: str
     ) -> None:
+        # The other nodes' settings are the head's, with homes of their own.
+        neighbours = RayNeighbours(settings)
         settings = settings_here(settings)
         # Ray sets this to 1 for actors that reserve no core; the share of the node's cores is set explicitly later.
         os.environ.pop("OMP_NUM_THREADS", None)
@@ -68,7 +71,7 @@ class WorkerActor(Worker):
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         node_memory.go_first(OOM_SCORE)
-        super().__init__(name, wanted, claim, settings, device)
+        super().__init__(name, wanted, claim, settings, device, neighbours)
         if ignored:
             log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
         # Inference has a loop of its own: what comes by the socket and what Ray brings meet tinbox.

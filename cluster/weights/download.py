@@ -35,12 +35,15 @@ from cluster.paths import folder_under
 from cluster.status import LoadProgress
 from cluster.value import JsonObject
 from cluster.weights.hubs import Hub, Listing, RemoteFile, is_busy, name_of, refusal
+from cluster.weights.neighbours import Holding, Neighbours, NoNeighbours, provider
 
 log = logging.getLogger("cluster.weights.download")
 
 #: Files fetched at once: enough to use the whole bandwidth, few enough not to be throttled.
 PARALLEL_FILES = 4
 REPORT_EVERY_S = 0.2
+#: For so long it counts what other nodes said that they have.
+HOLDINGS_S = 30.0
 #: A file is given up after so many attempts in a row without a byte; their pauses double, to half a minute in all.
 FRUITLESS_ATTEMPTS = 7
 
@@ -166,8 +169,12 @@ class Download:
     listing: Listing
     wanted: Sequence[RemoteFile]
     report: Listener
+    neighbours: Neighbours = field(default_factory=NoNeighbours)
     patience: int = FRUITLESS_ATTEMPTS
     stop: threading.Event = field(default_factory=threading.Event)
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _looked: float = float("-inf")
+    _holdings: Sequence[Holding] = ()
 
     def run(self) -> None:
         cache, commit = self.cache, self.listing.commit
@@ -211,17 +218,59 @@ class Download:
     def _fetch(self, file: RemoteFile) -> None:
         partial = self.cache.partial(file)
         partial.parent.mkdir(parents=True, exist_ok=True)
+        if self._take(file, partial) and self._stored(file, partial):
+            return
         for _ in range(2):
             self._receive(file, partial)
-            if _is_intact(file, partial):
-                os.replace(partial, self.cache.blob(file))
+            if self._stored(file, partial):
                 return
-            partial.unlink()
-            log.warning("%s of %s arrived damaged", file.name, name_of(self.source))
         raise errors.DownloadFailed(
             f"{file.name} of {name_of(self.source)} is corrupt: {self.hub.endpoint} twice sent data that does not "
             "match its listing; launch again later or use another revision."
         )
+
+    def _stored(self, file: RemoteFile, partial: Path) -> bool:
+        if _is_intact(file, partial):
+            os.replace(partial, self.cache.blob(file))
+            return True
+        partial.unlink()
+        log.warning("%s of %s arrived damaged", file.name, name_of(self.source))
+        return False
+
+    def _take(self, file: RemoteFile, partial: Path) -> bool:
+        """Continues the partial file with what other nodes have of it; False where the hub has to go on."""
+        asked: set[str] = set()
+        looked = time.monotonic() - HOLDINGS_S
+        while (size := _size(partial)) < file.size:
+            node = provider(self.neighbours.own, size, file, self._look_around(looked), asked)
+            if node is None:
+                return False
+            asked.add(node)
+            try:
+                self._append(self.neighbours.pieces(node, self.source, file, size), file, partial)
+            except errors.ClusterError as error:
+                log.warning("node %s gives no more of %s: %s", node, file.name, error)
+            log.info("%s of %s came from node %s", human(_size(partial) - size), file.name, node)
+            looked = time.monotonic()
+        return partial.exists()
+
+    def _look_around(self, since: float) -> Sequence[Holding]:
+        """What other nodes have; asked anew if it was last asked before `since`."""
+        with self._looking:
+            if self._looked < since:
+                self._holdings = self.neighbours.holdings(self.source, self._missing())
+                self._looked = time.monotonic()
+            return self._holdings
+
+    def _append(self, pieces: Iterator[bytes], file: RemoteFile, partial: Path) -> None:
+        with partial.open("ab") as out:
+            for piece in pieces:
+                if self.stop.is_set():
+                    raise _Stopped
+                out.write(piece[: file.size - out.tell()])
+            out.flush()
+            # As below.
+            os.fsync(out.fileno())
 
     def _receive(self, file: RemoteFile, partial: Path) -> None:
         """Continues the partial file until it has the size that the hub lists."""
@@ -230,7 +279,7 @@ class Download:
         most = fruitless = 0
         while not partial.exists() or partial.stat().st_size < file.size:
             reason = self._receive_once(url, file, partial)
-            size = partial.stat().st_size if partial.exists() else 0
+            size = _size(partial)
             fruitless = 0 if size > most else fruitless + 1
             most = max(most, size)
             if fruitless == self.patience:
@@ -243,7 +292,7 @@ class Download:
 
     def _receive_once(self, url: str, file: RemoteFile, partial: Path) -> str:
         """Returns why the connection ended, in case the file is not complete."""
-        start = partial.stat().st_size if partial.exists() else 0
+        start = _size(partial)
         try:
             with self.client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
                 if is_busy(response):
@@ -286,6 +335,10 @@ class Download:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR):
             return errors.DownloadFailed(f"{name} cannot be stored in {folder}: {error.strerror}.")
         return error
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _is_intact(file: RemoteFile, path: Path) -> bool:

@@ -36,6 +36,8 @@ MOST_CPU_S = 10
 
 CONFIGS = (
     "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "modules.json",

@@ -20,6 +20,7 @@ from cluster.paths import folder_under, local_path, real_path
 from cluster.weights import headers
 from cluster.weights.download import Download, Listener, RepositoryCache
 from cluster.weights.hubs import HUBS, Listing, RemoteFile, client_of, listing_of, name_of
+from cluster.weights.neighbours import Neighbours, NoNeighbours
 
 log = logging.getLogger("cluster.weights.locate")
 
@@ -33,11 +34,12 @@ def locate(
     roots: Sequence[Path] = (),
     patterns: Sequence[str] | None = None,
     report: Listener = lambda progress: None,
+    neighbours: Neighbours | None = None,
 ) -> Path:
     """The folder to load from, or the file where the source names one.
 
     `report` is called with the progress of a download, and stops it by raising. `patterns` names the files to fetch;
-    without it, all files that one set of weights needs are fetched.
+    without it, all files that one set of weights needs are fetched. What `neighbours` have is taken from them.
     """
     if source.hub == "local":
         return _safe(_local_folder(source, roots), source, allow_pickle, roots)
@@ -70,7 +72,7 @@ def locate(
                 "the folder of the weights as model_path."
             ) from error
         wanted = _wanted(source, listing, allow_pickle, patterns)
-        Download(client, hub, source, cache, listing, wanted, report).run()
+        Download(client, hub, source, cache, listing, wanted, report, neighbours or NoNeighbours()).run()
     return cache.snapshot(listing.commit) / source.path
 
 

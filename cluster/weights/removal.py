@@ -1,12 +1,44 @@
-"""Takes downloaded weights off the disk."""
+"""What was downloaded to a disk, with its files, and how it is taken off."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.weights.download import RepositoryCache
-from cluster.weights.locate import CachedModel
+from cluster.weights.locate import CachedModel, cached
+
+#: What names weights on every node: their hub, repository and commit.
+Key = tuple[str, str, str]
+
+
+class StoredModel(NamedTuple):
+    model: CachedModel
+    files: list[Path]
+
+    @property
+    def key(self) -> Key:
+        return self.model.hub, self.model.id, self.model.revision
+
+
+class Disk(NamedTuple):
+    """What one node has."""
+
+    ip: str
+    models: list[StoredModel]
+
+
+def stored(home: Path) -> list[StoredModel]:
+    return [StoredModel(model, files_of(model)) for model in cached(home)]
+
+
+def remove_stored(home: Path, keys: Collection[Key]) -> None:
+    """By what is there, not by a path that somebody names."""
+    for there in stored(home):
+        if there.key in keys:
+            remove(there.model)
 
 
 def files_of(model: CachedModel) -> list[Path]:

@@ -16,6 +16,7 @@ import pytest
 
 from cluster.runtime import forkserver, ray_head
 from cluster.runtime.forkserver import PATH, UNFORKED, ForkServer, command
+from cluster.worker.preload import Preload
 from tests.live import ROOT, is_alive, until
 
 #: Writes into a file what a program sees of its own process.
@@ -24,11 +25,15 @@ import json, os, sys
 seen = {"words": sys.argv, "folder": os.getcwd(), "environment": dict(os.environ), "parent": os.getppid(),
         "nice": os.nice(0),
         "leads": os.getpgrp() == os.getpid(), "name": __name__,
-        "path": sys.path[0], "imported": "colorsys" in sys.modules}
+        "path": sys.path[0], "imported": "wave" in sys.modules}
 open(sys.argv[1] + ".new", "w").write(json.dumps(seen))
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 print("told")
 """
+
+
+#: Of a wing that needs nothing of its own.
+FAMILY = "wings.plain:Plain"
 
 
 @pytest.fixture
@@ -49,12 +54,12 @@ def server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> Iterator[subproce
 
 
 def start(path: Path, raylet: int) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(command(str(path), raylet, ["colorsys", "there_is_no_such_module"]), cwd=ROOT)
+    process = subprocess.Popen(command(str(path), raylet, ["wave", "there_is_no_such_module"]), cwd=ROOT)
     until(path.exists, within=20)
     return process
 
 
-def ray_python(path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def ray_python(path: Path, *words: str, first: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
     """Starts a process the way the raylet does."""
     folder = path.parent / "ray" / "_private" / "workers"
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,12 @@ def ray_python(path: Path, *words: str, **variables: str) -> subprocess.Complete
     program.write_text(TELLS)
     environment = {"PATH": os.environ["PATH"], "CLUSTER_PYTHON": sys.executable, PATH: str(path), **variables}
     return subprocess.run(
-        [ray_head.RAY_PYTHON, program, *words], env=environment, cwd=folder, capture_output=True, text=True, timeout=30
+        [ray_head.RAY_PYTHON, *filter(None, [first]), program, *words],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
 
 
@@ -99,6 +109,19 @@ def test_a_program_that_fails_fails_alone(server: subprocess.Popen[bytes], tmp_p
     until(lambda: not psutil.Process(server.pid).children(), within=10, why="processes that ended are left")
 
 
+def test_an_actor_may_be_forked_by_another_than_the_usual_one(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Ray would run `setup_worker.py` with these words, which sets the variable and takes them out."""
+    context = json.dumps({"command_prefix": [], "env_vars": {PATH: str(tmp_path / "fork.sock")}, "py_executable": "p"})
+    seen = str(tmp_path / "seen")
+    words = [seen, "--node=a b", "--language=PYTHON", f"--serialized-runtime-env-context={context}"]
+    done = ray_python(tmp_path / "usual.sock", *words, first=str(tmp_path / "setup_worker.py"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+    told = told_by(tmp_path / "seen")
+    assert isinstance(told["words"], list) and told["words"][1:] == [seen, "--node=a b"]
+    assert told["imported"] and told["parent"] == server.pid
+    assert isinstance(told["environment"], dict) and told["environment"][PATH] == str(tmp_path / "fork.sock")
+
+
 @pytest.mark.parametrize("what", ["nobody", "dead", "unforked"])
 def test_where_there_is_no_fork_server_a_process_is_started_as_usual(
     what: str, tmp_path: Path, raylet: subprocess.Popen[bytes]
@@ -126,19 +149,20 @@ def test_what_it_forked_outlives_it_and_another_takes_its_place(
     monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(forkserver, "PRELOADED", ())
-    ours = ForkServer(("colorsys",))
-    ours.ensure()
+    preload = Preload(("wave",))
+    ours = ForkServer(preload)
+    ours.ensure(FAMILY)
     until(path.exists, within=20)
     first = ours._process
     assert first is not None
     # No second one is started, by the same supervisor or by another.
-    ours.ensure()
-    other = ForkServer(("colorsys",))
-    other.ensure()
+    ours.ensure(FAMILY)
+    other = ForkServer(preload)
+    other.ensure(FAMILY)
     assert ours._process is first and other._process is None
     first.kill()
     first.wait()
-    other.ensure()
+    other.ensure(FAMILY)
     second = other._process
     assert second is not None
     until(
@@ -147,6 +171,54 @@ def test_what_it_forked_outlives_it_and_another_takes_its_place(
     )
     second.kill()
     second.wait()
+
+
+def test_the_first_worker_is_started_at_once_and_others_wait_for_what_they_share(
+    server: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATH, str(tmp_path / "coming.sock"))
+    ours = ForkServer(Preload(of_wing={"wings.toys": ("wave",)}))
+    assert ours.may_fork(FAMILY, 100.0)
+    assert not ours.may_fork(FAMILY, 101.0) and ours.may_fork("wings.toys:Ball", 101.0)
+    # Should it never come, they do without.
+    assert ours.may_fork(FAMILY, 100.0 + forkserver.IMPORTED_S)
+    (tmp_path / "coming.sock").symlink_to(tmp_path / "fork.sock")
+    assert ours.may_fork(FAMILY, 102.0) and not ours.may_fork("wings.toys:Ball", 102.0)
+    # When it has died, it is awaited as before.
+    (tmp_path / "coming.sock").unlink()
+    assert ours.may_fork(FAMILY, 103.0) and not ours.may_fork(FAMILY, 104.0)
+
+
+def test_a_wing_has_a_process_of_its_own_once_it_has_a_worker(
+    tmp_path: Path, raylet: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PATH, str(tmp_path / "fork.sock"))
+    monkeypatch.setenv("RAY_RAYLET_PID", str(raylet.pid))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(forkserver, "PRELOADED", ())
+    server = ForkServer(Preload(of_wing={"wings.toys": ("wave",), "wings.tools": ("sched",)}))
+    # It comes by itself after the common one, or when the first worker of its wing is started beside that.
+    for family in ("wings.toys.ball:Ball", "wings.tools:Saw"):
+        assert server.ensure(family) == ""
+        until(lambda family=family: server.ensure(family), within=20)  # type: ignore[misc]
+    path = Path(server.ensure("wings.toys.ball:Ball"))
+    assert path == tmp_path / "fork-toys.sock" and server.ensure("wings.others:Other") == ""
+    for number, (at, has_it) in enumerate([(path, True), (tmp_path / "fork-tools.sock", False)]):
+        assert ray_python(at, str(tmp_path / f"seen{number}")).stdout == "told\n"
+        assert told_by(tmp_path / f"seen{number}")["imported"] is has_it
+    assert told_by(tmp_path / "seen0")["nice"] == os.nice(0)
+    # One that has died is replaced by the common one.
+    assert server._process is not None
+    common = psutil.Process(server._process.pid)
+    templates = common.children()
+    for template in templates:
+        template.kill()
+    psutil.wait_procs(templates, timeout=10)
+    until(lambda: server.ensure("wings.toys:Ball") == str(path) and path.exists(), within=20)
+    raylet.kill()
+    raylet.wait()
+    server._process.wait(10)
+    until(lambda: not path.exists(), within=10)
 
 
 def test_it_ends_with_its_raylet(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
