@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers as StarletteHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors
 from cluster.metrics import page
@@ -26,14 +28,23 @@ from cluster.settings import Settings
 from cluster.value import JsonObject
 from deployments.gateway.cell import Cell, CellAnswer, Headers
 from deployments.gateway.config import GatewayConfig
+from deployments.gateway.error_paths import shape_of
 from deployments.gateway.forwarding import CellRequest, Forwarder, refuse_unclear, send_response, send_whole
 from deployments.gateway.headers import to_cell, with_key
-from deployments.gateway.meaning import CELL_HEADER, RequestKind, kind_of, model_in_body, model_in_path
+from deployments.gateway.meaning import (
+    CELL_HEADER,
+    CHANGES,
+    RequestKind,
+    cell_in_query,
+    kind_of,
+    model_in_body,
+    model_in_path,
+)
 from deployments.gateway.table import CellTable
 from deployments.ingress.auth import presented_key
 from deployments.ingress.bodies import Bodies, BodyLimits, Json
 from deployments.ingress.metrics import IngressMetrics
-from deployments.ingress.middleware import PUBLIC, AccessLog, RequestMiddleware
+from deployments.ingress.middleware import AccessLog, RequestMiddleware
 from deployments.ingress.origins import OriginMiddleware, Origins
 
 #: Requests under way at once.
@@ -44,6 +55,16 @@ FIRST_TABLE_S = 3.0
 _INFER = re.compile(r"/(?!v1/(models|keys|cluster|model_registrations|cache)\b)")
 #: Answered by the gateway itself to everybody, as every cluster does.
 _HEALTH = frozenset(("/", "/health", "/ping"))
+#: Asked without a key: what every cluster answers to everybody.
+PUBLIC = frozenset(
+    ("GET", path)
+    for path in (
+        *_HEALTH,
+        *("/ready", "/v1/address", "/v1/cluster/auth"),
+        *("/docs", "/docs/page.js", "/docs/page.css"),
+        *("/ui", "/ui/", "/ui/page.js", "/ui/page.css"),
+    )
+)
 
 
 class _Named:
@@ -99,9 +120,19 @@ class Gateway:
         bodies = Bodies(max(self._settings.bodies_bytes, self._settings.max_body_bytes))
         guarded = OriginMiddleware(self, Origins.of(self._settings), [_INFER])
         access_log = AccessLog(logs or sys.stderr)
-        return RequestMiddleware(guarded, self.metrics, ONGOING, access_log, limits, bodies)
+        return RequestMiddleware(guarded, self.metrics, ONGOING, access_log, limits, bodies, PUBLIC)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        #: As much of it as was read.
+        body: list[bytes] = []
+        try:
+            await self._answer(scope, receive, send, body)
+        except errors.ClusterError as error:
+            # Nothing has been answered yet: what a cell began to answer ends without an error of the gateway.
+            self.metrics.error(error.code())
+            await send_response(shape_of(scope["path"], b"".join(body))(error), send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, body: list[bytes]) -> None:
         path, method = scope["path"], scope["method"]
         scope["route"] = _NAMES["own"]
         if path in _HEALTH and method == "GET":
@@ -111,19 +142,21 @@ class Gateway:
             await send_response(self._readiness(), send)
             return
         headers: Headers = scope["headers"]
-        if self._keys and path not in PUBLIC:
+        if self._keys and (method, path) not in PUBLIC:
             self._check_key(headers)
         if path == "/v1/cluster/auth" and self._keys:
             await send_response(Json({"auth": True}), send)
             return
-        request = await self._asked(scope, receive)
+        request = await self._asked(scope, await _body(receive, body))
         if path in ("/metrics", "/v1/cluster/cells"):
             await self._answer_lister(request, send)
             return
         scope["route"] = _NAMES[request.kind]
         scope["state"]["model"] = request.uid
         one_cell = request.cell is not None
-        if request.kind is RequestKind.LIST and not one_cell:
+        if path == CHANGES:
+            await self._follow_one(request, send)
+        elif request.kind is RequestKind.LIST and not one_cell:
             await self._forwarder.list_all(request, send, self._headers_for)
         elif request.kind is RequestKind.LAUNCH and not one_cell:
             await self._forwarder.launch(request, send, self._headers_for)
@@ -134,13 +167,12 @@ class Gateway:
                 refuse_unclear(request, self.table.having(request.uid), self.table.cells)
             await self._forwarder.forward(request, send, self._headers_for)
 
-    async def _asked(self, scope: Scope, receive: Receive) -> CellRequest:
+    async def _asked(self, scope: Scope, body: bytes) -> CellRequest:
         path, query, method = scope["path"], scope["query_string"], scope["method"]
         kind = kind_of(method, path)
-        body = await _body(receive)
         headers = dict(scope["headers"])
         request_id = scope["state"]["request_id"]
-        cell = headers.get(CELL_HEADER, b"").decode("latin-1") or None
+        cell = headers.get(CELL_HEADER, b"").decode("latin-1") or cell_in_query(path, query)
         if cell is not None and cell not in self.cells:
             raise errors.BadRequest(f"No cell is called {quoted(cell)}: there are {', '.join(self.cells)}.", "x-cell")
         uid = None
@@ -154,6 +186,31 @@ class Gateway:
             uid = self.table.uid_of(name, request_id) if name else self.table.uid_in_path(path, request_id)
         target = scope["raw_path"] + (b"?" + query if query else b"")
         return CellRequest(kind, method, target, path, to_cell(scope["headers"], request_id), body, uid, cell)
+
+    async def _follow_one(self, request: CellRequest, send: Send) -> None:
+        """What changes in one cell, for the page, which has no header for its stream: it is told first which cell it
+        sees and which there are. Unless it names one, it is the first that lives, whenever it comes again."""
+        left_away = {b"accept-encoding"}
+        if request.cell is None:
+            live = [name for name in self.cells if name in self.table.live]
+            request = replace(request, cell=live[0] if live else None)
+            # It would be that of another cell.
+            left_away.add(b"last-event-id")
+        headers = [pair for pair in request.headers if pair[0] not in left_away]
+
+        async def announced(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                left_out = [name for name in self.cells if name not in self.table.live]
+                news = {
+                    "cell": dict(message["headers"])[CELL_HEADER].decode("latin-1"),
+                    "cells": list(self.cells),
+                    "left_out": left_out,
+                }
+                event = b"event: cells\ndata: %s\n\n" % orjson.dumps(news)
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+
+        await self._forwarder.forward(replace(request, headers=headers), announced, self._headers_for)
 
     def _headers_for(self, cell: Cell, headers: Headers) -> Headers:
         return with_key(headers, cell.address.key) if self._keys else headers
@@ -192,8 +249,8 @@ class Gateway:
         await send_response(Json(rows), send)
 
 
-async def _body(receive: Receive) -> bytes:
-    pieces = []
+async def _body(receive: Receive, pieces: list[bytes]) -> bytes:
+    """All of it, which is put into `pieces` as it comes."""
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

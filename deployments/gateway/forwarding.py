@@ -1,6 +1,6 @@
 """From a caller to a cell and back: choose, send, send elsewhere while nothing was answered, pass the answer on.
 
-Bodies of requests are read whole, since the name of the model may stand at their end and a cell may have to be request
+Bodies of requests are read whole, since the name of the model may stand at their end and a cell may have to be asked
 after another; answers pass piece by piece.
 """
 
@@ -82,7 +82,7 @@ class Forwarder:
                     log.info("sent again elsewhere: %s", lost)
                     if lost.was_sent and not may_repeat:
                         raise errors.Unavailable(
-                            f"Cell {cell.name} went away before it answered; see whether it has done what was request."
+                            f"Cell {cell.name} went away before it answered; see whether it has done what was asked."
                         ) from None
                     continue
                 if self._goes_elsewhere(request, answer.status, tried):

@@ -22,17 +22,22 @@ MERGED = frozenset(
         "/v1/models/instances",
         "/v1/cluster/info",
         "/v1/cluster/events",
+        "/v1/events",
         "/v1/workers",
         "/v1/keys",
     }
 )
+#: The stream that the page follows.
+CHANGES = "/v1/changes"
 LAUNCHES = frozenset({"/v1/models", "/v1/models/instance"})
 #: What starts like this concerns a cell and not a model.
 _OF_CELLS = ("/v1/models", "/v1/keys", "/v1/model_registrations", "/v1/cache/models")
 #: Routes below `MODELS` that name no model.
-_NAMELESS = frozenset({"instances", "families", "export", "apply", "instance"})
+_NAMELESS = frozenset({"instances", "families", "vllm-supported", "export", "apply", "instance"})
 #: What may stand behind the name of a model in a path.
-_SUBJECTS = re.compile(r"/(status|progress|events|logs|scale|cancel|versions|replicas(/[^/]+)?|requests/[^/]+/abort)$")
+_SUBJECTS = re.compile(
+    r"/(status|progress|events|logs|scale|cancel|doze|sleep|wake|restart|versions|replicas(/[^/]+)?|requests/[^/]+/abort)$"
+)
 #: How a request is told to be for one cell, and an answer tells which cell it is of.
 CELL_HEADER = b"x-cell"
 
@@ -69,6 +74,13 @@ def kind_of(method: str, path: str) -> RequestKind:
     if path.startswith(_OF_CELLS):
         return RequestKind.CHANGE
     return RequestKind.LOOKUP if method in ("DELETE", "OPTIONS") else RequestKind.INFER
+
+
+def cell_in_query(path: str, query: bytes) -> str | None:
+    """A browser cannot send headers with the stream that it follows."""
+    if path != CHANGES:
+        return None
+    return parse_qs(query[:SMALL].decode("latin-1")).get("cell", [None])[0]
 
 
 def model_in_path(path: str) -> str | None:

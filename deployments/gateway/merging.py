@@ -16,7 +16,11 @@ def merged(path: str, lists: Mapping[str, Any]) -> JsonObject | list[JsonObject]
     """`lists`: by cell, what it answered at the path."""
     if path in ("/v1/models", "/models"):
         return {"object": "list", "data": _by_id({cell: body["data"] for cell, body in lists.items()})}
-    return [{**row, CELL: cell} for cell, rows in lists.items() for row in rows]
+    every = [{**row, CELL: cell} for cell, rows in lists.items() for row in rows]
+    if path == "/v1/events":
+        # The sort keeps the order of those of one cell.
+        return sorted(every, key=lambda row: row["event_ts"], reverse=True)
+    return every
 
 
 def _by_id(lists: Mapping[str, list[JsonObject]]) -> list[JsonObject]:

@@ -23,7 +23,7 @@ from cluster.runtime.last_table import LastTable
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from deployments.ingress import chat, control, generic, jobs
-from deployments.ingress.auth import guard
+from deployments.ingress.auth import guard, public_calls
 from deployments.ingress.bodies import Bodies, BodyLimits
 from deployments.ingress.dialects import Services, chats, control_bytes, dialects, file_bytes
 from deployments.ingress.dispatch import Dispatcher
@@ -59,9 +59,11 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(title="Model cluster", openapi_url=None, telemetry=unmeasured)
     app.state.serving = services.serving
+    app.state.is_ending = False
     infer_paths: list[re.Pattern[str]] = []
     #: The paths whose dialect has its own shape of errors.
     error_responses: dict[str, ErrorResponse] = {}
+    public: set[tuple[str, str]] = set()
     limits, bodies = BodyLimits(), Bodies(max(settings.bodies_bytes, settings.max_body_bytes))
     # Requests pass the middleware that was added last first.
     app.add_middleware(OriginMiddleware, origins=Origins.of(settings), infer_paths=infer_paths)
@@ -72,6 +74,7 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
         access_log=AccessLog(logs),
         limits=limits,
         bodies=bodies,
+        public=public,
         asks_for_keys=settings.asks_for_keys,
     )
 
@@ -102,9 +105,10 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
                 infer_paths.append(compile_path(path)[0])
         include(app, routes, guard(scope, settings, current_keys))
 
-    for router in control.public_routers(dispatcher, supervisor, settings):
-        include(app, router)
-    include(app, services.files.router())
+    # Keys with the scope are asked for at those of their routes that do not say otherwise.
+    for router in control.keyless_routers(dispatcher, supervisor, settings):
+        behind("admin", router)
+    behind("admin", services.files.router())
     for dialect in dialects(settings.plugins):
         behind(dialect.scope, dialect.router(services), dialect.body_limit, dialect.error_response)
     behind("infer", generic.router(services.serving), file_bytes)
@@ -112,6 +116,7 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
     behind("infer", jobs.router(services.jobs, services.progress))
     for scope, router in control.routers(dispatcher, supervisor, settings, metrics, lambda: app.routes):
         behind(scope, router)
+    public.update(public_calls(app.routes))
     app.router.routes.insert(0, Whole(app.routes))
     return app
 

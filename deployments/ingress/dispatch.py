@@ -25,9 +25,11 @@ from cluster.runtime.worker_client import WorkerClient
 from cluster.settings import Settings
 from cluster.suspicion import fingerprint_of
 from cluster.value import JsonObject
+from deployments.ingress.affinity import Beginning
 from deployments.ingress.blame import Blame, FailedCall
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.open_answer import OpenAnswer
+from deployments.ingress.patience import Patience
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.table_writer import TableWriter
 from deployments.ingress.worker_queue import GivenUp, Sent, WorkerQueue, size_of
@@ -69,6 +71,8 @@ class Question:
     is_long: bool
     #: Answered piece by piece.
     in_pieces: bool = False
+    #: How the prompt begins, where workers keep the beginnings of prompts.
+    beginning: Beginning | None = None
 
     def sender(self, queue: WorkerQueue, is_suspect: bool) -> Callable[[Call, bool], Awaitable[Any]]:
         if self.in_pieces:
@@ -103,6 +107,7 @@ class Dispatcher:
         self._calls = 0
         self.table = RouteTable(any_name=settings.any_name)
         self._blame = Blame(self.table, supervisor, self._announce)
+        self._patience = Patience(self.table, supervisor, settings.hold_s, lambda: self._changed)
         #: By the digest of each.
         self.keys: Mapping[str, Key] = {}
         self.seen_at = 0.0
@@ -214,20 +219,28 @@ class Dispatcher:
         owner: str,
         timeout_s: float,
         alone: bool = False,
+        beginning: Beginning | None = None,
     ) -> tuple[Answer, str]:
         """The answer and the worker that gave it. Sent again, elsewhere, when nothing was answered: nothing that is
         computed changes anything, so a second time does no harm."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        question = Question(model, ability, list(items), dict(params), owner, deadline, alone)
+        question = Question(model, ability, list(items), dict(params), owner, deadline, alone, beginning=beginning)
         return await self._asked(question)
 
     async def talk(
-        self, model: ModelRoutes, ability: str, item: object, params: JsonObject, owner: str, timeout_s: float
+        self,
+        model: ModelRoutes,
+        ability: str,
+        item: object,
+        params: JsonObject,
+        owner: str,
+        timeout_s: float,
+        beginning: Beginning | None = None,
     ) -> AsyncGenerator[list[object]]:
         """The pieces of an answer, as many at a time as there are; the very last is the `Answer`. It is asked elsewhere
         only before the first piece: what has been told cannot be taken back."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        question = Question(model, ability, [item], dict(params), owner, deadline, is_long=True, in_pieces=True)
+        question = Question(model, ability, [item], dict(params), owner, deadline, True, True, beginning)
         begun: OpenAnswer
         begun, worker = await self._asked(question)
         with self.table.counted(worker):
@@ -249,14 +262,14 @@ class Dispatcher:
         reserved: set[str] = set()
         attempts = 0
         while attempts < ATTEMPTS and losses < MOST_LOSSES:
-            model = await self._usable(question.model, tried, question.deadline, refusal)
+            model = await self._patience.usable(question.model, tried, question.deadline, refusal)
             overdue = self.table.overdue
             sets = (tried | reserved | overdue, tried | overdue, tried | reserved, tried)
             avoiding = next((those for those in sets if self.table.is_usable(model, those)), ())
             suspicion = self._blame.suspicion_of(model.uid)
             if suspicion is not None:
                 suspicion.refuse(question.fingerprint, model.uid, loop.time())
-            with self.table.choose(model, avoiding) as route:
+            with self.table.choose(model, avoiding, question.beginning) as route:
                 # Request ids are the caller's and may be used twice; a call's own id is not.
                 self._calls += 1
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
@@ -360,28 +373,6 @@ class Dispatcher:
     def _clients_of(self, model: ModelRoutes) -> list[WorkerClient]:
         return [self._queues[route.worker].client for route in model.workers if route.worker in self._queues]
 
-    async def _usable(
-        self, model: ModelRoutes, tried: set[str], deadline: float, refusal: errors.ClusterError | None
-    ) -> ModelRoutes:
-        """The model with a worker to send to; waits a while for one that has served before and lost its last worker."""
-        loop = asyncio.get_running_loop()
-        patience = min(deadline, loop.time() + self._settings.hold_s)
-        while True:
-            # The table may have changed since the caller looked: only what it lists now has a queue.
-            model = self.table.latest(model)
-            if self.table.is_usable(model, tried):
-                return model
-            is_full = isinstance(refusal, errors.Overloaded)
-            if is_full or not model.recovering or loop.time() >= patience:
-                if refusal is not None and (is_full or not model.recovering):
-                    raise refusal
-                if not self.table.is_usable(model):
-                    raise self.table.why_not(model)
-                return model
-            try:
-                await asyncio.wait_for(self._changed.wait(), patience - loop.time())
-            except TimeoutError:
-                continue
-            # A worker that was unavailable may only have been slow: if the new table still lists it, ask it again.
-            if isinstance(refusal, errors.Unavailable):
-                tried.clear()
+    async def woken(self, model: ModelRoutes, within_s: float) -> None:
+        """Returns when it has a worker; raises when it has none by then, and is still being woken."""
+        await self._patience.usable(model, set(), asyncio.get_running_loop().time() + within_s, None)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from cluster import errors
 from cluster.settings import Settings
+from deployments.ingress.auth import keyless
 from deployments.ingress.openapi import described
 from deployments.ingress.origins import FILES, Origins, address_of
 
@@ -163,9 +164,10 @@ class KeptFiles:
         routes = APIRouter(tags=["files"])
 
         @routes.get(FILES + "{name}.{format}")
+        @keyless("proven")
         @described("A file that was answered as an address", media_types=tuple(TYPES.values()))
         async def file(name: str, format: str) -> Response:
-            """Asks for no key: a browser sends none, and the name cannot be guessed."""
+            """A browser sends no key, and the name cannot be guessed."""
             type = TYPES.get(format)
             data = await asyncio.to_thread(self._shelf.get, f"{name}.{format}") if type else None
             if data is None:

@@ -15,6 +15,7 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -82,6 +83,12 @@ class _Checked(httpcore.AsyncNetworkBackend):
         raise failure
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Those of the system, read once: that takes 20 ms, and each of the readers of an ingress needs them."""
+    return ssl.create_default_context()
+
+
 class Fetcher:
     def __init__(
         self,
@@ -93,7 +100,7 @@ class Fetcher:
         self._most_bytes = most_bytes
         self._timeout_s = timeout_s
         self._backend = _Checked(resolve, allows)
-        self._ssl = ssl.create_default_context()
+        self._ssl = _certificates()
 
     async def get(self, url: str) -> bytes:
         """What is there, or a `BadRequest` that says why not."""
@@ -220,7 +227,7 @@ class MediaReader:
 
     async def read(self, items: Sequence[Any], param: str = "input") -> list[Any]:
         """The same inputs, with `{"image": "…"}` and `{"audio": "…"}` read."""
-        found = list(items)
+        inputs = list(items)
         waiting: dict[int, tuple[str, str]] = {}
         for position, item in enumerate(items):
             if isinstance(item, Mapping):
@@ -229,7 +236,7 @@ class MediaReader:
                     waiting[position] = (kind, text)
                 else:
                     data = await decoded_aside(text, kind, self._most_bytes, f"Input {position}", param)
-                    found[position] = {kind: data}
+                    inputs[position] = {kind: data}
         if waiting and not self._settings.fetch_urls:
             raise errors.BadRequest(
                 f"Input {min(waiting)} is a URL, and none is fetched unless the server is started with "
@@ -253,7 +260,7 @@ class MediaReader:
                     "one request.",
                     param,
                 )
-            found[position] = {kind: fetched}
+            inputs[position] = {kind: fetched}
 
         fetches = [asyncio.ensure_future(fetch(position, kind, url)) for position, (kind, url) in waiting.items()]
         try:
@@ -261,4 +268,4 @@ class MediaReader:
         finally:
             for unfinished in fetches:
                 unfinished.cancel()
-        return found
+        return inputs

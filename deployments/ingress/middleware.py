@@ -7,6 +7,7 @@ import logging
 import random
 import re
 import time
+from collections.abc import Set
 from functools import lru_cache
 from typing import TextIO
 
@@ -20,12 +21,6 @@ from deployments.ingress.errors import as_cluster_error, error_response
 from deployments.ingress.metrics import IngressMetrics
 
 log = logging.getLogger("cluster.access")
-
-#: Routes that answer without a key: they say whether a key is needed and whether the server lives, and hold
-#: the page that shows the routes to whoever has a key.
-PUBLIC = frozenset(
-    ("/health", "/ready", "/v1/address", "/v1/cluster/auth", "/ping", "/docs", "/docs/page.js", "/docs/page.css")
-)
 
 #: How a request ends in the log when nobody waits for its answer any more; the status that other servers log as well.
 CLIENT_LEFT = 499
@@ -65,15 +60,17 @@ class RequestMiddleware:
         access_log: AccessLog,
         limits: BodyLimits,
         bodies: Bodies,
+        public: Set[tuple[str, str]],
         asks_for_keys: bool = True,
     ) -> None:
-        """`asks_for_keys`: `auth.guard` finds the key of a request, and a route without a guard has none, not even
-        None."""
+        """`public`: methods and paths that are answered however much there is to do. `asks_for_keys`: `auth.guard`
+        finds the key of a request, and a route without a guard has none, not even None."""
         self._app = app
         self._metrics = metrics
         self._most = most
         self._limits = limits
         self._bodies = bodies
+        self._public = public
         self._asks_for_keys = asks_for_keys
         self._ongoing = 0
         self._access_log = access_log if log.isEnabledFor(logging.INFO) else None
@@ -113,7 +110,8 @@ class RequestMiddleware:
         body = IncomingBody(receive, self._limits.of(scope["path"]), headers, self._bodies, client[0] if client else "")
         try:
             # Whoever has not sent all of his request keeps nobody out.
-            if self._ongoing - len(self._bodies.unfinished) > self._most and scope["path"] not in PUBLIC:
+            is_full = self._ongoing - len(self._bodies.unfinished) > self._most
+            if is_full and (scope["method"], scope["path"]) not in self._public:
                 raise errors.Unavailable(f"This ingress answers {self._most} requests already.", retry_after_s=1.0)
             body.begin()
             await self._app(scope, body.receive, tell)

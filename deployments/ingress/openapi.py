@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypedDict
 
 from cluster.value import JsonObject
+from deployments.ingress.auth import keyless_reason
 from deployments.ingress.version import VERSION
 
 P = ParamSpec("P")
@@ -118,25 +119,25 @@ def body_model(
     return create_model(name, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **types)
 
 
-def document(routes: Sequence[BaseRoute], *, asks_for_keys: bool, public: frozenset[str] = frozenset()) -> JsonObject:
+def document(routes: Sequence[BaseRoute], *, asks_for_keys: bool) -> JsonObject:
     """The OpenAPI document of these routes. It takes a moment: for threads."""
     listed = [route for route in routes if isinstance(route, APIRoute) and route.include_in_schema]
-    whole = get_openapi(title="Model cluster", version=VERSION, routes=listed)
+    api = get_openapi(title="Model cluster", version=VERSION, routes=listed)
     notes = [(route, note) for route in listed if (note := description_of(route)) is not None]
     schemas, components = _schemas(notes)
     for route, note in notes:
         for method in route.methods or ():
-            operation = whole["paths"][route.path_format][method.lower()]
+            operation = api["paths"][route.path_format][method.lower()]
             operation["summary"] = route.summary or note.summary
             operation["responses"] = _responses(note, schemas)
             if note.body is not ...:
                 operation["requestBody"] = _request_body(note, schemas)
-            if asks_for_keys and route.path not in public:
+            if asks_for_keys and keyless_reason(route) is None:
                 operation["security"] = [{"key": []}]
-    whole["components"] = {"schemas": components}
+    api["components"] = {"schemas": components}
     if asks_for_keys:
-        whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    return whole
+        api["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return api
 
 
 Schemas = dict[tuple[str, Mode], JsonObject]
@@ -158,8 +159,8 @@ def _schemas(notes: Sequence[tuple[APIRoute, Description]]) -> tuple[Schemas, Js
     """The schema of each type, and the definitions that these refer to."""
     types = {(_key(type), mode): type for _, note in notes for type, mode in _types(note)}
     inputs = [(key, mode, TypeAdapter[Any](type)) for (key, mode), type in types.items()]
-    schemas, whole = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
-    return {(key, mode): schemas[key, mode] for key, mode, _ in inputs}, whole.get("$defs", {})
+    schemas, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    return {(key, mode): schemas[key, mode] for key, mode, _ in inputs}, definitions.get("$defs", {})
 
 
 def _request_body(note: Description, schemas: Schemas) -> JsonObject:

@@ -10,16 +10,19 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from deployments.ingress.auth import keyless_reason
 
-def include(app: FastAPI, routes: APIRouter, dependencies: Sequence[Any] = ()) -> None:
-    """Like `include_router`, but flattened: FastAPI matches an included router route by route, twice per request."""
+
+def include(app: FastAPI, routes: APIRouter, guards: Sequence[Any]) -> None:
+    """Like `include_router`, but flattened: FastAPI matches an included router route by route, twice per request.
+    `guards` stand before all routes but those that ask for no key."""
     for route in routes.routes:
         assert isinstance(route, APIRoute)
         app.add_api_route(
             route.path,
             route.endpoint,
             methods=sorted(route.methods or ()),
-            dependencies=[*dependencies, *route.dependencies],
+            dependencies=[*(guards if keyless_reason(route) is None else ()), *route.dependencies],
             tags=route.tags,
             summary=route.summary,
             include_in_schema=route.include_in_schema,

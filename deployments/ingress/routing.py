@@ -17,6 +17,7 @@ from cluster.keys import Key, sees
 from cluster.names import cut, likely, nearest
 from cluster.routes import ModelRoutes, Namesake, Route, answers_to, meant
 from cluster.status import ModelState
+from deployments.ingress.affinity import Beginning, preferred
 
 T = TypeVar("T", str, Namesake)
 
@@ -191,8 +192,11 @@ class RouteTable:
         return any(r.worker not in avoiding and r.worker not in self.avoided for r in model.workers)
 
     @contextmanager
-    def choose(self, model: ModelRoutes, avoiding: Collection[str] = ()) -> Iterator[Route]:
-        """The worker with the least work; raises what a caller should see when there is none."""
+    def choose(
+        self, model: ModelRoutes, avoiding: Collection[str] = (), beginning: Beginning | None = None
+    ) -> Iterator[Route]:
+        """The worker with the least work, or the one that is preferred for a prompt with this beginning; raises what a
+        caller should see when there is none."""
         routes = [r for r in model.workers if r.worker not in avoiding and r.worker not in self.avoided]
         if not routes:
             raise self.why_not(model)
@@ -202,13 +206,18 @@ class RouteTable:
                 f"Rate limit reached for the model: {model.uid} takes {routes[0].limit} requests at once per replica.",
                 retry_after_s=FULL_RETRY_S,
             )
-        self._turn += 1
-        route = min(
-            (open_routes[(i + self._turn) % len(open_routes)] for i in range(len(open_routes))),
-            key=lambda r: max(self.in_flight.get(r.worker, 0), self.queued.get(r.worker, 0)),
-        )
+        if beginning is not None and len(open_routes) > 1:
+            worker = preferred(beginning(), {r.worker: self._load(r) for r in open_routes})
+            route = next(r for r in open_routes if r.worker == worker)
+        else:
+            self._turn += 1
+            turned = (open_routes[(i + self._turn) % len(open_routes)] for i in range(len(open_routes)))
+            route = min(turned, key=self._load)
         with self.counted(route.worker):
             yield route
+
+    def _load(self, route: Route) -> int:
+        return max(self.in_flight.get(route.worker, 0), self.queued.get(route.worker, 0))
 
     @contextmanager
     def counted(self, worker: str) -> Iterator[None]:
@@ -226,6 +235,9 @@ class RouteTable:
     @staticmethod
     def why_not(model: ModelRoutes) -> errors.ClusterError:
         reason = f": {model.reason}" if model.reason else "."
+        if model.rests:
+            text = f"Model {model.uid} is being woken, please retry later{reason}"
+            return errors.ModelLoading(text, retry_after_s=model.wake_s or LOADING_RETRY_S)
         if model.state == ModelState.FAILED:
             return errors.Unavailable(f"Model {model.uid} could not be loaded{reason}")
         if model.recovering:

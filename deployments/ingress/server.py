@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -207,8 +208,9 @@ class PatientServer(uvicorn.Server):
 class Server(PatientServer):
     """Of one ingress replica, whose process Ray owns and a watchdog watches."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(app, settings)
+        self._app = app
         self._address = settings.host, settings.port
         self._place = Place(settings)
         self._heart = Heart(self._place.beats, "ingress")
@@ -230,6 +232,11 @@ class Server(PatientServer):
             await self.serve(listeners)
         finally:
             self._heart.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Streams that nothing else ends would hold it up for as long as draining may take.
+        self._app.state.is_ending = True
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ from cluster.names import quoted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
 from cluster.value import JsonObject
+from deployments.ingress.affinity import Beginning
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.media import MediaReader
 from deployments.vectors import Rows, joined
@@ -30,7 +31,9 @@ ONGOING = 1000
 #: The fewest inputs that are worth a worker of their own: a large request is split among all workers of its model.
 PART_ITEMS = 32
 #: Abilities whose requests can be split: the answer to an input does not depend on the others.
-IN_PARTS = frozenset({"embed", "embed_sparse", "embed_tokens", "embed_all", "embed_image", "rerank", "classify"})
+IN_PARTS = frozenset(
+    {"embed", "embed_sparse", "embed_tokens", "embed_all", "embed_image", "rerank", "rerank_image", "classify"}
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ class Served:
         return f"{prefix}-{time.time_ns() // 1000:x}"
 
 
+def preferred_wait_s(request: Request) -> float | None:
+    """How long its caller would wait for a model that sleeps, from `Prefer: wait=2`."""
+    match = re.search(r"\bwait=(\d{1,6})\b", request.headers.get("prefer", ""))
+    return float(match[1]) if match else None
+
+
 class Serving:
     def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
         self.dispatcher = dispatcher
@@ -92,18 +101,21 @@ class Serving:
         params: JsonObject,
         *,
         alone: bool = False,
+        beginning: Beginning | None = None,
     ) -> Served:
-        """`alone`: the request takes long, and is not gathered with others."""
+        """`alone`: the request takes long, and is not gathered with others. `beginning`: how the prompt begins, which a
+        worker may have in its cache."""
         self.refuse_many(items)
         routes = self.find(request, model, ability)
         request.state.model = routes.uid
+        await self._wait_as_asked(request, routes)
         started = time.perf_counter()
         timeout_s = self.timeout_of(request)
 
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
                 return await self.dispatcher.ask(
-                    routes, ability, items[first:last], params, owner_of(request), timeout_s, alone
+                    routes, ability, items[first:last], params, owner_of(request), timeout_s, alone, beginning
                 )
             except errors.BadRequest as error:
                 raise renumbered(error, first) from None
@@ -114,15 +126,28 @@ class Serving:
         return Served(routes, answer, answers[0][1], (time.perf_counter() - started) * 1000)
 
     async def talk(
-        self, request: Request, model: str | None, ability: str, item: object, params: JsonObject
+        self,
+        request: Request,
+        model: str | None,
+        ability: str,
+        item: object,
+        params: JsonObject,
+        beginning: Beginning,
     ) -> AsyncGenerator[list[object]]:
         """The pieces of an answer, as many at a time as there are; the very last is the `Answer`."""
         routes = self.find(request, model, ability)
         request.state.model = routes.uid
-        talk = self.dispatcher.talk(routes, ability, item, params, owner_of(request), self.timeout_of(request))
+        await self._wait_as_asked(request, routes)
+        owner, timeout_s = owner_of(request), self.timeout_of(request)
+        talk = self.dispatcher.talk(routes, ability, item, params, owner, timeout_s, beginning)
         async with aclosing(talk):
             async for pieces in talk:
                 yield pieces
+
+    async def _wait_as_asked(self, request: Request, model: ModelRoutes) -> None:
+        """Requests wait for a model that sleeps as long as they may take, or less where they say `Prefer: wait=2`."""
+        if model.rests and (most_s := preferred_wait_s(request)) is not None:
+            await self.dispatcher.woken(model, most_s)
 
     async def embed(
         self,
@@ -152,6 +177,24 @@ class Serving:
             return served
         order = np.argsort(np.concatenate(list(places.values())))
         return replace(served, answer=served.answer._replace(outputs=_ordered(served.answer.outputs, order)))
+
+    async def rank(
+        self, request: Request, model: str | None, query: Any, documents: Sequence[Any], params: JsonObject
+    ) -> Served:
+        """Scores of documents. They and the query are texts, or `{"image": …}` with or without a `text`."""
+        for items in ([query], documents):
+            self.refuse_many([item.get("text", "") if isinstance(item, dict) else item for item in items])
+        if not any(isinstance(item, dict) for item in (query, *documents)):
+            return await self.ask(request, model, "rerank", documents, {**params, "query": query})
+        self.find(request, model, "rerank_image")
+        shown = [{"image": item["image"]} if isinstance(item, dict) else item for item in documents]
+        read = await self._media.read(shown, "documents")
+        documents = [
+            {**item, **file} if isinstance(item, dict) else item for item, file in zip(documents, read, strict=True)
+        ]
+        if isinstance(query, dict):
+            query = {**query, "image": await self._media.file(query["image"], "query", "The query")}
+        return await self.ask(request, model, "rerank_image", documents, {**params, "query": query})
 
     async def ask_all(
         self, request: Request, model: str | None, questions: Sequence[tuple[str, Sequence[Any], JsonObject]]

@@ -52,13 +52,13 @@ def with_tei_names(samples: Samples) -> Samples:
 
 
 def _of_requests(samples: Iterable[Metric]) -> Samples:
-    told: Samples = []
+    rows: Samples = []
     for family in samples:
         if family.name == "cluster_http_requests":
-            told += _counts(family)
+            rows += _counts(family)
         elif family.name == "cluster_http_seconds":
-            told.append(_renamed(_of_routes(family), family.name, "te_request_duration"))
-    return told
+            rows.append(_renamed(_of_routes(family), family.name, "te_request_duration"))
+    return rows
 
 
 def _counts(family: Metric) -> Samples:

@@ -31,8 +31,8 @@ def xinference_type(type: str, abilities: Collection[str]) -> str:
 
 
 def own_type(type: str, name: str, catalog: Catalog, settings: Settings) -> str:
-    """Our word for the type of the model of that name: Xinference has one word for several types of ours. A type that
-    has such a model itself is meant itself."""
+    """Our word for the type of the model of that name: Xinference has one word for several types of ours. A type
+    of ours that has a model of that name is meant as it stands."""
     if not type or _has(catalog, type, name):
         return type
     for other in model_types(settings.plugins).values():

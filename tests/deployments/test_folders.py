@@ -32,6 +32,7 @@ RERANK: dict[str, tuple[Contents, str | None]] = {
     "a head": (Contents(config={"architectures": ["BertForSequenceClassification"]}), None),
     "a language model": (Contents(config={"architectures": ["Qwen3ForCausalLM"]}), "causal"),
     "a language model that scores": (Contents(modules=["Transformer", "LogitScore"]), "causal"),
+    "a model that sees": (Contents(config={"model_type": "qwen3_vl"}, modules=["Transformer", "LogitScore"]), "vision"),
     "many vectors": (Contents(kind="MultiVectorEncoder"), "late-interaction"),
     "a config that is odd": (Contents(config={"architectures": None}), None),
 }
@@ -45,6 +46,19 @@ def test_the_files_of_an_embedding_model_tell_its_family(contents: Contents, fam
 @pytest.mark.parametrize(("contents", "family"), RERANK.values(), ids=RERANK)
 def test_the_files_of_a_reranker_tell_its_family(contents: Contents, family: str | None) -> None:
     assert family_in("rerank", contents) == family
+
+
+@pytest.mark.parametrize(
+    ("files", "family"),
+    [
+        (["model.safetensors", "config.json", "tokenizer.json"], "transformers"),
+        (["model-Q4_0.gguf"], None),
+        (["model-Q4_0.gguf", "model.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_the_files_of_a_language_model_tell_its_family(files: list[str], family: str | None) -> None:
+    assert family_in("llm", Contents(files)) == family
 
 
 def test_other_types_have_their_usual_family() -> None:

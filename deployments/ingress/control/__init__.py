@@ -21,22 +21,28 @@ from deployments.ingress.control import (
     measures,
     models,
     nodes,
+    options,
+    page,
     registrations,
     replicas,
     routes,
     session,
+    stored,
+    stream,
     versions,
 )
+from deployments.ingress.control.fleet_news import FleetNews
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 
 
-def public_routers(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings) -> Iterator[APIRouter]:
-    """Answered without a key of the cluster."""
-    yield health.public(dispatcher, settings)
-    yield session.public(settings, lambda: dispatcher.keys)
-    yield docs.public()
-    yield joining.public(supervisor, settings)
+def keyless_routers(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings) -> Iterator[APIRouter]:
+    """Of routes that ask for no key, as each of them says."""
+    yield health.router(dispatcher, settings)
+    yield session.entering(settings, lambda: dispatcher.keys, supervisor)
+    yield docs.page()
+    yield page.router()
+    yield joining.router(supervisor, settings)
 
 
 def routers(
@@ -59,15 +65,18 @@ def routers(
     yield "launch", models.launching(supervisor, table, settings)
     yield "launch", changes.declaring(supervisor, settings)
     yield "launch", registrations.registering(supervisor, settings)
-    yield "launch", versions.deleting(supervisor, settings)
+    yield "launch", stored.deleting(supervisor, settings)
     yield "list", models.watching(supervisor, table)
     yield "list", versions.watching(supervisor, settings)
+    yield "list", stored.watching(supervisor, settings)
     yield "list", replicas.watching(supervisor, table)
     yield "list", history.watching(supervisor, table)
     yield "list", registrations.watching(supervisor, settings)
+    yield "list", options.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
+    yield "list", stream.watching(FleetNews(supervisor, lambda: table.models), settings, current_keys)
     yield "list", routes.watching(dispatcher)
-    yield "list", session.watching(table)
+    yield "list", session.watching(supervisor, table, settings, current_keys)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", nodes.closing(supervisor)
     yield "admin", keys.administration(supervisor, current_keys)

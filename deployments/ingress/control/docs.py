@@ -7,50 +7,38 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from starlette.routing import BaseRoute
 
 from cluster.settings import Settings
+from deployments.ingress.auth import keyless
 from deployments.ingress.bodies import Json
-from deployments.ingress.middleware import PUBLIC
+from deployments.ingress.control.web_files import answer
 from deployments.ingress.openapi import document
 
 FOLDER = Path(__file__).parent.parent / "docs"
-#: The page needs nothing from elsewhere, so its browser is told to load nothing from there.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
-}
 
 
-def public() -> APIRouter:
+def page() -> APIRouter:
     """The page holds nothing of the server's: it asks for a key where one is needed, and reads the document with it."""
     routes = APIRouter(tags=["docs"], include_in_schema=False)
 
     @routes.get("/docs")
-    async def page() -> Response:
-        return _file("page.html", "text/html")
+    @keyless("public")
+    async def html(request: Request) -> Response:
+        return answer(request, FOLDER / "page.html")
 
     @routes.get("/docs/page.js")
-    async def script() -> Response:
-        return _file("page.js", "text/javascript")
+    @keyless("public")
+    async def script(request: Request) -> Response:
+        return answer(request, FOLDER / "page.js")
 
     @routes.get("/docs/page.css")
-    async def style() -> Response:
-        return _file("page.css", "text/css")
+    @keyless("public")
+    async def style(request: Request) -> Response:
+        return answer(request, FOLDER / "page.css")
 
     return routes
-
-
-@lru_cache
-def _text(name: str) -> bytes:
-    return (FOLDER / name).read_bytes()
-
-
-def _file(name: str, media_type: str) -> Response:
-    return Response(_text(name), media_type=media_type, headers=HEADERS)
 
 
 def watching(routes_of_app: Callable[[], Sequence[BaseRoute]], settings: Settings) -> APIRouter:
@@ -59,7 +47,7 @@ def watching(routes_of_app: Callable[[], Sequence[BaseRoute]], settings: Setting
 
     @lru_cache(maxsize=1)
     def whole() -> bytes:
-        return bytes(Json(document(routes_of_app(), asks_for_keys=settings.asks_for_keys, public=PUBLIC)).body)
+        return bytes(Json(document(routes_of_app(), asks_for_keys=settings.asks_for_keys)).body)
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:

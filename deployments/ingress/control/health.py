@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from cluster import errors, keys
 from cluster.settings import Settings
-from deployments.ingress.auth import presented_key
+from deployments.ingress.auth import keyless, presented_key
 from deployments.ingress.bodies import Json
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.openapi import described
@@ -32,18 +32,19 @@ class Readiness(TypedDict):
     disk_free_bytes: int | None
 
 
-def public(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
+def router(dispatcher: Dispatcher, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
     @routes.get("/ping", include_in_schema=False)
-    @routes.get("/", include_in_schema=False)
+    @keyless("public")
     @described("Whether the process lives", Health)
     async def health() -> Json:
         """The process lives; `/ready` says whether it can serve."""
         return Json({"status": "ok", "unix": time.time()})
 
     @routes.get("/ready")
+    @keyless("public")
     @described("Whether the server can serve", Readiness)
     async def ready(request: Request) -> Json:
         """200 only when every wanted model has a worker and this ingress knows it, else 503. A caller whose key may

@@ -14,6 +14,7 @@ from cluster.joining import Invitation, JoinRequest, LeaveRequest, Purpose, Seal
 from cluster.runtime.place import Place
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
+from deployments.ingress.auth import keyless
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.openapi import described
 
@@ -30,6 +31,7 @@ class _Head:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._place = Place(settings)
+        self._versions = Versions.here()
 
     def token(self) -> str:
         """Read anew each time: it is replaced by deleting its file."""
@@ -55,7 +57,7 @@ class _Head:
     def invitation(self) -> Invitation:
         state = self._place.read() or {}
         return Invitation(
-            versions=Versions.here(),
+            versions=self._versions,
             unix=time.time(),
             address=state["address"],
             session=state["session"],
@@ -64,31 +66,33 @@ class _Head:
         )
 
 
-def public(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
+def router(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["nodes"])
     head = _Head(settings)
 
     @routes.post("/v1/cluster/join")
+    @keyless("proven")
     @described("Tell a machine that has the token what it needs to join", SealedInvitation, body=JoinRequest)
     async def join(request: Request) -> Json:
-        shown: JoinRequest = checked(JoinRequest, await json_body(request))
-        token = await asyncio.to_thread(head.check, shown, "join")
+        body: JoinRequest = checked(JoinRequest, await json_body(request))
+        token = await asyncio.to_thread(head.check, body, "join")
         text = (await asyncio.to_thread(head.invitation)).model_dump_json()
-        return Json({"text": text, "seal": proof(token, "answer", shown.nonce, text)})
+        return Json({"text": text, "seal": proof(token, "answer", body.nonce, text)})
 
     @routes.post("/v1/cluster/leave")
+    @keyless("proven")
     @described("Move what runs on a machine elsewhere, and tell how much is left", WorkersLeft, body=LeaveRequest)
     async def leave(request: Request) -> Json:
         """For a machine that has the token and is about to go; it asks until nothing is left."""
-        shown: LeaveRequest = checked(LeaveRequest, await json_body(request))
-        await asyncio.to_thread(head.check, shown, "leave", shown.node)
+        body: LeaveRequest = checked(LeaveRequest, await json_body(request))
+        await asyncio.to_thread(head.check, body, "leave", body.node)
         rows = {node.id: (node, workers) for node, _, workers in await supervisor.nodes()}
-        if shown.node not in rows:
+        if body.node not in rows:
             return Json({"workers": 0, "is_closed": True})
-        node, workers = rows[shown.node]
+        node, workers = rows[body.node]
         is_closed = node.state == "draining"
         if not is_closed:
-            await supervisor.mark_node(shown.node, "draining")
+            await supervisor.mark_node(body.node, "draining")
         return Json({"workers": workers, "is_closed": is_closed})
 
     return routes

@@ -23,6 +23,9 @@ from deployments.ingress.control.shapes import (
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
 
+#: A header of the packages that OpenAI and Anthropic publish: they expect 404 for a model that is not there.
+OPENAI = "x-stainless-lang"
+
 
 class OpenAiModels(TypedDict):
     object: str
@@ -65,6 +68,9 @@ def router(table: RouteTable, supervisor: SupervisorClient, settings: Settings) 
         try:
             model = table.find(uid, key=request.state.key, request=request.state.request_id)
         except errors.ModelNotFound:
+            if OPENAI in request.headers:
+                raise
+            # Xinference answers 400 to its own clients, which read the status.
             raise errors.UnknownUid(f"Model not found in the model list, uid: {cut(uid)}", "model_uid") from None
         return Json(model_row(model))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Required
+from typing import Required
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from typing_extensions import TypedDict
 
 from cluster import errors, keys
@@ -19,18 +19,13 @@ from deployments.ingress.control.access import by_any_name
 from deployments.ingress.control.plan import FitBody, fit_of, resolved
 from deployments.ingress.control.shapes import LaunchProgress, progress_body
 from deployments.ingress.control.versions import fields_of_version
-from deployments.ingress.control.waiting import until_gone, until_ready, until_routed
+from deployments.ingress.control.waiting import LAUNCH_WAIT_S, Seconds, until_gone, until_ready, until_routed
 from deployments.ingress.openapi import described
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.xinference_launch import launch_spec_of
 
-#: How long a launch may be waited for when the caller sets no limit.
-LAUNCH_WAIT_S = 3600.0
 #: The longest that a question for a status is held.
 LONGEST_WAIT_S = 30.0
-
-#: NaN passes every comparison and ends the event loop whose clock it reaches.
-Seconds = Annotated[float, Query(allow_inf_nan=False)]
 
 
 class VersionLaunch(TypedDict, total=False):
@@ -48,6 +43,12 @@ class LaunchedModel(TypedDict):
     generation: int
 
 
+class RestingModel(TypedDict):
+    model_uid: str
+    state: ModelState
+    reason: str
+
+
 def launching(supervisor: SupervisorClient, table: RouteTable, settings: Settings) -> APIRouter:
     routes = APIRouter(tags=["launch"], dependencies=[by_any_name(table)])
 
@@ -61,7 +62,10 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
             wanted = await resolved(spec, supervisor, settings)
             keys.check_model(request.state.key, wanted.uid)
             if dry_run:
-                return Json(await fit_of(wanted, supervisor, settings))
+                fit = await fit_of(wanted, supervisor, settings)
+                if "gives_way" in fit:
+                    fit["gives_way"] = [uid for uid in fit["gives_way"] if keys.sees(request.state.key, uid)]
+                return Json(fit)
         status = await supervisor.launch(wanted, spec.model_uid is not None)
         if wait_ready:
             status = await until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
@@ -92,6 +96,29 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
         await supervisor.terminate(uid)
         await until_gone(table, uid)
         return Json(None)
+
+    @routes.post("/v1/models/{uid:path}/doze")
+    @described("Let a model doze: its next request wakes it, sooner than one that sleeps", RestingModel)
+    async def doze(uid: str) -> Json:
+        status = await supervisor.doze(uid)
+        await until_routed(table, uid)
+        return Json({"model_uid": uid, "state": status.state, "reason": status.reason})
+
+    @routes.post("/v1/models/{uid:path}/sleep")
+    @described("Send a model to sleep: its next request wakes it", RestingModel)
+    async def sleep(uid: str) -> Json:
+        status = await supervisor.sleep(uid)
+        await until_routed(table, uid)
+        return Json({"model_uid": uid, "state": status.state, "reason": status.reason})
+
+    @routes.post("/v1/models/{uid:path}/wake")
+    @described("Wake a model", RestingModel)
+    async def wake(uid: str, wait_ready: bool = True, timeout: Seconds | None = None) -> Json:
+        status = await supervisor.wake(uid)
+        if wait_ready:
+            status = await until_ready(supervisor, status, timeout or LAUNCH_WAIT_S)
+            await until_routed(table, uid)
+        return Json({"model_uid": uid, "state": status.state, "reason": status.reason})
 
     @routes.post("/v1/models/{uid:path}/cancel")
     @described("Cancel a launch", None)

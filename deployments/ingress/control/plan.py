@@ -60,6 +60,8 @@ class FitBody(TypedDict):
     fits: bool
     reason: str
     nodes: list[str]
+    #: Models that would go to sleep for it, or give a replica back.
+    gives_way: NotRequired[list[str]]
     #: Of main memory, for each replica.
     claim_bytes: int
     #: Of its card, for each replica.
@@ -110,6 +112,8 @@ async def fit_of(wanted: Wanted, supervisor: SupervisorClient, settings: Setting
         "card_bytes": fit.needs.card_bytes,
         "room_bytes": fit.room_bytes,
     }
+    if fit.gives_way:
+        body["gives_way"] = list(fit.gives_way)
     if fit.peak is not None:
         body["measured"] = {**fit.peak.needs.model_dump(), "at": fit.peak.measured}
     if plan is not None:
@@ -169,6 +173,8 @@ def sentence_of(uid: str, fit: Fit, ladder: Sequence[Rung]) -> str:
         return f"{needs}."
     where = "a card" if fit.on_card else "main memory"
     room = f"{where} has {gibibytes(fit.room_bytes)} for it"
+    if fit.gives_way:
+        return f"{needs}, and {room} once other models sleep."
     if not fit.reason:
         return f"{needs}, and {room}."
     first = next((rung for rung in ladder if rung["fits"]), None)

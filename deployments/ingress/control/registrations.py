@@ -1,8 +1,6 @@
-"""The models that can be launched: the catalogue's, those that people registered, and what is on this disk of them."""
+"""The models that can be launched: the catalogue's, and those that people registered."""
 
 from __future__ import annotations
-
-import asyncio
 
 import orjson
 from fastapi import APIRouter, Request
@@ -20,7 +18,7 @@ from deployments import model_types
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
 from deployments.ingress.control.plan import current_catalog
-from deployments.ingress.control.shapes import CachedRow, EngineVariant, cached_rows, engines_body
+from deployments.ingress.control.shapes import EngineVariant, engines_body
 from deployments.ingress.openapi import described
 from deployments.ingress.xinference import (
     abilities_of,
@@ -49,10 +47,6 @@ class RegistrationRow(TypedDict):
 
 def _row(entry: Entry) -> RegistrationRow:
     return {"model_name": entry.name, "is_builtin": entry.builtin, "cluster_type": entry.type}
-
-
-class CachedModels(TypedDict):
-    list: list[CachedRow]
 
 
 def registering(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
@@ -127,12 +121,5 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     async def engines(type: str, name: str) -> Json:
         catalog = await current_catalog(supervisor, settings)
         return Json(engines_body(catalog, own_type(type, name, catalog, settings), name, settings))
-
-    @routes.get("/v1/cache/models")
-    @described("The weights on the disk of this machine", CachedModels)
-    async def cached_models(model_name: str | None = None) -> Json:
-        catalog = await current_catalog(supervisor, settings)
-        rows = await asyncio.to_thread(cached_rows, catalog, settings)
-        return Json({"list": [row for row in rows if model_name in (None, "", row["model_name"])]})
 
     return routes

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from typing_extensions import TypedDict
 
 from cluster.catalog.catalog import Catalog
-from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES
+from cluster.catalog.entry import Entry
+from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, RESTS, SERVES
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
 from cluster.status import Claim, Event, ModelStatus, Node, WorkerState, WorkerStatus
 from cluster.value import JsonObject
-from cluster.weights.locate import cached
+from cluster.weights.locate import CachedModel
+from cluster.weights.removal import Disk
 from deployments import model_types
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.serving import ONGOING
@@ -27,6 +30,9 @@ INSTANCE_STATES = {
     "READY": "READY",
     "DEGRADED": "UPDATING",
     "FAILED": "ERROR",
+    # Their requests are answered.
+    "DOZING": "READY",
+    "ASLEEP": "READY",
 }
 #: Xinference's words for what a launch is doing.
 STAGES = {"pending": "pending", "downloading": "downloading", "loading": "loading", "ready": "launching"}
@@ -99,6 +105,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
         "model_ability": list(model.abilities),
         "controlnet": launched.controlnet,
         "replica": launched.replica,
+        **({} if launched.bounds is None else {"scale": dict(launched.bounds)}),
         **language,
         **model.facts.listed,
     }
@@ -168,7 +175,7 @@ def replica_state(state: WorkerState) -> str:
     """Xinference's word for it. Only states that are known to serve are called READY."""
     if state in SERVES:
         return "READY"
-    if state in ALIVE:
+    if state in ALIVE | RESTS:
         return "CREATING"
     return "TERMINATING" if state in HOLDS_CLAIM else "ERROR"
 
@@ -230,6 +237,9 @@ class EngineVariant(TypedDict):
     model_name: str
     model_format: str
     quantization: str
+    #: The same for Xinference's command line, which lists each of them, and reads a size whether there is one or not.
+    quantizations: list[str]
+    model_size_in_billions: None
     model_hub: str
 
 
@@ -243,6 +253,8 @@ class CachedRow(TypedDict):
     size_bytes: int
     complete: bool
     actor_ip_address: str
+    #: The models that are launched with them, as far as the caller may know of them.
+    used_by: list[str]
 
 
 def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> dict[str, list[EngineVariant] | str]:
@@ -255,6 +267,8 @@ def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> 
             "model_name": entry.name,
             "model_format": source.format,
             "quantization": quantization,
+            "quantizations": [quantization],
+            "model_size_in_billions": None,
             "model_hub": source.hub,
         }
         for source in entry.sources
@@ -263,27 +277,35 @@ def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> 
     return {engine: f"needs {needs}" if needs else variants for engine in (family.engines if family else ())}
 
 
-def cached_rows(catalog: Catalog, settings: Settings) -> list[CachedRow]:
-    """The weights on this machine's disk, by the catalogue's names where it knows them."""
+def cached_rows(
+    catalog: Catalog, disks: Sequence[Disk], users: Mapping[tuple[str, str], Sequence[str]]
+) -> list[CachedRow]:
+    """The weights on the nodes' disks, by the catalogue's names where it knows them. `users` are the models that are
+    launched with them, by hub and id."""
     entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
     owners = {source.id: entry for entry in entries for source in entry.sources}
-    rows: list[CachedRow] = []
-    for model in cached(settings.home):
-        entry = owners.get(model.id)
-        rows.append(
-            {
-                "model_name": entry.name if entry else model.id,
-                "model_type": entry.type if entry else None,
-                "model_hub": model.hub,
-                "model_version": model.revision,
-                "path": str(model.path),
-                "real_path": str(model.path),
-                "size_bytes": model.size_bytes,
-                "complete": model.complete,
-                "actor_ip_address": settings.host,
-            }
-        )
-    return rows
+    return [
+        _cached_row(stored.model, owners.get(stored.model.id), disk.ip, users)
+        for disk in disks
+        for stored in disk.models
+    ]
+
+
+def _cached_row(
+    model: CachedModel, entry: Entry | None, ip: str, users: Mapping[tuple[str, str], Sequence[str]]
+) -> CachedRow:
+    return {
+        "model_name": entry.name if entry else model.id,
+        "model_type": entry.type if entry else None,
+        "model_hub": model.hub,
+        "model_version": model.revision,
+        "path": str(model.path),
+        "real_path": str(model.path),
+        "size_bytes": model.size_bytes,
+        "complete": model.complete,
+        "actor_ip_address": ip,
+        "used_by": list(users.get((model.hub, model.id), ())),
+    }
 
 
 # ----------------------------------------------------------------------------------------------- the cluster itself
@@ -293,6 +315,13 @@ class EventRow(TypedDict):
     event_type: str
     event_ts: int
     event_content: str
+
+
+class PastEvent(EventRow):
+    #: To ask for older ones with.
+    id: int
+    #: None where it happened to the cluster itself.
+    model_uid: str | None
 
 
 class NodeRow(TypedDict):
@@ -326,6 +355,10 @@ class CardLoad(TypedDict):
 
 def event_row(event: Event) -> EventRow:
     return {"event_type": event.level, "event_ts": int(event.ts), "event_content": event.text}
+
+
+def past_event(event: Event) -> PastEvent:
+    return {**event_row(event), "id": event.id, "model_uid": event.uid or None}
 
 
 def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> NodeRow:

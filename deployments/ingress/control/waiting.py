@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Query
 
 from cluster import errors
 from cluster.launching import has_ended
@@ -12,6 +15,11 @@ from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import ModelStatus
 from deployments.ingress.routing import RouteTable
 
+#: NaN passes every comparison and ends the event loop whose clock it reaches.
+Seconds = Annotated[float, Query(allow_inf_nan=False)]
+
+#: How long a launch may be waited for when the caller sets no limit.
+LAUNCH_WAIT_S = 3600.0
 #: One long poll on the supervisor; waiting longer is many of them.
 POLL_S = 25.0
 #: How long following a launch puts up with a supervisor that does not answer.
@@ -55,8 +63,8 @@ async def until_seen(is_so: Callable[[], bool]) -> None:
 
 
 async def until_routed(table: RouteTable, uid: str) -> None:
-    """Until requests for the model can be sent to a worker."""
-    await until_seen(lambda: (model := table.models.get(uid)) is not None and bool(model.workers))
+    """Until requests for the model can be sent to a worker, or wake it."""
+    await until_seen(lambda: (model := table.models.get(uid)) is not None and (bool(model.workers) or model.is_asleep))
 
 
 async def until_gone(table: RouteTable, uid: str) -> None:

@@ -53,6 +53,7 @@ class StubCell:
             "/v1/cluster/version": self._version,
             "/v1/cluster/info": self._info,
             "/v1/stream": self._stream,
+            "/v1/changes": self._changes,
             "/v1/images/jobs/{id}": self._job,
         }
         known = [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in paths.items()]
@@ -136,6 +137,10 @@ class StubCell:
                 raise
 
         return StreamingResponse(pieces(), media_type="text/event-stream")
+
+    async def _changes(self, request: Request) -> Response:
+        self.requests.append((request, b""))
+        return await self._stream(request)
 
     async def _answer(self, request: Request) -> Response:
         body = await request.body()

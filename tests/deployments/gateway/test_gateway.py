@@ -332,3 +332,34 @@ async def test_bodies_are_bounded_and_large_ones_pass() -> None:
         assert answer.json()["size"] == len(body)
         refused = await gateway.http.post("/v1/infer", content=b"x" * 1_000_001)
         assert refused.status_code == 413 and len(cell.requests) == 1
+
+
+@in_a_loop
+async def test_the_page_is_told_which_cell_it_sees_and_chooses_another() -> None:
+    first, second, away = StubCell("a", "m"), StubCell("b", "m", "n"), StubCell("c")
+    async with before(first, second, away) as gateway:
+        await away.die()
+        await gateway.until(lambda: "c" not in gateway.gateway.table.live)
+
+        async def beginning(query: str, **headers: str) -> bytes:
+            """What comes before the first event of the cell, and that one."""
+            received = b""
+            async with gateway.http.stream("GET", f"/v1/changes{query}", headers=headers) as answer:
+                assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
+                async for piece in answer.aiter_bytes():
+                    received += piece
+                    if received.count(b"\n\n") == 2:
+                        break
+            return received
+
+        told = b'event: cells\ndata: {"cell":"%s","cells":["a","b","c"],"left_out":["c"]}\n\ndata: 0\n\n'
+        for _ in range(3):
+            assert await beginning("", **{"last-event-id": "7"}) == told % b"a", "the same whenever it comes again"
+        assert "last-event-id" not in first.requests[-1][0].headers, "it could be that of another cell"
+        assert await beginning("?cell=b", **{"last-event-id": "7"}) == told % b"b"
+        assert second.requests[-1][0].headers["last-event-id"] == "7"
+        await first.die()
+        await gateway.until(lambda: "a" not in gateway.gateway.table.live)
+        assert b'"cell":"b"' in await beginning("")
+        wrong = await gateway.http.get("/v1/changes?cell=x")
+        assert wrong.status_code == 400 and "No cell is called" in wrong.json()["detail"]

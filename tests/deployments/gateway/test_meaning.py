@@ -37,6 +37,7 @@ def test_what_a_request_is(method: str, path: str, kind: RequestKind) -> None:
         ("/v1/models/m/replicas/2", "m"),
         ("/v1/models/m/requests/1/abort", "m"),
         ("/v1/models/families", None),
+        ("/v1/models/vllm-supported", None),
         ("/v1/embeddings", None),
     ],
 )

@@ -20,6 +20,11 @@ def test_rows_of_other_lists_say_their_cell() -> None:
     ]
 
 
+def test_events_of_all_cells_stay_in_their_order_the_newest_first() -> None:
+    lists = {"a": [{"id": 9, "event_ts": 5}, {"id": 8, "event_ts": 5}], "b": [{"id": 1, "event_ts": 6}]}
+    assert [(row["cell"], row["id"]) for row in merged("/v1/events", lists)] == [("b", 1), ("a", 9), ("a", 8)]
+
+
 def test_cards_count_before_memory() -> None:
     def node(cards: float, memory: int) -> dict[str, float]:
         return {"gpu_count": 8, "gpu_claimed": 8 - cards, "mem_total": 100, "mem_claimed": 100 - memory}

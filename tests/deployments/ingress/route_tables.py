@@ -14,11 +14,8 @@ READING = {"ocr", "chat"}
 TALKING = {"completions", "responses", "messages", "ollama-llm"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
-#: Files need no key, since their names cannot be guessed.
-FILE = "/v1/files/{name}.{format}"
-PUBLIC = {"/health", "/ready", "/ping", "/v1/address", "/v1/cluster/auth", "/docs", "/docs/page.js", "/docs/page.css"}
-#: Machines that join have no key: their body proves that they have the token of the cluster, and an empty one is wrong.
-PROVEN = {"/v1/cluster/join", "/v1/cluster/leave"}
+#: How a route that asks for no key refuses a request that proves nothing, where it is not 401.
+REFUSALS = {"/v1/files/{name}.{format}": 404, "/v1/cluster/join": 422, "/v1/cluster/leave": 422, "/v1/login": 422}
 #: A body that each inference route answers.
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": "minilm", "input": "a"},

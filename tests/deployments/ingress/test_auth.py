@@ -7,9 +7,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from cluster.keys import new_key
-from deployments.ingress.auth import presented_key
+from deployments.gateway.app import PUBLIC
+from deployments.ingress.auth import keyless_reason, presented_key, public_calls
 from tests.attacks.standing_in import StandIn, asked, run, settings
 
 
@@ -76,3 +79,21 @@ def test_each_way_opens_what_the_key_is_for_and_no_more(tmp_path: Path) -> None:
                 assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
 
     run(scene())
+
+
+def test_these_routes_ask_for_no_key_and_no_others(app_routes: list[BaseRoute]) -> None:
+    reasons = {
+        (method, route.path): reason
+        for route in app_routes
+        if isinstance(route, APIRoute) and (reason := keyless_reason(route))
+        for method in route.methods or ()
+    }
+    public = {call for call, reason in reasons.items() if reason == "public"}
+    assert public == set(public_calls(app_routes)) == PUBLIC
+    assert reasons.keys() - public == {
+        ("GET", "/v1/files/{name}.{format}"),
+        ("POST", "/token"),
+        ("POST", "/v1/cluster/join"),
+        ("POST", "/v1/cluster/leave"),
+        ("POST", "/v1/login"),
+    }

@@ -48,6 +48,7 @@ class House:
             access_log=AccessLog(self.log),
             limits=self.limits,
             bodies=self.bodies,
+            public={("GET", "/health")},
         )
         self.app = app
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster import errors
 from cluster.calls import Answer, Call
-from tests.deployments.ingress.test_dispatch import POISON, Remote, Scene, Worker, play
+from tests.deployments.ingress.dispatch_scene import POISON, Remote, Scene, Worker, play
 
 
 class Speaker(Worker):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,18 @@ from openapi_spec_validator import validate
 from starlette.routing import BaseRoute
 
 from cluster.keys import new_key
+from deployments.gateway.meaning import MODELS, model_in_path
 from deployments.ingress.bodies import Json
 from deployments.ingress.control.keys import NewKey
 from deployments.ingress.openapi import described, description_of, document
-from tests.attacks.standing_in import StandIn, asked, opened, run, settings
+from tests.attacks.standing_in import StandIn, asked, run, settings
 
 #: Calls without a body, with methods that usually have one.
 BODILESS = {
     ("/v1/models/{uid:path}/cancel", "post"),
+    ("/v1/models/{uid:path}/doze", "post"),
+    ("/v1/models/{uid:path}/sleep", "post"),
+    ("/v1/models/{uid:path}/wake", "post"),
     ("/sdapi/v1/interrupt", "post"),
     ("/sdapi/v1/refresh-checkpoints", "post"),
     # Their body is a file.
@@ -43,20 +48,8 @@ def undescribed(routes: Sequence[BaseRoute]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def app_routes(tmp_path_factory: pytest.TempPathFactory) -> list[BaseRoute]:
-    found: list[BaseRoute] = []
-
-    async def scene() -> None:
-        async with opened(settings(tmp_path_factory.mktemp("home")), StandIn()) as app:
-            found.extend(app.routes)
-
-    run(scene())
-    return found
-
-
-@pytest.fixture(scope="module")
 def whole(app_routes: list[BaseRoute]) -> dict[str, Any]:
-    return document(app_routes, asks_for_keys=True, public=frozenset({"/health"}))
+    return document(app_routes, asks_for_keys=True)
 
 
 def test_every_operation_is_described(app_routes: list[BaseRoute]) -> None:
@@ -82,6 +75,15 @@ def test_an_operation_that_is_not_described_is_noticed() -> None:
         return Json(1)
 
     assert undescribed(routes.routes) == ["/bare", "/without-a-body"]
+
+
+def test_a_gateway_knows_which_model_each_route_about_a_model_names(app_routes: list[BaseRoute]) -> None:
+    paths = [route.path for route in app_routes if isinstance(route, APIRoute)]
+    about = [path for path in paths if path.startswith(f"{MODELS}{{uid:path}}")]
+    assert len(about) > 12
+    assert {model_in_path(re.sub(r"\{[^}]+\}", "1", path.replace("{uid:path}", "org/m"))) for path in about} == {
+        "org/m"
+    }
 
 
 def test_the_document_is_valid(whole: dict[str, Any]) -> None:
@@ -119,6 +121,7 @@ def test_a_second_path_of_a_route_may_have_a_summary_of_its_own(whole: dict[str,
 def test_operations_say_that_they_need_a_key(whole: dict[str, Any], app_routes: list[BaseRoute]) -> None:
     assert whole["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
     assert "security" not in whole["paths"]["/health"]["get"]
+    assert "security" not in whole["paths"]["/v1/cluster/join"]["post"]
     assert "securitySchemes" not in document(app_routes, asks_for_keys=False)["components"]
 
 

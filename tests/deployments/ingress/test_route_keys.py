@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 
 from cluster import Client, errors
-from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, FILE, PROVEN, PUBLIC, READING, SERVING, TALKING
-from tests.live import ROOT, LiveCluster, until
+from deployments.ingress.auth import keyless_reason
+from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, READING, REFUSALS, SERVING, TALKING
+from tests.live import LiveCluster, until
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def admin(locked: LiveCluster) -> Iterator[Client]:
     (kept,) = (locked.home / "auth").iterdir()
     assert kept.stat().st_mode & 0o077 == 0
     with locked.client(kept.read_text().strip()) as client:
-        uids = [client.launch_model("echo", model_uid=uid) for uid in ("first", "second")]
+        uids = [client.launch_model("echo", model_uid=uid) for uid in ("first-model", "second-model")]
         yield client
         for uid in uids:
             client.terminate_model(uid)
@@ -42,32 +44,40 @@ def ask(locked: LiveCluster, admin: Client) -> Iterator[Callable[..., httpx.Resp
         yield ask
 
 
-def every_call(described: dict[str, Any]) -> list[tuple[str, str]]:
+@pytest.fixture(scope="module")
+def reasons(app_routes: list[BaseRoute]) -> dict[tuple[str, str], str | None]:
+    """Why a call asks for no key."""
+    return {
+        (method, route.path_format): keyless_reason(route)
+        for route in app_routes
+        if isinstance(route, APIRoute)
+        for method in route.methods or ()
+    }
+
+
+def every_call(described: dict[str, Any], reasons: dict[tuple[str, str], str | None]) -> list[tuple[str, str]]:
     """Method and path of each route, including those that are not described."""
-    hidden = [
-        path
-        for file in (ROOT / "deployments").rglob("*.py")
-        for path in re.findall(r'@routes\.get\("([^"]+)"[^)]*include_in_schema=False', file.read_text())
-    ]
     calls = [(method.upper(), path) for path, methods in described.items() for method in methods]
-    return calls + [("GET", path) for path in hidden]
+    return calls + [call for call in reasons if call[0] == "GET" and call not in calls]
 
 
 @pytest.mark.slow
 def test_no_route_is_open_but_those_that_say_nothing(
-    ask: Callable[..., httpx.Response], admin: Client, described: dict[str, dict[str, Any]]
+    ask: Callable[..., httpx.Response],
+    admin: Client,
+    described: dict[str, dict[str, Any]],
+    reasons: dict[tuple[str, str], str | None],
 ) -> None:
-    calls = every_call(described)
+    calls = every_call(described, reasons)
     assert len(calls) > 40 and ("GET", "/ping") in calls
     for method, path in calls:
         for key in (None, "None", "ck-" + "x" * 43, admin_like(admin)):
             answer = ask(method, path, key)
-            if path == FILE:
-                assert answer.status_code == 404
-            elif path in PROVEN:
-                assert answer.status_code == 422, (method, path, answer.text)
-            elif path in PUBLIC or (method, path) == ("GET", "/"):
-                assert answer.status_code == 200, (method, path, answer.text)
+            reason = reasons.get((method, path))
+            if reason == "public":
+                assert answer.status_code in (200, 307), (method, path, answer.text)
+            elif reason == "proven":
+                assert answer.status_code == REFUSALS.get(path, 401), (method, path, answer.text)
             else:
                 assert answer.status_code == 401, (method, path, key, answer.text)
                 assert answer.headers["www-authenticate"] == "Bearer"
@@ -82,9 +92,13 @@ def admin_like(admin: Client) -> str:
 
 
 @pytest.mark.slow
-def test_public_routes_name_no_model(ask: Callable[..., httpx.Response], admin: Client) -> None:
-    for path in sorted(PUBLIC):
-        assert "first" not in ask("GET", path, None).text
+def test_public_routes_name_no_model(
+    ask: Callable[..., httpx.Response], admin: Client, reasons: dict[tuple[str, str], str | None]
+) -> None:
+    public = [call for call, reason in reasons.items() if reason == "public"]
+    assert ("GET", "/ready") in public
+    for method, path in public:
+        assert "first-model" not in ask(method, path, None).text
 
 
 @pytest.mark.slow
@@ -107,52 +121,51 @@ def test_a_key_in_the_address_or_under_another_scheme_does_not_count(
 
 @pytest.mark.slow
 def test_a_key_does_what_its_scope_says_and_nothing_else(
-    ask: Callable[..., httpx.Response], admin: Client, described: dict[str, dict[str, Any]]
+    ask: Callable[..., httpx.Response],
+    admin: Client,
+    described: dict[str, dict[str, Any]],
+    reasons: dict[tuple[str, str], str | None],
 ) -> None:
     infer = key_for(admin, "infer")["key"]
-    for method, path in every_call(described):
+    for method, path in every_call(described, reasons):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
-        if (
-            path in (*PUBLIC, *PROVEN, FILE)
-            or (method, path) == ("GET", "/")
-            or tags & (SERVING | DRAWING | READING | TALKING | EXAMPLES)
-        ):
+        if reasons.get((method, path)) or tags & (SERVING | DRAWING | READING | TALKING | EXAMPLES):
             continue
         answer = ask(method, path, infer)
         assert answer.status_code == 403, (method, path, answer.text)
         assert answer.json()["error"]["type"] == "permission_error"
-    assert ask("POST", "/v1/infer", infer, {"model": "first", "items": [1]}).json()["results"] == [1]
-    launch = {"model_name": "echo", "model_uid": "third"}
+    assert ask("POST", "/v1/infer", infer, {"model": "first-model", "items": [1]}).json()["results"] == [1]
+    launch = {"model_name": "echo", "model_uid": "third-model"}
     assert ask("POST", "/v1/models", infer, launch).status_code == 403
 
     list_only = key_for(admin, "list")["key"]
-    assert {row["id"] for row in ask("GET", "/v1/models", list_only).json()["data"]} == {"first", "second"}
-    assert ask("POST", "/v1/infer", list_only, {"model": "first", "items": [1]}).status_code == 403
-    assert ask("DELETE", "/v1/models/first", list_only).status_code == 403
+    assert {row["id"] for row in ask("GET", "/v1/models", list_only).json()["data"]} == {"first-model", "second-model"}
+    assert ask("POST", "/v1/infer", list_only, {"model": "first-model", "items": [1]}).status_code == 403
+    assert ask("DELETE", "/v1/models/first-model", list_only).status_code == 403
     assert ask("GET", "/v1/keys", list_only).status_code == 403
 
     launch_only = key_for(admin, "launch")["key"]
     assert ask("POST", "/v1/models?dry_run=true", launch_only, launch).json()["fits"] is True
-    assert ask("POST", "/v1/infer", launch_only, {"model": "first", "items": [1]}).status_code == 403
+    assert ask("POST", "/v1/infer", launch_only, {"model": "first-model", "items": [1]}).status_code == 403
     assert ask("POST", "/v1/keys", launch_only, {"name": "more", "scopes": ["admin"]}).status_code == 403
-    assert {row["id"] for row in admin.list_models().values()} == {"first", "second"}
+    assert {row["id"] for row in admin.list_models().values()} == {"first-model", "second-model"}
 
 
 @pytest.mark.slow
 def test_a_key_for_some_models_touches_no_others(ask: Callable[..., httpx.Response], admin: Client) -> None:
-    key = key_for(admin, "infer", "list", "launch", models=["first"])["key"]
-    assert ask("POST", "/v1/infer", key, {"model": "first", "items": [1]}).json()["results"] == [1]
-    refused = ask("POST", "/v1/infer", key, {"model": "second", "items": [1]})
-    assert refused.status_code == 403 and "does not have access to model: second" in refused.json()["detail"]
+    key = key_for(admin, "infer", "list", "launch", models=["first-model"])["key"]
+    assert ask("POST", "/v1/infer", key, {"model": "first-model", "items": [1]}).json()["results"] == [1]
+    refused = ask("POST", "/v1/infer", key, {"model": "second-model", "items": [1]})
+    assert refused.status_code == 403 and "does not have access to model: second-model" in refused.json()["detail"]
     # The same model in another spelling.
-    assert ask("POST", "/v1/infer", key, {"model": "SECOND", "items": [1]}).status_code == 403
-    assert ask("GET", "/v1/models/first/status", key).status_code == 200
+    assert ask("POST", "/v1/infer", key, {"model": "SECOND-MODEL", "items": [1]}).status_code == 403
+    assert ask("GET", "/v1/models/first-model/status", key).status_code == 200
     for method, path, body in (
-        ("GET", "/v1/models/second/logs", None),
-        ("GET", "/v1/models/second/status", None),
-        ("DELETE", "/v1/models/second", None),
-        ("POST", "/v1/models/second/scale", {"replica": 2}),
-        ("POST", "/v1/models", {"model_name": "echo", "model_uid": "third"}),
+        ("GET", "/v1/models/second-model/logs", None),
+        ("GET", "/v1/models/second-model/status", None),
+        ("DELETE", "/v1/models/second-model", None),
+        ("POST", "/v1/models/second-model/scale", {"replica": 2}),
+        ("POST", "/v1/models", {"model_name": "echo", "model_uid": "third-model"}),
         ("POST", "/v1/models/apply", {"models": []}),
         ("GET", "/v1/models/export", None),
         ("DELETE", "/v1/model_registrations/embedding/any", None),
@@ -163,7 +176,7 @@ def test_a_key_for_some_models_touches_no_others(ask: Callable[..., httpx.Respon
 @pytest.mark.slow
 def test_a_revoked_key_stops_working(ask: Callable[..., httpx.Response], admin: Client) -> None:
     made = key_for(admin, "infer")
-    call = ("POST", "/v1/infer", made["key"], {"model": "first", "items": [1]})
+    call = ("POST", "/v1/infer", made["key"], {"model": "first-model", "items": [1]})
     assert ask(*call).status_code == 200
     assert made["key"] not in json.dumps(admin.list_keys())
     admin.revoke_key(made["id"])
@@ -177,7 +190,7 @@ def test_our_client_raises_what_a_key_may_not(locked: LiveCluster, admin: Client
     with locked.client() as nobody, pytest.raises(errors.NotAuthenticated):
         nobody.list_models()
     with locked.client(key_for(admin, "infer")["key"]) as limited, pytest.raises(errors.NotPermitted, match="launch"):
-        limited.launch_model("echo", model_uid="third")
+        limited.launch_model("echo", model_uid="third-model")
 
 
 @pytest.mark.slow

@@ -413,6 +413,11 @@ def test_inference_on_an_unknown_uid_is_a_404(server: httpx.Client, path: Any) -
         ("DELETE", "/replicas/0"),
         ("POST", "/cancel"),
         ("POST", "/scale"),
+        ("GET", "/scale"),
+        ("POST", "/doze"),
+        ("POST", "/sleep"),
+        ("POST", "/wake"),
+        ("POST", "/restart"),
     ],
 )
 @pytest.mark.parametrize("uid", ["nowhere", "%00", "%F0%9F%90%88", "x" * 300])

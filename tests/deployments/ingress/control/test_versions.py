@@ -79,6 +79,21 @@ def test_weights_are_deleted_unless_they_are_in_use(tmp_path: Path) -> None:
     run(scene())
 
 
+def test_weights_say_which_models_are_launched_with_them_as_far_as_the_caller_may_know(tmp_path: Path) -> None:
+    (its, its_text), (other, other_text) = (new_key(uid, ["list"], [uid]) for uid in ("m", "n"))
+
+    async def scene() -> None:
+        downloaded(tmp_path, "c1", model_safetensors="weights")
+        supervisor = Launched(keys=(its, other))
+        async with asked(settings(tmp_path, auth="on"), supervisor) as client:
+            for text, uids in ((its_text, ["m"]), (other_text, [])):
+                header = {"authorization": f"Bearer {text}"}
+                (row,) = (await client.get("/v1/cache/models", headers=header)).json()["list"]
+                assert (row["model_version"], row["used_by"]) == ("c1", uids)
+
+    run(scene())
+
+
 def test_a_key_for_some_models_deletes_nothing(tmp_path: Path) -> None:
     key, text = new_key("some", ["launch"], ["m"])
 

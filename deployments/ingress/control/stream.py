@@ -1,0 +1,57 @@
+"""One stream of what changes in the cluster, for pages that show it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request, Response
+
+from cluster import errors
+from cluster.keys import Key
+from cluster.settings import Settings
+from deployments.ingress.auth import key_of
+from deployments.ingress.control.fleet_news import FleetNews
+from deployments.ingress.control.live_shapes import LiveChange
+from deployments.ingress.events import Events
+from deployments.ingress.openapi import EVENTS, described
+
+#: A stream that is silent for longer is dead, whatever its connection looks like.
+BEAT_S = 2.0
+
+
+def watching(news: FleetNews, settings: Settings, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
+    routes = APIRouter(tags=["watch"])
+
+    def may_go_on(request: Request) -> bool:
+        if not settings.asks_for_keys:
+            return True
+        try:
+            key_of(request, "list", settings, current_keys())
+        except (errors.NotAuthenticated, errors.NotPermitted):
+            return False
+        return True
+
+    @routes.get("/v1/changes")
+    @described("All models and nodes, and then each change, as events", LiveChange, media_types=(EVENTS,))
+    async def changes(request: Request) -> Response:
+        """The first event has all there is; one with the id of the last that was read has what came after. An event
+        `beat` is a sign of life, and one `ended` says that the key is not valid any more."""
+        return await Events.of(_until_revoked(request, news, may_go_on))
+
+    return routes
+
+
+async def _until_revoked(
+    request: Request, news: FleetNews, may_go_on: Callable[[Request], bool]
+) -> AsyncGenerator[bytes]:
+    key: Key | None = request.state.key
+    async with aclosing(news.read(key, request.headers.get("last-event-id", ""), BEAT_S)) as events:
+        async for event in events:
+            if request.app.state.is_ending:
+                # Whoever reads it opens the next at another ingress.
+                return
+            if not may_go_on(request):
+                yield b"event: ended\ndata: {}\n\n"
+                return
+            yield event
