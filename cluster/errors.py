@@ -29,7 +29,7 @@ ClusterError                      500
 ├── StaleEpoch                    503  a command of a supervisor that has been replaced
 ├── DeadlineExceeded              504
 ├── OutOfMemory                   507  this one request needs more than there is; the model goes on
-└── OutOfSpace                    507  a wish cannot be written down; nothing was changed
+└── OutOfSpace                    507  what is wanted cannot be written down; nothing was changed
 
 Errors cross process borders by pickle, which makes them anew from the positional arguments that `super().__init__` was
 given: all of them are handed on, and none is keyword-only.
@@ -204,10 +204,10 @@ def as_ours(error: Exception) -> ClusterError:
 
 def every_error() -> dict[str, type[ClusterError]]:
     """Each class by its wire code, so that a client raises what the server raised."""
-    found: dict[str, type[ClusterError]] = {}
+    classes: dict[str, type[ClusterError]] = {}
     waiting: list[type[ClusterError]] = [ClusterError]
     while waiting:
         error = waiting.pop()
-        found[error.code()] = error
+        classes[error.code()] = error
         waiting += error.__subclasses__()
-    return found
+    return classes

@@ -11,40 +11,42 @@ import hashlib
 import hmac
 import platform
 import re
+from functools import cache
 from importlib.metadata import version
 from typing import Literal
 
 from cluster import errors
-from cluster.names import cut, quoted
+from cluster.names import cut
 from cluster.value import Value
 
 #: How far the clocks of two machines may be apart.
 CLOCK_S = 60.0
-#: The label of a Ray node that says which version of this package runs there.
-VERSION_LABEL = "cluster-version"
 #: Of a range of ports, so many are kept for what Ray needs itself; the processes of models take the others.
 MOST_FIXED = 50
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_VERSION = re.compile(r"(\d+)\.(\d+)(?:[.+-]|$)")
 
 Purpose = Literal["join", "leave", "answer"]
 
 
-class Versions(Value):
-    """What has to be the same on all machines."""
+class Versions(Value, extra="ignore"):
+    """What has to be the same on all machines, but for the cluster's own, which may be one apart: machines are upgraded
+    one after another."""
 
     cluster: str
     python: str
     ray: str
 
     @classmethod
+    @cache
     def here(cls) -> Versions:
+        """Of what is installed at the first call; a process that outlives an upgrade asks when it starts."""
         return cls(cluster=version("model-cluster"), python=platform.python_version(), ray=version("ray"))
 
     def __str__(self) -> str:
         return f"{self.cluster} (Python {self.python}, Ray {self.ray})"
 
 
-class Invitation(Value):
+class Invitation(Value, extra="ignore"):
     """All that a machine needs to join, except for the token."""
 
     versions: Versions
@@ -100,7 +102,7 @@ def read_invitation(answer: object, token: str, nonce: str) -> Invitation:
 
 def check_fit(invitation: Invitation, own: Versions, now: float) -> None:
     """Raises unless a machine of these versions, whose clock says `now`, may join."""
-    if invitation.versions != own:
+    if not fit(invitation.versions, own):
         raise errors.Conflict(
             f"The head runs {invitation.versions} and this machine {own}: install the same on both, then join again."
         )
@@ -113,18 +115,14 @@ def check_fit(invitation: Invitation, own: Versions, now: float) -> None:
         )
 
 
-def read_labels(text: str) -> dict[str, str]:
-    """`gpu=a100,zone=b` as a mapping."""
-    labels = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = part.partition("=")
-        if not equals or not _LABEL.fullmatch(name) or not _LABEL.fullmatch(value) or name == VERSION_LABEL:
-            raise errors.BadOption(
-                f"labels takes name=value, of letters, digits and _.- with at most 63 characters, not {quoted(part)}.",
-                "labels",
-            )
-        labels[name] = value
-    return labels
+def fit(one: Versions, other: Versions) -> bool:
+    """Whether they may run in one cluster: the same Python and Ray, and at most one minor version apart."""
+    if (one.python, one.ray) != (other.python, other.ray):
+        return False
+    first, second = (_VERSION.match(versions.cluster) for versions in (one, other))
+    if first is None or second is None:
+        return one.cluster == other.cluster
+    return first[1] == second[1] and abs(int(first[2]) - int(second[2])) <= 1
 
 
 def read_ports(text: str) -> tuple[int, int] | None:

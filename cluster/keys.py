@@ -18,6 +18,9 @@ T = TypeVar("T")
 Scope = Literal["list", "infer", "launch", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 PREFIX = "ck-"
+#: How long a browser stays logged in, and how many are with one key; the one that logged in first is out then.
+SESSION_S = 12 * 3600.0
+MOST_SESSIONS = 100
 
 
 class Key(Value):
@@ -30,9 +33,12 @@ class Key(Value):
     #: The only models it may be used for; None for all.
     models: tuple[str, ...] | None = None
     created: float = 0.0
+    #: Of a session: when it ends, and the digest of the key that it stands for, as long as there is that one.
+    expires: float = 0.0
+    of: str = ""
 
     def shown(self) -> dict[str, object]:
-        return self.model_dump(mode="json", exclude={"digest"})
+        return self.model_dump(mode="json", exclude={"digest", "expires", "of"})
 
 
 def new_key(name: str, scopes: Iterable[str], models: Iterable[str] | None = None) -> tuple[Key, str]:
@@ -45,12 +51,27 @@ def new_key(name: str, scopes: Iterable[str], models: Iterable[str] | None = Non
     key = Key(
         id=secrets.token_hex(4),
         name=name,
-        digest=_digest(text),
+        digest=digest_of(text),
         scopes=chosen,  # type: ignore[arg-type]
         models=tuple(models) if models is not None else None,
         created=time.time(),
     )
     return key, text
+
+
+def new_session(key: Key) -> tuple[Key, str]:
+    """A key that stands for another, for a while: a browser keeps this one. It has no scope of its own."""
+    session, text = new_key(f"session of {key.name}", ["list"])
+    ends = session.created + SESSION_S
+    return session.model_copy(update={"scopes": (), "expires": ends, "of": key.digest}), text
+
+
+def superfluous(keys: Iterable[Key], session: Key, now: float) -> list[str]:
+    """The ids of sessions to forget when another begins: those that ended, and the oldest of that key's."""
+    sessions = [key for key in keys if key.of]
+    ended = [key for key in sessions if key.expires <= now]
+    others = sorted((key for key in sessions if key.of == session.of and key.expires > now), key=attrgetter("expires"))
+    return [key.id for key in (*ended, *others[: max(0, len(others) + 1 - MOST_SESSIONS)])]
 
 
 def by_digest(keys: Iterable[Key]) -> dict[str, Key]:
@@ -63,7 +84,11 @@ def check(keys: Mapping[str, Key], presented: str | None, scope: Scope) -> Key:
     if not presented:
         raise errors.NotAuthenticated("Could not validate credentials: send `Authorization: Bearer <key>`.")
     # Nobody can choose the digest of what they send, so how long the look-up takes tells nothing.
-    key = keys.get(_digest(presented))
+    key = keys.get(digest_of(presented))
+    if key is not None and key.of:
+        if key.expires <= time.time():
+            raise errors.NotAuthenticated("Could not validate credentials: the session has ended; log in again.")
+        key = keys.get(key.of)
     if key is None:
         raise errors.NotAuthenticated("Could not validate credentials: the key is unknown or was revoked.")
     if scope not in key.scopes and "admin" not in key.scopes:
@@ -97,5 +122,5 @@ def check_model(key: Key | None, uid: str) -> None:
         raise errors.NotPermitted(f"API key does not have access to model: {cut(uid)}")
 
 
-def _digest(text: str) -> str:
+def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.names import ALIAS_PATTERN, UID_PATTERN, quoted
+from cluster.node_labels import NodeLabels
 from cluster.value import Value
 
 
@@ -57,6 +58,19 @@ def _place_on_device(fields: dict[str, Any]) -> None:
         fields["gpu_idx"] = (int(match[2]),)
 
 
+def _spread_bounds(fields: dict[str, Any]) -> None:
+    """`replica={"min": 0, "max": 4}` as the fields for it. A model that follows its load begins with what it has at
+    least, unless it is said otherwise."""
+    if isinstance(bounds := fields.get("replica"), dict):
+        del fields["replica"]
+        if unknown := sorted(map(str, bounds.keys() - BOUNDS)):
+            raise ValueError(f"replica takes a number, or an object with {', '.join(BOUNDS)}, not {quoted(unknown[0])}")
+        fields |= {BOUNDS[name]: value for name, value in bounds.items()}
+    least = fields.get("min_replica")
+    if fields.get("replica") is None and isinstance(least, int) and least > 1:
+        fields["replica"] = least
+
+
 #: Card numbers, in any of the forms that people and clients write.
 Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
 #: How many cards, or which part of one; None means CPU.
@@ -92,6 +106,28 @@ def _as_alias(text: str) -> dict[str, str]:
     return {"name": name, "weight": weight} if equals else {"name": name}
 
 
+#: How long requests may wait on average before a model that follows its load gets another replica.
+TARGET_QUEUE_S = 1.0
+#: The fields that say so, and how `replica` names them where it is an object.
+BOUNDS = {"min": "min_replica", "max": "max_replica", "target_queue_s": "target_queue_s"}
+
+
+class ReplicaBounds(Value):
+    """Between how many replicas a model follows its load, and how long its requests may wait."""
+
+    min: int = Field(ge=0, le=1000, strict=True)
+    max: int = Field(ge=1, le=1000, strict=True)
+    target_queue_s: float = Field(default=TARGET_QUEUE_S, gt=0, le=3600)
+
+    @property
+    def least(self) -> int:
+        """Of one that is awake."""
+        return max(self.min, 1)
+
+    def nearest(self, replica: int) -> int:
+        return min(max(replica, self.least), self.max)
+
+
 #: The further names of a model, in any of the forms that people and clients write.
 Aliases = Annotated[tuple[Alias, ...], BeforeValidator(_as_aliases), Field(max_length=100)]
 
@@ -102,6 +138,7 @@ class ReplicaPlace(Value):
     worker_ip: str | None = None
     n_gpu: Gpus = "auto"
     gpu_idx: Cards = None
+    node_labels: NodeLabels = ()
 
     @field_validator("gpu_idx")
     @classmethod
@@ -125,21 +162,64 @@ class LaunchSpec(Value):
     aliases: Aliases = Field(
         default=(), description="Further names to answer to, e.g. org/name; name=3 shares a name, by weight."
     )
-    model_engine: str | None = Field(default=None, description="Engine that runs it; the model's own by default.")
+    model_engine: str | None = Field(
+        default=None, description="Engine that runs it, e.g. transformers; the model's own by default."
+    )
     model_format: str | None = Field(default=None, description="Weight format, e.g. pytorch.")
     model_size_in_billions: str | int | float | None = Field(default=None, description="Size, if the name has several.")
     quantization: str | None = Field(default=None, description="Quantisation, if the model has several.")
     model_path: str | None = Field(default=None, description="Folder with the weights instead of a download.")
     download_hub: Literal["huggingface", "modelscope"] | None = Field(default=None, description="Hub to download from.")
-    replica: int = Field(default=1, ge=1, le=1000, strict=True, description="How many workers serve it.")
+    replica: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        strict=True,
+        description="How many workers serve it; those to begin with, if they vary.",
+    )
+    max_replica: int | None = Field(
+        default=None, ge=1, le=1000, strict=True, description="As many workers at most, as its load needs."
+    )
+    min_replica: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        strict=True,
+        description="As few workers at least, if max_replica is given: 1 by default; with 0 it sleeps when unused.",
+    )
+    target_queue_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=3600,
+        description=f"Where requests wait for longer, in seconds, it gets more workers; {TARGET_QUEUE_S:g} by default.",
+    )
     n_gpu: Gpus = Field(default="auto", description="GPUs per replica: a number, a fraction, auto, or none for CPU.")
     gpu_idx: Cards = Field(default=None, description="Cards to use, e.g. 0,1.")
     n_cpu: float | None = Field(default=None, gt=0, description="Cores to reserve; shared with others by default.")
     worker_ip: str | None = Field(default=None, description="Node to use.")
+    node_labels: NodeLabels = Field(
+        default=(), description="Labels that a node must have, e.g. gpu=a100,zone=b; zone=b|c for either."
+    )
     request_limits: int | None = Field(default=None, ge=0, description="Requests at once per replica; more get 429.")
     memory: str | int | None = Field(
         default=None, description="Memory to claim per replica, e.g. 2GiB; estimated by default."
     )
+    idle_sleep_s: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds without a request after which it sleeps, until the next one; 0 for never; "
+        "CLUSTER_IDLE_SLEEP_S by default.",
+    )
+    idle_doze_s: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds without a request after which it drops its weights but keeps its process, which loads "
+        "them again sooner; 0 for never; CLUSTER_IDLE_DOZE_S by default.",
+    )
+    pinned: bool = Field(default=False, description="Never let it sleep, nor give way to other models.")
+    asleep: bool = Field(default=False, description="Load it only when the first request comes.")
     replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="Place of each replica.")
     envs: dict[str, str] | None = Field(
         default=None, description="Environment variables of the workers, such as thread counts."
@@ -159,6 +239,7 @@ class LaunchSpec(Value):
             raise ValueError(f"options takes a mapping, not {quoted(options)}")
         fields["options"] = {**options, **extra}
         _place_on_device(fields)
+        _spread_bounds(fields)
         if fields.get("model_type") is None:
             fields.pop("model_type", None)
         return fields
@@ -206,11 +287,43 @@ class LaunchSpec(Value):
         if self.replica_config is not None:
             if self.gpu_idx is not None or self.worker_ip is not None or self.n_gpu not in ("auto",):
                 raise ValueError("replica_config cannot be given together with worker_ip, n_gpu or gpu_idx")
+            if self.node_labels:
+                raise ValueError("replica_config cannot be given together with node_labels, each place has its own")
             if len(self.replica_config) != self.replica:
                 raise ValueError("replica_config needs one place per replica")
         for index in range(self.replica if self.gpu_idx is not None else 0):
             self.place_of(index)
         return self
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> LaunchSpec:
+        if self.max_replica is None:
+            if self.min_replica is not None or self.target_queue_s is not None:
+                raise ValueError("min_replica and target_queue_s need max_replica")
+            return self
+        bounds = self.bounds
+        assert bounds is not None
+        if bounds.min > bounds.max:
+            raise ValueError(f"min_replica {bounds.min} is above max_replica {bounds.max}")
+        if bounds.nearest(self.replica) != self.replica:
+            raise ValueError(f"replica {self.replica} is not between {bounds.least} and max_replica {bounds.max}")
+        if self.gpu_idx is not None or self.replica_config is not None:
+            raise ValueError("max_replica cannot be given together with gpu_idx or replica_config")
+        if bounds.min and (self.idle_sleep_s or self.idle_doze_s or self.asleep):
+            raise ValueError(
+                f"min_replica {bounds.min} keeps it awake: with asleep, idle_sleep_s or idle_doze_s it must be 0"
+            )
+        if not bounds.min and self.pinned:
+            raise ValueError("min_replica 0 lets it sleep: with pinned it must be at least 1")
+        return self
+
+    @property
+    def bounds(self) -> ReplicaBounds | None:
+        """None where it has as many replicas as were asked for."""
+        if self.max_replica is None:
+            return None
+        least = 1 if self.min_replica is None else self.min_replica
+        return ReplicaBounds(min=least, max=self.max_replica, target_queue_s=self.target_queue_s or TARGET_QUEUE_S)
 
     def place_of(self, index: int) -> ReplicaPlace:
         """Where the replica of that index should run; replicas that scaling adds have no cards of their own."""
@@ -220,7 +333,7 @@ class LaunchSpec(Value):
         if self.gpu_idx is not None and index < self.replica:
             share = len(self.gpu_idx) // self.replica
             cards = self.gpu_idx[index * share : (index + 1) * share]
-        return ReplicaPlace(worker_ip=self.worker_ip, n_gpu=self.n_gpu, gpu_idx=cards)
+        return ReplicaPlace(worker_ip=self.worker_ip, n_gpu=self.n_gpu, gpu_idx=cards, node_labels=self.node_labels)
 
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
@@ -272,6 +385,14 @@ class Wanted(Value):
     @property
     def replica(self) -> int:
         return self.spec.replica
+
+    @property
+    def least(self) -> int:
+        """So many replicas make it READY: what a load needs beyond that comes and goes."""
+        return self.replica if self.spec.bounds is None else min(self.replica, self.spec.bounds.least)
+
+    def scaled(self, replica: int) -> Wanted:
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"replica": replica})})
 
     def needs(self, *, on_card: bool) -> Needs:
         if not on_card:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from cluster import errors
-from cluster.status import ModelState, ModelStatus, WorkerState
+from cluster.status import RESTING, ModelState, ModelStatus, WorkerState
 
 #: States in which nothing more happens to a worker that loads.
 SETTLED = (WorkerState.READY, WorkerState.FAILED)
 
 
 def has_ended(status: ModelStatus, generation: int = 0) -> bool:
-    """True once the launch of that generation is READY, False while it may still become so; raises what it failed with.
-    Generation 0 stands for the current one."""
+    """True once the launch of that generation is READY, or sleeps until it is used; False while it may still become so;
+    raises what it failed with. Generation 0 stands for the current one."""
     if generation and status.generation > generation:
         raise errors.LaunchCancelled(f"The launch of {status.uid} was replaced by a newer one.")
     if generation and status.generation < generation:
         return False
-    if status.state is ModelState.READY:
+    if status.state in {ModelState.READY, *RESTING}:
         return True
     if (failure := _failure_of(status)) is not None:
         raise failure

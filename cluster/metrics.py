@@ -23,8 +23,8 @@ def gauge_page(name: str, text: str, rows: Iterable[tuple[Mapping[str, str], flo
     times as long, and there may be ten thousand models."""
     lines = [f"# HELP {name} {text}\n# TYPE {name} gauge\n"]
     for labels, value in rows:
-        told = ",".join(f'{label}="{_escaped(labels[label])}"' for label in sorted(labels))
-        lines.append(f"{name}{{{told}}} {value!r}\n" if told else f"{name} {value!r}\n")
+        pairs = ",".join(f'{label}="{_escaped(labels[label])}"' for label in sorted(labels))
+        lines.append(f"{name}{{{pairs}}} {value!r}\n" if pairs else f"{name} {value!r}\n")
     return "".join(lines).encode()
 
 
@@ -55,17 +55,17 @@ def joined(pages: Iterable[bytes], other_names: Mapping[str, str]) -> bytes:
     for text in pages:
         for family in (b"\n" + text).split(b"\n# HELP ")[1:]:
             name = family.partition(b" ")[0]
-            described, _, rest = family.partition(b"\n")
-            kind, _, counted = rest.partition(b"\n")
+            described, _, after = family.partition(b"\n")
+            kind, _, counted = after.partition(b"\n")
             heads.setdefault(name, b"# HELP " + described + b"\n" + kind + b"\n")
             lines.setdefault(name, []).append(counted.rstrip(b"\n"))
-    whole = []
+    texts = []
     for name, head in heads.items():
         text = head + b"".join(part + b"\n" for part in lines[name] if part)
-        whole.append(text)
+        texts.append(text)
         if other := other_names.get(name.decode()):
-            whole.append(text.replace(name, other.encode()))
-    return b"".join(whole)
+            texts.append(text.replace(name, other.encode()))
+    return b"".join(texts)
 
 
 def without_models(text: bytes, sees: Callable[[str], bool]) -> bytes:

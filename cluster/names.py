@@ -49,8 +49,8 @@ def likely(name: str, ordered: Sequence[str]) -> Sequence[str]:
     """Of very many names, in order, those that `nearest` should compare: the ones that begin or end like this one."""
     if len(ordered) <= MOST_LIKELY:
         return ordered
-    place = bisect_left(ordered, name)
-    begin = ordered[max(place - MOST_LIKELY // 4, 0) : place + MOST_LIKELY // 4]
+    index = bisect_left(ordered, name)
+    begin = ordered[max(index - MOST_LIKELY // 4, 0) : index + MOST_LIKELY // 4]
     end = islice((other for other in ordered if other.endswith(name[-LIKE_ENDING:])), MOST_LIKELY // 2)
     return list(dict.fromkeys((*begin, *end)))
 

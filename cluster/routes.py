@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cluster.facts import SentFacts
 from cluster.keys import Key
-from cluster.status import ModelState
+from cluster.status import RESTING, ModelState
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class ServedModel:
     #: When it was launched; seconds since 1970.
     created: int = 0
     replica: int = 1
+    #: Between how many replicas it follows its load, as fields of `ReplicaBounds`.
+    bounds: Mapping[str, float] | None = None
     address: str = ""
     cards: tuple[int, ...] = ()
 
@@ -95,6 +97,20 @@ class ModelRoutes:
     names: tuple[ModelName, ...] = ()
     #: It has served before: requests wait for its next worker instead of failing at once.
     recovering: bool = False
+    #: It is being started because of a request: requests wait for it as long as they may take.
+    waking: bool = False
+    #: How long that takes, as far as it is known.
+    wake_s: float | None = None
+
+    @property
+    def is_asleep(self) -> bool:
+        """Also where it only dozes."""
+        return self.state in RESTING
+
+    @property
+    def rests(self) -> bool:
+        """It sleeps, or is being woken."""
+        return self.is_asleep or self.waking
 
     @property
     def max_tokens(self) -> int | None:

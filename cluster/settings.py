@@ -6,13 +6,15 @@ import ipaddress
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from cluster.joining import read_ports
+from cluster.node_labels import read_labels
 from cluster.trust import TRUSTED
+from cluster.value import fill_in
 
 #: The store's file in the home of a cluster.
 STORE_NAME = "cluster.db"
@@ -120,7 +122,10 @@ class Settings(BaseSettings):
         description="Most bytes of images that are kept for URLs, and of results that are kept for jobs.",
     )
     keep_alive_s: float = Field(default=10.0, gt=0, description="Longest silence in a stream of events.")
-    hold_s: float = Field(default=15.0, description="How long a request waits for a model that lost its last worker.")
+    hold_s: float = Field(
+        default=15.0,
+        description="How long a request waits for a model that lost its last worker; longer if that loads longer.",
+    )
     gather_ms: float = Field(default=5.0, description="How long an ingress gathers requests for one busy worker.")
 
     tick_s: float = Field(default=1.0, description="How often the supervisor compares what is wanted with what runs.")
@@ -137,6 +142,31 @@ class Settings(BaseSettings):
         default=0.5, description="If more than this share of the nodes vanishes at once, relaunching waits."
     )
     storm_hold_s: float = Field(default=20.0, description="How long relaunching waits after many nodes vanished.")
+    idle_sleep_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds without a request after which a model sleeps, until the next one; 0 for never. A launch "
+        "may say otherwise.",
+    )
+    idle_doze_s: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds without a request after which a model drops its weights but keeps its process, which "
+        "loads them again sooner; 0 for never. A launch may say otherwise.",
+    )
+    scale_down_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds for which fewer replicas must have been enough before a model that follows its load gives "
+        "one back.",
+    )
+    make_room: bool = Field(
+        default=True,
+        description="Send models to sleep that nobody uses, unless they are pinned, where others have no room.",
+    )
     memory_fraction: float = Field(
         default=0.9, gt=0, le=1, description="Share of a node's memory that models may claim."
     )
@@ -153,6 +183,11 @@ class Settings(BaseSettings):
         default="",
         description="Ports that Ray's processes may take on every machine, e.g. 20000-20999, for a firewall between "
         "machines; any free ones if empty.",
+    )
+    labels: str = Field(
+        default="",
+        description="What to say about a machine that this command starts, e.g. gpu=a100,zone=b; launches ask for it "
+        "by --node-labels.",
     )
     fork_workers: bool = Field(
         default=True,
@@ -180,6 +215,12 @@ class Settings(BaseSettings):
     @classmethod
     def _is_range(cls, value: str) -> str:
         read_ports(value)
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _are_labels(cls, value: str) -> str:
+        read_labels(value)
         return value
 
     @field_validator("allowed_hosts")
@@ -237,6 +278,10 @@ class Settings(BaseSettings):
     def url(self) -> str:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        fill_in(self)
 
     def as_environment(self) -> dict[str, str]:
         """The same settings for another process."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -61,6 +61,8 @@ class Claim:
     cpus: float = 0.0
     #: What it is expected to take of its cards, all together.
     card_bytes: int = 0
+    #: What it takes at its largest has been measured by one like it, and need not be again.
+    is_measured: bool = False
 
     @property
     def gpus(self) -> float:
@@ -73,6 +75,8 @@ class WorkerState(StrEnum):
     READY = "READY"
     SUSPECT = "SUSPECT"
     DRAINING = "DRAINING"
+    NODDING = "NODDING"
+    DOZING = "DOZING"
     FAILED = "FAILED"
     LOST = "LOST"
     GONE = "GONE"
@@ -86,6 +90,14 @@ class ModelState(StrEnum):
     READY = "READY"
     DEGRADED = "DEGRADED"
     FAILED = "FAILED"
+    #: Its processes have dropped the weights, and keep their libraries; whoever asks for it wakes it.
+    DOZING = "DOZING"
+    #: No process; whoever asks for it wakes it.
+    ASLEEP = "ASLEEP"
+
+
+#: A request has to wake it.
+RESTING = frozenset({ModelState.DOZING, ModelState.ASLEEP})
 
 
 @dataclass(frozen=True)
@@ -132,10 +144,25 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Load:
+    """What a worker has to do, averaged over a second."""
+
+    #: Seconds that it takes to compute what waits, and what it computes at once.
+    waiting_s: float = 0.0
+    running_s: float = 0.0
+    #: Requests that it has.
+    requests: float = 0.0
+    #: The part of what it can compute that is made use of.
+    used: float = 0.0
+    #: It refused requests, since they would have waited for too long.
+    refuses: bool = False
+
+
+@dataclass(frozen=True)
 class Report:
     """What a worker says of itself."""
 
-    phase: Literal["created", "loading", "ready", "failed", "draining", "drained"] = "created"
+    phase: Literal["created", "loading", "ready", "failed", "draining", "drained", "nodding", "dozing"] = "created"
     progress: LoadProgress = LoadProgress()
     error: Exception | None = None
     log_tail: tuple[str, ...] = ()
@@ -153,10 +180,17 @@ class Report:
     #: Whether that was with as much at once as requests can bring about.
     is_peak_full: bool = False
     memory: Memory = Memory()
+    #: Of the last time, and how often it has loaded in this process.
     load_seconds: float = 0.0
+    loads: int = 0
     facts: SentFacts = SentFacts()
     #: Why it does not compute, as it has found itself.
     trouble: str = ""
+    #: It has had nothing to do for a moment.
+    is_idle: bool = True
+    #: How often it was given something to do after such a moment.
+    spells: int = 0
+    load: Load = Load()
 
 
 class WorkerStatus(Value):
@@ -185,6 +219,33 @@ class WorkerStatus(Value):
     created: float = 0.0
 
 
+class ScaleStatus(Value):
+    """How a model follows its load."""
+
+    min: int
+    max: int
+    target_queue_s: float
+    #: What was last changed and why, or what keeps it from changing.
+    why: str = ""
+
+
+class ScaleNumbers(Value):
+    """How many replicas a model has and how much there is to do, for people and for other autoscalers."""
+
+    min: int
+    max: int
+    #: None where the number does not follow the load.
+    target_queue_s: float | None = None
+    #: As many as are wanted now, and as many as serve.
+    replica: int
+    ready: int
+    #: How long requests wait on average, how many there are, and how many replicas they would use entirely.
+    queue_s: float = 0.0
+    requests: float = 0.0
+    used: float = 0.0
+    why: str = ""
+
+
 class ModelStatus(Value):
     """A model as it is now. `reason` says why it is not READY."""
 
@@ -204,11 +265,54 @@ class ModelStatus(Value):
     workers: tuple[WorkerStatus, ...] = ()
     #: What the loaded model says about itself.
     about: JsonObject = Field(default_factory=dict)
+    #: How long waking it takes, as far as that is known.
+    wake_s: float | None = None
+    #: None where it has as many replicas as were asked for.
+    scale: ScaleStatus | None = None
     version: int = 0
+
+
+@dataclass(frozen=True)
+class StatusNews:
+    """What has changed in the statuses of all models."""
+
+    version: int
+    #: The version from which these are the differences; None where these are all statuses.
+    since: int | None
+    #: Each a pickled `ModelStatus`: most of them have been before, for another caller.
+    rows: tuple[bytes, ...]
+    gone: tuple[str, ...] = ()
+
+
+#: The last is the worst.
+EventLevel = Literal["INFO", "WARNING", "ERROR"]
+EVENT_LEVELS: tuple[EventLevel, ...] = get_args(EventLevel)
 
 
 class Event(Value):
     ts: float
-    level: Literal["INFO", "WARNING", "ERROR"]
+    level: EventLevel
+    #: Of a model; empty where it happened to the cluster itself.
     uid: str
     text: str
+    #: Larger for what was written later; 0 where nobody asked for it.
+    id: int = 0
+
+
+class EventQuery(Value):
+    """Which events of all models and of the cluster itself, the newest first."""
+
+    limit: int = 100
+    #: Only those that were written before the one of this id.
+    before: int | None = None
+    #: Only those of these models, and of the cluster itself if an empty uid is among them.
+    uids: tuple[str, ...] | None = None
+    #: Only those of these levels.
+    levels: tuple[EventLevel, ...] = EVENT_LEVELS
+
+    def takes(self, event: Event) -> bool:
+        return (
+            (self.before is None or event.id < self.before)
+            and (self.uids is None or event.uid in self.uids)
+            and event.level in self.levels
+        )

@@ -14,3 +14,15 @@ class Value(BaseModel):
     """A pydantic value that refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        fill_in(self)
+
+
+def fill_in(value: BaseModel) -> None:
+    """A value that an older version has pickled lacks the fields that came later; it gets their defaults."""
+    fields = type(value).model_fields
+    for name in fields.keys() - value.__dict__.keys():
+        if not fields[name].is_required():
+            value.__dict__[name] = fields[name].get_default(call_default_factory=True)

@@ -22,6 +22,7 @@ from cluster.cli import (
     shell,
     status,
     up_down,
+    upgrade,
 )
 
 
@@ -65,6 +66,7 @@ def main() -> None:
 for command in (
     up_down.up,
     up_down.down,
+    upgrade.upgrade,
     gateway.gateway,
     join.join,
     nodes.nodes,
@@ -81,6 +83,10 @@ for command in (
     models.describe,
     models.terminate,
     models.scale,
+    models.doze,
+    models.sleep,
+    models.wake,
+    models.restart,
     models.events,
     models.logs,
     models.cached,

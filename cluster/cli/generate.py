@@ -16,7 +16,7 @@ import click
 
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
-from cluster.cli.options import read_options
+from cluster.cli.options import more_fields
 from cluster.cli.output import json_option, print_json
 from cluster.cli.preview import TerminalPreviews, way_of
 from cluster.cli.progress import ProgressBars, ProgressLines, ProgressRow, shown
@@ -166,14 +166,7 @@ def lora_of(text: str) -> JsonObject:
     type=click.Choice(["png", "jpeg", "webp"]),
     help="Format of the files; by default what the name of the file says.",
 )
-@click.option(
-    "--option",
-    "more",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=read_options,
-    help="Any other field of the request, e.g. true_cfg_scale=4.",
-)
+@more_fields(example="true_cfg_scale=4")
 @click.option(
     "--preview/--no-preview", default=None, help="Show the picture while it is drawn.  [default: if the terminal can]"
 )

@@ -12,7 +12,7 @@ from cluster import errors
 from cluster.cli.connection import settings_from
 from cluster.cli.options import flags_of
 from cluster.cli.stopping import on_signals
-from cluster.joining import read_labels
+from cluster.node_labels import read_labels
 from cluster.runtime.join import JoinedMachine, JoinPlan
 from cluster.runtime.place import Place
 from cluster.settings import Settings
@@ -26,7 +26,6 @@ from cluster.settings import Settings
     required=True,
     help="A copy of run/ray.token in the home folder of the head. Who has it can run anything on every machine.",
 )
-@click.option("--labels", default="", metavar="A=B,C=D", help="What to say about this machine, e.g. gpu=a100,zone=b.")
 @click.option("--address", default="", help="The address by which the others reach this machine, if it has several.")
 @click.option("--name", default="", help="What to call this machine; its host name if not given.")
 @click.option(
@@ -36,8 +35,8 @@ from cluster.settings import Settings
     show_default=True,
     help="At Ctrl-C: how many seconds its models may take to be READY elsewhere.",
 )
-@flags_of(Settings, only=("home", "ray_ports"))
-def join(head: str, token_file: IO[str], labels: str, address: str, name: str, within: float, **flags: object) -> None:
+@flags_of(Settings, only=("home", "ray_ports", "labels"))
+def join(head: str, token_file: IO[str], address: str, name: str, within: float, **flags: object) -> None:
     """Add this machine to the cluster at HEAD:PORT, the address that it serves at.
 
     Ctrl-C, or `cluster down` with the same home, has its models moved to other machines, then lets go. After a restart
@@ -50,7 +49,7 @@ def join(head: str, token_file: IO[str], labels: str, address: str, name: str, w
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     home = Place(settings)
-    machine = JoinedMachine(settings, JoinPlan(head, token, read_labels(labels), address, name))
+    machine = JoinedMachine(settings, JoinPlan(head, token, read_labels(settings.labels), address, name))
     invitation = machine.invited()
     home.prepare()
     # Refused where this home has a cluster of its own, or has joined one already.

@@ -9,7 +9,7 @@ import click
 
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
-from cluster.cli.output import json_option, local_time, print_json, print_models, print_table, size
+from cluster.cli.output import json_option, local_time, of_bounds, print_json, print_models, print_table, size
 from cluster.client.client import Client
 from cluster.value import JsonObject
 
@@ -55,12 +55,70 @@ def terminate(client: Client, uids: Sequence[str], more: Sequence[str], every: b
 
 @click.command()
 @uid_argument
-@click.argument("replica", type=click.IntRange(min=1), metavar="REPLICAS")
+@click.argument("replica", type=click.IntRange(min=0), metavar="[REPLICAS]", required=False)
+@click.option("--min", "least", type=click.IntRange(min=0), help="As few at least; with 0 it sleeps when unused.")
+@click.option("--max", "most", type=click.IntRange(min=1), help="As many at most, as its load needs.")
+@click.option("--target-queue-s", type=float, help="Where requests wait for longer, in seconds, it gets more.")
 @talks
-def scale(client: Client, uid: str, replica: int) -> None:
-    """Serve a model with another number of replicas."""
-    client.scale(uid, replica)
-    click.echo(f"{uid} will have {replica} {'replica' if replica == 1 else 'replicas'}.")
+def scale(
+    client: Client, uid: str, replica: int | None, least: int | None, most: int | None, target_queue_s: float | None
+) -> None:
+    """Serve a model with another number of replicas, or with as many as its load needs.
+
+    With neither a number nor bounds, show how many it has and how much there is to do.
+    """
+    if (replica, least, most, target_queue_s) == (None, None, None, None):
+        return _print_scale(uid, client.scale_of(uid))
+    number = client.scale(uid, replica, min=least, max=most, target_queue_s=target_queue_s)["replica"]
+    within = "" if least is None and most is None else ", and follows its load from there"
+    click.echo(f"{uid} will have {number} {'replica' if number == 1 else 'replicas'}{within}.")
+
+
+def _print_scale(uid: str, numbers: JsonObject) -> None:
+    wanted = "" if numbers["ready"] == numbers["replica"] else f", {numbers['replica']} wanted"
+    bounds = numbers if numbers["target_queue_s"] is not None else None
+    click.echo(f"{uid} has {of_bounds(numbers['ready'], numbers['replica'], bounds)} replicas{wanted}.")
+    click.echo(f"{numbers['requests']:.0f} requests, which wait {numbers['queue_s']:.2f} s.")
+    if numbers["why"]:
+        click.echo(f"{numbers['why']}.")
+
+
+@click.command()
+@uid_argument
+@talks
+def doze(client: Client, uid: str) -> None:
+    """Let a model doze: it gives its weights back and keeps its process, which its next request wakes."""
+    rest = client.doze_model(uid)
+    click.echo(f"{uid} {'dozes' if rest['state'] == 'DOZING' else 'sleeps'}: {rest['reason']}.")
+
+
+@click.command()
+@uid_argument
+@talks
+def sleep(client: Client, uid: str) -> None:
+    """Send a model to sleep: it gives its memory back, and its next request wakes it."""
+    click.echo(f"{uid} sleeps: {client.sleep_model(uid)['reason']}.")
+
+
+@click.command()
+@uid_argument
+@talks
+def wake(client: Client, uid: str) -> None:
+    """Wake a model before anybody asks for it."""
+    began = time.monotonic()
+    client.wake_model(uid)
+    click.echo(f"{uid} is READY after {time.monotonic() - began:.1f} s.")
+
+
+@click.command()
+@uid_argument
+@click.option("--reason", default="", help="For the events of the model.")
+@talks
+def restart(client: Client, uid: str, reason: str) -> None:
+    """Replace the processes of a model while it serves: when it is stuck, or after `cluster upgrade`."""
+    began = time.monotonic()
+    client.restart_model(uid, reason)
+    click.echo(f"{uid} is READY with new processes after {time.monotonic() - began:.1f} s.")
 
 
 @click.command()
@@ -73,6 +131,10 @@ def describe(client: Client, uid: str, as_json: bool) -> None:
     if as_json:
         return print_json(description)
     trials = description.pop("engines", None)
+    if (bounds := description.pop("scale", None)) is not None:
+        numbers = client.scale_of(uid)
+        why = f": {numbers['why']}" if numbers["why"] else ""
+        description["replica"] = f"{of_bounds(numbers['ready'], numbers['replica'], bounds)}{why}"
     rows = [(name, _text_of(value)) for name, value in description.items() if value not in (None, [], {}, "")]
     print_table(("FIELD", "VALUE"), rows)
     if trials:
@@ -99,13 +161,27 @@ def _text_of(value: object) -> str:
 
 @click.command()
 @click.argument("uid", required=False, shell_complete=complete_uid)
+@click.option("-a", "--all", "of_all", is_flag=True, help="The last ones of all models and of the cluster itself.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many with --all."
+)
 @json_option
 @talks
-def events(client: Client, uid: str | None, as_json: bool) -> None:
+def events(client: Client, uid: str | None, of_all: bool, limit: int, as_json: bool) -> None:
     """Show the events of a model, even a terminated one; without a uid, those of the cluster itself."""
-    listed = client.events(uid)
+    if uid is not None and of_all:
+        raise click.UsageError("--all is for no model in particular; leave out the uid.")
+    listed = client.all_events(limit) if of_all else client.events(uid)
     if as_json:
         return print_json(listed)
+    if of_all:
+        return print_table(
+            ("TIME", "TYPE", "MODEL", "EVENT"),
+            [
+                (local_time(row["event_ts"]), row["event_type"], row["model_uid"], row["event_content"])
+                for row in reversed(listed)
+            ],
+        )
     print_table(
         ("TIME", "TYPE", "EVENT"),
         [(local_time(event["event_ts"]), event["event_type"], event["event_content"]) for event in listed],
@@ -157,15 +233,23 @@ def overlap(before: Sequence[str], after: Sequence[str]) -> int:
 
 @click.command()
 @click.option("-n", "--model-name", "--model_name", "model_name", help="Only this model.")
+@click.option(
+    "--delete", metavar="VERSION", help="Delete this version, or all of a model by its name, from every node."
+)
 @json_option
 @talks
-def cached(client: Client, model_name: str | None, as_json: bool) -> None:
-    """List the weights that are on the nodes' disks."""
+def cached(client: Client, model_name: str | None, delete: str | None, as_json: bool) -> None:
+    """List the weights that are on the nodes' disks.
+
+    A node that lacks weights takes them from one that has them, and from the hub only what no node has.
+    """
+    if delete is not None:
+        client.delete_cached_models(delete)
     listed = client.list_cached_models(model_name)
     if as_json:
         return print_json(listed)
     print_table(
-        ("NAME", "TYPE", "HUB", "VERSION", "SIZE", "NODE", "PATH"),
+        ("NAME", "TYPE", "HUB", "VERSION", "SIZE", "USED BY", "NODE", "PATH"),
         [
             (
                 model.get("model_name"),
@@ -173,6 +257,7 @@ def cached(client: Client, model_name: str | None, as_json: bool) -> None:
                 model.get("model_hub"),
                 model.get("model_version"),
                 size(model.get("size_bytes")),
+                ", ".join(model.get("used_by") or ()),
                 model.get("actor_ip_address"),
                 model.get("path"),
             )

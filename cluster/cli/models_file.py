@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import IO
 
 import click
 import yaml
 
 from cluster import errors
+from cluster.cli import over_cells
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import follow
@@ -23,6 +25,13 @@ file_option = click.option(
 )
 prune_option = click.option(
     "--prune/--no-prune", default=True, help="Terminate models that an earlier file declared and this one does not."
+)
+
+cells_option = click.option(
+    "--cells",
+    metavar="[NAME=]URL,…",
+    help="Split the replicas over these clusters by the room that is free in each; `all` for those of a gateway. What "
+    "is there stays. A cluster that cannot be reached is left out, and the others get its share.",
 )
 
 
@@ -53,22 +62,70 @@ def read_models(file: IO[str]) -> list[LaunchSpec]:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the changes are written down.")
 @click.option("--timeout", type=float, help="How many seconds to wait; the launches go on afterwards.")
+@cells_option
 @json_option
 @talks
 def apply(
-    client: Client, file: IO[str], prune: bool, yes: bool, no_wait: bool, timeout: float | None, as_json: bool
+    client: Client,
+    file: IO[str],
+    prune: bool,
+    yes: bool,
+    no_wait: bool,
+    timeout: float | None,
+    cells: str | None,
+    as_json: bool,
 ) -> None:
     """Launch, change and terminate models until they are those of a file."""
     specs = read_models(file)
+    if cells is not None:
+        return _apply_over(cells, client, specs, prune, yes, no_wait, timeout, as_json)
     planned = client.apply(specs, prune, dry_run=True)
     print_changes(planned, err=as_json)
-    if not yes and any(map(is_change, planned)) and sys.stdin.isatty() and sys.stderr.isatty():
-        click.confirm("Apply?", abort=True, err=True)
+    _ask([planned], yes)
     changes = client.apply(specs, prune)
     if not no_wait:
         _follow_all(client, [change["uid"] for change in changes if change["change"] != "terminate"], timeout)
     if as_json:
         print_json(changes)
+
+
+def _apply_over(
+    text: str,
+    client: Client,
+    specs: list[LaunchSpec],
+    prune: bool,
+    yes: bool,
+    no_wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    def show(planned: dict[str, list[JsonObject]]) -> None:
+        _show_cells(planned, err=as_json)
+        _ask(planned.values(), yes)
+
+    def follow_all(cell: Client, uids: list[str]) -> None:
+        if not no_wait:
+            _follow_all(cell, uids, timeout)
+
+    with over_cells.opened(text, client) as cells:
+        done = over_cells.apply_over(cells, specs, prune, show, follow_all)
+        if as_json:
+            print_json(done)
+        if cells.left_out:
+            raise cells.failure("The others are as declared; apply again for it.")
+
+
+def _show_cells(planned: dict[str, list[JsonObject]], err: bool) -> None:
+    for name, changes in planned.items():
+        click.echo(f"{name}:", err=err)
+        print_changes(changes, err=err)
+
+
+def _ask(planned: Iterable[list[JsonObject]], yes: bool) -> None:
+    """Unless nothing would change, or nobody is there who could answer."""
+    would_change = any(is_change(change) for changes in planned for change in changes)
+    if not yes and would_change and sys.stdin.isatty() and sys.stderr.isatty():
+        click.confirm("Apply?", abort=True, err=True)
 
 
 def _follow_all(client: Client, uids: list[str], timeout: float | None) -> None:
@@ -89,12 +146,24 @@ def _follow_all(client: Client, uids: list[str], timeout: float | None) -> None:
 @click.command()
 @file_option
 @prune_option
+@cells_option
 @json_option
 @talks
 @click.pass_context
-def diff(ctx: click.Context, client: Client, file: IO[str], prune: bool, as_json: bool) -> None:
+def diff(ctx: click.Context, client: Client, file: IO[str], prune: bool, cells: str | None, as_json: bool) -> None:
     """Show what `apply` would change; exits with 1 if anything would change."""
-    changes = client.apply(read_models(file), prune, dry_run=True)
+    specs = read_models(file)
+    if cells is not None:
+        with over_cells.opened(cells, client) as opened:
+            planned = over_cells.planned_over(opened, over_cells.shares_of(specs, opened), prune)
+            if as_json:
+                print_json(planned)
+            else:
+                _show_cells(planned, err=False)
+            if opened.left_out:
+                raise opened.failure("The others are shown with its share.")
+        ctx.exit(1 if any(is_change(change) for changes in planned.values() for change in changes) else 0)
+    changes = client.apply(specs, prune, dry_run=True)
     if as_json:
         print_json(changes)
     else:

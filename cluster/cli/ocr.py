@@ -17,7 +17,7 @@ import orjson
 
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
-from cluster.cli.options import read_options
+from cluster.cli.options import more_fields
 from cluster.cli.output import json_option, print_json
 from cluster.cli.progress import ProgressBars, ProgressLines, ProgressRow, shown
 from cluster.cli.requests import only_model, stop_request
@@ -184,14 +184,7 @@ def merged(pages: Sequence[Page]) -> bytes:
     help="What to look for, if the model has such tasks.",
 )
 @click.option("--prompt", help="What to do, in words, if the model takes a prompt.")
-@click.option(
-    "--option",
-    "more",
-    multiple=True,
-    metavar="NAME=VALUE",
-    callback=read_options,
-    help="Any other field of the request, e.g. max_new_tokens=2000.",
-)
+@more_fields(example="max_new_tokens=2000")
 @json_option
 @talks
 def ocr(

@@ -110,13 +110,27 @@ def read_options(ctx: click.Context, param: click.Parameter, values: tuple[str, 
     return options
 
 
+def more_fields(example: str) -> Callable[[F], F]:
+    """The flag for fields of a request that have none of their own."""
+    return click.option(
+        "--option",
+        "more",
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=read_options,
+        help=f"Any other field of the request, e.g. {example}.",
+    )
+
+
 #: How Xinference's command line spells the adapters of a launch.
 ADAPTERS = ("--lora-modules", "--lora_modules", "-lm")
+#: And how it spells the way in which weights are packed, beside JSON.
+PACKING = ("--quantization-config", "--quantization_config")
 
 
 def family_options(words: Iterable[str]) -> JsonObject:
     """The options of the model's family, from words that are no flags of the command: `--key value`, `--key=value`,
-    `--key` for true, and `--lora-modules NAME PATH`, any number of times."""
+    `--key` for true; `--lora-modules NAME PATH` and `--quantization-config KEY VALUE`, any number of times."""
     options: JsonObject = {}
     remaining = list(words)
     while remaining:
@@ -126,6 +140,10 @@ def family_options(words: Iterable[str]) -> JsonObject:
                 raise click.UsageError(f"{word} needs a name and a path, e.g. {word} sketch /models/sketch.")
             name, path = remaining.pop(0), remaining.pop(0)
             options.setdefault("lora_modules", []).append({"name": name, "path": path})
+            continue
+        if word in PACKING and len(remaining) > 1 and not remaining[1].startswith("-"):
+            key, text = remaining.pop(0), remaining.pop(0)
+            options.setdefault("quantization_config", {})[key] = parse_value(text)
             continue
         if not re.match(r"--\w", word):
             raise click.UsageError(f"{word!r} does not belong to any option; name the model with --model-name.")

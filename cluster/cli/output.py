@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.status import ModelState, ModelStatus
+from cluster.value import JsonObject
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -62,16 +63,27 @@ def print_models(statuses: Sequence[ModelStatus]) -> None:
                 status.wanted.entry.type,
                 status.wanted.spec.model_name,
                 status.state,
-                f"{status.ready}/{status.replica}",
+                of_bounds(status.ready, status.replica, None if status.scale is None else status.scale.model_dump()),
                 where(status),
                 size(sum(worker.claim_bytes for worker in status.workers)),
                 size(sum(worker.card_bytes for worker in status.workers)),
                 status.restarts or "",
-                "" if status.state is ModelState.READY else status.reason or _activity(status),
+                _why(status),
             )
             for status in statuses
         ],
     )
+
+
+def of_bounds(ready: int, replica: int, bounds: JsonObject | None) -> str:
+    """`2/3`, or `2 of 0–4` where the load decides."""
+    return f"{ready}/{replica}" if bounds is None else f"{ready} of {bounds['min']}–{bounds['max']}"
+
+
+def _why(status: ModelStatus) -> str:
+    if status.state is not ModelState.READY:
+        return status.reason or _activity(status)
+    return "" if status.scale is None else status.scale.why
 
 
 def _activity(status: ModelStatus) -> str:

@@ -50,7 +50,10 @@ def _ports_of(settings: Settings) -> tuple[list[OpenPort], list[OpenPort]]:
     """All open ports, and those that others can reach and should not."""
     sockets = sockets_of(processes_of(Place(settings)))
     rows = open_ports(sockets, port=settings.port, asks_for_keys=settings.asks_for_keys)
-    return rows, exposed(rows, is_loopback=settings.is_loopback)
+    state = Place(settings).read() or {}
+    # A machine that has joined serves nothing itself, and says so by its settings; its Ray is there for the others.
+    is_loopback = state["address"].startswith("127.") if state.get("joined") else settings.is_loopback
+    return rows, exposed(rows, is_loopback=is_loopback)
 
 
 def _warn(rows: Iterable[OpenPort]) -> None:

@@ -24,7 +24,10 @@ from cluster.runtime import connection, launcher
 from cluster.runtime.open_files import raise_limit, warning_of
 from cluster.runtime.place import Place
 from cluster.settings import Settings
-from cluster.status import ModelState
+from cluster.status import RESTING, ModelState
+
+#: States of a launch that nobody has to wait for any more.
+ENDED = (ModelState.READY, ModelState.FAILED, *RESTING)
 
 
 @click.command()
@@ -131,7 +134,7 @@ def _print_calls(client: Client, stop_asked: threading.Event) -> None:
         while waiting and not stop_asked.wait(0.3):
             statuses = client.statuses()
             for status in statuses:
-                if status.uid not in waiting or status.state not in (ModelState.READY, ModelState.FAILED):
+                if status.uid not in waiting or status.state not in ENDED:
                     continue
                 waiting.discard(status.uid)
                 with show.hidden():

@@ -57,13 +57,61 @@ class ClusterCalls(LaunchCalls):
         return ask("DELETE", f"/v1/models/{path_part(uid)}")
 
     @call
-    def scale(self, uid: str, replica: int) -> Steps[JsonObject]:
-        return ask("POST", f"/v1/models/{path_part(uid)}/scale", body={"replica": replica})
+    def scale(
+        self,
+        uid: str,
+        replica: int | None = None,
+        *,
+        min: int | None = None,
+        max: int | None = None,
+        target_queue_s: float | None = None,
+    ) -> Steps[JsonObject]:
+        """Sets how many replicas it has, or between how many it follows its load."""
+        fields = {"replica": replica, "min": min, "max": max, "target_queue_s": target_queue_s}
+        body = {name: value for name, value in fields.items() if value is not None}
+        return ask("POST", f"/v1/models/{path_part(uid)}/scale", body=body)
+
+    @call
+    def scale_of(self, uid: str) -> Steps[JsonObject]:
+        """How many replicas it has and may have, and how much there is to do."""
+        return ask("GET", f"/v1/models/{path_part(uid)}/scale")
+
+    @call
+    def doze_model(self, uid: str) -> Steps[JsonObject]:
+        """Its processes drop their weights, and load them again with its next request, or with `wake_model`."""
+        return ask("POST", f"/v1/models/{path_part(uid)}/doze")
+
+    @call
+    def sleep_model(self, uid: str) -> Steps[JsonObject]:
+        """Ends its processes; its next request, or `wake_model`, starts them again."""
+        return ask("POST", f"/v1/models/{path_part(uid)}/sleep")
+
+    @call
+    def wake_model(self, uid: str, wait_ready: bool = True) -> Steps[JsonObject]:
+        return ask("POST", f"/v1/models/{path_part(uid)}/wake", {"wait_ready": wait_ready})
+
+    @call
+    def restart_model(self, uid: str, reason: str = "", wait_ready: bool = True) -> Steps[JsonObject]:
+        """New processes take the place of its own, one by one where both have no room; requests go on meanwhile."""
+        body = {"reason": reason} if reason else None
+        return ask("POST", f"/v1/models/{path_part(uid)}/restart", {"wait_ready": wait_ready}, body)
 
     @call
     def events(self, uid: str | None = None) -> Steps[list[JsonObject]]:
         """What happened to a model, or to the cluster itself."""
         return ask("GET", f"/v1/models/{path_part(uid)}/events" if uid is not None else "/v1/cluster/events")
+
+    @call
+    def all_events(
+        self,
+        limit: int = 100,
+        before: int | None = None,
+        uid: str | None = None,
+        level: Literal["INFO", "WARNING", "ERROR"] | None = None,
+    ) -> Steps[list[JsonObject]]:
+        """What happened to all models and to the cluster itself, the newest first: of `level` and worse, and older than
+        the event whose id is `before`."""
+        return ask("GET", "/v1/events", {"limit": limit, "before": before, "uid": uid, "level": level})
 
     @call
     def logs(self, uid: str, lines: int = 200) -> Steps[list[str]]:
@@ -167,11 +215,22 @@ class ClusterCalls(LaunchCalls):
         answer = yield Request("GET", "/v1/cache/models", {"model_name": model_name})
         return list(answer["list"])
 
+    @call
+    def delete_cached_models(self, model_version: str) -> Steps[bool]:
+        """From the disks of all nodes; a revision, a repository or the name of a model."""
+        answer = yield Request("DELETE", "/v1/cache/models", {"model_version": model_version})
+        return bool(answer["result"])
+
     # The cluster and its keys
 
     @call
     def cluster_info(self, detailed: bool = False) -> Steps[list[JsonObject]]:
         return ask("GET", "/v1/cluster/info", {"detailed": detailed})
+
+    @call
+    def cells(self) -> Steps[list[JsonObject]]:
+        """Of a gateway: the clusters behind it."""
+        return ask("GET", "/v1/cluster/cells")
 
     @call
     def mark_node(self, node: str, mark: Literal["open", "cordoned", "draining"]) -> Steps[JsonObject]:

@@ -82,7 +82,7 @@ class RerankCalls(TextCalls):
         self,
         /,
         documents: Sequence[str | Mapping[str, object]],
-        query: str,
+        query: str | Mapping[str, object],
         top_n: int | None = None,
         max_chunks_per_doc: int | None = None,
         return_documents: bool | None = None,

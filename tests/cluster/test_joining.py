@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from cluster import errors
@@ -8,10 +10,10 @@ from cluster.joining import (
     Invitation,
     Versions,
     check_fit,
+    fit,
     is_proven,
     proof,
     read_invitation,
-    read_labels,
     read_ports,
 )
 
@@ -44,10 +46,36 @@ def test_an_answer_that_cannot_be_read_is_of_another_version() -> None:
 
 
 def test_both_versions_are_named() -> None:
-    other = OWN.model_copy(update={"cluster": "1.3.0"})
+    other = OWN.model_copy(update={"cluster": "1.4.0"})
     with pytest.raises(errors.Conflict) as refusal:
         check_fit(INVITATION, other, 1000.0)
-    assert "1.2.0 (Python 3.11.7, Ray 2.60.0)" in str(refusal.value) and "1.3.0" in str(refusal.value)
+    assert "1.2.0 (Python 3.11.7, Ray 2.60.0)" in str(refusal.value) and "1.4.0" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "is_near"),
+    [
+        ("1.2.9", True),
+        ("1.1.0", True),
+        ("1.3.0rc1", True),
+        ("1.4.0", False),
+        ("1.0.0", False),
+        ("2.2.0", False),
+        ("1.20.0", False),
+        ("local", False),
+    ],
+)
+def test_machines_may_be_one_version_apart(head: str, is_near: bool) -> None:
+    assert fit(OWN.model_copy(update={"cluster": head}), OWN) is is_near
+    for part in ("python", "ray"):
+        assert not fit(OWN.model_copy(update={part: "3.12.0"}), OWN)
+
+
+def test_what_a_later_head_says_besides_is_left_out() -> None:
+    later = json.loads(INVITATION.model_dump_json()) | {"later": 1}
+    later["versions"]["later"] = 2
+    text = json.dumps(later)
+    assert read_invitation({"text": text, "seal": proof("token", "answer", "n", text)}, "token", "n") == INVITATION
 
 
 @pytest.mark.parametrize(("now", "words"), [(900.0, "100 s behind"), (1100.0, "100 s ahead of")])
@@ -55,14 +83,6 @@ def test_clocks_may_not_be_far_apart(now: float, words: str) -> None:
     check_fit(INVITATION, OWN, 1000.0 + CLOCK_S)
     with pytest.raises(errors.Conflict, match=words):
         check_fit(INVITATION, OWN, now)
-
-
-def test_labels() -> None:
-    assert read_labels("gpu=a100, zone=b") == {"gpu": "a100", "zone": "b"}
-    assert read_labels("") == {}
-    for wrong in ("gpu", "gpu=", "=b", "a b=c", "a=b c", "cluster-version=9", "-a=b"):
-        with pytest.raises(errors.BadOption, match="labels takes name=value"):
-            read_labels(wrong)
 
 
 def test_ports() -> None:

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from cluster import errors
-from cluster.keys import SCOPES, Key, by_digest, check, check_model, new_key
+from cluster.keys import (
+    MOST_SESSIONS,
+    SCOPES,
+    SESSION_S,
+    Key,
+    by_digest,
+    check,
+    check_model,
+    new_key,
+    new_session,
+    superfluous,
+)
 
 
 def test_the_stored_record_does_not_hold_the_key() -> None:
@@ -89,3 +100,34 @@ def test_a_key_for_no_models_opens_none() -> None:
     key, _ = new_key("ci", ["list"], [])
     with pytest.raises(errors.NotPermitted):
         check_model(key, "m")
+
+
+def test_a_session_may_do_what_its_key_may_as_long_as_that_is_there() -> None:
+    key, _ = new_key("ann", ["infer"], ["m"])
+    session, text = new_session(key)
+    assert check(by_digest([key, session]), text, "infer") == key
+    with pytest.raises(errors.NotPermitted):
+        check(by_digest([key, session]), text, "launch")
+    with pytest.raises(errors.NotAuthenticated, match="revoked"):
+        check(by_digest([session]), text, "infer")
+
+
+def test_a_session_ends() -> None:
+    key, _ = new_key("ann", ["infer"])
+    session, text = new_session(key)
+    assert 0 < session.expires - session.created <= SESSION_S
+    ended = session.model_copy(update={"expires": 1.0})
+    with pytest.raises(errors.NotAuthenticated, match="session has ended"):
+        check(by_digest([key, ended]), text, "infer")
+
+
+def test_sessions_that_ended_are_forgotten_and_the_oldest_beyond_a_number() -> None:
+    key, _ = new_key("ann", ["infer"])
+    other, _ = new_session(new_key("bob", ["infer"])[0])
+    sessions = [
+        new_session(key)[0].model_copy(update={"id": str(number), "expires": 100.0 + number})
+        for number in range(MOST_SESSIONS + 2)
+    ]
+    new = new_session(key)[0]
+    assert superfluous([key, other, *sessions], new, now=100.5) == ["0", "1", "2"]
+    assert superfluous([key, other, *sessions[:5]], new, now=0.0) == []

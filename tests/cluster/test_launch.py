@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster import errors
-from cluster.launch import LaunchSpec, ReplicaPlace, Wanted, parse_bytes
+from cluster.launch import LaunchSpec, ReplicaBounds, ReplicaPlace, Wanted, parse_bytes
 from cluster.paths import folder_under
 from cluster.status import WorkerName
 from tests.make import make_wanted
@@ -190,6 +190,7 @@ def test_replica_config_places_each_replica() -> None:
         pytest.param({"replica_config": [{}], "worker_ip": "a"}, "together", id="with worker_ip"),
         pytest.param({"replica_config": [{}], "gpu_idx": 0}, "together", id="with gpu_idx"),
         pytest.param({"replica_config": [{}], "n_gpu": 1}, "together", id="with n_gpu"),
+        pytest.param({"replica_config": [{}], "node_labels": "a=b"}, "each place has its own", id="with node_labels"),
         pytest.param({"replica_config": [{"gpu_idx": [None]}]}, "", id="null card"),
         pytest.param({"replica_config": [{"card": 1}]}, "Extra inputs", id="unknown key"),
         pytest.param({"replica_config": [{"n_gpu": -1}]}, "", id="minus one GPU"),
@@ -198,6 +199,13 @@ def test_replica_config_places_each_replica() -> None:
 )
 def test_replica_config_that_cannot_be_carried_out_is_refused(fields: dict[str, Any], says: str) -> None:
     assert says in refusal(**fields)
+
+
+def test_labels_are_asked_of_every_node_or_of_the_node_of_one_replica() -> None:
+    everywhere = spec(replica=2, node_labels="zone=b")
+    assert [everywhere.place_of(index).node_labels for index in range(3)] == [("zone=b",)] * 3
+    apart = spec(replica=2, replica_config=[{"node_labels": {"zone": "a"}}, {}])
+    assert [apart.place_of(index).node_labels for index in range(2)] == [("zone=a",), ()]
 
 
 # --------------------------------------------------------------------------------------------------- names
@@ -295,3 +303,40 @@ def test_a_folder_under_a_root_stays_there(tmp_path: Path) -> None:
     for outside in ("..", "../b", "a/../../b", "/etc"):
         with pytest.raises(errors.BadRequest):
             folder_under(tmp_path, outside)
+
+
+@pytest.mark.parametrize(
+    ("fields", "bounds", "replica"),
+    [
+        ({"replica": 2}, None, 2),
+        ({}, None, 1),
+        ({"max_replica": 4}, ReplicaBounds(min=1, max=4, target_queue_s=1.0), 1),
+        ({"replica": {"min": 0, "max": 4, "target_queue_s": 0.5}}, ReplicaBounds(min=0, max=4, target_queue_s=0.5), 1),
+        ({"replica": {"min": 2, "max": 4}}, ReplicaBounds(min=2, max=4), 2),
+        ({"replica": 3, "max_replica": 4}, ReplicaBounds(min=1, max=4), 3),
+    ],
+)
+def test_replicas_are_a_number_or_bounds_between_which_they_follow_the_load(
+    fields: dict[str, Any], bounds: ReplicaBounds | None, replica: int
+) -> None:
+    spec = LaunchSpec.model_validate({"model_name": "m", **fields})
+    assert (spec.bounds, spec.replica) == (bounds, replica)
+    assert LaunchSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"min_replica": 0}, "need max_replica"),
+        ({"replica": {"min": 0}}, "need max_replica"),
+        ({"replica": {"least": 0}}, "not 'least'"),
+        ({"replica": {"min": 3, "max": 2}}, "min_replica 3 is above max_replica 2"),
+        ({"replica": 5, "max_replica": 4}, "replica 5 is not between 1 and max_replica 4"),
+        ({"max_replica": 2, "gpu_idx": [0]}, "together with gpu_idx"),
+        ({"max_replica": 2, "idle_sleep_s": 5}, "min_replica 1 keeps it awake"),
+        ({"max_replica": 2, "min_replica": 0, "pinned": True}, "min_replica 0 lets it sleep"),
+    ],
+)
+def test_bounds_that_contradict_something_are_refused(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        LaunchSpec.model_validate({"model_name": "m", **fields})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,10 @@ def test_settings_that_cannot_work_are_refused(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_says_what_it_does(name: str) -> None:
     assert Settings.model_fields[name].description
+
+
+def test_settings_of_an_older_version_get_the_defaults_of_what_came_later() -> None:
+    pickled = Settings(home=Path("/nowhere"))
+    del pickled.__dict__["object_store_bytes"]
+    settings = pickle.loads(pickle.dumps(pickled))
+    assert settings.object_store_bytes == Settings().object_store_bytes and settings.home == Path("/nowhere")

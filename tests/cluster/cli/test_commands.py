@@ -60,6 +60,14 @@ LISTINGS = {
         [{"event_type": "INFO", "event_ts": 1_700_000_000, "event_content": "Launch model"}],
         ["TIME", "2023-11-1", "INFO", "Launch model"],
     ),
+    "events --all": (
+        "GET /v1/events",
+        [
+            {"id": 2, "event_type": "INFO", "event_ts": 1_700_000_000, "event_content": "later", "model_uid": "m"},
+            {"id": 1, "event_type": "WARNING", "event_ts": 1_700_000_000, "event_content": "first", "model_uid": None},
+        ],
+        ["TIME", "MODEL", "first", "m", "later"],
+    ),
     "registrations -t embedding": (
         "GET /v1/model_registrations/embedding",
         [{"model_name": "bge-m3", "is_builtin": True}],
@@ -181,7 +189,42 @@ def test_scale(cluster: Run, server: FakeServer) -> None:
     server.on("POST /v1/models/m/scale", {"model_uid": "m", "replica": 3})
     assert cluster("scale", "m", "3").exit_code == 0
     assert server.seen[0].body == {"replica": 3}
-    assert cluster("scale", "m", "0").exit_code == 2
+    server.on("POST /v1/models/m/scale", {"model_uid": "m", "replica": 2})
+    done = cluster("scale", "m", "--min", "0", "--max", "4", "--target-queue-s", "0.5")
+    assert done.stdout == "m will have 2 replicas, and follows its load from there.\n"
+    assert server.seen[1].body == {"min": 0, "max": 4, "target_queue_s": 0.5}
+    assert cluster("scale", "m", "-1").exit_code == 2
+
+
+def test_scale_without_a_number_says_how_many_there_are(cluster: Run, server: FakeServer) -> None:
+    why = "Scaled from 2 to 3: requests waited 2.3 s, target 1 s"
+    bounds = {"min": 0, "max": 4, "target_queue_s": 1.0}
+    numbers = {"replica": 3, "ready": 2, "queue_s": 0.25, "requests": 12.0, "why": why}
+    server.on("GET /v1/models/m/scale", bounds | numbers)
+    assert cluster("scale", "m").stdout.splitlines() == [
+        "m has 2 of 0–4 replicas, 3 wanted.",
+        "12 requests, which wait 0.25 s.",
+        "Scaled from 2 to 3: requests waited 2.3 s, target 1 s.",
+    ]
+
+
+def test_doze_sleep_and_wake(cluster: Run, server: FakeServer) -> None:
+    rest = {"model_uid": "m", "state": "DOZING", "reason": "somebody let it doze; the next request wakes it"}
+    server.on("POST /v1/models/m/doze", rest)
+    assert cluster("doze", "m").stdout == "m dozes: somebody let it doze; the next request wakes it.\n"
+    server.on("POST /v1/models/m/doze", rest | {"state": "ASLEEP"})
+    assert cluster("doze", "m").stdout.startswith("m sleeps: ")
+    rest = {"model_uid": "m", "state": "ASLEEP", "reason": "somebody sent it to sleep; the next request wakes it"}
+    server.on("POST /v1/models/m/sleep", rest)
+    assert cluster("sleep", "m").stdout == "m sleeps: somebody sent it to sleep; the next request wakes it.\n"
+    server.on("POST /v1/models/m/wake", {"model_uid": "m", "state": "READY", "reason": ""})
+    assert cluster("wake", "m").stdout.startswith("m is READY after ")
+
+
+def test_restart(cluster: Run, server: FakeServer) -> None:
+    server.on("POST /v1/models/m/restart", {"model_uid": "m", "generation": 2, "state": "READY"})
+    assert cluster("restart", "m", "--reason", "stuck").stdout.startswith("m is READY with new processes after ")
+    assert server.seen[0].body == {"reason": "stuck"} and server.seen[0].query == {"wait_ready": "true"}
 
 
 def test_logs(cluster: Run, server: FakeServer) -> None:
@@ -215,12 +258,16 @@ def test_lines_already_shown(before: str, after: str, known: int) -> None:
 
 def test_cached(cluster: Run, server: FakeServer) -> None:
     model = {"model_name": "bge-m3", "model_type": "embedding", "model_hub": "huggingface", "model_version": "v1"}
-    server.on("GET /v1/cache/models", {"list": [{**model, "path": "/w", "size_bytes": 2048, "actor_ip_address": "n0"}]})
+    there = {"path": "/w", "size_bytes": 2048, "used_by": ["m"], "actor_ip_address": "n0"}
+    server.on("GET /v1/cache/models", {"list": [{**model, **there}]})
     assert cluster("cached", "-n", "bge-m3").stdout.splitlines()[1].split() == [
-        *("bge-m3", "embedding", "huggingface", "v1", "2.0", "KiB", "n0", "/w")
+        *("bge-m3", "embedding", "huggingface", "v1", "2.0", "KiB", "m", "n0", "/w")
     ]
     assert server.seen[0].query == {"model_name": "bge-m3"}
     assert json.loads(cluster("cached", "--json").stdout)[0]["path"] == "/w"
+    server.on("DELETE /v1/cache/models", {"result": True})
+    assert cluster("cached", "--delete", "v1").exit_code == 0
+    assert server.seen[-2].query == {"model_version": "v1"}
 
 
 def test_engine_shows_what_runs_and_why_the_rest_does_not(cluster: Run, server: FakeServer) -> None:
@@ -324,6 +371,7 @@ TALKING = [
         "terminate m",
         "scale m 2",
         "events m",
+        "events --all",
         "logs m",
         "cached",
         "engine -n m",
@@ -391,7 +439,7 @@ def complete(environment: dict[str, str], words: str) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
-@pytest.mark.parametrize("command", ["terminate", "scale", "events", "logs", "status"])
+@pytest.mark.parametrize("command", ["terminate", "scale", "sleep", "wake", "events", "logs", "status"])
 def test_uids_are_completed(environment: dict[str, str], server: FakeServer, command: str) -> None:
     models = [{"id": uid, "model_type": "embedding"} for uid in ("bge", "bert", "flux")]
     server.on("GET /v1/models", {"object": "list", "data": models})

@@ -114,6 +114,14 @@ def test_values_are_read_as_xinference_reads_them(text: str, value: Any) -> None
                 "steps": 2,
             },
         ),
+        (
+            "--quantization-config load_in_4bit true --quantization_config bnb_4bit_quant_type nf4 --slots 2",
+            {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}, "slots": 2},
+        ),
+        (
+            '--quantization-config {"load_in_8bit":true} --slots 2',
+            {"quantization_config": {"load_in_8bit": True}, "slots": 2},
+        ),
         ("", {}),
     ],
 )

@@ -14,3 +14,9 @@ def server(running: Running) -> Iterator[ImageServer]:
     running.fake = ImageServer(running.fake.url)
     yield running.fake
     assert running.fake.unexpected == []
+
+
+@pytest.fixture(autouse=True)
+def no_coroutine_is_left_unawaited(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
+    yield
+    assert [w for w in recwarn if "never awaited" in str(w.message)] == []

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
 import cluster
@@ -28,40 +26,8 @@ from cluster.client import (
     TextModel,
 )
 from cluster.client.http import call
-from cluster.client.launches import body_of, spec_of
-from tests.cluster.client.fake_server import to_response
-from tests.cluster.statuses import make_status, make_worker
-
-URL = "http://127.0.0.1:9997"
-
-
-class Wire:
-    """A transport that answers from a list and records the requests."""
-
-    def __init__(self, *answers: Any, log_tail: tuple[str, ...] = ()) -> None:
-        self.answers = list(answers)
-        self.log_tail = log_tail
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        self.keys: list[str | None] = []
-
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        body = json.loads(request.content) if request.content else None
-        self.asked.append(
-            (request.method, request.url.raw_path.decode().partition("?")[0], dict(request.url.params), body)
-        )
-        self.keys.append(request.headers.get("authorization"))
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception) and not isinstance(answer, errors.ClusterError):
-            raise answer
-        if isinstance(answer, httpx.Response):
-            return answer
-        status, headers, said = to_response(answer, self.log_tail)
-        return httpx.Response(status, headers=headers, json=said)
-
-
-def client_of(wire: Wire, **options: Any) -> Client:
-    return Client(URL, transport=httpx.MockTransport(wire), **options)
-
+from tests.cluster.client.wire import Wire, client_of, result_of_async
+from tests.cluster.statuses import make_status
 
 STATUS = make_status("m", "READY", version=3)
 
@@ -118,6 +84,48 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         ("POST", "/v1/models/m/scale", {}, {"replica": 3}),
         {"model_uid": "m", "replica": 3},
         {"model_uid": "m", "replica": 3},
+    ),
+    "doze": (
+        lambda c: c.doze_model("m"),
+        ("POST", "/v1/models/m/doze", {}, None),
+        {"model_uid": "m", "state": "DOZING", "reason": "somebody let it doze"},
+        {"model_uid": "m", "state": "DOZING", "reason": "somebody let it doze"},
+    ),
+    "sleep": (
+        lambda c: c.sleep_model("m"),
+        ("POST", "/v1/models/m/sleep", {}, None),
+        {"model_uid": "m", "state": "ASLEEP", "reason": "somebody sent it to sleep"},
+        {"model_uid": "m", "state": "ASLEEP", "reason": "somebody sent it to sleep"},
+    ),
+    "wake": (
+        lambda c: c.wake_model("m", wait_ready=False),
+        ("POST", "/v1/models/m/wake", {"wait_ready": "false"}, None),
+        {"model_uid": "m", "state": "LOADING", "reason": ""},
+        {"model_uid": "m", "state": "LOADING", "reason": ""},
+    ),
+    "cells": (
+        lambda c: c.cells(),
+        ("GET", "/v1/cluster/cells", {}, None),
+        [{"cell": "a", "live": True}],
+        [{"cell": "a", "live": True}],
+    ),
+    "bounds": (
+        lambda c: c.scale("m", min=0, max=4, target_queue_s=0.5),
+        ("POST", "/v1/models/m/scale", {}, {"min": 0, "max": 4, "target_queue_s": 0.5}),
+        {"model_uid": "m", "replica": 1},
+        {"model_uid": "m", "replica": 1},
+    ),
+    "scale of": (
+        lambda c: c.scale_of("m"),
+        ("GET", "/v1/models/m/scale", {}, None),
+        {"replica": 1, "queue_s": 0.5},
+        {"replica": 1, "queue_s": 0.5},
+    ),
+    "restart": (
+        lambda c: c.restart_model("m", "stuck", wait_ready=False),
+        ("POST", "/v1/models/m/restart", {"wait_ready": "false"}, {"reason": "stuck"}),
+        {"model_uid": "m", "generation": 2, "state": "LOADING"},
+        {"model_uid": "m", "generation": 2, "state": "LOADING"},
     ),
     "mark_node": (
         lambda c: c.mark_node("a/b", "cordoned"),
@@ -222,11 +230,23 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         {"torch": "no"},
         {"torch": "no"},
     ),
+    "delete_cached": (
+        lambda c: c.delete_cached_models("v1"),
+        ("DELETE", "/v1/cache/models", {"model_version": "v1"}, None),
+        {"result": True},
+        True,
+    ),
     "cached": (
         lambda c: c.list_cached_models("x"),
         ("GET", "/v1/cache/models", {"model_name": "x"}, None),
         {"list": [{"path": "/p"}]},
         [{"path": "/p"}],
+    ),
+    "all events": (
+        lambda c: c.all_events(10, before=7, uid="m", level="WARNING"),
+        ("GET", "/v1/events", {"limit": "10", "before": "7", "uid": "m", "level": "WARNING"}, None),
+        [{"id": 6}],
+        [{"id": 6}],
     ),
     "info": (lambda c: c.cluster_info(), ("GET", "/v1/cluster/info", {"detailed": "false"}, None), [{}], [{}]),
     "version": (lambda c: c.version(), ("GET", "/v1/cluster/version", {}, None), {"version": "1.2"}, "1.2"),
@@ -321,11 +341,6 @@ def handle(client: Client | AsyncClient, model_type: str) -> Any:
     return client.handle("m", {"model_type": model_type})
 
 
-async def result_of_async(make: Callable[[Any], Any], wire: Wire) -> Any:
-    async with AsyncClient(URL, transport=httpx.MockTransport(wire)) as client:
-        return await make(client)
-
-
 @pytest.mark.parametrize(("make", "request_", "answer", "result"), CALLS.values(), ids=CALLS)
 def test_both_clients_make_the_same_request_and_give_the_same_result(
     make: Any, request_: Any, answer: Any, result: Any
@@ -364,7 +379,8 @@ def is_call(kind: type, name: str) -> bool:
 
 def test_signatures_and_docstrings_are_those_of_the_description() -> None:
     with client_of(Wire(None)) as client:
-        assert list(inspect.signature(client.scale).parameters) == ["uid", "replica"]
+        names = ["uid", "replica", "min", "max", "target_queue_s"]
+        assert list(inspect.signature(client.scale).parameters) == names
         assert client.scale.__name__ == "scale"
         assert "does not" not in (client.submit.__doc__ or "") and client.submit.__doc__ == Client.submit.__doc__
 
@@ -412,141 +428,6 @@ def test_the_key_goes_with_every_request() -> None:
     assert wire.keys == ["Bearer s3cret", None]
 
 
-# Waiting
-
-
-def test_launch_follows_the_status_until_it_is_ready() -> None:
-    wire = Wire(
-        {"model_uid": "m", "generation": 2},
-        make_status(state="READY", generation=1, version=7),
-        make_status(state="LOADING", generation=2, version=8),
-        make_status(state="READY", generation=2, version=9),
-    )
-    with client_of(wire) as client:
-        assert client.launch_model("m") == "m"
-    assert [query.get("version") for _, path, query, _ in wire.asked if path.endswith("/status")] == [None, "7", "8"]
-
-
-def test_waiting_tells_every_change() -> None:
-    told: list[str] = []
-    wire = Wire(make_status(state="LOADING", version=1), make_status(state="READY", version=2))
-    with client_of(wire) as client:
-        client.wait_until_ready("m", on_status=lambda status: told.append(status.state))
-    assert told == ["LOADING", "READY"]
-
-
-def test_the_async_client_waits_too() -> None:
-    wire = Wire({"model_uid": "m", "generation": 1}, make_status(version=1), make_status(state="READY", version=2))
-    assert asyncio.run(result_of_async(lambda c: c.launch_model("m"), wire)) == "m"
-
-
-FAILURES = {
-    "load": (make_status(state="FAILED", error_code="load_failed", reason="Bad."), errors.LoadFailed),
-    "download": (make_status(state="FAILED", error_code="download_failed", reason="Bad."), errors.DownloadFailed),
-    "a code of a newer server": (make_status(state="FAILED", error_code="eaten", reason="Bad."), errors.LoadFailed),
-    "no room": (make_status(state="WAITING", error_code="does_not_fit", reason="Bad."), errors.DoesNotFit),
-    "replaced by a newer launch": (make_status(state="READY", generation=2), errors.LaunchCancelled),
-    "gone": (errors.UnknownUid("m is not launched."), errors.LaunchCancelled),
-    "some replicas failed for good": (
-        make_status(
-            state="DEGRADED",
-            replica=2,
-            workers=(make_worker(0, "READY"), make_worker(1, "FAILED", error_code="load_failed", reason="Bad.")),
-        ),
-        errors.LoadFailed,
-    ),
-}
-
-
-@pytest.mark.parametrize(("answer", "kind"), FAILURES.values(), ids=FAILURES)
-def test_a_failed_launch_raises_its_reason(answer: Any, kind: type[errors.ClusterError]) -> None:
-    with client_of(Wire(answer)) as client, pytest.raises(kind) as raised:
-        client.wait_until_ready("m", generation=1)
-    assert type(raised.value) is kind
-    assert raised.value.message
-
-
-GOES_ON = {
-    "a lost worker comes back": (make_status(error_code="worker_lost", reason="lost", version=1), 1),
-    "one replica still loads": (
-        make_status(replica=2, workers=(make_worker(0, "FAILED"), make_worker(1, "LOADING")), version=1),
-        1,
-    ),
-    "an older generation failed": (make_status(state="FAILED", generation=1, version=1), 2),
-    "the supervisor restarts": (errors.Unavailable("The supervisor restarts."), 1),
-}
-
-
-@pytest.mark.parametrize(("answer", "generation"), GOES_ON.values(), ids=GOES_ON)
-def test_waiting_goes_on(answer: Any, generation: int) -> None:
-    with client_of(Wire(answer, make_status(state="READY", generation=generation, version=2))) as client:
-        assert client.wait_until_ready("m", generation).state == "READY"
-
-
-def test_the_end_of_the_log_comes_with_the_error() -> None:
-    failed = make_status(state="FAILED", error_code="load_failed", reason="m could not be loaded.", log_tail=("a", "b"))
-    with client_of(Wire(failed)) as client, pytest.raises(errors.LoadFailed) as raised:
-        client.wait_until_ready("m")
-    assert raised.value.log_tail == ("a", "b")
-    held = errors.LoadFailed("m could not be loaded.")
-    with client_of(Wire(held, log_tail=("c",))) as client, pytest.raises(errors.LoadFailed) as raised:
-        client.submit(LaunchSpec(model_name="m"))
-    assert raised.value.log_tail == ("c",)
-
-
-def test_the_time_is_up_but_the_wish_stays() -> None:
-    with client_of(Wire(make_status("bge", version=1, stage="downloading", progress=0.25))) as client:
-        with pytest.raises(errors.DeadlineExceeded) as raised:
-            client.wait_until_ready("bge", timeout=0.01)
-    assert raised.value.message.startswith("bge is not READY after 0.01 s (downloading 25%). The launch of bge goes on")
-    assert "cluster terminate bge" in raised.value.message
-
-
-# Specs
-
-
-def test_a_field_of_the_spec_is_checked_before_anything_is_sent() -> None:
-    wire = Wire(None)
-    with client_of(wire) as client, pytest.raises(errors.BadOption) as raised:
-        client.launch_model("m", replica=0)
-    assert raised.value.param == "replica"
-    assert raised.value.message == "replica cannot be 0: Input should be greater than or equal to 1."
-    assert wire.asked == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({}, "model_name is missing."),
-        ({"model_name": "m", "gpu_idx": "0,1,2", "replica": 2}, "Allocated gpu must be a multiple of replica."),
-        ({"model_name": "m", "download_hub": "x"}, "download_hub cannot be 'x': Input should be 'huggingface' or"),
-    ],
-)
-def test_a_bad_spec_is_one_sentence(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(errors.BadOption) as raised:
-        spec_of(fields)
-    assert raised.value.message.startswith(message)
-    assert "\n" not in raised.value.message
-
-
-def test_a_body_means_the_spec_it_was_made_from() -> None:
-    spec = spec_of({"model_name": "m", "n_gpu": None, "memory": "2GiB", "envs": {"A": "1"}, "normalize": False})
-    assert LaunchSpec.model_validate(body_of(spec)) == spec
-
-
-def test_a_status_of_a_newer_server_is_still_read() -> None:
-    said = make_status(state="READY", workers=(make_worker(0, "READY"),)).model_dump(mode="json")
-    said["mood"] = "good"
-    said["workers"][0]["mood"] = said["wanted"]["mood"] = "better"
-    with client_of(Wire(said)) as client:
-        assert client.status("m").state == "READY"
-
-
-def test_a_status_that_is_none_is_an_error_of_ours() -> None:
-    with client_of(Wire({"hello": "world"})) as client, pytest.raises(errors.ClusterError, match="ModelStatus"):
-        client.status("m")
-
-
 # The package
 
 
@@ -559,9 +440,3 @@ def test_importing_the_package_brings_in_nothing_heavy() -> None:
 def test_every_error_is_exported() -> None:
     names = {kind.__name__ for kind in errors.every_error().values() if kind.__module__ == "cluster.errors"}
     assert names | {"AsyncClient", "Client", "LaunchSpec"} == set(cluster.__all__)
-
-
-@pytest.fixture(autouse=True)
-def no_coroutine_is_left_unawaited(recwarn: pytest.WarningsRecorder) -> Iterator[None]:
-    yield
-    assert [w for w in recwarn if "never awaited" in str(w.message)] == []

@@ -49,11 +49,12 @@ asyncio.run(use_async("http://127.0.0.1:9997"))
 """
 
 
-def check(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """The output of mypy for a script that uses the installed package."""
-    (folder / "script.py").write_text(script)
+def check(folder: Path, **scripts: str) -> subprocess.CompletedProcess[str]:
+    """The output of mypy for scripts that use the installed package."""
+    for name, script in scripts.items():
+        (folder / f"{name}.py").write_text(script)
     return subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(folder / "cache"), "script.py"],
+        [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, *(f"{name}.py" for name in scripts)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=folder,
         capture_output=True,
@@ -63,8 +64,9 @@ def check(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_program_that_uses_the_client_is_checked_against_it(tmp_path: Path) -> None:
-    good = check(tmp_path, SCRIPT)
-    assert good.returncode == 0, good.stdout + good.stderr
-    bad = check(tmp_path, SCRIPT.replace("timeout=60", 'timeout="60"').replace("await model.rerank", "model.rerank"))
-    errors = [line.rpartition("[")[2] for line in bad.stdout.splitlines() if " error: " in line]
-    assert errors == ["arg-type]", "index]"], bad.stdout
+    wrong = SCRIPT.replace("timeout=60", 'timeout="60"').replace("await model.rerank", "model.rerank")
+    done = check(tmp_path, good=SCRIPT, bad=wrong)
+    errors = [
+        (line.partition(":")[0], line.rpartition("[")[2]) for line in done.stdout.splitlines() if " error: " in line
+    ]
+    assert errors == [("bad.py", "arg-type]"), ("bad.py", "index]")], done.stdout + done.stderr
