@@ -54,6 +54,11 @@ def panel(axes: Any, rows: list[dict[str, Any]], workload: str, field: str, titl
         side.set_visible(False)
 
 
+def save(figure: Any, title: str) -> None:
+    figure.suptitle(title, fontsize=11, color=INK, x=0.01, ha="left")
+    figure.savefig(sys.argv[2], dpi=110, facecolor="white")
+
+
 def main() -> None:
     found = json.loads(Path(sys.argv[1]).read_text())
     rows = found["rows"]
@@ -62,15 +67,8 @@ def main() -> None:
     for column, panels in enumerate((MORE_IS_BETTER, LESS_IS_BETTER)):
         for line, (workload, field, title) in enumerate(panels):
             panel(grid[line][column], rows, workload, field, title)
-    figure.suptitle(
-        f"Embedding and rerank servers, the same weights on the same {found['cores']} cores: "
-        "left, longer is better; right, shorter",
-        fontsize=11,
-        color=INK,
-        x=0.01,
-        ha="left",
-    )
-    figure.savefig(sys.argv[2], dpi=110, facecolor="white")
+    title = f"Embedding and rerank servers, the same weights on the same {found['cores']} cores"
+    save(figure, f"{title}: left, longer is better; right, shorter")
 
 
 if __name__ == "__main__":

@@ -107,6 +107,9 @@ class Machines:
     async def nodes(self) -> Sequence[Node]:
         return self.all
 
+    async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
+        return True
+
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Paper:
         return Paper(name, wanted, placement.claim)
 

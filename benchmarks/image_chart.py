@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from chart import INK, panel, plt
+from chart import panel, plt, save
 
 #: Callers, field, title; longer is better on the left, shorter on the right.
 LEFT = (16, "images_per_s", "images/s, 16 callers")
@@ -26,15 +26,8 @@ def main() -> None:
     for line, model in enumerate(models):
         for column, (callers, name, title) in enumerate((LEFT, RIGHT)):
             panel(grid[line][column], loops + rows, (model, callers), name, f"{model}: {title}")
-    figure.suptitle(
-        f"Image servers, the same random weights on the same {found['cores']} cores: left, longer is better; "
-        "right, shorter",
-        fontsize=11,
-        color=INK,
-        x=0.01,
-        ha="left",
-    )
-    figure.savefig(sys.argv[2], dpi=110, facecolor="white")
+    title = f"Image servers, the same random weights on the same {found['cores']} cores"
+    save(figure, f"{title}: left, longer is better; right, shorter")
 
 
 if __name__ == "__main__":

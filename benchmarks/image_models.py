@@ -41,7 +41,7 @@ def _like_sd15(width: int) -> Callable[[Path, int], Any]:
     def make(folder: Path, side: int) -> Any:
         from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-        from tests.pipelines import clip_encoder, clip_tokenizer
+        from tests.pipeline_parts import clip_encoder, clip_tokenizer
 
         text = 2 * width
         return StableDiffusionPipeline(

@@ -40,7 +40,7 @@ class Launch(NamedTuple):
 def launches() -> list[Launch]:
     any_engine = "the engine that takes most is expected, until the choice has been measured"
     alone = "as many batches at once are expected as a quiet machine computes"
-    page = "expected with a page of 60 megapixels"
+    pages = "expected with a page of 60 megapixels and texts of 8,192 tokens"
     engines = ("torch", "torch_bf16", "onnx", "onnx_int8", "openvino_bf16", "openvino_int8", "auto")
     return [
         *(
@@ -58,16 +58,17 @@ def launches() -> list[Launch]:
             for engine in ("torch", "torch_bf16", "onnx", "openvino_bf16")
         ),
         Launch("bert-1024x12", "embedding", _bert(1024, 12)),
-        Launch("sparse", "embedding", _sparse),
+        Launch("sparse", "embedding", _sparse, reason=alone),
         Launch("static", "embedding", _static),
         Launch("clip", "embedding", _clip),
         Launch("ce-tiny", "rerank"),
         Launch("causal", "rerank", _causal),
+        Launch("vision", "rerank", _vision),
         Launch("classifier", "classify", _classifier),
-        Launch("ppocr-v6", "ocr", reason=page),
+        Launch("ppocr-v6", "ocr"),
         Launch("tesseract", "ocr"),
         *(
-            Launch(kind, "ocr", _document(kind), {"model_engine": "transformers"})
+            Launch(kind, "ocr", _document(kind), {"model_engine": "transformers"}, reason=pages)
             for kind in ("GOT-OCR2", "Florence-2", "TrOCR", "Donut")
         ),
         *(
@@ -136,6 +137,13 @@ def _causal(place: Path) -> None:
     words = tokenizer(pads_left=True, frames=False, max_tokens=512, extra=("yes", "no", "<|im_start|>", "<|im_end|>"))
     config = Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8, max_position_embeddings=512)
     saved(place, Qwen3ForCausalLM, config, words)
+
+
+def _vision(place: Path) -> None:
+    from tests.deployments.text.rerank.test_vision import vision
+
+    wide = {"hidden_size": 512, "intermediate_size": 1536, "num_attention_heads": 8}
+    vision(place, 8192, wide, patch_size=16, hidden_size=512, intermediate_size=2048)
 
 
 def _classifier(place: Path) -> None:

@@ -9,7 +9,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.embedding import overload, overload_table
+from benchmarks.embedding import overload
+from benchmarks.embedding_tables import overload_table
 from benchmarks.load import drive_groups, request_bytes
 from benchmarks.rivals.ours import ENGINES, Ours
 from benchmarks.rivals.server import Running

@@ -20,6 +20,7 @@ from deployments.ingress import generic
 from deployments.ingress.app import build
 from deployments.ingress.auth import guard
 from deployments.ingress.dialects import Services
+from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.paths import Whole
 from deployments.ingress.server import Server
 from deployments.ingress.serving import Served, Serving
@@ -41,6 +42,10 @@ class NoHop(Serving):
 class Hop(Serving):
     """Asks the worker by one call of Ray's per request."""
 
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        super().__init__(dispatcher, settings)
+        self._clients: dict[str, WorkerClient] = {}
+
     async def ask(
         self, request: Request, model: str | None, ability: str, items: Sequence[Any], params: Mapping[str, Any]
     ) -> Served:
@@ -48,8 +53,10 @@ class Hop(Serving):
         request.state.model = found.uid
         worker = found.workers[0].worker
         calls = [Call("bench", list(items), dict(params), 60.0, ability)]
-        snapshot = await SupervisorClient.find(self.settings).snapshot()
-        outcomes, _ = await WorkerClient(snapshot.handles[worker]).infer(calls, 60.0)
+        if worker not in self._clients:
+            snapshot = await SupervisorClient.find(self.settings).snapshot()
+            self._clients[worker] = WorkerClient(snapshot.handles[worker])
+        outcomes, _ = await self._clients[worker].infer(calls, 60.0)
         assert isinstance(outcomes[0], Answer)
         return Served(found, outcomes[0], worker)
 
