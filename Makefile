@@ -8,8 +8,9 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
 PYTEST := $(BIN)/python -m pytest
 # The tests that need no cluster, in two processes. Both must see them in one order, those that are made from sets as
-# well. Whoever has run out of tests takes half of what the other has left.
-PURE := PYTHONHASHSEED=0 $(PYTEST) -m "not ray" --numprocesses 2 --dist worksteal
+# well. Whoever has run out of tests takes half of what the other has left. Each computes in one thread: four threads on
+# two cores would wait for each other.
+PURE := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(PYTEST) -m "not ray" --numprocesses 2 --dist worksteal
 # Where processes are killed, the tests wait for most of the time. One of them fills this machine's memory.
 BREAKING := tests/faults tests/k8s
 FILLING := tests/faults/test_memory.py
@@ -18,7 +19,7 @@ APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: serve test quick check house flows format clean serving breaking filling
+.PHONY: serve test quick check house flows page page-shots format clean serving breaking filling
 
 serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
@@ -55,6 +56,18 @@ house: .venv/installed
 flows: .venv/tests-installed
 	$(BIN)/python -m tests.flows
 
+# The web page from its sources, which takes node 20 or newer; what it makes is committed, and the tests compare both.
+page: .venv/installed page/node_modules/.package-lock.json
+	$(BIN)/python page/shapes.py
+	cd page && npm run -s check && npm run -s test && npm run -s build
+
+page/node_modules/.package-lock.json: page/package-lock.json
+	cd page && npm ci --silent --no-audit --no-fund
+
+# Pictures of every screen in both schemes and two widths, in build/page-shots. Somebody should look at them.
+page-shots: .venv/tests-installed
+	$(BIN)/python -m tests.page.shots
+
 format: .venv/tests-installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -78,6 +91,8 @@ format: .venv/tests-installed
 	# A browser, to try what web pages can do. It is fetched for root only; for others those tests are left out and say so.
 	@{ command -v chromium-headless-shell || command -v chromium || command -v google-chrome || { test "$$(id -u)" = 0 && \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium-headless-shell; }; } >/dev/null 2>&1 || true
+	# Where there is Node, the tests build the web page again and compare it with what is committed.
+	@if command -v npm >/dev/null; then cd page && npm ci --silent --no-audit --no-fund || echo "The page is not built again."; fi
 	@touch $@
 
 clean:

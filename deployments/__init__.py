@@ -29,6 +29,7 @@ from cluster.trust import how_to_trust, may_run_code, pinned
 from cluster.weights.inventory import inspected
 from cluster.worker.family import AnyFamily, path_of, refuse_without_contract
 from cluster.worker.planning import weighed
+from cluster.worker.preload import Preload
 from deployments.folders import Contents, family_in
 
 
@@ -82,11 +83,13 @@ def model_types(plugins: tuple[str, ...] = ()) -> Mapping[str, ModelType]:
     return types
 
 
-def preload(settings: Settings) -> tuple[str, ...]:
-    """What the wings name in `PRELOAD`: modules that most of their workers import. Our own modules go first, since they
-    import libraries without the parts that they do not need."""
-    names = [name for wing in wings(settings.plugins) for name in getattr(importlib.import_module(wing), "PRELOAD", ())]
-    return tuple(sorted(dict.fromkeys(names), key=lambda name: not name.startswith(__name__)))
+def preload(settings: Settings) -> Preload:
+    """What the wings name in `PRELOAD`, modules that workers of several wings import, and in `OWN_PRELOAD`, which only
+    theirs do. Our own modules go first, since they import libraries without the parts that they do not need."""
+    modules = {name: importlib.import_module(name) for name in wings(settings.plugins)}
+    names = [name for wing in modules.values() for name in getattr(wing, "PRELOAD", ())]
+    common = tuple(sorted(dict.fromkeys(names), key=lambda name: not name.startswith(__name__)))
+    return Preload(common, {name: wing.OWN_PRELOAD for name, wing in modules.items() if hasattr(wing, "OWN_PRELOAD")})
 
 
 def catalog_with(registered: Iterable[Entry], settings: Settings) -> Catalog:

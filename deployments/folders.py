@@ -45,9 +45,15 @@ def family_in(type: str, contents: Contents) -> str | None:
     )
     if type in ("embedding", "rerank") and is_late:
         return "late-interaction"
+    model_type = str(contents.config.get("model_type") or "")
+    if type == "rerank" and model_type == "qwen3_vl":
+        return "vision"
     if type == "rerank":
         is_causal = any(name.endswith("ForCausalLM") for name in architectures) or "LogitScore" in contents.modules
         return "causal" if is_causal else None
+    if type == "llm":
+        suffixes = {name.rpartition(".")[2] for name in contents.files}
+        return "transformers" if "safetensors" in suffixes and "gguf" not in suffixes else None
     if type != "embedding":
         return None
     stems = {name.rpartition(".")[0] for name in contents.files}
@@ -58,7 +64,6 @@ def family_in(type: str, contents: Contents) -> str | None:
         return "sparse"
     if "StaticEmbedding" in contents.modules:
         return "static"
-    model_type = str(contents.config.get("model_type") or "")
     if model_type in ("clip", "siglip", "siglip2", "chinese_clip") and not {"Transformer"} & set(contents.modules):
         return "clip"
     return "clap" if model_type == "clap" else None

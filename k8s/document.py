@@ -38,6 +38,11 @@ GROUP: dict[str, tuple[dict[str, Any], str, str]] = {
         "`autoscaling`",
         "Seconds after which an empty pod goes.",
     ),
+    "nodeLabels": (
+        {"type": "object", "additionalProperties": {"type": "string"}},
+        "",
+        "What its nodes are called to launches, which ask for it by `node_labels`, e.g. `zone: b`.",
+    ),
     "nodeSelector": ({"type": "object"}, "", "Labels of the machines."),
     "tolerations": ({"type": "array", "items": {"type": "object"}}, "", "Taints to live with."),
     "affinity": ({"type": "object"}, "", "As in a pod."),

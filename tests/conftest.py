@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,8 +22,11 @@ RAN = pytest.StashKey[dict[Item, bool]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A shell makes processes in the background ignore Ctrl-C, and the commands under test would inherit that."""
+    """A shell makes processes in the background ignore Ctrl-C, and the commands under test would inherit that, as well
+    as the settings of whoever runs the tests."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in [name for name in os.environ if name.startswith("CLUSTER_")]:
+        del os.environ[name]
     config.stash[RAN] = {}
 
 
@@ -59,7 +63,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Whatever loads a model collects garbage first, which takes a second where thousands of tests lie in memory."""
+    keep_from_the_collector()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """After each file, when all that only its tests needed is gone."""
+    done = yield
+    if nextitem is not None and nextitem.path != item.path:
+        keep_from_the_collector()
+    return done
+
+
+def keep_from_the_collector() -> None:
+    """What is there by now stays: thousands of tests, and the libraries that some of them import. Whatever loads a
+    model and whatever ends a supervisor collects garbage, and would look through it all for a third of a second."""
     gc.collect()
     gc.freeze()
 
@@ -68,7 +86,12 @@ def pytest_collection_finish() -> None:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     """The cluster that serves until the last test. Tests launch what they need under uids of their own and terminate
     it."""
-    settings = {"CLUSTER_TICK_S": "0.3", "CLUSTER_PROBE_S": "3", "CLUSTER_KEEP_ALIVE_S": "3"}
+    settings = {
+        "CLUSTER_TICK_S": "0.3",
+        "CLUSTER_PROBE_S": "3",
+        "CLUSTER_KEEP_ALIVE_S": "3",
+        "CLUSTER_SCALE_DOWN_S": "2",
+    }
     cluster = LiveCluster(tmp_path_factory.mktemp("home"), **settings)
     cluster.up()
     yield cluster

@@ -9,6 +9,7 @@ from pathlib import Path
 
 LAUNCH, IMAGE, COMMANDS = "xinference launch", "xinference launch, image models", "other commands of xinference"
 CLIENT, PAGES, A1111 = "Xinference's client", "Xinference's pages", "Xinference's A1111 routes"
+ROUTES = "other routes of Xinference"
 LITELLM, INFINITY = "LiteLLM for Xinference", "LiteLLM for Infinity"
 
 DOCUMENTED: Mapping[str, Sequence[str]] = {
@@ -33,6 +34,7 @@ DOCUMENTED: Mapping[str, Sequence[str]] = {
     COMMANDS: (
         *("list", "terminate", "register", "unregister", "registrations", "cached", "remove-cache", "login"),
         *("engine", "generate", "chat", "vllm-models", "cal-model-mem", "stop-cluster"),
+        *("reload", "relaunch-api", "relaunch-supervisor"),
     ),
     CLIENT: (
         *("launch_model", "list_models", "get_model", "describe_model", "terminate_model"),
@@ -42,6 +44,7 @@ DOCUMENTED: Mapping[str, Sequence[str]] = {
         *("confirm_and_remove_model", "abort_request", "get_progress", "get_workers_info", "get_supervisor_info"),
         *("create_embedding", "convert_ids_to_tokens", "rerank", "text_to_image", "image_to_image", "image_edit"),
         *("inpainting", "ocr", "infer", "chat", "generate", "login", "vllm_models", "abort_cluster", "autostart"),
+        *("reload_model", "relaunch_api", "relaunch_supervisor", "relaunch_worker"),
         "the same awaited",
     ),
     PAGES: (
@@ -59,6 +62,13 @@ DOCUMENTED: Mapping[str, Sequence[str]] = {
         *("images: text is read by curl", "images: text is read by client", "registration: embedding"),
         *("registration: rerank", "registration: image", "registration: a model that reads"),
     ),
+    ROUTES: (
+        *("models/{uid}/events", "models/{uid}/replicas", "models/{type}/{name}/versions", "models/instance"),
+        *("models/families", "models/prompts", "models/update_type", "models/llm/auto-register"),
+        *("model_registrations/{type}?detailed=true", "launch_history", "virtualenvs", "status", "address"),
+        *("cluster/auth", "cluster/info", "cluster/version", "cluster/devices", "metrics", "token", "auth/refresh"),
+        *("admin/users", "messages", "anthropic/messages", "anthropic/models", "anthropic/models/{uid}"),
+    ),
     A1111: ("options", "sd-models", "samplers", "txt2img", "img2img"),
     LITELLM: (
         *("embedding, with the address in the environment", "embedding, with api_base", "a picture, with api_base"),
@@ -68,21 +78,21 @@ DOCUMENTED: Mapping[str, Sequence[str]] = {
 }
 
 #: What of it does not run, by the reason.
-NOT_YET: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "language model": {
-        LAUNCH: ("--quantization-config", "--enable-thinking"),
-        COMMANDS: ("engine", "generate", "chat", "vllm-models", "cal-model-mem"),
-        CLIENT: ("chat", "generate", "vllm_models"),
-        PAGES: (
-            "using: a chat, by command, curl and clients",
-            "launching: a language model by command and client",
-            "client: a language model from launch to answer",
-        ),
-    },
-    "reranker of pictures": {PAGES: ("rerank: pictures",)},
-}
+NOT_YET: Mapping[str, Mapping[str, Sequence[str]]] = {}
 LEFT_OUT: Mapping[str, Mapping[str, Sequence[str]]] = {
     "a cluster is stopped where it was started": {COMMANDS: ("stop-cluster",), CLIENT: ("abort_cluster",)},
+    "what fails comes back by itself, and a launch with other options replaces the one before": {
+        COMMANDS: ("reload", "relaunch-api", "relaunch-supervisor"),
+        CLIENT: ("reload_model", "relaunch_api", "relaunch_supervisor", "relaunch_worker"),
+    },
+    "only a web page of its own reads it": {
+        ROUTES: ("models/prompts", "models/update_type", "models/llm/auto-register", "launch_history")
+    },
+    "models share one installation": {ROUTES: ("virtualenvs",)},
+    "keys are made by /v1/keys, and do not expire in half an hour": {ROUTES: ("auth/refresh", "admin/users")},
+    "the command computes by itself and asks no server: a launch with dry_run says what it takes": {
+        COMMANDS: ("cal-model-mem",)
+    },
     "whatever was launched comes back by itself": {CLIENT: ("autostart",)},
 }
 

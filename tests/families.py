@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.facts import ModelFacts
-from cluster.worker.family import Batched, BatchHints, Example, Prepared, Progress, Setup, Stepped
+from cluster.worker.family import AnyFamily, Batched, BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
 from deployments.image import pictures
 from deployments.image.facts import ImageFacts
@@ -91,6 +91,12 @@ class Echo(Batched):
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
+
+
+class Narrow(Echo):
+    """Computes no more than four inputs at once, so that callers wait for each other."""
+
+    pace: BatchHints = BatchHints(batch_tokens=4)
 
 
 def _orders(item: Any, what: str) -> bool:
@@ -381,10 +387,18 @@ def _entry(name: str, family: str) -> Entry:
     return Entry(name=name, type="echo", family=family, sources=(source,), facts={"claim_bytes": 50_000_000})
 
 
+FAMILIES: dict[str, type[AnyFamily]] = {
+    "echo": Echo,
+    "narrow": Narrow,
+    "vectors": Vectors,
+    "letters": Letters,
+    "painting": Painting,
+    "speaking": Speaking,
+}
 TYPES = (
     ModelType(
         name="echo",
-        families={"echo": Echo, "vectors": Vectors, "letters": Letters, "painting": Painting, "speaking": Speaking},
-        entries=tuple(_entry(name, name) for name in ("echo", "vectors", "letters", "painting", "speaking")),
+        families=FAMILIES,
+        entries=tuple(_entry(name, name) for name in FAMILIES),
     ),
 )

@@ -2,17 +2,21 @@
 docs/architecture.md lists.
 
 A file counts if one of its functions is called between the request and its answer, and is not called while there are no
-requests.
+requests. It passes the request on if such a function calls one of another file, or is called by none of ours (but by an
+event loop, a thread or Ray); a file that only answers what it is asked may be read as a name.
 """
 
 from __future__ import annotations
 
+import ast
 import io
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +26,9 @@ from PIL import Image, ImageDraw
 from tests.live import ROOT, LiveCluster
 from tests.pipelines import saved
 
-#: Python runs this first in each process. It records each function of ours that is called, once per window.
+#: Python runs this first in each process. In each window it records once every place where it calls a function of ours.
 TRACER = """
-import os, sys, threading, time
+import opcode, os, sys, threading, time
 FOLDER, ROOT = os.environ["FLOWS_FOLDER"], os.environ["FLOWS_ROOT"]
 OURS = (ROOT + "/cluster/", ROOT + "/deployments/")
 WINDOW = FOLDER + "/window"
@@ -33,8 +37,8 @@ seen, window, log = set(), "", None
 def trace(frame, event, argument):
     global window, log
     code = frame.f_code
-    # Bodies of modules and classes have no locals of their own.
-    if event != "call" or not code.co_flags & 2 or not code.co_filename.startswith(OURS):
+    # Bodies of modules and classes have no locals of their own. Coroutines and generators that go on are not called.
+    if event != "call" or not code.co_flags & 2 or not code.co_filename.startswith(OURS) or goes_on(frame):
         return
     try:
         now = os.readlink(WINDOW)
@@ -43,12 +47,23 @@ def trace(frame, event, argument):
     if now != window:
         window = now
         seen.clear()
-    if code not in seen and not is_importing(frame):
-        seen.add(code)
+    caller = frame.f_back
+    while caller and not caller.f_code.co_filename.startswith(OURS):
+        caller = caller.f_back
+    place = f"{named(caller)}:{caller.f_lineno}" if caller else ""
+    if (code, place) not in seen and not is_importing(frame):
+        seen.add((code, place))
         if log is None:
             log = open(f"{FOLDER}/{os.getpid()}.calls", "a", buffering=1)
-        words = (window, str(time.monotonic()), code.co_filename[len(ROOT) + 1:], code.co_qualname)
-        log.write("\\t".join(words) + "\\n")
+        log.write("\\t".join((window, str(time.monotonic()), named(frame), code.co_qualname, place)) + "\\n")
+
+def named(frame):
+    return frame.f_code.co_filename[len(ROOT) + 1:]
+
+def goes_on(frame):
+    "The argument of RESUME is 0 where a function begins."
+    code, at = frame.f_code.co_code, frame.f_lasti
+    return opcode.opname[code[at]] == "RESUME" and code[at + 1] & 3 != 0
 
 def is_importing(frame):
     while frame := frame.f_back:
@@ -64,6 +79,21 @@ os.register_at_fork(after_in_child=started_anew)
 threading.settrace(trace)
 sys.settrace(trace)
 """
+#: What a request leaves behind, such as its line of the log, is over after so long.
+SETTLING_S = 0.5
+#: The processes, by a file that runs in no other.
+PROCESSES = {
+    "cluster/cli/__init__.py": "command",
+    "deployments/ingress/server.py": "ingress",
+    "cluster/control/supervisor.py": "supervisor",
+    "cluster/runtime/worker_actor.py": "worker",
+}
+TITLES = {
+    "embedding": "An embedding request",
+    "launch": "A launch",
+    "image": "A request for a picture",
+    "ocr": "A PDF",
+}
 #: As long as the longest flow, so that the calls that happen all the time are seen without any request.
 IDLE_S = 12.0
 
@@ -74,6 +104,12 @@ class Called:
     pid: int
     file: str
     function: str
+    #: Where it was called, as `file:line`; empty if by nothing of ours.
+    place: str
+
+    @property
+    def caller(self) -> str:
+        return self.place.partition(":")[0]
 
 
 class TracedCluster(LiveCluster):
@@ -92,20 +128,21 @@ class TracedCluster(LiveCluster):
 
     @contextmanager
     def window(self, name: str) -> Iterator[None]:
+        time.sleep(SETTLING_S)
         (self.folder / "window").symlink_to(name)
         try:
             yield
         finally:
             (self.folder / "window").unlink()
-            time.sleep(0.5)
+            time.sleep(SETTLING_S)
 
     def called(self, name: str) -> list[Called]:
         calls = []
         for log in self.folder.glob("*.calls"):
             for line in log.read_text().splitlines():
-                window, at, file, function = line.split("\t")
+                window, at, file, function, place = line.split("\t")
                 if window == name:
-                    calls.append(Called(float(at), int(log.stem), file, function))
+                    calls.append(Called(float(at), int(log.stem), file, function, place))
         return sorted(calls, key=lambda call: call.at)
 
 
@@ -164,20 +201,48 @@ def trace() -> dict[str, list[Called]]:
             cluster.down()
 
 
-def files_of(calls: list[Called]) -> dict[str, list[str]]:
-    """Each file with those of its functions that were called, in the order of their first calls."""
+def folder_of(file: str) -> str:
+    return file.rpartition("/")[0]
+
+
+def passing_on(calls: list[Called]) -> set[str]:
+    """Files with a function that calls one of another file, or that nothing of ours calls."""
+    callers = {call.caller for call in calls if call.caller != call.file}
+    return {call.file for call in calls if call.file in callers or not call.place}
+
+
+def by_process(calls: list[Called]) -> dict[str, list[str]]:
+    """The files in the order of their first calls, each where it was called first."""
+    names = {call.pid: name for file, name in PROCESSES.items() for call in calls if call.file == file}
     files: dict[str, list[str]] = {}
     for call in calls:
-        functions = files.setdefault(call.file, [])
-        if call.function not in functions:
-            functions.append(call.function)
+        if not any(call.file in others for others in files.values()):
+            files.setdefault(names.get(call.pid, "another process"), []).append(call.file)
     return files
+
+
+def subject_of(file: str) -> str:
+    """The beginning of its first sentence."""
+    text = " ".join((ast.get_docstring(ast.parse((ROOT / file).read_text())) or "").split())
+    beginning = re.split(r"[.:;] |[.:]$", text)[0]
+    is_name = any(letter.isupper() for letter in beginning.split(" ")[0][1:])
+    return beginning if is_name else beginning[:1].lower() + beginning[1:]
+
+
+def section(title: str, calls: list[Called]) -> Iterator[str]:
+    """As it stands in docs/architecture.md."""
+    passing = passing_on(calls)
+    files = by_process(calls)
+    yield f"### {title}: {len(passing)} files, and {sum(map(len, files.values())) - len(passing)} that are asked"
+    for process, group in files.items():
+        way = [file for file in group if file in passing]
+        folders = [f"`{folder}/`" for folder, _ in groupby(way, folder_of)]
+        yield f"\nIn the {process}, by way of {', '.join(folders)}:\n"
+        yield from (f"* `{file}`: {subject_of(file)}" for file in way)
+        yield f"* asked: {', '.join(f'`{file}`' for file in group if file not in passing)}"
+    yield ""
 
 
 if __name__ == "__main__":
     for name, calls in trace().items():
-        files = files_of(calls)
-        print(f"\n{name}: {len(files)} files")
-        for file, functions in files.items():
-            pids = sorted({str(call.pid) for call in calls if call.file == file})
-            print(f"  {file}  ({', '.join(pids)}): {', '.join(functions)}")
+        print("\n".join(section(TITLES[name], calls)))

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cluster", "deployments")
@@ -23,9 +24,13 @@ VAGUE = {"found", "told", "given", "asked", "one", "known", "shown", "whole", "p
 #: Methods that take the name of another method as a string: type checkers and renames do not see through them.
 CALLS_BY_NAME = {"call", "call_patiently", "_call", "_call_patiently", "control", "_control", "invoke", "_invoke"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+IMPORTS = (ast.Import, ast.ImportFrom)
 SCOPES = (*FUNCTIONS, ast.Lambda, ast.ClassDef)
 #: The classes by which an `except` or a `suppress` catches everything.
 ALL_ERRORS = ("Exception", "BaseException")
+
+
+Node = TypeVar("Node", bound=ast.AST)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,13 @@ class Source:
         self.text = text
         self.lines = len(text.splitlines())
         self.tree = ast.parse(text)
-        self.nodes = list(ast.walk(self.tree))
+        #: Every node by its class; each figure looks at few classes.
+        self._nodes: dict[type[ast.AST], list[Any]] = defaultdict(list)
+        for node in ast.walk(self.tree):
+            self._nodes[type(node)].append(node)
+
+    def nodes(self, *kinds: type[Node]) -> list[Node]:
+        return [node for kind in kinds for node in self._nodes[kind]]
 
     @property
     def module(self) -> str:
@@ -63,11 +74,11 @@ class Source:
 
     @cached_property
     def functions(self) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-        return [node for node in self.nodes if isinstance(node, FUNCTIONS)]
+        return self.nodes(*FUNCTIONS)
 
     @cached_property
     def classes(self) -> list[ast.ClassDef]:
-        return [node for node in self.nodes if isinstance(node, ast.ClassDef)]
+        return self.nodes(ast.ClassDef)
 
     @cached_property
     def comments(self) -> set[int]:
@@ -144,15 +155,15 @@ def vague_locals(files: list[Source]) -> list[Place]:
 
 
 def anys(source: Source) -> int:
-    return sum(isinstance(node, ast.Name) and node.id == "Any" for node in source.nodes)
+    return sum(node.id == "Any" for node in source.nodes(ast.Name))
 
 
 def filler_nones(files: list[Source]) -> list[Place]:
     """`errors.X(text, None, ...)`: a None that only fills a place."""
     places = []
     for source in files:
-        for node in source.nodes:
-            if isinstance(node, ast.Call) and _is_error(node.func):
+        for node in source.nodes(ast.Call):
+            if _is_error(node.func):
                 values = [*node.args[1:], *(keyword.value for keyword in node.keywords)]
                 if any(isinstance(value, ast.Constant) and value.value is None for value in values):
                     places.append(source.at(node, ast.unparse(node.func)))
@@ -173,8 +184,8 @@ def methods_in_strings(files: list[Source]) -> list[Place]:
     names = {function.name for source in files for function in source.functions}
     places = []
     for source in files:
-        for node in source.nodes:
-            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args):
+        for node in source.nodes(ast.Call):
+            if not (isinstance(node.func, ast.Attribute) and node.args):
                 continue
             first = node.args[0]
             if node.func.attr in CALLS_BY_NAME and isinstance(first, ast.Constant) and first.value in names:
@@ -186,10 +197,10 @@ def contracts_by_hasattr(files: list[Source]) -> list[Place]:
     """`hasattr(family, ...)`: a class says by its contract what it can, not by what it happens to have."""
     places = []
     for source in files:
-        for node in source.nodes:
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("hasattr", "getattr") and node.args:
+        for node in source.nodes(ast.Call):
+            if isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr") and node.args:
                 subject = ast.unparse(node.args[0])
-                is_asked = ast.unparse(node.func) == "hasattr" or len(node.args) > 2
+                is_asked = node.func.id == "hasattr" or len(node.args) > 2
                 if is_asked and "family" in subject.lower():
                     places.append(source.at(node, ast.unparse(node)))
     return places
@@ -198,10 +209,10 @@ def contracts_by_hasattr(files: list[Source]) -> list[Place]:
 def imports_in_functions(files: list[Source]) -> list[Place]:
     places = []
     for source in files:
-        inside = {child for function in source.functions for child in ast.walk(function)}
-        for node in source.nodes:
-            if node in inside and (names := _imported(node)) and names[0].partition(".")[0] in PACKAGES:
-                places.append(source.at(node, ast.unparse(node)))
+        indented = [node for node in source.nodes(*IMPORTS) if node.col_offset]
+        ours = [node for node in indented if _imported(node)[0].partition(".")[0] in PACKAGES]
+        inside = {child for function in source.functions for child in ast.walk(function)} if ours else ()
+        places += [source.at(node, ast.unparse(node)) for node in ours if node in inside]
     return places
 
 
@@ -209,8 +220,10 @@ def broad_excepts_without_reason(files: list[Source]) -> list[Place]:
     """`except Exception` or `suppress(Exception)` with no comment on its line, above it, or right below."""
     places = []
     for source in files:
-        for node in source.nodes:
-            if (text := _broad(node)) and isinstance(node, (ast.ExceptHandler, ast.With, ast.AsyncWith)):
+        catching: list[ast.ExceptHandler | ast.With | ast.AsyncWith]
+        catching = source.nodes(ast.ExceptHandler, ast.With, ast.AsyncWith)
+        for node in catching:
+            if text := _broad(node):
                 last = node.body[0].lineno
                 if not source.comments & set(range(node.lineno - 1, last + 1)):
                     places.append(source.at(node, text))
@@ -244,7 +257,9 @@ def cycles(files: list[Source]) -> list[list[str]]:
     modules = {source.module for source in files}
     imports = {
         source.module: {
-            name if name in modules else name.rpartition(".")[0] for node in source.nodes for name in _imported(node)
+            name if name in modules else name.rpartition(".")[0]
+            for node in source.nodes(*IMPORTS)
+            for name in _imported(node)
         }
         & modules - {source.module}
         for source in files

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from cluster import Client, errors
 from cluster.runtime.place import Place
 from cluster.runtime.ray_head import processes_of
 from cluster.settings import Settings
+from tests.imported import ImportedProgram
 
 ROOT = Path(__file__).parent.parent
 #: Under another address of this machine `ray start` would use 127.0.0.1, on which a cluster for loopback does not
@@ -33,6 +35,14 @@ VOCABULARIES = Path(str(distribution("llama-index-core").locate_file("llama_inde
 #: Nobody listens there.
 NO_HUB = "http://127.0.0.1:9"
 T = TypeVar("T")
+
+#: What starts processes that stay has to be a process like any other.
+STARTING = ("up", "down", "join", "gateway", "upgrade")
+
+
+@cache
+def _command() -> ImportedProgram:
+    return ImportedProgram("cluster.cli", "main", {**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def free_port() -> int:
@@ -77,6 +87,8 @@ class LiveCluster:
             "CLUSTER_PORT": str(self.port),
             "CLUSTER_PLUGINS": "tests.families,tests.read_pages,docs.examples.trigrams,docs.examples.language",
             "CLUSTER_ENDPOINT": self.url,
+            # Tests share their models, and none of them may disappear while another test uses it.
+            "CLUSTER_MAKE_ROOM": "false",
             # A second ingress is only needed where the first one fails.
             "CLUSTER_INGRESS_REPLICAS": "1",
             "TIKTOKEN_CACHE_DIR": str(VOCABULARIES),
@@ -132,6 +144,8 @@ class LiveCluster:
         return [sys.executable, "-m", "cluster.cli", *words]
 
     def command(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        if words[0] not in STARTING and _command().is_free:
+            return _command().run(["cluster", *words], self.environment, folder=ROOT, timeout=timeout)
         return subprocess.run(
             self.command_line(*words),
             env=self.environment,

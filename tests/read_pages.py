@@ -22,7 +22,7 @@ from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.worker.family import BatchHints, Example, Prepared, Progress, Setup, Stepped
 from deployments import ModelType
-from deployments.ocr.asked import reading_of, sheet_in
+from deployments.ocr.asked import page_in, reading_of
 from deployments.ocr.facts import OcrFacts
 from deployments.ocr.page import Block, Line, RecognisedPage, Usage, Word, bounds, page_of, rectangle
 from deployments.ocr.requests import Reading
@@ -120,7 +120,7 @@ class Reader(Stepped):
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         reading = reading_of(params, tasks=("ocr",), languages=None, generates=self._options.takes_prompt)
-        return Prepared([(sheet_in(items, 100_000_000).image, reading)], [1], costs=[1.0])
+        return Prepared([(page_in(items, 100_000_000).opened().image, reading)], [1], costs=[1.0])
 
     def stream(self, value: Any, course: Progress) -> RecognisedPage:
         image, reading = value

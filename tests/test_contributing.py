@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.live import ROOT
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
 COPIED = ("cluster", "deployments", "docs", "k8s", "tests", "pyproject.toml")
-CHANGES = 12
+CHANGES = 13
 #: Runs the checks of all recipes in one process, and reports by the name of each what went wrong.
 RUNNER = """
 import json, sys, traceback
@@ -42,7 +43,7 @@ class Block:
 
 
 def recipes() -> Iterator[tuple[str, list[Block]]]:
-    part = PAGE.split("\n## Twelve changes\n")[1].split("\n## ")[0]
+    part = PAGE.split("\n## Thirteen changes\n")[1].split("\n## ")[0]
     for recipe in part.split("\n### ")[1:]:
         name, _, text = recipe.partition("\n")
         yield (
@@ -105,7 +106,7 @@ def failures(tree: Path) -> dict[str, str]:
     return failures
 
 
-def test_there_are_twelve_and_each_can_be_checked() -> None:
+def test_there_are_thirteen_and_each_can_be_checked() -> None:
     assert len(RECIPES) == CHANGES
     for name, blocks in RECIPES.items():
         assert any(block.target == "check" for block in blocks), name
@@ -119,6 +120,19 @@ def test_the_recipe_does_what_it_says(name: str, tree: Path, failures: dict[str,
         if (block.kind, block.target) == ("sh", "check"):
             done = shell(block.text, tree)
             assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("words", [("format", "--check"), ("check",)], ids=" ".join)
+def test_what_the_recipes_leave_is_clean(words: tuple[str, ...], tree: Path) -> None:
+    command = [sys.executable, "-m", "ruff", *words, "cluster", "deployments"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_the_recipes_add_has_names_of_its_own(tree: Path) -> None:
+    files = [path.read_text() for package in ("cluster", "deployments") for path in (tree / package).rglob("*.py")]
+    names = Counter(name for text in files for name in re.findall(r"^class ([A-Z]\w*)", text, re.MULTILINE))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:cluster|deployments|tests|docs|k8s)/[^`\s]*)`", PAGE))))

@@ -19,6 +19,6 @@ def test_the_table_counts_what_passed_of_all() -> None:
     lines = list(table({item: item != (COMMANDS, "list") for item in items if item != (COMMANDS, "login")}))
     assert lines[0] == f"{len(items) - 2} of {len(items)} documented things ran"
     start = next(place for place, line in enumerate(lines) if line.startswith(f"  {COMMANDS}"))
-    assert lines[start].split()[-3:] == ["6", "of", "8"]
+    assert lines[start].split()[-3:] == ["10", "of", "12"]
     assert lines[start + 1 : start + 3] == ["    failed: list", "    not run: login"]
     assert "  left out: a cluster is stopped where it was started: stop-cluster, abort_cluster" in lines

@@ -11,12 +11,12 @@ from tests.house import Source
 LIMITS: dict[str, float] = {
     "largest file": 500,
     "largest class": 300,
-    "largest function": 113,
+    "largest function": 100,
     "import cycles": 0,
     "imports of our own inside functions": 4,
     "class names used twice": 0,
-    "vague locals, %": 0.5,
-    "Any per 1,000 lines": 8,
+    "vague locals, %": 0.3,
+    "Any per 1,000 lines": 7.5,
     "filler None in errors": 0,
     "method names in strings": 0,
     "contracts told by hasattr": 0,
@@ -53,8 +53,9 @@ def figures(files: list[Source]) -> dict[str, float]:
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_house_keeps_its_limits(name: str, files: list[Source], figures: dict[str, float]) -> None:
     figure, limit = figures[name], LIMITS[name]
-    told = "\n".join(house.offenders(name, files))
-    assert figure <= limit, f"{name}: {figure:g}, and {limit:g} is the most. {ADVICE[name]}\n{told}"
+    assert figure <= limit, f"{name}: {figure:g}, and {limit:g} is the most. {ADVICE[name]}\n" + "\n".join(
+        house.offenders(name, files)
+    )
 
 
 def test_every_figure_has_a_limit_and_an_advice(figures: dict[str, float]) -> None:

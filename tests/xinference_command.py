@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
+from functools import cache
 
 from tests.clients.packages import installed
+from tests.imported import ImportedProgram
+from tests.live import ROOT
 
 #: Without all that its server needs.
 PACKAGES = ("xinference==4.1.0", "xoscar==0.12.2", "pandas==3.1.1", "tblib==3.2.2")
-PROGRAM = "from xinference.deploy.cmdline import cli; cli()"
 TIMEOUT_S = 90.0
 
 
-def xinference(url: str, *words: str) -> str:
-    """All that the command prints. It succeeds by its exit status also when a launch fails, and says so."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(installed(*PACKAGES, dependencies=False)),
-        "XINFERENCE_ENDPOINT": url,
-        "XINFERENCE_HOME": tempfile.gettempdir(),
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        stdin=subprocess.DEVNULL,
-    )
+def xinference(url: str, *words: str, typed: str = "") -> str:
+    """All that the command prints when that is typed. Its exit status is that of success even when a launch fails."""
+    environment = {**_environment(), "XINFERENCE_ENDPOINT": url}
+    done = _command().run(["xinference", *words], environment, folder=ROOT, timeout=TIMEOUT_S, typed=typed)
     printed = done.stdout + done.stderr
     assert done.returncode == 0, printed[-2000:]
     return printed
+
+
+@cache
+def _command() -> ImportedProgram:
+    return ImportedProgram("xinference.deploy.cmdline", "cli", _environment())
+
+
+def _environment() -> dict[str, str]:
+    folder = installed(*PACKAGES, dependencies=False)
+    return {**os.environ, "PYTHONPATH": str(folder), "XINFERENCE_HOME": tempfile.gettempdir()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import pickle
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +18,14 @@ from fastapi.routing import APIRoute
 from cluster import errors
 from cluster.calls import Answer, Call
 from cluster.catalog.entry import Entry
-from cluster.keys import Key
+from cluster.keys import Key, new_session
 from cluster.launch import Wanted
 from cluster.metrics import gauge_page
 from cluster.routes import ModelRoutes, Route, ServedModel, Snapshot
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
-from cluster.status import ModelState, ModelStatus, Node
+from cluster.status import Claim, Event, EventQuery, ModelState, ModelStatus, Node, StatusNews
 from cluster.worker.family import Progress
 from cluster.worker.stepping import SteppedQueue
 from deployments.ingress.app import build
@@ -32,6 +34,8 @@ from tests.cluster.statuses import make_status, make_worker
 from tests.make import make_node
 
 PATIENCE_S = 20.0
+#: A stream without an end.
+ENDLESS = "/v1/changes"
 
 
 class StandIn:
@@ -47,6 +51,10 @@ class StandIn:
         #: By uid, the stand-in for the only worker of each model; None for a model without a worker.
         self.workers = workers or {}
         self.keys = tuple(keys)
+        #: Of its keys, and of the statuses.
+        self.version = self.news = 1
+        #: The models that are being woken.
+        self.waking: set[str] = set()
         self.launched: list[Wanted] = []
         self.told: list[str] = []
 
@@ -54,9 +62,14 @@ class StandIn:
         """Answers the calls that are not defined here."""
         raise errors.BadRequest("The stand-in does not do that.")
 
+    async def _wait(self, is_so: Callable[[], bool], within_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while not is_so():
+                    await asyncio.sleep(0.01)
+
     async def changes(self, version: int, wait_s: float) -> Snapshot:
-        if version >= 1:
-            await asyncio.sleep(wait_s)
+        await self._wait(lambda: version < self.version, wait_s)
         models = {
             uid: ModelRoutes(
                 uid,
@@ -64,17 +77,33 @@ class StandIn:
                 (Route(f"worker:{uid}:1:0-x"),) if worker else (),
                 ModelState.READY,
                 launched=ServedModel(name=uid, address=f"spec of {uid}"),
+                waking=uid in self.waking,
+                wake_s=3.0 if uid in self.waking else None,
             )
             for uid, worker in self.workers.items()
         }
         handles = {f"worker:{uid}:1:0-x": worker for uid, worker in self.workers.items() if worker}
-        return Snapshot(1, models, handles, self.keys)
+        return Snapshot(self.version, models, handles, self.keys)
 
     def _statuses(self) -> list[ModelStatus]:
         return [make_status(uid, "READY", workers=(make_worker(node="n0"),)) for uid in self.workers]
 
     async def all_statuses(self) -> list[ModelStatus]:
         return self._statuses()
+
+    async def status_news(self, version: int, wait_s: float) -> StatusNews:
+        await self._wait(lambda: version < self.news, wait_s)
+        return StatusNews(self.news, None, tuple(map(pickle.dumps, self._statuses())))
+
+    async def log_in(self, key_id: str) -> tuple[Key, str]:
+        session, text = new_session(next(key for key in self.keys if key.id == key_id))
+        self.keys = (*self.keys, session)
+        self.version += 1
+        return session, text
+
+    async def log_out(self, digest: str) -> None:
+        self.keys = tuple(key for key in self.keys if key.digest != digest)
+        self.version += 1
 
     async def status(self, uid: str, *_: Any) -> ModelStatus:
         found = next((status for status in self._statuses() if status.uid == uid), None)
@@ -83,6 +112,9 @@ class StandIn:
         return found
 
     async def events(self, uid: str) -> list[Any]:
+        return []
+
+    async def recent_events(self, query: EventQuery) -> list[Event]:
         return []
 
     async def logs(self, uid: str, lines: int) -> list[str]:
@@ -98,8 +130,8 @@ class StandIn:
         rows = [({"model": uid, "state": "READY"}, 1.0) for uid in self.workers]
         return [gauge_page("cluster_model_state", "Models by state.", rows)]
 
-    async def nodes(self) -> list[tuple[Node, Any, int]]:
-        return [(make_node(), make_node(), 1)]
+    async def nodes(self) -> list[tuple[Node, Claim, int]]:
+        return [(make_node(), Claim(), 1)]
 
     async def registered(self) -> list[Entry]:
         return []
@@ -210,11 +242,11 @@ def run(test: Awaitable[None]) -> None:
 
 
 def every_call(app: FastAPI, **values: str) -> list[tuple[str, str]]:
-    """Method and path of every route, with example values for the parameters of the path."""
+    """Method and path of every route whose answer ends, with example values for the parameters of the path."""
     calls = []
     for route in app.routes:
         path = getattr(route, "path_format", getattr(route, "path", None))
-        if path is None:
+        if path in (None, ENDLESS):
             continue
         methods = route.methods if isinstance(route, APIRoute) else ("GET",)
         names = {**dict.fromkeys(getattr(route, "param_convertors", ()), "x"), **values}

@@ -52,26 +52,32 @@ def cost_of(call: Callable[[], Any]) -> Cost:
     return Cost(status("VmHWM") - held, time.perf_counter() - began)
 
 
-TEXT = prose(8_000_000)
-LONG: dict[str, Callable[[TextEncoder], Any]] = {
-    "a long text": lambda encoder: encoder.encode([TEXT]),
-    "a long text, its end": lambda encoder: encoder.encode([TEXT], "START"),
-    "a long text that may not be cut": lambda encoder: encoder.encode([TEXT], "NONE"),
-    "a pair of long texts": lambda encoder: encoder.encode([(TEXT, TEXT)]),
-    "a long document": lambda encoder: encoder.encode_pairs("why", [TEXT]),
-    "a long question": lambda encoder: encoder.encode_pairs(TEXT, ["a", "b"]),
-    "a long document in parts": lambda encoder: encoder.encode_chunks("why", [TEXT]),
-    "a long text by its tokens": lambda encoder: encoder.describe([TEXT], True),
-    "a million spaces": lambda encoder: encoder.encode([" " * 1_000_000]),
-    "a word without end": lambda encoder: encoder.encode(["x" * 1_000_000]),
-    "many texts": lambda encoder: encoder.encode([TEXT[at : at + 8192] for at in range(0, 4_000_000, 8192)]),
+@pytest.fixture(scope="module")
+def long_text() -> str:
+    return prose(8_000_000)
+
+
+LONG: dict[str, Callable[[TextEncoder, str], Any]] = {
+    "a long text": lambda encoder, text: encoder.encode([text]),
+    "a long text, its end": lambda encoder, text: encoder.encode([text], "START"),
+    "a long text that may not be cut": lambda encoder, text: encoder.encode([text], "NONE"),
+    "a pair of long texts": lambda encoder, text: encoder.encode([(text, text)]),
+    "a long document": lambda encoder, text: encoder.encode_pairs("why", [text]),
+    "a long question": lambda encoder, text: encoder.encode_pairs(text, ["a", "b"]),
+    "a long document in parts": lambda encoder, text: encoder.encode_chunks("why", [text]),
+    "a long text by its tokens": lambda encoder, text: encoder.describe([text], True),
+    "a million spaces": lambda encoder, text: encoder.encode([" " * 1_000_000]),
+    "a word without end": lambda encoder, text: encoder.encode(["x" * 1_000_000]),
+    "many texts": lambda encoder, text: encoder.encode([text[at : at + 8192] for at in range(0, 4_000_000, 8192)]),
 }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("call", LONG.values(), ids=LONG)
-def test_a_text_costs_what_is_read_of_it(encoder: TextEncoder, call: Callable[[TextEncoder], Any]) -> None:
-    cost = cost_of(lambda: call(encoder))
+def test_a_text_costs_what_is_read_of_it(
+    encoder: TextEncoder, long_text: str, call: Callable[[TextEncoder, str], Any]
+) -> None:
+    cost = cost_of(lambda: call(encoder, long_text))
     print(f"{cost.megabytes:.0f} MB, {cost.seconds:.2f} s")
     assert cost.megabytes < 60
 
@@ -100,11 +106,11 @@ def test_that_a_text_is_cut_before_it_is_tokenised_does_not_show(
     assert list(paired.ids) == encoder._cut[side].encode("why", text).ids
 
 
-def test_what_may_not_be_cut_is_refused_by_what_was_counted(encoder: TextEncoder) -> None:
+def test_what_may_not_be_cut_is_refused_by_what_was_counted(encoder: TextEncoder, long_text: str) -> None:
     with pytest.raises(errors.InputTooLong, match=r"Input 1 has \d+ tokens or more, the model reads 512; shorten it"):
-        encoder.encode(["short", TEXT], "NONE")
+        encoder.encode(["short", long_text], "NONE")
     with pytest.raises(errors.InputTooLong, match=f"Input 0 has 8000000 characters, {MOST_WHOLE} of one text are read"):
-        encoder.encode_chunks("why", [TEXT])
+        encoder.encode_chunks("why", [long_text])
 
 
 # ------------------------------------------------------------------------------------------------------- page numbers

@@ -50,7 +50,7 @@ class Looking(Echo):
 def setup_of(wanted: Wanted, settings: Settings) -> Setup:
     Looking.setups.clear()
     worker = Worker("worker:m:1:0-a", wanted, Claim(), settings)
-    worker._model_loader.load(worker._family, Path("/nowhere"), threads=1)
+    worker._model._loader.load(worker._model.family, Path("/nowhere"), threads=1)
     return Looking.setups[0]
 
 
@@ -191,7 +191,7 @@ def test_a_saved_login_goes_to_hugging_face_and_to_no_mirror(
     from cluster.weights import hubs
 
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(hubs, "get_token", lambda: "hf_saved")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_saved")
     assert hubs.HuggingFace().headers == {}
     monkeypatch.delenv("HF_ENDPOINT")
     assert hubs.HuggingFace().headers == {"Authorization": "Bearer hf_saved"}

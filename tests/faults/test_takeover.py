@@ -14,6 +14,10 @@ from tests.live import ROOT, LiveCluster, free_port, until
 
 pytestmark = pytest.mark.ray
 
+#: Processes that an upgrade replaces, and those that go on, by words of their commands.
+REPLACED = ("cluster.runtime.watchdog", "ray::SupervisorActor", "ray::ServeReplica")
+KEPT = ("raylet/raylet", "gcs/gcs_server", "ray::WorkerActor")
+
 
 def asked(cluster: LiveCluster, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with the address and the token of that Ray."""
@@ -39,6 +43,24 @@ def test_another_home_is_refused_and_the_models_go_on(breakable: LiveCluster, tm
         assert f"This Ray runs the cluster of {breakable.home}" in done.stderr and breakable.url in done.stderr
     print(f"\nstarted from another home: {seen}")
     assert seen.failures == [] and breakable.worker_pids("kept") == [worker]
+
+
+def test_an_upgrade_replaces_everything_but_ray_and_the_workers_under_traffic(breakable: LiveCluster) -> None:
+    with breakable.client() as client:
+        client.launch_model(model_name="echo", model_type="echo", model_uid="kept")
+    before = {word: {p.pid for p in breakable.named(word)} for word in (*REPLACED, *KEPT)}
+    with traffic(breakable.url, "kept", callers=8) as seen:
+        done = breakable.command("upgrade")
+        assert done.returncode == 0 and "Upgraded from" in done.stdout, done.stderr
+        after = {word: {p.pid for p in breakable.named(word)} for word in (*REPLACED, *KEPT)}
+    print(f"\n{done.stdout.strip()} {seen}")
+    assert seen.failures == []
+    assert all(before[word] and after[word] and not before[word] & after[word] for word in REPLACED), (before, after)
+    assert all(before[word] == after[word] for word in KEPT), (before, after)
+    (watchdog,) = breakable.named("cluster.runtime.watchdog")
+    assert Place(breakable.settings).holder() == watchdog.pid
+    elsewhere = breakable.command("upgrade", "--port", str(free_port()))
+    assert elsewhere.returncode == 11 and "cannot move it to" in elsewhere.stderr
 
 
 def test_the_head_is_not_taken_out_of_use_unasked(breakable: LiveCluster) -> None:

@@ -327,14 +327,7 @@ class Release:
 def traffic(url: str, key: str, model: str, callers: int = 8) -> Iterator[Traffic]:
     """Callers with a key that each send the next request soon after the last one is answered, until the block ends."""
     seen = Traffic()
-
-    async def ask() -> None:
-        limits = httpx.Limits(max_connections=callers)
-        headers = {"Authorization": f"Bearer {key}"}
-        async with httpx.AsyncClient(timeout=60, limits=limits, headers=headers) as client:
-            await asyncio.gather(*(seen._caller(client, f"{url}/v1/infer", model, number) for number in range(callers)))
-
-    thread = threading.Thread(target=lambda: asyncio.run(ask()))
+    thread = threading.Thread(target=lambda: asyncio.run(seen.call(f"{url}/v1/infer", model, callers, key)))
     thread.start()
     try:
         until(lambda: seen.ok >= callers, within=20, why="no request is answered")

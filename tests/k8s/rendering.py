@@ -1,40 +1,35 @@
-"""Renders the chart by Helm's own code, from a package, without a cluster."""
+"""Renders the chart by Helm's own code, without a cluster."""
 
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
-import pytest
 import yaml
 
+from tests.k8s import helm
 from tests.live import ROOT
 
 CHART = ROOT / "k8s" / "chart"
 NAMESPACE, RELEASE = "models", "demo"
 
 Document = dict[str, Any]
-
-
-@cache
-def _loaded() -> Any:
-    chart = pytest.importorskip("helm_python.chart", reason="helm-python-sdk has no build for this system")
-    return chart.Chart.load(CHART)
+#: The one in C where there is one; the other needs most of the time of these tests.
+SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def rendered(values: Document) -> list[Document]:
     """All documents of the release."""
-    pages = _loaded().render(values, name=RELEASE, namespace=NAMESPACE)
+    pages = helm.render(CHART, values, RELEASE, NAMESPACE)
     found: list[Document] = []
     for path, page in sorted(pages.items()):
         if path.endswith(".yaml"):
-            found += filter(None, yaml.safe_load_all(page))
+            found += filter(None, yaml.load_all(page, SafeLoader))
     return found
 
 
 def notes(values: Document) -> str:
-    pages: dict[str, str] = _loaded().render(values, name=RELEASE, namespace=NAMESPACE)
+    pages = helm.render(CHART, values, RELEASE, NAMESPACE)
     return next(page for path, page in pages.items() if path.endswith("NOTES.txt"))
 
 

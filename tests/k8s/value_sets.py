@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 GPU_KINDS: list[dict[str, Any]] = [
-    {"name": "l4", "gpus": 1, "min": 0, "max": 4, "cpus": "8", "memory": "32Gi", "nodeSelector": {"gpu": "l4"}},
+    {"name": "l4", "gpus": 1, "min": 0, "max": 4, "cpus": "8", "memory": "32Gi", "nodeLabels": {"gpu": "l4"}},
     {
         "name": "h100",
         "gpus": 8,

@@ -32,7 +32,7 @@ class CommonWordsOptions(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageFacts(ModelFacts):
+class KnownLanguages(ModelFacts):
     """What the model says about itself; listings show it."""
 
     languages: tuple[str, ...]
@@ -46,8 +46,8 @@ class CommonWords(Batched):
     Options: ClassVar[type[BaseModel]] = CommonWordsOptions
     example: Example = Example(["the cat and the dog"], {}, "language")
 
-    def load(self, setup: Setup) -> LanguageFacts:
-        return LanguageFacts(languages=tuple(sorted(WORDS)))
+    def load(self, setup: Setup) -> KnownLanguages:
+        return KnownLanguages(languages=tuple(sorted(WORDS)))
 
     def prepare(self, ability: str, items: Sequence[Any], params: Params) -> Prepared:
         if not all(isinstance(item, str) for item in items):
