@@ -14,6 +14,13 @@ PURE := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 $(PYTEST) -m "not ray" --numprocesses
 # Where processes are killed, the tests wait for most of the time. One of them fills this machine's memory.
 BREAKING := tests/faults tests/k8s
 FILLING := tests/faults/test_memory.py
+# What failed among a thousand others is run once more by itself, on a cluster of its own: a machine that was busy for a
+# moment breaks no change, and what fails twice is broken. Both times are printed; what passed the second time only is a
+# defect to look for, in the test or in what it tests. Anything but failed tests (1) ends it at once.
+define pytest_twice
+$(1) --override-ini cache_dir=.pytest_cache/$@ || { test $$? = 1 && echo "Once more by themselves, those that failed:" && \
+	$(1) --override-ini cache_dir=.pytest_cache/$@ --last-failed --last-failed-no-failures none; }
+endef
 # Each kind of test prints when it is over, if make can keep apart what they print.
 APART := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 # What is compiled is kept, since each process would compile all tests again. Empty means that it may be.
@@ -25,18 +32,18 @@ serve: .venv/installed
 	$(BIN)/cluster up --file deployments/defaults.yaml
 
 test: .venv/tests-installed check
-	$(PURE)
+	$(call pytest_twice,$(PURE))
 	@$(MAKE) --no-print-directory --jobs 2 $(APART) serving breaking
 	@$(MAKE) --no-print-directory filling
 
 serving:
-	$(PYTEST) -m ray $(addprefix --ignore=,$(BREAKING))
+	$(call pytest_twice,$(PYTEST) -m ray $(addprefix --ignore=,$(BREAKING)))
 
 breaking:
-	$(PYTEST) -m ray $(BREAKING) --ignore=$(FILLING)
+	$(call pytest_twice,$(PYTEST) -m ray $(BREAKING) --ignore=$(FILLING))
 
 filling:
-	$(PYTEST) -m ray $(FILLING)
+	$(call pytest_twice,$(PYTEST) -m ray $(FILLING))
 
 # The tests that need no cluster.
 quick: .venv/tests-installed
