@@ -14,7 +14,9 @@ import { Nodes } from "./screens/nodes";
 import { Registrations } from "./screens/registrations";
 import { Requests } from "./screens/requests";
 import { Weights } from "./screens/weights";
+import { Undo } from "./screens/undo";
 import { cells, choose, fleet, hasLoaded, heardAt, isOutdated, link } from "./server/live";
+import { may, type Scope } from "./server/me";
 import { words } from "./words";
 
 type Screen = (properties: { rest: readonly string[] }) => JSX.Element;
@@ -29,6 +31,9 @@ const SCREENS: Record<string, Screen> = {
   keys: Keys,
   about: About,
 };
+
+/** What it takes to use a screen, beyond looking. */
+const NEEDS: Readonly<Record<string, Scope>> = { launch: "launch" };
 
 function screenOf(name: string): Screen {
   return Object.hasOwn(SCREENS, name) ? (SCREENS[name] ?? Models) : Models;
@@ -46,6 +51,7 @@ export function App(): JSX.Element {
       <Top current={screen} />
       <Palette />
       <Banner />
+      <Undo />
       <main id="main" tabIndex={-1} data-stale={link.value === "lost"}>
         {isClosed ? <Login /> : <Shown key={`${screen} ${cells.value?.cell ?? ""}`} rest={rest} />}
       </main>
@@ -73,7 +79,7 @@ function Top({ current }: { current: string }): JSX.Element {
         Cluster
       </a>
       <nav aria-label={words().navigation}>
-        {Object.entries(names).map(([name, label]) => (
+        {Object.entries(names).filter(([name]) => may(NEEDS[name] ?? "list")).map(([name, label]) => (
           <a key={name} href={hrefOf(name)} aria-current={name === current ? "page" : undefined}>
             {label}
           </a>

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from playwright.async_api import Browser, Locator, Page, async_playwright
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from tests.attacks.browser import QUIET, browser
+from tests.live import LiveCluster
 
 #: What names, prompts, lines of logs and everything else may be without doing anything.
 HOSTILE = "<img src=x onerror=alert(1)>\"'</td></table><script>alert(2)</script>{{7*7}}\u202e"
@@ -73,6 +74,11 @@ def opened_eyes() -> Iterator[Eyes]:
 def line(page: Page) -> Locator:
     """How the page says that its line to the server is."""
     return page.get_by_role("banner").get_by_role("status")
+
+
+async def opened(page: Page, live: LiveCluster, *place: str) -> None:
+    await page.goto(f"{live.url}/ui/#/{'/'.join(place)}")
+    await expect(line(page)).to_have_text("Live")
 
 
 def row(page: Page, name: str) -> Locator:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import os
+import re
 import signal
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-from playwright.async_api import Page, expect
+import pytest
+from playwright.async_api import expect
 
 from tests.live import LiveCluster, free_port, until
-from tests.page.looking import HOSTILE, Eyes, line, row
-from tests.painted import painting
+from tests.page.looking import HOSTILE, Eyes, line, opened, row
+from tests.painted import Journal, painting
 from tests.read_pages import picture, reading
 
-
-async def opened(page: Page, live: LiveCluster, *place: str) -> None:
-    await page.goto(f"{live.url}/ui/#/{'/'.join(place)}")
-    await expect(line(page)).to_have_text("Live")
+#: Every picture that the page shows from now on.
+SOURCES = """() => {
+  window.sources = new Set();
+  const note = () => document.querySelectorAll("main img").forEach((image) => sources.add(image.src));
+  new MutationObserver(note).observe(document.body, {subtree: true, childList: true, attributes: true});
+}"""
 
 
 def test_a_model_is_launched_scaled_and_terminated_and_a_killed_worker_comes_back(
@@ -98,6 +104,11 @@ def test_behind_a_gateway_the_page_says_which_cluster_it_shows_and_shows_another
     assert f"{url}/v1/changes?cell=two" in [address for address, _ in asked]
 
 
+def is_idle(live: LiveCluster, uid: str) -> bool:
+    with live.client() as client:
+        return client.scale_of(uid)["requests"] < 0.01
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/ready").status_code == 200
@@ -120,50 +131,110 @@ def test_a_launch_that_cannot_be_is_refused_in_the_words_of_the_server(eyes: Eye
     eyes.run(scene())
 
 
-def test_texts_are_embedded_and_ranked_and_their_code_does_the_same(
-    eyes: Eyes, live: LiveCluster, embedder: str, reranker: str
-) -> None:
+def test_texts_are_embedded_and_ranked(eyes: Eyes, live: LiveCluster, embedder: str, reranker: str) -> None:
     async def scene() -> None:
         async with eyes.tab() as page:
             await opened(page, live, "models", embedder)
             await page.get_by_role("button", name="Embed").click()
             await expect(page.get_by_text("Nearest are 1 and 2")).to_be_visible()
-            await page.get_by_role("link", name="Code").click()
-            command = await page.locator("pre").first.text_content()
             await page.evaluate(f"location.hash = '#/models/{reranker}'")
             await page.get_by_label("Documents").fill(f"Bread.\n{HOSTILE}\nThe moon pulls at the sea.")
             await page.get_by_role("button", name="Rank").click()
             ranked = page.get_by_role("list", name="Ranking").get_by_role("listitem")
             await expect(ranked).to_have_count(3)
             await expect(ranked.filter(has_text=HOSTILE)).to_have_count(1)
-        assert command is not None
-        done = subprocess.run(["bash", "-c", f"{command} -s"], capture_output=True, text=True, timeout=30)
-        assert len(json.loads(done.stdout)["data"]) == 5
 
     eyes.run(scene())
 
 
-def test_a_picture_comes_about_step_by_step_and_can_be_stopped(eyes: Eyes, live: LiveCluster) -> None:
+def ran(name: str, code: str) -> str:
+    """What the snippet prints."""
+    words = ["bash", "-c", f"{code} -s"] if name == "curl" else [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, f"{name}: {code}\n{done.stderr}"
+    return done.stdout
+
+
+#: What is tried, and what each way to say the same prints.
+SNIPPETS = {
+    "embedding": ("Embed", ["curl", "OpenAI (Python)", "cluster (Python)", "Xinference (Python)"]),
+    "rerank": ("Rank", ["curl", "cluster (Python)", "Xinference (Python)"]),
+}
+
+
+@pytest.mark.parametrize("type", SNIPPETS)
+def test_each_snippet_runs_as_it_is_shown_and_answers_as_the_page_does(
+    eyes: Eyes, live: LiveCluster, embedder: str, reranker: str, type: str
+) -> None:
+    button, names = SNIPPETS[type]
+    code: dict[str, str] = {}
+
+    async def scene() -> None:
+        async with eyes.tab() as page:
+            await opened(page, live, "models", embedder if type == "embedding" else reranker)
+            answers = page.expect_response(lambda answer: "/v1/" in answer.url and answer.request.method == "POST")
+            async with answers as answer:
+                await page.get_by_role("button", name=button).click()
+            body = await (await answer.value).json()
+            code["answer"] = str(body["data"][0]["embedding"][0] if type == "embedding" else body["results"][0])
+            await page.get_by_role("link", name="Code").click()
+            shown = page.locator("main section")
+            assert await shown.locator("h2").all_text_contents() == names
+            for name in names:
+                code[name] = await page.get_by_label(name, exact=True).locator("pre").text_content() or ""
+
+    eyes.run(scene())
+    first = code.pop("answer")
+    with ThreadPoolExecutor(len(code)) as threads:
+        for printed in threads.map(ran, code, code.values()):
+            # The number, to as many digits as every client keeps.
+            assert re.search(r"-?\d\.\d{4}", first)[0] in printed
+
+
+def test_a_picture_comes_about_step_by_step_and_can_be_stopped(eyes: Eyes, live: LiveCluster, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "steps")
+
     async def scene(uid: str) -> None:
         async with eyes.tab() as page:
             await opened(page, live, "models", uid)
             await page.get_by_label("Prompt").fill(HOSTILE)
+            await page.evaluate(SOURCES)
             await page.get_by_role("button", name="Draw").click()
             shown = page.locator("main img")
             await expect(shown).to_have_attribute("data-whole", "false")
             await expect(shown).to_have_attribute("data-whole", "true")
             assert await shown.evaluate("image => image.naturalWidth") == 64
-            await page.get_by_label("Steps").fill("100")
+            # Three previews, and the picture.
+            assert await page.evaluate("sources.size") == 4
+            await page.get_by_label("Prompt").fill("endless")
+            await page.get_by_label("Steps").fill("200")
             await page.get_by_role("button", name="Draw").click()
-            await expect(page.get_by_text("of 100")).to_be_visible()
-            await expect(shown).to_have_attribute("data-whole", "false")
+            await expect(page.get_by_text("of 200")).to_be_visible()
             await page.get_by_role("button", name="Stop").click()
             await expect(page.get_by_role("button", name="Draw")).to_be_enabled()
+            await asyncio.to_thread(until, lambda: is_idle(live, uid), within=15)
+            # The step that it was at is the last one.
+            stopped = journal.steps("endless")
+            assert journal.after("endless", 0.5) == stopped < 200
+
+    with painting(live, "page-painter", step_seconds=0.1, journal=str(journal.path)) as uid:
+        eyes.run(scene(uid))
+
+
+def test_a_picture_that_is_begun_comes_though_its_tab_is_closed(eyes: Eyes, live: LiveCluster, tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "steps")
+
+    async def scene(uid: str) -> None:
+        async with eyes.tab() as page:
+            await opened(page, live, "models", uid)
+            await page.get_by_label("Prompt").fill("a lighthouse")
             await page.get_by_label("Steps").fill("20")
             await page.get_by_label("In the background").check()
             await page.get_by_role("button", name="Draw").click()
             await expect(page.get_by_text("of 20")).to_be_visible()
-            await page.reload()
+            await asyncio.to_thread(journal.wait_for, "a lighthouse", 5)
+        async with eyes.tab() as page:
+            await opened(page, live, "requests")
             # Those of other tests are kept for a while as well.
             job = page.get_by_role("region").filter(has=page.get_by_role("link", name=uid))
             await job.get_by_role("button", name="Show").click()
@@ -171,7 +242,7 @@ def test_a_picture_comes_about_step_by_step_and_can_be_stopped(eyes: Eyes, live:
             await job.get_by_role("button", name="Forget").click()
             await expect(job).to_have_count(0)
 
-    with painting(live, "page-painter", step_seconds=0.1) as uid:
+    with painting(live, "page-leaver", step_seconds=0.1, journal=str(journal.path)) as uid:
         eyes.run(scene(uid))
 
 
@@ -195,35 +266,17 @@ def test_the_lines_of_a_page_and_their_places_light_each_other(eyes: Eyes, live:
         eyes.run(scene(uid))
 
 
-def test_while_the_control_plane_restarts_the_page_says_so_and_models_answer(
-    eyes: Eyes, live: LiveCluster, embedder: str
-) -> None:
-    async def scene() -> None:
-        async with eyes.tab() as page:
-            await opened(page, live, "models", embedder)
-            for process in live.named("SupervisorActor"):
-                process.kill()
-            await page.get_by_role("button", name="Embed").click()
-            await expect(page.get_by_text("Nearest are 1 and 2")).to_be_visible()
-            banner = page.get_by_text("The control plane restarts")
-            await expect(banner).to_be_visible()
-            await expect(line(page)).to_have_text("Live")
-            await page.evaluate("location.hash = '#/models'")
-            await expect(row(page, embedder)).to_contain_text("READY", timeout=30_000)
-            await expect(banner).to_have_count(0, timeout=30_000)
-
-    eyes.run(scene())
-
-
 def test_an_answer_comes_word_by_word_and_can_be_stopped(eyes: Eyes, live: LiveCluster, talker: str) -> None:
     async def scene() -> None:
         async with eyes.tab() as page:
             await opened(page, live, "models", talker)
             said = page.get_by_role("list", name="Conversation").get_by_role("listitem")
+            await page.get_by_label("Tokens").fill("12")
             await page.get_by_label("Message").fill("Say a word.")
             await page.keyboard.press("Enter")
             await expect(page.get_by_text("a second")).to_be_visible(timeout=30_000)
             assert await said.last.text_content()
+            await page.get_by_label("Tokens").fill("")
             await page.get_by_label("Message").fill(f"Tell a very long story of {HOSTILE}.")
             await page.keyboard.press("Enter")
             await expect(said).to_have_count(4)

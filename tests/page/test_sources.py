@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live import ROOT
+from tests.page.journeys import JOURNEYS
 
 PAGE = ROOT / "page"
 SOURCES = sorted(path for path in (PAGE / "src").rglob("*.ts*"))
@@ -42,6 +43,13 @@ def test_no_component_is_long() -> None:
     components = [part for path in SOURCES for part in COMPONENT.findall(path.read_text())]
     assert len(components) > 30
     assert max(components, key=lambda part: part.count("\n")).count("\n") < 80
+
+
+def test_each_journey_names_tests_that_there_are() -> None:
+    written = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = [test for tests in JOURNEYS.values() for test in tests]
+    assert len(JOURNEYS) == 20
+    assert [test for test in named if f"def {test}(" not in written] == []
 
 
 def npm() -> str:

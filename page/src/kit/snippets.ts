@@ -56,3 +56,51 @@ export function openaiOf({ origin, path, body }: Request): string | null {
     `print(${method[1]})`,
   ].join("\n");
 }
+
+/** What the handles of our own client and of Xinference's call it; both have it under the same name. */
+const METHODS: Readonly<Record<string, string>> = {
+  "/v1/embeddings": "create_embedding",
+  "/v1/rerank": "rerank",
+  "/v1/chat/completions": "chat",
+  "/v1/images/generations": "text_to_image",
+  "/v1/images/ocr": "ocr",
+  "/classify": "classify",
+};
+/** Those of Xinference's client that take the same arguments by name, and the one for what they do not name. */
+const XINFERENCE: Readonly<Record<string, readonly string[]>> = {
+  "/v1/embeddings": ["input"],
+  "/v1/rerank": ["query", "documents"],
+  "/v1/chat/completions": ["messages"],
+  "/v1/images/generations": ["prompt", "size", "num_inference_steps", "seed", "negative_prompt"],
+};
+const STREAMING = ["stream", "stream_options", "partial_images", "request_id"];
+
+function handleCall({ origin, path, body }: Request, client: readonly string[], fields: readonly [string, unknown][]): string {
+  return [
+    "import os",
+    "",
+    client[0],
+    "",
+    `client = ${client[1]}(${JSON.stringify(origin)}, api_key=os.environ.get("CLUSTER_API_KEY"))`,
+    `model = client.get_model(${JSON.stringify(body.model)})`,
+    `answer = model.${METHODS[path]}(`,
+    ...fields.map(([name, value]) => `    ${name}=${pythonOf(value)},`),
+    ")",
+    "print(answer)",
+  ].join("\n");
+}
+
+const plainFields = (body: Request["body"]): [string, unknown][] =>
+  Object.entries(body).filter(([name]) => name !== "model" && !STREAMING.includes(name));
+
+export function clusterOf(request: Request): string | null {
+  if (!Object.hasOwn(METHODS, request.path)) return null;
+  return handleCall(request, ["from cluster import Client", "Client"], plainFields(request.body));
+}
+
+export function xinferenceOf(request: Request): string | null {
+  const known = Object.hasOwn(XINFERENCE, request.path) ? XINFERENCE[request.path] : undefined;
+  if (known === undefined) return null;
+  const fields = plainFields(request.body).filter(([name]) => known.includes(name));
+  return handleCall(request, ["from xinference_client import RESTfulClient", "RESTfulClient"], fields);
+}

@@ -1,7 +1,7 @@
 /** The code that calls a model: of the last request that was tried here, or of an example. */
 import type { JSX } from "preact";
 import { Code } from "../kit/parts";
-import { curlOf, openaiOf, type Request } from "../kit/snippets";
+import { clusterOf, curlOf, openaiOf, xinferenceOf, type Request } from "../kit/snippets";
 import { urlOf } from "../server/call";
 import type { LiveModel } from "../server/shapes";
 import { lastSent, type Sent } from "../try/call";
@@ -28,19 +28,23 @@ export function Calls({ model }: { model: LiveModel }): JSX.Element {
   const say = words().code;
   const sent = lastSent.value.get(model.uid) ?? exampleOf(model);
   const request: Request = { origin: urlOf("/").replace(/\/$/, ""), ...sent };
-  const openai = openaiOf(request);
+  const all: readonly (readonly [string, string | null])[] = [
+    ["curl", curlOf(request)],
+    ["OpenAI (Python)", openaiOf(request)],
+    ["cluster (Python)", clusterOf(request)],
+    ["Xinference (Python)", xinferenceOf(request)],
+  ];
   return (
     <div class="stack">
       <p class="dim">{lastSent.value.has(model.uid) ? say.last : say.example}</p>
-      <section class="stack tight">
-        <h2>curl</h2>
-        <Code text={curlOf(request)} />
-      </section>
-      {openai !== null && (
-        <section class="stack tight">
-          <h2>OpenAI (Python)</h2>
-          <Code text={openai} />
-        </section>
+      {all.map(
+        ([name, text]) =>
+          text !== null && (
+            <section key={name} class="stack tight" aria-label={name}>
+              <h2>{name}</h2>
+              <Code text={text} />
+            </section>
+          ),
       )}
     </div>
   );

@@ -1,8 +1,9 @@
 /** What happened to a model, and what its workers wrote. */
 import type { JSX } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useAnswer } from "../kit/answer";
 import { day } from "../kit/format";
+import { LINE_PX, sightOf } from "../kit/lines";
 import { ErrorNote, State, Waiting, type Kind } from "../kit/parts";
 import { inPath } from "../server/call";
 import type { EventRow, LiveModel } from "../server/shapes";
@@ -35,7 +36,8 @@ export function Events({ model }: { model: LiveModel }): JSX.Element {
 }
 
 const FOLLOW_MS = 2000;
-const LINES = 500;
+/** As many as the server tells at once. */
+const LINES = 10_000;
 /** Colours and other orders to a terminal. */
 const ORDERS = /\u001b\[[0-9;?]*[ -/]*[@-~]/g;
 const IS_BAD = /\b(ERROR|CRITICAL|Traceback|[A-Z]\w*Error)\b/;
@@ -51,8 +53,8 @@ export function Logs({ model }: { model: LiveModel }): JSX.Element {
     const timer = setInterval(() => document.hidden || setTurn((last) => last + 1), FOLLOW_MS);
     return () => clearInterval(timer);
   }, [follows]);
-  const lines = (value?.lines ?? []).map((line) => line.replace(ORDERS, ""));
-  const shown = lines.filter((line) => line.toLowerCase().includes(wanted.toLowerCase()));
+  const lines = useMemo(() => (value?.lines ?? []).map((line) => line.replace(ORDERS, "")), [value]);
+  const shown = useMemo(() => lines.filter((line) => line.toLowerCase().includes(wanted.toLowerCase())), [lines, wanted]);
   return (
     <div class="stack tight">
       <div class="row">
@@ -78,17 +80,27 @@ export function Logs({ model }: { model: LiveModel }): JSX.Element {
 
 function Lines({ lines, follows }: { lines: readonly string[]; follows: boolean }): JSX.Element {
   const box = useRef<HTMLPreElement>(null);
+  const [top, setTop] = useState(0);
   const last = lines.at(-1);
   useEffect(() => {
     if (follows && box.current) box.current.scrollTop = box.current.scrollHeight;
   }, [last, lines.length, follows]);
+  const sight = sightOf(top, box.current?.clientHeight ?? 0, lines.length);
   return (
-    <pre class="log" ref={box} tabIndex={0} aria-label={words().model.tabs.logs}>
-      {lines.map((line, place) => (
-        <div key={place} class={IS_BAD.test(line) ? "bad" : undefined}>
-          {line}
-        </div>
-      ))}
+    <pre
+      class="log"
+      ref={box}
+      tabIndex={0}
+      aria-label={words().model.tabs.logs}
+      onScroll={(event) => setTop(event.currentTarget.scrollTop)}
+    >
+      <div style={{ height: `${LINE_PX * lines.length}px`, paddingTop: `${LINE_PX * sight.first}px` }}>
+        {lines.slice(sight.first, sight.last).map((line, place) => (
+          <div key={sight.first + place} class={IS_BAD.test(line) ? "bad" : undefined}>
+            {line}
+          </div>
+        ))}
+      </div>
     </pre>
   );
 }

@@ -6,8 +6,8 @@ import { bodyOf, fieldsOf, textOf, type Field, type Schema } from "../kit/form";
 import { Fields, type Texts } from "../kit/fields";
 import { go, hrefOf } from "../kit/route";
 import { ErrorNote, Waiting } from "../kit/parts";
-import { post } from "../server/call";
-import type { LaunchOptions } from "../server/shapes";
+import { messageOf, post } from "../server/call";
+import type { CatalogueRow, LaunchOptions } from "../server/shapes";
 import { words } from "../words";
 import { PlanPane } from "./plan";
 
@@ -26,8 +26,26 @@ export function LaunchForm({ type, name }: { type: string; name: string }): JSX.
       </p>
       <h1 class="name">{words().launch.launching(name)}</h1>
       <ErrorNote error={error} />
+      {error !== null && <Nearest type={type} message={messageOf(error)} />}
       {value !== null ? <Form options={value} /> : error === null && <Waiting />}
     </div>
+  );
+}
+
+/** The models that the server names where there is none of the name that somebody typed. */
+function Nearest({ type, message }: { type: string; message: string }): JSX.Element {
+  const rows = useAnswer<readonly CatalogueRow[]>("/v1/catalog").value ?? [];
+  const named = message.split(/[\s,;]+/).map((word) => word.replace(/[.']+$/, ""));
+  return (
+    <p class="row">
+      {rows
+        .filter((row) => row.type === type && named.includes(row.name))
+        .map((row) => (
+          <a key={row.name} href={hrefOf("launch", type, row.name)}>
+            {row.name}
+          </a>
+        ))}
+    </p>
   );
 }
 

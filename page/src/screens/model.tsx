@@ -6,6 +6,7 @@ import { Confirm, ErrorNote, State, Waiting, type Question } from "../kit/parts"
 import { kindOf, rests } from "../kit/states";
 import { inPath, send } from "../server/call";
 import { fleet, hasLoaded } from "../server/live";
+import { may } from "../server/me";
 import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { Events, Logs } from "./history";
@@ -73,19 +74,21 @@ function Head({ model }: { model: LiveModel }): JSX.Element {
           <h1 class="name">{model.uid}</h1>
           {model.state === "READY" && <State kind={kindOf(model.state)}>{model.state}</State>}
         </div>
-        <div class="row end">
-          <Scale model={model} />
-          <Rest model={model} />
-          <button class="danger" onClick={() => setQuestion(terminating(model, () => go("models")))}>
-            {say.terminate}
-          </button>
-        </div>
+        {may("launch") && (
+          <div class="row end">
+            <Scale model={model} />
+            <Rest model={model} />
+            <button class="danger" onClick={() => setQuestion(terminating(model, () => go("models")))}>
+              {say.terminate}
+            </button>
+          </div>
+        )}
       </div>
       <p class="dim name">
         {model.type} · {model.name}
       </p>
       {model.state !== "READY" && <How model={model} />}
-      <Bounds model={model} />
+      {may("launch") && <Bounds model={model} />}
       {question && <Confirm question={question} onClose={() => setQuestion(null)} />}
     </div>
   );

@@ -7,10 +7,12 @@ import { Bar, Confirm, State, Waiting, type Question } from "../kit/parts";
 import { claimed, kindOf, loadingOf } from "../kit/states";
 import { inPath, send } from "../server/call";
 import { fleet, hasLoaded, models } from "../server/live";
+import { may } from "../server/me";
 import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { Model } from "./model";
 import { ReplicaCount } from "./scale";
+import { declarationOf, offer } from "./undo";
 
 export function Models({ rest }: { rest: readonly string[] }): JSX.Element {
   const [uid, tab] = rest;
@@ -28,9 +30,11 @@ function List(): JSX.Element {
           {models.value.length > 0 && <span class="dim">{say.ready(ready, models.value.length)}</span>}
           <Claimed />
         </div>
-        <a class="button primary" href={hrefOf("launch")}>
-          {say.launch}
-        </a>
+        {may("launch") && (
+          <a class="button primary" href={hrefOf("launch")}>
+            {say.launch}
+          </a>
+        )}
       </div>
       {!hasLoaded.value ? <Waiting /> : models.value.length === 0 ? <None /> : <Table />}
     </div>
@@ -110,9 +114,11 @@ function Row({ model, onAsk }: { model: LiveModel; onAsk: (question: Question) =
       <td class="number wide">{claimed(model) ? bytes(claimed(model)) : "–"}</td>
       <td class="number wide">{model.created ? duration(Date.now() / 1000 - model.created) : "–"}</td>
       <td class="number wide">
-        <button class="quiet" onClick={() => onAsk(terminating(model))} aria-label={words().model.terminateLabel(model.uid)}>
-          {words().model.terminate}
-        </button>
+        {may("launch") && (
+          <button class="quiet" onClick={() => onAsk(terminating(model))} aria-label={words().model.terminateLabel(model.uid)}>
+            {words().model.terminate}
+          </button>
+        )}
       </td>
     </tr>
   );
@@ -126,7 +132,9 @@ export function terminating({ uid, state }: LiveModel, done: () => void = () => 
     text: isLoading ? say.cancelText : say.terminateText,
     act: isLoading ? say.cancel : say.terminate,
     run: async () => {
+      const declaration = await declarationOf(uid);
       await send("DELETE", `/v1/models/${inPath(uid)}`);
+      if (declaration !== null) offer(uid, declaration);
       done();
     },
   };

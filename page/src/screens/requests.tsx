@@ -88,7 +88,7 @@ type Result = { readonly data?: readonly { readonly b64_json?: string }[]; reado
 function Shown({ result }: { result: Result }): JSX.Element {
   const format = ["png", "jpeg", "webp"].find((each) => each === result.output_format) ?? "png";
   const sources = (result.data ?? []).flatMap((each) => (each.b64_json ? [`data:image/${format};base64,${each.b64_json}`] : []));
-  if (sources.length === 0) return <pre class="log">{typeof result === "string" ? result : (result.text ?? JSON.stringify(result, null, 1))}</pre>;
+  if (sources.length === 0) return <pre class="log wrapped">{typeof result === "string" ? result : (result.text ?? JSON.stringify(result, null, 1))}</pre>;
   return (
     <div class="pictures">
       {sources.map((source) => (

@@ -2,6 +2,7 @@
 import { computed, signal } from "@preact/signals";
 import { callCell, get, urlOf } from "./call";
 import { amended, NOTHING, type Cells, type Fleet } from "./changes";
+import { learn } from "./me";
 import type { LiveChange } from "./shapes";
 
 /** `closed`: the server asks for a key that the page does not have. */
@@ -42,6 +43,7 @@ export function take(data: string): void {
 function hear(): void {
   heardAt.value = Date.now();
   if (link.value === "lost") returns.value += 1;
+  if (link.value !== "live") learn();
   link.value = "live";
 }
 

@@ -18,6 +18,7 @@ type Chunk = {
 export function Chat({ model }: { model: LiveModel }): JSX.Element {
   const say = words().try;
   const [system, setSystem] = useState("");
+  const [most, setMost] = useState("");
   const [messages, setMessages] = useState<readonly Message[]>([]);
   const [tokens, setTokens] = useState<number | null>(null);
   const run = useRun();
@@ -27,7 +28,7 @@ export function Chat({ model }: { model: LiveModel }): JSX.Element {
     if (content === "" || run.isBusy) return;
     event.currentTarget.reset();
     const said: Message[] = [...messages, { role: "user", content }];
-    const body = bodyOf(model.uid, system, said);
+    const body = bodyOf(model.uid, system, said, Number(most));
     note(model.uid, { path: PATH, body });
     setTokens(null);
     run.begin((signal) => answer(body, signal, (text) => setMessages([...said, { role: "assistant", content: text }]), setTokens));
@@ -35,10 +36,16 @@ export function Chat({ model }: { model: LiveModel }): JSX.Element {
   };
   return (
     <div class="stack">
-      <label class="field">
-        <span>{say.system}</span>
-        <input value={system} onInput={(event) => setSystem(event.currentTarget.value)} />
-      </label>
+      <div class="row end">
+        <label class="field grow">
+          <span>{say.system}</span>
+          <input value={system} onInput={(event) => setSystem(event.currentTarget.value)} />
+        </label>
+        <label class="field short">
+          <span>{say.mostTokens}</span>
+          <input type="number" min={1} value={most} onInput={(event) => setMost(event.currentTarget.value)} />
+        </label>
+      </div>
       <ol class="stack" aria-label={say.conversation} aria-live="polite">
         {messages.map((message, place) => (
           <li key={place} class="bubble" data-role={message.role}>
@@ -64,9 +71,10 @@ function speed(tokens: number | null, seconds: number | null): string {
   return tokens === null || seconds === null ? "" : words().try.speed(tokens, tokens / Math.max(seconds, 0.001));
 }
 
-function bodyOf(model: string, system: string, said: readonly Message[]): Record<string, unknown> {
+function bodyOf(model: string, system: string, said: readonly Message[], most: number): Record<string, unknown> {
   const first: Message[] = system ? [{ role: "system", content: system }] : [];
-  return { model, messages: [...first, ...said], stream: true, stream_options: { include_usage: true } };
+  const limit = most > 0 ? { max_tokens: most } : {};
+  return { model, messages: [...first, ...said], ...limit, stream: true, stream_options: { include_usage: true } };
 }
 
 async function answer(

@@ -1,5 +1,7 @@
 /** Every sentence of the page. Another language has the same ones, or it does not compile. */
 
+import { launchEn } from "./en_launch";
+import { modelEn } from "./en_model";
 import { tryEn } from "./en_try";
 import { many } from "./many";
 
@@ -10,8 +12,6 @@ const MARKS: Readonly<Record<string, readonly [string, string]>> = {
 };
 
 const NODE_STATES: Readonly<Record<string, string>> = { ready: "ready", cordoned: "closed", draining: "draining" };
-
-const LEVELS: Readonly<Record<string, string>> = { INFO: "all", WARNING: "warnings and errors", ERROR: "errors" };
 
 export const en = {
   skip: "Skip to the content",
@@ -41,93 +41,6 @@ export const en = {
   },
   nodeState: (state: string): string => NODE_STATES[state] ?? state,
   palette: { title: "Go to a screen or a model", hint: "Ctrl-K" },
-  models: {
-    title: "Models",
-    launch: "Launch a model",
-    ready: (ready: number, all: number): string => `${ready} of ${all} ready`,
-    none: "No model is launched.",
-    noneHelp: "Two small ones to begin with, which are there without a download:",
-    model: "Model",
-    type: "Type",
-    state: "State",
-    replicas: "Replicas",
-    memory: "Memory",
-    age: "Age",
-  },
-  model: {
-    back: "All models",
-    gone: "There is no model of this name any more.",
-    sleep: "Let it sleep",
-    wake: "Wake it",
-    terminate: "Terminate",
-    terminateLabel: (uid: string): string => `Terminate ${uid}`,
-    terminateTitle: (uid: string): string => `Terminate ${uid}?`,
-    terminateText: "Requests under way are finished; later ones are refused. Its weights stay on the disk.",
-    cancel: "Cancel the launch",
-    cancelTitle: (uid: string): string => `Cancel the launch of ${uid}?`,
-    cancelText: "It is not wanted any more then. What was downloaded stays on the disk.",
-    tabs: { try: "Try", replicas: "Replicas", logs: "Logs", events: "Events", code: "Code" },
-  },
-  scale: {
-    replicas: "Replicas",
-    count: (count: number): string => many(count, "replica"),
-    within: (count: string, min: number, max: number): string => `${count} of ${min}–${max}`,
-    fewer: "One replica less",
-    more: "One replica more",
-    follow: "Follow the load",
-    followNot: "It has as many replicas as were asked for, whatever waits for it.",
-    nothingYet: "The load has not changed their number yet.",
-    min: "At least",
-    max: "At most",
-    set: "Set the bounds",
-    help: "More replicas come where requests wait, and go where they do not. With 0 it may sleep; two equal bounds fix the number.",
-  },
-  replicas: {
-    title: "Replicas",
-    none: "No worker runs.",
-    replica: "Replica",
-    state: "State",
-    node: "Node",
-    memory: "Memory",
-    process: "Process",
-    restarts: "Restarts",
-    age: "Age",
-    cards: (cards: string): string => `card ${cards}`,
-    restart: "Restart",
-    restartTitle: (uid: string): string => `Restart ${uid}?`,
-    restartText: "New processes take the place of these, one by one where both have no room. Requests are answered meanwhile.",
-  },
-  events: {
-    title: "Events",
-    none: "Nothing has happened yet.",
-    time: "Time",
-    level: "Level",
-    from: (level: string): string => LEVELS[level] ?? level,
-    model: "Model",
-    all: "all, and the cluster itself",
-    cluster: "the cluster",
-    event: "Event",
-    older: "Older ones",
-  },
-  logs: {
-    follow: "Follow",
-    search: "Search the lines",
-    count: (shown: number, all: number): string => (shown === all ? many(all, "line") : `${shown} of ${many(all, "line")}`),
-  },
-  code: {
-    last: "The last request that you tried, as code.",
-    example: "An example; after a request on Try it is that one.",
-  },
-  requests: {
-    title: "Requests",
-    help: "What goes on in the background, whether a page is open or not; with keys, yours.",
-    none: "Nothing is under way in the background. A picture or a document can be sent there from Try.",
-    since: (age: string): string => `${age} ago`,
-    show: "Show",
-    forget: "Forget",
-    step: (step: number, steps: number): string => `step ${step} of ${steps}`,
-    left: (time: string): string => `${time} left`,
-  },
   nodes: {
     title: "Nodes",
     count: (count: number): string => many(count, "machine"),
@@ -177,39 +90,6 @@ export const en = {
     forgetTitle: (name: string): string => `Unregister ${name}?`,
     forgetText: "It cannot be launched by its name any more. What is launched goes on, and its weights stay on the disk.",
   },
-  launch: {
-    title: "Launch a model",
-    search: "Search the catalogue",
-    type: "Type",
-    all: "All",
-    none: "No model of the catalogue has these words.",
-    model: "Model",
-    weights: "Weights",
-    tokens: "Tokens",
-    licence: "Licence",
-    runs: "runs",
-    needs: (what: string): string => `Needs ${what}, which is not installed.`,
-    back: "Catalogue",
-    launching: (name: string): string => `Launch ${name}`,
-    launch: "Launch",
-    usual: "as usual",
-    more: "More options",
-    family: (type: string): string => `Options of ${type} models`,
-    options: (count: number): string => many(count, "option"),
-  },
-  plan: {
-    title: "Plan",
-    fits: "fits",
-    fitsNot: "does not fit",
-    of: (needed: string, room: string): string => `${needed} of ${room}`,
-    card: "Of its card",
-    memory: "Main memory",
-    room: "There is",
-    where: "On",
-    smaller: "It takes less with",
-    activation: "while computing",
-    fixed: "the process itself",
-  },
   keys: {
     title: "Keys",
     keep: "Keep it: it is not shown again.",
@@ -245,5 +125,7 @@ export const en = {
     schemes: { system: "as the system", light: "light", dark: "dark" },
     logOut: "Log out",
   },
+  ...modelEn,
+  ...launchEn,
   try: tryEn,
 };

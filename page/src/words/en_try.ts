@@ -26,6 +26,7 @@ export const tryEn = {
   opinions: "What a wonderful day!\nThe train is late again.",
   classify: "Classify",
   system: "System prompt",
+  mostTokens: "Tokens",
   conversation: "Conversation",
   message: "Message",
   hello: "Why is the sky blue?",

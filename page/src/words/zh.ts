@@ -1,4 +1,6 @@
 import type { Words } from "./index";
+import { launchZh } from "./zh_launch";
+import { modelZh } from "./zh_model";
 import { tryZh } from "./zh_try";
 
 const MARKS: Readonly<Record<string, readonly [string, string]>> = {
@@ -8,8 +10,6 @@ const MARKS: Readonly<Record<string, readonly [string, string]>> = {
 };
 
 const NODE_STATES: Readonly<Record<string, string>> = { ready: "就绪", cordoned: "已关闭", draining: "迁空中" };
-
-const LEVELS: Readonly<Record<string, string>> = { INFO: "全部", WARNING: "警告和错误", ERROR: "错误" };
 
 export const zh: Words = {
   skip: "跳到内容",
@@ -39,93 +39,6 @@ export const zh: Words = {
   },
   nodeState: (state) => NODE_STATES[state] ?? state,
   palette: { title: "前往页面或模型", hint: "Ctrl-K" },
-  models: {
-    title: "模型",
-    launch: "启动模型",
-    ready: (ready, all) => `${all} 个中 ${ready} 个就绪`,
-    none: "还没有启动任何模型。",
-    noneHelp: "可以从这两个小模型开始，它们无需下载：",
-    model: "模型",
-    type: "类型",
-    state: "状态",
-    replicas: "副本",
-    memory: "内存",
-    age: "时长",
-  },
-  model: {
-    back: "全部模型",
-    gone: "已经没有这个名称的模型。",
-    sleep: "休眠",
-    wake: "唤醒",
-    terminate: "终止",
-    terminateLabel: (uid) => `终止 ${uid}`,
-    terminateTitle: (uid) => `终止 ${uid}？`,
-    terminateText: "正在处理的请求会完成，之后的请求会被拒绝。权重保留在磁盘上。",
-    cancel: "取消启动",
-    cancelTitle: (uid) => `取消启动 ${uid}？`,
-    cancelText: "不再需要该模型。已下载的内容保留在磁盘上。",
-    tabs: { try: "试用", replicas: "副本", logs: "日志", events: "事件", code: "代码" },
-  },
-  scale: {
-    replicas: "副本",
-    count: (count) => `${count} 个副本`,
-    within: (count, min, max) => `${count}（${min}–${max}）`,
-    fewer: "减少一个副本",
-    more: "增加一个副本",
-    follow: "跟随负载",
-    followNot: "副本数量固定为所要求的数量，与等待的请求无关。",
-    nothingYet: "负载还没有改变副本数量。",
-    min: "最少",
-    max: "最多",
-    set: "设置范围",
-    help: "请求等待时增加副本，不等待时减少。最少为 0 时可以休眠；两者相等则数量固定。",
-  },
-  replicas: {
-    title: "副本",
-    none: "没有正在运行的工作进程。",
-    replica: "副本",
-    state: "状态",
-    node: "节点",
-    memory: "内存",
-    process: "进程",
-    restarts: "重启次数",
-    age: "时长",
-    cards: (cards) => `显卡 ${cards}`,
-    restart: "重启",
-    restartTitle: (uid) => `重启 ${uid}？`,
-    restartText: "新进程会取代现有进程；空间不足时逐个替换。期间请求照常得到响应。",
-  },
-  events: {
-    title: "事件",
-    none: "还没有任何事件。",
-    time: "时间",
-    level: "级别",
-    from: (level) => LEVELS[level] ?? level,
-    model: "模型",
-    all: "全部，包括集群本身",
-    cluster: "集群",
-    event: "事件",
-    older: "更早的事件",
-  },
-  logs: {
-    follow: "跟随",
-    search: "搜索日志",
-    count: (shown, all) => (shown === all ? `${all} 行` : `${all} 行中的 ${shown} 行`),
-  },
-  code: {
-    last: "最近一次试用的请求，写成代码。",
-    example: "示例；试用之后显示那次请求。",
-  },
-  requests: {
-    title: "请求",
-    help: "在后台进行的工作，无论页面是否打开；使用密钥时只显示你的。",
-    none: "后台没有任务。可以在“试用”中把图片或文档放到后台。",
-    since: (age) => `${age} 前`,
-    show: "显示",
-    forget: "清除",
-    step: (step, steps) => `第 ${step} 步，共 ${steps} 步`,
-    left: (time) => `剩余 ${time}`,
-  },
   nodes: {
     title: "节点",
     count: (count) => `${count} 台机器`,
@@ -174,39 +87,6 @@ export const zh: Words = {
     forgetTitle: (name) => `取消注册 ${name}？`,
     forgetText: "之后不能再用此名称启动它。已启动的继续运行，权重保留在磁盘上。",
   },
-  launch: {
-    title: "启动模型",
-    search: "搜索目录",
-    type: "类型",
-    all: "全部",
-    none: "目录中没有符合这些词的模型。",
-    model: "模型",
-    weights: "权重",
-    tokens: "词元",
-    licence: "许可证",
-    runs: "运行中",
-    needs: (what) => `需要 ${what}，尚未安装。`,
-    back: "目录",
-    launching: (name) => `启动 ${name}`,
-    launch: "启动",
-    usual: "默认",
-    more: "更多选项",
-    family: (type) => `${type} 模型的选项`,
-    options: (count) => `${count} 项`,
-  },
-  plan: {
-    title: "计划",
-    fits: "放得下",
-    fitsNot: "放不下",
-    of: (needed, room) => `${room} 中的 ${needed}`,
-    card: "显存",
-    memory: "主内存",
-    room: "可用",
-    where: "位置",
-    smaller: "这样占用更少",
-    activation: "计算时",
-    fixed: "进程本身",
-  },
   keys: {
     title: "密钥",
     keep: "请妥善保存，之后不再显示。",
@@ -242,5 +122,7 @@ export const zh: Words = {
     schemes: { system: "跟随系统", light: "浅色", dark: "深色" },
     logOut: "退出登录",
   },
+  ...modelZh,
+  ...launchZh,
   try: tryZh,
 };

@@ -24,6 +24,7 @@ export const tryZh: Words["try"] = {
   opinions: "今天真是美好的一天！\n火车又晚点了。",
   classify: "分类",
   system: "系统提示词",
+  mostTokens: "词元上限",
   conversation: "对话",
   message: "消息",
   hello: "天空为什么是蓝色的？",

@@ -1,0 +1,48 @@
+/** The sentences of launches and of requests. */
+import { many } from "./many";
+
+export const launchEn = {
+  requests: {
+    title: "Requests",
+    help: "What goes on in the background, whether a page is open or not; with keys, yours.",
+    none: "Nothing is under way in the background. A picture or a document can be sent there from Try.",
+    since: (age: string): string => `${age} ago`,
+    show: "Show",
+    forget: "Forget",
+    step: (step: number, steps: number): string => `step ${step} of ${steps}`,
+    left: (time: string): string => `${time} left`,
+  },
+  launch: {
+    title: "Launch a model",
+    search: "Search the catalogue",
+    type: "Type",
+    all: "All",
+    none: "No model of the catalogue has these words.",
+    model: "Model",
+    weights: "Weights",
+    tokens: "Tokens",
+    licence: "Licence",
+    runs: "runs",
+    needs: (what: string): string => `Needs ${what}, which is not installed.`,
+    back: "Catalogue",
+    launching: (name: string): string => `Launch ${name}`,
+    launch: "Launch",
+    usual: "as usual",
+    more: "More options",
+    family: (type: string): string => `Options of ${type} models`,
+    options: (count: number): string => many(count, "option"),
+  },
+  plan: {
+    title: "Plan",
+    fits: "fits",
+    fitsNot: "does not fit",
+    of: (needed: string, room: string): string => `${needed} of ${room}`,
+    card: "Of its card",
+    memory: "Main memory",
+    room: "There is",
+    where: "On",
+    smaller: "It takes less with",
+    activation: "while computing",
+    fixed: "the process itself",
+  },
+};
