@@ -268,7 +268,7 @@ class Fleet:
             return FleetPlan()
         uids, self.workers.unplanned = self.workers.unplanned, set()
         plan = reconcile(
-            {uid: wanted for uid, wanted in self.wanted.items() if uid in uids and uid not in self.resting.asleep},
+            self.resting.awake(self.wanted, uids, now),
             [worker for uid in sorted(uids) for worker in self.workers.of(uid)],
             self.room(),
             now=now,

@@ -13,7 +13,7 @@ from cluster.control.fitting import room_for
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, LEAVES, LOADS, RESTS, WORKS, WorkerRecord
 from cluster.control.placement import Demand, NoRoom, demand_of
-from cluster.control.reconcile import Waiting
+from cluster.control.reconcile import FleetPlan, Waiting
 from cluster.control.rescaling import extra_workers, is_served
 from cluster.control.room import Room
 from cluster.errors import DoesNotFit
@@ -31,6 +31,8 @@ UNUSED = 0.01
 #: Nodes that are looked at for one model, and models for which room is made at once.
 MOST_NODES = 64
 MOST_WAITING = 16
+#: Models that are looked at for those: for some of them nobody could give way.
+MOST_LOOKED_AT = 64
 
 
 #: What the process of a model takes that dozes, as long as it never did.
@@ -78,27 +80,35 @@ class Way:
     ending: tuple[str, ...] = ()
 
 
-def ways_of(fleet: Fleet, now: float) -> dict[str, Way]:
+def ways_of(fleet: Fleet, now: float, plan: FleetPlan) -> dict[str, Way]:
     """For the models that wait for room, in the order in which they began to wait. What is promised to one is not
-    promised to the next."""
+    promised to the next. `plan`: what is about to be started."""
     waiting = [uid for uid, why in fleet.waiting.items() if why.code == DoesNotFit.code() and uid in fleet.wanted]
     # What a load brings about beyond what a model must have drives nobody away.
     waiting = [uid for uid in waiting if not is_served(fleet, fleet.wanted[uid])]
     if not waiting or not fleet.settings.make_room:
         return {}
     waiting.sort(key=lambda uid: fleet.resting.woken.get(uid, now))
-    search = _Search(fleet, now)
-    ways = {uid: search.way_of(fleet.wanted[uid]) for uid in waiting[:MOST_WAITING]}
-    return {uid: way for uid, way in ways.items() if way.reason}
+    search, ways = _Search(fleet, now, plan), dict[str, Way]()
+    for number, uid in enumerate(waiting[:MOST_LOOKED_AT]):
+        if len(ways) == MOST_WAITING:
+            # For whom nobody could ever give way shows when it is its turn.
+            return ways | {
+                later: Way(reason="waits for its turn: other models wait for longer") for later in waiting[number:]
+            }
+        if (way := search.way_of(fleet.wanted[uid])).reason:
+            ways[uid] = way
+    return ways
 
 
 class _Search:
     """Looks at each model once, however many wait."""
 
-    def __init__(self, fleet: Fleet, now: float) -> None:
+    def __init__(self, fleet: Fleet, now: float, plan: FleetPlan) -> None:
         self._fleet = fleet
         self._now = now
         self._room = fleet.room()
+        self._coming = _coming(fleet, plan, self._room)
         self._leaving = _leaving(fleet)
         #: Those that may give way now or later, to whoever is in a hurry or not, and doze for it or not.
         self._guests: dict[tuple[bool, bool, bool], Guests] = {}
@@ -159,6 +169,7 @@ class _Search:
         key = (is_urgent, is_now, dozes)
         if key not in self._guests:
             guests = guests_of(self._fleet, self._now if is_now else None, is_urgent, dozes)
+            guests += () if is_now else self._coming
             self._guests[key] = by_node([*guests, *dozing_guests_of(self._fleet, self._now)])
         every = self._guests[key]
         if not any(worker.state in RESTS for worker in self._fleet.workers.of(uid)):
@@ -321,6 +332,20 @@ def _cheapest(demand: Demand, room: Room, node: str, present: Sequence[Guest]) -
 
 def _size(claims: Iterable[Claim]) -> int:
     return sum(claim.memory_bytes + claim.card_bytes for claim in claims)
+
+
+def _coming(fleet: Fleet, plan: FleetPlan, room: Room) -> list[Guest]:
+    """Takes the room of what is about to be started, which may give way when it has served."""
+    coming = []
+    for start in plan.start:
+        room.take(start.name.uid, start.placement)
+        coming.append(Guest(start.name.uid, ((start.placement.node, start.placement.claim),), 0.0))
+    for worker in plan.rouse:
+        claim = worker.whole_claim or worker.claim
+        room.give_back(worker.node, worker.claim)
+        room.claim_more(worker.node, claim)
+        coming.append(Guest(worker.name.uid, ((worker.node, claim),), 0.0))
+    return [guest for guest in coming if not fleet.wanted[guest.uid].spec.pinned]
 
 
 def _leaving(fleet: Fleet) -> dict[str, list[Claim]]:

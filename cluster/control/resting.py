@@ -7,7 +7,7 @@ for it wakes it. Pure: time is passed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -141,6 +141,12 @@ class Resting:
         self.woken[uid] = now
         self.use(uid, now)
         return True
+
+    def awake(self, wanted: Mapping[str, Wanted], uids: Collection[str], now: float) -> dict[str, Wanted]:
+        """Those of `uids` that do not sleep. Who has waited longest for it comes first, to take the room that others
+        have left."""
+        awake = [uid for uid in wanted if uid in uids and uid not in self.asleep]
+        return {uid: wanted[uid] for uid in sorted(awake, key=lambda uid: self.woken.get(uid, now))}
 
     def forget(self, uid: str) -> None:
         self._end_waking(uid)

@@ -107,7 +107,7 @@ class Sleeping:
         return plan
 
     def _make_room(self, plan: FleetPlan, now: float) -> None:
-        ways = ways_of(self._fleet, now)
+        ways = ways_of(self._fleet, now, plan)
         tell_ways(self._fleet, ways)
         # One that serves on several nodes may give way to several.
         for yielding in dict.fromkeys(uid for way in ways.values() for uid in way.yielding):

@@ -7,6 +7,7 @@ import pytest
 from cluster import errors
 from cluster.control.fleet import Fleet
 from cluster.control.making_room import tell_ways, ways_of
+from cluster.control.reconcile import FleetPlan
 from cluster.control.rescaling import follow, give_back, numbers_of, scale_status
 from cluster.control.views import status_of
 from cluster.status import Load, ScaleNumbers
@@ -156,7 +157,7 @@ def test_what_has_no_room_drives_nobody_away_and_is_not_asked_for_again() -> Non
     for started in carry_out(found, 10.0):
         found.see_report(started, ready(load=BUSY, is_idle=False), 10.0)
     carry_out(found, 11.0)
-    assert ways_of(found, 1000.0) == {}
+    assert ways_of(found, 1000.0, FleetPlan()) == {}
     assert more(found, 12.0) == []
     status = status_of(found, found.wanted["m"])
     assert (status.state, status.ready, status.replica, status.error_code) == (M.READY, 2, 4, "")
@@ -169,7 +170,7 @@ def test_a_launch_gets_the_room_of_a_replica_before_a_model_sleeps_for_it() -> N
         found.see_report(name, ready(load=BUSY, is_idle=False), 1.0)
     found.want(make_wanted("other", claim_gib=4))
     carry_out(found, 2.0)
-    ways = ways_of(found, 100.0)
+    ways = ways_of(found, 100.0, FleetPlan())
     tell_ways(found, ways)
     assert (ways["other"].leaving, ways["other"].yielding) == ((), ("m",))
     assert str(give_back(found, "m", 100.0)) == "Scaled from 3 to 2: another model had no room"
@@ -205,7 +206,7 @@ def test_one_that_has_only_what_it_must_gives_nothing_back() -> None:
         found.see_report(name, ready(load=BUSY, is_idle=False), 1.0)
     found.want(make_wanted("other", claim_gib=4))
     carry_out(found, 2.0)
-    assert not any(way.yielding or way.leaving for way in ways_of(found, 100.0).values())
+    assert not any(way.yielding or way.leaving for way in ways_of(found, 100.0, FleetPlan()).values())
 
 
 def test_it_is_ready_with_as_many_as_it_must_have() -> None:

@@ -13,6 +13,7 @@ from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import WorkerEvent
 from cluster.control.making_room import tell_ways, ways_of
 from cluster.control.sleeping import end_dozing, let_doze, put_to_sleep, wake
+from cluster.control.views import model_routes_of
 from cluster.settings import Settings
 from cluster.status import Report, WorkerState
 from tests.make import make_node, make_wanted
@@ -25,19 +26,22 @@ GIB = 2**30
 class Node:
     """One node with room for eight models of equal size. Its workers load in a second, and sooner when they dozed."""
 
-    def __init__(self, dozing_bytes: int = GIB) -> None:
+    def __init__(self, dozing_bytes: int = GIB, room: int = ROOM) -> None:
         """`dozing_bytes`: what a model takes while it dozes."""
         self.dozing_bytes = dozing_bytes
+        self.room = room
         suffixes = map(str, itertools.count())
         self.fleet = Fleet(Settings(memory_fraction=1.0), lambda: next(suffixes))
         self.now = 0.0
-        self.fleet.see_nodes([make_node("n0", memory_gib=ROOM)], self.now)
+        self.fleet.see_nodes([make_node("n0", memory_gib=room)], self.now)
         for number in range(MODELS):
             self.fleet.want(make_wanted(f"m{number}"))
             put_to_sleep(self.fleet, f"m{number}", "not used yet")
             self.fleet.resting.dozing_bytes[f"m{number}"] = dozing_bytes
         self.used_at: dict[str, float] = {}
         self.switches = self.roused = 0
+        #: Models whose callers would have been told at some moment that there is no room.
+        self.refused: list[str] = []
 
     def step(self) -> None:
         self.now += STEP_S
@@ -55,8 +59,9 @@ class Node:
                 dozing = replace(worker.report, phase="dozing", memory_bytes=self.dozing_bytes)
                 self.fleet.see_report(name, dozing, self.now)
         plan = self.fleet.plan(self.now)
-        ways = ways_of(self.fleet, self.now)
+        ways = ways_of(self.fleet, self.now, plan)
         tell_ways(self.fleet, ways)
+        self.refused += [uid for uid in self.fleet.resting.woken if not self._is_held(uid)]
         for way in ways.values():
             for leaving in way.leaving:
                 put_to_sleep(self.fleet, leaving, "gave way")
@@ -79,12 +84,15 @@ class Node:
         for worker in plan.forget:
             del self.fleet.workers[str(worker)]
         held = self.fleet.workers.held.get("n0")
-        assert held is None or held.memory_bytes <= ROOM * 2**30
+        assert held is None or held.memory_bytes <= self.room * GIB
 
     def _report(self, uid: str, is_idle: bool, spells: int) -> None:
         (worker,) = [worker for worker in self.fleet.of(uid) if worker.state == WorkerState.READY]
         report = replace(worker.report, is_idle=is_idle, spells=spells)
         self.fleet.see_report(str(worker), report, self.now)
+
+    def _is_held(self, uid: str) -> bool:
+        return model_routes_of(self.fleet, self.fleet.wanted[uid]).waking
 
     def ask(self, uid: str) -> bool:
         """Whether it was awake."""
@@ -127,6 +135,7 @@ def played(node: Node, dice: random.Random) -> tuple[list[str], int]:
     for _ in range(100):
         node.step()
     assert not node.fleet.resting.woken, "a request waits for ever"
+    assert not node.refused, "they could have waited for their turn"
     return asked, hits
 
 
@@ -147,3 +156,9 @@ def test_where_dozing_gives_most_of_the_room_back_those_doze_that_would_sleep(se
     asked, hits = played(node, random.Random(seed))
     assert hits >= 0.5 * best_possible(asked)
     assert node.roused >= 0.5 * (len(asked) - hits), (node.roused, len(asked), hits)
+
+
+@pytest.mark.parametrize("room", [1, 2])
+@pytest.mark.parametrize("dozing_bytes", [GIB, GIB // 2])
+def test_where_hardly_any_has_room_everybody_waits_for_a_turn(room: int, dozing_bytes: int) -> None:
+    played(Node(dozing_bytes, room), random.Random(0))

@@ -88,7 +88,7 @@ class World:
         for uid in fallen_asleep(fleet):
             put_to_sleep(fleet, uid, "its process ended")
         plan = fleet.plan(self.now)
-        ways = ways_of(fleet, self.now)
+        ways = ways_of(fleet, self.now, plan)
         tell_ways(fleet, ways)
         for leaving in dict.fromkeys(leaving for way in ways.values() for leaving in way.leaving):
             assert self.fleet.of(leaving) and leaving not in fleet.resting.asleep
