@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from deployments.ingress.control.changes import Changes
 from deployments.ingress.control.keys import CreatedKey, KeyRow
 from deployments.ingress.control.live_shapes import LiveChange
 from deployments.ingress.control.options import CatalogueRow, LaunchOptions
@@ -24,6 +25,7 @@ HEAD = "// Made by page/shapes.py of the server's own types; `make page` writes 
 ANSWERS = (
     LiveChange,
     FitBody,
+    Changes,
     EventRow,
     PastEvent,
     CachedRow,

@@ -29,7 +29,7 @@ MERGED = frozenset(
 )
 #: The stream that the page follows.
 CHANGES = "/v1/changes"
-LAUNCHES = frozenset({"/v1/models", "/v1/models/instance"})
+LAUNCHES = frozenset({"/v1/models", "/v1/models/instance", "/v1/plan"})
 #: What starts like this concerns a cell and not a model.
 _OF_CELLS = ("/v1/models", "/v1/keys", "/v1/model_registrations", "/v1/cache/models")
 #: Routes below `MODELS` that name no model.

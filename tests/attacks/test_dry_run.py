@@ -33,6 +33,17 @@ def test_a_folder_that_is_not_there_is_the_error_that_the_launch_would_end_with(
     assert dry_run(live, model_name="ce-tiny", model_type="rerank")[1]["fits"] is True
 
 
+def test_a_plan_is_the_answer_of_a_dry_run_for_every_type(live: LiveCluster) -> None:
+    first = {row["type"]: row["name"] for row in reversed(live.get("/v1/catalog").json())}
+    assert {"embedding", "rerank", "image", "ocr", "llm", "classify"} <= set(first)
+    for type, name in first.items():
+        body = {"model_name": name, "model_type": type, "model_uid": "planned", "replica": 2}
+        plan = live.post("/v1/plan", body)
+        assert (plan.status_code, plan.json()) == dry_run(live, **body), (type, name)
+    assert "planned" not in live.client().list_models()
+    assert live.post("/v1/plan", {"model_type": "embedding"}).status_code == 400
+
+
 def test_a_hostile_file_costs_the_ingress_no_memory_and_its_callers_no_time(live: LiveCluster, tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(HUGE)
     with (tmp_path / "config.json").open("wb") as file:

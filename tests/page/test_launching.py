@@ -190,3 +190,36 @@ def test_a_terminated_model_comes_back_as_it_was_if_that_was_a_mistake(eyes: Eye
             row for row in before if row.get("model_uid") == "mistaken"
         ]
         client.terminate_model("mistaken")
+
+
+def test_a_launched_model_is_edited_and_the_page_says_first_what_that_changes(eyes: Eyes, live: LiveCluster) -> None:
+    async def scene() -> None:
+        async with eyes.tab() as page:
+            await opened(page, live, "models", "edited", "edit")
+            changes = page.get_by_label("What changes")
+            await expect(changes).to_contain_text("Nothing yet")
+            await expect(page.get_by_role("button", name="Apply")).to_be_disabled()
+            await page.get_by_text("Options of echo models").click()
+            await expect(page.get_by_label("steps")).to_have_value("3")
+            await page.get_by_label("steps").fill("5")
+            await expect(changes.get_by_role("row").last).to_have_text("steps35")
+            await expect(changes).to_contain_text("New workers take the place of these")
+            await expect(page.get_by_label("Plan")).to_contain_text("fits")
+            before = live.worker_pids("edited")
+            await page.get_by_role("button", name="Apply").click()
+            await expect(page.locator("tbody tr").filter(has_text=str(before[0]))).to_have_count(0, timeout=40_000)
+            await expect(page.locator("tbody tr").filter(has_text="READY")).to_have_count(1)
+            await page.get_by_role("link", name="Edit").click()
+            await page.get_by_text("More options").click()
+            await page.get_by_label("pinned").check()
+            await expect(changes).to_contain_text("Nothing is loaded again")
+            await expect(page.get_by_label("Plan")).to_have_count(0)
+            await page.get_by_role("button", name="Apply").click()
+            await expect(page.locator("tbody tr").filter(has_text="READY")).to_have_count(1)
+
+    with live.client() as client:
+        client.launch_model("echo", model_uid="edited", steps=3, envs={"OMP_NUM_THREADS": "1"})
+        eyes.run(scene(), within_s=120)
+        (after,) = [row for row in client.export() if row.get("model_uid") == "edited"]
+        client.terminate_model("edited")
+    assert (after["steps"], after["pinned"], after["envs"]) == (5, True, {"OMP_NUM_THREADS": "1"})

@@ -79,6 +79,12 @@ def launching(supervisor: SupervisorClient, table: RouteTable, settings: Setting
     ) -> Json:
         return await launched(request, await json_body(request), wait_ready, timeout, dry_run)
 
+    @routes.post("/v1/plan")
+    @described("What a launch would take and whether it fits, without launching", FitBody, body=LaunchSpec)
+    async def plan(request: Request) -> Json:
+        """Part by part, with smaller launches where it does not fit: the answer of a launch with `dry_run`."""
+        return await launched(request, await json_body(request), wait_ready=False, dry_run=True)
+
     @routes.post("/v1/models/instance")
     @described(
         "Launch a version of a model, as its list of versions names it", LaunchedModel | FitBody, body=VersionLaunch

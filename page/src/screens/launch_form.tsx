@@ -64,12 +64,17 @@ function withChoices(fields: readonly Field[], options: LaunchOptions): Field[] 
   });
 }
 
+/** Fields of every launch, and those of the model's family. */
+export function launchFields(options: LaunchOptions, fixed: readonly string[]): { launch: Field[]; family: Field[] } {
+  const launch = withChoices(fieldsOf(options.launch as Schema), options).filter((field) => !fixed.includes(field.name));
+  return { launch, family: fieldsOf(options.family as Schema, options.defaults) };
+}
+
 function Form({ options }: { options: LaunchOptions }): JSX.Element {
   const say = words().launch;
   const [texts, setTexts] = useState<Texts>({});
   const [error, setError] = useState<unknown>(null);
-  const launch = withChoices(fieldsOf(options.launch as Schema), options).filter((field) => !FIXED.includes(field.name));
-  const family = fieldsOf(options.family as Schema, options.defaults);
+  const { launch, family } = launchFields(options, FIXED);
   const fields = [...launch, ...family];
   const body = { model_name: options.name, model_type: options.type, ...bodyOf(fields, texts) };
   const onText = (name: string, text: string): void => setTexts((last) => ({ ...last, [name]: text }));
@@ -91,9 +96,7 @@ function Form({ options }: { options: LaunchOptions }): JSX.Element {
   return (
     <form class="split wide-left" onSubmit={(event) => void submit(event)}>
       <div class="stack">
-        <Fields fields={launch.filter((field) => FIRST.includes(field.name))} texts={texts} onText={onText} />
-        <More title={say.more} fields={launch.filter((field) => !FIRST.includes(field.name))} texts={texts} onText={onText} />
-        <More title={say.family(options.type)} fields={family} texts={texts} onText={onText} />
+        <AllFields type={options.type} launch={launch} family={family} texts={texts} onText={onText} />
       </div>
       <div class="stack sticky">
         <PlanPane body={body} onRung={onRung} />
@@ -101,6 +104,19 @@ function Form({ options }: { options: LaunchOptions }): JSX.Element {
         <button class="primary">{say.launch}</button>
       </div>
     </form>
+  );
+}
+
+type AllProperties = { type: string; launch: readonly Field[]; family: readonly Field[]; texts: Texts; onText: MoreProperties["onText"] };
+
+export function AllFields({ type, launch, family, texts, onText }: AllProperties): JSX.Element {
+  const say = words().launch;
+  return (
+    <>
+      <Fields fields={launch.filter((field) => FIRST.includes(field.name))} texts={texts} onText={onText} />
+      <More title={say.more} fields={launch.filter((field) => !FIRST.includes(field.name))} texts={texts} onText={onText} />
+      <More title={say.family(type)} fields={family} texts={texts} onText={onText} />
+    </>
   );
 }
 

@@ -11,12 +11,13 @@ import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { Events, Logs } from "./history";
 import { Calls } from "./calls";
+import { Edit } from "./edit";
 import { How, terminating } from "./models";
 import { Replicas } from "./replicas";
 import { Bounds, Scale } from "./scale";
 import { Try } from "../try/try";
 
-const TABS = ["try", "replicas", "logs", "events", "code"] as const;
+const TABS = ["try", "replicas", "logs", "events", "code", "edit"] as const;
 type Tab = (typeof TABS)[number];
 const PANES: Record<Tab, (properties: { model: LiveModel }) => JSX.Element> = {
   try: Try,
@@ -24,6 +25,7 @@ const PANES: Record<Tab, (properties: { model: LiveModel }) => JSX.Element> = {
   logs: Logs,
   events: Events,
   code: Calls,
+  edit: Edit,
 };
 
 const tabOf = (name: string): Tab => TABS.find((tab) => tab === name) ?? "try";
@@ -50,7 +52,7 @@ export function Model({ uid, tab }: { uid: string; tab: string }): JSX.Element {
     <div class="stack">
       <Head model={model} />
       <nav class="tabs" aria-label={uid}>
-        {TABS.map((name) => (
+        {TABS.filter((name) => name !== "edit" || may("launch")).map((name) => (
           <a key={name} href={hrefOf("models", uid, name)} aria-current={name === current ? "page" : undefined}>
             {say.tabs[name]}
           </a>

@@ -12,14 +12,14 @@ type OnRung = (changes: Body) => void;
 /** A pause in the typing. */
 const PAUSE_MS = 350;
 
-/** The server's dry run of the body, asked again a moment after each change. */
+/** The server's plan for the body, asked again a moment after each change. */
 function usePlan(body: Body): { fit: FitBody | null; error: unknown } {
   const [state, setState] = useState<{ fit: FitBody | null; error: unknown }>({ fit: null, error: null });
   const text = JSON.stringify(body);
   useEffect(() => {
     const leaving = new AbortController();
     const timer = setTimeout(() => {
-      post<FitBody>("/v1/models?dry_run=true", JSON.parse(text) as Body, leaving.signal).then(
+      post<FitBody>("/v1/plan", JSON.parse(text) as Body, leaving.signal).then(
         (fit) => setState({ fit, error: null }),
         (error: unknown) => isAbort(error) || setState({ fit: null, error }),
       );

@@ -26,6 +26,18 @@ export type CatalogueRow = {
   readonly builtin: boolean;
 };
 
+export type ChangeRow = {
+  readonly uid: string;
+  readonly change: string;
+  readonly before: Readonly<Record<string, unknown>> | null;
+  readonly after: Readonly<Record<string, unknown>> | null;
+  readonly fields: readonly (string)[];
+};
+
+export type Changes = {
+  readonly changes: readonly (ChangeRow)[];
+};
+
 export type CreatedKey = {
   readonly id: string;
   readonly name: string;

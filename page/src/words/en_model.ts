@@ -3,6 +3,14 @@ import { many } from "./many";
 
 const LEVELS: Readonly<Record<string, string>> = { INFO: "all", WARNING: "warnings and errors", ERROR: "errors" };
 
+const KINDS: Readonly<Record<string, string>> = {
+  update: "New workers take the place of these; requests are answered meanwhile.",
+  scale: "Only the number of its replicas changes; the others go on.",
+  rename: "Only its names change, at once.",
+  adjust: "Nothing is loaded again: it holds at once.",
+  same: "",
+};
+
 export const modelEn = {
   models: {
     title: "Models",
@@ -31,7 +39,7 @@ export const modelEn = {
     cancel: "Cancel the launch",
     cancelTitle: (uid: string): string => `Cancel the launch of ${uid}?`,
     cancelText: "It is not wanted any more then. What was downloaded stays on the disk.",
-    tabs: { try: "Try", replicas: "Replicas", logs: "Logs", events: "Events", code: "Code" },
+    tabs: { try: "Try", replicas: "Replicas", logs: "Logs", events: "Events", code: "Code", edit: "Edit" },
   },
   scale: {
     replicas: "Replicas",
@@ -82,5 +90,16 @@ export const modelEn = {
   code: {
     last: "The last request that you tried, as code.",
     example: "An example; after a request on Try it is that one.",
+  },
+  edit: {
+    changes: "What changes",
+    nothing: "Nothing yet: change an option on the left.",
+    field: "Option",
+    before: "Now",
+    after: "Then",
+    usual: "as usual",
+    kind: (kind: string): string => KINDS[kind] ?? kind,
+    apply: "Apply",
+    help: "It counts as declared then: an applied list that prunes and does not name it ends it.",
   },
 };

@@ -2,7 +2,15 @@ import type { Words } from "./index";
 
 const LEVELS: Readonly<Record<string, string>> = { INFO: "全部", WARNING: "警告和错误", ERROR: "错误" };
 
-export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "events" | "logs" | "code"> = {
+const KINDS: Readonly<Record<string, string>> = {
+  update: "新的工作进程会取代现有进程，期间请求照常得到响应。",
+  scale: "只改变副本数量，其余继续运行。",
+  rename: "只改变名称，立即生效。",
+  adjust: "无需重新加载，立即生效。",
+  same: "",
+};
+
+export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "events" | "logs" | "code" | "edit"> = {
   models: {
     title: "模型",
     launch: "启动模型",
@@ -30,7 +38,7 @@ export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "e
     cancel: "取消启动",
     cancelTitle: (uid) => `取消启动 ${uid}？`,
     cancelText: "不再需要该模型。已下载的内容保留在磁盘上。",
-    tabs: { try: "试用", replicas: "副本", logs: "日志", events: "事件", code: "代码" },
+    tabs: { try: "试用", replicas: "副本", logs: "日志", events: "事件", code: "代码", edit: "编辑" },
   },
   scale: {
     replicas: "副本",
@@ -81,5 +89,16 @@ export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "e
   code: {
     last: "最近一次试用的请求，写成代码。",
     example: "示例；试用之后显示那次请求。",
+  },
+  edit: {
+    changes: "变化",
+    nothing: "还没有变化：请在左侧修改选项。",
+    field: "选项",
+    before: "现在",
+    after: "之后",
+    usual: "默认",
+    kind: (kind) => KINDS[kind] ?? kind,
+    apply: "应用",
+    help: "此后它算作已声明：应用一份会清理且未列出它的清单时，它会被终止。",
   },
 };

@@ -17,6 +17,7 @@ MULTIPART = 'multipart/form-data; boundary="x"'
         ("GET", "/v1/models", RequestKind.LIST),
         ("GET", "/v1/models/m/status", RequestKind.LOOKUP),
         ("POST", "/v1/models", RequestKind.LAUNCH),
+        ("POST", "/v1/plan", RequestKind.LAUNCH),
         ("POST", "/v1/models/apply", RequestKind.CHANGE),
         ("DELETE", "/v1/models/m", RequestKind.CHANGE),
         ("POST", "/v1/models/m/requests/1/abort", RequestKind.ABORT),
