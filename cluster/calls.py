@@ -40,3 +40,14 @@ class View(NamedTuple):
     eta_s: float | None = None
     #: What can be shown so far, the oldest first.
     previews: tuple[bytes, ...] = ()
+
+
+class OpenCall(NamedTuple):
+    """A call that a worker has in hand, as those are told who look at all of them: nothing of what was asked."""
+
+    #: Its id and whose it is, see `keys.owner_of`.
+    owner: str
+    age_s: float
+    #: Without the previews themselves.
+    view: View
+    previews: int = 0

@@ -16,6 +16,7 @@ from deployments.ingress.control.keys import CreatedKey, KeyRow
 from deployments.ingress.control.live_shapes import LiveChange
 from deployments.ingress.control.options import CatalogueRow, LaunchOptions
 from deployments.ingress.control.plan import FitBody
+from deployments.ingress.control.requests import RequestRows
 from deployments.ingress.control.session import WhoAmI
 from deployments.ingress.control.shapes import CachedRow, EventRow, PastEvent
 from deployments.ingress.jobs import JobRow, RequestProgressBody
@@ -35,6 +36,7 @@ ANSWERS = (
     CatalogueRow,
     LaunchOptions,
     JobRow,
+    RequestRows,
     RequestProgressBody,
 )
 PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}

@@ -15,7 +15,7 @@ import ray
 import uvloop
 
 from cluster import environment, errors
-from cluster.calls import Call, View
+from cluster.calls import Call, OpenCall, View
 from cluster.control import pressure
 from cluster.launch import Wanted
 from cluster.runtime import local_rpc, node_memory
@@ -145,6 +145,9 @@ class WorkerActor(Worker):
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         return await self._there(super().watch(owner, seen, wait_s))
+
+    async def under_way(self) -> Sequence[OpenCall]:
+        return await self._there(super().under_way())
 
     async def probe(self) -> float:
         return await self._there(super().probe())

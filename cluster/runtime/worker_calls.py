@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-from cluster.calls import Call, View
+from cluster.calls import Call, OpenCall, View
 from cluster.worker.outcomes import Outcome
 from cluster.worker.talking import Send
 
@@ -36,6 +36,9 @@ class WorkerCalls(Protocol):
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as that is not version `seen`; None at once when the worker has no such
         request."""
+
+    async def under_way(self) -> Sequence[OpenCall]:
+        """The calls in hand that take their time."""
 
     async def failing(self) -> Sequence[str] | None:
         """The ids of the calls that the worker had when it began to fail all that it is asked, its own example too;

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import errors
-from cluster.calls import Answer, Call, View
+from cluster.calls import Answer, Call, OpenCall, View
 from cluster.routes import WorkerAddress
 from cluster.runtime import local_rpc
 from cluster.runtime.actor_calls import answer_of, unwrap
@@ -99,6 +99,13 @@ class WorkerClient:
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as that is not version `seen`."""
         return await self._call(wait_s + CANCEL_S, WorkerCalls.watch, owner, seen, wait_s)
+
+    async def under_way(self) -> Sequence[OpenCall]:
+        """The calls that it has in hand and that take their time."""
+        try:
+            return await self._call(CANCEL_S, WorkerCalls.under_way)
+        except (errors.BadRequest, AttributeError):
+            return ()  # a worker of an earlier version
 
     async def cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
         """Tells the worker that nobody waits for these requests any more; True if it had one of them."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from cluster import errors
+from cluster.calls import OpenCall, View
 from cluster.keys import request_of
 from cluster.worker.owners import BlockedIds, is_of
 
@@ -33,6 +34,9 @@ class OpenRequest:
     def waiting(self) -> int:
         """How many of its values have not begun."""
         return len(self.values) - self.begun
+
+    def told(self, view: View, previews: int = 0) -> OpenCall:
+        return OpenCall(self.owner, time.perf_counter() - self.queued_at, view, previews)
 
     def begin(self) -> int:
         """The place of its next value, which now begins."""

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from typing import Any, Literal
 
 from cluster import errors
-from cluster.calls import View
+from cluster.calls import OpenCall, View
 from cluster.versioned import Versioned
 from cluster.worker.family import Progress
 from cluster.worker.load import Backlog
@@ -132,6 +132,14 @@ class SteppedQueue:
             return self._ended.get(owner.partition("#")[0])
         _, view = await request.board.newer(seen, wait_s)
         return view._replace(eta_s=self._eta(request)) if view.state in ("waiting", "running") else view
+
+    def under_way(self) -> list[OpenCall]:
+        calls = []
+        for request in self._open:
+            view = request.board.value
+            eta_s = self._eta(request)
+            calls.append(request.told(view._replace(previews=(), eta_s=eta_s), len(view.previews)))
+        return calls
 
     @property
     def waiting(self) -> int:

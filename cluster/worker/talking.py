@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster import errors
+from cluster.calls import OpenCall, View
 from cluster.worker.admission import QueueLimits, QueueState, is_for_the_oldest, refusal
 from cluster.worker.family import Finished, Stop, Tell
 from cluster.worker.load import Backlog
@@ -87,6 +88,11 @@ class TalkQueue:
     def cancel(self, owner: str, block_s: float = 0.0) -> bool:
         """Drops that request, waiting or begun, and refuses its id for `block_s` seconds."""
         return self._open.cancel(owner, block_s)
+
+    def under_way(self) -> list[OpenCall]:
+        """How long an answer will be is not known before it ends."""
+        answering, waiting = View(0, "running", stage="answering"), View(0, "waiting")
+        return [request.told(answering if request.begun else waiting) for request in self._open]
 
     @property
     def waiting(self) -> int:

@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from cluster import errors
-from cluster.calls import Call, View
+from cluster.calls import Call, OpenCall, View
 from cluster.settings import Settings
 from cluster.worker.admission import QueueLimits
 from cluster.worker.batching import Batcher, Item
@@ -75,6 +75,9 @@ class Work(Protocol):
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         """How far a request is, as soon as it is newer than what was seen; None when it is not known here."""
+
+    def under_way(self) -> Sequence[OpenCall]:
+        """The calls in hand of which it can be seen how far they are."""
 
     def is_busy(self) -> bool:
         """Whether the model computes right now; raises when that has taken too long without a sign of progress."""
@@ -160,6 +163,10 @@ class BatchedWork:
 
     async def watch(self, owner: str, seen: int, wait_s: float) -> View | None:
         return None
+
+    def under_way(self) -> Sequence[OpenCall]:
+        """They are over before anybody has looked."""
+        return ()
 
     def is_busy(self) -> bool:
         """A batch that hangs ends the process, so there is nothing to find out by a probe."""
@@ -249,6 +256,9 @@ class UnbatchedWork(Generic[Queue]):
     def cancel(self, owner: str, block_s: float) -> bool:
         """Takes no request of that id for `block_s`."""
         return self.queue.cancel(owner, block_s)
+
+    def under_way(self) -> Sequence[OpenCall]:
+        return () if self._queue is None else self._queue.under_way()
 
     def is_busy(self) -> bool:
         if self._queue is None or not self._queue.running:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster import errors
-from cluster.calls import Answer, Call, View
+from cluster.calls import Answer, Call, OpenCall, View
 from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
@@ -139,6 +139,10 @@ class Worker:
         """How far a request is, as soon as it is not what was seen; None when it is not known here."""
         work = self._model.work
         return None if work is None else await work.watch(owner, seen, wait_s)
+
+    async def under_way(self) -> Sequence[OpenCall]:
+        work = self._model.work
+        return () if work is None else work.under_way()
 
     async def logs(self, lines: int) -> list[str]:
         return list(self._lines)[-lines:]

@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from cluster import errors
-from cluster.calls import Answer, Call, View
+from cluster.calls import Answer, Call, OpenCall, View
 from cluster.keys import Key, by_digest
 from cluster.routes import NOTHING_TOLD, Amendment, ModelRoutes, Route, Snapshot, amended, difference
 from cluster.runtime.last_table import LastTable
@@ -365,6 +365,13 @@ class Dispatcher:
         finally:
             for unanswered in watched:
                 unanswered.cancel()
+
+    async def under_way(self, model: ModelRoutes) -> list[OpenCall]:
+        """What its workers have in hand; of one that does not answer, nothing."""
+        answers = await asyncio.gather(
+            *(client.under_way() for client in self._clients_of(model)), return_exceptions=True
+        )
+        return [call for calls in answers if not isinstance(calls, BaseException) for call in calls]
 
     def clients(self) -> dict[str, WorkerClient]:
         """Of all workers in the table."""

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from cluster import errors
-from cluster.calls import Answer, Call
+from cluster.calls import Answer, Call, OpenCall
 from cluster.catalog.entry import Entry
 from cluster.keys import Key, new_session
 from cluster.launch import Wanted
@@ -161,6 +161,7 @@ class Slow:
         self.let = threading.Event()
         self._jobs = SteppedQueue(self._stream, ThreadPoolExecutor(8), parallel=8)
         self.infer, self.watch, self.cancel = Method(self._infer), Method(self._jobs.watch), Method(self._cancel)
+        self.under_way = Method(self._under_way)
         self.cancelled: list[str] = []
 
     def _stream(self, item: Any, course: Progress) -> Any:
@@ -179,6 +180,9 @@ class Slow:
             return Answer(await job.done, 1, 0.0, 0.0)
         except errors.ClusterError as error:
             return error
+
+    async def _under_way(self) -> list[OpenCall]:
+        return self._jobs.under_way()
 
     async def _cancel(self, owners: Sequence[str], block_s: float = 0.0) -> bool:
         self.cancelled += owners

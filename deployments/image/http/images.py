@@ -92,7 +92,7 @@ class Images:
         ask, options = forms.ask_of(brought.fields), forms.options_of(brought.fields)
         if brought.files.get("control_image"):
             options["control_image"] = brought.file("control_image")
-        if not ask.stream:
+        if not ask.stream and not ask.in_background:
             options.pop("partial_images", None)
         return ask, options, brought
 

@@ -25,6 +25,7 @@ from deployments.ingress.control import (
     page,
     registrations,
     replicas,
+    requests,
     routes,
     session,
     stored,
@@ -76,6 +77,7 @@ def routers(
     yield "list", nodes.watching(supervisor)
     yield "list", stream.watching(FleetNews(supervisor, lambda: table.models), settings, current_keys)
     yield "list", routes.watching(dispatcher)
+    yield "list", requests.watching(dispatcher, current_keys)
     yield "list", session.watching(supervisor, table, settings, current_keys)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", nodes.closing(supervisor)

@@ -1,101 +1,83 @@
-/** Work that goes on without a page: how far it is, what came of it, and an end to it. */
+/** What models work on: requests that somebody waits for, and work that goes on without a page. */
 import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { useAnswer } from "../kit/answer";
 import { duration, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
-import { Bar, ErrorNote, State, Waiting, type Kind } from "../kit/parts";
-import { get, send } from "../server/call";
-import type { JobRow } from "../server/shapes";
+import { Bar, ErrorNote, State, Waiting } from "../kit/parts";
+import { inPath, send } from "../server/call";
+import type { JobRow, RequestRow, RequestRows } from "../server/shapes";
 import { words } from "../words";
+import { isOver, Job, JOBS } from "./job";
+import { Preview } from "./preview";
 
-const PATH = "/v1/images/jobs";
-/** Progress is asked for while something is under way, and otherwise only seldom. */
+/** Progress is asked for while something is under way, and otherwise more seldom. */
 const BUSY_MS = 1000;
-const IDLE_MS = 5000;
-const KINDS: Readonly<Record<string, Kind>> = { queued: "warn", in_progress: "busy", completed: "good" };
-const isOver = (job: JobRow): boolean => ["completed", "failed", "cancelled"].includes(job.status ?? "");
+const IDLE_MS = 3000;
 
 export function Requests(): JSX.Element {
   const say = words().requests;
   const [turn, setTurn] = useState(0);
-  const { value, error } = useAnswer<{ data: readonly JobRow[] }>(PATH, turn);
-  const jobs = value?.data ?? [];
-  const pause = jobs.some((job) => !isOver(job)) ? BUSY_MS : IDLE_MS;
+  const jobs = useAnswer<{ data: readonly JobRow[] }>(JOBS, turn);
+  const open = useAnswer<RequestRows>("/v1/requests", turn);
+  const rows = jobs.value?.data ?? [];
+  const requests = open.value?.requests ?? [];
+  const ids = new Set(rows.map((job) => job.id));
+  const others = requests.filter((request) => !ids.has(request.id));
+  const again = (): void => setTurn((last) => last + 1);
+  const pause = requests.length > 0 || rows.some((job) => !isOver(job)) ? BUSY_MS : IDLE_MS;
   useEffect(() => {
-    const timer = setInterval(() => document.hidden || setTurn((last) => last + 1), pause);
+    const timer = setInterval(() => document.hidden || again(), pause);
     return () => clearInterval(timer);
   }, [pause]);
   return (
     <div class="stack">
       <h1>{say.title}</h1>
+      <h2>{say.underWay}</h2>
+      <ErrorNote error={open.error} />
+      {open.value === null && open.error === null && <Waiting rows={2} />}
+      {open.value !== null && others.length === 0 && <p class="dim">{say.idle}</p>}
+      {others.map((request) => (
+        <Open key={`${request.model} ${request.id}`} request={request} onChange={again} />
+      ))}
+      <h2>{say.background}</h2>
       <p class="dim">{say.help}</p>
-      <ErrorNote error={error} />
-      {value === null && error === null && <Waiting />}
-      {value !== null && jobs.length === 0 && <p>{say.none}</p>}
-      {jobs.map((job) => (
-        <Job key={job.id} job={job} onChange={() => setTurn((last) => last + 1)} />
+      <ErrorNote error={jobs.error} />
+      {jobs.value === null && jobs.error === null && <Waiting rows={2} />}
+      {jobs.value !== null && rows.length === 0 && <p>{say.none}</p>}
+      {rows.map((job) => (
+        <Job key={job.id} job={job} request={requests.find((each) => each.id === job.id)} onChange={again} />
       ))}
     </div>
   );
 }
 
-function Job({ job, onChange }: { job: JobRow; onChange: () => void }): JSX.Element {
+function Open({ request, onChange }: { request: RequestRow; onChange: () => void }): JSX.Element {
   const say = words().requests;
   const [error, setError] = useState<unknown>(null);
-  const [result, setResult] = useState<Result | null>(null);
-  const end = (): void => void send("DELETE", `${PATH}/${encodeURIComponent(job.id)}`).then(onChange, setError);
-  const show = (): void => void get<Result>(`${PATH}/${encodeURIComponent(job.id)}/result`).then(setResult, setError);
+  const stop = (): void =>
+    void send("POST", `/v1/models/${inPath(request.model)}/requests/${encodeURIComponent(request.id)}/abort`).then(onChange, setError);
+  const left = request.eta_s === null ? "" : ` · ${say.left(duration(request.eta_s))}`;
   return (
-    <section class="panel stack tight" aria-label={job.id}>
+    <section class="panel stack tight" aria-label={request.id}>
       <div class="row spread">
         <div class="row">
-          <State kind={KINDS[job.status ?? ""] ?? "bad"}>{job.status ?? ""}</State>
-          <a href={hrefOf("models", job.model)}>{job.model}</a>
-          <small>{say.since(duration(Date.now() / 1000 - job.created_at))}</small>
+          <State kind={request.state === "running" ? "busy" : "warn"}>{request.state}</State>
+          <a href={hrefOf("models", request.model)}>{request.model}</a>
+          <small class="name">
+            {say.since(duration(request.age_s))} · {request.key ?? request.id}
+          </small>
         </div>
-        <div class="row">
-          {job.status === "completed" && result === null && <button onClick={show}>{say.show}</button>}
-          <button class="danger" onClick={end}>
-            {isOver(job) ? say.forget : words().try.stop}
+        {request.mine && (
+          <button class="danger" onClick={stop}>
+            {words().try.stop}
           </button>
-        </div>
+        )}
       </div>
-      {!isOver(job) && <Progress job={job} />}
-      {typeof job.error?.message === "string" && <small class="name">{job.error.message}</small>}
+      {request.progress > 0 && <Bar parts={[request.progress]} label={percent(request.progress)} />}
+      <small>{(request.steps ? say.step(request.step, request.steps) : request.stage) + left}</small>
+      <Preview request={request} />
       <ErrorNote error={error} />
-      {result && <Shown result={result} />}
     </section>
-  );
-}
-
-function Progress({ job }: { job: JobRow }): JSX.Element {
-  const say = words().requests;
-  const part = job.progress ?? 0;
-  const steps = job.steps ? say.step(job.step ?? 0, job.steps) : (job.stage ?? "");
-  const left = job.eta_s == null ? "" : ` · ${say.left(duration(job.eta_s))}`;
-  return (
-    <>
-      <Bar parts={[part]} label={percent(part)} />
-      <small>{steps + left}</small>
-    </>
-  );
-}
-
-/** Of pictures, or of the pages of a document. */
-type Result = { readonly data?: readonly { readonly b64_json?: string }[]; readonly output_format?: string; readonly text?: string };
-
-function Shown({ result }: { result: Result }): JSX.Element {
-  const format = ["png", "jpeg", "webp"].find((each) => each === result.output_format) ?? "png";
-  const sources = (result.data ?? []).flatMap((each) => (each.b64_json ? [`data:image/${format};base64,${each.b64_json}`] : []));
-  if (sources.length === 0) return <pre class="log wrapped">{typeof result === "string" ? result : (result.text ?? JSON.stringify(result, null, 1))}</pre>;
-  return (
-    <div class="pictures">
-      {sources.map((source) => (
-        <a key={source} href={source} download="picture">
-          <img src={source} alt={words().try.picture} />
-        </a>
-      ))}
-    </div>
   );
 }

@@ -199,6 +199,26 @@ export type RequestProgressBody = {
   readonly eta: number | null;
 };
 
+export type RequestRow = {
+  readonly id: string;
+  readonly model: string;
+  readonly type: string;
+  readonly state: string;
+  readonly stage: string;
+  readonly step: number;
+  readonly steps: number;
+  readonly progress: number;
+  readonly eta_s: number | null;
+  readonly age_s: number;
+  readonly previews: number;
+  readonly key: string | null;
+  readonly mine: boolean;
+};
+
+export type RequestRows = {
+  readonly requests: readonly (RequestRow)[];
+};
+
 export type Rung = {
   readonly changes: Readonly<Record<string, unknown>>;
   readonly claim_bytes: number;

@@ -54,7 +54,7 @@ export function Image({ model }: { model: LiveModel }): JSX.Element {
     setId(id);
     setShown(null);
     if (data.has("later")) {
-      run.begin((signal) => beginLater(PATH, { ...bodyOf(model.uid, data), background: true }, signal));
+      run.begin((signal) => beginLater(PATH, { ...bodyOf(model.uid, data), background: true, partial_images: PREVIEWS }, signal));
       return;
     }
     run.begin(async (signal) => {

@@ -4,6 +4,9 @@ import { many } from "./many";
 export const launchEn = {
   requests: {
     title: "Requests",
+    underWay: "Under way",
+    idle: "No model works on a picture, a page or an answer right now.",
+    background: "In the background",
     help: "What goes on in the background, whether a page is open or not; with keys, yours.",
     none: "Nothing is under way in the background. A picture or a document can be sent there from Try.",
     since: (age: string): string => `${age} ago`,

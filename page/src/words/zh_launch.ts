@@ -3,6 +3,9 @@ import type { Words } from "./index";
 export const launchZh: Pick<Words, "requests" | "launch" | "plan"> = {
   requests: {
     title: "请求",
+    underWay: "正在处理",
+    idle: "现在没有模型在处理图片、页面或回答。",
+    background: "后台",
     help: "在后台进行的工作，无论页面是否打开；使用密钥时只显示你的。",
     none: "后台没有任务。可以在“试用”中把图片或文档放到后台。",
     since: (age) => `${age} 前`,

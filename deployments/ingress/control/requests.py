@@ -1,0 +1,132 @@
+"""What models work on right now, for those who look: how far each request is, and what it shows; never what was
+asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
+
+from cluster import keys
+from cluster.calls import OpenCall
+from cluster.keys import Key
+from cluster.routes import ModelRoutes
+from deployments.ingress.bodies import Json
+from deployments.ingress.dispatch import Dispatcher
+from deployments.ingress.openapi import described
+
+#: How the files of pictures begin; whatever else a model shows is not sent as one.
+PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
+
+
+class RequestRow(TypedDict):
+    #: As its caller or the server named it.
+    id: str
+    model: str
+    type: str
+    state: str
+    stage: str
+    step: int
+    steps: int
+    #: Of the whole request, 0 to 1.
+    progress: float
+    eta_s: float | None
+    age_s: float
+    #: How many there are to look at so far.
+    previews: int
+    #: The name of the key that it came with, where callers have keys.
+    key: str | None
+    #: Whether it came with the key of whoever asks, who may stop it.
+    mine: bool
+
+
+class RequestRows(TypedDict):
+    requests: list[RequestRow]
+
+
+class UnderWay(NamedTuple):
+    """One request of a caller, which may be several calls."""
+
+    model: ModelRoutes
+    owner: str
+    calls: Sequence[OpenCall]
+
+
+def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
+    routes = APIRouter(tags=["watch"])
+
+    async def open_to(key: Key | None) -> list[UnderWay]:
+        """A key is told of its own requests, one with the scope admin of all."""
+        models = list(dispatcher.table.visible(key).values())
+        calls = await asyncio.gather(*map(dispatcher.under_way, models))
+        requests = [request for model, its in zip(models, calls, strict=True) for request in _requests_of(model, its)]
+        return [request for request in requests if _may_look(key, request.owner)]
+
+    @routes.get("/v1/requests")
+    @described("The requests that models work on: pictures, pages and conversations, the oldest first", RequestRows)
+    async def under_way(request: Request) -> Json:
+        key = request.state.key
+        names = {each.id: each.name for each in current_keys().values()}
+        rows = [_row(each, key, names) for each in await open_to(key)]
+        return Json({"requests": sorted(rows, key=lambda row: -row["age_s"])})
+
+    @routes.get("/v1/requests/{request_id}/preview")
+    @described("The latest preview of a picture that is being drawn", bytes)
+    async def preview(request_id: str, request: Request) -> Response:
+        """Where its caller asked for previews."""
+        key = request.state.key
+        for each in await open_to(key):
+            if keys.request_of(each.owner) != request_id:
+                continue
+            view = await dispatcher.watch(each.model, each.owner)
+            latest = view.previews[-1] if view is not None and view.previews else b""
+            kind = next((kind for start, kind in PICTURES.items() if latest.startswith(start)), None)
+            if kind is not None:
+                headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+                return Response(latest, media_type=kind, headers=headers)
+        raise HTTPException(404, f"The request {request_id!r:.150} shows nothing, or not any more.")
+
+    return routes
+
+
+def _may_look(key: Key | None, owner: str) -> bool:
+    return key is None or "admin" in key.scopes or _key_id(owner) == key.id
+
+
+def _key_id(owner: str) -> str | None:
+    return owner.partition("@")[2] or None
+
+
+def _requests_of(model: ModelRoutes, calls: Sequence[OpenCall]) -> list[UnderWay]:
+    """The calls of one request together."""
+    by_owner: dict[str, list[OpenCall]] = {}
+    for call in calls:
+        by_owner.setdefault(call.owner.partition("#")[0], []).append(call)
+    return [UnderWay(model, owner, its) for owner, its in by_owner.items()]
+
+
+def _row(request: UnderWay, key: Key | None, names: Mapping[str, str]) -> RequestRow:
+    views = [call.view for call in request.calls]
+    # The one that has come furthest says what is done now.
+    front = max(views, key=lambda view: (view.state == "running", view.fraction))
+    etas = [view.eta_s for view in views if view.eta_s is not None]
+    owner = _key_id(request.owner)
+    return {
+        "id": keys.request_of(request.owner),
+        "model": request.model.uid,
+        "type": request.model.launched.type,
+        "state": front.state,
+        "stage": front.stage,
+        "step": front.step,
+        "steps": front.steps,
+        "progress": sum(view.fraction for view in views) / len(views),
+        "eta_s": max(etas, default=None),
+        "age_s": max(call.age_s for call in request.calls),
+        "previews": max(call.previews for call in request.calls),
+        "key": names.get(owner) if owner else None,
+        "mine": owner == (key.id if key else None),
+    }

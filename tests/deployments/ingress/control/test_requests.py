@@ -1,0 +1,60 @@
+"""What is under way, and who is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.keys import Key, new_key
+from tests.attacks.standing_in import Slow, StandIn, asked, run, settings
+
+PROMPT = "a lighthouse that nobody else hears of"
+
+
+def as_key(text: str, **headers: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {text}", **headers}
+
+
+async def told(client: httpx.AsyncClient, key: str) -> list[dict[str, Any]]:
+    answer = await client.get("/v1/requests", headers=as_key(key))
+    assert answer.status_code == 200 and PROMPT not in answer.text
+    rows: list[dict[str, Any]] = answer.json()["requests"]
+    return rows
+
+
+def test_a_key_is_told_of_its_own_requests_and_an_admin_of_all_without_what_was_asked(tmp_path: Path) -> None:
+    made: dict[str, tuple[Key, str]] = {
+        "ann": new_key("ann", ["list", "infer"]),
+        "ben": new_key("ben", ["list", "infer"]),
+        "root": new_key("root", ["admin"]),
+    }
+    texts = {name: text for name, (_, text) in made.items()}
+
+    async def test() -> None:
+        worker = Slow()
+        supervisor = StandIn({"m": worker}, [key for key, _ in made.values()])
+        async with asked(settings(tmp_path, auth="on"), supervisor) as client:
+            body = {"model": "m", "items": [PROMPT]}
+            headers = as_key(texts["ann"], **{"x-request-id": "mine"})
+            drawing = asyncio.create_task(client.post("/v1/infer", json=body, headers=headers))
+            async with asyncio.timeout(10):
+                while not (rows := await told(client, texts["ann"])) or rows[0]["state"] != "running":
+                    await asyncio.sleep(0.01)
+            (row,) = rows
+            assert (row["id"], row["model"], row["stage"], row["key"]) == ("mine", "m", "at work", "ann")
+            assert row["mine"] is True and row["progress"] == 0.5 and row["age_s"] > 0
+            assert await told(client, texts["ben"]) == []
+            (seen,) = await told(client, texts["root"])
+            assert (seen["id"], seen["key"], seen["mine"]) == ("mine", "ann", False)
+            for key, status in (("ben", 404), ("ann", 404), ("root", 404)):
+                # Nothing is drawn here, and who may not look is answered as if there were nothing.
+                answer = await client.get("/v1/requests/mine/preview", headers=as_key(texts[key]))
+                assert answer.status_code == status and PROMPT not in answer.text
+            worker.let.set()
+            assert (await drawing).status_code == 200
+            assert await told(client, texts["root"]) == []
+
+    run(test())
