@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         default=(), description="More environment variables that launches may set, separated by commas."
     )
 
+    vllm_command: str = Field(
+        default="",
+        description="Command that starts vLLM's OpenAI server, in an environment of its own, for launches with "
+        "--model-engine vllm, e.g. /opt/vllm/bin/python -m vllm.entrypoints.openai.api_server.",
+    )
+
     max_body_bytes: int = Field(default=100_000_000, description="Largest request body.")
     max_text_bytes: int = Field(
         default=32_000_000,

@@ -83,7 +83,7 @@ def saved(folder: Path, kind: Any, config: Any, words: PreTrainedTokenizerFast) 
 
 def launched(family: Any, folder: Path, type: str, *, facts: dict[str, Any] | None = None, **options: Any) -> Any:
     """A family that has loaded the model of a folder, as in a worker."""
-    given = {name: options.pop(name) for name in ("allow_pickle", "engine", "home") if name in options}
+    given = {name: options.pop(name) for name in ("allow_pickle", "engine", "home", "settings") if name in options}
     source = Source(hub="local", id=str(folder))
     entry = Entry(name=folder.name, type=type, family="tiny", sources=(source,), facts=facts or {})
     model = family()

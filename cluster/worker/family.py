@@ -45,8 +45,9 @@ class Setup:
     #: `cuda`, `xpu` or `mps`, as torch calls it; `cpu` without a card.
     device: str
     threads: int
-    #: What part of its card it may use.
+    #: What part of its card it may use, and how many cards there are.
     card_share: float = 1.0
+    cards: int = 0
     quantization: str | None = None
     #: Names of the options that the launch gave; the others are the entry's or the family's defaults.
     asked: frozenset[str] = frozenset()
@@ -56,6 +57,8 @@ class Setup:
     home: Path = Path()
     allow_pickle: bool = False
     remote_code: bool = False
+    #: Of the installation.
+    settings: Settings = field(default_factory=Settings)
     #: What was measured of this model when it was loaded before in this process, and need not be again.
     measured: dict[str, Any] = field(default_factory=dict)
     #: Finds or downloads further weights; returns their folder, or the file where the source names one.
@@ -179,6 +182,8 @@ class Family(Protocol):
     #: A request of the largest size that is allowed, where the example repeated is not as much. Read when the model is
     #: loaded.
     largest: Example | None = None
+    #: Whether the model is in a process of its own, whose memory is not measured: then what was planned is claimed.
+    is_elsewhere: ClassVar[bool] = False
     #: Read when the model is loaded.
     pace: BatchHints = BatchHints()
 

@@ -71,7 +71,7 @@ class ModelHolder:
         if self.meter.beside > NOTED_BYTES:
             log.info("processes that it started meanwhile took %.0f MB at most", self.meter.beside / 1e6)
         # What was dropped in between may have left gaps, which are not what such a launch needs.
-        peak = None if self.loads else self.meter.needs()
+        peak = None if self.loads or self.family.is_elsewhere else self.meter.needs()
         work.loaded()
         self.work = work
         give_memory_back()

@@ -34,33 +34,41 @@ PACKABLE = 0.85
 
 def folder_of(prospect: Prospect) -> Inventory | None:
     """What is in the model's folder, if it is on this machine. Raises for what transformers cannot load."""
+    inventory = safetensors_of(prospect, "transformers")
+    if inventory is not None:
+        _refuse_other_models(inventory)
+    return inventory
+
+
+def safetensors_of(prospect: Prospect, engine: str) -> Inventory | None:
+    """The same; raises for what is no language model as transformers saves it."""
     inventory = prospect.weights()
     if inventory is None:
         return None
     names = [name for name in inventory.files if "/" not in name]
     if not any(name.endswith(".safetensors") for name in names):
-        raise errors.BadRequest(_no_folder(inventory, names), "model_path")
+        raise errors.BadRequest(_no_folder(inventory, names, engine), "model_path")
     for name, what in (("config.json", "what model it is"), ("tokenizer.json", "its vocabulary")):
         if name not in names:
             raise errors.BadRequest(f"{inventory.place} has no {name}, which says {what}: add it.", "model_path")
     inventory.refuse_wrong("config.json")
-    _refuse_other_models(inventory)
+    _refuse_encoders(inventory)
     return inventory
 
 
-def _no_folder(inventory: Inventory, names: list[str]) -> str:
+def _no_folder(inventory: Inventory, names: list[str], engine: str) -> str:
     if any(name.endswith(".gguf") for name in names):
         return (
-            f"{inventory.place} is GGUF, which transformers does not read: launch it with model_engine=llamacpp or "
+            f"{inventory.place} is GGUF, which {engine} does not read: launch it with model_engine=llamacpp or "
             "model_engine=openvino."
         )
     if any(name.endswith(PICKLES) for name in names):
         return f"{inventory.place} has its weights only as pickles, which can run code: convert them to safetensors."
-    return f"{inventory.place} has no safetensors file: a language model for transformers is a folder with them."
+    return f"{inventory.place} has no safetensors file: a language model for {engine} is a folder with them."
 
 
 def _refuse_other_models(inventory: Inventory) -> None:
-    config = _text_config(inventory)
+    config = text_config(inventory)
     strange = sorted(set(_texts(config.get("layer_types"))).difference(LAYERS))
     # Keys that are compressed have another size than is kept, and bent scores would be taken for plain ones.
     named = [f"{name} in its config" for name in ("kv_lora_rank", "attn_logit_softcapping") if config.get(name)]
@@ -70,15 +78,18 @@ def _refuse_other_models(inventory: Inventory) -> None:
             f"it serves models of {' and '.join(LAYERS)}.",
             "model_path",
         )
+    shape_of_config(config)
+
+
+def _refuse_encoders(inventory: Inventory) -> None:
     if inventory.config().get("is_encoder_decoder"):
         raise errors.BadRequest(
             f"{inventory.place} has an encoder beside its decoder: only models that go on with a text are served.",
             "model_path",
         )
-    shape_of_config(config)
 
 
-def _text_config(inventory: Inventory) -> JsonObject:
+def text_config(inventory: Inventory) -> JsonObject:
     config = inventory.config()
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
@@ -97,7 +108,7 @@ def plan_of_folder(prospect: Prospect, dtype: str, bits: str | None) -> MemoryPl
         weights = _assumed(prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, item, bits)
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
     else:
-        shape = shape_of_config(_text_config(inventory))
+        shape = shape_of_config(text_config(inventory))
         weights = weight_bytes(inventory, item) if bits is None else _packed(inventory, item, bits)
         kept = kept_of(shape, options, precision)
         kept_bytes = blocks_of(kept, options.slots) * BLOCK * shape.bytes_per_token(precision)

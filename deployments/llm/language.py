@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,9 +77,13 @@ class TokenSampling(NamedTuple):
     seed: int | None
 
 
-#: What an engine says of one answer at a step: new tokens, how likely they were where that was asked for, and why it
-#: ends. An exception ends it as well.
-Hear = Callable[[Sequence[int], Sequence[TokenOdds], "str | Exception | None"], None]
+class Hear(Protocol):
+    """What an engine says of one answer at a step: new tokens, how likely they were where that was asked for, and why
+    it ends; an exception ends it as well. With the end, how many tokens of the prompt it had kept, if it knows."""
+
+    def __call__(
+        self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+    ) -> None: ...
 
 
 class Engine(Protocol):
@@ -268,6 +272,8 @@ class Conversation:
         #: Answers that have been ended for the caller, and those that the engine is done with.
         self._ended = [False] * query.n
         self._left = query.n
+        #: Tokens of the prompt that the engine had kept.
+        self._cached = 0
         self._error: Exception | None = None
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -290,7 +296,10 @@ class Conversation:
                 stop()
 
     def _hears(self, choice: int) -> Hear:
-        def hear(ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None) -> None:
+        def hear(
+            ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+        ) -> None:
+            self._cached = max(self._cached, cached)
             if not self._ended[choice]:
                 self._write(choice, ids, odds, end)
             if end is not None:
@@ -332,7 +341,7 @@ class Conversation:
         return read
 
     def _usage(self) -> TalkUsage:
-        return TalkUsage(len(self._order.ids), sum(writer.tokens for writer in self._writers))
+        return TalkUsage(len(self._order.ids), sum(writer.tokens for writer in self._writers), self._cached)
 
     def _leave(self, end: str | Exception) -> None:
         """The engine is done with one of the answers."""

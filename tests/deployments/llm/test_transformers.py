@@ -75,7 +75,9 @@ class Heard:
         order = Order(prompt, Query(prompt=prompt, ignore_eos=True, **query), tokens)
         self.stop = family.engine.write(order, sampling, self._hear)
 
-    def _hear(self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None) -> None:
+    def _hear(
+        self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+    ) -> None:
         assert self.end is None, "nothing comes after the end"
         self.ids += ids
         self.odds += odds

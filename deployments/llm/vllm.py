@@ -1,0 +1,216 @@
+"""Language models through vLLM: folders with safetensors, on cards, several of one machine together."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from cluster import environment, errors
+from cluster.catalog.entry import Source
+from cluster.facts import ModelFacts
+from cluster.value import JsonObject
+from cluster.weights.inventory import Inventory, read
+from cluster.weights.memory import (
+    BYTES_OF_DTYPE,
+    CUDA_CONTEXT_BYTES,
+    MemoryPlan,
+    PlannedPart,
+    weight_bytes,
+)
+from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect, Setup
+from deployments.device import dtype_name, refuse_foreign_code
+from deployments.llm.checkpoint import safetensors_of, text_config
+from deployments.llm.facts import LanguageFacts
+from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
+from deployments.llm.needs import STEP_WIDTH, kept_of, smaller
+from deployments.llm.requests import Query
+from deployments.llm.schemas import refuse_format
+from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
+from deployments.llm.token_stream import MODEL
+from deployments.llm.vllm_engine import SOCKET, VllmEngine
+from deployments.llm.vocabulary import Vocabulary
+
+#: Tokens that are computed in one step at most; what a step takes of memory follows from it.
+STEP_TOKENS = 4096
+#: More of the cache than is promised: the last block of an answer may be all but empty.
+SPARE_TOKENS = 64
+#: Of its card by a model that has it for itself. The rest is what others than vLLM take of it.
+MOST_SHARE = 0.92
+#: Of each card beside CUDA itself: recorded graphs, and the buffers of its libraries.
+GRAPH_BYTES = 1_500_000_000
+#: Main memory of the server and of the process for each card, and of all where there is none.
+SERVER_BYTES, CORE_BYTES, CPU_BYTES = 2_000_000_000, 3_000_000_000, 2_500_000_000
+#: A load that writes nothing for so long, as a part of what the supervisor waits for, is over.
+SILENT_SHARE = 0.9
+#: How far the weights are, of the way to a loaded model, before the engine starts.
+STARTED = 0.1
+
+
+class VllmOptions(CallReadingOptions):
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Of weights and kept tokens: by default float32 on CPU and bfloat16 on a card."
+    )
+    quantize: Literal["fp8", "bitsandbytes"] | None = Field(
+        default=None, description="Packs the weights while they are loaded. Those that are packed already stay so."
+    )
+    enforce_eager: bool = Field(
+        default=False, description="Records and compiles nothing: loads sooner, and writes slower."
+    )
+
+
+def _end_worker() -> None:
+    """A new process has to start a new engine; whoever waits for this one is answered there."""
+    os._exit(70)
+
+
+class VllmLanguage(LanguageFamily):
+    engines: ClassVar[tuple[str, ...]] = ("vllm",)
+    Options: ClassVar[type[VllmOptions]] = VllmOptions
+    has_grammars = True
+    is_elsewhere = True
+    #: Called when the engine has been lost.
+    lost: Callable[[], None] = staticmethod(_end_worker)
+
+    @classmethod
+    def needed(cls, prospect: Prospect) -> Source:
+        _command_of(prospect.settings.vllm_command)
+        inventory, cards = safetensors_of(prospect, "vLLM"), _cards_of(prospect)
+        if inventory is not None:
+            heads = shape_of_config(text_config(inventory)).heads
+            if heads % cards:
+                raise errors.BadOption(
+                    f"The model's {heads} heads cannot be shared out over {cards} cards: give a number that divides "
+                    "them.",
+                    "n_gpu",
+                )
+        return prospect.source
+
+    @classmethod
+    def plan(cls, prospect: Prospect) -> MemoryPlan:
+        return _plan(prospect, cls.number_format(prospect))
+
+    @classmethod
+    def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
+        yield from super().smaller(prospect)
+        yield from smaller(prospect)
+
+    def load(self, setup: Setup) -> ModelFacts:
+        options: VllmOptions = setup.options
+        refuse_foreign_code(setup)
+        vocabulary = Vocabulary(setup.folder)
+        shape = shape_of_config(text_config(read(setup.folder)))
+        dtype = dtype_name(options.torch_dtype, setup.device)
+        kept = kept_of(shape, options, PRECISIONS[dtype])
+        context = min(options.context_length or shape.context, shape.context, kept)
+        command = [*_command_of(setup.settings.vllm_command), *_arguments(setup, shape, dtype, kept, context)]
+        self._running = VllmEngine(command, _environment(setup), vocabulary.ends, self.lost)
+        self._running.load(
+            lambda fraction: setup.report(STARTED + (1 - STARTED) * fraction),
+            SILENT_SHARE * setup.settings.load_stall_s,
+        )
+        self.begins(vocabulary, self._running, context, kept, options, options.tool_parser)
+        return LanguageFacts(
+            engine="vllm",
+            dtype=options.quantize or dtype,
+            max_tokens=self._context,
+            context_length=self._context,
+            slots=options.slots,
+            kept_tokens=kept,
+            takes_tools=vocabulary.template is not None and vocabulary.template.takes_tools,
+            reasons=vocabulary.template is not None and vocabulary.template.reasons,
+        )
+
+    def unload(self) -> None:
+        self._running.close()
+
+    def refuse(self, query: Query) -> None:
+        refuse_echo(query)
+        refuse_format(query.format)
+
+
+def _command_of(setting: str) -> list[str]:
+    command = shlex.split(setting)
+    if not command:
+        raise errors.BadOption(
+            "vLLM is not installed here: put it into an environment of its own, and start the cluster with "
+            "CLUSTER_VLLM_COMMAND='/that/bin/python -m vllm.entrypoints.openai.api_server'.",
+            "model_engine",
+        )
+    return command
+
+
+def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) -> list[str]:
+    options: VllmOptions = setup.options
+    cards = max(1, setup.cards)
+    kept_bytes = (kept + SPARE_TOKENS * options.slots) * shape.bytes_per_token(PRECISIONS[dtype])
+    named = {
+        "model": setup.folder,
+        "served-model-name": MODEL,
+        "uds": SOCKET,
+        "dtype": dtype,
+        "max-model-len": context,
+        "max-num-seqs": options.slots,
+        "max-num-batched-tokens": STEP_TOKENS,
+        "kv-cache-memory-bytes": kept_bytes // min(cards, shape.kv_heads),
+        "gpu-memory-utilization": round(min(setup.card_share, MOST_SHARE), 3),
+        "tensor-parallel-size": cards,
+        # Sampling that is asked for comes with each request.
+        "generation-config": "vllm",
+        **({"quantization": options.quantize} if options.quantize else {}),
+        **({} if setup.allow_pickle or options.quantize == "bitsandbytes" else {"load-format": "safetensors"}),
+    }
+    flags = {
+        "enable-prefix-caching": True,
+        "enable-prompt-tokens-details": True,
+        "disable-uvicorn-access-log": True,
+        "enforce-eager": options.enforce_eager,
+        "trust-remote-code": setup.remote_code,
+    }
+    words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
+    return [*words, *(f"--{name}" for name, is_set in flags.items() if is_set)]
+
+
+def _environment(setup: Setup) -> dict[str, str]:
+    """Nothing of ours, whose libraries are others."""
+    variables = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    variables |= {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "PYTHONUNBUFFERED": "1"}
+    if setup.device == "cpu":
+        variables |= {"OMP_NUM_THREADS": str(setup.threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return environment.for_child(**variables)
+
+
+def _cards_of(prospect: Prospect) -> int:
+    wish = prospect.spec.n_gpu
+    if prospect.spec.gpu_idx is not None:
+        return max(1, len(prospect.spec.gpu_idx) // prospect.spec.replica)
+    return max(1, int(wish)) if isinstance(wish, (int, float)) else 1
+
+
+def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
+    options: VllmOptions = prospect.options
+    item, precision, cards = BYTES_OF_DTYPE[dtype], PRECISIONS[dtype], _cards_of(prospect)
+    inventory: Inventory | None = safetensors_of(prospect, "vLLM")
+    share = {None: 1.0, "fp8": 1 / item, "bitsandbytes": 0.6 / item}[options.quantize]
+    if inventory is None:
+        weights, kept = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, 0
+        kept_bytes = step = int(options.cache_gb * GB)
+    else:
+        shape = shape_of_config(text_config(inventory))
+        weights, kept = weight_bytes(inventory, item), kept_of(shape, options, precision)
+        kept_bytes = (kept + SPARE_TOKENS * options.slots) * shape.bytes_per_token(precision)
+        step = STEP_TOKENS * shape.hidden * STEP_WIDTH * item + options.slots * shape.vocabulary * 4 * 3
+    weights = int(weights * share)
+    if prospect.on_card:
+        home, fixed, host = "card", cards * (CUDA_CONTEXT_BYTES + GRAPH_BYTES), SERVER_BYTES + cards * CORE_BYTES
+    else:
+        home, fixed, host = "main memory", CPU_BYTES, 0
+    parts = (
+        PlannedPart("model", prospect.entry.family, dtype, options.quantize or "none", weights, home),
+        PlannedPart(f"{kept or 'its'} tokens", "cache", precision, "none", kept_bytes, home),
+    )
+    activations = cards * step
+    return MemoryPlan(parts, activations, fixed, 0, weights + kept_bytes + activations + fixed, host)
