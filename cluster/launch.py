@@ -44,6 +44,21 @@ def _parsed_share(value: Any) -> Any:
     return value
 
 
+def _as_percent(value: Any) -> Any:
+    """`10`, `"10"` and `"10%"`; pydantic refuses anything else."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        value = value.strip().removesuffix("%").strip()
+    try:
+        percent = float("nan" if isinstance(value, bool) else value)
+    except (TypeError, ValueError):
+        percent = math.nan
+    if not 0 <= percent < 100:
+        raise ValueError(f"canary takes a percentage from 0 to below 100, such as 10%, not {quoted(value)}")
+    return percent
+
+
 def _place_on_device(fields: dict[str, Any]) -> None:
     """`device="cpu"` or `"cuda:1"`, as libraries name devices, as the fields for it; any other stays an option, to be
     refused."""
@@ -73,6 +88,8 @@ def _spread_bounds(fields: dict[str, Any]) -> None:
 
 #: Card numbers, in any of the forms that people and clients write.
 Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
+#: A part of all, in percent, with or without the sign for it.
+Percent = Annotated[float | str | None, BeforeValidator(_as_percent)]
 #: How many cards, or which part of one; None means CPU.
 Gpus = Annotated[float | Literal["auto"] | None, BeforeValidator(_parsed_share), AfterValidator(_possible_share)]
 
@@ -220,6 +237,11 @@ class LaunchSpec(Value):
     )
     pinned: bool = Field(default=False, description="Never let it sleep, nor give way to other models.")
     asleep: bool = Field(default=False, description="Load it only when the first request comes.")
+    canary: Percent = Field(
+        default=None,
+        description="When it takes the place of another version: the percentage of requests that it gets at first, "
+        "e.g. 10%; the other comes back by itself if more of them fail or take longer.",
+    )
     replica_config: tuple[ReplicaPlace, ...] | None = Field(default=None, description="Place of each replica.")
     envs: dict[str, str] | None = Field(
         default=None, description="Environment variables of the workers, such as thread counts."
@@ -293,6 +315,13 @@ class LaunchSpec(Value):
                 raise ValueError("replica_config needs one place per replica")
         for index in range(self.replica if self.gpu_idx is not None else 0):
             self.place_of(index)
+        return self
+
+    @model_validator(mode="after")
+    def _canary_has_a_place(self) -> LaunchSpec:
+        """Beside all workers of the old version."""
+        if self.canary and (self.gpu_idx is not None or self.replica_config is not None):
+            raise ValueError("canary cannot be given together with gpu_idx or replica_config")
         return self
 
     @model_validator(mode="after")

@@ -169,6 +169,17 @@ class Settings(BaseSettings):
         description="Seconds for which fewer replicas must have been enough before a model that follows its load gives "
         "one back.",
     )
+    canary_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds for which a canary must have served as well as the old version before it takes its place.",
+    )
+    canary_requests: int = Field(
+        default=100,
+        ge=1,
+        description="Requests that it must have answered besides, unless it gets fewer in ten times as long.",
+    )
     make_room: bool = Field(
         default=True,
         description="Send models to sleep that nobody uses, unless they are pinned, where others have no room.",

@@ -229,6 +229,16 @@ class ScaleStatus(Value):
     why: str = ""
 
 
+class CanaryStatus(Value):
+    """How the trial of a new version stands."""
+
+    generation: int
+    #: The version that serves the other requests, and comes back where the new one is worse.
+    old_generation: int
+    percent: float
+    why: str = ""
+
+
 class ScaleNumbers(Value):
     """How many replicas a model has and how much there is to do, for people and for other autoscalers."""
 
@@ -269,6 +279,8 @@ class ModelStatus(Value):
     wake_s: float | None = None
     #: None where it has as many replicas as were asked for.
     scale: ScaleStatus | None = None
+    #: None where no new version is on trial.
+    canary: CanaryStatus | None = None
     version: int = 0
 
 

@@ -91,6 +91,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
         "CLUSTER_PROBE_S": "3",
         "CLUSTER_KEEP_ALIVE_S": "3",
         "CLUSTER_SCALE_DOWN_S": "2",
+        "CLUSTER_CANARY_S": "3",
+        "CLUSTER_CANARY_REQUESTS": "20",
     }
     cluster = LiveCluster(tmp_path_factory.mktemp("home"), **settings)
     cluster.up()

@@ -39,6 +39,8 @@ class EchoOptions(BaseModel):
     load_seconds: float = 0.0
     load_error: str | None = None
     run_seconds: float = 0.0
+    #: Computes its own example and nothing else.
+    run_error: str | None = None
     #: Any value that a test wants to set and that means nothing.
     steps: int = 1
 
@@ -77,6 +79,8 @@ class Echo(Batched):
         pause = self._options.run_seconds + max((item["sleep"] for item in batch if _orders(item, "sleep")), default=0)
         if pause:
             time.sleep(pause)
+        if self._options.run_error and any(item not in self.example.items for item in batch):
+            raise ValueError(self._options.run_error)
         for item in batch:
             if _orders(item, "hold"):
                 self._held = b"x" * item["hold"]

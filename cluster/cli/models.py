@@ -9,7 +9,16 @@ import click
 
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
-from cluster.cli.output import json_option, local_time, of_bounds, print_json, print_models, print_table, size
+from cluster.cli.output import (
+    json_option,
+    local_time,
+    of_bounds,
+    of_canary,
+    print_json,
+    print_models,
+    print_table,
+    size,
+)
 from cluster.client.client import Client
 from cluster.value import JsonObject
 
@@ -135,6 +144,8 @@ def describe(client: Client, uid: str, as_json: bool) -> None:
         numbers = client.scale_of(uid)
         why = f": {numbers['why']}" if numbers["why"] else ""
         description["replica"] = f"{of_bounds(numbers['ready'], numbers['replica'], bounds)}{why}"
+    if description.pop("canary", None) is not None and (canary := client.status(uid).canary) is not None:
+        description["canary"] = of_canary(canary)
     rows = [(name, _text_of(value)) for name, value in description.items() if value not in (None, [], {}, "")]
     print_table(("FIELD", "VALUE"), rows)
     if trials:

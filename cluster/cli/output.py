@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cluster.status import ModelState, ModelStatus
+from cluster.status import CanaryStatus, ModelState, ModelStatus
 from cluster.value import JsonObject
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -80,9 +80,15 @@ def of_bounds(ready: int, replica: int, bounds: JsonObject | None) -> str:
     return f"{ready}/{replica}" if bounds is None else f"{ready} of {bounds['min']}–{bounds['max']}"
 
 
+def of_canary(canary: CanaryStatus) -> str:
+    return f"{canary.percent:g} % to generation {canary.generation}, a canary: {canary.why}"
+
+
 def _why(status: ModelStatus) -> str:
     if status.state is not ModelState.READY:
         return status.reason or _activity(status)
+    if status.canary is not None:
+        return of_canary(status.canary)
     return "" if status.scale is None else status.scale.why
 
 

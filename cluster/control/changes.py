@@ -22,6 +22,8 @@ class Change:
 
 #: Fields that say how many replicas there are.
 COUNTS = {"replica", "min_replica", "max_replica", "target_queue_s"}
+#: Fields that change without other workers.
+ADJUSTABLE = {*COUNTS, "aliases", "idle_doze_s", "idle_sleep_s", "pinned"}
 
 
 def is_same_launch(before: Wanted, after: Wanted) -> bool:
@@ -30,9 +32,9 @@ def is_same_launch(before: Wanted, after: Wanted) -> bool:
 
 def changed_fields(before: Wanted, after: Wanted) -> tuple[str, ...]:
     """Which fields of the spec differ; the uid a spec is served under is not one of them, nor
-    whether it begins asleep."""
+    whether it begins asleep, nor how it takes the place of another version."""
     old, new = (
-        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options", "asleep"})
+        w.spec.model_dump(exclude={"model_uid", "model_name", "model_type", "options", "asleep", "canary"})
         for w in (before, after)
     )
     fields = [name for name in old if old[name] != new[name]]
@@ -79,6 +81,14 @@ def _kind_of(fields: Collection[str]) -> Literal["same", "scale", "rename", "adj
     """Only an update needs other workers."""
     if not fields:
         return "same"
-    if set(fields) <= {*COUNTS, "aliases", "idle_doze_s", "idle_sleep_s", "pinned"}:
+    if set(fields) <= ADJUSTABLE:
         return "scale" if COUNTS & set(fields) else "rename" if "aliases" in fields else "adjust"
     return "update"
+
+
+def carried_over(old: Wanted, new: Wanted, to: Wanted) -> Wanted:
+    """What differs between two wishes for one version and needs no other workers, as a wish for another version."""
+    fields = {
+        name: getattr(new.spec, name) for name in ADJUSTABLE if getattr(new.spec, name) != getattr(old.spec, name)
+    }
+    return to.model_copy(update={"spec": to.spec.model_copy(update=fields), "declared": new.declared})

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
+from cluster.control.canary import Canaries
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.peaks import Peak, key_of, larger, measured_by, merged
 from cluster.control.placement import Placement
@@ -64,6 +65,7 @@ class Fleet:
     last_ready: dict[str, Wanted] = field(default_factory=dict)
     resting: Resting = field(default_factory=Resting)
     scales: Scales = field(default_factory=Scales)
+    canaries: Canaries = field(default_factory=Canaries)
     #: Models that have served, in whatever generation: requests wait for their next worker instead of failing.
     served: set[str] = field(default_factory=set)
     #: Workers whose end has a known cause that will not come again: their loss delays no start.
@@ -118,7 +120,7 @@ class Fleet:
         moved = worker.report.progress != report.progress
         claim = worker.claim
         if report.phase == "ready" and report.peak is not None:
-            claim = self._held_to(worker, claim, report, report.peak)
+            claim = _held_to(self, worker, claim, report, report.peak)
         self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
         # What it loaded once it can load again: only its process is to blame.
         event = E.DIED if report.phase == "failed" and report.loads else EVENT_OF_PHASE[report.phase]
@@ -126,17 +128,6 @@ class Fleet:
         if after.name.uid in self.wanted:
             self.resting.see(worker, after, self.workers.of(after.name.uid), now)
         return after
-
-    def _held_to(self, worker: WorkerRecord, claim: Claim, report: Report, peak: Needs) -> Claim:
-        """The claim of a worker that took more than was expected; what it took is remembered for the next launch."""
-        wanted = self.wanted.get(worker.name.uid)
-        if worker.report.phase != "ready" and wanted is not None and wanted.generation == worker.name.generation:
-            key = key_of(wanted, on_card=bool(claim.cards))
-            before = self.peaks.get(key)
-            if (row := merged(before, measured_by(wanted, report, peak))) != before:
-                self.peaks[key] = self.new_peaks[key] = row
-        most = larger(Needs(memory_bytes=claim.memory_bytes, card_bytes=claim.card_bytes), peak)
-        return replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)
 
     def see_memory(self, node: str, memory: Memory, now: float) -> tuple[WorkerRecord, str] | None:
         """Takes a reading of a node's memory; returns the worker that has to end for it, if any, and the reason."""
@@ -217,6 +208,7 @@ class Fleet:
         self.wanted[wanted.uid] = wanted
         self.scales.watched.add(wanted.uid)
         self.resting.heed(wanted, self.settings)
+        self.canaries.heed(wanted)
         self.unreadable.pop(wanted.uid, None)
         if unreadable:
             self.unreadable[wanted.uid] = unreadable
@@ -238,6 +230,7 @@ class Fleet:
         self.waiting.pop(uid, None)
         self.resting.forget(uid)
         self.scales.forget(uid)
+        self.canaries.forget(uid)
         self.workers.touch(uid)
 
     # ------------------------------------------------------------------------------------------- decisions out
@@ -280,6 +273,7 @@ class Fleet:
             untouched=self.unreadable,
             peaks=self.peaks,
             dozing=self.resting.dozing,
+            canaries=self.canaries,
         )
         before, self.waiting = self.waiting, plan.waiting
         self.workers.untold.update(
@@ -312,7 +306,7 @@ class Fleet:
         newly = []
         for uid in uids:
             wanted, last = self.wanted.get(uid), self.last_ready.get(uid)
-            if wanted is None or uid in self.unreadable:
+            if wanted is None or uid in self.unreadable or uid in self.canaries.on_trial:
                 continue
             if last is not None and (last.generation, last.replica) == (wanted.generation, wanted.replica):
                 continue
@@ -341,3 +335,15 @@ class Fleet:
         node = self.nodes.get(node_id)
         sharing = sum(w.state in COMPUTES for w in self.workers.on(node_id))
         return max(1, int((node.cpus if node else 1) // max(1, sharing)))
+
+
+def _held_to(fleet: Fleet, worker: WorkerRecord, claim: Claim, report: Report, peak: Needs) -> Claim:
+    """The claim of a worker that took more than was expected; what it took is remembered for the next launch."""
+    wanted = fleet.wanted.get(worker.name.uid)
+    if worker.report.phase != "ready" and wanted is not None and wanted.generation == worker.name.generation:
+        key = key_of(wanted, on_card=bool(claim.cards))
+        before = fleet.peaks.get(key)
+        if (row := merged(before, measured_by(wanted, report, peak))) != before:
+            fleet.peaks[key] = fleet.new_peaks[key] = row
+    most = larger(Needs(memory_bytes=claim.memory_bytes, card_bytes=claim.card_bytes), peak)
+    return replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)

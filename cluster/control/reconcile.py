@@ -7,9 +7,10 @@ where there is room, and takes its place one by one where there is not.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from cluster.control.canary import Canaries
 from cluster.control.lifecycle import ALIVE, ENDED, LEAVES, PREFERENCE, RESTS, SERVES, WORKS, WorkerRecord
 from cluster.control.peaks import Peaks
 from cluster.control.placement import NoRoom, Placement, demand_of
@@ -93,6 +94,7 @@ def reconcile(
     untouched: Collection[str] = (),
     peaks: Peaks | None = None,
     dozing: Collection[str] = (),
+    canaries: Canaries | None = None,
 ) -> FleetPlan:
     """The difference between what is wanted and what runs, of these models with all their workers; `room` is what is
     left beside the workers of all models.
@@ -101,9 +103,9 @@ def reconcile(
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
     `old_losses` are the losses of those. Workers on a node that drains go once others are READY elsewhere. Those of the
     models in `untouched` are left as they are. `peaks`: what launches were measured to take. Nothing is started for the
-    models in `dozing`.
+    models in `dozing`. While a new version is on trial, as `canaries` tells, the old one serves as it did.
     """
-    last_ready = last_ready or {}
+    last_ready, canaries = last_ready or {}, canaries or Canaries()
     leaving = {node.id for node in room.nodes if node.draining}
     planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {}, leaving)
     plan = planning.plan
@@ -120,7 +122,9 @@ def reconcile(
             plan.drain.append(worker)
     for uid, target in wanted.items():
         if uid in dozing and uid not in untouched:
-            planning.let_doze(target, by_model.get(uid, ()))
+            planning.let_doze(canaries.serving(target), by_model.get(uid, ()))
+        elif uid not in untouched and uid in canaries.on_trial:
+            planning.plan_trial(target, canaries.serving(target), by_model.get(uid, ()))
         elif uid not in untouched:
             planning.plan_model(target, last_ready.get(uid, target), by_model.get(uid, ()))
     return plan
@@ -147,6 +151,15 @@ class _Planning:
         kept, _ = _keep([w for w in current if w.state in RESTS | {S.READY}], target.replica)
         self.plan.doze += [w for w in kept if w.state == S.READY]
         self.plan.drain += [w for w in workers if w.state in ALIVE | RESTS and w not in kept]
+
+    def plan_trial(self, target: Wanted, serving: Wanted, workers: Sequence[WorkerRecord]) -> None:
+        """One worker of the wanted version beside all of the one that serves, and not before these are READY."""
+        others = [w for w in workers if w.name.generation != target.generation]
+        replace(self, losses=self.old_losses).plan_model(serving, serving, others)
+        canary = [w for w in workers if w.name.generation == target.generation]
+        ready = {w.name.index for w in others if w.name.generation == serving.generation and w.state == S.READY}
+        if canary or len(ready) >= serving.replica:
+            self.plan_model(target.scaled(1), target.scaled(1), canary)
 
     def plan_model(self, target: Wanted, last: Wanted, workers: Sequence[WorkerRecord]) -> None:
         """One model with all its workers; `last` is the version that was READY last, or the wanted one itself."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from cluster import errors
 from cluster.control import newer
+from cluster.control.canary import Canary
 from cluster.control.fleet import Fleet
 from cluster.control.peaks import Peak, oldest
 from cluster.control.platform import Handle
@@ -63,6 +64,11 @@ class Recovery:
             stored = None if uid in self._fleet.unreadable else self._fleet.wanted.get(uid)
             if stored is not None and (bounds := stored.spec.bounds) is not None:
                 self._fleet.want(stored.scaled(bounds.nearest(scale.replica)))
+        for uid, canary in (await self._records.readable("canary", Canary)).items():
+            stored = None if uid in self._fleet.unreadable else self._fleet.wanted.get(uid)
+            # A trial that is over leaves its row behind.
+            if stored is not None and stored.generation == canary.generation:
+                self._fleet.canaries.begin(uid, canary)
         self._fleet.peaks = await self._records.readable("peak", Peak)
         for key in oldest(self._fleet.peaks):
             del self._fleet.peaks[key]

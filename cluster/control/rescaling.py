@@ -66,15 +66,18 @@ def scale_to(fleet: Fleet, wanted: Wanted, replica: int, why: str) -> Rescaled |
 
 def is_served(fleet: Fleet, wanted: Wanted) -> bool:
     """Whether a model that follows its load has as many workers as it must, and can only be short of others."""
+    wanted = fleet.canaries.serving(wanted)
     holding = {worker.name.index for worker in _holding(fleet, wanted)}
     return wanted.spec.bounds is not None and len(holding) >= wanted.least
 
 
 def extra_workers(fleet: Fleet, wanted: Wanted) -> list[WorkerRecord]:
     """Those that only a load has brought about."""
-    if wanted.spec.bounds is None:
+    serving = fleet.canaries.serving(wanted)
+    if wanted.spec.bounds is None or serving.spec.bounds is None:
         return []
-    return [worker for worker in _holding(fleet, wanted) if worker.name.index >= wanted.least]
+    least = max(wanted.least, serving.least)
+    return [worker for worker in _holding(fleet, serving) if worker.name.index >= least]
 
 
 def _holding(fleet: Fleet, wanted: Wanted) -> list[WorkerRecord]:

@@ -24,8 +24,8 @@ R = TypeVar("R")
 ITSELF = ""
 #: Wanted models (called wishes in files of every version), the same as they last were READY, registered entries, keys,
 #: the highest numbers given out, what launches were measured to take, the nodes that people closed, which models sleep,
-#: and how many replicas the load of others has brought about.
-Kind = Literal["wish", "ready", "entry", "key", "number", "peak", "node", "rest", "scale"]
+#: how many replicas the load of others has brought about, and what models return to whose new version is on trial.
+Kind = Literal["wish", "ready", "entry", "key", "number", "peak", "node", "rest", "scale", "canary"]
 #: Kind, key and value.
 Row = tuple[Kind, str, Any]
 

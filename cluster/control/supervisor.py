@@ -30,6 +30,7 @@ from cluster.control.sampling import Sampling
 from cluster.control.scaling import Bounds
 from cluster.control.sleeping import Sleeping
 from cluster.control.store import ITSELF, Store
+from cluster.control.trying import Trying
 from cluster.control.views import usage_of
 from cluster.control.wanted_models import WantedModels
 from cluster.control.watching import Watch
@@ -49,6 +50,7 @@ from cluster.status import (
     WorkerState,
 )
 from cluster.suspicion import POISON_S
+from cluster.tally import CanaryTally
 
 log = logging.getLogger("cluster.control.supervisor")
 E = WorkerEvent
@@ -97,6 +99,7 @@ class Supervisor:
             self._fleet, platform, self._records, self._publisher, clock, wall_clock, self._wake
         )
         self._sleeping = Sleeping(self._fleet, self._records, self._publisher, clock, self._wake)
+        self._trying = Trying(self._fleet, self._records, self._publisher, self._wake)
         self._registrations = Registrations(self._records)
         self._keys = KeyRing(self._records, keys, self._publisher.publish)
         closed = self._records.validated("node", store.all("node"), Closed)
@@ -116,6 +119,7 @@ class Supervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._watch.stop()
+        await self._trying.stop()
         await self._disk.stop()
         await self._records.stop()
 
@@ -178,6 +182,7 @@ class Supervisor:
         self._watch.see_expired(now)
         self._publisher.drop_old_poison(now)
         self._models.follow_load(now)
+        self._trying.decide(now)
         await self._executor.carry_out(self._sleeping.plan(now))
         self._publisher.publish()
         self._records.save()
@@ -210,6 +215,9 @@ class Supervisor:
         self._records.tell(uid, "ERROR", text)
         self._publisher.publish()
         self._wake.set()
+
+    async def tallied(self, ingress: str, tallies: Sequence[CanaryTally]) -> None:
+        self._trying.hear(ingress, tallies)
 
     async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
         return await self._sampling.collect(ingress, own, await self.uptime(), self._disk.free_bytes)

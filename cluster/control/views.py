@@ -12,7 +12,7 @@ from cluster.errors import ClusterError, DoesNotFit
 from cluster.facts import SentFacts
 from cluster.launch import Wanted
 from cluster.routes import ModelName, ModelRoutes, NameKind, Route, ServedModel, WorkerAddress
-from cluster.status import Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
+from cluster.status import CanaryStatus, Claim, ModelState, ModelStatus, Node, WorkerState, WorkerStatus
 
 S = WorkerState
 
@@ -27,18 +27,22 @@ def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
     serving = [] if fleet.resting.rests(uid) else [w for w in fleet.of(uid) if w.state in SERVES]
     usable = [w for w in serving if w.state == S.READY] or serving
     state, reason = state_of(fleet, wanted)
+    canary = fleet.canaries.on_trial.get(uid)
+    stable = fleet.canaries.serving(wanted)
     return ModelRoutes(
         uid=uid,
-        abilities=wanted.abilities,
+        abilities=stable.abilities,
         workers=tuple(_route(w, wanted.spec.request_limits) for w in usable),
         state=state,
         reason=reason,
-        launched=_launched(wanted, serving),
+        launched=_launched(stable, serving),
         facts=serving[0].report.facts if serving else fleet.resting.facts.get(uid, SentFacts()),
         names=names_of(wanted),
         recovering=uid in fleet.served and uid not in fleet.unreadable,
         waking=uid in fleet.resting.woken and not _has_no_room(fleet, uid),
         wake_s=fleet.resting.wake_s(uid),
+        canary=tuple(str(w) for w in usable if canary and w.name.generation == canary.generation),
+        canary_share=canary.percent / 100 if canary else 0.0,
     )
 
 
@@ -68,6 +72,7 @@ def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
     if wanted.uid in fleet.resting.dozing:
         return ModelState.DOZING, fleet.resting.story(wanted.uid)
     workers = fleet.of(wanted.uid)
+    wanted = fleet.canaries.serving(wanted)
     current = [w for w in workers if w.name.generation == wanted.generation]
     ready = sum(w.state in SERVES for w in current)
     if wanted.uid in fleet.unreadable:
@@ -89,11 +94,12 @@ def state_of(fleet: Fleet, wanted: Wanted) -> tuple[ModelState, str]:
 
 def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
     state, reason = state_of(fleet, wanted)
-    workers = fleet.of(wanted.uid)
-    current = [w for w in workers if w.name.generation == wanted.generation and w.state in ALIVE]
-    failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == wanted.generation), None)
-    # What a load would need besides is no error of a model that serves.
-    waiting = Waiting("") if is_served(fleet, wanted) else fleet.waiting.get(wanted.uid, Waiting(""))
+    workers, serving = fleet.of(wanted.uid), fleet.canaries.serving(wanted)
+    current = [w for w in workers if w.name.generation == serving.generation and w.state in ALIVE]
+    failed = next((w for w in workers if w.state == S.FAILED and w.name.generation == serving.generation), None)
+    # What a load would need besides, or a new version on trial, is no error of a model that serves.
+    is_well = is_served(fleet, wanted) or (serving is not wanted and state == ModelState.READY)
+    waiting = Waiting("") if is_well else fleet.waiting.get(wanted.uid, Waiting(""))
     fractions = [1.0 if w.state == S.READY else w.report.progress.fraction for w in current]
     return ModelStatus(
         uid=wanted.uid,
@@ -101,20 +107,33 @@ def status_of(fleet: Fleet, wanted: Wanted) -> ModelStatus:
         reason=reason,
         error_code=_code_of(failed.report.error) if failed else waiting.code,
         log_tail=failed.report.log_tail if failed else (),
-        replica=wanted.replica,
+        replica=serving.replica,
         ready=sum(w.state in SERVES for w in current),
         restarts=sum(count for (uid, _), count in fleet.restarts.items() if uid == wanted.uid),
         generation=wanted.generation,
         stage=next(
             (w.report.progress.stage for w in current if w.state != S.READY), "pending" if not current else "ready"
         ),
-        progress=1.0 if state == ModelState.READY else sum(fractions) / wanted.replica,
+        progress=1.0 if state == ModelState.READY else sum(fractions) / serving.replica,
         created=wanted.created,
         wanted=wanted,
         workers=tuple(_worker_status(fleet, w) for w in workers),
         wake_s=fleet.resting.wake_s(wanted.uid),
         scale=scale_status(fleet, wanted),
+        canary=_canary_status(fleet, wanted.uid),
         about=next((w.report.facts.listed for w in current if w.state == S.READY), {}),
+    )
+
+
+def _canary_status(fleet: Fleet, uid: str) -> CanaryStatus | None:
+    canary = fleet.canaries.on_trial.get(uid)
+    if canary is None:
+        return None
+    return CanaryStatus(
+        generation=canary.generation,
+        old_generation=canary.before.generation,
+        percent=canary.percent,
+        why=fleet.canaries.why.get(uid, ""),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster import errors
+from cluster.control.canary import Canary, Ruling
 from cluster.control.changes import Change, difference, differences, is_same_launch
 from cluster.control.fitting import Fit, could_place, fit_of, placements_of
 from cluster.control.fleet import Fleet
@@ -22,6 +23,7 @@ from cluster.control.resting import Rest
 from cluster.control.scaling import Bounds, Scale, spec_with
 from cluster.control.sleeping import put_to_sleep, wake
 from cluster.control.store import Row
+from cluster.control.trying import end_trial, trial_after, trial_of
 from cluster.control.views import state_of
 from cluster.launch import Wanted
 from cluster.status import ModelState, ModelStatus, ScaleNumbers
@@ -197,7 +199,9 @@ class WantedModels:
                 f"{uid} sleeps, so there is no process of it to restart; its next request starts new ones.", "model_uid"
             )
         after = (await self._numbered(before, uid)).model_copy(update={"created": before.created})
-        await self._want(after, f"Restart model{why and f': {why}'}")
+        on_trial = self._fleet.canaries.on_trial.get(uid)
+        trial = on_trial and on_trial.model_copy(update={"generation": after.generation})
+        await self._want(after, f"Restart model{why and f': {why}'}", trial)
         return self._status(uid)
 
     async def _apply(self, declared: Sequence[Wanted], prune: bool, dry_run: bool) -> list[Change]:
@@ -212,6 +216,8 @@ class WantedModels:
 
     async def _carry_out(self, change: Change) -> None:
         before, after = change.before, change.after
+        if after is not None and await self._ended_trial(change.uid, after):
+            return
         is_unreadable = change.uid in self._fleet.unreadable
         if change.change == "terminate":
             await self._unwant(change.uid, "Terminate model: no longer declared")
@@ -228,7 +234,23 @@ class WantedModels:
                 await self._want(_declared(before), "Declared as it is")
         elif after is not None:
             wanted = _declared(await self._numbered(after, change.uid))
-            await self._want(wanted, f"{change.change.capitalize()} model: declared")
+            trial = trial_of(self._fleet, wanted)
+            how = f", with {trial.percent:g} % of the requests at first" if trial else ""
+            await self._want(wanted, f"{change.change.capitalize()} model: declared{how}", trial)
+
+    async def _ended_trial(self, uid: str, after: Wanted) -> bool:
+        """Whether a trial was ended by declaring the old version, or the new one without a canary."""
+        on_trial, wanted = self._fleet.canaries.on_trial.get(uid), self._fleet.wanted.get(uid)
+        if on_trial is None or wanted is None:
+            return False
+        if is_same_launch(on_trial.before, after):
+            await end_trial(self._fleet, self._records, uid, Ruling("return", "the old version is declared again"))
+        elif is_same_launch(wanted, after) and not after.spec.canary:
+            await end_trial(self._fleet, self._records, uid, Ruling("go on", "it is declared without a canary"))
+        else:
+            return False
+        self._wake.set()
+        return True
 
     # ------------------------------------------------------------------------------------ what all have in common
 
@@ -265,14 +287,19 @@ class WantedModels:
         generation = await self._records.next_number("generation", highest + 1)
         return wanted.model_copy(update={"uid": uid, "generation": generation, "created": self._wall_clock()})
 
-    async def _want(self, wanted: Wanted, text: str) -> None:
+    async def _want(self, wanted: Wanted, text: str, trial: Canary | None = None) -> None:
         """One write: a new generation is as lasting as the model that has it."""
         rows: list[Row] = [("wish", wanted.uid, wanted.model_dump(mode="json"))]
+        trial = trial or trial_after(self._fleet, wanted)
+        if trial is not None:
+            rows.append(("canary", wanted.uid, trial.model_dump(mode="json")))
         begins_asleep = wanted.spec.asleep and wanted.uid not in self._fleet.wanted
         if begins_asleep:
             rows.append(("rest", wanted.uid, Rest(is_asleep=True, reason=UNUSED).model_dump(mode="json")))
         await self._records.put_all([*rows, *self._records.number_row("generation")])
         self._fleet.want(wanted)
+        if trial is not None:
+            self._fleet.canaries.begin(wanted.uid, trial)
         if begins_asleep:
             put_to_sleep(self._fleet, wanted.uid, UNUSED)
         self._records.tell(wanted.uid, "INFO", text)
@@ -280,7 +307,7 @@ class WantedModels:
         self._wake.set()
 
     async def _unwant(self, uid: str, text: str) -> None:
-        await self._records.delete("wish", uid, "ready", "rest", "scale")
+        await self._records.delete("wish", uid, "ready", "rest", "scale", "canary")
         self._fleet.unwant(uid)
         self._records.tell(uid, "INFO", text)
         self._wake.set()

@@ -19,6 +19,7 @@ from cluster.keys import Key
 from cluster.launch import Wanted
 from cluster.routes import Amendment, Snapshot
 from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleNumbers, StatusNews
+from cluster.tally import CanaryTally
 
 
 class SupervisorCalls(Protocol):
@@ -130,6 +131,9 @@ class SupervisorCalls(Protocol):
 
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         """The call with this fingerprint ended these workers."""
+
+    async def tallied(self, ingress: str, tallies: Sequence[CanaryTally]) -> None:
+        """What an ingress has counted of the versions on trial, each since it is."""
 
     async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
         """Takes the page of one ingress; returns those of the other ingresses, and the fleet's."""

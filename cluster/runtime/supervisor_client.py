@@ -24,6 +24,7 @@ from cluster.runtime.actor_calls import SUPERVISOR, answer_of
 from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.settings import Settings
 from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleNumbers, StatusNews
+from cluster.tally import CanaryTally
 
 Arguments = ParamSpec("Arguments")
 T = TypeVar("T")
@@ -183,6 +184,9 @@ class SupervisorClient(SupervisorCalls):
 
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         await self._once(CALL_S, SupervisorCalls.poisoned, uid, fingerprint, workers)
+
+    async def tallied(self, ingress: str, tallies: Sequence[CanaryTally]) -> None:
+        await self._once(CALL_S, SupervisorCalls.tallied, ingress, tallies)
 
     async def metrics(self, ingress: str, own: bytes) -> list[bytes]:
         return await self._once(METRICS_S, SupervisorCalls.metrics, ingress, own)

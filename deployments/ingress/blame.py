@@ -155,6 +155,19 @@ class Blame:
 
     # ------------------------------------------------------------------------------------ workers that fail
 
+    async def lets_go_on(
+        self,
+        error: errors.ClusterError,
+        worker: str,
+        client: WorkerClient,
+        failed: FailedCall,
+        others: Iterable[Sent],
+    ) -> bool:
+        """Whether a call that ended like this is to be asked elsewhere."""
+        if isinstance(error, errors.InferenceFailed):
+            return await self.is_worker_to_blame(worker, client, failed, others)
+        return error.retryable
+
     async def is_worker_to_blame(
         self, worker: str, client: WorkerClient, failed: FailedCall, others: Iterable[Sent]
     ) -> bool:

@@ -27,6 +27,7 @@ from cluster.suspicion import fingerprint_of
 from cluster.value import JsonObject
 from deployments.ingress.affinity import Beginning
 from deployments.ingress.blame import Blame, FailedCall
+from deployments.ingress.canaries import CanaryCounts
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.open_answer import OpenAnswer
 from deployments.ingress.patience import Patience
@@ -73,6 +74,8 @@ class Question:
     in_pieces: bool = False
     #: How the prompt begins, where workers keep the beginnings of prompts.
     beginning: Beginning | None = None
+    #: A version on trial has failed it.
+    was_failed: bool = False
 
     def sender(self, queue: WorkerQueue, is_suspect: bool) -> Callable[[Call, bool], Awaitable[Any]]:
         if self.in_pieces:
@@ -107,6 +110,7 @@ class Dispatcher:
         self._calls = 0
         self.table = RouteTable(any_name=settings.any_name)
         self._blame = Blame(self.table, supervisor, self._announce)
+        self._canaries = CanaryCounts(self.table, partial(supervisor.tallied, metrics.ingress))
         self._patience = Patience(self.table, supervisor, settings.hold_s, lambda: self._changed)
         #: By the digest of each.
         self.keys: Mapping[str, Key] = {}
@@ -243,7 +247,7 @@ class Dispatcher:
         question = Question(model, ability, [item], dict(params), owner, deadline, True, True, beginning)
         begun: OpenAnswer
         begun, worker = await self._asked(question)
-        with self.table.counted(worker):
+        with self.table.counted(worker), self._canaries.told_of(question.model.uid, worker):
             async with aclosing(begun.pieces()) as coming:
                 async for pieces in coming:
                     yield pieces
@@ -269,7 +273,8 @@ class Dispatcher:
             suspicion = self._blame.suspicion_of(model.uid)
             if suspicion is not None:
                 suspicion.refuse(question.fingerprint, model.uid, loop.time())
-            with self.table.choose(model, avoiding, question.beginning) as route:
+            began = loop.time()
+            with self.table.choose(model, avoiding, question.beginning, question.owner) as route:
                 # Request ids are the caller's and may be used twice; a call's own id is not.
                 self._calls += 1
                 call = question.call(f"{question.owner}#{self._metrics.ingress}{self._calls}", loop.time())
@@ -279,20 +284,21 @@ class Dispatcher:
                     queue.refuse(question.size)
                     answer = await question.sender(queue, is_suspect)(call, question.is_long)
                     self.table.queued[route.worker] = queue.queued
+                    if model.canary:
+                        self._canaries.answered(model, route.worker, loop.time() - began, question.was_failed)
                     # One in pieces may still end its worker.
                     if not question.in_pieces:
                         self._clear(question)
                     return answer, route.worker
                 except GivenUp as silence:
+                    question.was_failed = question.was_failed or route.worker in model.canary
                     return await self._first(silence.sent, queue, route.worker, question, tried, losses)
-                except errors.InferenceFailed as error:
-                    failed = FailedCall(call.id, question.fingerprint, question.is_long, is_suspect)
-                    if not await self._blame.is_worker_to_blame(route.worker, queue.client, failed, queue.sent):
-                        self._clear(question)
-                        raise
-                    refusal = error
                 except errors.ClusterError as error:
-                    if not error.retryable:
+                    failed = FailedCall(call.id, question.fingerprint, question.is_long, is_suspect)
+                    if self._canaries.goes_back(model, route.worker, error):
+                        question.was_failed = True
+                    elif not await self._blame.lets_go_on(error, route.worker, queue.client, failed, queue.sent):
+                        self._canaries.failed(model, route.worker, error)
                         self._clear(question)
                         raise
                     refusal = error

@@ -31,6 +31,8 @@ MOST_CHARACTERS = 300
 MOST_GONE = 1000
 #: Models that a message names.
 NAMED = 5
+#: An odd number; multiplied by it, numbers that lie close together are spread over all.
+SPREAD = 2654435761
 
 
 @dataclass
@@ -193,10 +195,14 @@ class RouteTable:
 
     @contextmanager
     def choose(
-        self, model: ModelRoutes, avoiding: Collection[str] = (), beginning: Beginning | None = None
+        self,
+        model: ModelRoutes,
+        avoiding: Collection[str] = (),
+        beginning: Beginning | None = None,
+        request: str = "",
     ) -> Iterator[Route]:
         """The worker with the least work, or the one that is preferred for a prompt with this beginning; raises what a
-        caller should see when there is none."""
+        caller should see when there is none. `request`: its id, which decides whether it gets a version on trial."""
         routes = [r for r in model.workers if r.worker not in avoiding and r.worker not in self.avoided]
         if not routes:
             raise self.why_not(model)
@@ -206,6 +212,8 @@ class RouteTable:
                 f"Rate limit reached for the model: {model.uid} takes {routes[0].limit} requests at once per replica.",
                 retry_after_s=FULL_RETRY_S,
             )
+        if model.canary:
+            open_routes = of_version(request, model, open_routes)
         if beginning is not None and len(open_routes) > 1:
             worker = preferred(beginning(), {r.worker: self._load(r) for r in open_routes})
             route = next(r for r in open_routes if r.worker == worker)
@@ -268,6 +276,14 @@ def _several(name: str, uids: Sequence[str], way_out: str = "") -> errors.Cluste
 def share_of(request: str) -> float:
     """Where a request of that id falls, from 0 to 1."""
     return zlib.crc32(request.encode()) / 2**32
+
+
+def of_version(request: str, model: ModelRoutes, routes: Sequence[Route]) -> list[Route]:
+    """Those of the version that this request gets while a new one is on trial, or of the other where that has none."""
+    # Not as names are shared: all requests of a name that is shared might get the same version then.
+    is_new = zlib.crc32(request.encode()) * SPREAD % 2**32 < model.canary_share * 2**32
+    of_its_own = [route for route in routes if (route.worker in model.canary) == is_new]
+    return of_its_own or list(routes)
 
 
 def _unknown(name: str, uids: Sequence[str], *, is_limited: bool) -> errors.ClusterError:

@@ -106,6 +106,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
         "controlnet": launched.controlnet,
         "replica": launched.replica,
         **({} if launched.bounds is None else {"scale": dict(launched.bounds)}),
+        **({"canary": {"percent": 100 * model.canary_share}} if model.canary_share else {}),
         **language,
         **model.facts.listed,
     }

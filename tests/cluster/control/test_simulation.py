@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.control.canary import Canary
 from cluster.control.changes import COUNTS
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerEvent, WorkerRecord
@@ -25,11 +26,13 @@ from cluster.control.publishing import updated
 from cluster.control.reconcile import is_settled
 from cluster.control.rescaling import Rescaled, follow, give_back
 from cluster.control.sleeping import end_dozing, fallen_asleep, let_doze, put_to_sleep, wake
+from cluster.control.trying import go_on, rulings_of, trial_after, trial_of, turn_back
 from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
 from cluster.status import Claim, Load, LoadProgress, ModelStatus, Report, WorkerName, WorkerState
+from cluster.tally import CanaryTally, Tally
 from tests.make import make_node, make_wanted
 
 E = WorkerEvent
@@ -53,9 +56,13 @@ class World:
         self.now = 0.0
         self.chaos = True
         self.processes: dict[str, dict[str, Any]] = {}
-        self.fleet = Fleet(Settings(_env_file=None, storm_hold_s=5.0, drain_s=5.0), new_suffix=self.suffix)  # type: ignore[call-arg]
+        brief = {"storm_hold_s": 5.0, "drain_s": 5.0, "canary_s": 5.0}
+        self.fleet = Fleet(Settings(_env_file=None, **brief), new_suffix=self.suffix)  # type: ignore[call-arg]
         self.store: dict[str, Wanted] = {}
         self.last_ready: dict[str, Wanted] = {}
+        self.trials: dict[str, Canary] = {}
+        self.generations = 0
+        self.tried = self.turned_back = 0
         self.started = self.gave_way = self.yielded = self.roused = self.ended_dozing = 0
         self.rescaled: list[Rescaled] = []
         self.nodes = {f"n{i}": make_node(f"n{i}", gpus=2 if i % 2 else 0, memory_gib=8) for i in range(nodes)}
@@ -65,6 +72,10 @@ class World:
         self.threads: dict[str, int] = {}
         #: What every worker that was ever started is called and claims.
         self.claims: dict[str, tuple[WorkerName, Claim]] = {}
+
+    def next_generation(self) -> int:
+        self.generations += 1
+        return self.generations
 
     def suffix(self) -> str:
         return f"{self.dice.getrandbits(32):08x}"
@@ -85,6 +96,7 @@ class World:
             assert wanted.replica == change.after != change.before
             self.store[change.uid] = wanted
             self.rescaled.append(change)
+        self.end_trials()
         for uid in fallen_asleep(fleet):
             put_to_sleep(fleet, uid, "its process ended")
         plan = fleet.plan(self.now)
@@ -143,6 +155,30 @@ class World:
         self.claims.update((n, (w.name, w.claim)) for n, w in fleet.workers.items() if n not in self.claims)
         if is_checked:
             self.check()
+
+    def want(self, wish: Wanted) -> None:
+        trial = trial_of(self.fleet, wish) or trial_after(self.fleet, wish)
+        self.store[wish.uid] = wish
+        self.fleet.want(wish)
+        if trial is not None:
+            self.trials[wish.uid] = trial
+            self.fleet.canaries.begin(wish.uid, trial)
+
+    def end_trials(self) -> None:
+        """Every third version on trial that loads is worse than the old one."""
+        canaries = self.fleet.canaries
+        for uid, trial in canaries.on_trial.items():
+            faults = 9 if trial.generation % 3 == 0 else 0
+            canaries.hear("i", CanaryTally(uid, trial.generation, Tally(10, faults), Tally(90)))
+        for uid, ruling in rulings_of(self.fleet, self.now).items():
+            if ruling.verdict == "go on":
+                del self.trials[uid]
+                go_on(self.fleet, uid)
+                self.tried += 1
+            elif ruling.verdict == "return":
+                # The row of a trial that is over stays where it is.
+                self.store[uid] = turn_back(self.fleet, uid)
+                self.turned_back += 1
 
     def order(self, worker: WorkerRecord, what: str) -> None:
         """It hears of it with the next tick, or later."""
@@ -254,7 +290,6 @@ class World:
         elif happening < 0.30 and alive:
             self.processes[self.dice.choice(alive)]["mute"] = True
         elif happening < 0.45:
-            old = self.store.get(uid)
             gpus = self.dice.choice([None, None, 0.5, 1.0])
             replica, bounds = self.dice.randint(1, 3), {}
             if self.follows and self.dice.random() < self.follows:
@@ -269,14 +304,15 @@ class World:
                 target_queue_s=0.2 if bounds else None,
                 n_gpu=gpus,
                 claim_gib=self.dice.choice([0.5, 1, 2]),
-                generation=(old.generation + 1) if old else 1,
+                generation=self.next_generation(),
                 options={"bad": True} if self.dice.random() < 0.15 else {},
+                canary=10 if self.dice.random() < 0.4 else None,
             )
-            self.store[uid] = wish
-            self.fleet.want(wish)
+            self.want(wish)
         elif happening < 0.55 and uid in self.store:
             del self.store[uid]
             self.last_ready.pop(uid, None)
+            self.trials.pop(uid, None)
             self.fleet.unwant(uid)
         elif happening < 0.65:
             gone = self.dice.sample(list(self.nodes), self.dice.randint(1, 3))
@@ -302,6 +338,9 @@ class World:
         self.fleet.remember(self.last_ready.values())
         for uid, rest in resting.items():
             self.fleet.resting.remember(uid, rest)
+        for uid, trial in self.trials.items():
+            if self.store[uid].generation == trial.generation:
+                self.fleet.canaries.begin(uid, trial)
         self.fleet.see_nodes([n for n in self.nodes.values() if n.id not in self.away], self.now)
         for name, process in self.processes.items():
             from_name = self.claims[name]
@@ -353,11 +392,9 @@ class World:
         for uid, wish in list(self.store.items()):
             if "bad" in wish.spec.options or wish.spec.n_gpu:
                 # Some of the models may never fit or load, so in the end models are wanted that can run.
-                now = {"replica": wish.replica, "claim_gib": 0.5, "generation": wish.generation + 1}
+                now = {"replica": wish.replica, "claim_gib": 0.5, "generation": self.next_generation()}
                 bounds = wish.spec.model_dump(include=COUNTS - {"replica"})
-                wish = make_wanted(uid, **now, **bounds)
-                self.store[uid] = wish
-                self.fleet.want(wish)
+                self.want(make_wanted(uid, **now, **bounds))
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -452,3 +489,36 @@ def test_whatever_breaks_a_bad_update_ends_with_the_last_version_that_was_ready(
     for uid, wish in world.store.items():
         ready = [w.name.generation for w in world.fleet.of(uid) if w.state == S.READY]
         assert ready == [wish.generation - 1] * wish.replica
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_whatever_breaks_a_bad_canary_is_given_up_and_the_old_version_serves_all_along(seed: int) -> None:
+    world = World(seed)
+    for _ in range(60):
+        world.disturb()
+        world.tick()
+    world.calm()
+    for uid in [*world.fleet.resting.asleep, *world.fleet.resting.dozing]:
+        wake(world.fleet, uid, world.now)
+    world.rest(250)
+    before = {uid: wish.generation for uid, wish in world.store.items()}
+    assert not world.fleet.canaries.on_trial
+    for uid, wish in world.store.items():
+        # It does not load, or it fails what it is asked.
+        bad = world.dice.random() < 0.5
+        generation = 3 * world.next_generation()
+        options = {"bad": True} if bad else {"other": True}
+        fields = {"replica": wish.replica, "claim_gib": 0.1, "canary": 10, "options": options}
+        world.want(make_wanted(uid, generation=generation, **fields))
+    tried = len(world.fleet.canaries.on_trial)
+    turned_back = world.turned_back
+    for _ in range(40):
+        if world.processes:
+            del world.processes[world.dice.choice(list(world.processes))]
+        if world.dice.random() < 0.2:
+            world.restart_supervisor()
+        world.tick()
+    world.rest(200)
+    assert tried == len(before) and world.turned_back - turned_back == tried
+    assert {uid: wish.generation for uid, wish in world.store.items()} == before
+    assert world.is_settled(), world.fleet.waiting

@@ -12,6 +12,7 @@ from cluster.calls import Answer, Call
 from cluster.routes import ModelRoutes, Route, Snapshot
 from cluster.settings import Settings
 from cluster.status import ModelState
+from cluster.tally import CanaryTally
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 
@@ -146,6 +147,9 @@ class Supervisor:
 
     async def poisoned(self, uid: str, fingerprint: str, workers: Sequence[str]) -> None:
         self.told.append(("poisoned", uid, fingerprint, workers))
+
+    async def tallied(self, ingress: str, tallies: Sequence[CanaryTally]) -> None:
+        self.told.append(("tallied", ingress, tallies))
 
     async def changes(self, version: int, wait_s: float) -> Snapshot:
         while self.snapshot.version == version:
