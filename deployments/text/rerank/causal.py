@@ -6,7 +6,7 @@ The words around query and document are those that Qwen3-Reranker was trained wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -17,6 +17,9 @@ from deployments.text.rerank.cross_encoder import CrossEncoders
 from deployments.text.rerank.requests import JUDGE, RerankOptions
 from deployments.text.sample import PASSAGES, QUESTIONS
 from deployments.text.tokenizing import ENGINES, Encoded, TextEncoder, truncation_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 BEFORE = f"<|im_start|>system\n{JUDGE}<|im_end|>\n<|im_start|>user\n"
 AFTER = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -33,6 +36,16 @@ class CausalScorers(CrossEncoders):
     #: The model computes logits over its vocabulary for the last token only.
     constants: ClassVar[JsonObject] = {"logits_to_keep": 1}
 
+    def _encoder_of(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> TextEncoder:
+        words = tokenizer.backend_tokenizer
+        self._before, self._after = (tokenizer.encode(text, add_special_tokens=False) for text in (BEFORE, AFTER))
+        # A caller's text may hold the same marks, which are letters there: a document that ended its turn could say
+        # itself that it answers the query.
+        marks = [token for token in words.get_added_tokens_decoder().values() if token.content in BEFORE + AFTER]
+        words.add_special_tokens(marks)
+        words.encode_special_tokens = True
+        return super()._encoder_of(tokenizer, max_tokens)
+
     def _sample(self, encoder: TextEncoder) -> list[Encoded]:
         self._encoder = encoder
         return [value for text in QUESTIONS for value in self._read(text, PASSAGES[::3], {})[0]]
@@ -40,7 +53,8 @@ class CausalScorers(CrossEncoders):
     def _read(self, query: str, documents: Sequence[str], params: Params) -> tuple[list[Encoded], list[int] | None]:
         instruction = params.get("instruction") or self._options.instruction
         # The text before a document ends at a word boundary, so it is tokenised once and each document by itself.
-        head, tail = self._encoder.ids_of([f"{BEFORE}<Instruct>: {instruction}\n<Query>: {query}\n<Document>:", AFTER])
+        (asked,) = self._encoder.ids_of([f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>:"])
+        head, tail = [*self._before, *asked], self._after
         room = self._encoder.max_tokens - len(head) - len(tail)
         if room < 1:
             raise errors.InputTooLong(

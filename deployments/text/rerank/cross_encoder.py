@@ -21,6 +21,7 @@ from deployments.vectors import Floats, refused_unless_finite, sigmoid
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
+    from transformers import PreTrainedTokenizerFast
 
 
 class CrossEncoders(Batched):
@@ -47,7 +48,7 @@ class CrossEncoders(Batched):
                 )
             self._is_sigmoid = type(model.activation_fn).__name__ == "Sigmoid"
             limit = min(model.max_seq_length or 512, setup.entry.max_tokens or 10**9)
-            return TextEncoder(model.tokenizer, min(limit, options.max_tokens or limit))
+            return self._encoder_of(model.tokenizer, min(limit, options.max_tokens or limit))
 
         self._pipeline, self.pace, facts = loading.start(
             type(self), setup, "CrossEncoder", "scores", encoder_for, sample=self._sample
@@ -72,6 +73,9 @@ class CrossEncoders(Batched):
 
     def set_threads(self, threads: int) -> None:
         self._pipeline.set_threads(threads)
+
+    def _encoder_of(self, tokenizer: PreTrainedTokenizerFast, max_tokens: int) -> TextEncoder:
+        return TextEncoder(tokenizer, max_tokens)
 
     def _sample(self, encoder: TextEncoder) -> list[Encoded]:
         return loading.pair_sample(encoder)
