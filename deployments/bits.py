@@ -1,21 +1,30 @@
-"""Weights in fewer bits by bitsandbytes: how the libraries are told to pack them, and their size then."""
+"""Weights in fewer bits by bitsandbytes: how the libraries are told to pack them, how their layers are kept from
+failing, and their size then."""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from cluster.weights.memory import Tensor
 
 if TYPE_CHECKING:
     from diffusers import BitsAndBytesConfig, ModelMixin
     from torch import dtype as Dtype
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
     #: The class of what can be loaded in fewer bits: a denoiser, or a model of transformers.
     PartClass = type[ModelMixin] | type[PreTrainedModel]
+
+#: The inputs and outputs of a four-bit layer that the fast code for CPUs takes are multiples of these.
+INPUTS, OUTPUTS = 64, 32
+Packed = TypeVar("Packed", bound="Module")
 
 #: Weights that are matrices but not of linear layers: they are looked up, or never packed.
 TABLES = re.compile(
@@ -27,6 +36,8 @@ def config_for(kind: PartClass, bits: str, dtype: Dtype, packs_scales: bool = Fa
     """The configuration with which a library loads that class in so many bits; each library knows only its own."""
     import transformers
 
+    with _without_hub_kernels():
+        import bitsandbytes  # noqa: F401
     # A class of diffusers is there only where that has been imported.
     diffusers = sys.modules.get("diffusers")
     library = diffusers if diffusers is not None and issubclass(kind, diffusers.ModelMixin) else transformers
@@ -40,6 +51,36 @@ def config_for(kind: PartClass, bits: str, dtype: Dtype, packs_scales: bool = Fa
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_use_double_quant=packs_scales,
     )
+
+
+@contextmanager
+def _without_hub_kernels() -> Iterator[None]:
+    """On some CPUs bitsandbytes fetches code from a hub when it is imported, if the package `kernels` is there."""
+    kernels: ModuleType | None = sys.modules.get("kernels")
+    # It warns that it has found none.
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level, logger.level = logger.level, logging.ERROR
+    # Python takes this for a package that is not installed.
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["kernels"]
+        if kernels is not None:
+            sys.modules["kernels"] = kernels
+        logger.setLevel(level)
+
+
+def taking_any_width(model: Packed) -> Packed:
+    """Has layers that the fast code for CPUs would fail at computed by the code that takes all of them."""
+    bitsandbytes = sys.modules.get("bitsandbytes")
+    if bitsandbytes is None:
+        return model
+    for layer in model.modules():
+        is_packed = isinstance(layer, bitsandbytes.nn.Linear4bit)
+        if is_packed and (layer.in_features % INPUTS or layer.out_features % OUTPUTS):
+            layer.support_avx512bf16_for_cpu = False
+    return model
 
 
 def is_matrix(tensor: Tensor) -> bool:

@@ -17,7 +17,7 @@ from cluster.names import quoted
 from cluster.value import JsonObject
 from cluster.weights.inventory import read
 from cluster.worker.family import Setup
-from deployments.bits import config_for
+from deployments.bits import config_for, taking_any_width
 from deployments.device import dtype_for
 from deployments.image import addons
 from deployments.image.checkpoints import checkpoint_in, is_whole, rest_of, whole_pipeline
@@ -198,12 +198,14 @@ def _denoiser_file(launch: LoadingLaunch) -> Path | None:
 def _quantised(launch: LoadingLaunch, slot: str, bits: str) -> Module:
     kind = class_of(launch.layout, slot)
     with allowed_without_gpu(launch.device):
-        part = kind.from_pretrained(
-            launch.folder,
-            subfolder=slot,
-            quantization_config=config_for(kind, bits, launch.dtype),
-            device_map={"": launch.device},
-            **launch.reading(),
+        part = taking_any_width(
+            kind.from_pretrained(
+                launch.folder,
+                subfolder=slot,
+                quantization_config=config_for(kind, bits, launch.dtype),
+                device_map={"": launch.device},
+                **launch.reading(),
+            )
         )
     # Weights are packed on the GPU; a part that is offloaded as a whole then makes room for the next.
     return part.to("cpu") if launch.options.offload == "model" and launch.device != "cpu" else part

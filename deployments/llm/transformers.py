@@ -15,7 +15,7 @@ from cluster.names import cut
 from cluster.value import JsonObject
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import Prospect, Setup
-from deployments.bits import config_for
+from deployments.bits import config_for, taking_any_width
 from deployments.device import dtype_for, dtype_name, refuse_foreign_code, torch_for
 from deployments.llm.checkpoint import folder_of, plan_of_folder
 from deployments.llm.facts import LanguageFacts
@@ -165,7 +165,7 @@ def _model(setup: Setup, dtype: str) -> Any:
             f"{type(model).__name__} computes its attention in a way that transformers cannot batch: launch a GGUF "
             "file of it with model_engine=llamacpp."
         )
-    return model.eval()
+    return taking_any_width(model.eval())
 
 
 def _packing(setup: Setup, dtype: str) -> Any:

@@ -43,10 +43,11 @@ TEMPLATE = (
 )
 
 
-def save_language(folder: Path, kind: str = "llama") -> Path:
+def save_language(folder: Path, kind: str = "llama", **sizes: int) -> Path:
     words = tiny.tokenizer(frames=False, max_tokens=CONTEXT)
     words.chat_template = TEMPLATE
-    return tiny.saved(folder, *KINDS[kind], words)
+    model, config = KINDS[kind]
+    return tiny.saved(folder, model, type(config)(**{**config.to_dict(), **sizes}), words)
 
 
 def generated(folder: Path, prompt: list[int], tokens: int, **arguments: Any) -> list[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -288,6 +291,30 @@ def test_weights_are_packed(folder: Path, packing: dict[str, Any], layer: str, d
     assert family.facts.dtype == dtype  # type: ignore[attr-defined]
     prompt = prompt_of(30)
     assert Heard(family, prompt).whole() == Heard(family, prompt).whole()
+
+
+def test_four_bit_layers_may_have_any_width(tmp_path: Path) -> None:
+    """The fast code for CPUs takes multiples of 64 and 32 only."""
+    folder = save_language(tmp_path, hidden_size=72, intermediate_size=100)
+    family = loaded(folder, quantization_config={"load_in_4bit": True})
+    assert type(family._engine._model.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
+    assert len(Heard(family, prompt_of(30)).whole()) == TOKENS
+
+
+def test_bitsandbytes_asks_no_hub_for_code(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text("def get_kernel(*names, **more):\n    print('asked for', names)\n")
+    script = """
+import torch, transformers
+from deployments.bits import config_for
+config_for(transformers.PreTrainedModel, "4-bit", torch.float32)
+import bitsandbytes, kernels
+print(bitsandbytes.__name__, kernels.get_kernel.__name__)
+"""
+    paths = os.pathsep.join([str(tmp_path), *sys.path])
+    run = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert run.stdout.split() == ["bitsandbytes", "get_kernel"], run.stdout + run.stderr
 
 
 # --------------------------------------------------------------------------------------- before it is loaded
