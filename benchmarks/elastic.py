@@ -121,11 +121,18 @@ def session() -> aiohttp.ClientSession:
     )
 
 
-def cluster_with_room(folder: str, room: int) -> LiveCluster:
+def cluster_with_room(folder: Path, room: int) -> LiveCluster:
     """Models may claim so much memory that just so many are awake at once."""
-    part = (room + 0.5) * CLAIM_BYTES / psutil.virtual_memory().total
+    probe = LiveCluster(folder / "probe", CLUSTER_MEMORY_FRACTION="1")
+    try:
+        probe.up()
+        with probe.client() as client:
+            (node,) = client.cluster_info()
+    finally:
+        probe.down()
+    part = (room + 0.5) * CLAIM_BYTES / node["mem_total"]
     variables = {"CLUSTER_MAKE_ROOM": "true", "CLUSTER_MEMORY_FRACTION": f"{part:.4f}", "CLUSTER_LOG_LEVEL": "WARNING"}
-    return LiveCluster(Path(folder), **variables)
+    return LiveCluster(folder / "home", **variables)
 
 
 def launch_asleep(client: Client, names: Sequence[str]) -> None:
@@ -263,7 +270,7 @@ def main() -> None:
     asked = parser.parse_args()
     room = {"many": asked.room, "pair": 1, "load": 40}[asked.scene]
     with tempfile.TemporaryDirectory() as folder:
-        live = cluster_with_room(folder, room)
+        live = cluster_with_room(Path(folder), room)
         try:
             live.up()
             with live.client() as client:

@@ -39,15 +39,25 @@ class Workload:
     streams: int
     words: int
     tokens: int
-    #: Words that all prompts of a round begin with; they have been asked for once before.
+    #: Words that all prompts of a round begin with.
     shared: int = 0
+    #: Whether what they share has been asked for once before.
+    is_warm: bool = True
+    #: They arrive at random within so many seconds, instead of all at once; of servers only.
+    within_s: float = 0.0
+    #: Takes so long that one round must do.
+    is_long: bool = False
 
 
 WORKLOADS = (
     Workload("1 stream", 1, 30, 128),
     Workload("16 streams", 16, 30, 64),
+    Workload("64 at random in 10 s", 64, 30, 32, within_s=10),
     Workload("a prompt of 400", 1, 400, 1),
+    Workload("a prompt of 4,000", 1, 4000, 1, is_long=True),
     Workload("16 that share 400", 16, 5, 16, shared=400),
+    Workload("16 that share 400, new", 16, 5, 16, shared=400, is_warm=False),
+    Workload("16 that share 2,000, new", 16, 5, 16, shared=2000, is_warm=False, is_long=True),
 )
 
 
@@ -71,7 +81,8 @@ class Outcome(NamedTuple):
         return statistics.median(self.firsts) * 1000
 
 
-Play = Callable[[Sequence[str], int], Outcome]
+#: Prompts, tokens of each answer, and when each is asked.
+Play = Callable[[Sequence[str], int, Sequence[float]], Outcome]
 #: The processes of what is measured.
 Processes = Callable[[], list[psutil.Process]]
 
@@ -79,6 +90,7 @@ Processes = Callable[[], list[psutil.Process]]
 class Player(NamedTuple):
     play: Play
     processes: Processes
+    is_server: bool = True
 
 
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
@@ -106,8 +118,9 @@ def text(words: int) -> str:
 # ------------------------------------------------------------------------------------------------------ over HTTP
 
 
-async def _stream(url: str, body: bytes) -> tuple[float, int]:
+async def _stream(url: str, body: bytes, delay_s: float) -> tuple[float, int]:
     """Seconds until the first piece, and the events; by hand, since a client library would take the server's cores."""
+    await asyncio.sleep(delay_s)
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {place.netloc}\r\nContent-Type: application/json\r\n"
@@ -128,14 +141,14 @@ async def _stream(url: str, body: bytes) -> tuple[float, int]:
 
 
 def over_http(url: str, model: str) -> Play:
-    async def play(prompts: Sequence[str], tokens: int) -> Outcome:
+    async def play(prompts: Sequence[str], tokens: int, delays: Sequence[float]) -> Outcome:
         common = {"model": model, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
         bodies = [json.dumps({**common, "prompt": prompt}).encode() for prompt in prompts]
         started = time.perf_counter()
-        answers = await asyncio.gather(*(_stream(url, body) for body in bodies))
+        answers = await asyncio.gather(*(_stream(url, body, at) for body, at in zip(bodies, delays, strict=True)))
         return Outcome([first for first, _ in answers], time.perf_counter() - started, tokens * len(prompts))
 
-    return lambda prompts, tokens: asyncio.run(play(prompts, tokens))
+    return lambda prompts, tokens, delays: asyncio.run(play(prompts, tokens, delays))
 
 
 # ----------------------------------------------------------------------------------------------------- what is measured
@@ -164,13 +177,13 @@ def bare(folder: Path, threads: int) -> Iterator[Player]:
         stdin, stdout = process.stdin, process.stdout
         assert stdout.readline() == "ready\n"
 
-        def play(prompts: Sequence[str], tokens: int) -> Outcome:
+        def play(prompts: Sequence[str], tokens: int, _: Sequence[float]) -> Outcome:
             stdin.write(json.dumps({"prompts": list(prompts), "tokens": tokens}) + "\n")
             stdin.flush()
             told = json.loads(stdout.readline())
             return Outcome(told["firsts"], told["seconds"], tokens * len(prompts))
 
-        yield Player(play, lambda: [psutil.Process(process.pid)])
+        yield Player(play, lambda: [psutil.Process(process.pid)], is_server=False)
 
 
 @contextmanager
@@ -185,12 +198,12 @@ def llamacpp(threads: int) -> Iterator[Player]:
 
 def measured(player: Player, workload: Workload) -> Outcome:
     shared = text(workload.shared)
-    if shared:
-        player.play([shared + " " + text(5)], 1)
+    if shared and workload.is_warm:
+        player.play([shared + " " + text(5)], 1, [0.0])
     processes = player.processes()
     before = cpu_seconds(processes)
     prompts = [f"{shared} {text(workload.words)}".strip() for _ in range(workload.streams)]
-    outcome = player.play(prompts, workload.tokens)
+    outcome = player.play(prompts, workload.tokens, [random.uniform(0, workload.within_s) for _ in prompts])
     return outcome._replace(cpu_seconds=cpu_seconds(processes) - before)
 
 
@@ -222,7 +235,7 @@ def main() -> None:
 
 def report(players: dict[str, Player], rounds: int) -> None:
     for player in players.values():
-        player.play([text(20)], 4)
+        player.play([text(20)], 4, [0.0])
     print(
         f"load {psutil.getloadavg()[0]:.1f}; tokens/s, ms until the first, tokens per core-second; medians of {rounds} "
         "rounds in turns"
@@ -231,15 +244,18 @@ def report(players: dict[str, Player], rounds: int) -> None:
     print("|---|" + "---|" * len(players))
     for workload in WORKLOADS:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in players}
-        for _ in range(rounds):
+        for _ in range(1 if workload.is_long else rounds):
             for name, player in players.items():
-                outcomes[name].append(measured(player, workload))
+                if player.is_server or not workload.within_s:
+                    outcomes[name].append(measured(player, workload))
         cells = [_cell(each) for each in outcomes.values()]
         print(f"| {workload.name} |", " | ".join(cells), "|", flush=True)
     print(f"load {psutil.getloadavg()[0]:.1f} at the end")
 
 
 def _cell(outcomes: Sequence[Outcome]) -> str:
+    if not outcomes:
+        return "–"
     columns = zip(*((each.tokens_per_s, each.first_ms, each.tokens_per_core_s) for each in outcomes), strict=True)
     return " · ".join(f"{statistics.median(column):.0f}" for column in columns)
 

@@ -52,7 +52,7 @@ def llamacpp(file: str, threads: int, slots: int) -> None:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel = file, 2048 * slots, slots
+    params.model.path, params.n_ctx, params.n_parallel = file, 4608 * slots, slots
     params.verbosity, params.ui = -1, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     server = xllamacpp.Server(params)
