@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cluster import errors
 from deployments.llm.language import Hear, Order, TokenSampling
+from deployments.llm.token_masks import TokenForm
 from deployments.llm.writing import TokenOdds
 
 if TYPE_CHECKING:
@@ -20,12 +22,16 @@ LIKELIEST = 1024
 class WrittenAnswer:
     """One answer as it is chosen token by token. Its chance is its own: others beside it change nothing."""
 
-    def __init__(self, order: Order, sampling: TokenSampling, hear: Hear) -> None:
+    def __init__(self, order: Order, sampling: TokenSampling, hear: Hear, form: TokenForm | None = None) -> None:
+        """`form`: that it is held to."""
         import torch
 
         self.order = order
         self.hear = hear
+        #: What makes it worthless.
+        self.error: errors.InferenceFailed | None = None
         self._sampling = sampling
+        self._form = form
         #: Chosen and not told yet.
         self.ids: list[int] = []
         self.odds: list[TokenOdds] = []
@@ -39,26 +45,44 @@ class WrittenAnswer:
     @property
     def is_plain(self) -> bool:
         """Whether the likeliest token is all that it takes."""
-        return not (self._sampling.temperature or self._is_penalised or self.order.query.logprobs)
+        is_chosen = self._sampling.temperature or self._is_penalised or self.order.query.logprobs
+        return not (is_chosen or self._form)
 
     @property
     def _is_penalised(self) -> bool:
         query = self.order.query
         return bool(query.presence_penalty or query.frequency_penalty or query.repetition_penalty not in (None, 1.0))
 
+    @property
+    def may_end(self) -> bool:
+        """Whether it ends at the model's word; one in a form has to."""
+        return not self.order.query.ignore_eos or self._form is not None
+
     def take(self, id: int) -> None:
         self.ids.append(id)
         self._counts[id] += 1
+        if self._form is not None:
+            self._form.take(id)
 
     def choose(self, logits: torch.Tensor) -> int:
         """`logits`: of each token of the vocabulary, in fp32 and in main memory."""
         import torch
 
         scores = self._penalised(logits) if self._is_penalised else logits
+        if self._form is not None:
+            scores = self._held(scores, self._form)
         id = self._sampled(scores) if self._sampling.temperature else int(scores.argmax())
         if self.order.query.logprobs:
             self.odds.append(self._odds(id, logits - torch.logsumexp(logits, 0)))
         return id
+
+    def _held(self, scores: torch.Tensor, form: TokenForm) -> torch.Tensor:
+        try:
+            return scores.masked_fill(~form.allowed(), float("-inf"))
+        except errors.InferenceFailed as error:
+            # Whatever comes next, nobody is told of it.
+            self.error, self._form = error, None
+            return scores
 
     def _odds(self, id: int, logprobs: torch.Tensor) -> TokenOdds:
         values, ids = logprobs.topk(min(self.order.query.top_logprobs, len(logprobs)))

@@ -15,6 +15,7 @@ from cluster import errors
 from cluster.worker.family import Stop
 from deployments.llm.choosing import WrittenAnswer, chosen
 from deployments.llm.language import Hear, Order, TokenSampling
+from deployments.llm.token_masks import TokenForm
 
 if TYPE_CHECKING:
     import torch
@@ -50,11 +51,11 @@ class PagedEngine:
         self.threads = threads
         threading.Thread(target=self._run, daemon=True, name="transformers").start()
 
-    def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
+    def write(self, order: Order, sampling: TokenSampling, hear: Hear, form: TokenForm | None = None) -> Stop:
         if self._broken is not None:
             raise errors.InferenceFailed(*self._broken.args)
         number = next(self._numbers)
-        self._orders.put((number, WrittenAnswer(order, sampling, hear)))
+        self._orders.put((number, WrittenAnswer(order, sampling, hear, form)))
         return lambda: self._orders.put((number, None))
 
     def close(self) -> None:
@@ -81,16 +82,16 @@ class PagedEngine:
 
             self._writing[number] = answer
             order = answer.order
-            ends = [] if order.query.ignore_eos else sorted(self._ends)
+            ends = sorted(self._ends) if answer.may_end else []
             state = RequestState(str(number), list(order.ids), max_new_tokens=order.max_tokens, eos_token_id=ends)
             self._processor.scheduler.add_waiting_request(state)
 
-    def _stop(self, number: int) -> None:
+    def _stop(self, number: int, end: str | Exception = "cancelled") -> None:
         answer = self._writing.pop(number, None)
         if answer is not None:
             self._processor.scheduler.set_request_cancellation(str(number))
             self._processor.scheduler.clear_cancelled_requests()
-            answer.hear((), (), "cancelled")
+            answer.hear((), (), end)
 
     def _step(self) -> None:
         import torch
@@ -119,12 +120,15 @@ class PagedEngine:
 
     def _tell(self, number: int, is_last: bool) -> None:
         answer = self._writing[number]
-        ids, odds, end = answer.ids, answer.odds, None
+        if answer.error is not None and not is_last:
+            self._stop(number, answer.error)
+            return
+        ids, odds, reason = answer.ids, answer.odds, None
         answer.ids, answer.odds = [], []
         if is_last:
             del self._writing[number]
-            end = "stop" if ids[-1] in self._ends and not answer.order.query.ignore_eos else "length"
-        answer.hear(ids, odds, end)
+            reason = "stop" if ids[-1] in self._ends and answer.may_end else "length"
+        answer.hear(ids, odds, answer.error or reason)
 
     def _written(self) -> list[int]:
         """The answers that this step computes a token of."""

@@ -19,11 +19,14 @@ from deployments.bits import config_for, taking_any_width
 from deployments.device import dtype_for, dtype_name, refuse_foreign_code, torch_for
 from deployments.llm.checkpoint import folder_of, plan_of_folder
 from deployments.llm.facts import LanguageFacts
+from deployments.llm.forming import FormingEngine
 from deployments.llm.language import CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import kept_of, smaller
 from deployments.llm.paged import PagedEngine
 from deployments.llm.requests import Query
+from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, shape_of_config
+from deployments.llm.token_masks import TokenForms
 from deployments.llm.vocabulary import Vocabulary
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -82,6 +85,7 @@ class TransformersOptions(CallReadingOptions):
 
 class TransformersLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("transformers",)
+    has_grammars = True
     Options: ClassVar[type[TransformersOptions]] = TransformersOptions
 
     @classmethod
@@ -109,7 +113,9 @@ class TransformersLanguage(LanguageFamily):
         context = min(options.context_length or shape.context, shape.context)
         kept = kept_of(shape, options, PRECISIONS[dtype])
         self._engine = PagedEngine(model, vocabulary.ends, kept, options.slots, setup.threads)
-        self.begins(vocabulary, self._engine, context, kept, options, options.tool_parser)
+        width = model.config.get_text_config().vocab_size
+        self._forming = FormingEngine(self._engine, TokenForms(setup.folder, vocabulary.ends, width))
+        self.begins(vocabulary, self._forming, context, kept, options, options.tool_parser)
         return LanguageFacts(
             engine="transformers",
             dtype=options.packing.number_format or dtype,
@@ -122,18 +128,14 @@ class TransformersLanguage(LanguageFamily):
         )
 
     def unload(self) -> None:
+        self._forming.close()
         self._engine.close()
 
     def set_threads(self, threads: int) -> None:
         self._engine.threads = threads
 
     def refuse(self, query: Query) -> None:
-        if query.format is not None and query.format.get("type") != "text":
-            raise errors.BadRequest(
-                "The engine transformers can hold no answer to a form: send no response_format, or launch a GGUF file "
-                "of the model with model_engine=openvino or model_engine=llamacpp.",
-                "response_format",
-            )
+        refuse_format(query.format)
         refuse_echo(query)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers.decoders import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
     Gemma3ForCausalLM,
@@ -46,6 +47,7 @@ TEMPLATE = (
 def save_language(folder: Path, kind: str = "llama", **sizes: int) -> Path:
     words = tiny.tokenizer(frames=False, max_tokens=CONTEXT)
     words.chat_template = TEMPLATE
+    words.backend_tokenizer.decoder = ByteLevel()
     model, config = KINDS[kind]
     return tiny.saved(folder, model, type(config)(**{**config.to_dict(), **sizes}), words)
 

@@ -11,6 +11,7 @@ from cluster.facts import ModelFacts
 from cluster.worker.family import Finished, Setup, Stop
 from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.pieces import Piece, Reply
+from deployments.llm.token_masks import TokenForm
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.writing import TokenOdds
 
@@ -49,7 +50,7 @@ class Script:
         self.hears: list[Hear] = []
         self.stopped: list[int] = []
 
-    def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
+    def write(self, order: Order, sampling: TokenSampling, hear: Hear, form: TokenForm | None = None) -> Stop:
         number = len(self.hears)
         self.orders.append((order, sampling))
         self.hears.append(hear)
