@@ -12,6 +12,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.live import slowness
+
 #: A request that takes longer than this was held until something came back.
 HELD_S = 1.0
 #: Between an answer and the caller's next request. Callers without a pause take the processor from what is to recover.
@@ -85,13 +87,13 @@ def traffic(
     thread = threading.Thread(target=lambda: asyncio.run(seen.call(url + seen.ask.path, model, callers)))
     thread.start()
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * slowness()
         while seen.ok < callers:
             assert time.monotonic() < deadline, f"no answers before the first fault: {seen}"
             threading.Event().wait(0.02)
         yield seen
         # Requests after the last fault count as well.
-        before, deadline = seen.ok, time.monotonic() + 60
+        before, deadline = seen.ok, time.monotonic() + 60 * slowness()
         while seen.ok < before + callers:
             assert time.monotonic() < deadline, f"no more answers after the last fault: {seen}"
             threading.Event().wait(0.02)
