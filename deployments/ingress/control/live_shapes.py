@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from typing_extensions import TypedDict
 
+from cluster.launch import TARGET_QUEUE_S
 from cluster.routes import ModelRoutes
 from cluster.status import Claim, ModelStatus, Node, WorkerStatus
 from cluster.value import JsonObject
@@ -34,6 +37,8 @@ class LiveScale(TypedDict):
 
     min: int
     max: int
+    #: Where requests wait for longer, it gets more.
+    target_queue_s: float
     #: What was last changed and why, or what keeps it from changing.
     why: str
 
@@ -117,7 +122,17 @@ def live_worker(worker: WorkerStatus) -> LiveWorker:
 
 def live_scale(status: ModelStatus) -> LiveScale | None:
     scale = status.scale
-    return None if scale is None else {"min": scale.min, "max": scale.max, "why": scale.why}
+    if scale is None:
+        return None
+    return {"min": scale.min, "max": scale.max, "target_queue_s": scale.target_queue_s, "why": scale.why}
+
+
+def _scale_of(bounds: Mapping[str, float] | None) -> LiveScale | None:
+    """As a model was launched."""
+    if bounds is None:
+        return None
+    target_queue_s = float(bounds.get("target_queue_s", TARGET_QUEUE_S))
+    return {"min": int(bounds["min"]), "max": int(bounds["max"]), "target_queue_s": target_queue_s, "why": ""}
 
 
 def live_model(status: ModelStatus) -> LiveModel:
@@ -145,7 +160,6 @@ def live_model(status: ModelStatus) -> LiveModel:
 
 def routed_model(model: ModelRoutes) -> LiveModel:
     """As far as an ingress knows it without the supervisor."""
-    bounds = model.launched.bounds
     return {
         "uid": model.uid,
         "type": model.launched.type,
@@ -155,7 +169,7 @@ def routed_model(model: ModelRoutes) -> LiveModel:
         "reason": model.reason,
         "error_code": "",
         "replica": model.launched.replica,
-        "scale": None if bounds is None else {"min": int(bounds["min"]), "max": int(bounds["max"]), "why": ""},
+        "scale": _scale_of(model.launched.bounds),
         "ready": len(model.workers),
         "restarts": 0,
         "generation": 0,

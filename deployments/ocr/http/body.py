@@ -70,6 +70,8 @@ class OcrFields(BaseModel):
     #: Left, top, right and bottom in pixels: only that part of each page is read, as if it were the page.
     region: Region | None = None
     stream: bool = False
+    #: With `stream`: each page comes with a picture of it for people to look at, where the file is not one itself.
+    sheet: bool = False
     background: bool = False
     request_id: str | None = Field(default=None, pattern=r"^[\w.:-]{1,128}$")
 

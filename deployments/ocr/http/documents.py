@@ -17,6 +17,8 @@ from deployments.ocr.requests import MOST_SIDE
 
 #: Characters of a range of pages: matching takes time that grows with their square.
 MOST_RANGE = 40
+#: The longest side of a page that people look at, in pixels.
+SHEET_SIDE = 1000
 
 _RANGE = re.compile(r"(\d{1,9})?\s*(-)?\s*(\d{1,9})?")
 
@@ -97,6 +99,16 @@ class Document:
         title = self.title_of(number)
         facts, data = await self._renderers.order(title, self._caller, do="draw", **where, **self._bounds)
         return PageImage(data, facts["width"], facts["height"], facts["dpi"])
+
+    async def sheet(self, number: int, read: PageImage, dpi: int, region: Sequence[int] | None = None) -> bytes | None:
+        """The page for people to look at; None for a picture that came as one, which whoever sent it has."""
+        file, _ = self._place(number)
+        if file.picture is not None:
+            return None
+        if file.kind != "pdf" or region is not None:
+            return read.data
+        share = min(1.0, SHEET_SIDE / max(read.width, read.height))
+        return (await self.picture(number, max(1, round(dpi * share)))).data
 
     def close(self) -> None:
         self._folder.cleanup()

@@ -162,7 +162,8 @@ class Ocr:
                 return
             if len(order.numbers) == 1:
                 refuse_unread([read])
-            yield await asyncio.to_thread(_page_event, order, read, len(results) + 1)
+            sheet = await _sheet_of(order, read)
+            yield await asyncio.to_thread(_page_event, order, read, len(results) + 1, sheet)
             results.append(read._replace(page=read.page._replace(blocks=()), picture=None))
 
     async def _meanwhile(
@@ -185,7 +186,13 @@ class Ocr:
                     yield b": still at work\n\n"
 
 
-def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
+async def _sheet_of(order: OcrOrder, read: PageResult) -> bytes | None:
+    if not order.ask.sheet or read.picture is None:
+        return None
+    return await order.document.sheet(read.page.number, read.picture, order.ask.dpi, order.ask.region)
+
+
+def _page_event(order: OcrOrder, read: PageResult, done: int, sheet: bytes | None) -> bytes:
     content: Any = None
     format = order.ask.output_format
     if format == "pdf":
@@ -193,6 +200,8 @@ def _page_event(order: OcrOrder, read: PageResult, done: int) -> bytes:
     elif format != "json":
         content = formats.WRITERS[format]([read.page])
     event = {"page": order.page_json(read.page), "done": done, "pages": len(order.numbers), "content": content}
+    if sheet is not None:
+        event["sheet"] = {"b64_json": base64.b64encode(sheet).decode(), "output_format": "png"}
     return event_of("ocr.page", event)
 
 

@@ -99,14 +99,25 @@ function Head({ model }: { model: LiveModel }): JSX.Element {
 function Rest({ model }: { model: LiveModel }): JSX.Element {
   const say = words().model;
   const [error, setError] = useState<unknown>(null);
-  const [order, text] = rests(model.state) ? ["wake?wait_ready=false", say.wake] : ["sleep", say.sleep];
-  const tell = (): void => {
+  const tell = (order: string): void => {
     setError(null);
     send("POST", `/v1/models/${inPath(model.uid)}/${order}`).catch(setError);
   };
   return (
     <div class="stack tight">
-      <button onClick={tell}>{text}</button>
+      <div class="row">
+        {rests(model.state) && <button onClick={() => tell("wake?wait_ready=false")}>{say.wake}</button>}
+        {!rests(model.state) && (
+          <button title={say.dozeHelp} onClick={() => tell("doze")}>
+            {say.doze}
+          </button>
+        )}
+        {model.state !== "ASLEEP" && (
+          <button title={say.sleepHelp} onClick={() => tell("sleep")}>
+            {say.sleep}
+          </button>
+        )}
+      </div>
       <ErrorNote error={error} />
     </div>
   );

@@ -11,7 +11,8 @@ import { words } from "../words";
 export function ReplicaCount({ model }: { model: LiveModel }): JSX.Element {
   const { scale } = model;
   if (scale === null) return <>{replicasOf(model)}</>;
-  return <span title={scale.why || words().scale.nothingYet}>{words().scale.within(replicasOf(model), scale.min, scale.max)}</span>;
+  const title = `${scale.why || words().scale.nothingYet} ${words().scale.waits(scale.target_queue_s)}`;
+  return <span title={title}>{words().scale.within(replicasOf(model), scale.min, scale.max)}</span>;
 }
 
 const scaling = (uid: string, changes: Readonly<Record<string, number>>): Promise<unknown> =>
@@ -52,9 +53,9 @@ export function Bounds({ model }: { model: LiveModel }): JSX.Element {
     <details>
       <summary>{say.follow}</summary>
       <div class="stack tight">
-        <p class="dim">{scale === null ? say.followNot : scale.why || say.nothingYet}</p>
+        <p class="dim">{scale === null ? say.followNot : `${scale.why || say.nothingYet} ${say.waits(scale.target_queue_s)}`}</p>
         {/* Bounds that were set elsewhere are shown here as well. */}
-        <Form key={`${scale?.min} ${scale?.max}`} model={model} />
+        <Form key={`${scale?.min} ${scale?.max} ${scale?.target_queue_s}`} model={model} />
       </div>
     </details>
   );
@@ -67,7 +68,8 @@ function Form({ model }: { model: LiveModel }): JSX.Element {
     event.preventDefault();
     setError(null);
     const data = new FormData(event.currentTarget);
-    scaling(model.uid, { min: Number(data.get("min")), max: Number(data.get("max")) }).catch(setError);
+    const entries = [...data].filter(([, text]) => text !== "").map(([name, text]) => [name, Number(text)]);
+    scaling(model.uid, Object.fromEntries(entries) as Record<string, number>).catch(setError);
   };
   return (
     <form class="stack tight" onSubmit={submit}>
@@ -79,6 +81,10 @@ function Form({ model }: { model: LiveModel }): JSX.Element {
         <label class="field short">
           <span>{say.max}</span>
           <input name="max" type="number" min={1} max={1000} step={1} required defaultValue={model.scale?.max ?? model.replica} />
+        </label>
+        <label class="field short">
+          <span>{say.target}</span>
+          <input name="target_queue_s" type="number" min={0.01} max={3600} step="any" defaultValue={model.scale?.target_queue_s ?? ""} />
         </label>
         <button>{say.set}</button>
       </div>

@@ -150,6 +150,7 @@ export type LiveNode = {
 export type LiveScale = {
   readonly min: number;
   readonly max: number;
+  readonly target_queue_s: number;
   readonly why: string;
 };
 

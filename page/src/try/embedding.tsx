@@ -6,11 +6,12 @@ import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { note, useRun } from "./call";
 import { linesOf, RunRow } from "./run_row";
+import { flat, type Place } from "./plane";
 import { nearest, similarities, type Vector } from "./similar";
 
 const PATH = "/v1/embeddings";
 type Embedded = { readonly data: readonly { readonly embedding: Vector }[]; readonly usage: { readonly total_tokens: number } };
-type Shown = { readonly texts: readonly string[]; readonly matrix: readonly (readonly number[])[]; readonly size: number };
+type Shown = { readonly texts: readonly string[]; readonly matrix: readonly (readonly number[])[]; readonly size: number; readonly places: readonly Place[] };
 
 export function Embedding({ model }: { model: LiveModel }): JSX.Element {
   const say = words().try;
@@ -25,7 +26,7 @@ export function Embedding({ model }: { model: LiveModel }): JSX.Element {
     run.begin(async (signal) => {
       const { data } = await post<Embedded>(PATH, body, signal);
       const vectors = data.map((row) => row.embedding);
-      setShown({ texts, matrix: similarities(vectors), size: vectors[0]?.length ?? 0 });
+      setShown({ texts, matrix: similarities(vectors), size: vectors[0]?.length ?? 0, places: flat(vectors) });
     });
   };
   return (
@@ -67,6 +68,7 @@ function Matrix({ shown }: { shown: Shown }): JSX.Element {
           </tbody>
         </table>
       </div>
+      <Plane places={shown.places} />
       <ol class="stack tight">
         {shown.texts.map((text, place) => (
           <li key={place} class="name">
@@ -76,6 +78,29 @@ function Matrix({ shown }: { shown: Shown }): JSX.Element {
       </ol>
       {pair && <p>{say.nearest(pair[0] + 1, pair[1] + 1, (shown.matrix[pair[0]]?.[pair[1]] ?? 0).toFixed(3))}</p>}
     </section>
+  );
+}
+
+/** The side of the plane, and how far its points are from its edges. */
+const SIDE = 200;
+const EDGE = 16;
+
+function Plane({ places }: { places: readonly Place[] }): JSX.Element {
+  const say = words().try;
+  return (
+    <figure class="stack tight">
+      <svg class="plane" viewBox={`0 0 ${SIDE} ${SIDE}`} role="img" aria-label={say.plane}>
+        {places.map(([x, y], place) => (
+          <g key={place} transform={`translate(${EDGE + x * (SIDE - 2 * EDGE)} ${EDGE + y * (SIDE - 2 * EDGE)})`}>
+            <circle r="3" />
+            <text x="6" y="4">{place + 1}</text>
+          </g>
+        ))}
+      </svg>
+      <figcaption>
+        <small>{say.planeHelp}</small>
+      </figcaption>
+    </figure>
   );
 }
 

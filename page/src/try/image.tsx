@@ -7,6 +7,7 @@ import { words } from "../words";
 import { note, useRun } from "./call";
 import { beginLater, Later } from "./later";
 import { newId, RequestProgress } from "./progress";
+import { Proof, type Made, type Receipt } from "./receipt";
 import { RunRow } from "./run_row";
 
 const PATH = "/v1/images/generations";
@@ -17,9 +18,10 @@ type Drawn = {
   readonly b64_json?: string;
   readonly output_format?: string;
   readonly partial_image_index?: number;
+  readonly receipt?: Receipt;
   readonly error?: { readonly message?: string };
 };
-type Shown = { readonly source: string; readonly isWhole: boolean; readonly step: number };
+type Shown = { readonly source: string; readonly isWhole: boolean; readonly step: number; readonly made: Made | null };
 
 /** Only pictures: what else the server might call it is not shown. */
 function sourceOf(drawn: Drawn): string {
@@ -61,7 +63,8 @@ export function Image({ model }: { model: LiveModel }): JSX.Element {
       for await (const drawn of stream<Drawn>(PATH, { body: { ...body, request_id: id }, signal })) {
         if (drawn.error) throw new Error(drawn.error.message ?? "");
         const isWhole = drawn.type?.endsWith("completed") ?? false;
-        setShown({ source: sourceOf(drawn), isWhole, step: (drawn.partial_image_index ?? 0) + 1 });
+        const made = isWhole && drawn.receipt ? { body, receipt: drawn.receipt, data: drawn.b64_json ?? "" } : null;
+        setShown({ source: sourceOf(drawn), isWhole, step: (drawn.partial_image_index ?? 0) + 1, made });
       }
     });
   };
@@ -96,6 +99,7 @@ export function Image({ model }: { model: LiveModel }): JSX.Element {
       <div class="stack">
         {run.isBusy && <RequestProgress key={id} id={id} />}
         <Picture shown={shown} />
+        {shown?.made && <Proof key={shown.source} made={shown.made} />}
       </div>
     </div>
   );

@@ -1,30 +1,30 @@
 /** The text of a page, and where on it each line stands. */
 import type { JSX } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
+import { ErrorNote } from "../kit/parts";
+import { send } from "../server/call";
 import { stream } from "../server/sse";
 import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { note, useRun } from "./call";
 import { beginLater, Later } from "./later";
 import { RunRow } from "./run_row";
+import { Sheet, type Page } from "./sheet";
 
 const PATH = "/v1/images/ocr";
-type Point = readonly [number, number];
-type ReadLine = { readonly text: string; readonly polygon: readonly Point[]; readonly score?: number | null };
-type Page = {
-  readonly page: number;
-  readonly width: number;
-  readonly height: number;
-  readonly blocks: readonly { readonly lines?: readonly ReadLine[] }[];
-  readonly text: string;
+type Event = {
+  readonly page?: Page | number;
+  readonly done?: number;
+  readonly pages?: number;
+  readonly sheet?: { readonly b64_json: string };
+  readonly error?: { message?: string };
 };
-type Event = { readonly page?: Page | number; readonly done?: number; readonly pages?: number; readonly error?: { message?: string } };
-
-const linesOn = (page: Page): ReadLine[] => page.blocks.flatMap((block) => block.lines ?? []);
+/** `sheet`: the page as a picture, where the file is not one itself. */
+type Arrived = { readonly page: Page; readonly sheet: string | null; readonly of: number };
 
 export function Ocr({ model }: { model: LiveModel }): JSX.Element {
   const say = words().try;
-  const [pages, setPages] = useState<readonly Page[]>([]);
+  const [pages, setPages] = useState<readonly Arrived[]>([]);
   const [file, setFile] = useState<File | null>(null);
   const run = useRun();
   const submit = (event: SubmitEvent & { currentTarget: HTMLFormElement }): void => {
@@ -54,8 +54,14 @@ export function Ocr({ model }: { model: LiveModel }): JSX.Element {
         <Later />
         <RunRow run={run} label={say.read} canStop />
       </form>
-      {pages.map((page) => (
-        <Sheet key={page.page} page={page} file={file} />
+      {pages.length > 0 && file !== null && (
+        <div class="row">
+          <small role="status">{say.pages(pages.length, pages[0]?.of ?? 1)}</small>
+          <Searchable uid={model.uid} file={file} />
+        </div>
+      )}
+      {pages.map(({ page, sheet }) => (
+        <Sheet key={page.page} page={page} sheet={sheet} file={file} />
       ))}
     </div>
   );
@@ -75,55 +81,45 @@ function formOf(uid: string, file: File, more: Readonly<Record<string, string>>)
   return body;
 }
 
-async function read(uid: string, file: File, signal: AbortSignal, onPage: (page: Page) => void): Promise<void> {
-  const body = formOf(uid, file, { stream: "true" });
+async function read(uid: string, file: File, signal: AbortSignal, onPage: (page: Arrived) => void): Promise<void> {
+  const body = formOf(uid, file, { stream: "true", sheet: "true" });
   for await (const event of stream<Event>(PATH, { body, signal })) {
     if (event.error) throw new Error(event.error.message ?? "");
-    if (typeof event.page === "object") onPage(event.page);
+    if (typeof event.page !== "object") continue;
+    const sheet = event.sheet ? `data:image/png;base64,${event.sheet.b64_json}` : null;
+    onPage({ page: event.page, sheet, of: event.pages ?? 1 });
   }
 }
 
-/** The address of the picture while it is shown; a PDF has none here. */
-function usePicture(file: File | null): string | null {
-  const [address, setAddress] = useState<string | null>(null);
-  useEffect(() => {
-    if (!file?.type.startsWith("image/") || file.type.includes("svg")) return setAddress(null);
-    const made = URL.createObjectURL(file);
-    setAddress(made);
-    return () => URL.revokeObjectURL(made);
-  }, [file]);
-  return address;
+/** The same file with its text beneath, to be searched and copied from. */
+function Searchable({ uid, file }: { uid: string; file: File }): JSX.Element {
+  const [error, setError] = useState<unknown>(null);
+  const [isBusy, setIsBusy] = useState(false);
+  const fetchPdf = async (): Promise<void> => {
+    setIsBusy(true);
+    setError(null);
+    try {
+      const answer = await send("POST", PATH, { body: formOf(uid, file, { output_format: "pdf" }) });
+      saved(await answer.blob(), `${file.name.replace(/\.\w+$/, "")}-searchable.pdf`);
+    } catch (caught) {
+      setError(caught);
+    }
+    setIsBusy(false);
+  };
+  return (
+    <>
+      <button type="button" disabled={isBusy} onClick={() => void fetchPdf()}>
+        {words().try.searchable}
+      </button>
+      <ErrorNote error={error} />
+    </>
+  );
 }
 
-function Sheet({ page, file }: { page: Page; file: File | null }): JSX.Element {
-  const say = words().try;
-  const [lit, setLit] = useState<number | null>(null);
-  const lines = linesOn(page);
-  const picture = usePicture(file);
-  return (
-    <section class="split" aria-label={say.page(page.page)}>
-      <div class="sheet" style={{ aspectRatio: `${page.width} / ${page.height}` }}>
-        {picture && <img src={picture} alt={say.page(page.page)} />}
-        <svg viewBox={`0 0 ${page.width} ${page.height}`} aria-hidden="true">
-          {lines.map((line, place) => (
-            <polygon
-              key={place}
-              points={line.polygon.map((point) => point.join(",")).join(" ")}
-              data-lit={lit === place}
-              onMouseEnter={() => setLit(place)}
-            />
-          ))}
-        </svg>
-      </div>
-      <ol class="lines" aria-label={say.lines}>
-        {lines.map((line, place) => (
-          <li key={place}>
-            <button type="button" data-lit={lit === place} onClick={() => setLit(place)} onMouseEnter={() => setLit(place)}>
-              {line.text} {line.score != null && <small>{line.score.toFixed(2)}</small>}
-            </button>
-          </li>
-        ))}
-      </ol>
-    </section>
-  );
+function saved(data: Blob, name: string): void {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(data);
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
 }
