@@ -1,11 +1,13 @@
 """Runs a command, and sees to it that nothing of it is left when the command or its owner has ended, however they did.
 
-A program of its own, with nothing but the standard library: `python engine_guard.py COMMAND ...`. The owner holds the
-other end of standard input and writes nothing: its end is the owner's. The first line of output is the id of the
-command's process, which is also that of its group; all others are the command's own.
+A program of its own, with nothing but the standard library: `python engine_guard.py FD COMMAND ...`. The owner holds
+the other end of standard input and writes nothing: its end is the owner's. To the descriptor goes the id of the
+command's process, which is also that of its group, and when nothing is left of it, `done`: its end without that is the
+guard's.
 
-The kernel is asked for two things: to end this process with the thread that started it, and to give it the orphans of
-the command, which no group holds once they have left it. Without Linux there is only the group.
+It is nobody's child: Ray has a worker kill its children before it ends, and a guard that is killed guards nothing. The
+kernel gives it the orphans of the command, which no group holds once they have left it; elsewhere than on Linux there
+is only the group.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ GRACE_S = 2.0
 PAUSE_S = 0.02
 
 
-def main(command: list[str]) -> None:
+def main(said: int, command: list[str]) -> None:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.set_inheritable(said, False)
     is_linux = sys.platform == "linux"
     woken, wake = os.pipe()
     for end in (woken, wake):
@@ -36,7 +42,6 @@ def main(command: list[str]) -> None:
     if is_linux:
         libc = ctypes.CDLL(None)
         libc.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)
-        libc.prctl(DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
 
     def end_with_guard() -> None:
         libc.prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
@@ -47,10 +52,11 @@ def main(command: list[str]) -> None:
             command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_guard if is_linux else None
         )
     except OSError as error:
-        print(f"0\n{error}", flush=True)
+        print(f"error: {error}", flush=True)
+        os.write(said, b"0\ndone\n")
         return
-    print(child.pid, flush=True)
-    # Only the command may keep it open: it ends with the last of its processes.
+    os.write(said, f"{child.pid}\n".encode())
+    # Only the command may keep them open: they end with the last of its processes.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     has_ended = is_ordered = False
@@ -62,6 +68,10 @@ def main(command: list[str]) -> None:
     if not has_ended:
         _let_end(child.pid)
     _end_all(child.pid)
+    try:
+        os.write(said, b"done\n")
+    except OSError:
+        return  # nobody hears it any more
 
 
 def _reaped(pid: int) -> bool:
@@ -130,4 +140,4 @@ def _descendants() -> list[int]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(int(sys.argv[1]), sys.argv[2:])

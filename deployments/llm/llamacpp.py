@@ -22,6 +22,7 @@ from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smal
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import grammar_of, refuse_format
+from deployments.llm.templates import refuse_pictures
 from deployments.llm.tool_choice import callable_tools, must_call
 from deployments.llm.weights import gguf_in
 
@@ -85,6 +86,7 @@ class LlamaCpp(Talking):
         requests = [query_of(item) for item in items]
         for query in requests:
             refuse_format(query.format)
+            refuse_pictures(query.messages or [])
             if must_call(query):
                 callable_tools(query)
         tokens = [

@@ -23,6 +23,8 @@ MOST_SECONDS = 5.0
 #: Letters of a text that is repeated.
 MOST_REPEATED = 1_000_000
 MOST_POWER = 64
+#: The types of parts that are pictures, as the dialects name them.
+PICTURES = ("image_url", "image", "input_image")
 
 _turns_left: ContextVar[int] = ContextVar("turns_left", default=0)
 
@@ -147,6 +149,19 @@ def _plain(message: JsonObject, place: int) -> JsonObject:
     return text
 
 
+def refuse_pictures(messages: Sequence[JsonObject]) -> None:
+    """For models that cannot see, where nothing else reads the parts of messages."""
+    for place, message in enumerate(messages):
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") in PICTURES:
+                raise _cannot_see(place)
+
+
+def _cannot_see(place: int) -> errors.BadRequest:
+    return errors.BadRequest(f"messages.{place} has a picture, and this model reads texts only.", "messages")
+
+
 def _text_of(content: Any, place: int) -> str:
     if content is None:
         return ""
@@ -159,8 +174,8 @@ def _text_of(content: Any, place: int) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind in ("text", "input_text", "output_text", "refusal") and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind in ("image_url", "image", "input_image"):
-            raise errors.BadRequest(f"messages.{place} has a picture, and this model reads texts only.", "messages")
+        elif kind in PICTURES:
+            raise _cannot_see(place)
         else:
             raise errors.InvalidBody(f"messages.{place}: a part must be a text, not {kind!r:.50}.", "messages")
     return "\n".join(texts)

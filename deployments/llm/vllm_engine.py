@@ -79,7 +79,6 @@ class VllmEngine:
         )
         self._http = httpx.AsyncClient(transport=transport, base_url="http://engine", timeout=None, trust_env=False)
         self._loop = asyncio.new_event_loop()
-        #: Of the engine's process as well, which ends with the thread that has started it.
         threading.Thread(target=self._run, daemon=True, name="vllm").start()
 
     def _run(self) -> None:
@@ -108,8 +107,9 @@ class VllmEngine:
             if child.has_ended:
                 raise await asyncio.to_thread(child.failure)
             if time.monotonic() - child.heard_at > silent_s:
+                words = child.last_words(True)
                 raise errors.LoadFailed(
-                    f"The engine has neither answered nor written to its log for {silent_s:.0f} s{child.last_words}"
+                    f"The engine has neither answered nor written to its log for {silent_s:.0f} s{words}"
                 )
             if child.lines != lines:
                 lines = child.lines
@@ -171,7 +171,7 @@ class VllmEngine:
     def _lose(self, why: str) -> None:
         if self._end is not None or not self._is_loaded or self._child is None:
             return
-        self._end = errors.WorkerLost(f"The engine of this model is lost: {why}{self._child.last_words}")
+        self._end = errors.WorkerLost(f"The engine of this model is lost: {why}{self._child.last_words()}")
         log.critical("%s", self._end)
         for task in self._answers:
             task.cancel()

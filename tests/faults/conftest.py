@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests import scripted_engine
 from tests.hub import Hub
 from tests.live import LiveCluster
 
@@ -18,12 +20,15 @@ def counting_hub() -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def breakable(tmp_path_factory: pytest.TempPathFactory, counting_hub: Hub) -> Iterator[LiveCluster]:
+    home = tmp_path_factory.mktemp("breakable")
     cluster = LiveCluster(
-        tmp_path_factory.mktemp("breakable"),
+        home,
         CLUSTER_TICK_S="0.3",
         CLUSTER_PROBE_S="1",
         CLUSTER_PROBE_TIMEOUT_S="10",
         CLUSTER_DRAIN_S="8",
+        CLUSTER_LOAD_STALL_S="30",
+        CLUSTER_VLLM_COMMAND=f"{sys.executable} {scripted_engine.__file__} --script={home / 'engine.json'}",
         HF_ENDPOINT=counting_hub.url,
     )
     cluster.up()

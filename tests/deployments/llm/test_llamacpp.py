@@ -105,6 +105,15 @@ def test_requests_are_weighed_before_anybody_has_counted() -> None:
     assert prepared.costs == [34.0, 102.0]
 
 
+def test_a_picture_is_refused_before_any_work() -> None:
+    family = LlamaCpp()
+    family._options, family._context = LlamaCpp.Options(), 100
+    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    with pytest.raises(errors.BadRequest, match=r"messages\.0 has a picture, and this model reads texts only\."):
+        family.prepare("chat", [{"messages": [{"role": "user", "content": parts}]}], {})
+    assert family.prepare("chat", [{"messages": [{"role": "user", "content": parts[:1]}]}], {}).tokens == [4]
+
+
 def test_an_answer_that_had_to_call_a_tool_and_called_none_is_an_error() -> None:
     def said(finish: str) -> Any:
         told: list[Any] = []
