@@ -26,6 +26,7 @@ SCREENS = {
     "replicas": (f"models/{EMBEDDER}/replicas", ""),
     "logs": (f"models/{EMBEDDER}/logs", ""),
     "events": (f"models/{EMBEDDER}/events", ""),
+    "edit": (f"models/{EMBEDDER}/edit", ""),
     "code": (f"models/{EMBEDDER}/code", ""),
     "launch": ("launch", ""),
     "plan": ("launch/image/FLUX.1-dev", ""),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Page, TimeoutError, expect
 
 from tests.live import LiveCluster, free_port, until
 from tests.page.looking import HOSTILE, Eyes, line, opened, row
@@ -266,6 +266,19 @@ def test_the_lines_of_a_page_and_their_places_light_each_other(eyes: Eyes, live:
         eyes.run(scene(uid))
 
 
+async def stopped_on_its_way(page: Page) -> None:
+    """A small model ends some stories before anybody could stop them."""
+    for _ in range(6):
+        await page.get_by_label("Message").fill(f"Tell a very long story of {HOSTILE}.")
+        await page.keyboard.press("Enter")
+        try:
+            await page.get_by_role("button", name="Stop").click(timeout=5000)
+            return
+        except TimeoutError:
+            await expect(page.get_by_role("button", name="Send")).to_be_enabled(timeout=30_000)
+    raise AssertionError("no answer took long enough to be stopped")
+
+
 def test_an_answer_comes_word_by_word_and_can_be_stopped(eyes: Eyes, live: LiveCluster, talker: str) -> None:
     async def scene() -> None:
         async with eyes.tab() as page:
@@ -277,10 +290,8 @@ def test_an_answer_comes_word_by_word_and_can_be_stopped(eyes: Eyes, live: LiveC
             await expect(page.get_by_text("a second")).to_be_visible(timeout=30_000)
             assert await said.last.text_content()
             await page.get_by_label("Tokens").fill("")
-            await page.get_by_label("Message").fill(f"Tell a very long story of {HOSTILE}.")
-            await page.keyboard.press("Enter")
-            await expect(said).to_have_count(4)
-            await page.get_by_role("button", name="Stop").click()
+            await stopped_on_its_way(page)
+            await expect(said.filter(has_text=HOSTILE)).not_to_have_count(0)
             await expect(page.get_by_role("button", name="Send")).to_be_enabled()
             assert await page.locator("main img, main script").count() == 0
 

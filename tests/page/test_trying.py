@@ -41,6 +41,7 @@ def test_two_rerankers_are_compared_beside_the_order_that_was_given(
             await page.get_by_label("Beside it").select_option(letters)
             await page.get_by_role("button", name="Rank").click()
             before = page.get_by_role("list", name="Before").get_by_role("listitem")
+            await expect(before).to_have_count(3)
             assert [text[1:] for text in await before.all_text_contents()] == documents
             for uid in (reranker, letters):
                 ranked = page.get_by_role("region", name=uid).get_by_role("listitem")

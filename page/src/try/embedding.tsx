@@ -68,15 +68,19 @@ function Matrix({ shown }: { shown: Shown }): JSX.Element {
           </tbody>
         </table>
       </div>
-      <Plane places={shown.places} />
-      <ol class="stack tight">
-        {shown.texts.map((text, place) => (
-          <li key={place} class="name">
-            <span class="dim">{place + 1}</span> {text}
-          </li>
-        ))}
-      </ol>
-      {pair && <p>{say.nearest(pair[0] + 1, pair[1] + 1, (shown.matrix[pair[0]]?.[pair[1]] ?? 0).toFixed(3))}</p>}
+      <div class="columns">
+        <Plane places={shown.places} />
+        <div class="stack">
+          <ol class="stack tight">
+            {shown.texts.map((text, place) => (
+              <li key={place} class="name">
+                <span class="dim">{place + 1}</span> {text}
+              </li>
+            ))}
+          </ol>
+          {pair && <p>{say.nearest(pair[0] + 1, pair[1] + 1, (shown.matrix[pair[0]]?.[pair[1]] ?? 0).toFixed(3))}</p>}
+        </div>
+      </div>
     </section>
   );
 }
@@ -93,7 +97,8 @@ function Plane({ places }: { places: readonly Place[] }): JSX.Element {
         {places.map(([x, y], place) => (
           <g key={place} transform={`translate(${EDGE + x * (SIDE - 2 * EDGE)} ${EDGE + y * (SIDE - 2 * EDGE)})`}>
             <circle r="3" />
-            <text x="6" y="4">{place + 1}</text>
+            {/* On either side in turn, so that those of neighbours can be read. */}
+            <text x={place % 2 ? -6 : 6} y="4" text-anchor={place % 2 ? "end" : "start"}>{place + 1}</text>
           </g>
         ))}
       </svg>
