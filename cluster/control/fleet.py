@@ -261,7 +261,7 @@ class Fleet:
             return FleetPlan()
         uids, self.workers.unplanned = self.workers.unplanned, set()
         plan = reconcile(
-            self.resting.awake(self.wanted, uids, now),
+            self.resting.awake(self.wanted, uids, self.served, now),
             [worker for uid in sorted(uids) for worker in self.workers.of(uid)],
             self.room(),
             now=now,
@@ -274,6 +274,7 @@ class Fleet:
             peaks=self.peaks,
             dozing=self.resting.dozing,
             canaries=self.canaries,
+            kept_nodes=self.resting.kept_nodes,
         )
         before, self.waiting = self.waiting, plan.waiting
         self.workers.untold.update(

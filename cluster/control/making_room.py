@@ -6,7 +6,7 @@ They doze where that is enough, and sleep where it is not.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cluster.control.fitting import room_for
@@ -78,6 +78,9 @@ class Way:
     #: Models that are to doze now, and those whose dozing processes are to end.
     dozing: tuple[str, ...] = ()
     ending: tuple[str, ...] = ()
+    #: The node whose room is kept for it: it has waited for long, and what comes free there piece by piece would go to
+    #: smaller models.
+    kept_node: str = ""
 
 
 def ways_of(fleet: Fleet, now: float, plan: FleetPlan) -> dict[str, Way]:
@@ -109,7 +112,7 @@ class _Search:
         self._now = now
         self._room = fleet.room()
         self._coming = _coming(fleet, plan, self._room)
-        self._leaving = _leaving(fleet)
+        self._left = _give_back_what_leaves(fleet, self._room)
         #: Those that may give way now or later, to whoever is in a hurry or not, and doze for it or not.
         self._guests: dict[tuple[bool, bool, bool], Guests] = {}
         #: Nodes whose room somebody is waiting for already.
@@ -130,20 +133,23 @@ class _Search:
         return way
 
     def _way_of(self, wanted: Wanted, demand: Demand) -> Way:
-        fleet = self._fleet
-        enough = [node for node, claims in self._leaving.items() if self._room.fits_without(demand, node, claims)]
+        woken = self._fleet.resting.woken
+        is_urgent = wanted.uid in woken and self._now - woken[wanted.uid] >= FAIR_S
+        way, node = self._way_and_node(wanted, demand, is_urgent)
+        return replace(way, kept_node=node) if is_urgent else way
+
+    def _way_and_node(self, wanted: Wanted, demand: Demand, is_urgent: bool) -> tuple[Way, str]:
+        nodes = dict.fromkeys((*self._left, *self._fleet.resting.kept_nodes.values()))
+        enough = [node for node in nodes if self._room.fits_without(demand, node, ())]
         if free := [node for node in enough if node not in self._promised]:
             self._promised.add(free[0])
-            return Way(reason="waits for workers that leave")
+            return Way(reason="waits for workers that leave"), free[0]
         # Those who need it least go first: what a load has brought about comes back by itself.
         chosen, node = who_gives_way(demand, self._room, self._extras(), self._promised)
         if chosen:
             self._promised.add(node)
-            return Way(
-                (), "waits for room, for which other models give replicas back", tuple(guest.uid for guest in chosen)
-            )
-        is_woken = wanted.uid in fleet.resting.woken
-        is_urgent = is_woken and self._now - fleet.resting.woken[wanted.uid] >= FAIR_S
+            yielding = tuple(guest.uid for guest in chosen)
+            return Way((), "waits for room, for which other models give replicas back", yielding), node
         ways = [
             who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_urgent, True, dozes), self._promised)
             for dozes in (True, False)
@@ -152,17 +158,15 @@ class _Search:
         if possible:
             chosen, node = min(possible, key=lambda way: sum(guest.cost for guest in way[0]))
             self._promised.add(node)
-            return Way(
-                _of("asleep", chosen),
-                f"waits for room, for which other models {'go to sleep' if _of('asleep', chosen) else 'doze'}",
-                dozing=_of("dozing", chosen),
-                ending=_of("ended", chosen),
-            )
+            asleep = _of("asleep", chosen)
+            reason = f"waits for room, for which other models {'go to sleep' if asleep else 'doze'}"
+            return Way(asleep, reason, dozing=_of("dozing", chosen), ending=_of("ended", chosen)), node
         if enough:
-            return Way(reason="waits for its turn: workers leave for another model")
+            return Way(reason="waits for its turn: workers leave for another model"), enough[0]
         # Somebody uses those that could, or they have only just been loaded.
-        later, _ = who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_woken, False, False), ())
-        return Way(reason="waits until other models may give way" if later else "")
+        is_woken = wanted.uid in self._fleet.resting.woken
+        later, node = who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_woken, False, False), ())
+        return Way(reason="waits until other models may give way" if later else ""), node
 
     def _guests_for(self, uid: str, is_urgent: bool, is_now: bool, dozes: bool) -> Guests:
         """All but that model itself, which may doze."""
@@ -348,27 +352,33 @@ def _coming(fleet: Fleet, plan: FleetPlan, room: Room) -> list[Guest]:
     return [guest for guest in coming if not fleet.wanted[guest.uid].spec.pinned]
 
 
-def _leaving(fleet: Fleet) -> dict[str, list[Claim]]:
-    """What workers that leave anyway give back of each node."""
+def _give_back_what_leaves(fleet: Fleet, room: Room) -> tuple[str, ...]:
+    """Gives back what workers take that leave anyway; returns their nodes."""
     unsteady = [worker for worker in fleet.workers.unsteady.values() if worker.state in LEAVES]
     asleep = [worker for uid in fleet.resting.asleep for worker in fleet.workers.of(uid)]
-    leaving: dict[str, list[Claim]] = {}
+    nodes: dict[str, None] = {}
+
+    def give_back(worker: WorkerRecord, claim: Claim) -> None:
+        nodes[worker.node] = None
+        room.give_back(worker.node, claim)
+
     for worker in fleet.workers.unsteady.values():
         if worker.state == WorkerState.NODDING and worker.name.uid in fleet.resting.dozing:
-            leaving.setdefault(worker.node, []).append(dropped_of(fleet, worker))
+            give_back(worker, dropped_of(fleet, worker))
     for worker in (w for uid in fleet.resting.dozing for w in fleet.workers.of(uid) if w.state == WorkerState.READY):
-        leaving.setdefault(worker.node, []).append(dropped_of(fleet, worker))
+        give_back(worker, dropped_of(fleet, worker))
     # Models that have just given a replica back.
     followed = [fleet.wanted[uid] for uid in fleet.scales.watched & fleet.wanted.keys()]
     followed = [wanted for wanted in followed if not fleet.resting.rests(wanted.uid)]
     surplus = [w for wanted in followed for w in fleet.workers.of(wanted.uid) if w.name.index >= wanted.replica]
     for worker in (*unsteady, *(worker for worker in (*asleep, *surplus) if worker.state in HOLDS_CLAIM - LEAVES)):
-        leaving.setdefault(worker.node, []).append(worker.claim)
-    return leaving
+        give_back(worker, worker.claim)
+    return tuple(nodes)
 
 
 def tell_ways(fleet: Fleet, ways: dict[str, Way]) -> None:
-    """Says of each why it waits."""
+    """Says of each why it waits, and whose room is kept for it."""
+    fleet.resting.kept_nodes = {uid: way.kept_node for uid, way in ways.items() if way.kept_node}
     for uid, way in ways.items():
         if fleet.waiting.get(uid) != (reason := Waiting(way.reason)):
             fleet.waiting[uid] = reason

@@ -95,6 +95,7 @@ def reconcile(
     peaks: Peaks | None = None,
     dozing: Collection[str] = (),
     canaries: Canaries | None = None,
+    kept_nodes: Mapping[str, str] | None = None,
 ) -> FleetPlan:
     """The difference between what is wanted and what runs, of these models with all their workers; `room` is what is
     left beside the workers of all models.
@@ -103,11 +104,13 @@ def reconcile(
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
     `old_losses` are the losses of those. Workers on a node that drains go once others are READY elsewhere. Those of the
     models in `untouched` are left as they are. `peaks`: what launches were measured to take. Nothing is started for the
-    models in `dozing`. While a new version is on trial, as `canaries` tells, the old one serves as it did.
+    models in `dozing`. While a new version is on trial, as `canaries` tells, the old one serves as it did. Whoever comes
+    after a model that waits gets nothing of its node in `kept_nodes`.
     """
     last_ready, canaries = last_ready or {}, canaries or Canaries()
     leaving = {node.id for node in room.nodes if node.draining}
-    planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {}, leaving)
+    kept = kept_nodes or {}
+    planning = _Planning(room, now, new_suffix, losses or {}, old_losses or {}, hold, peaks or {}, leaving, kept)
     plan = planning.plan
     by_model: dict[str, list[WorkerRecord]] = {}
     for worker in workers:
@@ -143,6 +146,7 @@ class _Planning:
     peaks: Peaks
     #: Nodes that drain.
     leaving: Collection[str]
+    kept_nodes: Mapping[str, str]
     plan: FleetPlan = field(default_factory=FleetPlan)
 
     def let_doze(self, target: Wanted, workers: Sequence[WorkerRecord]) -> None:
@@ -208,7 +212,7 @@ class _Planning:
                 self.room.claim_more(worker.node, worker.whole_claim or worker.claim)
                 staying.append(worker)
             elif isinstance(no_room := self.room.place(demand), NoRoom):
-                self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+                self._let_wait(target, no_room)
                 staying.append(worker)
             else:
                 self.plan.drain.append(worker)
@@ -229,8 +233,13 @@ class _Planning:
                 no_room = self._start(target, index, "lost" if loss.count else "wanted")
                 if no_room is not None:
                     refused = index
-                    self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+                    self._let_wait(target, no_room)
         return refused
+
+    def _let_wait(self, target: Wanted, no_room: NoRoom) -> None:
+        self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+        if (node := self.kept_nodes.get(target.uid)) is not None:
+            self.room.close(node)
 
     def _go_on(self, last: Wanted, indices: Sequence[int]) -> None:
         """Starts workers of the last READY version again, where the wanted one is not READY yet."""

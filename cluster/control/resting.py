@@ -63,6 +63,8 @@ class Resting:
     dozing: dict[str, str] = field(default_factory=dict)
     #: Models that are started because somebody waits for them, and since when.
     woken: dict[str, float] = field(default_factory=dict)
+    #: For models that have waited for long: the node where others are to start nothing before they have room there.
+    kept_nodes: dict[str, str] = field(default_factory=dict)
     #: How long each took to load, and what it said of itself then.
     load_s: dict[str, float] = field(default_factory=dict)
     facts: dict[str, SentFacts] = field(default_factory=dict)
@@ -142,11 +144,14 @@ class Resting:
         self.use(uid, now)
         return True
 
-    def awake(self, wanted: Mapping[str, Wanted], uids: Collection[str], now: float) -> dict[str, Wanted]:
-        """Those of `uids` that do not sleep. Who has waited longest for it comes first, to take the room that others
-        have left."""
+    def awake(
+        self, wanted: Mapping[str, Wanted], uids: Collection[str], served: Collection[str], now: float
+    ) -> dict[str, Wanted]:
+        """Those of `uids` that do not sleep, in the order in which they get room: first those that serve or were lost,
+        whose room it was; then whoever waits longest for it."""
         awake = [uid for uid in wanted if uid in uids and uid not in self.asleep]
-        return {uid: wanted[uid] for uid in sorted(awake, key=lambda uid: self.woken.get(uid, now))}
+        order = sorted(awake, key=lambda uid: self.woken.get(uid, 0.0 if uid in served else now))
+        return {uid: wanted[uid] for uid in order}
 
     def forget(self, uid: str) -> None:
         self._end_waking(uid)

@@ -39,6 +39,8 @@ class Room:
         #: Where something was placed, in that order.
         self._changes: list[int] = []
         self._offers: dict[Hashable, _Offers] = {}
+        #: Nodes that give nothing more.
+        self._closed: set[str] = set()
 
     @classmethod
     def beside(cls, nodes: Sequence[Node], taken: Iterable[Taken], memory_fraction: float = 1.0) -> Room:
@@ -79,10 +81,16 @@ class Room:
         self._held[node] = self._held.get(node, NOTHING).plus(claim)
         self._changes.append(self._numbers[node])
 
+    def close(self, node: str) -> None:
+        """Keeps what is left there, if that node is there."""
+        if node in self._numbers:
+            self._closed.add(node)
+            self._changes.append(self._numbers[node])
+
     def fits_without(self, demand: Demand, node: str, claims: Iterable[Claim]) -> bool:
         """Whether it would fit on that node if these workers of it were gone."""
         number = self._numbers.get(node)
-        if number is None:
+        if number is None or node in self._closed:
             return False
         held = self._held.get(node, NOTHING)
         for claim in claims:
@@ -99,6 +107,9 @@ class Room:
             if closed_for(demand, node) is None:
                 rooms += rooms_of(demand, node, self._held.get(node.id, NOTHING), on_card, self._memory_fraction)
         return None if None in rooms else max(room or 0 for room in rooms)
+
+    def is_closed(self, number: int) -> bool:
+        return self.nodes[number].id in self._closed
 
     def held_on(self, number: int) -> Held:
         return self._held.get(self.nodes[number].id, NOTHING)
@@ -154,7 +165,10 @@ class _Offers:
 
     def _look_at(self, number: int) -> None:
         node, held = self._room.nodes[number], self._room.held_on(number)
-        offer = self.offers[number] = offer_of(self._demand, node, held, self.on_card, self._memory_fraction)
+        offer: Claim | str = "its room is kept for another model"
+        if not self._room.is_closed(number):
+            offer = offer_of(self._demand, node, held, self.on_card, self._memory_fraction)
+        self.offers[number] = offer
         if isinstance(offer, Claim):
             heapq.heappush(self._ranked, (rank_of(offer, node, held), number, self._changed[number]))
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import WorkerEvent
-from cluster.control.making_room import tell_ways, ways_of
+from cluster.control.making_room import FAIR_S, tell_ways, ways_of
 from cluster.control.sleeping import end_dozing, let_doze, put_to_sleep, wake
 from cluster.control.views import model_routes_of
 from cluster.settings import Settings
@@ -162,3 +162,19 @@ def test_where_dozing_gives_most_of_the_room_back_those_doze_that_would_sleep(se
 @pytest.mark.parametrize("dozing_bytes", [GIB, GIB // 2])
 def test_where_hardly_any_has_room_everybody_waits_for_a_turn(room: int, dozing_bytes: int) -> None:
     played(Node(dozing_bytes, room), random.Random(0))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_large_model_gets_room_although_small_ones_are_asked_for_all_the_time(seed: int) -> None:
+    node, dice = Node(), random.Random(seed)
+    node.fleet.want(make_wanted("large", claim_gib=6))
+    put_to_sleep(node.fleet, "large", "not used yet")
+    waited = 0.0
+    for step in range(600):
+        node.step()
+        node.ask(f"m{dice.randrange(MODELS)}")
+        if step == 200:
+            node.ask("large")
+        if step > 200 and "large" in node.fleet.resting.woken:
+            waited += STEP_S
+    assert not node.refused and 0 < waited < FAIR_S + 20
