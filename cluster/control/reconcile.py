@@ -104,8 +104,8 @@ def reconcile(
     until the present version is READY, as many workers of that one are kept running as the present one lacks;
     `old_losses` are the losses of those. Workers on a node that drains go once others are READY elsewhere. Those of the
     models in `untouched` are left as they are. `peaks`: what launches were measured to take. Nothing is started for the
-    models in `dozing`. While a new version is on trial, as `canaries` tells, the old one serves as it did. Whoever comes
-    after a model that waits gets nothing of its node in `kept_nodes`.
+    models in `dozing`. While a new version is on trial, as `canaries` tells, the old one serves as it did. A node in
+    `kept_nodes` gives nothing to those that come after its model while that waits.
     """
     last_ready, canaries = last_ready or {}, canaries or Canaries()
     leaving = {node.id for node in room.nodes if node.draining}
