@@ -7,12 +7,12 @@ Knows nothing of pipelines: whether an option makes sense for one is checked whe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cluster.names import quoted
+from deployments.adapters import adapters_in
 
 #: Formats of packed weights. `4-bit` is fp4; nf4 has the same size and is closer to the original weights.
 Bits = Literal["8-bit", "4-bit", "nf4"]
@@ -71,18 +71,7 @@ def _offload(value: object) -> object:
 
 
 def _adapters(value: object) -> object:
-    """`{"name": "path"}`, or Xinference's list of `{"lora_name": …, "local_path": …}`."""
-    value = _said(value)
-    if value is None:
-        return {}
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, (list, tuple)) or not all(isinstance(row, Mapping) for row in value):
-        raise ValueError("it takes names with paths, or a list of {name, path}")
-    rows = [(row.get("name", row.get("lora_name")), row.get("path", row.get("local_path"))) for row in value]
-    if any(name is None or path is None for name, path in rows) or len({name for name, _ in rows}) < len(rows):
-        raise ValueError("each of the list takes a name of its own and a path")
-    return dict(rows)
+    return adapters_in(_said(value))
 
 
 Word = Annotated[str | None, BeforeValidator(_said)]

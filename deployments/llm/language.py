@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from cluster import errors
+from cluster.names import cut
 from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
 from deployments.llm.parsing import THINK, Read, Reader
@@ -99,6 +100,17 @@ def refuse_echo(query: Query) -> None:
         raise errors.BadRequest("The engine does not repeat the prompt: send no echo.", "echo")
 
 
+def refuse_adapter(query: Query, adapters: Collection[str] = ()) -> None:
+    """Raises for an adapter that the model does not have."""
+    if query.adapter is not None and query.adapter not in adapters:
+        names = ", ".join(sorted(adapters)) or "none"
+        raise errors.BadRequest(
+            f"The model has no adapter {cut(query.adapter)}, it has {names}: launch it with lora_modules and "
+            "model_engine=vllm.",
+            "lora_name",
+        )
+
+
 class LanguageFamily(Talking):
     abilities: ClassVar[tuple[str, ...]] = ("chat", "generate", "tokenize_prompt", "detokenize")
     Options: ClassVar[type[BaseModel]] = LanguageOptions
@@ -106,6 +118,8 @@ class LanguageFamily(Talking):
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
     )
 
+    #: Folders of adapters that requests may name.
+    adapters: Mapping[str, str] = {}
     #: Whether the engine can hold answers to a format.
     has_grammars: ClassVar[bool] = False
 
@@ -161,6 +175,7 @@ class LanguageFamily(Talking):
 
     def _order(self, query: Query) -> Order:
         self.refuse(query)
+        refuse_adapter(query, self.adapters)
         ids = self._ids_of(query)
         if query.messages is not None and must_call(query):
             query = held_to_call(query)

@@ -17,7 +17,7 @@ from cluster.weights.inventory import read
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.language import EXAMPLE_TOKENS, LanguageOptions
+from deployments.llm.language import EXAMPLE_TOKENS, LanguageOptions, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.requests import Query, characters_of, query_of
@@ -87,6 +87,7 @@ class LlamaCpp(Talking):
         for query in requests:
             refuse_format(query.format)
             refuse_pictures(query.messages or [])
+            refuse_adapter(query)
             if must_call(query):
                 callable_tools(query)
         tokens = [

@@ -52,6 +52,8 @@ class Query(BaseModel):
     #: `{"type": "regex", "regex": …}` or `{"type": "choice", "choice": [texts]}`.
     format: JsonObject | None = None
     echo: bool = False
+    #: The name of an adapter that the model was launched with.
+    adapter: str | None = Field(default=None, max_length=200)
     #: Goes on where the model would end; for measuring.
     ignore_eos: bool = False
 

@@ -31,10 +31,15 @@ class Broken(Exception):
     """An answer has ended before its end, which need not be the fault of what was asked."""
 
 
-def body_of(order: Order, sampling: TokenSampling, ends: frozenset[int], model: str = MODEL) -> JsonObject:
+def name_of_adapter(name: str) -> str:
+    """The name of the model with that adapter there."""
+    return f"{MODEL}+{name}"
+
+
+def body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> JsonObject:
     query = order.query
     body: dict[str, Any] = {
-        "model": model,
+        "model": MODEL if query.adapter is None else name_of_adapter(query.adapter),
         "prompt": order.ids,
         "max_tokens": order.max_tokens,
         "stream": True,

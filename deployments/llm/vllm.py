@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cluster import environment, errors
 from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts
+from cluster.paths import local_path
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory, read
 from cluster.weights.memory import (
@@ -22,6 +25,8 @@ from cluster.weights.memory import (
     weight_bytes,
 )
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect, Setup
+from deployments import allowed
+from deployments.adapters import adapters_in
 from deployments.device import dtype_name, refuse_foreign_code
 from deployments.llm.checkpoint import safetensors_of, text_config
 from deployments.llm.facts import LanguageFacts
@@ -30,7 +35,7 @@ from deployments.llm.needs import STEP_WIDTH, kept_of, smaller
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
-from deployments.llm.token_stream import MODEL
+from deployments.llm.token_stream import MODEL, name_of_adapter
 from deployments.llm.vllm_engine import SOCKET, VllmEngine
 from deployments.llm.vocabulary import Vocabulary
 
@@ -40,6 +45,11 @@ STEP_TOKENS = 4096
 SPARE_TOKENS = 64
 #: Of its card by a model that has it for itself. The rest is what others than vLLM take of it.
 MOST_SHARE = 0.92
+#: What vLLM takes as the most that an adapter's rank may be.
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+#: Of an adapter whose files nobody has seen yet: its rank, and numbers for each rank, layer and number of the hidden
+#: size. One of an 8B model has 168 million.
+USUAL_RANK, ADAPTER_WIDTH = 64, 20
 #: Of each card beside CUDA itself: recorded graphs, and the buffers of its libraries.
 GRAPH_BYTES = 1_500_000_000
 #: Main memory of the server and of the process for each card, and of all where there is none.
@@ -56,6 +66,9 @@ class VllmOptions(CallReadingOptions):
     )
     quantize: Literal["fp8", "bitsandbytes"] | None = Field(
         default=None, description="Packs the weights while they are loaded. Those that are packed already stay so."
+    )
+    lora_modules: Annotated[dict[str, str], BeforeValidator(adapters_in)] = Field(
+        default_factory=dict, description="LoRA adapters that requests may name: names with folders."
     )
     enforce_eager: bool = Field(
         default=False, description="Records and compiles nothing: loads sooner, and writes slower."
@@ -78,6 +91,8 @@ class VllmLanguage(LanguageFamily):
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
         _command_of(prospect.settings.vllm_command)
+        for folder in prospect.options.lora_modules.values():
+            allowed(local_path(folder, "lora_modules"), prospect.settings, "lora_modules")
         inventory, cards = safetensors_of(prospect, "vLLM"), _cards_of(prospect)
         if inventory is not None:
             heads = shape_of_config(text_config(inventory)).heads
@@ -101,6 +116,7 @@ class VllmLanguage(LanguageFamily):
     def load(self, setup: Setup) -> ModelFacts:
         options: VllmOptions = setup.options
         refuse_foreign_code(setup)
+        self.adapters = options.lora_modules
         vocabulary = Vocabulary(setup.folder)
         shape = shape_of_config(text_config(read(setup.folder)))
         dtype = dtype_name(options.torch_dtype, setup.device)
@@ -160,6 +176,7 @@ def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) 
         "tensor-parallel-size": cards,
         # Sampling that is asked for comes with each request.
         "generation-config": "vllm",
+        **_adapter_arguments(options),
         **({"quantization": options.quantize} if options.quantize else {}),
         **({} if setup.allow_pickle or options.quantize == "bitsandbytes" else {"load-format": "safetensors"}),
     }
@@ -167,11 +184,40 @@ def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) 
         "enable-prefix-caching": True,
         "enable-prompt-tokens-details": True,
         "disable-uvicorn-access-log": True,
+        "enable-lora": bool(options.lora_modules),
         "enforce-eager": options.enforce_eager,
         "trust-remote-code": setup.remote_code,
     }
-    words = [word for name, value in named.items() for word in (f"--{name}", str(value))]
+    words = [word for name, value in named.items() for word in (f"--{name}", *map(str, _listed(value)))]
     return [*words, *(f"--{name}" for name, is_set in flags.items() if is_set)]
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _adapter_arguments(options: VllmOptions) -> dict[str, object]:
+    if not options.lora_modules:
+        return {}
+    rows = [{"name": name_of_adapter(name), "path": path} for name, path in options.lora_modules.items()]
+    most = max(_rank_of(Path(path)) for path in options.lora_modules.values())
+    return {
+        "lora-modules": [json.dumps(row) for row in rows],
+        # One that is not among them is refused by the engine, in words that say so.
+        "max-lora-rank": next((rank for rank in LORA_RANKS if rank >= most), most),
+        "max-loras": min(len(rows), options.slots),
+    }
+
+
+def _rank_of(adapter: Path) -> int:
+    if not (adapter / "adapter_model.safetensors").exists():
+        raise errors.LoadFailed(
+            f"lora_modules: {adapter} has no adapter_model.safetensors: an adapter is a folder as peft saves it."
+        )
+    try:
+        return int(json.loads((adapter / "adapter_config.json").read_text())["r"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise errors.LoadFailed(f"lora_modules: {adapter} has no adapter_config.json that says its rank.") from None
 
 
 def _environment(setup: Setup) -> dict[str, str]:
@@ -198,12 +244,15 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
     if inventory is None:
         weights, kept = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, 0
         kept_bytes = step = int(options.cache_gb * GB)
+        adapters = 0
     else:
         shape = shape_of_config(text_config(inventory))
         weights, kept = weight_bytes(inventory, item), kept_of(shape, options, precision)
         kept_bytes = (kept + SPARE_TOKENS * options.slots) * shape.bytes_per_token(precision)
+        adapter = USUAL_RANK * shape.layers * shape.hidden * ADAPTER_WIDTH * item
+        adapters = len(options.lora_modules) * adapter
         step = STEP_TOKENS * shape.hidden * STEP_WIDTH * item + options.slots * shape.vocabulary * 4 * 3
-    weights = int(weights * share)
+    weights = int(weights * share) + adapters
     if prospect.on_card:
         home, fixed, host = "card", cards * (CUDA_CONTEXT_BYTES + GRAPH_BYTES), SERVER_BYTES + cards * CORE_BYTES
     else:

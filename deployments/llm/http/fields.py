@@ -40,6 +40,7 @@ class OpenAiFields(BaseModel):
     n: int | None = None
     logit_bias: JsonObject | None = None
     ignore_eos: bool | None = None
+    lora_name: str | None = Field(default=None, description="An adapter that the model was launched with.")
     response_format: JsonObject | None = None
     guided_json: JsonObject | None = Field(default=None, description="vLLM's name of a JSON schema for the answer.")
     guided_regex: str | None = Field(default=None, description="A regular expression that the whole answer matches.")
@@ -68,6 +69,7 @@ class OpenAiFields(BaseModel):
             "repetition_penalty": self.repetition_penalty or self.repeat_penalty,
             "stop": [self.stop] if isinstance(self.stop, str) and self.stop else self.stop or None,
             "ignore_eos": self.ignore_eos,
+            "adapter": self.lora_name,
             "format": self._format(),
         }
 

@@ -114,6 +114,13 @@ def test_a_picture_is_refused_before_any_work() -> None:
     assert family.prepare("chat", [{"messages": [{"role": "user", "content": parts[:1]}]}], {}).tokens == [4]
 
 
+def test_an_adapter_that_no_model_of_it_has_is_refused() -> None:
+    family = LlamaCpp()
+    family._options, family._context = LlamaCpp.Options(), 100
+    with pytest.raises(errors.BadRequest, match="The model has no adapter tea, it has none: launch it with"):
+        family.prepare("generate", [{"prompt": "x", "adapter": "tea"}], {})
+
+
 def test_an_answer_that_had_to_call_a_tool_and_called_none_is_an_error() -> None:
     def said(finish: str) -> Any:
         told: list[Any] = []

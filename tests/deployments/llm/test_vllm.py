@@ -158,6 +158,38 @@ def test_what_was_asked_and_launched_reaches_the_engine(engine: Engine, folder: 
     family.unload()
 
 
+def test_a_request_names_one_of_the_adapters(engine: Engine, folder: Path, tmp_path: Path) -> None:
+    for name, rank in (("tea", 4), ("bread", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"")
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    adapters = [{"lora_name": name, "local_path": str(tmp_path / name)} for name in ("tea", "bread")]
+    family = loaded(engine, folder, lora_modules=adapters)
+    words = engine.words
+    at = words.index("--lora-modules")
+    assert [json.loads(word)["path"] for word in words[at + 1 : at + 3]] == [
+        str(tmp_path / "tea"),
+        str(tmp_path / "bread"),
+    ]
+    assert words[words.index("--max-lora-rank") + 1] == "32" and "--enable-lora" in words
+    Talk(family, adapter="bread").ended()
+    Talk(family).ended()
+    assert [asked["model"] for asked in engine.asked] == [json.loads(words[at + 2])["name"], "model"]
+    with pytest.raises(errors.BadRequest, match="The model has no adapter coffee, it has bread, tea"):
+        Talk(family, adapter="coffee")
+    family.unload()
+
+
+def test_an_adapter_that_is_none_fails_the_launch(engine: Engine, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(errors.LoadFailed, match=r"has no adapter_model\.safetensors"):
+        loaded(engine, folder, lora_modules={"tea": str(tmp_path)})
+    with pytest.raises(errors.BadOption, match="is outside of the folders that may be used"):
+        settings = Settings(home=tmp_path / "home", vllm_command="vllm", model_roots=(folder,))
+        spec = {"model_name": "mine", "model_type": "llm", "model_path": str(folder), "model_engine": "vllm"}
+        asked = {**spec, "lora_modules": {"tea": "/etc"}}
+        resolve(LaunchSpec.model_validate(asked), catalog_with([], settings), settings)
+
+
 def test_messages_are_written_by_the_models_own_template(engine: Engine, family: VllmLanguage) -> None:
     Talk(family, prompt=None, messages=[{"role": "user", "content": "Tea"}]).ended()
     written = family.vocabulary.text_of(engine.asked[0]["prompt"], False)
@@ -390,6 +422,7 @@ def test_what_it_cannot_load_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_more_cards_and_more_kept_tokens_need_more_memory(folder: Path) -> None:
     one, two = wanted(folder, n_gpu=1).on_card, wanted(folder, n_gpu=2).on_card
     assert two.card_bytes > one.card_bytes > 2_000_000_000 and two.memory_bytes > one.memory_bytes
+    assert wanted(folder, n_gpu=1, lora_modules={"tea": "/tea"}).on_card.card_bytes > one.card_bytes
     kept = [wanted(folder, cache_gb=size, slots=256).claim_bytes for size in (0.05, 0.1)]
     assert kept[1] - kept[0] == pytest.approx(50_000_000, rel=0.01)
 

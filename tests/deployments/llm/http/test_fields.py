@@ -45,6 +45,7 @@ def test_only_what_is_asked_for_is_said() -> None:
         ({"stop": "END"}, "stop", ["END"]),
         ({"repeat_penalty": 1.5}, "repetition_penalty", 1.5),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "template", {"enable_thinking": False}),
+        ({"lora_name": "tea"}, "adapter", "tea"),
         ({"continue_final_message": True}, "continues", True),
         ({"response_format": {"type": "text"}}, "format", None),
         ({"response_format": {"type": "json_object"}}, "format", {"type": "json_object"}),
