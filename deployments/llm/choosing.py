@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cluster import errors
-from deployments.llm.language import Hear, Order, TokenSampling
+from deployments.llm.language import Order, TokenSampling
 from deployments.llm.token_masks import TokenForm
 from deployments.llm.writing import TokenOdds
 
@@ -22,12 +22,11 @@ LIKELIEST = 1024
 class WrittenAnswer:
     """One answer as it is chosen token by token. Its chance is its own: others beside it change nothing."""
 
-    def __init__(self, order: Order, sampling: TokenSampling, hear: Hear, form: TokenForm | None = None) -> None:
+    def __init__(self, order: Order, sampling: TokenSampling, form: TokenForm | None = None) -> None:
         """`form`: that it is held to."""
         import torch
 
         self.order = order
-        self.hear = hear
         #: What makes it worthless.
         self.error: errors.InferenceFailed | None = None
         self._sampling = sampling

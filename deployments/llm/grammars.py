@@ -28,8 +28,13 @@ log = logging.getLogger("cluster.worker.worker")
 
 #: Grammars that wait to be compiled, at most. Each takes up to seconds.
 MOST_WAITING = 32
-#: So many are remembered as compiled. Compiling one again costs nothing while the tokenizer has it.
-MOST_KNOWN = 10_000
+#: So many stay with one tokenizer, which forgets none of them.
+MOST_KNOWN = 128
+#: Blanks of an indent, at most, and the rule of a gap in our grammars, which says the same.
+MOST_INDENT = 16
+GAP = r'gap ::= [ ]{0,1} | "\n" [ \t]{0,16}'
+#: What may stand behind a gap.
+BEHIND = r'(= ["{}\[\]:,0-9tfn\-])'
 #: Of the threads that compile: those that write answers go first.
 NICENESS = 15
 
@@ -43,13 +48,21 @@ def engine_words(error: Exception) -> str:
     return re.sub(r"(failed )?(at )?/\S+", "", str(error)).strip()[-300:]
 
 
+def with_gaps_that_end(grammar: str) -> str:
+    """The same answers. Where it is not said what stands behind a gap, the engine keeps a list of all tokens that begin
+    with a blank for each blank of an indent: two megabytes for each schema."""
+    indents = (f'i{n} ::= ("" | [ \\t] i{n - 1}) {BEHIND}\n' for n in range(MOST_INDENT, 0, -1))
+    gap = f'gap ::= ("" | " " | "\\n" i{MOST_INDENT}) {BEHIND}\n{"".join(indents)}i0 ::= ""'
+    return grammar.replace(GAP, gap)
+
+
 class Grammars:
     """Used by the engine's thread; grammars are compiled one after another."""
 
     def __init__(self, compile: Compile) -> None:
         self._compile = compile
         self._lock = threading.Lock()
-        self._known: dict[str, None] = {}
+        self._known: set[str] = set()
         self._waiting: dict[str, list[Ready]] = {}
         #: None when no other comes.
         self._orders: SimpleQueue[tuple[str, GenerationConfig] | None] = SimpleQueue()
@@ -73,6 +86,11 @@ class Grammars:
         self._orders.put((name, config))
         return False
 
+    @property
+    def is_full(self) -> bool:
+        """Another tokenizer has to take over."""
+        return len(self._known) >= MOST_KNOWN
+
     def close(self) -> None:
         self._orders.put(None)
 
@@ -90,9 +108,7 @@ class Grammars:
                 refusal = errors.BadRequest(f"Answers cannot be held to this form: {engine_words(error)}")
             with self._lock:
                 if refusal is None:
-                    self._known[name] = None
-                    if len(self._known) > MOST_KNOWN:
-                        del self._known[next(iter(self._known))]
+                    self._known.add(name)
                 waiting = self._waiting.pop(name)
             for ready in waiting:
                 ready(refusal)

@@ -4,7 +4,7 @@ that are kept, and what a step computes with. And what cannot be loaded, refused
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from cluster import errors
 from cluster.value import JsonObject
@@ -60,14 +60,20 @@ def kept_of(shape: Shape, options: LanguageOptions, precision: str) -> int:
     return shape.kept_tokens(options.slots * context, int(options.cache_gb * GB), precision)
 
 
-def plan_of(prospect: Prospect, bytes_per_weight: float | None, precision: str) -> MemoryPlan:
-    """`bytes_per_weight`: None for weights that stay as they are packed in the file."""
+def plan_of(
+    prospect: Prospect,
+    bytes_per_weight: float | None,
+    precision: str,
+    engine_bytes: Callable[[Shape | None], int] = lambda shape: 0,
+) -> MemoryPlan:
+    """`bytes_per_weight`: None for weights that stay as they are packed in the file. `engine_bytes`: what the engine
+    takes besides, of a model of that shape."""
     options: LanguageOptions = prospect.options
     gguf = gguf_of(prospect)
     if gguf is None:
         weights = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
-        dtype = "as stored"
+        dtype, fixed = "as stored", PROCESS_BYTES + engine_bytes(None)
     else:
         header, shape = gguf_header(gguf), shape_in(gguf)
         weights = int(header["bytes"] if bytes_per_weight is None else header["weights"] * bytes_per_weight)
@@ -75,11 +81,12 @@ def plan_of(prospect: Prospect, bytes_per_weight: float | None, precision: str) 
         kept_bytes = kept * shape.bytes_per_token(precision)
         step = STEP_TOKENS * shape.hidden * STEP_WIDTH * 4 + options.slots * shape.vocabulary * 4 * 3
         dtype = "int8" if bytes_per_weight is not None else "as stored"
+        fixed = PROCESS_BYTES + engine_bytes(shape)
     parts = (
         PlannedPart("model", prospect.entry.family, dtype, "none", weights, "main memory"),
         PlannedPart(f"{kept or 'its'} tokens", "cache", precision, "none", kept_bytes, "main memory"),
     )
-    return MemoryPlan(parts, step, PROCESS_BYTES, 0, weights + kept_bytes + step + PROCESS_BYTES)
+    return MemoryPlan(parts, step, fixed, 0, weights + kept_bytes + step + fixed)
 
 
 def smaller(prospect: Prospect) -> Iterator[JsonObject]:

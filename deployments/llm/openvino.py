@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,9 +17,11 @@ from cluster.facts import ModelFacts
 from cluster.value import JsonObject
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import Prospect, Setup, Stop
+from cluster.worker.loading import give_memory_back
 from deployments.conversions import fingerprint, run, version_of
+from deployments.llm.engine_thread import EngineThread
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.grammars import Grammars, TinyPipeline, engine_words
+from deployments.llm.grammars import MOST_KNOWN, Compile, Grammars, TinyPipeline, engine_words, with_gaps_that_end
 from deployments.llm.json_grammars import json_grammar
 from deployments.llm.language import CallReadingOptions, Hear, LanguageFamily, Order, TokenSampling, refuse_echo
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
@@ -29,13 +29,11 @@ from deployments.llm.requests import Query
 from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.shape import ARCHITECTURES, Shape
 from deployments.llm.vocabulary import Vocabulary
-from deployments.llm.weights import gguf_in
+from deployments.llm.weights import gguf_in, let_go_of_pages
 from deployments.llm.writing import TokenOdds
 
 if TYPE_CHECKING:
     from openvino_genai import ContinuousBatchingPipeline, GenerationConfig
-
-log = logging.getLogger("cluster.worker.worker")
 
 #: Tokens of one block of the cache.
 BLOCK = 32
@@ -43,6 +41,12 @@ BLOCK = 32
 MOST_LOSS = 0.08
 #: int8, with the scale of each row.
 INT8_BYTES = 1.02
+#: What it keeps of the lengths of steps that it has computed. Measured with 2,000 prompts of all lengths: up to 270 MB,
+#: and nothing more then. With CPU_RUNTIME_CACHE_CAPACITY=0 it is half of that, and a single stream takes 6 % longer.
+SHAPES_BYTES = 300_000_000
+#: Of each token of the vocabulary the engine keeps so many numbers for a grammar: measured for schemas and patterns, up
+#: to 0.54 MB with 49,152 tokens.
+GRAMMAR_NUMBERS = 3
 #: Of the conversion; a change makes what is kept from before worthless.
 CONVERSION = 1
 
@@ -65,7 +69,7 @@ class OpenvinoLanguage(LanguageFamily):
 
     @classmethod
     def plan(cls, prospect: Prospect) -> MemoryPlan:
-        return plan_of(prospect, INT8_BYTES, prospect.options.kv_precision)
+        return plan_of(prospect, INT8_BYTES, prospect.options.kv_precision, _engine_bytes)
 
     @classmethod
     def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
@@ -80,11 +84,13 @@ class OpenvinoLanguage(LanguageFamily):
         setup.report(0.7)
         context = min(options.context_length or shape.context, shape.context)
         kept = kept_of(shape, options, options.kv_precision)
-        pipeline = _pipeline(folder, kept, options, setup.threads)
-        grammars = Grammars(TinyPipeline(folder, pipeline.get_tokenizer()).compile)
-        engine = self._running = OpenvinoEngine(pipeline, vocabulary.ends, grammars)
+        make = partial(_made, folder, kept, options, setup.threads)
+        engine = self._running = OpenvinoEngine(vocabulary.ends, make)
         setup.report(0.95)
         self.begins(vocabulary, engine, context, kept, options, options.tool_parser)
+        # What it takes grows with the tokens that it keeps, and with the shapes and the grammars that it meets: nothing
+        # of that is there when it is loaded, so nothing that is measured then counts for more than the plan.
+        self.largest = None
         return LanguageFacts(
             engine="openvino",
             dtype="int8",
@@ -113,6 +119,12 @@ class OpenvinoLanguage(LanguageFamily):
         refuse_format(query.format)
 
 
+def _engine_bytes(shape: Shape | None) -> int:
+    """What the engine keeps of all that it has met, and the pages of the table of words, which it reads in the file."""
+    vocabulary, hidden = (shape.vocabulary, shape.hidden) if shape is not None else (0, 0)
+    return SHAPES_BYTES + MOST_KNOWN * GRAMMAR_NUMBERS * 4 * vocabulary + vocabulary * hidden
+
+
 def converted(setup: Setup) -> Path:
     """The folder of the model as OpenVINO reads it, made now if it is not there yet."""
     versions = {name: version_of(name) for name in ("openvino", "openvino-genai", "openvino-tokenizers", "nncf")}
@@ -130,7 +142,9 @@ def converted(setup: Setup) -> Path:
     return folder
 
 
-def _pipeline(folder: Path, kept: int, options: OpenvinoOptions, threads: int) -> ContinuousBatchingPipeline:
+def _made(
+    folder: Path, kept: int, options: OpenvinoOptions, threads: int
+) -> tuple[ContinuousBatchingPipeline, Compile]:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
@@ -140,75 +154,118 @@ def _pipeline(folder: Path, kept: int, options: OpenvinoOptions, threads: int) -
     properties: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
     if options.kv_precision != "auto":
         properties["KV_CACHE_PRECISION"] = options.kv_precision
-    return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    pipeline = openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+    config = openvino_genai.GenerationConfig(max_new_tokens=1, ignore_eos=True)
+    config.apply_chat_template = False
+    # The first step packs the weights, and few of those in the file are read again.
+    handle = pipeline.add_request(2**62, _tensor([0]), config)
+    while not handle.can_read():
+        pipeline.step()
+    let_go_of_pages(folder / "openvino_model.bin")
+    return pipeline, TinyPipeline(folder, pipeline.get_tokenizer()).compile
 
 
-#: One answer to write.
-Work = tuple[Order, TokenSampling, Hear]
+#: A pipeline, and what compiles grammars for it.
+Make = Callable[[], tuple["ContinuousBatchingPipeline", Compile]]
 
 
-class GrammarReady(NamedTuple):
-    """The grammar of an answer is compiled, or what is wrong with it."""
+class OpenvinoEngine(EngineThread):
+    """Its pipeline is made anew when it has met too many grammars, which would otherwise stay with it for ever."""
 
-    refusal: errors.ClusterError | None
-
-
-class OpenvinoEngine:
-    """One thread steps, and is the only one that touches the pipeline: others leave their orders in a queue."""
-
-    def __init__(self, pipeline: ContinuousBatchingPipeline, ends: frozenset[int], grammars: Grammars) -> None:
-        self._pipeline = pipeline
+    def __init__(self, ends: frozenset[int], make: Make) -> None:
         self._ends = ends
-        self._grammars = grammars
-        #: By the number of an answer: it begins, goes on now that its grammar is compiled, or ends (None).
-        self._orders: SimpleQueue[tuple[int, Work | GrammarReady | None]] = SimpleQueue()
-        #: Answers whose grammars are being compiled.
-        self._preparing: dict[int, Work] = {}
-        #: By number: the pipeline's handle, and who hears of it. Without its handle an answer would end silently.
-        self._writing: dict[int, tuple[Any, Hear]] = {}
-        self._numbers = iter(range(2**62))
-        self._broken: errors.InferenceFailed | None = None
-        self._is_closed = False
-        threading.Thread(target=self._run, daemon=True, name="openvino").start()
+        self._make = make
+        self._open()
+        #: The pipeline's handle of each answer. Without it an answer would end silently.
+        self._handles: dict[int, Any] = {}
+        #: Answers whose grammars are being compiled, and those that wait for the next pipeline.
+        self._preparing: dict[int, tuple[Order, TokenSampling]] = {}
+        self._held: dict[int, tuple[Order, TokenSampling]] = {}
+        super().__init__("openvino")
 
     def write(self, order: Order, sampling: TokenSampling, hear: Hear) -> Stop:
-        if self._broken is not None:
-            raise errors.InferenceFailed(*self._broken.args)
-        number = next(self._numbers)
-        self._orders.put((number, (order, sampling, hear)))
-        return lambda: self._orders.put((number, None))
+        return self._take(hear, partial(self._begin, order=order, sampling=sampling))
 
     def close(self) -> None:
-        """Ends its threads; it writes nothing any more."""
-        self._is_closed = True
-        self._orders.put((next(self._numbers), None))
+        super().close()
         self._grammars.close()
 
-    def _run(self) -> None:
-        while not self._is_closed:
-            if not self._writing:
-                self._take(*self._orders.get())
-            while not self._orders.empty():
-                self._take(*self._orders.get())
-            if self._writing and self._broken is None:
-                self._step()
+    def _open(self) -> None:
+        self._pipeline, compile = self._make()
+        self._grammars = Grammars(compile)
+
+    @property
+    def _is_writing(self) -> bool:
+        return bool(self._handles)
+
+    def _begin(self, number: int, order: Order, sampling: TokenSampling) -> None:
+        if self._grammars.is_full:
+            self._held[number] = order, sampling
+            self._renew()
+            return
+        try:
+            if order.query.format is None or self._has_grammar(number, order):
+                self._add(number, order, sampling)
+            else:
+                self._preparing[number] = order, sampling
+        except errors.ClusterError as refusal:
+            self._tell(number, end=refusal)
+
+    def _add(self, number: int, order: Order, sampling: TokenSampling) -> None:
+        try:
+            config = _config(order, sampling, self._ends)
+            self._handles[number] = self._pipeline.add_request(number, _tensor(order.ids), config)
+        # Whatever the engine finds wrong with it is wrong with this one alone.
+        except Exception as refusal:
+            self._tell(number, end=errors.BadRequest(f"The engine refuses this: {engine_words(refusal)}"))
+
+    def _has_grammar(self, number: int, order: Order) -> bool:
+        """Otherwise it is compiled, and this engine is told."""
+        name = json.dumps(order.query.format)
+        return self._grammars.prepare(
+            name, _only_grammar(order), lambda refusal: self._orders.put(partial(self._prepared, number, refusal))
+        )
+
+    def _prepared(self, number: int, refusal: errors.ClusterError | None) -> None:
+        work = self._preparing.pop(number, None)
+        # It may have been stopped, or the engine has failed.
+        if work is None or number not in self._hears:
+            return
+        if refusal is None:
+            self._add(number, *work)
+        else:
+            self._tell(number, end=refusal)
+        self._renew()
+
+    def _cancel(self, number: int) -> None:
+        if number in self._handles:
+            self._handles[number].cancel()
+            return
+        self._preparing.pop(number, None)
+        self._held.pop(number, None)
+        self._tell(number, end="cancelled")
+        self._renew()
+
+    def _renew(self) -> None:
+        """Begins anew once nothing is in the pipeline. Whoever waits for that has waited for the longest answer."""
+        if not self._held or self._handles or self._preparing:
+            return
+        self._grammars.close()
+        # Two would not fit beside each other.
+        del self._pipeline
+        give_memory_back()
+        self._open()
+        held, self._held = self._held, {}
+        for number, work in held.items():
+            self._begin(number, *work)
 
     def _step(self) -> None:
-        try:
-            self._pipeline.step()
-        # Nothing of the pipeline is known to be whole: it refuses to step again. A new process has to.
-        except Exception as error:
-            log.critical("the engine failed: %s", error)
-            self._broken = errors.InferenceFailed(f"The engine failed: {type(error).__name__}: {engine_words(error)}")
-            for number in list(self._writing):
-                self._writing.pop(number)[1]((), (), self._broken)
-            for number in list(self._preparing):
-                self._preparing.pop(number)[2]((), (), self._broken)
-            return
-        for number, (handle, hear) in list(self._writing.items()):
-            self._read(number, handle, hear)
+        self._pipeline.step()
+        for number in list(self._handles):
+            self._read(number, self._handles[number])
+        self._renew()
 
-    def _read(self, number: int, handle: Any, hear: Hear) -> None:
+    def _read(self, number: int, handle: Any) -> None:
         ids: list[int] = []
         odds: list[TokenOdds] = []
         while handle.can_read():
@@ -218,56 +275,11 @@ class OpenvinoEngine:
         status = handle.get_status().name
         if status == "RUNNING":
             if ids:
-                hear(ids, odds, None)
+                self._tell(number, ids, odds)
             return
-        del self._writing[number]
-        if status == "FINISHED":
-            hear(ids, odds, "stop" if ids and ids[-1] in self._ends else "length")
-        else:
-            hear(ids, odds, "cancelled")
-
-    def _take(self, number: int, news: Work | GrammarReady | None) -> None:
-        if news is None:
-            self._stop(number)
-        elif isinstance(news, GrammarReady):
-            work = self._preparing.pop(number, None)
-            if work is not None:
-                self._begin(number, work, news)
-        else:
-            self._begin(number, news, None)
-
-    def _stop(self, number: int) -> None:
-        if number in self._writing:
-            self._writing[number][0].cancel()
-        elif number in self._preparing:
-            self._preparing.pop(number)[2]((), (), "cancelled")
-
-    def _begin(self, number: int, work: Work, prepared: GrammarReady | None) -> None:
-        order, sampling, hear = work
-        error = self._broken or (prepared and prepared.refusal)
-        if error is not None:
-            hear((), (), error)
-            return
-        try:
-            config = _config(order, sampling, self._ends)
-            if prepared is None and order.query.format is not None and not self._has_grammar(number, order):
-                self._preparing[number] = work
-                return
-            handle = self._pipeline.add_request(number, _tensor(order.ids), config)
-        except errors.ClusterError as refusal:
-            hear((), (), refusal)
-        # Whatever the engine finds wrong with it is wrong with this one alone.
-        except Exception as refusal:
-            hear((), (), errors.BadRequest(f"The engine refuses this: {engine_words(refusal)}"))
-        else:
-            self._writing[number] = handle, hear
-
-    def _has_grammar(self, number: int, order: Order) -> bool:
-        """Otherwise it is compiled, and this engine is told."""
-        name = json.dumps(order.query.format)
-        return self._grammars.prepare(
-            name, _only_grammar(order), lambda refusal: self._orders.put((number, GrammarReady(refusal)))
-        )
+        del self._handles[number]
+        finished = "stop" if ids and ids[-1] in self._ends else "length"
+        self._tell(number, ids, odds, finished if status == "FINISHED" else "cancelled")
 
 
 def _tensor(ids: Sequence[int]) -> Any:
@@ -318,5 +330,5 @@ def _structure(format: JsonObject) -> Any:
 
     schema = format["schema"] if format.get("type") == "json_schema" else {"type": "object"}
     if (grammar := grammar_of(format) or json_grammar(schema)) is not None:
-        return openvino_genai.StructuredOutputConfig(grammar=grammar)
+        return openvino_genai.StructuredOutputConfig(grammar=with_gaps_that_end(grammar))
     return openvino_genai.StructuredOutputConfig(json_schema=json.dumps(schema))

@@ -6,21 +6,17 @@ Its own loop samples all answers in one way, and forgets those that are cancelle
 
 from __future__ import annotations
 
-import logging
-import threading
-from queue import SimpleQueue
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster import errors
 from cluster.worker.family import Stop
 from deployments.llm.choosing import WrittenAnswer, chosen
+from deployments.llm.engine_thread import EngineThread
 from deployments.llm.language import Hear, Order, TokenSampling
 from deployments.llm.token_masks import TokenForm
 
 if TYPE_CHECKING:
     import torch
-
-log = logging.getLogger("cluster.worker.worker")
 
 #: Tokens of one block of the cache.
 BLOCK = 32
@@ -33,65 +29,34 @@ def blocks_of(kept: int, slots: int) -> int:
     return -(-kept // BLOCK) + slots + 2
 
 
-class PagedEngine:
-    """One thread steps, and is the only one that touches the model: others leave their orders in a queue."""
-
+class PagedEngine(EngineThread):
     def __init__(self, model: Any, ends: frozenset[int], kept: int, slots: int, threads: int) -> None:
         self._model = model
         self._ends = ends
         self._processor = _processor(model, kept, slots)
         self._processor.model_runner._sample = self._choose
-        #: By the number of an answer: it begins, or ends (None).
-        self._orders: SimpleQueue[tuple[int, WrittenAnswer | None]] = SimpleQueue()
         self._writing: dict[int, WrittenAnswer] = {}
-        self._numbers = iter(range(2**62))
-        self._broken: errors.InferenceFailed | None = None
-        self._is_closed = False
         #: Read before each step.
         self.threads = threads
-        threading.Thread(target=self._run, daemon=True, name="transformers").start()
+        super().__init__("transformers")
 
     def write(self, order: Order, sampling: TokenSampling, hear: Hear, form: TokenForm | None = None) -> Stop:
-        if self._broken is not None:
-            raise errors.InferenceFailed(*self._broken.args)
-        number = next(self._numbers)
-        self._orders.put((number, WrittenAnswer(order, sampling, hear, form)))
-        return lambda: self._orders.put((number, None))
+        return self._take(hear, partial(self._begin, WrittenAnswer(order, sampling, form)))
 
-    def close(self) -> None:
-        """Ends its thread; it writes nothing any more."""
-        self._is_closed = True
-        self._orders.put((next(self._numbers), None))
+    def _begin(self, answer: WrittenAnswer, number: int) -> None:
+        from transformers.generation.continuous_batching.requests import RequestState
 
-    def _run(self) -> None:
-        while not self._is_closed:
-            if not self._writing:
-                self._take(*self._orders.get())
-            while not self._orders.empty():
-                self._take(*self._orders.get())
-            if self._writing:
-                self._step()
+        self._writing[number] = answer
+        order = answer.order
+        ends = sorted(self._ends) if answer.may_end else []
+        state = RequestState(str(number), list(order.ids), max_new_tokens=order.max_tokens, eos_token_id=ends)
+        self._processor.scheduler.add_waiting_request(state)
 
-    def _take(self, number: int, answer: WrittenAnswer | None) -> None:
-        if answer is None:
-            self._stop(number)
-        elif self._broken is not None:
-            answer.hear((), (), self._broken)
-        else:
-            from transformers.generation.continuous_batching.requests import RequestState
-
-            self._writing[number] = answer
-            order = answer.order
-            ends = sorted(self._ends) if answer.may_end else []
-            state = RequestState(str(number), list(order.ids), max_new_tokens=order.max_tokens, eos_token_id=ends)
-            self._processor.scheduler.add_waiting_request(state)
-
-    def _stop(self, number: int, end: str | Exception = "cancelled") -> None:
-        answer = self._writing.pop(number, None)
-        if answer is not None:
-            self._processor.scheduler.set_request_cancellation(str(number))
-            self._processor.scheduler.clear_cancelled_requests()
-            answer.hear((), (), end)
+    def _cancel(self, number: int, end: str | Exception = "cancelled") -> None:
+        del self._writing[number]
+        self._processor.scheduler.set_request_cancellation(str(number))
+        self._processor.scheduler.clear_cancelled_requests()
+        self._tell(number, end=end)
 
     def _step(self) -> None:
         import torch
@@ -102,33 +67,25 @@ class PagedEngine:
         if not processor.scheduler.active_requests:
             # It waits for one of them to end, not to be stopped.
             processor.scheduler.block_new_requests = False
-        try:
-            if not processor.prepare_next_batch():
-                raise RuntimeError("nothing can be computed, although there are answers to write")
-            processor._generation_step(self._model)
-            processor.update_batch()
-        # Nothing of the engine is known to be whole. A new process has to take over.
-        except Exception as error:
-            log.critical("the engine failed: %s", error)
-            self._broken = errors.InferenceFailed(f"The engine failed: {type(error).__name__}: {str(error)[-300:]}")
-            for number in list(self._writing):
-                self._writing.pop(number).hear((), (), self._broken)
-            return
+        if not processor.prepare_next_batch():
+            raise RuntimeError("nothing can be computed, although there are answers to write")
+        processor._generation_step(self._model)
+        processor.update_batch()
         ended = {int(output.request_id) for output in processor.output_router.taken()}
         for number in self._written():
-            self._tell(number, number in ended)
+            self._read(number, number in ended)
 
-    def _tell(self, number: int, is_last: bool) -> None:
+    def _read(self, number: int, is_last: bool) -> None:
         answer = self._writing[number]
         if answer.error is not None and not is_last:
-            self._stop(number, answer.error)
+            self._cancel(number, answer.error)
             return
         ids, odds, reason = answer.ids, answer.odds, None
         answer.ids, answer.odds = [], []
         if is_last:
             del self._writing[number]
             reason = "stop" if ids[-1] in self._ends and answer.may_end else "length"
-        answer.hear(ids, odds, answer.error or reason)
+        self._tell(number, ids, odds, answer.error or reason)
 
     def _written(self) -> list[int]:
         """The answers that this step computes a token of."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
 from pathlib import Path
 
 from cluster import errors
+
+#: MADV_DONTNEED.
+_DONT_NEED = 4
 
 
 def gguf_in(place: Path) -> Path:
@@ -19,3 +24,14 @@ def gguf_in(place: Path) -> Path:
             f"{place} needs one GGUF file to be loaded from; it has {names}: name one as model_path."
         )
     return wholes[0]
+
+
+def let_go_of_pages(file: Path) -> None:
+    """Of a file that an engine has mapped and made something else of: those that it reads again come back."""
+    # Only Linux says what is mapped.
+    with suppress(OSError, AttributeError):
+        advise = ctypes.CDLL(None).madvise
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(f" {file}"):
+                start, end = (int(place, 16) for place in line.split()[0].split("-"))
+                advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)
