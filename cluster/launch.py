@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_v
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
+from cluster.durations import idle_limit_s, keep_alive_s
 from cluster.names import ALIAS_PATTERN, UID_PATTERN, quoted
 from cluster.node_labels import NodeLabels
 from cluster.value import Value
@@ -88,6 +89,29 @@ def _spread_bounds(fields: dict[str, Any]) -> None:
 
 #: Card numbers, in any of the forms that people and clients write.
 Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
+
+
+def _as_priority(value: Any) -> Any:
+    """`low`, `normal` and `high` as numbers; pydantic refuses anything but these and numbers."""
+    if isinstance(value, bool):
+        raise ValueError("priority takes low, normal, high or a number")
+    return PRIORITIES.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+
+def _rest_after(fields: dict[str, Any]) -> None:
+    """`keep_alive="5m"` as the field for it."""
+    keep_alive = fields.pop("keep_alive", None)
+    if keep_alive is None or keep_alive == "":
+        return
+    if fields.get("idle_sleep_s") is not None:
+        raise ValueError("keep_alive and idle_sleep_s say the same: give one of them")
+    fields["idle_sleep_s"] = idle_limit_s(keep_alive_s(keep_alive))
+
+
+#: What priorities are called.
+PRIORITIES = {"low": -100, "normal": 0, "high": 100}
+#: The larger goes first; any number between those that have a name, and beyond them.
+Priority = Annotated[int | Literal["low", "normal", "high"], BeforeValidator(_as_priority), Field(ge=-1000, le=1000)]
 #: A part of all, in percent, with or without the sign for it.
 Percent = Annotated[float | str | None, BeforeValidator(_as_percent)]
 #: How many cards, or which part of one; None means CPU.
@@ -235,7 +259,16 @@ class LaunchSpec(Value):
         description="Seconds without a request after which it drops its weights but keeps its process, which loads "
         "them again sooner; 0 for never; CLUSTER_IDLE_DOZE_S by default.",
     )
+    keep_alive: str | float | None = Field(
+        default=None,
+        description="The same as idle_sleep_s, as Ollama says it: 5m or 300; 0 goes after each request, -1 stays.",
+    )
     pinned: bool = Field(default=False, description="Never let it sleep, nor give way to other models.")
+    priority: Priority = Field(
+        default=0,
+        description="Which models rest for others that have no room: those of a lower priority even while they are "
+        "used, and never those of a higher one; low, normal, high or a number between -1000 and 1000.",
+    )
     asleep: bool = Field(default=False, description="Load it only when the first request comes.")
     canary: Percent = Field(
         default=None,
@@ -262,6 +295,7 @@ class LaunchSpec(Value):
         fields["options"] = {**options, **extra}
         _place_on_device(fields)
         _spread_bounds(fields)
+        _rest_after(fields)
         if fields.get("model_type") is None:
             fields.pop("model_type", None)
         return fields
@@ -347,6 +381,11 @@ class LaunchSpec(Value):
         return self
 
     @property
+    def rank(self) -> int:
+        """The priority as a number."""
+        return self.priority if isinstance(self.priority, int) else PRIORITIES[self.priority]
+
+    @property
     def bounds(self) -> ReplicaBounds | None:
         """None where it has as many replicas as were asked for."""
         if self.max_replica is None:
@@ -363,6 +402,10 @@ class LaunchSpec(Value):
             share = len(self.gpu_idx) // self.replica
             cards = self.gpu_idx[index * share : (index + 1) * share]
         return ReplicaPlace(worker_ip=self.worker_ip, n_gpu=self.n_gpu, gpu_idx=cards, node_labels=self.node_labels)
+
+
+def priority_text(rank: int) -> str:
+    return next((name for name, number in PRIORITIES.items() if number == rank), str(rank))
 
 
 _UNITS = {"": 1, "b": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}

@@ -101,6 +101,8 @@ class ModelRoutes:
     waking: bool = False
     #: How long that takes, as far as it is known.
     wake_s: float | None = None
+    #: How long after its last request it sleeps; 0 for never.
+    sleep_s: float = 0.0
     #: The workers of a new version that is on trial, and the part of the requests that they get.
     canary: tuple[str, ...] = ()
     canary_share: float = 0.0

@@ -32,6 +32,8 @@ class Rest(Value):
     #: How long it took to load, in a new process and in one that dozed; 0 where it never was.
     load_s: float = 0.0
     rouse_s: float = 0.0
+    #: After how long without a request it sleeps, where its last one said; 0 for never.
+    kept_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class IdleLimits(NamedTuple):
 
     doze_s: float
     sleep_s: float
+
+
+NO_LIMITS = IdleLimits(0.0, 0.0)
 
 
 @dataclass
@@ -75,6 +80,8 @@ class Resting:
     idle: dict[str, float] = field(default_factory=dict)
     #: Of the models that may not be idle for ever, which each tick looks at.
     limits: dict[str, IdleLimits] = field(default_factory=dict)
+    #: The same of models of which a request said otherwise, until they sleep.
+    kept: dict[str, IdleLimits] = field(default_factory=dict)
     #: Those of `woken` that dozed before.
     _roused: set[str] = field(default_factory=set)
     _spells: dict[str, Spells] = field(default_factory=dict)
@@ -101,11 +108,27 @@ class Resting:
 
     def heed(self, wanted: Wanted, settings: Settings) -> None:
         """It is wanted like this from now on."""
+        self.kept.pop(wanted.uid, None)
         limits = IdleLimits(idle_doze_s(wanted, settings), idle_sleep_s(wanted, settings))
         if any(limits):
             self.limits[wanted.uid] = limits
         else:
             self.limits.pop(wanted.uid, None)
+
+    def keep(self, uid: str, sleep_s: float) -> bool:
+        """It sleeps so long after its last request, from now on; False where it did already."""
+        before = self.limits_of(uid)
+        # Whoever wants it to stay wants it with its weights.
+        self.kept[uid] = IdleLimits(0.0, sleep_s)
+        return before != self.kept[uid]
+
+    def limits_of(self, uid: str) -> IdleLimits:
+        return self.kept.get(uid) or self.limits.get(uid, NO_LIMITS)
+
+    def left_s(self, uid: str, now: float) -> float | None:
+        """How long it stays yet if nobody asks for it; None for ever."""
+        limit_s = self.limits_of(uid).sleep_s
+        return max(limit_s - (now - self.idle.get(uid, now)), 0.0) if limit_s else None
 
     def use(self, uid: str, now: float, more: int = 1) -> None:
         self._spells[uid] = self._spells.get(uid, Spells(at=now)).later(now, more)
@@ -115,6 +138,7 @@ class Resting:
 
     def put_to_sleep(self, uid: str, reason: str) -> None:
         self.asleep[uid] = reason
+        self.kept.pop(uid, None)
         self.dozing.pop(uid, None)
         self.idle.pop(uid, None)
         self._end_waking(uid)
@@ -159,6 +183,7 @@ class Resting:
             table.pop(uid, None)
         self.dozing_bytes.pop(uid, None)
         self.limits.pop(uid, None)
+        self.kept.pop(uid, None)
 
     def remember(self, uid: str, rest: Rest) -> None:
         """What an earlier supervisor knew."""
@@ -168,6 +193,8 @@ class Resting:
             self.load_s[uid] = rest.load_s
         if rest.rouse_s:
             self.rouse_s[uid] = rest.rouse_s
+        if rest.kept_s is not None:
+            self.keep(uid, rest.kept_s)
 
     def stored(self, uid: str) -> Rest:
         return Rest(
@@ -176,6 +203,7 @@ class Resting:
             reason=self.asleep.get(uid) or self.dozing.get(uid, ""),
             load_s=self.load_s.get(uid, 0.0),
             rouse_s=self.rouse_s.get(uid, 0.0),
+            kept_s=self.kept[uid].sleep_s if uid in self.kept else None,
         )
 
     def wake_s(self, uid: str) -> float | None:
@@ -191,7 +219,7 @@ class Resting:
 def idle_sleep_s(wanted: Wanted, settings: Settings) -> float:
     """After how long without a request it sleeps; 0 for never."""
     own, usual = wanted.spec.idle_sleep_s, settings.idle_sleep_s
-    if not _may_rest(wanted):
+    if not may_rest(wanted):
         return 0.0
     usual = usual or (settings.scale_down_s if wanted.spec.bounds is not None else 0.0)
     return usual if own is None else own
@@ -200,9 +228,9 @@ def idle_sleep_s(wanted: Wanted, settings: Settings) -> float:
 def idle_doze_s(wanted: Wanted, settings: Settings) -> float:
     """After how long without a request it dozes; 0 for never."""
     own = wanted.spec.idle_doze_s
-    return 0.0 if not _may_rest(wanted) else settings.idle_doze_s if own is None else own
+    return 0.0 if not may_rest(wanted) else settings.idle_doze_s if own is None else own
 
 
-def _may_rest(wanted: Wanted) -> bool:
+def may_rest(wanted: Wanted) -> bool:
     bounds = wanted.spec.bounds
     return not wanted.spec.pinned and (bounds is None or not bounds.min)

@@ -13,7 +13,10 @@ from cluster.control.publishing import Publisher
 from cluster.control.reconcile import FleetPlan
 from cluster.control.records import Records
 from cluster.control.rescaling import give_back, note
+from cluster.control.resting import may_rest
 from cluster.control.store import ITSELF
+from cluster.durations import AT_ONCE_S
+from cluster.launch import priority_text
 from cluster.status import ModelStatus, WorkerState
 
 GAVE_WAY = "gave way to another model"
@@ -60,19 +63,37 @@ def wake(fleet: Fleet, uid: str, now: float) -> bool:
 
 def drowsy(fleet: Fleet, now: float) -> list[str]:
     """The models that have been idle for as long as they may be before they doze."""
-    limits = fleet.resting.limits
-    return [uid for uid in limits if not fleet.resting.rests(uid) and _is_idle_for(fleet, uid, limits[uid].doze_s, now)]
+    resting = fleet.resting
+    return [
+        uid
+        for uid in {**resting.limits, **resting.kept}
+        if not resting.rests(uid) and _is_idle_for(fleet, uid, resting.limits_of(uid).doze_s, now)
+    ]
 
 
 def tired(fleet: Fleet, now: float) -> list[str]:
     """The models that have been idle for as long as they may be before they sleep."""
-    limits = fleet.resting.limits
-    return [uid for uid in limits if _is_idle_for(fleet, uid, limits[uid].sleep_s, now)]
+    resting = fleet.resting
+    every = {**resting.limits, **resting.kept}
+    return [uid for uid in every if _is_idle_for(fleet, uid, resting.limits_of(uid).sleep_s, now)]
 
 
 def _is_idle_for(fleet: Fleet, uid: str, limit_s: float, now: float) -> bool:
     since = fleet.resting.idle.get(uid)
     return limit_s > 0 and since is not None and now - since >= limit_s and uid not in fleet.unreadable
+
+
+def over_of(fleet: Fleet, gone: str, uid: str) -> str:
+    """By which priority it gives way; empty where both have the same."""
+    lower, higher = fleet.wanted[gone].spec.rank, fleet.wanted[uid].spec.rank
+    if lower == higher:
+        return ""
+    use = "" if fleet.resting.rests(gone) or gone in fleet.resting.idle else ", though it was in use"
+    return f", whose priority is {priority_text(higher)} and not {priority_text(lower)}{use}"
+
+
+def _idle_for(seconds: float) -> str:
+    return "not kept after its last request" if seconds <= AT_ONCE_S else f"idle for {seconds:g} s"
 
 
 class Sleeping:
@@ -97,9 +118,9 @@ class Sleeping:
         """The plan of the fleet. Lets rest what has been idle for as long as it may be, and what gives way to models
         that have no room; the latter leave with the next plan."""
         for uid in tired(self._fleet, now):
-            self.put_to_sleep(uid, f"idle for {self._fleet.resting.limits[uid].sleep_s:g} s")
+            self.put_to_sleep(uid, _idle_for(self._fleet.resting.limits_of(uid).sleep_s))
         for uid in drowsy(self._fleet, now):
-            self._let_doze(uid, f"idle for {self._fleet.resting.limits[uid].doze_s:g} s")
+            self._let_doze(uid, _idle_for(self._fleet.resting.limits_of(uid).doze_s))
         for uid in fallen_asleep(self._fleet):
             self.put_to_sleep(uid, f"its process ended while it dozed ({self._fleet.resting.dozing[uid]})")
         plan = self._fleet.plan(now)
@@ -118,13 +139,14 @@ class Sleeping:
         asleep = {gone for way in ways.values() for gone in way.leaving}
         dozing = {gone for way in ways.values() for gone in way.dozing}
         for gone, uid in leaving.items():
+            over = over_of(self._fleet, gone, uid)
             if gone in asleep:
                 self.put_to_sleep(gone, GAVE_WAY)
             elif gone in dozing:
                 self._let_doze(gone, GAVE_WAY)
             else:
                 end_dozing(self._fleet, gone, plan)
-            self._records.tell(ITSELF, "INFO", f"{gone} gave way to {uid}")
+            self._records.tell(ITSELF, "INFO", f"{gone} gave way to {uid}{over}")
             self._wake.set()
 
     def put_to_sleep(self, uid: str, reason: str) -> None:
@@ -159,6 +181,21 @@ class Sleeping:
             self._publisher.publish()
             self._wake.set()
         return self._publisher.statuses.value[uid]
+
+    async def keep(self, uid: str, sleep_s: float) -> None:
+        """It sleeps so long after its last request; 0 for never. What must never sleep stays all the same."""
+        self._refuse(uid)
+        resting = self._fleet.resting
+        # One that sleeps has nothing in hand: the request that said so is over.
+        if may_rest(self._fleet.wanted[uid]) and uid not in resting.asleep and resting.keep(uid, sleep_s):
+            self._records.put_later("rest", uid, resting.stored(uid).model_dump(mode="json"))
+            self._fleet.workers.untold.add(uid)
+            self._wake.set()
+
+    def left_s(self) -> dict[str, float | None]:
+        """How long each model stays yet that does not sleep, if nobody asks for it; None for ever."""
+        now, resting = self._clock(), self._fleet.resting
+        return {uid: resting.left_s(uid, now) for uid in self._fleet.wanted if uid not in resting.asleep}
 
     def _note(self, uid: str, text: str) -> None:
         rest = self._fleet.resting.stored(uid)

@@ -256,6 +256,14 @@ class Supervisor:
         await self._recovered.wait()
         return await self._sleeping.wake(uid)
 
+    async def keep(self, uid: str, sleep_s: float) -> None:
+        await self._recovered.wait()
+        await self._sleeping.keep(uid, sleep_s)
+
+    async def left_s(self) -> dict[str, float | None]:
+        await self._recovered.wait()
+        return self._sleeping.left_s()
+
     async def scale(self, uid: str, replica: int | None, bounds: Bounds | None = None) -> ModelStatus:
         return await (await self._open_models()).scale(uid, replica, bounds or {})
 

@@ -41,6 +41,7 @@ def model_routes_of(fleet: Fleet, wanted: Wanted) -> ModelRoutes:
         recovering=uid in fleet.served and uid not in fleet.unreadable,
         waking=uid in fleet.resting.woken and not _has_no_room(fleet, uid),
         wake_s=fleet.resting.wake_s(uid),
+        sleep_s=fleet.resting.limits_of(uid).sleep_s,
         canary=tuple(str(w) for w in usable if canary and w.name.generation == canary.generation),
         canary_share=canary.percent / 100 if canary else 0.0,
     )

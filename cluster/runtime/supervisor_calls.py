@@ -78,6 +78,12 @@ class SupervisorCalls(Protocol):
     async def doze(self, uid: str) -> ModelStatus:
         """Its workers drop their model and keep their processes; the next request has them load it again."""
 
+    async def keep(self, uid: str, sleep_s: float) -> None:
+        """The model sleeps so long after its last request; 0 for never."""
+
+    async def left_s(self) -> dict[str, float | None]:
+        """How long each model stays yet that does not sleep, if nobody asks for it; None for ever."""
+
     async def sleep(self, uid: str) -> ModelStatus:
         """Ends its workers; the next request starts them again."""
 

@@ -120,6 +120,12 @@ class SupervisorClient(SupervisorCalls):
     async def doze(self, uid: str) -> ModelStatus:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.doze, uid)
 
+    async def keep(self, uid: str, sleep_s: float) -> None:
+        await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.keep, uid, sleep_s)
+
+    async def left_s(self) -> dict[str, float | None]:
+        return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.left_s)
+
     async def sleep(self, uid: str) -> ModelStatus:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.sleep, uid)
 

@@ -28,6 +28,7 @@ from cluster.value import JsonObject
 from deployments.ingress.affinity import Beginning
 from deployments.ingress.blame import Blame, FailedCall
 from deployments.ingress.canaries import CanaryCounts
+from deployments.ingress.keep_alive import KeepAlive
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.open_answer import OpenAnswer
 from deployments.ingress.patience import Patience
@@ -111,6 +112,7 @@ class Dispatcher:
         self.table = RouteTable(any_name=settings.any_name)
         self._blame = Blame(self.table, supervisor, self._announce)
         self._canaries = CanaryCounts(self.table, partial(supervisor.tallied, metrics.ingress))
+        self.keep_alive = KeepAlive(self.table, supervisor)
         self._patience = Patience(self.table, supervisor, settings.hold_s, lambda: self._changed)
         #: By the digest of each.
         self.keys: Mapping[str, Key] = {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import numpy as np
 import ollama
 import pytest
 
+from cluster.status import ModelState
 from tests.clients.conftest import TEXTS, assert_same
-from tests.live import LiveCluster
+from tests.live import LiveCluster, until
 
 
 @pytest.fixture
@@ -72,3 +74,32 @@ def test_awaited_it_is_the_same(live: LiveCluster, embedder: str, vectors: list[
         return [list(row) for row in answer.embeddings]
 
     assert_same(asyncio.run(embed()), vectors)
+
+
+def test_a_model_stays_as_long_as_its_last_request_says(client: ollama.Client, live: LiveCluster) -> None:
+    with live.client() as ours:
+        ours.launch_model("letters", model_uid="staying", keep_alive=-1)
+
+        def left_s() -> float:
+            (model,) = [model for model in client.ps().models if model.model == "staying"]
+            assert model.expires_at is not None
+            return (model.expires_at - datetime.now(UTC)).total_seconds()
+
+        assert left_s() > 10**9
+        assert len(client.embed(model="staying", input="a", keep_alive="10m").embeddings) == 1
+        until(lambda: 590 < left_s() <= 601, within=10)
+        client.embeddings(model="staying", prompt="a", keep_alive=-1)
+        until(lambda: left_s() > 10**9, within=10)
+        client.embed(model="staying", input="a", keep_alive=0)
+        until(lambda: ours.status("staying").state == ModelState.ASLEEP, within=20)
+        assert "staying" not in {model.model for model in client.ps().models}
+        assert client.generate(model="staying", prompt="", keep_alive="5m").done_reason == "load"
+        assert ours.status("staying").state == ModelState.READY
+        until(lambda: 290 < left_s() <= 301, within=10)
+        # As `ollama stop` asks.
+        assert client.generate(model="staying", prompt="", keep_alive=0).done_reason == "unload"
+        until(lambda: not ours.status("staying").workers, within=20)
+        assert len(client.embed(model="staying", input="a").embeddings) == 1
+        with pytest.raises(ollama.ResponseError, match="such as 5m"):
+            client.embed(model="staying", input="a", keep_alive="soon")
+        ours.terminate_model("staying")

@@ -17,6 +17,7 @@ from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.dialects import Services
 from deployments.ingress.events import Lines
+from deployments.ingress.keep_alive import KeepAlive, read_keep_alive, unloads
 from deployments.ingress.ollama import TAG, described_for_ollama
 from deployments.llm.http.talks import Talks, ended
 from deployments.llm.pieces import Piece, Reply, TalkUsage, ToolCall, whole
@@ -38,6 +39,10 @@ class OllamaFields(BaseModel):
     format: str | JsonObject | None = None
     options: JsonObject | None = None
     think: bool | str | None = None
+    keep_alive: str | float | None = Field(
+        default=None,
+        description="How long the model stays after this request: 5m, 300, 0 to go at once, -1 for ever.",
+    )
 
     @property
     def name(self) -> str | None:
@@ -138,17 +143,42 @@ def _object_in(call: ToolCall) -> JsonObject:
 async def _answered(
     talks: Talks, request: Request, fields: OllamaFields, ability: str, query: Query | None, part: Any
 ) -> Response:
+    keep_alive = talks.serving.dispatcher.keep_alive
+    kept_s = read_keep_alive(fields.keep_alive, request.state.key)
+    if query is None:
+        return await _loaded(talks, request, fields, part)
     uid = talks.serving.find(request, fields.name, ability).uid
     started = time.perf_counter_ns()
-    if query is None:
-        return Json({"model": uid, "created_at": _now(), **part("", "", ()), "done": True, "done_reason": "load"})
     if fields.stream is not False:
         pieces = talks.pieces(request, fields.name, ability, query)
-        return await Lines.of(ended(_lines(pieces, uid, part, started), b"", _error_line))
-    reply, _ = await talks.whole(request, fields.name, ability, query)
+        lines = _lines(pieces, uid, part, started)
+        return await Lines.of(_kept(ended(lines, b"", _error_line), keep_alive, uid, kept_s))
+    with keep_alive.after(uid, kept_s):
+        reply, _ = await talks.whole(request, fields.name, ability, query)
     choice = reply.choices[0]
     parts = part(choice.text, choice.reasoning, choice.calls)
     return Json({"model": uid, "created_at": _now(), **parts, **_last(reply, started, started)})
+
+
+async def _loaded(talks: Talks, request: Request, fields: OllamaFields, part: Any) -> Response:
+    """Clients ask nothing to have a model in memory before they need it, or to have it go, whatever its type."""
+    dispatcher, key = talks.serving.dispatcher, request.state.key
+    model = talks.serving.find(request, fields.name)
+    goes = unloads(read_keep_alive(fields.keep_alive, None))
+    if goes:
+        await dispatcher.keep_alive.unload(model, key)
+    else:
+        with dispatcher.keep_alive.after(model.uid, read_keep_alive(fields.keep_alive, key)):
+            await dispatcher.woken(model, talks.serving.timeout_of(request))
+    reason = "unload" if goes else "load"
+    return Json({"model": model.uid, "created_at": _now(), **part("", "", ()), "done": True, "done_reason": reason})
+
+
+async def _kept(source: AsyncGenerator[bytes], keep_alive: KeepAlive, uid: str, kept_s: float | None) -> Any:
+    with keep_alive.after(uid, kept_s):
+        async with contextlib.aclosing(source):
+            async for line in source:
+                yield line
 
 
 async def _lines(source: AsyncGenerator[list[Piece]], uid: str, part: Any, started: int) -> AsyncGenerator[bytes]:

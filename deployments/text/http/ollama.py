@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Required
+from typing import Annotated, Any, Required
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -13,6 +13,7 @@ from cluster import errors
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json, json_body
 from deployments.ingress.dialects import Services
+from deployments.ingress.keep_alive import read_keep_alive
 from deployments.ingress.ollama import TAG, described_for_ollama
 from deployments.text.http.fields import count, flag, model_of, texts_of
 
@@ -23,7 +24,10 @@ class EmbedBody(TypedDict, total=False):
     truncate: bool | None
     dimensions: int | None
     options: Annotated[JsonObject | None, Field(description="Passed over: they are for models that write.")]
-    keep_alive: Annotated[str | float | None, Field(description="Passed over: how long a model stays is its launch's.")]
+    keep_alive: Annotated[
+        str | float | None,
+        Field(description="How long the model stays after this request: 5m, 300, 0 to go at once, -1 for ever."),
+    ]
 
 
 class Embedded(TypedDict):
@@ -46,7 +50,7 @@ class EmbeddedOne(TypedDict):
 
 
 def router(services: Services) -> APIRouter:
-    serving = services.serving
+    serving, keep_alive = services.serving, services.dispatcher.keep_alive
     routes = APIRouter(tags=["ollama"])
 
     @routes.post("/api/embed")
@@ -60,11 +64,11 @@ def router(services: Services) -> APIRouter:
         if (dimensions := count(body, "dimensions")) is not None:
             params["dimensions"] = dimensions
         name = name_in(body)
-        if body.get("input") == []:
-            uid, vectors, tokens = serving.find(request, name, "embed").uid, [], 0
-        else:
-            served = await serving.ask(request, name, "embed", texts_of(body.get("input"), "input"), params)
-            uid, vectors, tokens = served.model.uid, list(served.answer.outputs), served.answer.tokens
+        uid, vectors, tokens = serving.find(request, name, "embed").uid, list[Any](), 0
+        with keep_alive.after(uid, read_keep_alive(body.get("keep_alive"), request.state.key)):
+            if body.get("input") != []:
+                served = await serving.ask(request, uid, "embed", texts_of(body.get("input"), "input"), params)
+                vectors, tokens = list(served.answer.outputs), served.answer.tokens
         took = time.perf_counter_ns() - started
         timings = {"total_duration": took, "load_duration": 0, "prompt_eval_count": tokens}
         return Json({"model": uid, "embeddings": vectors, **timings})
@@ -75,7 +79,9 @@ def router(services: Services) -> APIRouter:
         body = await json_body(request)
         if not isinstance(body.get("prompt"), str):
             raise errors.InvalidBody("prompt must be a text.", "prompt")
-        served = await serving.ask(request, name_in(body), "embed", [body["prompt"]], {"truncate": "END"})
+        uid = serving.find(request, name_in(body), "embed").uid
+        with keep_alive.after(uid, read_keep_alive(body.get("keep_alive"), request.state.key)):
+            served = await serving.ask(request, uid, "embed", [body["prompt"]], {"truncate": "END"})
         return Json({"embedding": served.answer.outputs[0]})
 
     return routes

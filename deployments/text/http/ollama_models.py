@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,7 +20,7 @@ from deployments.text.http.ollama import name_in
 
 #: Its words for what a model can do.
 CAPABILITIES = {"embed": "embedding", "embed_image": "vision", "ocr": "vision", "chat": "completion"}
-#: When a model goes that was not told to go: never.
+#: When a model goes that stays for ever.
 NEVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat()
 
 
@@ -89,10 +90,10 @@ def router(services: Services) -> APIRouter:
     @routes.get("/api/ps")
     @described_for_ollama("The models that run, as Ollama's clients read them", RunningModels)
     async def running(request: Request) -> Json:
+        """Those that are loaded: others sleep until somebody asks for them."""
         models = services.dispatcher.table.visible(request.state.key).values()
-        more = {"expires_at": NEVER, "size_vram": 0}
-        rows = [{**_row(model), **more, "context_length": model.max_tokens or 0} for model in models if model.workers]
-        return Json({"models": rows})
+        left_s = await services.dispatcher.keep_alive.left_s()
+        return Json({"models": [_running(model, left_s.get(model.uid)) for model in models if model.workers]})
 
     @routes.post("/api/show")
     @described_for_ollama("What a model is, as Ollama's clients read it", ShownModel, body=ShowBody)
@@ -121,6 +122,14 @@ def _row(model: ModelRoutes) -> JsonObject:
         "details": _details(model),
     }
     return row
+
+
+def _running(model: ModelRoutes, left_s: float | None) -> JsonObject:
+    """`left_s`: None for a model of which the supervisor knows nothing any more."""
+    until = NEVER
+    if left_s is None or not math.isinf(left_s):
+        until = (datetime.now(UTC) + timedelta(seconds=left_s or 0.0)).isoformat()
+    return {**_row(model), "expires_at": until, "size_vram": 0, "context_length": model.max_tokens or 0}
 
 
 def _details(model: ModelRoutes) -> JsonObject:

@@ -174,3 +174,73 @@ def test_when_it_may_sleep_changes_without_another_worker() -> None:
         assert len(s.world.started) == 1
 
     play(scene)
+
+
+def test_a_request_may_say_how_long_its_model_stays_until_that_sleeps() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        assert await s.supervisor.left_s() == {"m": None}
+        await s.supervisor.keep("m", 300.0)
+        (left_s,) = (await s.supervisor.left_s()).values()
+        assert left_s is not None and 290 < left_s <= 300
+        await s.ticks()
+        assert s.supervisor._publisher.snapshots.value.models["m"].sleep_s == 300.0
+        await s.until(lambda: s.store.all("rest")["m"]["kept_s"] == 300.0)
+        await s.replace_supervisor()
+        await s.state(M.READY)
+        s.world.clock_ahead += 299
+        await s.ticks()
+        assert s.world.alive()
+        s.world.clock_ahead += 2
+        await s.state(M.ASLEEP)
+        assert "Goes to sleep: idle for 300 s" in await s.events()
+        assert await s.supervisor.left_s() == {}
+        await s.supervisor.wake("m")
+        await s.state(M.READY)
+        assert await s.supervisor.left_s() == {"m": None}
+
+    play(scene)
+
+
+def test_one_that_is_not_kept_goes_when_it_has_nothing_to_do_and_one_kept_for_ever_stays() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(idle_sleep_s=60, idle_doze_s=30))
+        s.world.the().use()
+        await s.until(lambda: "m" not in s.supervisor._fleet.resting.idle)
+        await s.supervisor.keep("m", 0.001)
+        await s.ticks()
+        assert s.world.alive(), "it was asked something"
+        s.world.the().tell(is_idle=True)
+        await s.state(M.ASLEEP)
+        assert "Goes to sleep: not kept after its last request" in await s.events()
+        await s.supervisor.wake("m")
+        await s.state(M.READY)
+        await s.supervisor.keep("m", 0.0)
+        s.world.clock_ahead += 1000
+        await s.ticks()
+        assert s.world.alive() and (await s.supervisor.status("m")).state == M.READY
+
+    play(scene)
+
+
+def test_what_must_not_sleep_stays_whatever_a_request_says() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(pinned=True))
+        await s.supervisor.keep("m", 0.001)
+        await s.ticks()
+        assert s.world.alive() and await s.supervisor.left_s() == {"m": None}
+        with pytest.raises(errors.UnknownUid):
+            await s.supervisor.keep("nobody", 1.0)
+
+    play(scene)
+
+
+def test_a_launch_that_says_otherwise_comes_before_an_older_request() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready()
+        await s.supervisor.keep("m", 300.0)
+        await s.supervisor.apply([make_wanted(idle_sleep_s=20)], prune=False, dry_run=False)
+        (left_s,) = (await s.supervisor.left_s()).values()
+        assert left_s is not None and left_s <= 20
+
+    play(scene)
