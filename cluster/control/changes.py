@@ -23,7 +23,7 @@ class Change:
 #: Fields that say how many replicas there are.
 COUNTS = {"replica", "min_replica", "max_replica", "target_queue_s"}
 #: Fields that change without other workers.
-ADJUSTABLE = {*COUNTS, "aliases", "idle_doze_s", "idle_sleep_s", "pinned"}
+ADJUSTABLE = {*COUNTS, "aliases", "idle_doze_s", "idle_sleep_s", "pinned", "priority"}
 
 
 def is_same_launch(before: Wanted, after: Wanted) -> bool:

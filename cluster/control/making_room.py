@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cluster.control.fitting import room_for
 from cluster.control.fleet import Fleet
@@ -41,6 +41,10 @@ DOZING_BYTES = 300 * 10**6
 ROUSE_PART = 0.25
 
 
+#: No priority is higher.
+MOST_RANK = 1000
+
+
 #: How a model gives way: it dozes, it sleeps, or it waits for room itself and the processes end in which it dozed.
 Depth = Literal["dozing", "asleep", "ended"]
 
@@ -58,6 +62,14 @@ class Guest:
 
     def on(self, node: str) -> list[Claim]:
         return [claim for at, claim in self.claims if at == node]
+
+
+class Host(NamedTuple):
+    """For whom others give way: up to which priority, also those in use, and of a lower one those in any case."""
+
+    rank: int
+    is_urgent: bool
+    preempts: bool = False
 
 
 #: Those that would give something back, by node.
@@ -84,14 +96,14 @@ class Way:
 
 
 def ways_of(fleet: Fleet, now: float, plan: FleetPlan) -> dict[str, Way]:
-    """For the models that wait for room, in the order in which they began to wait. What is promised to one is not
-    promised to the next. `plan`: what is about to be started."""
+    """For the models that wait for room, those of the highest priority first, and then in the order in which they began
+    to wait. What is promised to one is not promised to the next. `plan`: what is about to be started."""
     waiting = [uid for uid, why in fleet.waiting.items() if why.code == DoesNotFit.code() and uid in fleet.wanted]
     # What a load brings about beyond what a model must have drives nobody away.
     waiting = [uid for uid in waiting if not is_served(fleet, fleet.wanted[uid])]
     if not waiting or not fleet.settings.make_room:
         return {}
-    waiting.sort(key=lambda uid: fleet.resting.woken.get(uid, now))
+    waiting.sort(key=lambda uid: (-fleet.wanted[uid].spec.rank, fleet.resting.woken.get(uid, now)))
     search, ways = _Search(fleet, now, plan), dict[str, Way]()
     for number, uid in enumerate(waiting[:MOST_LOOKED_AT]):
         if len(ways) == MOST_WAITING:
@@ -104,6 +116,13 @@ def ways_of(fleet: Fleet, now: float, plan: FleetPlan) -> dict[str, Way]:
     return ways
 
 
+def hosts_of(wanted: Wanted, is_urgent: bool) -> list[Host]:
+    """As which a model finds guests, the harmless ways first: those of a lower priority that nobody uses, all of its
+    own as well, and then those of a lower one that are used."""
+    rank = wanted.spec.rank
+    return [Host(rank - 1, False), Host(rank, is_urgent), Host(rank, is_urgent, preempts=True)]
+
+
 class _Search:
     """Looks at each model once, however many wait."""
 
@@ -113,8 +132,8 @@ class _Search:
         self._room = fleet.room()
         self._coming = _coming(fleet, plan, self._room)
         self._left = _give_back_what_leaves(fleet, self._room)
-        #: Those that may give way now or later, to whoever is in a hurry or not, and doze for it or not.
-        self._guests: dict[tuple[bool, bool, bool], Guests] = {}
+        #: Those that may give way now or later, to whom, and doze for it or not.
+        self._guests: dict[tuple[Host, bool, bool], Guests] = {}
         #: Nodes whose room somebody is waiting for already.
         self._promised: set[str] = set()
         self._spare: Guests | None = None
@@ -150,31 +169,46 @@ class _Search:
             self._promised.add(node)
             yielding = tuple(guest.uid for guest in chosen)
             return Way((), "waits for room, for which other models give replicas back", yielding), node
-        ways = [
-            who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_urgent, True, dozes), self._promised)
-            for dozes in (True, False)
-        ]
-        possible = [way for way in ways if way[0]]
-        if possible:
-            chosen, node = min(possible, key=lambda way: sum(guest.cost for guest in way[0]))
+        chosen, node = self._cheapest(wanted.uid, demand, hosts_of(wanted, is_urgent))
+        if chosen:
             self._promised.add(node)
             asleep = _of("asleep", chosen)
             reason = f"waits for room, for which other models {'go to sleep' if asleep else 'doze'}"
             return Way(asleep, reason, dozing=_of("dozing", chosen), ending=_of("ended", chosen)), node
         if enough:
             return Way(reason="waits for its turn: workers leave for another model"), enough[0]
-        # Somebody uses those that could, or they have only just been loaded.
+        # Somebody uses those that could, or they have only just been loaded, or they come first.
         is_woken = wanted.uid in self._fleet.resting.woken
-        later, node = who_gives_way(demand, self._room, self._guests_for(wanted.uid, is_woken, False, False), ())
-        return Way(reason="waits until other models may give way" if later else ""), node
+        guests = self._guests_for(wanted.uid, Host(wanted.spec.rank, is_woken), False, False)
+        later, node = who_gives_way(demand, self._room, guests, ())
+        if later or not is_woken:
+            return Way(reason="waits until other models may give way" if later else ""), node
+        guests = self._guests_for(wanted.uid, Host(MOST_RANK, is_woken), False, False)
+        later, _ = who_gives_way(demand, self._room, guests, ())
+        return Way(reason="waits until models of a higher priority rest" if later else ""), ""
 
-    def _guests_for(self, uid: str, is_urgent: bool, is_now: bool, dozes: bool) -> Guests:
+    def _cheapest(self, uid: str, demand: Demand, hosts: Iterable[Host]) -> tuple[tuple[Guest, ...], str]:
+        """Of the first of these for whom enough give way; nobody where they do for none."""
+        for host in hosts:
+            ways = [
+                who_gives_way(demand, self._room, self._guests_for(uid, host, True, dozes), self._promised)
+                for dozes in (True, False)
+            ]
+            if possible := [way for way in ways if way[0]]:
+                return min(possible, key=lambda way: sum(guest.cost for guest in way[0]))
+        return (), ""
+
+    def _guests_for(self, uid: str, host: Host, is_now: bool, dozes: bool) -> Guests:
         """All but that model itself, which may doze."""
-        key = (is_urgent, is_now, dozes)
+        key = (host, is_now, dozes)
         if key not in self._guests:
-            guests = guests_of(self._fleet, self._now if is_now else None, is_urgent, dozes)
-            guests += () if is_now else self._coming
-            self._guests[key] = by_node([*guests, *dozing_guests_of(self._fleet, self._now)])
+            guests = guests_of(self._fleet, self._now if is_now else None, host, dozes)
+            guests += (
+                ()
+                if is_now
+                else [guest for guest in self._coming if self._fleet.wanted[guest.uid].spec.rank <= host.rank]
+            )
+            self._guests[key] = by_node([*guests, *dozing_guests_of(self._fleet, self._now, host)])
         every = self._guests[key]
         if not any(worker.state in RESTS for worker in self._fleet.workers.of(uid)):
             return every
@@ -204,17 +238,18 @@ def who_would_leave(fleet: Fleet, wanted: Wanted) -> tuple[str, ...]:
     """The models that would give way to a launch that has no room, by a replica or altogether; nobody where that is not
     enough."""
     room, gone = room_for(fleet, wanted), list[Guest]()
-    extras, guests = extras_of(fleet), [*guests_of(fleet, None, is_urgent=False), *dozing_guests_of(fleet, None)]
+    extras, hosts = extras_of(fleet), hosts_of(wanted, is_urgent=False)
+    tiers = [[*guests_of(fleet, None, host), *dozing_guests_of(fleet, None, host)] for host in hosts]
     for index in range(wanted.replica if fleet.settings.make_room else 0):
         demand = demand_of(wanted, index, fleet.peaks)
         placement = room.place(demand)
-        for candidates in (extras, guests) if isinstance(placement, NoRoom) else ():
+        for candidates in (extras, *tiers) if isinstance(placement, NoRoom) else ():
             others = [guest for guest in candidates if guest.uid != wanted.uid]
             for guest in who_gives_way(demand, room, by_node(others), ())[0]:
                 gone.append(guest)
                 # What gives back a replica is not sent to sleep as well, which would count that replica twice.
                 extras = [other for other in extras if other is not guest]
-                guests = [other for other in guests if other.uid != guest.uid]
+                tiers = [[other for other in guests if other.uid != guest.uid] for guests in tiers]
                 for node, claim in guest.claims:
                     room.give_back(node, claim)
             placement = room.place(demand)
@@ -226,25 +261,31 @@ def who_would_leave(fleet: Fleet, wanted: Wanted) -> tuple[str, ...]:
     return tuple(dict.fromkeys(guest.uid for guest in gone))
 
 
-def guests_of(fleet: Fleet, now: float | None, is_urgent: bool, dozes: bool = False) -> list[Guest]:
-    """The models that may give way: neither pinned, nor short of workers, nor only just loaded, nor, unless it is
-    urgent, in use. Without `now`: those that may sooner or later, also those that load. `dozes`: with what they give
-    back when they doze, and what that costs."""
+def guests_of(fleet: Fleet, now: float | None, host: Host, dozes: bool = False) -> list[Guest]:
+    """The models that may give way: neither pinned, nor of a higher priority, nor short of workers, nor only just
+    loaded, nor, unless it is urgent, in use. The last two do not count for those that a higher priority preempts.
+    Without `now`: those that may sooner or later, also those that load. `dozes`: with what they give back when they
+    doze, and what that costs."""
     guests = []
     for other, wanted in fleet.wanted.items():
         if wanted.spec.pinned or fleet.resting.rests(other) or other in fleet.unreadable:
             continue
-        if other in fleet.waiting and not is_served(fleet, wanted):
+        if wanted.spec.rank > host.rank or (other in fleet.waiting and not is_served(fleet, wanted)):
             continue
+        is_preempted = host.preempts and wanted.spec.rank < host.rank
         workers = fleet.workers.of(other)
         states = {WorkerState.READY} if now is not None else LOADS | {WorkerState.READY}
         if not workers or any(worker.state not in states for worker in workers):
             continue
-        if not is_urgent and other not in fleet.resting.idle:
+        is_used = other not in fleet.resting.idle
+        if is_used and not host.is_urgent and not is_preempted:
+            continue
+        # One that still has something in hand is not dozing yet, and the next request would keep it from that.
+        if is_used and is_preempted and dozes:
             continue
         load_s = fleet.resting.load_s.get(other, 0.0)
         serves_since = max(worker.ready_since or 0.0 for worker in workers)
-        if now is not None and now - serves_since < max(LEAST_S, TIMES_LOAD * load_s):
+        if now is not None and not is_preempted and now - serves_since < max(LEAST_S, TIMES_LOAD * load_s):
             continue
         use = fleet.resting.spells(other, now if now is not None else serves_since) + UNUSED
         if not dozes:
@@ -256,14 +297,15 @@ def guests_of(fleet: Fleet, now: float | None, is_urgent: bool, dozes: bool = Fa
     return guests
 
 
-def dozing_guests_of(fleet: Fleet, now: float | None) -> list[Guest]:
-    """Those that doze, or dozed until they were woken and have no room. They give back what is left of them."""
+def dozing_guests_of(fleet: Fleet, now: float | None, host: Host) -> list[Guest]:
+    """Those that doze, or dozed until they were woken and have no room, of no higher priority. They give back what is
+    left of them."""
     guests = []
     for uid in sorted((fleet.resting.dozing.keys() | fleet.waiting.keys()) & fleet.wanted.keys()):
         workers = [worker for worker in fleet.workers.of(uid) if worker.state == WorkerState.DOZING]
         longer_s = max(fleet.resting.load_s.get(uid, 0.0) - _rouse_s(fleet, uid), 0.1)
         use = UNUSED if now is None else UNUSED + fleet.resting.spells(uid, now)
-        if workers and uid not in fleet.unreadable:
+        if workers and uid not in fleet.unreadable and fleet.wanted[uid].spec.rank <= host.rank:
             depth: Depth = "asleep" if uid in fleet.resting.dozing else "ended"
             guests.append(Guest(uid, claims_of(workers), use * longer_s, depth))
     return guests

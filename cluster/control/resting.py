@@ -171,11 +171,14 @@ class Resting:
     def awake(
         self, wanted: Mapping[str, Wanted], uids: Collection[str], served: Collection[str], now: float
     ) -> dict[str, Wanted]:
-        """Those of `uids` that do not sleep, in the order in which they get room: first those that serve or were lost,
-        whose room it was; then whoever waits longest for it."""
+        """Those of `uids` that do not sleep, in the order in which they get room: those of the highest priority, and of
+        these first those that serve or were lost, whose room it was; then whoever waits longest for it."""
         awake = [uid for uid in wanted if uid in uids and uid not in self.asleep]
-        order = sorted(awake, key=lambda uid: self.woken.get(uid, 0.0 if uid in served else now))
-        return {uid: wanted[uid] for uid in order}
+
+        def turn_of(uid: str) -> tuple[int, float]:
+            return -wanted[uid].spec.rank, self.woken.get(uid, 0.0 if uid in served else now)
+
+        return {uid: wanted[uid] for uid in sorted(awake, key=turn_of)}
 
     def forget(self, uid: str) -> None:
         self._end_waking(uid)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from cluster import errors
 from cluster.control.fleet import Fleet
-from cluster.control.lifecycle import RESTS
+from cluster.control.lifecycle import ALIVE, RESTS
 from cluster.control.making_room import tell_ways, ways_of
 from cluster.control.publishing import Publisher
 from cluster.control.reconcile import FleetPlan
@@ -43,6 +43,12 @@ def end_dozing(fleet: Fleet, uid: str, plan: FleetPlan) -> None:
     """Adds to the plan that the processes end in which it dozed, and which wait for room to load it again."""
     going = [*plan.drain, *plan.rouse]
     plan.drain += [w for w in fleet.workers.of(uid) if w.state == WorkerState.DOZING and w not in going]
+
+
+def end_serving(fleet: Fleet, uid: str, plan: FleetPlan) -> None:
+    """Adds to the plan that the processes end which serve it: with the next plan it may be awake again, since its
+    callers wake it at once."""
+    plan.drain += [w for w in fleet.workers.of(uid) if w.state in ALIVE and w not in plan.drain]
 
 
 def fallen_asleep(fleet: Fleet) -> list[str]:
@@ -142,6 +148,7 @@ class Sleeping:
             over = over_of(self._fleet, gone, uid)
             if gone in asleep:
                 self.put_to_sleep(gone, GAVE_WAY)
+                end_serving(self._fleet, gone, plan)
             elif gone in dozing:
                 self._let_doze(gone, GAVE_WAY)
             else:

@@ -15,7 +15,7 @@ from cluster.launch import LaunchSpec
 
 
 class Wider(LaunchSpec):
-    priority: int | None = Field(default=None, description="A field somebody adds.")
+    urgency: int | None = Field(default=None, description="A field somebody adds.")
     eager: bool = Field(default=False, description="Another.")
     share: float = Field(default=0.5, description="A third.")
     mode: Literal["fast", "exact"] | None = Field(default=None, description="A fourth.")
@@ -40,7 +40,7 @@ def flags_given(*words: str) -> dict[str, Any]:
     ("words", "given"),
     [
         ([], {}),
-        (["--priority", "3"], {"priority": 3}),
+        (["--urgency", "3"], {"urgency": 3}),
         (["--eager"], {"eager": True}),
         (["--no-eager"], {"eager": False}),
         (["--share", "0.25"], {"share": 0.25}),
@@ -63,7 +63,7 @@ def test_a_field_is_a_flag(words: list[str], given: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--priority", "x"], ["--mode", "slow"], ["--envs", "A"], ["--replica-config", "[oops"]], ids=" ".join
+    "words", [["--urgency", "x"], ["--mode", "slow"], ["--envs", "A"], ["--replica-config", "[oops"]], ids=" ".join
 )
 def test_a_bad_value_is_refused_at_once(words: list[str]) -> None:
     with pytest.raises(click.UsageError):

@@ -25,7 +25,7 @@ from cluster.control.making_room import tell_ways, ways_of
 from cluster.control.publishing import updated
 from cluster.control.reconcile import is_settled
 from cluster.control.rescaling import Rescaled, follow, give_back
-from cluster.control.sleeping import end_dozing, fallen_asleep, let_doze, put_to_sleep, wake
+from cluster.control.sleeping import end_dozing, end_serving, fallen_asleep, let_doze, put_to_sleep, wake
 from cluster.control.trying import go_on, rulings_of, trial_after, trial_of, turn_back
 from cluster.control.views import model_routes_of, routes_of, status_of
 from cluster.launch import Wanted
@@ -102,9 +102,13 @@ class World:
         plan = fleet.plan(self.now)
         ways = ways_of(fleet, self.now, plan)
         tell_ways(fleet, ways)
+        for uid, way in ways.items():
+            for gone in (*way.leaving, *way.dozing, *way.ending):
+                assert fleet.wanted[gone].spec.rank <= fleet.wanted[uid].spec.rank
         for leaving in dict.fromkeys(leaving for way in ways.values() for leaving in way.leaving):
             assert self.fleet.of(leaving) and leaving not in fleet.resting.asleep
             put_to_sleep(fleet, leaving, "gave way")
+            end_serving(fleet, leaving, plan)
             self.gave_way += 1
         for dozing in dict.fromkeys(dozing for way in ways.values() for dozing in way.dozing):
             assert self.fleet.of(dozing) and not fleet.resting.rests(dozing)
@@ -307,6 +311,7 @@ class World:
                 generation=self.next_generation(),
                 options={"bad": True} if self.dice.random() < 0.15 else {},
                 canary=10 if self.dice.random() < 0.4 else None,
+                priority=self.dice.choice(["low", "normal", "normal", "high"]),
             )
             self.want(wish)
         elif happening < 0.55 and uid in self.store:
@@ -395,6 +400,10 @@ class World:
                 now = {"replica": wish.replica, "claim_gib": 0.5, "generation": self.next_generation()}
                 bounds = wish.spec.model_dump(include=COUNTS - {"replica"})
                 self.want(make_wanted(uid, **now, **bounds))
+            elif wish.spec.rank:
+                # One of a low priority may wait for ever for the room of others.
+                spec = wish.spec.model_copy(update={"priority": 0})
+                self.want(wish.model_copy(update={"spec": spec}))
 
 
 @pytest.mark.parametrize("seed", range(200))
