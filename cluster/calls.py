@@ -51,3 +51,12 @@ class OpenCall(NamedTuple):
     #: Without the previews themselves.
     view: View
     previews: int = 0
+
+
+#: A part of the id of a call that waits behind those of callers who wait for their answers. A worker of an earlier
+#: version passes it over.
+BATCH_PART = "#batch"
+
+
+def is_batch(id: str) -> bool:
+    return f"{BATCH_PART}#" in id

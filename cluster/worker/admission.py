@@ -7,7 +7,7 @@ learn too late. After the first such refusal the queue counts as overloaded for 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
@@ -40,6 +40,11 @@ class QueueLimits:
     #: `max_wait_s` holds when so many requests wait, or more of them if they have fewer than `burst_tokens` on average.
     max_wait_from: int = 0
     burst_tokens: int = BURST_TOKENS
+
+    @property
+    def of_batch(self) -> QueueLimits:
+        """For requests that may wait up to their own deadline."""
+        return replace(self, max_wait_s=inf if self.max_wait_s is not None else None)
 
 
 class QueueState(NamedTuple):

@@ -18,6 +18,7 @@ from operator import attrgetter
 from typing import Any
 
 from cluster import errors
+from cluster.calls import is_batch
 from cluster.keys import request_of
 from cluster.worker.admission import (
     OVERLOADED_S,
@@ -28,6 +29,8 @@ from cluster.worker.admission import (
     refusal,
 )
 from cluster.worker.cache import AnswerCache
+from cluster.worker.lanes import ahead_of, in_turn
+from cluster.worker.tickets import Item, Ticket
 
 Run = Callable[[Sequence[Any]], Sequence[Any]]
 #: Answers to the inputs of a batch, or why there are none.
@@ -52,69 +55,7 @@ HUNG_SUSPECT_S = 3.0
 NO_LIMITS = QueueLimits()
 
 _tokens_of = attrgetter("tokens")
-
-
-class Ticket:
-    """One request: its inputs are answered together, in order, or fail together."""
-
-    __slots__ = ("deadline", "done", "key", "left", "outputs", "owner", "queued_at", "started_at", "tokens", "waiting")
-
-    def __init__(self, owner: str, key: Hashable, count: int, deadline: float, done: asyncio.Future[list[Any]]) -> None:
-        self.owner = owner
-        #: Only equal keys share a batch.
-        self.key = key
-        self.outputs: list[Any] = [None] * count
-        self.left = count
-        self.deadline = deadline
-        self.done = done
-        self.queued_at = time.perf_counter()
-        self.started_at = 0.0
-        #: What of it is not yet in a batch, the next to go at the end.
-        self.waiting: list[Item] = []
-        #: The tokens of what waits.
-        self.tokens = 0
-
-    def settle(self, index: int, output: Any) -> None:
-        self.outputs[index] = output
-        self.left -= 1
-        if not self.left and not self.done.done():
-            self.done.set_result(self.outputs)
-
-    def run_out(self, seconds: float) -> None:
-        self.fail(errors.DeadlineExceeded(f"The request's {seconds:.0f} s ran out."))
-
-    def fail(self, error: Exception) -> None:
-        if self.done.done():
-            return
-        if not isinstance(error, errors.ClusterError):
-            error = errors.InferenceFailed(f"{type(error).__name__}: {error}")
-        self.done.set_exception(error)
-
-
-class Item:
-    """One input on its way to the model, for everybody who asked for the same."""
-
-    __slots__ = ("claims", "identity", "tokens", "value")
-
-    def __init__(self, value: Any, tokens: int, identity: Hashable, ticket: Ticket, index: int) -> None:
-        self.value = value
-        self.tokens = tokens
-        #: Equal for inputs that have equal answers; None when that is not known.
-        self.identity = identity
-        #: The requests that want it, and at which place; it waits among the inputs of the first.
-        self.claims = [(ticket, index)]
-
-    def settle(self, output: Any) -> None:
-        for ticket, index in self.claims:
-            if isinstance(output, errors.ClusterError):
-                named = f"Input {index}: {output.message}"
-                ticket.fail(type(output)(named, output.param, output.retry_after_s))
-            else:
-                ticket.settle(index, output)
-
-    def fail(self, error: Exception) -> None:
-        for ticket, _ in self.claims:
-            ticket.fail(error)
+_lane_and_tokens_of = attrgetter("is_batch", "tokens")
 
 
 class RunningBatches:
@@ -233,7 +174,7 @@ class Batcher:
         if not values:
             ticket.done.set_result([])
             return ticket
-        self._refuse_what_would_wait(sum(tokens), seconds_left)
+        self._refuse_what_would_wait(owner, sum(tokens), seconds_left)
         for index, value in enumerate(values):
             identity = None if identities is None else (key, identities[index])
             if identity is None or not self._is_known(identity, ticket, index):
@@ -265,7 +206,8 @@ class Batcher:
                 ticket.settle(index, answer)
                 return True
         item = self._flying.get(identity)
-        if item is None:
+        # What waits with a batch comes too late for others.
+        if item is None or (item.claims[0][0].is_batch and not ticket.is_batch):
             return False
         item.claims.append((ticket, index))
         self.shared += 1
@@ -277,9 +219,15 @@ class Batcher:
         self.waiting += 1
         self.waiting_tokens += item.tokens
 
-    def _refuse_what_would_wait(self, tokens: int, seconds_left: float) -> None:
+    def _refuse_what_would_wait(self, owner: str, tokens: int, seconds_left: float) -> None:
         queue = QueueState(len(self._lines), self.waiting_tokens, self.speed, self._is_overloaded)
-        refused = refusal(tokens, seconds_left, queue, (ticket.tokens for ticket in self._lines), self._limits)
+        limits = self._limits.of_batch if is_batch(owner) else self._limits
+        refused = refusal(tokens, seconds_left, queue, (ticket.tokens for ticket in self._lines), limits)
+        if refused is not None and len(ahead := ahead_of(owner, self._lines)) < len(self._lines):
+            sizes = [ticket.tokens for ticket in ahead]
+            refused = refusal(
+                tokens, seconds_left, queue._replace(requests=len(sizes), tokens=sum(sizes)), sizes, limits
+            )
         if refused is None:
             return
         if refused.begins_overload:
@@ -366,9 +314,13 @@ class Batcher:
             return []
         self._turn += 1
         is_oldest = is_for_the_oldest(self._turn, self._is_overloaded)
-        leader = next(iter(self._lines)) if is_oldest else min(self._lines, key=_tokens_of)
-        others = sorted((t for t in self._lines if t is not leader and t.key == leader.key), key=_tokens_of)
-        batch = self._alike(leader, others) if self._pads else self._filling(leader, others, is_oldest)
+        lane = in_turn(self._lines, self._turn, time.perf_counter())
+        leader = lane[0] if is_oldest else min(lane, key=_tokens_of)
+        others = sorted((t for t in self._lines if t is not leader and t.key == leader.key), key=_lane_and_tokens_of)
+        if self._pads:
+            batch = _alike(leader, others, self._batch_tokens, self._batch_items, self._move)
+        else:
+            batch = self._filling(leader, others, is_oldest)
         for ticket in (leader, *others):
             if not ticket.waiting:
                 self._lines.pop(ticket, None)
@@ -397,28 +349,6 @@ class Batcher:
             self._move(ticket, len(ticket.waiting) - 1, batch)
             used += item.tokens
         return used
-
-    def _alike(self, leader: Ticket, others: Sequence[Ticket]) -> list[Item]:
-        """The leader's longest input, and what comes nearest to its length, from everybody."""
-        longest = leader.waiting[-1].tokens
-        shortest = min(int(longest * ALIKE), longest - NEARLY_TOKENS)
-        most = min(max(1, self._batch_tokens // max(longest, 1)), self._batch_items)
-        tickets = (leader, *others)
-        # The place of each one's longest that is not too long; of equals the leader's goes first.
-        indices = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
-        nearest = [(-tickets[n].waiting[index].tokens, n) for n, index in enumerate(indices) if index >= 0]
-        heapify(nearest)
-        batch: list[Item] = []
-        while nearest and len(batch) < most and -nearest[0][0] >= shortest:
-            _, n = nearest[0]
-            waiting, index = tickets[n].waiting, indices[n]
-            self._move(tickets[n], index, batch)
-            indices[n] = index - 1
-            if index:
-                heapreplace(nearest, (-waiting[index - 1].tokens, n))
-            else:
-                heappop(nearest)
-        return batch
 
     def _move(self, ticket: Ticket, place: int, batch: list[Item]) -> None:
         item = ticket.waiting.pop(place)
@@ -450,6 +380,35 @@ class Batcher:
             if self.cache is not None and item.identity is not None and not isinstance(output, Exception):
                 self.cache.put(item.identity, output)
             item.settle(output)
+
+
+def _alike(
+    leader: Ticket, others: Sequence[Ticket], tokens: int, items: int, move: Callable[[Ticket, int, list[Item]], None]
+) -> list[Item]:
+    """The leader's longest input, and what comes nearest to its length, from everybody; from batches last."""
+    longest = leader.waiting[-1].tokens
+    shortest = min(int(longest * ALIKE), longest - NEARLY_TOKENS)
+    most = min(max(1, tokens // max(longest, 1)), items)
+    tickets = (leader, *others)
+    # The place of each one's longest that is not too long; of equals the leader's goes first.
+    indices = [bisect_left(ticket.waiting, longest + 1, key=_tokens_of) - 1 for ticket in tickets]
+    nearest = [
+        (n > 0 and tickets[n].is_batch, -tickets[n].waiting[index].tokens, n)
+        for n, index in enumerate(indices)
+        if index >= 0 and tickets[n].waiting[index].tokens >= shortest
+    ]
+    heapify(nearest)
+    batch: list[Item] = []
+    while nearest and len(batch) < most:
+        lane, _, n = nearest[0]
+        waiting, index = tickets[n].waiting, indices[n]
+        move(tickets[n], index, batch)
+        indices[n] = index - 1
+        if index and waiting[index - 1].tokens >= shortest:
+            heapreplace(nearest, (lane, -waiting[index - 1].tokens, n))
+        else:
+            heappop(nearest)
+    return batch
 
 
 async def _computed(executor: Executor, run: Run, values: Sequence[Any]) -> Computed:

@@ -18,6 +18,7 @@ from cluster import errors
 from cluster.calls import OpenCall, View
 from cluster.versioned import Versioned
 from cluster.worker.family import Progress
+from cluster.worker.lanes import ahead_of, in_turn
 from cluster.worker.load import Backlog
 from cluster.worker.open_requests import OpenRequest, OpenRequests
 
@@ -178,7 +179,10 @@ class SteppedQueue:
         if not self.speed:
             return None
         left = request.cost_left
-        return (left + sum(min(left, other.cost_left) for other in self._open if other is not request)) / self.speed
+        # Those of batches that have not begun wait for it.
+        begun = [other for other in self._open if other.begun]
+        others = {*ahead_of(request.owner, self._open), *begun} - {request}
+        return (left + sum(min(left, other.cost_left) for other in others)) / self.speed
 
     def _next(self) -> SteppedRequest | None:
         """The request with least left to do, but every few turns the oldest, so that large ones get done as well."""
@@ -186,6 +190,7 @@ class SteppedQueue:
         if not waiting:
             return None
         self._turn += 1
+        waiting = in_turn(waiting, self._turn, time.perf_counter())
         return waiting[0] if self._turn % OLDEST_EVERY == 0 else min(waiting, key=lambda request: request.cost_left)
 
     # ------------------------------------------------------------------------------------------------ work

@@ -16,6 +16,7 @@ from cluster import errors
 from cluster.calls import OpenCall, View
 from cluster.worker.admission import QueueLimits, QueueState, is_for_the_oldest, refusal
 from cluster.worker.family import Finished, Stop, Tell
+from cluster.worker.lanes import ahead_of, in_turn
 from cluster.worker.load import Backlog
 from cluster.worker.open_requests import OpenRequest, OpenRequests
 
@@ -76,7 +77,7 @@ class TalkQueue:
         self._open.refuse_blocked(owner)
         most = self._room if self._room is not None else float("inf")
         request = TalkRequest(owner, values, [min(cost, most) for cost in costs], send)
-        waiting = [int(other.cost_waiting) for other in self._open if other.cost_waiting]
+        waiting = [int(other.cost_waiting) for other in ahead_of(owner, self._open) if other.cost_waiting]
         state = QueueState(len(waiting), sum(waiting), self.speed)
         too_much = refusal(int(request.cost_waiting), seconds_left, state, waiting, self._limits)
         if too_much is not None:
@@ -125,6 +126,7 @@ class TalkQueue:
         if not waiting or self.running >= self._slots:
             return None
         is_oldest = is_for_the_oldest(self._turn + 1, False)
+        waiting = in_turn(waiting, self._turn + 1, time.perf_counter())
         request = waiting[0] if is_oldest else min(waiting, key=lambda each: each.cost_waiting)
         fits = self._room is None or self.held + request.costs[request.begun] <= self._room
         return request if fits or not self.running else None

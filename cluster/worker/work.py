@@ -20,7 +20,7 @@ from cluster import errors
 from cluster.calls import Call, OpenCall, View
 from cluster.settings import Settings
 from cluster.worker.admission import QueueLimits
-from cluster.worker.batching import Batcher, Item
+from cluster.worker.batching import Batcher
 from cluster.worker.cache import AnswerCache
 from cluster.worker.family import AnyFamily, Batched, Finished, Prepared, Progress, Stepped, Talking, Unwatched
 from cluster.worker.load import Backlog
@@ -28,6 +28,7 @@ from cluster.worker.metrics import WorkerMetrics
 from cluster.worker.open_requests import OpenRequest
 from cluster.worker.stepping import SteppedQueue
 from cluster.worker.talking import Send, TalkQueue
+from cluster.worker.tickets import Item
 
 log = logging.getLogger("cluster.worker.worker")
 

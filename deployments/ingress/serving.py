@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import Request
 
 from cluster import errors, keys
-from cluster.calls import Answer
+from cluster.calls import BATCH_PART, Answer
 from cluster.names import quoted
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
@@ -34,6 +34,10 @@ PART_ITEMS = 32
 IN_PARTS = frozenset(
     {"embed", "embed_sparse", "embed_tokens", "embed_all", "embed_image", "rerank", "rerank_image", "classify"}
 )
+
+
+#: Whether somebody waits for the answer: `interactive`, or `batch`.
+PRIORITY_HEADER = "x-priority"
 
 
 @dataclass(frozen=True)
@@ -110,12 +114,12 @@ class Serving:
         request.state.model = routes.uid
         await self._wait_as_asked(request, routes)
         started = time.perf_counter()
-        timeout_s = self.timeout_of(request)
+        timeout_s, asker = self.timeout_of(request), owner_of(request) + lane_of(request)
 
         async def part_of(first: int, last: int) -> tuple[Answer, str]:
             try:
                 return await self.dispatcher.ask(
-                    routes, ability, items[first:last], params, owner_of(request), timeout_s, alone, beginning
+                    routes, ability, items[first:last], params, asker, timeout_s, alone, beginning
                 )
             except errors.BadRequest as error:
                 raise renumbered(error, first) from None
@@ -138,7 +142,7 @@ class Serving:
         routes = self.find(request, model, ability)
         request.state.model = routes.uid
         await self._wait_as_asked(request, routes)
-        owner, timeout_s = owner_of(request), self.timeout_of(request)
+        owner, timeout_s = owner_of(request) + lane_of(request), self.timeout_of(request)
         talk = self.dispatcher.talk(routes, ability, item, params, owner, timeout_s, beginning)
         async with aclosing(talk):
             async for pieces in talk:
@@ -262,6 +266,14 @@ def owner_of(request: Request) -> str:
     """The name by which workers know a request: its id, and whose it is where callers have keys."""
     key = request.state.key
     return str(request.state.request_id) if key is None else keys.owner_of(request.state.request_id, key.id)
+
+
+def lane_of(request: Request) -> str:
+    """What is put behind the owner of a call to say that it may wait behind others."""
+    priority = request.headers.get(PRIORITY_HEADER, "interactive").strip().lower()
+    if priority not in ("interactive", "batch"):
+        raise errors.BadRequest(f"{PRIORITY_HEADER} takes interactive or batch, not {quoted(priority)}.")
+    return BATCH_PART if priority == "batch" else ""
 
 
 def spans_of(items: int, workers: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster import errors
-from cluster.calls import Answer, Call
+from cluster.calls import Answer, Call, is_batch
 from cluster.runtime.worker_client import WorkerClient
 from cluster.suspicion import fingerprint_of
 from deployments.ingress.open_answer import OpenAnswer
@@ -31,6 +31,12 @@ PING_PAUSE_S = 0.5
 def size_of(items: Sequence[Any]) -> int:
     """How large a request is, before anybody has counted its tokens."""
     return sum(len(item) for item in items if isinstance(item, (str, list)))
+
+
+def by_lane(gathered: Sequence[Sent]) -> list[list[Sent]]:
+    """Those that somebody waits for by themselves: what goes together is answered together, the last of it last."""
+    lanes = ([sent for sent in gathered if is_batch(sent.call.id) is waits] for waits in (False, True))
+    return [lane for lane in lanes if lane]
 
 
 class Sent:
@@ -80,6 +86,9 @@ class Fullness:
                 raise errors.Overloaded(*refusal.args)
 
     def remember(self, call: Call, refusal: errors.Overloaded) -> None:
+        if is_batch(call.id):
+            # It is refused for others of its kind, too, which are in nobody else's way.
+            return
         least = size_of(call.items) if self._full is None else min(size_of(call.items), self._full[0])
         self._full = least, asyncio.get_running_loop().time() + FULL_S, refusal
 
@@ -202,9 +211,9 @@ class WorkerQueue:
     def _go(self) -> None:
         self._timer = None
         batch, self._waiting = self._waiting[:GATHER_MOST], self._waiting[GATHER_MOST:]
-        if batch:
-            self._on_send(len(batch))
-            self._spawn(self._carry_gathered(batch))
+        for lane in by_lane(batch):
+            self._on_send(len(lane))
+            self._spawn(self._carry_gathered(lane))
         if self._waiting:
             self._timer = asyncio.get_running_loop().call_soon(self._go)
 

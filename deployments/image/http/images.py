@@ -31,7 +31,7 @@ from deployments.ingress.jobs import JobRow
 from deployments.ingress.media import MediaReader
 from deployments.ingress.openapi import EVENTS, described
 from deployments.ingress.progress import views
-from deployments.ingress.serving import owner_of
+from deployments.ingress.serving import lane_of, owner_of
 
 #: Pixels of a picture that count as one token: the patches that most models draw in.
 PATCH = 16 * 16
@@ -153,11 +153,12 @@ class Images:
 
     async def _later(self, request: Request, order: ImageOrder) -> Response:
         request.state.model = order.model.uid
+        lane = lane_of(request)
 
         async def work(owner: str) -> JsonObject:
             drawing, timeout_s = order.drawing, self.serving.settings.job_timeout_s
             answer, _ = await self.serving.dispatcher.ask(
-                order.model, order.task, [drawing.prompt], drawing.params(), owner, timeout_s, True
+                order.model, order.task, [drawing.prompt], drawing.params(), owner + lane, timeout_s, True
             )
             return await asyncio.to_thread(self._body, order, answer.outputs)
 

@@ -22,7 +22,7 @@ from deployments.ingress.events import Events
 from deployments.ingress.jobs import JobRow
 from deployments.ingress.openapi import EVENTS, described
 from deployments.ingress.progress import views
-from deployments.ingress.serving import owner_of
+from deployments.ingress.serving import lane_of, owner_of
 from deployments.ocr import formats
 from deployments.ocr.http import schemas
 from deployments.ocr.http.body import OcrBody, OcrFields
@@ -67,7 +67,8 @@ class Ocr:
             raise
 
     def run(self, request: Request, order: OcrOrder) -> DocumentRun:
-        return DocumentRun(self._services, order, owner_of(request), self.serving.timeout_of(request))
+        timeout_s = self.serving.timeout_of(request)
+        return DocumentRun(self._services, order, owner_of(request), timeout_s, lane_of(request))
 
     # ---------------------------------------------------------------------------------------- what is answered
 
@@ -113,9 +114,11 @@ class Ocr:
         return file
 
     async def _later(self, request: Request, order: OcrOrder) -> Response:
+        lane = lane_of(request)
+
         async def work(owner: str) -> JsonObject | str:
             with contextlib.closing(order.document):
-                run = DocumentRun(self._services, order, owner, self.serving.settings.job_timeout_s)
+                run = DocumentRun(self._services, order, owner, self.serving.settings.job_timeout_s, lane)
                 if order.ask.output_format != "pdf":
                     results = await every(run)
                     return await asyncio.to_thread(order.written, [read.page for read in results])

@@ -64,8 +64,10 @@ class PageResult(NamedTuple):
 class DocumentRun:
     """One document under way. Leaving its pages drops what is still to be read."""
 
-    def __init__(self, services: Services, order: OcrOrder, owner: str, timeout_s: float) -> None:
+    def __init__(self, services: Services, order: OcrOrder, owner: str, timeout_s: float, lane: str = "") -> None:
+        """`lane`: as `lane_of` says."""
         self._order = order
+        self._lane = lane
         self._owner = owner
         self._dispatcher = services.dispatcher
         self._progress = services.progress
@@ -75,7 +77,7 @@ class DocumentRun:
 
     def id_of(self, number: int) -> str:
         """The name by which workers know the call for that page."""
-        return f"{self._owner}#{number}"
+        return f"{self._owner}{self._lane}#{number}"
 
     async def pages(self) -> AsyncGenerator[PageResult]:
         if len(self._order.numbers) == 1:

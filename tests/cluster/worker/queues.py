@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from cluster.worker.admission import QueueLimits
-from cluster.worker.batching import Batcher, Ticket
+from cluster.worker.batching import Batcher
+from cluster.worker.tickets import Ticket
 
 #: Longer than anything here takes; what still waits after this would wait for ever.
 PATIENCE_S = 2.0

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.worker.batching import Item
+from cluster.worker.tickets import Item
 from tests.cluster.worker.queues import PATIENCE_S, Model, Queue, play
 
 

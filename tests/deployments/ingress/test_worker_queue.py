@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from cluster.calls import Answer, Call
+from cluster.calls import BATCH_PART, Answer, Call
 from deployments.ingress import dispatch, worker_queue
 from deployments.ingress.worker_queue import FULL_S, LONG, GivenUp, Sent, WorkerQueue
 
@@ -57,6 +57,21 @@ def test_what_is_smaller_than_what_was_refused_is_still_sent() -> None:
             await send(queue, 100)
         assert (await send(queue, 10)).outputs == [10]
         assert worker.asked == [100, 10]
+
+    play(10, scene)
+
+
+def test_a_batch_travels_by_itself_and_that_it_is_refused_concerns_nobody_else() -> None:
+    async def scene(queue: WorkerQueue, worker: Worker) -> None:
+        batch = [Call(f"b{BATCH_PART}#{number}", ["x" * 50], {}, 5.0, "embed") for number in range(3)]
+        sending = [asyncio.ensure_future(queue.send(call)) for call in batch]
+        talk = asyncio.ensure_future(queue.send(Call("r#1", ["x"], {}, 5.0, "embed")))
+        assert (await talk).outputs == [1]
+        for refused in sending:
+            with pytest.raises(errors.Overloaded):
+                await refused
+        assert worker.asked == [1, 50, 50, 50]
+        queue.refuse(100)
 
     play(10, scene)
 
