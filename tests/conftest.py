@@ -92,7 +92,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
         "CLUSTER_KEEP_ALIVE_S": "3",
         "CLUSTER_SCALE_DOWN_S": "2",
         "CLUSTER_CANARY_S": "3",
-        "CLUSTER_CANARY_REQUESTS": "20",
+        "CLUSTER_CANARY_REQUESTS": "40",
     }
     cluster = LiveCluster(tmp_path_factory.mktemp("home"), **settings)
     cluster.up()

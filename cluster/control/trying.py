@@ -23,7 +23,7 @@ log = logging.getLogger("cluster.control.trying")
 def trial_of(fleet: Fleet, wanted: Wanted) -> Canary | None:
     """The trial of an update that asks for one. None where nothing serves that it could be compared with."""
     last, before = fleet.last_ready.get(wanted.uid), fleet.wanted.get(wanted.uid)
-    if not wanted.spec.canary or last is None or before is None:
+    if not wanted.spec.canary or last is None or before is None or before.generation == wanted.generation:
         return None
     on_trial = fleet.canaries.on_trial.get(wanted.uid)
     if on_trial is not None:

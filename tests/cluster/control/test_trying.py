@@ -32,7 +32,7 @@ async def declare(s: Scene, *wanted: Wanted) -> ModelStatus:
 async def on_trial(s: Scene, old: Wanted | None = None, **fields: object) -> ModelStatus:
     """The new version serves beside the old one."""
     await s.ready(old or make_wanted(replica=2))
-    status = await declare(s, new(replica=2, **fields))
+    status = await declare(s, new(**{"replica": 2, **fields}))
     await s.until(lambda: model(s).canary)
     return status
 
@@ -100,6 +100,17 @@ def test_one_that_fails_more_goes_by_itself_and_the_old_one_has_never_stopped() 
         await s.state(M.READY)
         await s.ticks()
         assert generations(s) == [1, 1] and not model(s).canary
+
+    play(scene)
+
+
+def test_one_worker_on_trial_does_not_make_it_the_version_to_return_to() -> None:
+    async def scene(s: Scene) -> None:
+        await on_trial(s, make_wanted(), replica=1)
+        await s.ticks()
+        assert s.store.all("ready")["m"]["generation"] == 1
+        await count(s, tally(2, 2), tally(20))
+        await s.until(lambda: generations(s) == [1])
 
     play(scene)
 
