@@ -125,8 +125,10 @@ class Fleet:
         # What it loaded once it can load again: only its process is to blame.
         event = E.DIED if report.phase == "failed" and report.loads else EVENT_OF_PHASE[report.phase]
         after = self.see(name, event, now, str(report.error) if report.error else "")
-        if after.name.uid in self.wanted:
-            self.resting.see(worker, after, self.workers.of(after.name.uid), now)
+        uid = after.name.uid
+        # Nothing about the worker may have changed, where it was woken before it was told to go.
+        if uid in self.wanted and self.resting.see(worker, after, self.workers.of(uid), now):
+            self.workers.untold.add(uid)
         return after
 
     def see_memory(self, node: str, memory: Memory, now: float) -> tuple[WorkerRecord, str] | None:

@@ -86,9 +86,10 @@ class Resting:
     _roused: set[str] = field(default_factory=set)
     _spells: dict[str, Spells] = field(default_factory=dict)
 
-    def see(self, before: WorkerRecord, after: WorkerRecord, siblings: Collection[WorkerRecord], now: float) -> None:
-        """Takes what a worker reports; `siblings` are all workers of its model."""
+    def see(self, before: WorkerRecord, after: WorkerRecord, siblings: Collection[WorkerRecord], now: float) -> bool:
+        """Takes what a worker reports; `siblings` are all workers of its model. Whether that ends its waking."""
         uid = after.name.uid
+        was_woken = uid in self.woken
         more = after.report.spells - before.report.spells
         if more > 0:
             self.use(uid, now, more)
@@ -105,6 +106,7 @@ class Resting:
             self.idle.setdefault(uid, now)
         else:
             self.idle.pop(uid, None)
+        return was_woken and uid not in self.woken
 
     def heed(self, wanted: Wanted, settings: Settings) -> None:
         """It is wanted like this from now on."""
