@@ -37,7 +37,9 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
     "Rank with two models beside each other": ("test_two_rerankers_are_compared_beside_the_order_that_was_given",),
     "Draw: previews come, and it stops within a step": ("test_a_picture_comes_about_step_by_step_and_can_be_stopped",),
     "Close the tab of a picture, and find it later": ("test_a_picture_that_is_begun_comes_though_its_tab_is_closed",),
-    "Paint a mask, take it back, and redraw what is white": (),
+    "Paint a mask, take it back, and redraw what is white": (
+        "test_a_mask_is_painted_taken_back_and_inverted_and_only_what_is_white_is_drawn_anew",
+    ),
     "Make a picture again from its receipt": ("test_a_picture_is_made_again_from_its_receipt_and_is_equal_or_not",),
     "Drop a PDF: pages in order, boxes at the words, a searchable PDF": (
         "test_the_pages_of_a_pdf_come_in_order_with_boxes_in_their_places_and_as_a_searchable_pdf",

@@ -13,6 +13,7 @@ from playwright.async_api import Page, expect
 
 from tests.live import LiveCluster, until
 from tests.page.looking import Eyes, line, opened, row
+from tests.page.test_trying import no_faults
 
 #: Every share of a load that the page shows from now on.
 SHARES = """() => {
@@ -205,6 +206,7 @@ def test_a_launched_model_is_edited_and_the_page_says_first_what_that_changes(ey
             await expect(changes.get_by_role("row").last).to_have_text("steps35")
             await expect(changes).to_contain_text("New workers take the place of these")
             await expect(page.get_by_label("Plan")).to_contain_text("fits")
+            await no_faults(page)
             before = live.worker_pids("edited")
             await page.get_by_role("button", name="Apply").click()
             await expect(page.locator("tbody tr").filter(has_text=str(before[0]))).to_have_count(0, timeout=40_000)

@@ -48,7 +48,7 @@ def test_no_component_is_long() -> None:
 def test_each_journey_names_tests_that_there_are() -> None:
     written = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     named = [test for tests in JOURNEYS.values() for test in tests]
-    assert len(JOURNEYS) == 20
+    assert len(JOURNEYS) == 20 and all(JOURNEYS.values())
     assert [test for test in named if f"def {test}(" not in written] == []
 
 

@@ -12,7 +12,9 @@ from playwright.async_api import Page, expect
 
 from tests.live import LiveCluster
 from tests.page.looking import HOSTILE, Eyes, opened, row
-from tests.painted import painting
+from tests.page.test_page import AXE, FAULTS
+from tests.painted import filled, is_near, painted_colour, painting
+from tests.painted import opened as opened_picture
 from tests.read_pages import document, reading
 
 TEXTS = ["the first page", "here is\ntwo", f"{HOSTILE[:20]}", "four words are here", "the last\nof them all"]
@@ -40,6 +42,8 @@ def test_two_rerankers_are_compared_beside_the_order_that_was_given(
             await page.get_by_label("Documents").fill("\n".join(documents))
             await page.get_by_label("Beside it").select_option(letters)
             await page.get_by_role("button", name="Rank").click()
+            await expect(page.get_by_role("region", name=letters)).to_be_visible()
+            await no_faults(page)
             before = page.get_by_role("list", name="Before").get_by_role("listitem")
             await expect(before).to_have_count(3)
             assert [text[1:] for text in await before.all_text_contents()] == documents
@@ -67,6 +71,7 @@ def test_texts_lie_on_a_plane_as_near_as_they_are_alike(eyes: Eyes, live: LiveCl
             await page.get_by_role("button", name="Embed").click()
             places = page.get_by_role("img", name="The texts on a plane").locator("g")
             await expect(places).to_have_count(4)
+            await no_faults(page)
             boxes = [await places.nth(at).locator("circle").bounding_box() for at in range(4)]
             (moon, also_moon, bread, also_bread) = [(box["x"], box["y"]) for box in boxes if box is not None]
             assert apart(moon, also_moon) < apart(moon, bread) > apart(bread, also_bread)
@@ -140,6 +145,7 @@ def test_the_pages_of_a_pdf_come_in_order_with_boxes_in_their_places_and_as_a_se
             assert names == [f"Page {number}" for number in range(1, 6)]
             for number, told in enumerate(answer["pages"], 1):
                 await is_in_place(page, number, told)
+            await no_faults(page)
             last = page.get_by_role("region", name="Page 5")
             await last.get_by_role("button", name="of them all").click()
             await expect(last.locator("polygon").last).to_have_attribute("data-lit", "true")
@@ -175,3 +181,76 @@ def test_a_model_dozes_and_wakes_and_its_bounds_say_how_long_requests_may_wait(e
         client.launch_model("echo", model_uid="dozer")
         eyes.run(scene(), within_s=90)
         client.terminate_model("dozer")
+
+
+async def no_faults(page: Page) -> None:
+    if AXE.exists():
+        # Through the debugger, which the policy does not bind.
+        await page.evaluate(AXE.read_text() + "; undefined")
+        assert await page.evaluate(FAULTS) == []
+
+
+async def masked(page: Page, *wanted: tuple[int, int, bool]) -> None:
+    """Waits until the mask is painted at those places of the picture, or not."""
+    pixels = [f"surface.getImageData({x}, {y}, 1, 1).data[3] === 255" for x, y, _ in wanted]
+    look = f"canvas => {{ const surface = canvas.getContext('2d'); return [{', '.join(pixels)}] }}"
+    for _ in range(100):
+        shown = await page.locator("canvas").evaluate(look)
+        if shown == [white for *_, white in wanted]:
+            return
+        await page.wait_for_timeout(50)
+    raise AssertionError(f"{wanted}, and not {shown}")
+
+
+async def drag(page: Page, *spots: tuple[float, float]) -> None:
+    """Over the mask, with the brush; by shares of its width and height."""
+    box = await page.locator("canvas").bounding_box()
+    assert box is not None
+    at = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in spots]
+    await page.mouse.move(*at[0])
+    await page.mouse.down()
+    for spot in at[1:]:
+        await page.mouse.move(*spot, steps=4)
+    await page.mouse.up()
+
+
+def test_a_mask_is_painted_taken_back_and_inverted_and_only_what_is_white_is_drawn_anew(
+    eyes: Eyes, live: LiveCluster, tmp_path: Path
+) -> None:
+    file = tmp_path / "picture.png"
+    file.write_bytes(filled("red", (64, 48)))
+
+    async def scene(uid: str) -> None:
+        async with eyes.tab() as page:
+            await opened(page, live, "models", uid)
+            await page.get_by_text("Replace a part of a picture").click()
+            await page.get_by_label("Picture to change").set_input_files(file)
+            await page.get_by_label("Width").fill("16")
+            await page.locator("canvas").scroll_into_view_if_needed()
+            await drag(page, (0.2, 0.2), (0.2, 0.8))
+            await masked(page, (13, 24, True), (50, 24, False))
+            await page.get_by_role("button", name="Undo").click()
+            await masked(page, (13, 24, False))
+            await page.get_by_role("button", name="Redo").click()
+            await masked(page, (13, 24, True))
+            await page.get_by_role("button", name="Erase").click()
+            await page.locator("canvas").scroll_into_view_if_needed()
+            await drag(page, (0.2, 0.8))
+            await masked(page, (13, 38, False), (13, 12, True))
+            await page.get_by_role("button", name="Undo").click()
+            await no_faults(page)
+            await page.set_viewport_size({"width": 700, "height": 800})
+            await masked(page, (13, 24, True), (50, 24, False))
+            await page.get_by_role("button", name="Invert").click()
+            await masked(page, (13, 24, False), (50, 24, True))
+            await page.get_by_label("What comes in its place").fill("a wood")
+            await page.get_by_role("button", name="Replace", exact=True).click()
+            result = page.get_by_alt_text("Picture with the replacement")
+            await expect(result).to_be_visible(timeout=30_000)
+            picture = opened_picture((await result.get_attribute("src") or "").partition(",")[2]).convert("RGB")
+            assert picture.size == (64, 48)
+            assert is_near(picture.getpixel((13, 24)), (255, 0, 0))
+            assert is_near(picture.getpixel((50, 24)), painted_colour("a wood"))
+
+    with painting(live, "page-mask") as uid:
+        eyes.run(scene(uid))

@@ -48,7 +48,7 @@ function Matrix({ shown }: { shown: Shown }): JSX.Element {
   const say = words().try;
   const pair = nearest(shown.matrix);
   return (
-    <section class="stack" aria-label={say.similarity}>
+    <section class="stack">
       <p class="dim">{say.vectors(shown.texts.length, shown.size)}</p>
       <div class="scroll" tabIndex={0} role="region" aria-label={say.similarity}>
         <table class="matrix">

@@ -8,6 +8,7 @@ import { Chat } from "./chat";
 import { Classify } from "./classify";
 import { Embedding } from "./embedding";
 import { Image } from "./image";
+import { Inpaint } from "./inpaint";
 import { Ocr } from "./ocr";
 import { Rerank } from "./rerank";
 
@@ -30,6 +31,7 @@ export function Try({ model }: { model: LiveModel }): JSX.Element {
       {rests(model.state) && <Note>{say.asleep}</Note>}
       {!rests(model.state) && model.ready === 0 && <Note kind="warn">{say.notReady}</Note>}
       {Ground ? <Ground model={model} /> : <p class="dim">{say.none(model.abilities.join(", "))}</p>}
+      {ability === "text2image" && model.abilities.includes("inpainting") && <Inpaint model={model} />}
     </div>
   );
 }
