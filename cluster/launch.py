@@ -92,10 +92,14 @@ Cards = Annotated[tuple[int, ...] | None, BeforeValidator(_as_cards)]
 
 
 def _as_priority(value: Any) -> Any:
-    """`low`, `normal` and `high` as numbers; pydantic refuses anything but these and numbers."""
-    if isinstance(value, bool):
-        raise ValueError("priority takes low, normal, high or a number")
-    return PRIORITIES.get(value.strip().lower(), value) if isinstance(value, str) else value
+    """`low`, `normal` and `high`, and numbers also as text, as numbers."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(text, str) and re.fullmatch(r"[+-]?\d{1,6}", text):
+        text = int(text)
+    rank = PRIORITIES.get(text, text) if isinstance(text, str) else text
+    if isinstance(rank, bool) or not isinstance(rank, int):
+        raise ValueError(f"priority takes low, normal, high or a whole number, not {quoted(value)}")
+    return rank
 
 
 def _rest_after(fields: dict[str, Any]) -> None:
