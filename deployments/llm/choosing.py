@@ -31,6 +31,8 @@ class WrittenAnswer:
         self.error: errors.InferenceFailed | None = None
         self._sampling = sampling
         self._form = form
+        #: Tokens of its prompt that others had left when it was begun; None before that.
+        self.cached: int | None = None
         #: Chosen and not told yet.
         self.ids: list[int] = []
         self.odds: list[TokenOdds] = []

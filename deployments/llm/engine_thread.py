@@ -82,9 +82,10 @@ class EngineThread(ABC):
         ids: Sequence[int] = (),
         odds: Sequence[TokenOdds] = (),
         end: str | Exception | None = None,
+        cached: int = 0,
     ) -> None:
         hear = self._hears[number] if end is None else self._hears.pop(number)
-        hear(ids, odds, end)
+        hear(ids, odds, end, cached)
 
     @property
     def _is_writing(self) -> bool:

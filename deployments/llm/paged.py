@@ -35,6 +35,8 @@ class PagedEngine(EngineThread):
         self._ends = ends
         self._processor = _processor(model, kept, slots)
         self._processor.model_runner._sample = self._choose
+        self._search = self._processor.cache.search_prefix_match
+        self._processor.cache.search_prefix_match = self._matched
         self._writing: dict[int, WrittenAnswer] = {}
         #: Read before each step.
         self.threads = threads
@@ -85,7 +87,15 @@ class PagedEngine(EngineThread):
         if is_last:
             del self._writing[number]
             reason = "stop" if ids[-1] in self._ends and answer.may_end else "length"
-        self._tell(number, ids, odds, answer.error or reason)
+        self._tell(number, ids, odds, answer.error or reason, answer.cached or 0)
+
+    def _matched(self, request: str, prompt: list[int]) -> int:
+        """How much of a prompt is kept, as transformers has found it. One that gave way later finds what is its own."""
+        tokens: int = self._search(request, prompt)
+        answer = self._writing[int(request)]
+        if answer.cached is None:
+            answer.cached = tokens
+        return tokens
 
     def _written(self) -> list[int]:
         """The answers that this step computes a token of."""

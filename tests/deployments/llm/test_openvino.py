@@ -102,7 +102,9 @@ class Heard:
         self.end: str | Exception | None = None
         self.is_done = threading.Event()
 
-    def __call__(self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None) -> None:
+    def __call__(
+        self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+    ) -> None:
         assert self.end is None, "nothing comes after the end"
         self.tokens += len(ids)
         self.end = end

@@ -169,6 +169,19 @@ def test_what_was_written_may_cost_something(folder: Path, family: TransformersL
     assert len(set(varied)) > len(set(plain.ids))
 
 
+def test_tokens_of_a_prompt_that_were_kept_are_told(folder: Path) -> None:
+    family = loaded(folder)
+    prompt = prompt_of(100)
+
+    def cached(ids: list[int]) -> int:
+        return Awaited(family, prompt=ids, max_tokens=2).reply.usage.cached
+
+    assert cached(prompt) == 0
+    # Whole blocks of 32.
+    assert cached(prompt) == cached([*prompt[:96], 7, 8]) == 96
+    assert cached([*prompt[:40], *prompt_of(60, 1)]) == 32 and cached(prompt_of(100, 2)) == 0
+
+
 # -------------------------------------------------------------------------------------------------- sampling
 
 
