@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from cluster.control import pressure
 from cluster.status import Memory
-from cluster.worker.peak import held
+from cluster.worker.peak import children, held
 
 #: Seconds between looks at other people's processes, and at our own children. Each look reads every process there is.
 OTHERS_S, CHILDREN_S = 1.0, 30.0
@@ -141,11 +142,9 @@ def go_first(score: int) -> None:
 
 def _held_by_children() -> int:
     total = 0
-    try:
-        for child in psutil.Process().children(recursive=True):
-            total += child.memory_info().rss
-    except psutil.Error:
-        pass  # a child has just ended
+    for child in children():
+        with suppress(psutil.Error):  # it has just ended
+            total += psutil.Process(child).memory_info().rss
     return total
 
 

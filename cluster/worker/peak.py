@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,9 @@ from cluster.weights.memory import CUDA_CONTEXT_BYTES
 SAMPLE_S = 0.01
 #: So many looks at this process are between two at its children: to find them takes 5 ms.
 BESIDE_EVERY = 50
+#: Processes that this one has started and that are nobody's children, so that they outlive it for as long as they have
+#: to: they count as its own, with all that they have started.
+ADOPTED: set[int] = set()
 #: Files whose pages are a model's weights. The kernel can take them back, and the next pass would read them again.
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".onnx_data", ".data")
 
@@ -70,10 +74,12 @@ def held(process: int | None = None) -> int:
 
 def children() -> list[int]:
     """The ids of all processes that this one has started, and of theirs."""
-    try:
-        return [process.pid for process in psutil.Process().children(recursive=True)]
-    except (psutil.Error, OSError):
-        return []
+    started: list[int] = []
+    for pid in (os.getpid(), *ADOPTED):
+        with suppress(psutil.Error, OSError):
+            started += [process.pid for process in psutil.Process(pid).children(recursive=True)]
+            started += [pid] if pid in ADOPTED else []
+    return started
 
 
 def mapped_weights() -> int:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import errors
+from cluster.worker.peak import ADOPTED
 
 log = logging.getLogger("cluster.worker.worker")
 
@@ -64,8 +65,10 @@ class EngineChild:
         for end in (living, logged, said):
             os.close(end)
         self._said = os.fdopen(heard)
-        #: Of the engine's processes.
-        self.group = int(self._said.readline().strip() or 0)
+        #: The group is that of the engine's processes.
+        self.guard, self.group = map(int, (self._said.readline() or "0 0").split())
+        if self.guard:
+            ADOPTED.add(self.guard)
         self._reader = threading.Thread(target=self._read, name="engine log", daemon=True)
         self._reader.start()
         threading.Thread(target=self._wait, name="engine end", daemon=True).start()
@@ -116,5 +119,6 @@ class EngineChild:
         if self.group and not is_done:
             with suppress(OSError):
                 os.killpg(self.group, signal.SIGKILL)
+        ADOPTED.discard(self.guard)
         self._has_ended.set()
         self._on_end()

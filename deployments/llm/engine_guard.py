@@ -1,9 +1,9 @@
 """Runs a command, and sees to it that nothing of it is left when the command or its owner has ended, however they did.
 
 A program of its own, with nothing but the standard library: `python engine_guard.py FD COMMAND ...`. The owner holds
-the other end of standard input and writes nothing: its end is the owner's. To the descriptor goes the id of the
-command's process, which is also that of its group, and when nothing is left of it, `done`: its end without that is the
-guard's.
+the other end of standard input and writes nothing: its end is the owner's. To the descriptor go this process's id and
+that of the command's, which is also that of its group, and when nothing is left of it, `done`: its end without that is
+the guard's.
 
 It is nobody's child: Ray has a worker kill its children before it ends, and a guard that is killed guards nothing. The
 kernel gives it the orphans of the command, which no group holds once they have left it; elsewhere than on Linux there
@@ -53,9 +53,9 @@ def main(said: int, command: list[str]) -> None:
         )
     except OSError as error:
         print(f"error: {error}", flush=True)
-        os.write(said, b"0\ndone\n")
+        os.write(said, b"0 0\ndone\n")
         return
-    os.write(said, f"{child.pid}\n".encode())
+    os.write(said, f"{os.getpid()} {child.pid}\n".encode())
     # Only the command may keep them open: they end with the last of its processes.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)

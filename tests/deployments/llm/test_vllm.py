@@ -20,6 +20,7 @@ from cluster import errors
 from cluster.launch import LaunchSpec
 from cluster.settings import Settings
 from cluster.worker.exhaustion import is_out_of_memory
+from cluster.worker.peak import children
 from deployments import catalog_with, resolve
 from deployments.llm import vllm_engine
 from deployments.llm.token_stream import Broken, TokenStream
@@ -353,13 +354,13 @@ def test_a_stopped_process_is_ended_as_well(kind: str, engine: Engine, folder: P
     [
         ("memory", "CUDA out of memory. Tried to"),
         ("exit", "The engine ended: RuntimeError: Engine core initialization failed"),
-        ("silent", "neither answered nor written to its log for 1 s: it is loaded"),
+        ("silent", "neither answered nor written to its log for 9 s: it is loaded"),
     ],
 )
 def test_a_load_that_fails_says_why(load: str, said: str, engine: Engine, folder: Path) -> None:
     engine.write(load=load)
     with pytest.raises(errors.ClusterError) as caught:
-        loaded(engine, folder, load_stall_s=1.0 if load == "silent" else 1800.0)
+        loaded(engine, folder, load_stall_s=10.0 if load == "silent" else 1800.0)
     assert said in caught.value.message
     assert is_out_of_memory(caught.value) == (load == "memory")
     until(lambda: not engine.processes(), within=PATIENCE_S)
@@ -376,10 +377,13 @@ def test_unloading_leaves_nothing(engine: Engine, folder: Path) -> None:
     assert len(engine.processes()) == 3
     # Ray has a worker kill its children when it ends; the guard must outlive it.
     assert not set(psutil.Process().children(recursive=True)) & set(engine.processes())
+    # Their memory is the worker's all the same.
+    assert set(children()) >= {process.pid for process in engine.processes()}
     place = family.engine._folder  # type: ignore[attr-defined]
     assert oct(place.stat().st_mode)[-3:] == "700"
+    before = {process.pid for process in engine.processes()}
     family.unload()
-    assert not engine.processes() and not place.exists()
+    assert not engine.processes() and not place.exists() and not before & set(children())
     assert not engine.was_lost.is_set()
 
 
