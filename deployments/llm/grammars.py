@@ -68,6 +68,9 @@ class Grammars:
         self._orders: SimpleQueue[tuple[str, GenerationConfig] | None] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="grammars").start()
 
+    def knows(self, name: str) -> bool:
+        return name in self._known
+
     def prepare(self, name: str, config: GenerationConfig, ready: Ready) -> bool:
         """True for what is compiled already. Otherwise calls `ready` when the grammar of that name is."""
         with self._lock:

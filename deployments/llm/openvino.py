@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,8 @@ INT8_BYTES = 1.02
 #: to the kept tokens. With CPU_RUNTIME_CACHE_CAPACITY=0 it grows less and begins higher, and every answer takes 6 % to
 #: 10 % more of the processor.
 SHAPES_BYTES = 300_000_000
+#: How long answers with further grammars let others go first, when the pipeline has met too many.
+PATIENCE_S = 10.0
 #: Of each token of the vocabulary the engine keeps so many numbers for a grammar: 0.04 to 0.63 MB were measured of
 #: schemas and patterns with 49,152 tokens.
 GRAMMAR_NUMBERS = 4
@@ -171,11 +174,17 @@ Make = Callable[[], tuple["ContinuousBatchingPipeline", Compile]]
 
 
 class OpenvinoEngine(EngineThread):
-    """Its pipeline is made anew when it has met too many grammars, which would otherwise stay with it for ever."""
+    """Its pipeline is made anew when it has met too many grammars, which would otherwise stay with it for ever.
 
-    def __init__(self, ends: frozenset[int], make: Make) -> None:
+    That takes until nothing is written: at first only answers with further grammars wait for it, in the end all."""
+
+    def __init__(self, ends: frozenset[int], make: Make, patience_s: float = PATIENCE_S) -> None:
+        """`patience_s`: how long answers with further grammars let others go first."""
         self._ends = ends
         self._make = make
+        self._patience_s = patience_s
+        #: When the first of them began to wait.
+        self._held_since = 0.0
         self._open()
         #: The pipeline's handle of each answer. Without it an answer would end silently.
         self._handles: dict[int, Any] = {}
@@ -200,7 +209,7 @@ class OpenvinoEngine(EngineThread):
         return bool(self._handles)
 
     def _begin(self, number: int, order: Order, sampling: TokenSampling) -> None:
-        if self._grammars.is_full:
+        if self._grammars.is_full and self._has_to_wait(order):
             self._held[number] = order, sampling
             self._renew()
             return
@@ -211,6 +220,13 @@ class OpenvinoEngine(EngineThread):
                 self._preparing[number] = order, sampling
         except errors.ClusterError as refusal:
             self._tell(number, end=refusal)
+
+    def _has_to_wait(self, order: Order) -> bool:
+        if self._held:
+            is_over = time.monotonic() - self._held_since >= self._patience_s
+        else:
+            self._held_since, is_over = time.monotonic(), False
+        return is_over or (order.query.format is not None and not self._grammars.knows(json.dumps(order.query.format)))
 
     def _add(self, number: int, order: Order, sampling: TokenSampling) -> None:
         try:

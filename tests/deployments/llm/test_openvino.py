@@ -73,11 +73,11 @@ class Pipeline:
 
 
 class Played:
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 0.0) -> None:
         self.may_step = threading.Event()
         self.may_step.set()
         self.pipelines: list[Pipeline] = []
-        self.engine = OpenvinoEngine(frozenset(), self._made)
+        self.engine = OpenvinoEngine(frozenset(), self._made, patience_s)
 
     def _made(self) -> tuple[Any, Callable[[Any], None]]:
         self.pipelines.append(Pipeline(self.may_step))
@@ -129,6 +129,8 @@ def played() -> Any:
 def test_a_pipeline_that_has_met_too_many_grammars_is_made_anew_and_nobody_fails(played: Played) -> None:
     played.fill()
     assert len(played.pipelines) == 1
+    assert (played.write(tokens=5).whole(), played.write(form=0).whole()) == ("length", "length")
+    assert len(played.pipelines) == 1, "neither has a further grammar"
     plain, formed = played.write(tokens=5), played.write(form=MOST_KNOWN)
     assert (plain.whole(), formed.whole()) == ("length", "length") and plain.tokens == 5
     assert len(played.pipelines) == 2
@@ -142,12 +144,23 @@ def test_what_is_written_ends_before_that_and_what_is_held_may_be_stopped(played
     until(lambda: running.tokens > 0, within=PATIENCE_S)
     (endless,) = (handle for handle in played.pipelines[0].handles if handle.status == "RUNNING")
     assert played.write(form=MOST_KNOWN).whole() == "length"
-    held, stopped = played.write(), played.write(form=0)
+    held, beside, stopped = played.write(form=MOST_KNOWN + 1), played.write(), played.write(form=0)
     stopped.stop()
     assert stopped.whole() == "cancelled" and running.end is None
     endless.left = 1
-    assert (running.whole(), held.whole()) == ("length", "length")
-    assert [len(each.handles) for each in played.pipelines] == [MOST_KNOWN + 1, 1]
+    assert (running.whole(), held.whole(), beside.whole()) == ("length", "length", "length")
+    assert [len(each.handles) for each in played.pipelines] == [MOST_KNOWN + 1, 2]
+
+
+def test_answers_with_a_further_grammar_let_others_go_first_for_a_while() -> None:
+    played = Played(PATIENCE_S)
+    played.fill()
+    running = played.write(tokens=2**60)
+    until(lambda: running.tokens > 0, within=PATIENCE_S)
+    held = played.write(form=MOST_KNOWN)
+    assert played.write().whole() == "length" and played.write(form=0).whole() == "length"
+    assert held.end is None and len(played.pipelines) == 1
+    played.engine.close()
 
 
 def test_an_engine_that_fails_tells_everybody(played: Played) -> None:
