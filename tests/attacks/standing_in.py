@@ -149,8 +149,13 @@ class Noting:
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         assert hasattr(SupervisorCalls, name), f"the supervisor has no {name}"
-        self._supervisor.told.append(name)
-        return getattr(self._supervisor, name, self._supervisor.refuse)
+        method = getattr(self._supervisor, name, self._supervisor.refuse)
+
+        def call(*arguments: Any, **named: Any) -> Awaitable[Any]:
+            self._supervisor.told.append(name)
+            return method(*arguments, **named)
+
+        return call
 
 
 class Slow:
