@@ -232,7 +232,7 @@ def test_a_picture_that_is_begun_comes_though_its_tab_is_closed(eyes: Eyes, live
             await page.get_by_label("In the background").check()
             await page.get_by_role("button", name="Draw").click()
             await expect(page.get_by_text("of 20")).to_be_visible()
-            await asyncio.to_thread(journal.wait_for, "a lighthouse", 5)
+            await asyncio.to_thread(until, lambda: journal.steps("a lighthouse") >= 5, within=15)
         async with eyes.tab() as page:
             await opened(page, live, "requests")
             # Those of other tests are kept for a while as well.
