@@ -42,13 +42,20 @@ class KeepAlive:
         self._table = table
         self._supervisor = supervisor
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What was told of a model last, until the table says so as well.
+        self._told: dict[str, float] = {}
 
     def answered(self, uid: str, seconds: float | None) -> None:
         """A request is over, after which its model is to stay so long."""
         model = self._table.models.get(uid)
-        if seconds is None or model is None or model.sleep_s == idle_limit_s(seconds):
+        if seconds is None or model is None:
             return
-        telling = asyncio.ensure_future(self._tell(uid, idle_limit_s(seconds)))
+        limit_s = idle_limit_s(seconds)
+        if model.sleep_s == limit_s == self._told.get(uid, limit_s):
+            self._told.pop(uid, None)
+            return
+        self._told[uid] = limit_s
+        telling = asyncio.ensure_future(self._tell(uid, limit_s))
         self._tasks.add(telling)
         telling.add_done_callback(self._tasks.discard)
 
