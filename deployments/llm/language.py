@@ -12,6 +12,7 @@ from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
+from deployments.llm.facts import LanguageFacts
 from deployments.llm.parsing import THINK, Read, Reader
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
@@ -143,6 +144,20 @@ class LanguageFamily(Talking):
         self.pace = BatchHints(parallel=options.slots, room=kept_tokens)
         ids = vocabulary.ids_of("one", False)[-1:] * min(LARGEST_TOKENS, self._context // 2)
         self.largest = Example([{"prompt": ids, "max_tokens": 2, "temperature": 0}], {}, "generate")
+
+    def facts_of(self, engine: str, dtype: str) -> LanguageFacts:
+        """Once it has begun."""
+        template = self.vocabulary.template
+        return LanguageFacts(
+            engine=engine,
+            dtype=dtype,
+            max_tokens=self._context,
+            context_length=self._context,
+            slots=self.pace.parallel,
+            kept_tokens=self.pace.room or 0,
+            takes_tools=template is not None and template.takes_tools,
+            reasons=template is not None and template.reasons,
+        )
 
     # ------------------------------------------------------------------------------------------- before the engine
 

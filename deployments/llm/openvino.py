@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +22,6 @@ from cluster.worker.family import Prospect, Setup, Stop
 from cluster.worker.loading import give_memory_back
 from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.engine_thread import EngineThread
-from deployments.llm.facts import LanguageFacts
 from deployments.llm.grammars import MOST_KNOWN, Compile, Grammars, TinyPipeline, engine_words, with_gaps_that_end
 from deployments.llm.json_grammars import json_grammar
 from deployments.llm.language import CallReadingOptions, Hear, LanguageFamily, Order, TokenSampling, refuse_echo
@@ -98,18 +98,7 @@ class OpenvinoLanguage(LanguageFamily):
         # What it takes grows with the tokens that it keeps, and with the shapes and the grammars that it meets: nothing
         # of that is there when it is loaded, so nothing that is measured then counts for more than the plan.
         self.largest = None
-        return LanguageFacts(
-            engine="openvino",
-            dtype="int8",
-            max_tokens=self._context,
-            context_length=self._context,
-            slots=options.slots,
-            kept_tokens=kept,
-            takes_tools=vocabulary.template is not None and vocabulary.template.takes_tools,
-            reasons=vocabulary.template is not None and vocabulary.template.reasons,
-            loss=made["loss"],
-            reference_loss=made["reference_loss"],
-        )
+        return replace(self.facts_of("openvino", "int8"), loss=made["loss"], reference_loss=made["reference_loss"])
 
     def unload(self) -> None:
         self._running.close()

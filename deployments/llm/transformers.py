@@ -18,7 +18,6 @@ from cluster.worker.family import Prospect, Setup
 from deployments.bits import config_for, taking_any_width
 from deployments.device import dtype_for, dtype_name, refuse_foreign_code, torch_for
 from deployments.llm.checkpoint import folder_of, plan_of_folder
-from deployments.llm.facts import LanguageFacts
 from deployments.llm.forming import FormingEngine
 from deployments.llm.language import CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import kept_of, smaller
@@ -116,16 +115,7 @@ class TransformersLanguage(LanguageFamily):
         width = model.config.get_text_config().vocab_size
         self._forming = FormingEngine(self._engine, TokenForms(setup.folder, vocabulary.ends, width))
         self.begins(vocabulary, self._forming, context, kept, options, options.tool_parser)
-        return LanguageFacts(
-            engine="transformers",
-            dtype=options.packing.number_format or dtype,
-            max_tokens=self._context,
-            context_length=self._context,
-            slots=options.slots,
-            kept_tokens=kept,
-            takes_tools=vocabulary.template is not None and vocabulary.template.takes_tools,
-            reasons=vocabulary.template is not None and vocabulary.template.reasons,
-        )
+        return self.facts_of("transformers", options.packing.number_format or dtype)
 
     def unload(self) -> None:
         self._forming.close()

@@ -29,7 +29,6 @@ from deployments import allowed
 from deployments.adapters import adapters_in
 from deployments.device import dtype_name, refuse_foreign_code
 from deployments.llm.checkpoint import safetensors_of, text_config
-from deployments.llm.facts import LanguageFacts
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import STEP_WIDTH, kept_of, smaller
 from deployments.llm.requests import Query
@@ -129,16 +128,7 @@ class VllmLanguage(LanguageFamily):
             SILENT_SHARE * setup.settings.load_stall_s,
         )
         self.begins(vocabulary, self._running, context, kept, options, options.tool_parser)
-        return LanguageFacts(
-            engine="vllm",
-            dtype=options.quantize or dtype,
-            max_tokens=self._context,
-            context_length=self._context,
-            slots=options.slots,
-            kept_tokens=kept,
-            takes_tools=vocabulary.template is not None and vocabulary.template.takes_tools,
-            reasons=vocabulary.template is not None and vocabulary.template.reasons,
-        )
+        return self.facts_of("vllm", options.quantize or dtype)
 
     def unload(self) -> None:
         self._running.close()
