@@ -114,6 +114,19 @@ class ClusterCalls(LaunchCalls):
         return ask("GET", "/v1/events", {"limit": limit, "before": before, "uid": uid, "level": level})
 
     @call
+    def history(
+        self,
+        uid: str | None = None,
+        series: Iterable[str] = (),
+        since: float | None = None,
+        step_s: Literal[1, 15] | None = None,
+    ) -> Steps[JsonObject]:
+        """What a model, or all together, did every second of the last 10 minutes, or every 15 s of the last day:
+        requests, errors and tokens a second, p50 and p99 in seconds, waiting, batch, memory in bytes."""
+        fields = {"model": uid, "series": ",".join(series) or None, "since": since, "step_s": step_s}
+        return ask("GET", "/v1/history", fields)
+
+    @call
     def logs(self, uid: str, lines: int = 200) -> Steps[list[str]]:
         """The last lines of what the model's workers logged."""
         answer = yield Request("GET", f"/v1/models/{path_part(uid)}/logs", {"lines": lines})

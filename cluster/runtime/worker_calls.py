@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from cluster.calls import Call, OpenCall, View
+from cluster.figures import Figures
 from cluster.worker.outcomes import Outcome
 from cluster.worker.talking import Send
 
@@ -46,6 +47,9 @@ class WorkerCalls(Protocol):
 
     async def metrics(self) -> bytes:
         """What the worker counts, as a page."""
+
+    async def figures(self) -> Figures:
+        """What the worker has counted, and what it does now."""
 
     async def overdue(self) -> Sequence[str]:
         """The ids of calls that are computed for much longer than is usual. Answered at once, as long as the worker's

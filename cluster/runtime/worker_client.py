@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from cluster import errors
 from cluster.calls import Answer, Call, OpenCall, View
+from cluster.figures import Figures
 from cluster.routes import WorkerAddress
 from cluster.runtime import local_rpc
 from cluster.runtime.actor_calls import answer_of, unwrap
@@ -118,6 +119,13 @@ class WorkerClient:
         except (errors.BadRequest, AttributeError) as error:
             raise errors.Unavailable("It is of an earlier version, which writes no page.") from error
 
+    async def figures(self, timeout_s: float) -> Figures | None:
+        """None where it does not say."""
+        try:
+            return await self._call(timeout_s, WorkerCalls.figures)
+        except (errors.ClusterError, AttributeError):
+            return None  # of an earlier version, or busy, or gone
+
     async def _call(
         self,
         timeout_s: float,
@@ -132,7 +140,7 @@ class WorkerClient:
             return near
         call = getattr(self._actor, name)
         # Calls of inference may fill their group of threads; these must not wait behind them.
-        if name in (WorkerCalls.cancel.__name__, WorkerCalls.metrics.__name__):
+        if name in (WorkerCalls.cancel.__name__, WorkerCalls.metrics.__name__, WorkerCalls.figures.__name__):
             call = call.options(concurrency_group="control")
         far: T = await answer_of(call.remote(*args), timeout_s)
         return far

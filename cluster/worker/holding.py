@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 
 from cluster.facts import ModelFacts, SentFacts
+from cluster.figures import Doing, Figures
 from cluster.launch import Wanted
+from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import LoadProgress
 from cluster.worker.exhaustion import Stage
@@ -89,6 +91,14 @@ class ModelHolder:
             "load_seconds": seconds,
             "loads": self.loads,
         }
+
+    def measured(self) -> Samples:
+        if self.work is not None:
+            self.work.measure()
+        return self._metrics.collect()
+
+    def figures(self, memory_bytes: int) -> Figures:
+        return self._metrics.figures(Doing() if self.work is None else self.work.doing(), memory_bytes)
 
     def _load(self, folder: Path, work: Work, threads: int) -> tuple[ModelFacts, bool]:
         """What the model says about itself, and whether it was warmed up at the largest size."""

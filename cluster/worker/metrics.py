@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cluster import errors
+from cluster.figures import Doing, Figures
 from cluster.metrics import SECONDS, SIZES, Samples
+from cluster.tally import Counting
 from cluster.worker.batching import Batcher
 
 TOKENS = (16, 64, 256, 1024, 4096, 16384, 65536)
@@ -44,6 +47,9 @@ class WorkerMetrics:
         self._load = gauge("cluster_load_seconds", "Time from start to READY.")
         self._memory = gauge("cluster_worker_memory_bytes", "Memory of the worker when it was READY.")
         self._labels = values
+        #: The same for those who draw it: answers that took how long can be added up.
+        self._ended = Counting()
+        self._token_count = self._batches = self._batch_inputs = 0
 
     def queue(self, batcher: Batcher) -> None:
         self._queue_items.set(batcher.waiting)
@@ -59,14 +65,24 @@ class WorkerMetrics:
         self._batch_items.observe(items)
         self._batch_tokens.observe(tokens)
         self._batch_seconds.observe(seconds)
+        self._batches += 1
+        self._batch_inputs += items
 
     def answered(self, waited: float, seconds: float, tokens: int) -> None:
         self._wait.observe(waited)
         self._seconds.observe(seconds)
         self._tokens.inc(tokens)
+        self._ended.answered(seconds)
+        self._token_count += tokens
 
-    def failed(self, code: str) -> None:
-        self._errors.labels(*self._labels, code).inc()
+    def failed(self, error: errors.ClusterError) -> None:
+        self._errors.labels(*self._labels, error.code()).inc()
+        # What its caller is to blame for, or has given up, is no error of the model.
+        if error.status >= 500 or isinstance(error, errors.Overloaded):
+            self._ended.failed()
+
+    def figures(self, doing: Doing, memory_bytes: int) -> Figures:
+        return Figures(self._ended.so_far, self._token_count, self._batches, self._batch_inputs, doing, memory_bytes)
 
     def loaded(self, seconds: float, memory_bytes: int) -> None:
         self._load.set(seconds)

@@ -98,6 +98,8 @@ class SteppedQueue:
         self._parallel = parallel
         self.speed = speed
         self.running = 0
+        #: No answer of it comes in pieces.
+        self.pieces = 0
         self._open: OpenRequests[SteppedRequest] = OpenRequests(self._stop, self._answered)
         self._ended: OrderedDict[str, View] = OrderedDict()
         self._turn = 0

@@ -57,6 +57,8 @@ class TalkQueue:
         #: Values in the engine, and their cost.
         self.running = 0
         self.held = 0.0
+        #: Those that were told of answers, ever.
+        self.pieces = 0
         #: Recently finished cost, and the seconds in which it was finished.
         self._done = (0.0, 0.0)
         self._finished_at = 0.0
@@ -165,7 +167,9 @@ class TalkQueue:
             request, index, piece = self._news.popleft()
             if isinstance(piece, Finished):
                 self._finished(request, index, piece.outcome)
-            elif request.send is not None and not request.done.done():
+                continue
+            self.pieces += 1
+            if request.send is not None and not request.done.done():
                 request.send(piece)
         self._start()
 

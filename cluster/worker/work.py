@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 from cluster import errors
 from cluster.calls import Call, OpenCall, View
+from cluster.figures import Doing
 from cluster.settings import Settings
 from cluster.worker.admission import QueueLimits
 from cluster.worker.batching import Batcher
@@ -88,6 +89,9 @@ class Work(Protocol):
 
     def backlog(self) -> Backlog:
         """What there is to do."""
+
+    def doing(self) -> Doing:
+        """The same as it is drawn: how much waits and is computed, and what the queue has counted."""
 
     def measure(self) -> None:
         """Brings the metrics up to date."""
@@ -183,6 +187,14 @@ class BatchedWork:
         speed = batcher.speed or self._first_speed
         return Backlog(batcher.waiting_tokens, batcher.running_batches.tokens, speed)
 
+    def doing(self) -> Doing:
+        batcher = self._batcher
+        if batcher is None:
+            return Doing()
+        cache = batcher.cache
+        hits, misses = (0, 0) if cache is None else (cache.hits, cache.misses)
+        return Doing(batcher.waiting, int(batcher.busy), 0, batcher.shared, hits, misses)
+
     def measure(self) -> None:
         if self._batcher is not None:
             self._metrics.queue(self._batcher)
@@ -274,6 +286,10 @@ class UnbatchedWork(Generic[Queue]):
 
     def backlog(self) -> Backlog:
         return Backlog() if self._queue is None else self._queue.backlog
+
+    def doing(self) -> Doing:
+        queue = self._queue
+        return Doing() if queue is None else Doing(queue.waiting, queue.running, queue.pieces)
 
     def measure(self) -> None:
         """There are no metrics of these queues."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.calls import Answer, Call, OpenCall, View
+from cluster.figures import Figures
 from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
@@ -148,9 +149,10 @@ class Worker:
         return list(self._lines)[-lines:]
 
     async def metrics(self) -> bytes:
-        if self._model.work is not None:
-            self._model.work.measure()
-        return page(self._metrics.collect())
+        return page(self._model.measured())
+
+    async def figures(self) -> Figures:
+        return self._model.figures(self._board.value.memory.own_bytes)
 
     # ------------------------------------------------------------------------------------ inference
 
@@ -303,7 +305,7 @@ class Worker:
             if self._model.work is None or self._failed_at <= self._model.work.computed_at:
                 self._failed_with = self._reservation.calls
             self._failed_at = time.perf_counter()
-        self._metrics.failed(error.code())
+        self._metrics.failed(error)
         self._meter.see_failure(error)
         return error
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster import errors
 from cluster.metrics import gauge_page, joined, page, without_models
 from cluster.worker.batching import Batcher
 from cluster.worker.cache import AnswerCache
@@ -38,7 +39,7 @@ def a_worker(replica: str = "r0") -> WorkerMetrics:
     worker.queue(a_queue())
     worker.batch(2, 20, 0.1)
     worker.answered(0.01, 0.2, 20)
-    worker.failed("deadline_exceeded")
+    worker.failed(errors.DeadlineExceeded("It took too long."))
     worker.loaded(1.5, 1000)
     return worker
 

@@ -27,6 +27,7 @@ from deployments.ingress.control import (
     replicas,
     requests,
     routes,
+    series,
     session,
     stored,
     stream,
@@ -35,6 +36,7 @@ from deployments.ingress.control import (
 from deployments.ingress.control.fleet_news import FleetNews
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
+from deployments.ingress.model_history import ModelHistory
 
 
 def keyless_routers(dispatcher: Dispatcher, supervisor: SupervisorClient, settings: Settings) -> Iterator[APIRouter]:
@@ -59,6 +61,7 @@ def routers(
         return dispatcher.keys
 
     table = dispatcher.table
+    past = ModelHistory(dispatcher, metrics.ingress)
     if settings.metrics:
         yield "list", measures.watching(dispatcher, supervisor, metrics)
     # Names of models may have slashes, so `/v1/models/{uid}` matches every longer path as well, and comes later.
@@ -72,6 +75,7 @@ def routers(
     yield "list", stored.watching(supervisor, settings)
     yield "list", replicas.watching(supervisor, table)
     yield "list", history.watching(supervisor, table)
+    yield "list", series.watching(past, table)
     yield "list", registrations.watching(supervisor, settings)
     yield "list", options.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)

@@ -248,6 +248,12 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         [{"id": 6}],
         [{"id": 6}],
     ),
+    "history": (
+        lambda c: c.history("m", ["p50", "p99"], since=7, step_s=15),
+        ("GET", "/v1/history", {"model": "m", "series": "p50,p99", "since": "7", "step_s": "15"}, None),
+        {"begin": 15},
+        {"begin": 15},
+    ),
     "info": (lambda c: c.cluster_info(), ("GET", "/v1/cluster/info", {"detailed": "false"}, None), [{}], [{}]),
     "version": (lambda c: c.version(), ("GET", "/v1/cluster/version", {}, None), {"version": "1.2"}, "1.2"),
     "auth": (lambda c: c.asks_for_keys(), ("GET", "/v1/cluster/auth", {}, None), {"auth": True}, True),

@@ -55,6 +55,28 @@ def test_a_worker_says_how_much_it_has_in_hand(tmp_path: Path) -> None:
     play(scene())
 
 
+def test_a_worker_says_what_it_has_counted_and_does(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker = make_worker(tmp_path)
+        assert (await worker.figures()).ended.requests == 0
+        await loaded(worker)
+        await worker.infer([call("a", "b"), call("c")])
+        counted = await worker.figures()
+        assert (counted.ended.requests, counted.ended.faults, counted.ended.timed, counted.tokens) == (2, 0, 2, 3)
+        assert counted.batches >= 1 and counted.batch_items == 3 and counted.doing.running == 0
+        first = await busy(worker)
+        waiting = asyncio.create_task(worker.infer([call("d")]))
+        await asyncio.sleep(0)
+        doing = (await worker.figures()).doing
+        assert (doing.waiting, doing.running) == (1, 1)
+        Held.gate.set()
+        await first
+        await waiting
+        assert (await worker.figures()).doing.running == 0
+
+    play(scene())
+
+
 @pytest.mark.parametrize("started", [False, True])
 def test_before_it_is_ready_a_worker_refuses(tmp_path: Path, started: bool) -> None:
     async def scene() -> None:

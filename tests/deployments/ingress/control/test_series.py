@@ -1,0 +1,156 @@
+"""The numbers of charts over HTTP, with workers that are played."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from cluster.figures import Doing, Figures
+from cluster.keys import new_key
+from cluster.tally import Counting
+from deployments.ingress import model_history
+from deployments.ingress.rings import FINE_STEPS, SERIES
+from tests.attacks.standing_in import Method, StandIn, asked, run, settings
+
+HISTORY = "/v1/history"
+
+
+class Counter:
+    """Stands in for a worker that only counts."""
+
+    def __init__(self) -> None:
+        self.figures = Method(self._figures)
+        self.counting = Counting()
+        self.tokens = 0
+        self.is_asked = 0
+
+    async def _figures(self) -> Figures:
+        self.is_asked += 1
+        return Figures(self.counting.so_far, self.tokens, doing=Doing(waiting=4), memory_bytes=1000)
+
+    def work(self, requests: int) -> None:
+        for _ in range(requests):
+            self.counting.answered(0.1)
+        self.tokens += 10 * requests
+
+
+class Mute:
+    """Stands in for a worker of an earlier version, which does not say what it counts."""
+
+
+async def told(client: httpx.AsyncClient, path: str, **headers: str) -> dict[str, Any]:
+    answer = await client.get(path, headers=headers)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def until_told(client: httpx.AsyncClient, path: str, requests: int) -> dict[str, Any]:
+    async with asyncio.timeout(10):
+        while True:
+            body = await told(client, path)
+            if sum(number or 0 for number in body["series"]["requests"]) == requests:
+                return body
+            await asyncio.sleep(0.05)
+
+
+def test_what_workers_count_is_told_by_model_and_for_all_together(tmp_path: Path) -> None:
+    ann, ben = Counter(), Counter()
+
+    async def scene() -> None:
+        async with asked(settings(tmp_path), StandIn({"a/ann": ann, "ben": ben, "old": Mute()})) as client:
+            async with asyncio.timeout(10):
+                while not (ann.is_asked and ben.is_asked):
+                    await asyncio.sleep(0.02)
+            ann.work(3)
+            ben.work(2)
+            of_ann = await until_told(client, f"{HISTORY}?model=a/ann", 3)
+            assert (of_ann["model"], of_ann["step_s"], list(of_ann["series"])) == ("a/ann", 1, list(SERIES))
+            assert abs(of_ann["begin"] + len(of_ann["series"]["memory"]) - time.time()) < 10
+            place = of_ann["series"]["requests"].index(3.0)
+            assert of_ann["series"]["tokens"][place] == 30.0 and of_ann["series"]["waiting"][place] == 4.0
+            assert 0.08 < of_ann["series"]["p50"][place] < 0.12 and of_ann["series"]["memory"][place] == 1000.0
+            of_all = await until_told(client, f"{HISTORY}?series=requests,p99", 5)
+            assert (of_all["model"], list(of_all["series"])) == (None, ["requests", "p99"])
+            assert of_all["ingress"] and of_all["since"] <= of_ann["begin"]
+            later = await told(client, f"{HISTORY}?model=ben&since={time.time() + 100}")
+            assert later["series"]["requests"] == []
+            assert (await told(client, f"{HISTORY}?since={time.time() - FINE_STEPS - 60}"))["step_s"] == 15
+            assert (await told(client, f"{HISTORY}?step_s=15"))["step_s"] == 15
+            assert (await told(client, f"{HISTORY}?model=old"))["series"]["requests"] == []
+            for query, sentence in (
+                ("series=x", "There is no series 'x'"),
+                ("step_s=7", "step_s"),
+                ("since=x", "since"),
+            ):
+                answer = await client.get(f"{HISTORY}?{query}")
+                assert answer.status_code in (400, 422) and sentence in answer.text
+            assert (await client.get(f"{HISTORY}?model=nowhere")).status_code == 400
+
+    run(scene())
+
+
+def test_a_key_is_told_only_of_its_models_also_of_all_together(tmp_path: Path) -> None:
+    (limited, text), (other, _) = new_key("ann", ["list"], ["ann"]), new_key("root", ["admin"])
+    ann, ben = Counter(), Counter()
+
+    async def scene() -> None:
+        place = settings(tmp_path, auth="on")
+        async with asked(place, StandIn({"ann": ann, "ben": ben}, [limited, other])) as client:
+            client.headers["authorization"] = f"Bearer {text}"
+            async with asyncio.timeout(10):
+                while not (ann.is_asked and ben.is_asked):
+                    await asyncio.sleep(0.02)
+            ann.work(3)
+            ben.work(100)
+            body = await until_told(client, HISTORY, 3)
+            assert set(body["series"]["p50"]) == {None}
+            assert (await client.get(f"{HISTORY}?model=ben")).status_code == 403
+
+    run(scene())
+
+
+def test_a_model_that_is_gone_is_forgotten(tmp_path: Path) -> None:
+    supervisor = StandIn({"m": Counter(), "n": Counter()})
+
+    async def scene() -> None:
+        async with asked(settings(tmp_path), supervisor) as client:
+            async with asyncio.timeout(10):
+                while not (await told(client, f"{HISTORY}?model=m"))["series"]["memory"]:
+                    await asyncio.sleep(0.05)
+                del supervisor.workers["m"]
+                supervisor.version += 1
+                while (await client.get(f"{HISTORY}?model=m")).status_code == 200:
+                    await asyncio.sleep(0.05)
+                seconds = len((await told(client, f"{HISTORY}?model=n"))["series"]["memory"])
+                while len((await told(client, f"{HISTORY}?model=n"))["series"]["memory"]) < seconds + 2:
+                    await asyncio.sleep(0.05)
+                supervisor.workers["m"] = Mute()
+                supervisor.version += 1
+                while (answer := await client.get(f"{HISTORY}?model=m")).status_code != 200:
+                    await asyncio.sleep(0.05)
+            assert answer.json()["series"]["memory"] == []
+
+    run(scene())
+
+
+def test_only_so_many_models_are_kept_and_those_that_work_go_first(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(model_history, "MOST_MODELS", 2)
+    workers = {name: Counter() for name in ("a", "b", "c")}
+
+    async def scene() -> None:
+        async with asked(settings(tmp_path), StandIn(workers)) as client:
+            async with asyncio.timeout(10):
+                while not all(worker.is_asked for worker in workers.values()):
+                    await asyncio.sleep(0.02)
+            assert [len((await told(client, f"{HISTORY}?model={name}"))["series"]["p50"]) > 0 for name in "ab"]
+            workers["c"].work(1)
+            await until_told(client, f"{HISTORY}?model=c", 1)
+            kept = [bool((await told(client, f"{HISTORY}?model={name}"))["series"]["p50"]) for name in "abc"]
+            assert kept.count(True) == 2
+
+    run(scene())
