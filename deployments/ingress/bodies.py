@@ -47,13 +47,36 @@ class Json(Response):
     media_type = "application/json"
 
     def render(self, content: object) -> bytes:
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS, default=_plain)
+        return as_json(content)
+
+
+def as_json(content: object) -> bytes:
+    """Names of files may hold bytes that are no letters, which Python keeps as halves of some, and sentences of
+    libraries repeat the names. They are sent as they would be written in Python."""
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    try:
+        return orjson.dumps(content, option=options, default=_plain)
+    except orjson.JSONEncodeError as error:
+        if "surrogates" not in str(error):
+            raise
+        return orjson.dumps(_legible(content), option=options, default=lambda value: _legible(_plain(value)))
 
 
 def _plain(value: object) -> JsonObject:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
+
+
+def _legible(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode(errors="backslashreplace").decode()
+        case dict():
+            return {_legible(key): _legible(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [_legible(inner) for inner in value]
+    return value
 
 
 def checked(schema: type[S], data: object, invalid: type[errors.BadRequest] = errors.InvalidBody) -> S:

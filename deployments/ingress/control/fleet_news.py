@@ -21,6 +21,7 @@ from cluster.keys import Key, sees
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import StatusNews
+from deployments.ingress.bodies import as_json
 from deployments.ingress.control.live_shapes import live_model, live_node, routed_model
 from deployments.ingress.version import VERSION
 
@@ -181,7 +182,7 @@ class FleetNews:
             # On a thread: thousands of models take longer than any request should wait.
             rows = await asyncio.to_thread(_decoded, news.rows) if len(news.rows) > 50 else _decoded(news.rows)
             version = news.version
-            self._take(news, rows, orjson.dumps([live_node(*usage) for usage in nodes]))
+            self._take(news, rows, as_json([live_node(*usage) for usage in nodes]))
             await asyncio.sleep(PAUSE_S)
 
     def _take(self, news: StatusNews, rows: dict[str, bytes], nodes: bytes) -> None:
@@ -218,7 +219,7 @@ class FleetNews:
             return
         version = self._version + 1
         if not self._has_heard:
-            self._rows = {uid: Row(version, orjson.dumps(routed_model(model))) for uid, model in self._models().items()}
+            self._rows = {uid: Row(version, as_json(routed_model(model))) for uid, model in self._models().items()}
         self._has_control, self._has_heard = False, True
         self._post(version)
 
@@ -231,4 +232,4 @@ class FleetNews:
 def _decoded(rows: Iterable[bytes]) -> dict[str, bytes]:
     """By uid, as they are sent on."""
     statuses = map(pickle.loads, rows)
-    return {status.uid: orjson.dumps(live_model(status)) for status in statuses}
+    return {status.uid: as_json(live_model(status)) for status in statuses}

@@ -1,5 +1,6 @@
 /** Where the page is: the part of the address behind `#`, which no server has to know of. */
 import { signal } from "@preact/signals";
+import { encoded } from "../server/call";
 
 export type Place = { readonly screen: string; readonly rest: readonly string[] };
 
@@ -17,7 +18,7 @@ function decoded(part: string): string {
   }
 }
 
-export const hrefOf = (...parts: readonly string[]): string => `#/${parts.map(encodeURIComponent).join("/")}`;
+export const hrefOf = (...parts: readonly string[]): string => `#/${parts.map(encoded).join("/")}`;
 
 export const place = signal<Place>({ screen: "models", rest: [] });
 

@@ -1,5 +1,6 @@
 /** What lies on the disks of the nodes, the same weights of several nodes in one row. Pure. */
 import type { CachedRow } from "../server/shapes";
+import { encoded } from "../server/call";
 
 export type Stored = {
   readonly id: string;
@@ -45,4 +46,4 @@ export const totalOf = (rows: readonly CachedRow[]): number => rows.reduce((sum,
 
 /** By its version, since a name may stand for several; what has none goes by its name. */
 export const deletionOf = ({ version, name }: Stored): string =>
-  `/v1/cache/models?model_version=${encodeURIComponent(version || name)}`;
+  `/v1/cache/models?model_version=${encoded(version || name)}`;

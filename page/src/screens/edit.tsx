@@ -7,7 +7,7 @@ import { type Texts } from "../kit/fields";
 import { textOf } from "../kit/form";
 import { go } from "../kit/route";
 import { ErrorNote, Note, Waiting } from "../kit/parts";
-import { inPath, isAbort, post } from "../server/call";
+import { encoded, inPath, isAbort, post } from "../server/call";
 import type { ChangeRow, Changes, LaunchOptions, LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { AllFields, launchFields } from "./launch_form";
@@ -22,7 +22,7 @@ const apply = (declaration: Declaration, dry_run: boolean, signal?: AbortSignal)
 
 export function Edit({ model }: { model: LiveModel }): JSX.Element {
   const declared = useAnswer<{ models: readonly Declaration[] }>("/v1/models/export", model.generation);
-  const options = useAnswer<LaunchOptions>(`/v1/options/${encodeURIComponent(model.type)}/${inPath(model.name)}`);
+  const options = useAnswer<LaunchOptions>(`/v1/options/${encoded(model.type)}/${inPath(model.name)}`);
   const mine = declared.value?.models.find((each) => (each.model_uid ?? each.model_name) === model.uid);
   if (mine !== undefined && options.value !== null) {
     return <Form key={model.generation} model={model} declaration={{ ...mine, model_uid: model.uid }} options={options.value} />;

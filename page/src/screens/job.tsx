@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { duration, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, ErrorNote, State, type Kind } from "../kit/parts";
-import { get, send } from "../server/call";
+import { encoded, get, send } from "../server/call";
 import type { JobRow, RequestRow } from "../server/shapes";
 import { words } from "../words";
 import { Preview } from "./preview";
@@ -20,8 +20,8 @@ export function Job({ job, request, onChange }: JobProperties): JSX.Element {
   const say = words().requests;
   const [error, setError] = useState<unknown>(null);
   const [result, setResult] = useState<Result | null>(null);
-  const end = (): void => void send("DELETE", `${JOBS}/${encodeURIComponent(job.id)}`).then(onChange, setError);
-  const show = (): void => void get<Result>(`${JOBS}/${encodeURIComponent(job.id)}/result`).then(setResult, setError);
+  const end = (): void => void send("DELETE", `${JOBS}/${encoded(job.id)}`).then(onChange, setError);
+  const show = (): void => void get<Result>(`${JOBS}/${encoded(job.id)}/result`).then(setResult, setError);
   return (
     <section class="panel stack tight" aria-label={job.id}>
       <div class="row spread">

@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { useAnswer } from "../kit/answer";
 import { day } from "../kit/format";
 import { Code, Confirm, ErrorNote, Note, Waiting, type Question } from "../kit/parts";
-import { post, Refused, send } from "../server/call";
+import { encoded, post, Refused, send } from "../server/call";
 import { models } from "../server/live";
 import type { CreatedKey, KeyRow } from "../server/shapes";
 import { words } from "../words";
@@ -54,7 +54,7 @@ function Table({ rows, again }: { rows: readonly KeyRow[]; again: () => void }):
     text: say.revokeText,
     act: say.revoke,
     run: async () => {
-      await send("DELETE", `/v1/keys/${encodeURIComponent(row.id)}`);
+      await send("DELETE", `/v1/keys/${encoded(row.id)}`);
       again();
     },
   });

@@ -6,7 +6,7 @@ import { bodyOf, fieldsOf, textOf, type Field, type Schema } from "../kit/form";
 import { Fields, type Texts } from "../kit/fields";
 import { go, hrefOf } from "../kit/route";
 import { ErrorNote, Waiting } from "../kit/parts";
-import { messageOf, post } from "../server/call";
+import { encoded, inPath, messageOf, post } from "../server/call";
 import type { CatalogueRow, LaunchOptions } from "../server/shapes";
 import { words } from "../words";
 import { PlanPane } from "./plan";
@@ -17,7 +17,7 @@ const FIXED = ["model_name", "model_type", "options"];
 const FIRST = ["model_uid", "replica", "model_engine", "quantization", "n_gpu", "worker_ip", "node_labels"];
 
 export function LaunchForm({ type, name }: { type: string; name: string }): JSX.Element {
-  const path = `/v1/options/${encodeURIComponent(type)}/${name.split("/").map(encodeURIComponent).join("/")}`;
+  const path = `/v1/options/${encoded(type)}/${inPath(name)}`;
   const { value, error } = useAnswer<LaunchOptions>(path);
   return (
     <div class="stack">

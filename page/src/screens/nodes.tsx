@@ -5,7 +5,7 @@ import { bytes } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, ErrorNote, Note, State, Waiting } from "../kit/parts";
 import { kindOf } from "../kit/states";
-import { send } from "../server/call";
+import { encoded, send } from "../server/call";
 import { fleet, hasLoaded, models } from "../server/live";
 import type { LiveNode } from "../server/shapes";
 import { words } from "../words";
@@ -111,7 +111,7 @@ function Marks({ node }: { node: LiveNode }): JSX.Element {
   const [error, setError] = useState<unknown>(null);
   const mark = (wanted: string): void => {
     setError(null);
-    send("PUT", `/v1/cluster/nodes/${encodeURIComponent(node.id)}`, { body: { mark: wanted } }).catch(setError);
+    send("PUT", `/v1/cluster/nodes/${encoded(node.id)}`, { body: { mark: wanted } }).catch(setError);
   };
   return (
     <div class="stack tight">

@@ -123,8 +123,8 @@ function Parts({ plan }: { plan: Plan }): JSX.Element {
       <tbody>
         {all.map((row) => (
           <tr key={row.name}>
-            <th scope="row">{row.name}</th>
-            <td class="dim">{row.how}</td>
+            <th scope="row" class="name">{row.name}</th>
+            <td class="dim name">{row.how}</td>
             <td class="number">{bytes(row.size)}</td>
           </tr>
         ))}

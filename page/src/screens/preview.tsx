@@ -1,7 +1,7 @@
 /** What a picture that is being drawn looks like so far. */
 import type { JSX } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { send } from "../server/call";
+import { encoded, send } from "../server/call";
 import type { RequestRow } from "../server/shapes";
 import { words } from "../words";
 
@@ -11,7 +11,7 @@ export function Preview({ request: { id, previews } }: { request: RequestRow }):
   useEffect(() => {
     if (previews === 0) return;
     const leaving = new AbortController();
-    send("GET", `/v1/requests/${encodeURIComponent(id)}/preview`, { signal: leaving.signal }).then(
+    send("GET", `/v1/requests/${encoded(id)}/preview`, { signal: leaving.signal }).then(
       async (answer) => setAddress(URL.createObjectURL(await answer.blob())),
       () => undefined,
     );

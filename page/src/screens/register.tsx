@@ -5,7 +5,7 @@ import { useAnswer } from "../kit/answer";
 import { go, hrefOf } from "../kit/route";
 import { ErrorNote, Waiting } from "../kit/parts";
 import { draftOf, FIRST_DRAFT, spotOf, type Spot } from "../kit/registration";
-import { inPath, post, Refused } from "../server/call";
+import { encoded, inPath, post, Refused } from "../server/call";
 import type { CatalogueRow } from "../server/shapes";
 import { words } from "../words";
 
@@ -16,7 +16,7 @@ type Fields = Readonly<Record<string, unknown>>;
 export function Register({ catalogue, from }: { catalogue: Catalogue; from: readonly string[] }): JSX.Element {
   const say = words().registrations;
   const [type = "", ...name] = from;
-  const path = name.length > 0 ? `/v1/model_registrations/${encodeURIComponent(type)}/${inPath(name.join("/"))}` : null;
+  const path = name.length > 0 ? `/v1/model_registrations/${encoded(type)}/${inPath(name.join("/"))}` : null;
   const { value, error } = useAnswer<Fields>(path);
   const isWaiting = path !== null && value === null;
   return (
@@ -45,7 +45,7 @@ function Form({ catalogue, type, name, draft }: FormProperties): JSX.Element {
     event.preventDefault();
     setError(null);
     try {
-      await post<null>(`/v1/model_registrations/${encodeURIComponent(chosen)}`, { model: text });
+      await post<null>(`/v1/model_registrations/${encoded(chosen)}`, { model: text });
       go("registrations");
     } catch (caught) {
       setError(caught);

@@ -5,7 +5,7 @@ import { useAnswer } from "../kit/answer";
 import { bytes } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Confirm, ErrorNote, Waiting, type Question } from "../kit/parts";
-import { inPath, send } from "../server/call";
+import { encoded, inPath, send } from "../server/call";
 import { returns } from "../server/live";
 import type { CatalogueRow } from "../server/shapes";
 import { words } from "../words";
@@ -111,7 +111,7 @@ function forgetting(row: CatalogueRow, done: () => void): Question {
     text: say.forgetText,
     act: say.forget,
     run: async () => {
-      await send("DELETE", `/v1/model_registrations/${encodeURIComponent(row.type)}/${inPath(row.name)}`);
+      await send("DELETE", `/v1/model_registrations/${encoded(row.type)}/${inPath(row.name)}`);
       done();
     },
   };

@@ -69,10 +69,10 @@ function Row({ worker }: { worker: LiveWorker }): JSX.Element {
       <th scope="row">{worker.index}</th>
       <td>
         <State kind={kindOf(worker.state)}>{worker.state}</State>
-        {isLoading && <small> {percent(worker.progress)} {worker.stage}</small>}
+        {isLoading && <small class="name"> {percent(worker.progress)} {worker.stage}</small>}
         {worker.reason && <div class="dim name">{worker.reason}</div>}
       </td>
-      <td>
+      <td class="name">
         {worker.node}
         {worker.cards.length > 0 && ` · ${words().replicas.cards(worker.cards.join(", "))}`}
       </td>

@@ -65,5 +65,8 @@ export const get = <T>(path: string, signal?: AbortSignal): Promise<T> => ask<T>
 export const post = <T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> =>
   ask<T>("POST", path, { body, signal });
 
+/** A name within an address. Half of a letter, which JSON lets through, has no place in one. */
+export const encoded = (name: string): string => encodeURIComponent(name.toWellFormed());
+
 /** A name within a path: each part of one with slashes by itself. */
-export const inPath = (name: string): string => name.split("/").map(encodeURIComponent).join("/");
+export const inPath = (name: string): string => name.split("/").map(encoded).join("/");

@@ -237,6 +237,21 @@ def test_a_silent_cluster_still_beats() -> None:
     asyncio.run(scene())
 
 
+def test_a_byte_of_a_file_name_that_is_no_letter_takes_control_from_nobody() -> None:
+    """Sentences of libraries repeat such names."""
+
+    async def scene() -> None:
+        reader = Reader(
+            followed(Talking(make_status("a", "FAILED", reason="no such file: caf\udce9.bin"), make_status("b")))
+        )
+        async with reading(reader):
+            first = await reader.next()
+            assert first["has_control"]
+            assert [model["reason"] for model in first["models"]] == ["no such file: caf\\udce9.bin", ""]
+
+    asyncio.run(scene())
+
+
 def test_too_many_readers_are_refused_and_room_is_made_by_those_that_leave() -> None:
     async def scene() -> None:
         news = followed(Talking(make_status("a")), most_readers=2)
