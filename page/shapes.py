@@ -17,8 +17,10 @@ from deployments.ingress.control.live_shapes import LiveChange
 from deployments.ingress.control.options import CatalogueRow, LaunchOptions
 from deployments.ingress.control.plan import FitBody
 from deployments.ingress.control.requests import RequestRows
+from deployments.ingress.control.series import ModelSeries
 from deployments.ingress.control.session import WhoAmI
 from deployments.ingress.control.shapes import CachedRow, EventRow, PastEvent
+from deployments.ingress.control.topics import LivePaces
 from deployments.ingress.jobs import JobRow, RequestProgressBody
 
 PLACE = Path(__file__).parent / "src" / "server" / "shapes.ts"
@@ -38,6 +40,8 @@ ANSWERS = (
     JobRow,
     RequestRows,
     RequestProgressBody,
+    ModelSeries,
+    LivePaces,
 )
 PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 

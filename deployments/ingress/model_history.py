@@ -31,13 +31,17 @@ AT_ONCE = 32
 MOST_MODELS = 200
 #: How long after somebody has looked a model is asked every second.
 LOOKED_AT_S = 10.0
+#: How long after the end of a second it is asked about.
+AFTER_S = 0.05
 
 
-class Pace(NamedTuple):
-    """What a worker did lately, over so many seconds."""
+class WorkerPace(NamedTuple):
+    """What a worker did lately, over so many seconds that end with `until`, and what it has counted by then."""
 
     happened: Happened
     seconds: int
+    until: int
+    figures: Figures
 
 
 class ModelHistory:
@@ -49,10 +53,9 @@ class ModelHistory:
         self.since = int(now())
         self._rings: dict[str, Rings] = {}
         self._all = Rings()
-        self._figures: dict[str, tuple[int, Figures]] = {}
         self._looked_at: dict[str, float] = {}
         #: Of each worker, by its name.
-        self.paces: dict[str, Pace] = {}
+        self.paces: dict[str, WorkerPace] = {}
         self._tick = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="model history")
 
@@ -83,7 +86,8 @@ class ModelHistory:
 
     async def _follow(self) -> None:
         while True:
-            await asyncio.sleep(1.0 - self._now() % 1.0)
+            # Timers may come a moment early, and then it would be the second before.
+            await asyncio.sleep(1.0 + AFTER_S - self._now() % 1.0)
             try:
                 await self.look(int(self._now()))
             # Whatever a worker of another version says, the others are told of in the next second.
@@ -98,11 +102,15 @@ class ModelHistory:
         self._forget_gone(clients)
         chosen = [name for name in clients if self._is_due(name, until, len(clients))]
         for name, figures in zip(chosen, await _asked([clients[name] for name in chosen]), strict=True):
-            asked_at, before = self._figures.get(name, (until - 1, figures))
-            if figures is None or before is None or until <= asked_at:
+            last = self.paces.get(name)
+            if figures is None or (last is not None and until <= last.until):
                 continue
-            self.paces[name] = Pace(between(before, figures), until - asked_at)
-            self._figures[name] = until, figures
+            if last is None:
+                # What it has counted before is of another time.
+                self.paces[name] = WorkerPace(between(figures, figures), 1, until, figures)
+            else:
+                happened = between(last.figures, figures)
+                self.paces[name] = WorkerPace(happened, until - last.until, until, figures)
         self._put(chosen, until)
 
     def _put(self, chosen: Iterable[str], until: int) -> None:
@@ -120,9 +128,8 @@ class ModelHistory:
 
     def _lately(self, name: str, until: int) -> Happened:
         """What has not been told yet; of one that was not asked, or did not answer, only what is true for longer."""
-        told_at, _ = self._figures[name]
         happened = self.paces[name].happened
-        if told_at == until:
+        if self.paces[name].until == until:
             return happened
         return Happened(waiting=happened.waiting, running=happened.running, memory_bytes=happened.memory_bytes)
 
@@ -146,9 +153,8 @@ class ModelHistory:
         return self.paces[name].happened.is_busy or self._now() - looked_at < LOOKED_AT_S
 
     def _forget_gone(self, clients: Mapping[str, WorkerClient]) -> None:
-        for name in self._figures.keys() - clients.keys():
-            del self._figures[name]
-            self.paces.pop(name, None)
+        for name in self.paces.keys() - clients.keys():
+            del self.paces[name]
         models = self._dispatcher.table.models
         for uid in (self._rings.keys() | self._looked_at.keys()) - models.keys():
             self._rings.pop(uid, None)

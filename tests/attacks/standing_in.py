@@ -18,6 +18,7 @@ from fastapi.routing import APIRoute
 from cluster import errors
 from cluster.calls import Answer, Call, OpenCall
 from cluster.catalog.entry import Entry
+from cluster.figures import Doing, Figures
 from cluster.keys import Key, new_session
 from cluster.launch import Wanted
 from cluster.metrics import gauge_page
@@ -26,6 +27,7 @@ from cluster.runtime.supervisor_calls import SupervisorCalls
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.status import Claim, Event, EventQuery, ModelState, ModelStatus, Node, StatusNews
+from cluster.tally import Counting
 from cluster.worker.family import Progress
 from cluster.worker.stepping import SteppedQueue
 from deployments.ingress.app import build
@@ -202,6 +204,25 @@ class Method:
 
     def options(self, **_: Any) -> Method:
         return self
+
+
+class CountingWorker:
+    """Stands in for a worker that only counts."""
+
+    def __init__(self) -> None:
+        self.figures = Method(self._figures)
+        self.counting = Counting()
+        self.tokens = 0
+        self.is_asked = 0
+
+    async def _figures(self) -> Figures:
+        self.is_asked += 1
+        return Figures(self.counting.so_far, self.tokens, doing=Doing(waiting=4), memory_bytes=1000)
+
+    def work(self, requests: int) -> None:
+        for _ in range(requests):
+            self.counting.answered(0.1)
+        self.tokens += 10 * requests
 
 
 def settings(home: Any, **fields: Any) -> Settings:

@@ -34,6 +34,7 @@ from deployments.ingress.control import (
     versions,
 )
 from deployments.ingress.control.fleet_news import FleetNews
+from deployments.ingress.control.topics import Topics
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.model_history import ModelHistory
@@ -62,6 +63,7 @@ def routers(
 
     table = dispatcher.table
     past = ModelHistory(dispatcher, metrics.ingress)
+    fleet = FleetNews(supervisor, lambda: table.models)
     if settings.metrics:
         yield "list", measures.watching(dispatcher, supervisor, metrics)
     # Names of models may have slashes, so `/v1/models/{uid}` matches every longer path as well, and comes later.
@@ -79,7 +81,7 @@ def routers(
     yield "list", registrations.watching(supervisor, settings)
     yield "list", options.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
-    yield "list", stream.watching(FleetNews(supervisor, lambda: table.models), settings, current_keys)
+    yield "list", stream.watching(fleet, Topics(past, table), settings, current_keys)
     yield "list", routes.watching(dispatcher)
     yield "list", requests.watching(dispatcher, current_keys)
     yield "list", session.watching(supervisor, table, settings, current_keys)

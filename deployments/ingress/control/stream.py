@@ -13,6 +13,7 @@ from cluster.settings import Settings
 from deployments.ingress.auth import key_of
 from deployments.ingress.control.fleet_news import FleetNews
 from deployments.ingress.control.live_shapes import LiveChange
+from deployments.ingress.control.topics import Topics, merged
 from deployments.ingress.events import Events
 from deployments.ingress.openapi import EVENTS, described
 
@@ -20,7 +21,9 @@ from deployments.ingress.openapi import EVENTS, described
 BEAT_S = 2.0
 
 
-def watching(news: FleetNews, settings: Settings, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
+def watching(
+    news: FleetNews, named: Topics, settings: Settings, current_keys: Callable[[], Mapping[str, Key]]
+) -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
     def may_go_on(request: Request) -> bool:
@@ -34,19 +37,23 @@ def watching(news: FleetNews, settings: Settings, current_keys: Callable[[], Map
 
     @routes.get("/v1/changes")
     @described("All models and nodes, and then each change, as events", LiveChange, media_types=(EVENTS,))
-    async def changes(request: Request) -> Response:
-        """The first event has all there is; one with the id of the last that was read has what came after. An event
-        `beat` is a sign of life, and one `ended` says that the key is not valid any more."""
-        return await Events.of(_until_revoked(request, news, may_go_on))
+    async def changes(request: Request, topics: str = "", since: str = "") -> Response:
+        """The first event has all there is; one with the id of the last that was read, also as `since`, has what came
+        after. An event `beat` is a sign of life, and one `ended` says that the key is not valid any more. `topics`,
+        with commas between them: `figures:UID` tells each second what that model did, as `/v1/history` does, `figures`
+        all models together, and `workers` what each worker does, those that changed."""
+        key: Key | None = request.state.key
+        chosen = named.of(topics, key)
+        fleet = news.read(key, request.headers.get("last-event-id") or since, BEAT_S)
+        return await Events.of(_until_revoked(request, merged(fleet, *(topic() for topic in chosen)), may_go_on))
 
     return routes
 
 
 async def _until_revoked(
-    request: Request, news: FleetNews, may_go_on: Callable[[Request], bool]
+    request: Request, source: AsyncGenerator[bytes], may_go_on: Callable[[Request], bool]
 ) -> AsyncGenerator[bytes]:
-    key: Key | None = request.state.key
-    async with aclosing(news.read(key, request.headers.get("last-event-id", ""), BEAT_S)) as events:
+    async with aclosing(source) as events:
         async for event in events:
             if request.app.state.is_ending:
                 # Whoever reads it opens the next at another ingress.

@@ -32,6 +32,22 @@ export function duration(seconds: number): string {
     .join(" ");
 }
 
+/** A number of things a second, or at once: as exactly as it is small. */
+export function perSecond(count: number): string {
+  if (count >= 1e6) return `${(count / 1e6).toFixed(1)}M`;
+  if (count >= 1e4) return `${Math.round(count / 1000)}k`;
+  if (count >= 1000) return `${(count / 1000).toFixed(1)}k`;
+  return count >= 100 || Number.isInteger(count) ? String(Math.round(count)) : count.toFixed(count < 10 ? 1 : 0);
+}
+
+/** How long something took. */
+export function time(seconds: number): string {
+  if (seconds === 0) return "0";
+  if (seconds < 0.01) return `${(1000 * seconds).toFixed(1)} ms`;
+  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
+  return seconds < 10 ? `${seconds.toFixed(1)} s` : duration(seconds);
+}
+
 const two = (value: number): string => String(value).padStart(2, "0");
 
 /** Of an instant in milliseconds, by the clock of the browser. */

@@ -11,16 +11,18 @@ import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { Events, Logs } from "./history";
 import { Calls } from "./calls";
+import { ModelCharts } from "./charts";
 import { Edit } from "./edit";
 import { How, terminating } from "./models";
 import { Replicas } from "./replicas";
 import { Bounds, Scale } from "./scale";
 import { Try } from "../try/try";
 
-const TABS = ["try", "replicas", "logs", "events", "code", "edit"] as const;
+const TABS = ["try", "charts", "replicas", "logs", "events", "code", "edit"] as const;
 type Tab = (typeof TABS)[number];
 const PANES: Record<Tab, (properties: { model: LiveModel }) => JSX.Element> = {
   try: Try,
+  charts: ModelCharts,
   replicas: Replicas,
   logs: Logs,
   events: Events,

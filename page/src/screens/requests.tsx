@@ -6,10 +6,13 @@ import { duration, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, ErrorNote, State, Waiting } from "../kit/parts";
 import { inPath, send } from "../server/call";
+import { models } from "../server/live";
 import type { JobRow, RequestRow, RequestRows } from "../server/shapes";
 import { words } from "../words";
+import { Charts } from "./charts";
 import { isOver, Job, JOBS } from "./job";
 import { Preview } from "./preview";
+import { Queues } from "./queues";
 
 /** Progress is asked for while something is under way, and otherwise more seldom. */
 const BUSY_MS = 1000;
@@ -48,6 +51,10 @@ export function Requests(): JSX.Element {
       {rows.map((job) => (
         <Job key={job.id} job={job} request={requests.find((each) => each.id === job.id)} onChange={again} />
       ))}
+      <h2>{words().queues.title}</h2>
+      <p class="dim">{words().queues.help}</p>
+      <Queues />
+      <Charts uid={null} models={models.value} />
     </div>
   );
 }

@@ -31,6 +31,18 @@ const HIDDEN_MS = 2000;
 /** The cell that somebody chose, or that the gateway did. */
 let chosen = "";
 let source: EventSource | null = null;
+/** Of the last change that was read: a stream that is opened anew goes on from there. */
+let lastId = "";
+/** What screens want to be told besides models and nodes, and who takes it: by topic and by kind of event. */
+const wanted = new Map<string, number>();
+const takers = new Map<Taken, Set<(data: string) => void>>();
+let turning = 0;
+let openedTopics = "";
+/** Of the events that topics bring. */
+const KINDS = ["figures", "workers"] as const;
+type Taken = (typeof KINDS)[number];
+/** Screens change one after another, and want the same again. */
+const TURN_MS = 50;
 let hiding = 0;
 
 export function take(data: string): void {
@@ -72,6 +84,7 @@ function takeCells(data: string): void {
 }
 
 function forget(): void {
+  lastId = "";
   fleet.value = NOTHING;
   firstServer.value = "";
   heardAt.value = 0;
@@ -86,12 +99,49 @@ export function choose(name: string): void {
   unlock();
 }
 
+/** Tells `taker` the events of a kind that a topic brings, until what this returns is called. */
+export function want(topic: string, kind: Taken, taker: (data: string) => void): () => void {
+  wanted.set(topic, (wanted.get(topic) ?? 0) + 1);
+  const others = takers.get(kind) ?? new Set();
+  takers.set(kind, others.add(taker));
+  turn();
+  return () => {
+    others.delete(taker);
+    const left = (wanted.get(topic) ?? 1) - 1;
+    if (left > 0) wanted.set(topic, left);
+    else wanted.delete(topic);
+    turn();
+  };
+}
+
+function turn(): void {
+  clearTimeout(turning);
+  turning = window.setTimeout(() => {
+    if (source !== null && openedTopics !== topics()) open();
+  }, TURN_MS);
+}
+
+const topics = (): string => [...wanted.keys()].sort().join(",");
+
+function urlOfStream(): string {
+  const query = new URLSearchParams();
+  const parts = { cell: chosen, topics: topics(), since: lastId };
+  for (const [name, value] of Object.entries(parts)) if (value !== "") query.set(name, value);
+  return urlOf(`/v1/changes${query.size > 0 ? `?${query}` : ""}`);
+}
+
 export function open(): void {
   close();
-  const query = chosen === "" ? "" : `?cell=${encodeURIComponent(chosen)}`;
-  const opened = (source = new EventSource(urlOf(`/v1/changes${query}`)));
+  openedTopics = topics();
+  const opened = (source = new EventSource(urlOfStream()));
   const openedAt = Date.now();
-  opened.onmessage = (event: MessageEvent<string>) => take(event.data);
+  opened.onmessage = (event: MessageEvent<string>) => {
+    lastId = event.lastEventId;
+    take(event.data);
+  };
+  for (const kind of KINDS) {
+    opened.addEventListener(kind, (event: MessageEvent<string>) => takers.get(kind)?.forEach((taker) => taker(event.data)));
+  }
   opened.addEventListener("cells", (event: MessageEvent<string>) => takeCells(event.data));
   opened.addEventListener("beat", hear);
   opened.addEventListener("ended", lock);

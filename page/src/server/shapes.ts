@@ -147,6 +147,27 @@ export type LiveNode = {
   readonly room_reason: string;
 };
 
+export type LivePace = {
+  readonly model: string;
+  readonly index: number;
+  readonly generation: number;
+  readonly waiting: number;
+  readonly running: number;
+  readonly batch: number;
+  readonly requests: number;
+  readonly errors: number;
+  readonly tokens: number;
+  readonly shared: number;
+  readonly cache_hits: number;
+  readonly cache_misses: number;
+};
+
+export type LivePaces = {
+  readonly whole: boolean;
+  readonly workers: Readonly<Record<string, LivePace>>;
+  readonly gone: readonly (string)[];
+};
+
 export type LiveScale = {
   readonly min: number;
   readonly max: number;
@@ -172,6 +193,15 @@ export type LiveWorker = {
   readonly reason: string;
   readonly restarts: number;
   readonly created: number;
+};
+
+export type ModelSeries = {
+  readonly model: string | null;
+  readonly step_s: number;
+  readonly begin: number;
+  readonly series: Readonly<Record<string, readonly (number | null)[]>>;
+  readonly ingress: string;
+  readonly since: number;
 };
 
 export type PastEvent = {

@@ -1,5 +1,6 @@
 /** Every sentence of the page. Another language has the same ones, or it does not compile. */
 
+import { chartsEn } from "./en_charts";
 import { launchEn } from "./en_launch";
 import { modelEn } from "./en_model";
 import { tryEn } from "./en_try";
@@ -127,5 +128,6 @@ export const en = {
   },
   ...modelEn,
   ...launchEn,
+  ...chartsEn,
   try: tryEn,
 };

@@ -42,7 +42,7 @@ export const modelEn = {
     cancel: "Cancel the launch",
     cancelTitle: (uid: string): string => `Cancel the launch of ${uid}?`,
     cancelText: "It is not wanted any more then. What was downloaded stays on the disk.",
-    tabs: { try: "Try", replicas: "Replicas", logs: "Logs", events: "Events", code: "Code", edit: "Edit" },
+    tabs: { try: "Try", charts: "Charts", replicas: "Replicas", logs: "Logs", events: "Events", code: "Code", edit: "Edit" },
   },
   scale: {
     replicas: "Replicas",

@@ -1,4 +1,5 @@
 import type { Words } from "./index";
+import { chartsZh } from "./zh_charts";
 import { launchZh } from "./zh_launch";
 import { modelZh } from "./zh_model";
 import { tryZh } from "./zh_try";
@@ -124,5 +125,6 @@ export const zh: Words = {
   },
   ...modelZh,
   ...launchZh,
+  ...chartsZh,
   try: tryZh,
 };

@@ -41,7 +41,7 @@ export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "e
     cancel: "取消启动",
     cancelTitle: (uid) => `取消启动 ${uid}？`,
     cancelText: "不再需要该模型。已下载的内容保留在磁盘上。",
-    tabs: { try: "试用", replicas: "副本", logs: "日志", events: "事件", code: "代码", edit: "编辑" },
+    tabs: { try: "试用", charts: "图表", replicas: "副本", logs: "日志", events: "事件", code: "代码", edit: "编辑" },
   },
   scale: {
     replicas: "副本",

@@ -9,33 +9,12 @@ from typing import Any
 
 import httpx
 
-from cluster.figures import Doing, Figures
 from cluster.keys import new_key
-from cluster.tally import Counting
 from deployments.ingress import model_history
 from deployments.ingress.rings import FINE_STEPS, SERIES
-from tests.attacks.standing_in import Method, StandIn, asked, run, settings
+from tests.attacks.standing_in import CountingWorker, StandIn, asked, run, settings
 
 HISTORY = "/v1/history"
-
-
-class Counter:
-    """Stands in for a worker that only counts."""
-
-    def __init__(self) -> None:
-        self.figures = Method(self._figures)
-        self.counting = Counting()
-        self.tokens = 0
-        self.is_asked = 0
-
-    async def _figures(self) -> Figures:
-        self.is_asked += 1
-        return Figures(self.counting.so_far, self.tokens, doing=Doing(waiting=4), memory_bytes=1000)
-
-    def work(self, requests: int) -> None:
-        for _ in range(requests):
-            self.counting.answered(0.1)
-        self.tokens += 10 * requests
 
 
 class Mute:
@@ -59,7 +38,7 @@ async def until_told(client: httpx.AsyncClient, path: str, requests: int) -> dic
 
 
 def test_what_workers_count_is_told_by_model_and_for_all_together(tmp_path: Path) -> None:
-    ann, ben = Counter(), Counter()
+    ann, ben = CountingWorker(), CountingWorker()
 
     async def scene() -> None:
         async with asked(settings(tmp_path), StandIn({"a/ann": ann, "ben": ben, "old": Mute()})) as client:
@@ -96,7 +75,7 @@ def test_what_workers_count_is_told_by_model_and_for_all_together(tmp_path: Path
 
 def test_a_key_is_told_only_of_its_models_also_of_all_together(tmp_path: Path) -> None:
     (limited, text), (other, _) = new_key("ann", ["list"], ["ann"]), new_key("root", ["admin"])
-    ann, ben = Counter(), Counter()
+    ann, ben = CountingWorker(), CountingWorker()
 
     async def scene() -> None:
         place = settings(tmp_path, auth="on")
@@ -115,7 +94,7 @@ def test_a_key_is_told_only_of_its_models_also_of_all_together(tmp_path: Path) -
 
 
 def test_a_model_that_is_gone_is_forgotten(tmp_path: Path) -> None:
-    supervisor = StandIn({"m": Counter(), "n": Counter()})
+    supervisor = StandIn({"m": CountingWorker(), "n": CountingWorker()})
 
     async def scene() -> None:
         async with asked(settings(tmp_path), supervisor) as client:
@@ -140,7 +119,7 @@ def test_a_model_that_is_gone_is_forgotten(tmp_path: Path) -> None:
 
 def test_only_so_many_models_are_kept_and_those_that_work_go_first(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(model_history, "MOST_MODELS", 2)
-    workers = {name: Counter() for name in ("a", "b", "c")}
+    workers = {name: CountingWorker() for name in ("a", "b", "c")}
 
     async def scene() -> None:
         async with asked(settings(tmp_path), StandIn(workers)) as client:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from cluster.keys import new_key
-from tests.attacks.standing_in import StandIn, run, served, settings
+from tests.attacks.standing_in import CountingWorker, StandIn, run, served, settings
 from tests.live import free_port
 
 CHANGES = "/v1/changes"
@@ -43,5 +46,82 @@ def test_a_stream_ends_with_the_key_that_it_was_opened_with(tmp_path: Path) -> N
                 supervisor.keys = ()
                 supervisor.version += 1
                 assert [line async for line in lines if line.startswith("event:")][-1] == "event: ended"
+
+    run(scene())
+
+
+async def read_until(client: httpx.AsyncClient, url: str, kind: str, enough: Callable[[Any], bool]) -> list[str]:
+    """The kinds of the events until one of that kind is enough."""
+    kinds: list[str] = []
+    async with asyncio.timeout(10), client.stream("GET", url) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async for text in answer.aiter_lines():
+            if text.startswith("event: "):
+                kinds.append(text[7:])
+            elif text.startswith("data: ") and kinds[-1:] == [kind] and enough(json.loads(text[6:])):
+                return kinds
+            elif text.startswith("id: "):
+                kinds.append("change")
+    raise AssertionError(f"it ended after {kinds}")
+
+
+def test_a_reader_is_told_the_numbers_that_it_asks_for_as_they_come(tmp_path: Path) -> None:
+    worker, other = CountingWorker(), CountingWorker()
+
+    async def scene() -> None:
+        place = settings(tmp_path, port=free_port())
+        async with served(place, StandIn({"m": worker, "n": other})) as url, httpx.AsyncClient() as client:
+            path = f"{url}{CHANGES}?topics="
+
+            def has_work(body: Any) -> bool:
+                worker.work(1)
+                return bool(any(body["series"]["requests"]) and body["model"] == "m")
+
+            kinds = await read_until(client, path + "figures:m", "figures", has_work)
+            assert kinds[0] == "change" and set(kinds) <= {"change", "beat", "figures"}
+            await read_until(client, path + "figures", "figures", lambda body: body["model"] is None)
+
+            def is_idle(body: Any) -> bool:
+                rows = list(body["workers"].values())
+                return {row["model"] for row in rows} == {"m", "n"} and rows[0]["waiting"] == 4
+
+            await read_until(client, path + "workers,figures:m", "workers", is_idle)
+            answer = await client.get(path + "nothing")
+            assert answer.status_code == 400 and "There is no topic 'nothing'" in answer.text
+            assert (await client.get(path + ",".join(f"figures:{n}" for n in range(9)))).status_code == 400
+
+    run(scene())
+
+
+def test_a_key_reads_no_topic_of_other_models(tmp_path: Path) -> None:
+    key, text = new_key("ann", ["list"], ["mine"])
+    supervisor = StandIn({"mine": CountingWorker(), "theirs": CountingWorker()}, keys=(key,))
+
+    async def scene() -> None:
+        place = settings(tmp_path, port=free_port(), auth="on")
+        header = {"authorization": f"Bearer {text}"}
+        async with served(place, supervisor) as url, httpx.AsyncClient(headers=header) as client:
+            assert (await client.get(f"{url}{CHANGES}?topics=figures:theirs")).status_code == 403
+
+            def is_mine(body: Any) -> bool:
+                assert all(row["model"] == "mine" for row in body["workers"].values())
+                return bool(body["workers"])
+
+            await read_until(client, f"{url}{CHANGES}?topics=workers", "workers", is_mine)
+
+    run(scene())
+
+
+def test_a_stream_that_is_opened_anew_goes_on_after_what_was_read(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with (
+            served(settings(tmp_path, port=free_port()), StandIn({"m": None})) as url,
+            httpx.AsyncClient() as client,
+        ):
+            async with client.stream("GET", url + CHANGES) as answer:
+                first = await anext(answer.aiter_lines())
+            last = first.removeprefix("id: ")
+            async with asyncio.timeout(10), client.stream("GET", f"{url}{CHANGES}?since={last}") as answer:
+                assert await anext(answer.aiter_lines()) == "event: beat"
 
     run(scene())
