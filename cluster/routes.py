@@ -68,6 +68,8 @@ class ServedModel:
     hub: str = ""
     revision: str | None = None
     quantization: str = "none"
+    #: As the catalogue spells it; None where a model has only one.
+    size: str | None = None
     languages: tuple[str, ...] = ()
     #: What the catalogue says of it; the loaded model's own facts come before that.
     max_tokens: int | None = None

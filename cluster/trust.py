@@ -48,7 +48,7 @@ def is_pinned_by_us(entry: Entry, source: Source) -> bool:
 
 def _is_of(entry: Entry, source: Source) -> bool:
     version = (source.hub, source.id, source.revision)
-    return any(version == (own.hub, own.id, own.revision) for own in entry.sources)
+    return any(version == (own.hub, id, own.revision) for own in entry.sources for id in own.ids())
 
 
 def _is_fixed(source: Source) -> bool:

@@ -48,22 +48,42 @@ class ModelType:
         for family in self.families.values():
             refuse_without_contract(family)
 
-    def family_for(self, entry: Entry, engine: str | None) -> type[AnyFamily]:
-        if engine is None:
-            own_family = self.families.get(entry.family)
-            if own_family is None:
-                raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
-            return own_family
+    def family_for(self, entry: Entry, engine: str | None, source: Source | None = None) -> type[AnyFamily]:
+        """`source`: the weights that were chosen, which not every family may read."""
+        if engine is None and entry.family not in self.families:
+            raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
         # The entry's own family comes first: several have engines of the same names.
         own = {entry.family: self.families[entry.family]} if entry.family in self.families else {}
-        for name, family in {**own, **self.families}.items():
-            if engine.replace("-", "_").lower() in (name.replace("-", "_"), *family.engines):
+        families = {**own, **self.families}
+        able = [family for family in families.values() if source is None or family.suits(source)]
+        if engine is None:
+            return next(iter(able or families.values()))
+        for name, family in families.items():
+            is_named = engine.replace("-", "_").lower() in (name.replace("-", "_"), *family.engines)
+            if is_named and (family in able or not may_be_any(engine)):
                 return family
+        if may_be_any(engine) and able and any(engine.lower() in family.engines for family in families.values()):
+            return able[0]
         engines = sorted({engine for family in self.families.values() for engine in family.engines})
         raise errors.BadOption(
             f"Unknown model_engine {quoted(engine)} for {self.name} models; use one of: {', '.join(engines)}.",
             "model_engine",
         )
+
+    def families_of(self, entry: Entry) -> dict[str, type[AnyFamily]]:
+        """Those that can load the entry: its own first, and others that read the format of some of its weights."""
+        own = {entry.family: self.families[entry.family]} if entry.family in self.families else {}
+        others = {
+            name: family
+            for name, family in self.families.items()
+            if family.formats is not None and any(map(family.reads, entry.sources))
+        }
+        return {**own, **others}
+
+
+def may_be_any(engine: str | None) -> bool:
+    """Whether a launch leaves it to us which engine loads the weights."""
+    return engine is None or engine.lower() == "auto"
 
 
 def wings(plugins: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -119,7 +139,6 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
     family = type.family_for(entry, spec.model_engine)
     _refuse_unsupported(entry)
     environment.refuse_others(spec.envs, settings.allow_envs)
-    options = check_options(family, {**entry.options, **spec.options})
     if spec.model_path is not None:
         source = Source(hub="local", id=str(allowed(local_path(spec.model_path), settings)))
     else:
@@ -128,8 +147,13 @@ def resolve(spec: LaunchSpec, catalog: Catalog, settings: Settings) -> Wanted:
             hub=spec.download_hub,
             format=spec.model_format,
             quantization=spec.quantization,
+            size=spec.model_size_in_billions,
+            engine=None if may_be_any(spec.model_engine) else spec.model_engine,
+            reads=family.reads,
             default_hub=settings.model_hub,
         )
+        family = type.family_for(entry, spec.model_engine, source)
+    options = check_options(family, {**entry.options, **spec.options})
     source = pinned(source, settings.remote_code)
     if entry.remote_code and not may_run_code(entry, source, settings.remote_code):
         reason = f"{entry.name} runs code from its repository, {how_to_trust(entry, source)}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -10,7 +12,8 @@ from cluster.value import JsonObject, Value
 
 
 class Source(Value):
-    """One place that has the weights."""
+    """One place that has the weights, or several that differ in the size and the quantisation of the model: both may
+    stand in the id and in the path, as `{size}` and `{quantization}`."""
 
     hub: Literal["huggingface", "modelscope", "package", "local"]
     #: Hub repository, import name of the package that ships them, or a folder.
@@ -24,7 +27,53 @@ class Source(Value):
     #: Which of several precisions, e.g. fp16; if the repository does not have it, the plain files.
     variant: str = ""
     format: str = "pytorch"
+    #: As ids and paths spell them: 0.6B, 135M, 30B-A3B. Empty where a model has only one.
+    sizes: tuple[str, ...] = ()
     quantizations: tuple[str, ...] = ("none",)
+    #: What GGUF calls the architecture; empty where nobody said.
+    architecture: str = ""
+
+    def variants(self) -> Iterator[Source]:
+        """One for each size and quantisation."""
+        for size in self.sizes or (None,):
+            for quantization in self.quantizations:
+                yield self.narrowed(size, quantization)
+
+    def narrowed(self, size: str | None, quantization: str) -> Source:
+        id, path = (_filled(text, size, quantization) for text in (self.id, self.path))
+        sizes = (size,) if size is not None else ()
+        return self.model_copy(update={"sizes": sizes, "quantizations": (quantization,), "id": id, "path": path})
+
+    @property
+    def size(self) -> str | None:
+        """Of a variant."""
+        return self.sizes[0] if self.sizes else None
+
+    def ids(self) -> Iterator[str]:
+        for size in self.sizes if "{size}" in self.id else (None,):
+            for quantization in self.quantizations if "{quantization}" in self.id else ("",):
+                yield _filled(self.id, size, quantization)
+
+
+def _filled(text: str, size: str | None, quantization: str) -> str:
+    return text.replace("{size}", size or "").replace("{quantization}", quantization)
+
+
+def billions_in(size: object) -> float | None:
+    """How many weights a spelled size means: 0.6B, 0_6, 135M and 30B-A3B, of which the first number counts."""
+    match = re.search(r"(\d{1,6}(?:[._]\d{1,6})?)\s*([a-z]?)", str(size).lower())
+    if match is None:
+        return None
+    number = float(match[1].replace("_", "."))
+    return number / 1000 if match[2] == "m" else number
+
+
+def xinference_size(size: str | None) -> int | str | None:
+    """As Xinference writes it: 8, and 0_6."""
+    billions = billions_in(size) if size is not None else None
+    if billions is None:
+        return None
+    return int(billions) if billions == int(billions) else f"{billions:g}".replace(".", "_")
 
 
 class Entry(Value):
@@ -58,4 +107,14 @@ class Entry(Value):
 
     @property
     def hub_ids(self) -> tuple[str, ...]:
-        return tuple(source.id for source in self.sources if source.hub in ("huggingface", "modelscope"))
+        return self.hub_ids_of(None)
+
+    def hub_ids_of(self, size: str | None) -> tuple[str, ...]:
+        """Of the model in that size, or in all of them."""
+        sized = [
+            source if size is None or size not in source.sizes else source.model_copy(update={"sizes": (size,)})
+            for source in self.sources
+            if source.hub in ("huggingface", "modelscope")
+            and (size is None or not source.sizes or size in source.sizes)
+        ]
+        return tuple(dict.fromkeys(id for source in sized for id in source.ids()))

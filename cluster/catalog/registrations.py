@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from cluster import errors
-from cluster.catalog.entry import Entry
+from cluster.catalog.entry import Entry, xinference_size
 from cluster.catalog.rows import documents, entry_of
 from cluster.catalog.sources import checked_source
 from cluster.names import UID_PATTERN, nearest, quoted
@@ -21,7 +21,7 @@ _HUBS = ("huggingface", "modelscope")
 #: The fields that say where the weights are, in a list of specs or, if it is flat, beside the name.
 _PLACE = (
     *("model_specs", "model_src", "model_uri", "model_id", "model_revision", "model_hub"),
-    *("model_format", "model_file_name_template", "quantization", "quantizations"),
+    *("model_format", "model_file_name_template", "quantization", "quantizations", "model_size_in_billions"),
 )
 #: Fields of Xinference's listing that its registration files may carry and that are ignored here.
 _BOOKKEEPING = ("version", "is_builtin", "updated_at", "featured", "virtualenv", "cache_status", "download_hubs")
@@ -66,11 +66,12 @@ def to_registration(entry: Entry) -> JsonObject:
             "model_id": None if source.hub == "local" else source.id,
             "model_revision": source.revision,
             "model_uri": f"file://{quote(source.id)}" if source.hub == "local" else None,
-            "quantization": quantization,
+            "quantization": source.quantizations[0],
+            **({"model_size_in_billions": xinference_size(source.size)} if source.size else {}),
             **({"model_file_name_template": source.path} if source.path else {}),
         }
-        for source in entry.sources
-        for quantization in source.quantizations
+        for row in entry.sources
+        for source in row.variants()
     ]
     return {
         **entry.facts,
@@ -105,15 +106,17 @@ def _xinference_row(text: str) -> JsonObject:
     if document.get("version", 2) not in (1, 2):
         raise errors.BadRequest(f"Registrations have version 1 or 2, not {quoted(document['version'])}.")
 
-    common = ("model_name", "language", *_PLACE, *_BOOKKEEPING, *_SHARED)
+    common = ("model_name", "language", "model_lang", "context_length", *_PLACE, *_BOOKKEEPING, *_SHARED)
     # The other fields are facts that the model's own type reads.
     facts = {key: value for key, value in document.items() if key not in common}
     for key in facts.keys() - {"dimensions"}:
         if near := nearest(key, ("dimensions", *common), cutoff=0.85):
             log.warning("A registration has %s, which is ignored; perhaps %s is meant.", quoted(key), near[0])
             del facts[key]
-    language = document.get("language", ())
+    language = document.get("language", document.get("model_lang", ()))
     return {
+        # What Xinference calls it in language models.
+        **({"max_tokens": document["context_length"]} if "context_length" in document else {}),
         **{key: document[key] for key in _SHARED if key in document},
         "name": document["model_name"],
         "languages": (language,) if isinstance(language, str) else language,
@@ -152,5 +155,6 @@ def _xinference_source(spec: JsonObject) -> JsonObject:
         "revision": None if uri else spec.get("model_revision"),
         "path": spec.get("model_file_name_template") or "",
         "format": spec.get("model_format") or "pytorch",
+        "sizes": [str(size)] if (size := spec.get("model_size_in_billions")) is not None else [],
         "quantizations": spec.get("quantizations") or [spec.get("quantization") or "none"],
     }

@@ -31,11 +31,15 @@ def builtin_entries() -> Iterator[Entry]:
 def entry_of(type: str, row: JsonObject) -> Entry:
     """A checked entry, made of one row and its file's defaults."""
     name = row.get("name", "without a name")
-    defaults = {key: value for key, value in documents().get(type, {}).items() if key != "model"}
+    document = documents().get(type, {})
+    defaults = {key: value for key, value in document.items() if key not in ("model", "quantizations")}
     facts = row.get("facts", {})
     if not isinstance(facts, dict):
         raise errors.BadRequest(f"The {type} model {quoted(name)}: facts takes a table, not {quoted(facts)}.")
     fields = {**defaults, **row, "type": type, "facts": {**defaults.get("facts", {}), **facts}}
+    if isinstance(sources := fields.get("sources"), list):
+        lists = document.get("quantizations", {})
+        fields["sources"] = [_with_quantizations(source, lists) for source in sources]
     for key, value in (("max_tokens", fields.get("max_tokens")), ("dimensions", fields["facts"].get("dimensions"))):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise errors.BadRequest(
@@ -50,3 +54,11 @@ def entry_of(type: str, row: JsonObject) -> Entry:
     if not entry.sources or not all(source.quantizations for source in entry.sources):
         raise errors.BadRequest(f"The {type} model {quoted(name)}: it needs a source, and each source a quantization.")
     return entry
+
+
+def _with_quantizations(source: object, lists: JsonObject) -> object:
+    """Lists that several sources have in common stand above the rows of a file, by a name."""
+    if not isinstance(source, dict):
+        return source
+    name = source.get("quantizations")
+    return {**source, "quantizations": lists[name]} if isinstance(name, str) and name in lists else source

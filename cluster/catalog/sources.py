@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from cluster import errors
-from cluster.catalog.entry import Entry, Source
+from cluster.catalog.entry import Entry, Source, billions_in
 from cluster.names import quoted
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -14,29 +15,40 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w./-]*", re.ASCII)
 
 
 def choose_source(
-    entry: Entry, *, hub: str | None, format: str | None, quantization: str | None, default_hub: str = "huggingface"
+    entry: Entry,
+    *,
+    hub: str | None,
+    format: str | None,
+    quantization: str | None,
+    size: str | float | None = None,
+    engine: str | None = None,
+    reads: Callable[[Source], bool] = lambda source: True,
+    default_hub: str = "huggingface",
 ) -> Source:
-    """The source to take the weights from, narrowed to one quantisation and its file.
+    """The source to take the weights from, narrowed to one size, one quantisation and their file.
 
-    If no hub is asked for, weights that need no download come first, then the default hub. A format or quantisation
-    that is not asked for is the first that the entry lists.
+    If no hub is asked for, weights that need no download come first, then the default hub. A size, format or
+    quantisation that is not asked for is the first that the entry lists. `reads` says which sources the engine can load
+    that was asked for, if one was.
     """
     fitting = list(entry.sources)
-    for option, value, fits in (
+    if not any(source.sizes for source in fitting):
+        # Clients of Xinference say one of every model.
+        size = None
+    wishes: tuple[tuple[str, object, Callable[[Source], bool]], ...] = (
+        ("model_engine", engine, reads),
         ("download_hub", hub, lambda source: source.hub == hub),
         ("model_format", format, lambda source: source.format.lower() == (format or "").lower()),
+        ("model_size_in_billions", size, lambda source: _sized(source, size) is not None),
         ("quantization", quantization, lambda source: _spelled(source, quantization) is not None),
-    ):
+    )
+    for option, value, fits in wishes:
         if value is None:
             continue
-        fitting = [source for source in fitting if fits(source)]
+        before = fitting
+        fitting = [source for source in before if fits(source)]
         if not fitting:
-            choices = "; ".join(
-                f"{source.hub} {source.format} ({', '.join(source.quantizations)})" for source in entry.sources
-            )
-            raise errors.BadOption(
-                f"{entry.name} has no weights with {option} {quoted(value)}; there are {choices}.", option
-            )
+            raise errors.BadOption(_refusal(entry, option, value, before), option)
 
     hubs = ("package", "local", default_hub)
     source = min(
@@ -46,9 +58,29 @@ def choose_source(
             hubs.index(source.hub) if source.hub in hubs else len(hubs),
         ),
     )
-    chosen = _spelled(source, quantization) or source.quantizations[0]
-    path = source.path.replace("{quantization}", chosen)
-    return source.model_copy(update={"quantizations": (chosen,), "path": path})
+    chosen_size = _sized(source, size) or next(iter(source.sizes), None)
+    return source.narrowed(chosen_size, _spelled(source, quantization) or source.quantizations[0])
+
+
+def _refusal(entry: Entry, option: str, value: object, there: Sequence[Source]) -> str:
+    if option == "model_size_in_billions":
+        sizes = dict.fromkeys(size for source in there for size in source.sizes)
+        return f"{entry.name} has no weights with {option} {quoted(value)}; there are {', '.join(sizes)}."
+    choices = "; ".join(dict.fromkeys(map(_choice, there)))
+    if option == "model_engine":
+        return f"{entry.name} has no weights that the engine {quoted(value)} reads; there are {choices}."
+    return f"{entry.name} has no weights with {option} {quoted(value)}; there are {choices}."
+
+
+def _choice(source: Source) -> str:
+    sizes = f" {' '.join(source.sizes)}" if source.sizes else ""
+    return f"{source.hub} {source.format}{sizes} ({', '.join(source.quantizations)})"
+
+
+def _sized(source: Source, size: str | float | None) -> str | None:
+    """The size as the source spells it: 0_6 is 0.6B."""
+    billions = None if size is None else billions_in(size)
+    return next((spelling for spelling in source.sizes if billions_in(spelling) == billions), None)
 
 
 def _spelled(source: Source, quantization: str | None) -> str | None:

@@ -27,7 +27,7 @@ ALSO = {
     "model_type": ("-t",),
     "model_engine": ("-en",),
     "model_uid": ("-u",),
-    "model_size_in_billions": ("-s", "--size-in-billions"),
+    "model_size_in_billions": ("-s", "--size-in-billions", "--size"),
     "model_format": ("-f",),
     "quantization": ("-q",),
     "replica": ("-r",),

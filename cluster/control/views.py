@@ -56,7 +56,7 @@ def names_of(wanted: Wanted) -> tuple[ModelName, ...]:
     """What a model answers to besides its uid, each name by its best kind."""
     entry, source = wanted.entry, wanted.source
     aliases = {alias.name.lower(): alias.weight for alias in wanted.spec.aliases}
-    kinds = {name.lower(): NameKind.HUB for name in (source.id, *entry.hub_ids, *entry.aliases)}
+    kinds = {name.lower(): NameKind.HUB for name in (source.id, *entry.hub_ids_of(source.size), *entry.aliases)}
     kinds |= {entry.name.lower(): NameKind.ENTRY, **dict.fromkeys(aliases, NameKind.ALIAS)}
     kinds.pop(wanted.uid.lower(), None)
     return tuple(ModelName(name, kind, aliases.get(name)) for name, kind in kinds.items())
@@ -174,7 +174,8 @@ def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
         family=entry.family,
         hub=source.hub,
         revision=source.revision,
-        quantization=wanted.spec.quantization or "none",
+        quantization=wanted.spec.quantization or source.quantizations[0],
+        size=source.size,
         languages=entry.languages,
         max_tokens=entry.max_tokens,
         dimensions=entry.facts.get("dimensions"),

@@ -312,6 +312,11 @@ class _Gguf:
             raise Unreadable(f"is not a complete GGUF file (it claims {count} bytes where {self.left} are left)")
 
 
+#: How the parts of one GGUF file are named, and how many may be read.
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+MOST_PARTS = 200
+
+
 class GgufHeader(TypedDict):
     """What a GGUF file says of its model."""
 
@@ -390,10 +395,10 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
         if roots and not _is_inside(os.path.realpath(place), roots):
             raise Unreadable("is a link that leads out of the folders that may be used")
         base, name = os.path.split(place)
-        files = {name: size}
+        files = {name: size, **_other_parts(base, name, roots)}
     answer: PlaceInventory = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
     tensors = 0
-    ggufs = sum(name.endswith(".gguf") for name in files)
+    ggufs = len({_PART.sub("", name) for name in files if name.endswith(".gguf")})
     # The top first, so that a limit cuts off what lies deep.
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         path = os.path.join(base, name)
@@ -413,6 +418,20 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
         except Unreadable as reason:
             answer["wrong"][name] = str(reason)
     return answer
+
+
+def _other_parts(base: str, name: str, roots: tuple[str, ...]) -> dict[str, int]:
+    """The sizes of the files beside the first part of a GGUF file that make a whole with it."""
+    match = _PART.search(name)
+    if match is None:
+        return {}
+    sizes = {}
+    for number in range(1, min(int(match[2]), MOST_PARTS) + 1):
+        part = f"{name[: match.start()]}-{number:05}-of-{match[2]}.gguf"
+        path = os.path.join(base, part)
+        if os.path.isfile(path) and (not roots or _is_inside(os.path.realpath(path), roots)):
+            sizes[part] = os.path.getsize(path)
+    return sizes
 
 
 def _sums(rows: list[tuple[str, list[int], int, bool]]) -> dict[str, int]:

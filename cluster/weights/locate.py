@@ -73,7 +73,7 @@ def locate(
             ) from error
         wanted = _wanted(source, listing, allow_pickle, patterns)
         Download(client, hub, source, cache, listing, wanted, report, neighbours or NoNeighbours()).run()
-    return cache.snapshot(listing.commit) / source.path
+    return cache.snapshot(listing.commit) / _path_in(listing, source)
 
 
 def is_cached(
@@ -132,7 +132,7 @@ def _cached_folder(source: Source, home: Path, allow_pickle: bool, patterns: Seq
         return None
     wanted = _wanted(source, listing, allow_pickle, patterns)
     is_complete = all(cache.has(listing.commit, file) for file in wanted)
-    return cache.snapshot(listing.commit) / source.path if is_complete else None
+    return cache.snapshot(listing.commit) / _path_in(listing, source) if is_complete else None
 
 
 def _wanted(source: Source, listing: Listing, allow_pickle: bool, patterns: Sequence[str] | None) -> list[RemoteFile]:
@@ -141,6 +141,8 @@ def _wanted(source: Source, listing: Listing, allow_pickle: bool, patterns: Sequ
     if alone:
         _safe_names(source, [path], allow_pickle)
         return alone
+    if parts := _parts_of(listing, source):
+        return parts
     prefix = f"{path}/" if path else ""
     inside = {file.name.removeprefix(prefix): file for file in listing.files if file.name.startswith(prefix)}
     inside = {name: file for name, file in inside.items() if not _matches(name, source.exclude)}
@@ -155,6 +157,29 @@ def _wanted(source: Source, listing: Listing, allow_pickle: bool, patterns: Sequ
         patterns=patterns,
     )
     return [inside[name] for name in names]
+
+
+def _path_in(listing: Listing, source: Source) -> str:
+    """The path of the source, or that of the first part of the file that it names."""
+    return next((file.name for file in _parts_of(listing, source)), source.path)
+
+
+def _parts_of(listing: Listing, source: Source) -> list[RemoteFile]:
+    """The parts of a GGUF file that a repository has only split, often in a folder of their own."""
+    path = PurePosixPath(source.path.strip("/"))
+    if path.suffix != ".gguf" or any(file.name == str(path) for file in listing.files):
+        return []
+    named = re.compile(rf"(?:.*/)?{re.escape(path.stem)}-(\d{{5}})-of-(\d{{5}})\.gguf")
+    sets: dict[tuple[str, str], dict[int, RemoteFile]] = {}
+    for file in listing.files:
+        if (match := named.fullmatch(file.name)) is not None:
+            sets.setdefault((str(PurePosixPath(file.name).parent), match[2]), {})[int(match[1])] = file
+    for (_, count), parts in sorted(sets.items()):
+        if sorted(parts) == list(range(1, int(count) + 1)):
+            return [parts[number] for number in sorted(parts)]
+    if sets:
+        raise errors.DownloadFailed(f"{name_of(source)} lacks parts of {path.name}: launch it in another quantization.")
+    return []
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

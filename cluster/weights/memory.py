@@ -141,9 +141,20 @@ def gguf_bytes(inventory: Inventory) -> int:
 
 
 def gguf_header(inventory: Inventory) -> JsonObject:
-    """What a GGUF file says of its model: see `GgufHeader`."""
-    (name,) = (name for name in inventory.files if name.endswith(".gguf"))
-    return _header(inventory, name)
+    """What a GGUF file says of its model: see `GgufHeader`. Of one in parts, the first says what it is."""
+    first, *others = names = sorted(name for name in inventory.files if name.endswith(".gguf"))
+    header = dict(_header(inventory, first))
+    if (part := SHARD.search(PurePosixPath(first).stem)) is None:
+        return header
+    count = int(part[0].rpartition("-")[2])
+    if len(names) != count or not part[0].startswith("-00001-"):
+        raise errors.LoadFailed(
+            f"{inventory.place} has {len(names)} of the {count} parts of {_model_of(first)}: fetch the others."
+        )
+    for name in others:
+        rest = _header(inventory, name)
+        header |= {key: int(header[key]) + int(rest[key]) for key in ("bytes", "weights")}
+    return header
 
 
 def _header(inventory: Inventory, name: str) -> JsonObject:

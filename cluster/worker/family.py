@@ -175,6 +175,8 @@ class Family(Protocol):
     engines: ClassVar[tuple[str, ...]]
     #: What its models can be asked for: embed, rerank, ...
     abilities: ClassVar[tuple[str, ...]]
+    #: The formats of weights that it reads, where a type's families differ in that.
+    formats: ClassVar[tuple[str, ...] | None] = None
     #: Launch options; a launch with an unknown one is refused.
     Options: ClassVar[type[BaseModel]]
     #: Read when the model is loaded, so that `load` may choose another for that very model.
@@ -186,6 +188,22 @@ class Family(Protocol):
     is_elsewhere: ClassVar[bool] = False
     #: Read when the model is loaded.
     pace: BatchHints = BatchHints()
+
+    @classmethod
+    def reads(cls, source: Source) -> bool:
+        """Whether it can load weights of that format, as far as the catalogue tells. What is in a folder is looked at
+        later."""
+        return cls.formats is None or source.hub == "local" or source.format.lower() in cls.formats
+
+    @classmethod
+    def suits(cls, source: Source) -> bool:
+        """Whether it is to load them where nobody said which engine does."""
+        return cls.reads(source)
+
+    @classmethod
+    def missing(cls, settings: Settings) -> str:
+        """What this installation lacks for it."""
+        return ""
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:

@@ -83,6 +83,9 @@ def registration_words(entry: Entry, settings: Settings) -> JsonObject:
     word = xinference_type(entry.type, abilities)
     if word == "LLM":
         words["model_lang"] = list(entry.languages)
+        said = entry.facts.get("model_ability")
+        words["model_ability"] = list(dict.fromkeys([*abilities, *(said if isinstance(said, list) else [])]))
+        words["context_length"] = entry.max_tokens
     if word == "image":
         words["model_family"] = "ocr" if "ocr" in abilities else "stable_diffusion"
         words["controlnet"] = entry.facts.get("controlnet")

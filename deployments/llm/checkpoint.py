@@ -18,7 +18,7 @@ from cluster.weights.memory import (
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
 from deployments.bits import TABLES, is_matrix, packed_bytes
 from deployments.llm.language import GB, LanguageOptions
-from deployments.llm.needs import STEP_WIDTH, kept_of
+from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of
 from deployments.llm.paged import BLOCK, STEP_TOKENS, blocks_of
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
 
@@ -105,7 +105,8 @@ def plan_of_folder(prospect: Prospect, dtype: str, bits: str | None) -> MemoryPl
     item, precision = BYTES_OF_DTYPE[dtype], PRECISIONS[dtype]
     inventory = folder_of(prospect)
     if inventory is None:
-        weights = _assumed(prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, item, bits)
+        file_bytes = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        weights = _assumed(file_bytes, item, bits)
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
     else:
         shape = shape_of_config(text_config(inventory))

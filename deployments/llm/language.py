@@ -13,7 +13,8 @@ from cluster.names import cut
 from cluster.value import JsonObject
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.parsing import THINK, Read, Reader
+from deployments.llm.habits import UNKNOWN, Habits
+from deployments.llm.parsing import END_OF_THINK, THINK, Read, Reader
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
@@ -126,6 +127,8 @@ class LanguageFamily(Talking):
 
     vocabulary: Vocabulary
     engine: Engine
+    #: What stands around its thoughts; empty for a model that shows none.
+    _thinks: tuple[str, str] | tuple[()] = ()
 
     def begins(
         self,
@@ -135,9 +138,12 @@ class LanguageFamily(Talking):
         kept_tokens: int,
         options: Any,
         calls: str = "auto",
+        habits: Habits = UNKNOWN,
     ) -> None:
         """Called at the end of `load`. `kept_tokens`: of all answers at once. `calls`: the format of calls of tools."""
-        self._calls = calls
+        self._calls = habits.calls or "auto" if calls == "auto" else calls
+        template = vocabulary.template
+        self._thinks = habits.thinks or ((THINK, END_OF_THINK) if template is not None and template.reasons else ())
         self.vocabulary, self.engine = vocabulary, engine
         self._options: LanguageOptions = options
         self._context = min(context, kept_tokens)
@@ -156,7 +162,7 @@ class LanguageFamily(Talking):
             slots=self.pace.parallel,
             kept_tokens=self.pace.room or 0,
             takes_tools=template is not None and template.takes_tools,
-            reasons=template is not None and template.reasons,
+            reasons=bool(self._thinks),
         )
 
     # ------------------------------------------------------------------------------------------- before the engine
@@ -206,15 +212,14 @@ class LanguageFamily(Talking):
         if must_call(query):
             return {"calls": "forced"}
         template = self.vocabulary.template
-        if template is None or not (template.reasons or query.tools):
+        if template is None or not (self._thinks or query.tools):
             return {}
         calls = template.calls if self._calls == "auto" else self._calls
         end = self.vocabulary.text_of(ids[-8:], False).rstrip()
-        return {
-            "reasons": template.reasons,
-            "thinks_first": end.endswith(THINK),
-            "calls": calls if query.tools else None,
-        }
+        marks: dict[str, Any] = {"reasons": bool(self._thinks), "calls": calls if query.tools else None}
+        if self._thinks:
+            marks |= {"marks": self._thinks, "thinks_first": end.endswith(self._thinks[0].rstrip())}
+        return marks
 
     def refuse(self, query: Query) -> None:
         """Raises for what the engine cannot do."""

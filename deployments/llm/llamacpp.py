@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cluster import errors
-from cluster.catalog.entry import Source
+from cluster.catalog.entry import Entry, Source
 from cluster.facts import ModelFacts
 from cluster.names import cut
 from cluster.value import JsonObject
@@ -17,6 +17,7 @@ from cluster.weights.inventory import read
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
+from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.language import EXAMPLE_TOKENS, LanguageOptions, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
@@ -40,6 +41,8 @@ SAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency
 class LlamaCpp(Talking):
     engines: ClassVar[tuple[str, ...]] = ("llamacpp", "llama.cpp", "llama_cpp", "xllamacpp")
     abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
+    _habits = UNKNOWN
+    formats = ("ggufv2",)
     Options: ClassVar[type[LanguageOptions]] = LanguageOptions
     example: Example = Example(
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
@@ -47,7 +50,7 @@ class LlamaCpp(Talking):
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
-        refuse_other(prospect, None, "llama.cpp")
+        refuse_other(prospect, None, "llama.cpp", takes_parts=True)
         return prospect.source
 
     @classmethod
@@ -64,6 +67,7 @@ class LlamaCpp(Talking):
         shape = shape_in(read(file))
         kept = kept_of(shape, options, "f16")
         self._options = options
+        self._habits = Habits.of(setup.entry)
         self._context = min(options.context_length or shape.context, shape.context, kept)
         setup.report(0.3)
         self._server = _server(str(file), kept, options.slots, setup.threads)
@@ -78,8 +82,8 @@ class LlamaCpp(Talking):
             context_length=self._context,
             slots=options.slots,
             kept_tokens=kept,
-            takes_tools=True,
-            reasons=True,
+            takes_tools=_can(setup.entry, "tools"),
+            reasons=_can(setup.entry, "reasoning"),
         )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
@@ -115,8 +119,8 @@ class LlamaCpp(Talking):
         body |= {"stream": True, "max_tokens": self._most(query), "stream_options": {"include_usage": True}}
         if query.repetition_penalty is not None:
             body["repeat_penalty"] = query.repetition_penalty
-        if query.stop:
-            body["stop"] = query.stop
+        if stop := [*query.stop, *(() if query.ignore_eos else self._habits.stop)]:
+            body["stop"] = stop
         if query.messages is not None:
             body["messages"] = query.messages
             if query.tools:
@@ -142,6 +146,12 @@ class LlamaCpp(Talking):
 
     def pack(self, outputs: list[Any], params: Mapping[str, Any]) -> Any:
         return outputs
+
+
+def _can(entry: Entry, ability: str) -> bool:
+    """What nobody denies is tried: llama.cpp finds it in the chat template."""
+    said = entry.facts.get("model_ability")
+    return not isinstance(said, list) or ability in said
 
 
 def _server(file: str, kept: int, slots: int, threads: int) -> Server:

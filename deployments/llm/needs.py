@@ -4,11 +4,14 @@ that are kept, and what a step computes with. And what cannot be loaded, refused
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from cluster import errors
+from cluster.catalog.entry import Source, billions_in
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
+from cluster.weights.locate import SHARD
 from cluster.weights.memory import MemoryPlan, PlannedPart, gguf_header
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
 from deployments.llm.language import GB, LanguageOptions
@@ -21,15 +24,36 @@ STEP_TOKENS = 256
 STEP_WIDTH = 24
 
 
-def gguf_of(prospect: Prospect) -> Inventory | None:
-    """The inventory of the weights, if they are one GGUF file on this machine."""
-    inventory = prospect.weights(allow_pickle=False)
-    if inventory is None or sum(name.endswith(".gguf") for name in inventory.files) != 1:
+#: Bits of a weight in files of other formats than GGUF, and of the numbers that stand in the names of quantisations:
+#: blocks have scales besides, and some tensors have more bits.
+BITS = {"pytorch": 16.0, "fp8": 8.5, "awq": 4.6, "gptq": 4.6}
+EXTRA_BITS = 0.9
+
+
+def assumed_bytes(source: Source) -> int | None:
+    """The size of weights that are not on this machine, by the size of the model and the quantisation."""
+    billions = billions_in(source.size) if source.size is not None else None
+    if billions is None:
         return None
-    return inventory
+    bits = BITS.get(source.format, 16.0)
+    named = re.search(r"(\d+)", source.quantizations[0])
+    if named is not None and int(named[1]) <= 16:
+        bits = int(named[1]) + (EXTRA_BITS if int(named[1]) < 16 else 0)
+    return int(billions * 1e9 * bits / 8)
 
 
-def refuse_other(prospect: Prospect, architectures: tuple[str, ...] | None, engine: str) -> None:
+def gguf_of(prospect: Prospect) -> Inventory | None:
+    """The inventory of the weights, if they are one GGUF file on this machine, whole or in parts."""
+    inventory = prospect.weights(allow_pickle=False)
+    if inventory is None:
+        return None
+    models = {SHARD.sub("", name.removesuffix(".gguf")) for name in inventory.files if name.endswith(".gguf")}
+    return inventory if len(models) == 1 else None
+
+
+def refuse_other(
+    prospect: Prospect, architectures: tuple[str, ...] | None, engine: str, *, takes_parts: bool = False
+) -> None:
     """Raises for weights that the engine does not read, as far as they are on this machine."""
     inventory = prospect.weights(allow_pickle=False)
     if inventory is None:
@@ -41,6 +65,11 @@ def refuse_other(prospect: Prospect, architectures: tuple[str, ...] | None, engi
         raise errors.BadRequest(
             f"{engine} reads a language model from one GGUF file, and {inventory.place} has none or several: {hint}.",
             "model_path",
+        )
+    if not takes_parts and sum(name.endswith(".gguf") for name in gguf.files) > 1:
+        raise errors.BadRequest(
+            f"{engine} reads no GGUF file that is in parts, as {gguf.place} is: launch it with model_engine=llamacpp.",
+            "model_engine",
         )
     architecture = str(gguf_header(gguf)["architecture"])
     if architectures is not None and architecture not in architectures:
@@ -71,7 +100,9 @@ def plan_of(
     options: LanguageOptions = prospect.options
     gguf = gguf_of(prospect)
     if gguf is None:
-        weights = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        weights = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
+        if bytes_per_weight is not None and (billions := billions_in(prospect.source.size)):
+            weights = int(billions * 1e9 * bytes_per_weight)
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
         dtype, fixed = "as stored", PROCESS_BYTES + engine_bytes(None)
     else:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from cluster import errors
-from cluster.catalog.entry import Source
+from cluster.catalog.entry import Source, billions_in
 from cluster.facts import ModelFacts
 from cluster.value import JsonObject
 from cluster.weights.memory import MemoryPlan
@@ -23,6 +23,7 @@ from cluster.worker.loading import give_memory_back
 from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.engine_thread import EngineThread
 from deployments.llm.grammars import MOST_KNOWN, Compile, Grammars, TinyPipeline, engine_words, with_gaps_that_end
+from deployments.llm.habits import Habits
 from deployments.llm.json_grammars import json_grammar
 from deployments.llm.language import CallReadingOptions, Hear, LanguageFamily, Order, TokenSampling, refuse_echo
 from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
@@ -54,6 +55,8 @@ PATIENCE_S = 10.0
 #: Of each token of the vocabulary the engine keeps so many numbers for a grammar: 0.04 to 0.63 MB were measured of
 #: schemas and patterns with 49,152 tokens.
 GRAMMAR_NUMBERS = 4
+#: Of models that are converted without being asked to: it takes four bytes of memory for each weight for a while.
+MOST_BILLIONS = 2
 #: Of the conversion; a change makes what is kept from before worthless.
 CONVERSION = 1
 
@@ -67,7 +70,16 @@ class OpenvinoOptions(CallReadingOptions):
 class OpenvinoLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("openvino", "auto")
     Options: ClassVar[type[OpenvinoOptions]] = OpenvinoOptions
+    formats = ("ggufv2",)
     has_grammars = True
+
+    @classmethod
+    def reads(cls, source: Source) -> bool:
+        return super().reads(source) and source.architecture in ("", *ARCHITECTURES)
+
+    @classmethod
+    def suits(cls, source: Source) -> bool:
+        return cls.reads(source) and (billions_in(source.size) or 0) <= MOST_BILLIONS
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
@@ -87,14 +99,15 @@ class OpenvinoLanguage(LanguageFamily):
         folder = converted(setup)
         made = json.loads((folder / "made.json").read_text())
         shape = Shape(**made["shape"])
-        vocabulary = Vocabulary(folder)
+        habits = Habits.of(setup.entry)
+        vocabulary = Vocabulary(folder, habits)
         setup.report(0.7)
         context = min(options.context_length or shape.context, shape.context)
         kept = kept_of(shape, options, options.kv_precision)
         make = partial(_made, folder, kept, options, setup.threads)
         engine = self._running = OpenvinoEngine(vocabulary.ends, make)
         setup.report(0.95)
-        self.begins(vocabulary, engine, context, kept, options, options.tool_parser)
+        self.begins(vocabulary, engine, context, kept, options, options.tool_parser, habits)
         # What it takes grows with the tokens that it keeps, and with the shapes and the grammars that it meets: nothing
         # of that is there when it is loaded, so nothing that is measured then counts for more than the plan.
         self.largest = None

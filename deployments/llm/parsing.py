@@ -21,9 +21,18 @@ class Read(NamedTuple):
 class Reader:
     """Text that may be the beginning of a mark is kept back until that is known."""
 
-    def __init__(self, *, reasons: bool = False, thinks_first: bool = False, calls: str | None = None) -> None:
-        """`thinks_first`: the prompt ends within what the model thinks. `calls`: the name of the format of calls."""
+    def __init__(
+        self,
+        *,
+        reasons: bool = False,
+        thinks_first: bool = False,
+        calls: str | None = None,
+        marks: tuple[str, str] = (THINK, END_OF_THINK),
+    ) -> None:
+        """`thinks_first`: the prompt ends within what the model thinks. `calls`: the name of the format of calls.
+        `marks`: what stands around its thoughts."""
         self._reasons = reasons
+        self._think, self._end_of_think = marks
         self._calls = FORMATS[calls] if calls else None
         self._kept = ""
         self._state = "thinking" if thinks_first else "text"
@@ -58,8 +67,8 @@ class Reader:
                 self._say(texts, before)
             if mark is None:
                 break
-            if mark in (THINK, END_OF_THINK):
-                self._state = "thinking" if mark == THINK else "text"
+            if mark in (self._think, self._end_of_think):
+                self._state = "thinking" if mark == self._think else "text"
                 self._has_thought = True
             else:
                 self._begin_call(mark)
@@ -74,11 +83,11 @@ class Reader:
 
     def _marks(self) -> tuple[str, ...]:
         if self._state == "thinking":
-            return (END_OF_THINK,)
+            return (self._end_of_think,)
         # Only at the beginning does a model think; later the mark would be what it writes about.
-        start = self._kept.lstrip()[: len(THINK)]
-        thinks = self._reasons and not self._is_begun and not self._has_thought and THINK.startswith(start)
-        return (*((THINK,) if thinks else ()), *((self._calls.mark,) if self._calls and self._calls.mark else ()))
+        start = self._kept.lstrip()[: len(self._think)]
+        thinks = self._reasons and not self._is_begun and not self._has_thought and self._think.startswith(start)
+        return (*((self._think,) if thinks else ()), *((self._calls.mark,) if self._calls and self._calls.mark else ()))
 
     def _until_mark(self, is_last: bool) -> tuple[str, str | None]:
         """The text before the first mark, and the mark; without one, all but what may be the beginning of one."""

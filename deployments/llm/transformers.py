@@ -19,6 +19,7 @@ from deployments.bits import config_for, taking_any_width
 from deployments.device import dtype_for, dtype_name, refuse_foreign_code, torch_for
 from deployments.llm.checkpoint import folder_of, plan_of_folder
 from deployments.llm.forming import FormingEngine
+from deployments.llm.habits import Habits
 from deployments.llm.language import CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import kept_of, smaller
 from deployments.llm.paged import PagedEngine
@@ -84,6 +85,7 @@ class TransformersOptions(CallReadingOptions):
 
 class TransformersLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("transformers",)
+    formats = ("pytorch",)
     has_grammars = True
     Options: ClassVar[type[TransformersOptions]] = TransformersOptions
 
@@ -104,7 +106,8 @@ class TransformersLanguage(LanguageFamily):
     def load(self, setup: Setup) -> ModelFacts:
         options: TransformersOptions = setup.options
         dtype = dtype_name(options.torch_dtype, setup.device)
-        vocabulary = Vocabulary(setup.folder)
+        habits = Habits.of(setup.entry)
+        vocabulary = Vocabulary(setup.folder, habits)
         setup.report(0.2, "loading weights")
         model = _model(setup, dtype)
         setup.report(0.8)
@@ -114,7 +117,7 @@ class TransformersLanguage(LanguageFamily):
         self._engine = PagedEngine(model, vocabulary.ends, kept, options.slots, setup.threads)
         width = model.config.get_text_config().vocab_size
         self._forming = FormingEngine(self._engine, TokenForms(setup.folder, vocabulary.ends, width))
-        self.begins(vocabulary, self._forming, context, kept, options, options.tool_parser)
+        self.begins(vocabulary, self._forming, context, kept, options, options.tool_parser, habits)
         return self.facts_of("transformers", options.packing.number_format or dtype)
 
     def unload(self) -> None:

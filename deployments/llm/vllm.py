@@ -15,6 +15,7 @@ from cluster import environment, errors
 from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts
 from cluster.paths import local_path
+from cluster.settings import Settings
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory, read
 from cluster.weights.memory import (
@@ -29,8 +30,9 @@ from deployments import allowed
 from deployments.adapters import adapters_in
 from deployments.device import dtype_name, refuse_foreign_code
 from deployments.llm.checkpoint import safetensors_of, text_config
+from deployments.llm.habits import Habits
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
-from deployments.llm.needs import STEP_WIDTH, kept_of, smaller
+from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of, smaller
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
@@ -82,10 +84,15 @@ def _end_worker() -> None:
 class VllmLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("vllm",)
     Options: ClassVar[type[VllmOptions]] = VllmOptions
+    formats = ("pytorch", "fp8", "gptq", "awq")
     has_grammars = True
     is_elsewhere = True
     #: Called when the engine has been lost.
     lost: Callable[[], None] = staticmethod(_end_worker)
+
+    @classmethod
+    def missing(cls, settings: Settings) -> str:
+        return "" if settings.vllm_command.strip() else "needs vLLM: see CLUSTER_VLLM_COMMAND"
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
@@ -116,7 +123,8 @@ class VllmLanguage(LanguageFamily):
         options: VllmOptions = setup.options
         refuse_foreign_code(setup)
         self.adapters = options.lora_modules
-        vocabulary = Vocabulary(setup.folder)
+        habits = Habits.of(setup.entry)
+        vocabulary = Vocabulary(setup.folder, habits)
         shape = shape_of_config(text_config(read(setup.folder)))
         dtype = dtype_name(options.torch_dtype, setup.device)
         kept = kept_of(shape, options, PRECISIONS[dtype])
@@ -127,7 +135,7 @@ class VllmLanguage(LanguageFamily):
             lambda fraction: setup.report(STARTED + (1 - STARTED) * fraction),
             SILENT_SHARE * setup.settings.load_stall_s,
         )
-        self.begins(vocabulary, self._running, context, kept, options, options.tool_parser)
+        self.begins(vocabulary, self._running, context, kept, options, options.tool_parser, habits)
         return self.facts_of("vllm", options.quantize or dtype)
 
     def unload(self) -> None:
@@ -232,7 +240,7 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
     inventory: Inventory | None = safetensors_of(prospect, "vLLM")
     share = {None: 1.0, "fp8": 1 / item, "bitsandbytes": 0.6 / item}[options.quantize]
     if inventory is None:
-        weights, kept = prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, 0
+        weights, kept = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, 0
         kept_bytes = step = int(options.cache_gb * GB)
         adapters = 0
     else:

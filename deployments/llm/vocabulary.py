@@ -11,6 +11,7 @@ from typing import Any
 from cluster import errors
 from cluster.value import JsonObject
 from deployments.llm.calls import CALL_MARKS
+from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.templates import ChatTemplate
 
 #: Tokens that end an answer in models that do not say which of theirs does.
@@ -29,7 +30,7 @@ ENDS = (
 class Vocabulary:
     """A model's tokens and its chat template, read from a folder as transformers writes it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, habits: Habits = UNKNOWN) -> None:
         from tokenizers import Tokenizer
 
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -39,7 +40,10 @@ class Vocabulary:
         source = _template_in(folder, config)
         self.template = ChatTemplate(source, tokens) if source else None
         generation = _json_in(folder / "generation_config.json")
-        ends = [generation.get("eos_token_id"), *(self._ids.get(token) for token in (tokens["eos_token"], *ENDS))]
+        named = (tokens["eos_token"], *ENDS, *habits.stop)
+        ends = [generation.get("eos_token_id"), *(self._ids.get(token) for token in named)]
+        self.size = self._tokenizer.get_vocab_size()
+        ends += [id for id in habits.stop_ids if 0 <= id < self.size]
         #: Tokens that end an answer.
         self.ends = frozenset(
             id for each in ends for id in (each if isinstance(each, list) else [each]) if id is not None
@@ -48,7 +52,6 @@ class Vocabulary:
         self.call_marks = {self._ids[mark]: mark for mark in CALL_MARKS if mark in self._ids}
         #: How the model's makers sample from it, where they say so.
         self.sampling = {name: generation[name] for name in ("temperature", "top_p", "top_k") if generation.get(name)}
-        self.size = self._tokenizer.get_vocab_size()
 
     @cached_property
     def longest(self) -> int:

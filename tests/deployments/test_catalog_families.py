@@ -21,7 +21,7 @@ each_family = pytest.mark.parametrize(("type", "name", "family"), FAMILIES, ids=
 
 
 def launch(entry: Entry) -> Wanted:
-    commits = [f"{source.hub}:{source.id}@{'a' * 40}" for source in entry.sources if source.hub == "huggingface"]
+    commits = [f"huggingface:{id}@{'a' * 40}" for id in entry.hub_ids if entry.remote_code]
     settings = Settings(home="/nowhere", remote_code=(entry.name, *commits))
     return resolve(LaunchSpec(model_name=entry.name, model_type=entry.type), Catalog.builtin(), settings)
 

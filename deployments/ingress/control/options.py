@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 from cluster import errors
-from cluster.catalog.entry import Entry
+from cluster.catalog.entry import Entry, Source
 from cluster.launch import LaunchSpec
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
@@ -35,6 +35,7 @@ class CatalogueRow(TypedDict):
 class VariantRow(TypedDict):
     hub: str
     format: str
+    sizes: list[str]
     quantizations: list[str]
 
 
@@ -78,8 +79,8 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
     async def options(type: str, name: str) -> Json:
         catalog = await current_catalog(supervisor, settings)
         entry = catalog.find(name, own_type(type, name, catalog, settings))
-        families = model_types(settings.plugins)[entry.type].families
-        family = families.get(entry.family)
+        model_type = model_types(settings.plugins)[entry.type]
+        family = model_type.families.get(entry.family)
         if family is None:
             raise errors.BadRequest(f"{entry.name} needs the family {entry.family}, which is not installed.")
         body: LaunchOptions = {
@@ -88,12 +89,18 @@ def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
             "launch": LaunchSpec.model_json_schema(),
             "family": family.Options.model_json_schema(),
             "defaults": entry.options,
-            "engines": list(family.engines),
-            "variants": [
-                {"hub": source.hub, "format": source.format, "quantizations": list(source.quantizations)}
-                for source in entry.sources
-            ],
+            "engines": list(dict.fromkeys(e for f in model_type.families_of(entry).values() for e in f.engines)),
+            "variants": [_variant(source) for source in entry.sources],
         }
         return Json(body)
 
     return routes
+
+
+def _variant(source: Source) -> VariantRow:
+    return {
+        "hub": source.hub,
+        "format": source.format,
+        "sizes": list(source.sizes),
+        "quantizations": list(source.quantizations),
+    }

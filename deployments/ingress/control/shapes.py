@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import TypedDict
 
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.entry import Entry
+from cluster.catalog.entry import Entry, Source, xinference_size
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, RESTS, SERVES
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
@@ -46,6 +46,8 @@ CAPABILITIES = {
     "embed_audio": "audio_embed",
 }
 
+#: What a model says of itself that Xinference calls an ability, by the name of the fact.
+ABILITIES_BY_FACT = {"takes_tools": "tools", "reasons": "reasoning"}
 
 #: Whose models they are, to clients of OpenAI: what Xinference says.
 OWNER = "xinference"
@@ -85,7 +87,9 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
     launched = model.launched
     word = xinference_type(launched.type, model.abilities)
     # Its command line prints both of every language model.
-    language = {"model_lang": list(launched.languages), "model_size_in_billions": None} if word == "LLM" else {}
+    size = xinference_size(launched.size)
+    language = {"model_lang": list(launched.languages), "model_size_in_billions": size} if word == "LLM" else {}
+    further = [ability for fact, ability in ABILITIES_BY_FACT.items() if model.facts.listed.get(fact)]
     return {
         "model_type": word,
         # The same in our word, which our own client reads.
@@ -102,7 +106,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
         "language": list(launched.languages),
         "max_tokens": launched.max_tokens,
         "dimensions": launched.dimensions,
-        "model_ability": list(model.abilities),
+        "model_ability": [*model.abilities, *further],
         "controlnet": launched.controlnet,
         "replica": launched.replica,
         **({} if launched.bounds is None else {"scale": dict(launched.bounds)}),
@@ -240,7 +244,7 @@ class EngineVariant(TypedDict):
     quantization: str
     #: The same for Xinference's command line, which lists each of them, and reads a size whether there is one or not.
     quantizations: list[str]
-    model_size_in_billions: None
+    model_size_in_billions: int | str | None
     model_hub: str
 
 
@@ -261,21 +265,24 @@ class CachedRow(TypedDict):
 def engines_body(catalog: Catalog, type: str, name: str, settings: Settings) -> dict[str, list[EngineVariant] | str]:
     """By engine the variants of the model that it can load, or the reason why it cannot."""
     entry = catalog.find(name, type)
-    family = model_types(settings.plugins)[entry.type].families.get(entry.family)
     needs = entry.facts.get("needs")
-    variants: list[EngineVariant] = [
-        {
-            "model_name": entry.name,
-            "model_format": source.format,
-            "quantization": quantization,
-            "quantizations": [quantization],
-            "model_size_in_billions": None,
-            "model_hub": source.hub,
-        }
-        for source in entry.sources
-        for quantization in source.quantizations
-    ]
-    return {engine: f"needs {needs}" if needs else variants for engine in (family.engines if family else ())}
+    body: dict[str, list[EngineVariant] | str] = {}
+    for family in model_types(settings.plugins)[entry.type].families_of(entry).values():
+        lacks = f"needs {needs}" if needs else family.missing(settings)
+        variants = [_variant(entry, variant) for s in entry.sources if family.reads(s) for variant in s.variants()]
+        body = {**{engine: lacks or variants for engine in family.engines}, **body}
+    return body
+
+
+def _variant(entry: Entry, source: Source) -> EngineVariant:
+    return {
+        "model_name": entry.name,
+        "model_format": source.format,
+        "quantization": source.quantizations[0],
+        "quantizations": list(source.quantizations),
+        "model_size_in_billions": xinference_size(source.size),
+        "model_hub": source.hub,
+    }
 
 
 def cached_rows(
@@ -284,7 +291,7 @@ def cached_rows(
     """The weights on the nodes' disks, by the catalogue's names where it knows them. `users` are the models that are
     launched with them, by hub and id."""
     entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
-    owners = {source.id: entry for entry in entries for source in entry.sources}
+    owners = {id: entry for entry in entries for source in entry.sources for id in source.ids()}
     return [
         _cached_row(stored.model, owners.get(stored.model.id), disk.ip, users)
         for disk in disks

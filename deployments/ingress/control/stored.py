@@ -94,7 +94,7 @@ async def _of_version(supervisor: SupervisorClient, settings: Settings, version:
     catalog = await current_catalog(supervisor, settings)
     entries = [entry for type in catalog.types() for entry in catalog.of_type(type)]
     names = {version, str(fields_of_version(version)["model_name"])}
-    ids = {source.id for entry in entries if names & set(entry.names) for source in entry.sources}
+    ids = {id for entry in entries if names & set(entry.names) for source in entry.sources for id in source.ids()}
     every = [
         Disk(disk.ip, [s for s in disk.models if s.model.id in ids or version in (s.model.revision, s.model.id)])
         for disk in await disks(settings)

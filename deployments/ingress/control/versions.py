@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 from cluster.catalog.catalog import Catalog
-from cluster.catalog.entry import Entry, Source
+from cluster.catalog.entry import Entry, Source, xinference_size
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.settings import Settings
 from cluster.value import JsonObject
@@ -35,8 +36,10 @@ class VersionRow(TypedDict):
     model_file_location: dict[str, str] | None
 
 
-def version_of(entry: Entry, source: Source, quantization: str) -> str:
-    return JOINT.join((entry.name, source.format, quantization))
+def version_of(entry: Entry, variant: Source) -> str:
+    """Its size stands in it where the model has several."""
+    size = xinference_size(variant.size)
+    return JOINT.join((entry.name, *([f"{size}B"] if size else []), variant.format, variant.quantizations[0]))
 
 
 def fields_of_version(version: str) -> JsonObject:
@@ -44,7 +47,10 @@ def fields_of_version(version: str) -> JsonObject:
     name, *form = version.rsplit(JOINT, 2)
     if len(form) != 2:
         return {"model_name": version}
-    return {"model_name": name, "model_format": form[0], **({} if form[1] == "none" else {"quantization": form[1]})}
+    fields = {"model_format": form[0], **({} if form[1] == "none" else {"quantization": form[1]})}
+    if (sized := re.fullmatch(rf"(.+){JOINT}(\d+(?:_\d+)?)B", name)) is not None:
+        return {"model_name": sized[1], "model_size_in_billions": sized[2], **fields}
+    return {"model_name": name, **fields}
 
 
 def watching(supervisor: SupervisorClient, settings: Settings) -> APIRouter:
@@ -76,8 +82,8 @@ def _by_ability(catalog: Catalog, settings: Settings, engine: str | None = None)
     names: dict[str, list[str]] = {}
     for type in model_types(settings.plugins).values():
         for entry in catalog.of_type(type.name):
-            family = type.families.get(entry.family)
-            if engine is not None and (family is None or engine not in family.engines):
+            families = type.families_of(entry).values()
+            if engine is not None and not any(engine in family.engines for family in families):
                 continue
             for ability in abilities_of(entry, settings):
                 names.setdefault(ability, []).append(entry.name)
@@ -85,20 +91,19 @@ def _by_ability(catalog: Catalog, settings: Settings, engine: str | None = None)
 
 
 def _versions(entry: Entry, settings: Settings) -> list[VersionRow]:
-    rows: list[VersionRow] = []
-    for source in entry.sources:
-        folder: Path | None = is_cached(source, settings.home, roots=settings.model_roots)
-        for quantization in source.quantizations:
-            rows.append(
-                {
-                    "model_version": version_of(entry, source, quantization),
-                    "model_name": entry.name,
-                    "model_format": source.format,
-                    "quantization": quantization,
-                    "model_hub": source.hub,
-                    "model_revision": source.revision,
-                    "cache_status": folder is not None,
-                    "model_file_location": {settings.host: str(folder)} if folder is not None else None,
-                }
-            )
-    return rows
+    variants = [variant for source in entry.sources for variant in source.variants()]
+    return [_version_row(entry, variant, settings) for variant in variants]
+
+
+def _version_row(entry: Entry, variant: Source, settings: Settings) -> VersionRow:
+    folder: Path | None = is_cached(variant, settings.home, roots=settings.model_roots)
+    return {
+        "model_version": version_of(entry, variant),
+        "model_name": entry.name,
+        "model_format": variant.format,
+        "quantization": variant.quantizations[0],
+        "model_hub": variant.hub,
+        "model_revision": variant.revision,
+        "cache_status": folder is not None,
+        "model_file_location": {settings.host: str(folder)} if folder is not None else None,
+    }

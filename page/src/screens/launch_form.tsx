@@ -53,8 +53,10 @@ type Launched = { readonly model_uid: string };
 
 /** Where the variants of a model are known, they are choices. */
 function withChoices(fields: readonly Field[], options: LaunchOptions): Field[] {
+  const sizes = [...new Set(options.variants.flatMap((variant) => variant.sizes))];
   const choices: Readonly<Record<string, readonly string[]>> = {
     model_engine: options.engines,
+    ...(sizes.length > 0 ? { model_size_in_billions: sizes } : {}),
     quantization: [...new Set(options.variants.flatMap((variant) => variant.quantizations))],
     model_format: [...new Set(options.variants.map((variant) => variant.format))],
   };

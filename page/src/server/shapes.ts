@@ -260,6 +260,7 @@ export type Rung = {
 export type VariantRow = {
   readonly hub: string;
   readonly format: string;
+  readonly sizes: readonly (string)[];
   readonly quantizations: readonly (string)[];
 };
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.facts import ModelFacts
 from cluster.worker.family import Finished, Setup, Stop
+from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.language import Hear, LanguageFamily, LanguageOptions, Order, TokenSampling
 from deployments.llm.pieces import Piece, Reply
 from deployments.llm.token_masks import TokenForm
@@ -66,11 +67,17 @@ class Scripted(LanguageFamily):
 
 
 def scripted(
-    folder: Path, template: str | None = TEMPLATE, context: int = 64, special: Sequence[str] = (), **options: Any
+    folder: Path,
+    template: str | None = TEMPLATE,
+    context: int = 64,
+    special: Sequence[str] = (),
+    habits: Habits = UNKNOWN,
+    **options: Any,
 ) -> tuple[Scripted, Script]:
     family, engine = Scripted(), Script()
     query = LanguageOptions(**options)
-    family.begins(Vocabulary(save_vocabulary(folder, template, special)), engine, context, 4 * context, query)
+    vocabulary = Vocabulary(save_vocabulary(folder, template, special), habits)
+    family.begins(vocabulary, engine, context, 4 * context, query, habits=habits)
     return family, engine
 
 

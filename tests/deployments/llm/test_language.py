@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.catalog.entry import Entry, Source
+from deployments.llm.habits import Habits
 from deployments.llm.pieces import TalkUsage
 from deployments.llm.tool_choice import call_schema
-from tests.deployments.llm.letters import Told, ids_of, say, scripted
+from tests.deployments.llm.letters import TEMPLATE, Told, ids_of, say, scripted
 
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -272,3 +274,28 @@ def test_tokens_of_texts_and_messages_and_back(tmp_path: Path) -> None:
     assert family.prepare("detokenize", [written["ids"]], {"skip_special_tokens": False}).answers == [
         "<user>hi</s><assistant>"
     ]
+
+
+def test_what_the_catalogue_says_of_thoughts_calls_and_ends_is_kept(tmp_path: Path) -> None:
+    facts = {
+        "reasoning_start_tag": "(",
+        "reasoning_end_tag": ")",
+        "tool_parser": "llama3",
+        "stop": ["|", "never"],
+        "stop_token_ids": [7, 10**6, "x"],
+    }
+    entry = Entry(name="m", type="llm", family="openvino", sources=(Source(hub="local", id="/m"),), facts=facts)
+    family, engine = scripted(tmp_path, TEMPLATE + "{% set _ = tools %}", habits=Habits.of(entry))
+    assert family.vocabulary.ends == {0, ids_of("|")[0], 7}
+    assert family.facts_of("scripted", "int8").reasons
+    tools = [{"type": "function", "function": {"name": "time", "parameters": {}}}]
+    told = Told(family, {**HELLO, "tools": tools})
+    say(engine.hears[0], '(hm){"name": "time", "parameters": {}}', "stop")
+    (choice,) = told.reply.choices
+    assert (choice.reasoning, choice.text, [call.name for call in choice.calls]) == ("hm", "", ["time"])
+
+
+@pytest.mark.parametrize("facts", [{}, {"stop": "x", "reasoning_start_tag": 1, "tool_parser": ["a"]}])
+def test_facts_that_say_nothing_change_nothing(facts: dict[str, Any]) -> None:
+    entry = Entry(name="m", type="llm", family="openvino", sources=(Source(hub="local", id="/m"),), facts=facts)
+    assert Habits.of(entry) == Habits()

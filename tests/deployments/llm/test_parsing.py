@@ -15,6 +15,7 @@ PARIS = '{"name": "weather", "parameters": {"city": "Par}is"}}'
 NOW = '{"name": "time", "arguments": {}}'
 ALL: dict[str, Any] = {"reasons": True, "calls": "hermes"}
 LLAMA: dict[str, Any] = {"calls": "llama3"}
+GEMMA: dict[str, Any] = {"reasons": True, "marks": ("<|channel>thought\n", "<channel|>")}
 MISTRAL: dict[str, Any] = {"calls": "mistral"}
 
 
@@ -73,6 +74,10 @@ def read(parts: list[str], **marks: Any) -> tuple[str, str, list[tuple[int, str,
         ("[TOOL_CALLS]time[ARGS]{", MISTRAL, "[TOOL_CALLS]time[ARGS]{", "", []),
         (f"[TOOL_CALLS]{'a word ' * 90}", MISTRAL, f"[TOOL_CALLS]{'a word ' * 90}", "", []),
         ("[TOOL", MISTRAL, "[TOOL", "", []),
+        # Other marks around what it thinks.
+        ("<|channel>thought\nhm<channel|>Yes.", GEMMA, "Yes.", "hm", []),
+        ("hm</s>Yes.", {"reasons": True, "marks": ("<s>", "</s>"), "thinks_first": True}, "Yes.", "hm", []),
+        ("<think>hm</think>Yes.", GEMMA, "<think>hm</think>Yes.", "", []),
         # Held by a grammar to being a call.
         (PARIS, {"calls": "forced"}, "", "", [(0, "weather", '{"city": "Par}is"}')]),
         (PARIS[:-4], {"calls": "forced"}, PARIS[:-4], "", []),
