@@ -229,6 +229,16 @@ class ScaleStatus(Value):
     why: str = ""
 
 
+class VersionFigures(Value):
+    """What has come of the requests to one version of a model since another is on trial."""
+
+    requests: int = 0
+    failed: int = 0
+    #: What half of them took at most, and 95 of 100; None where none was timed.
+    median_s: float | None = None
+    slowest_s: float | None = None
+
+
 class CanaryStatus(Value):
     """How the trial of a new version stands."""
 
@@ -237,6 +247,10 @@ class CanaryStatus(Value):
     old_generation: int
     percent: float
     why: str = ""
+    #: What happens next, as a sentence.
+    next: str = ""
+    new: VersionFigures = VersionFigures()
+    old: VersionFigures = VersionFigures()
 
 
 class ScaleNumbers(Value):

@@ -84,6 +84,33 @@ def of_canary(canary: CanaryStatus) -> str:
     return f"{canary.percent:g} % to generation {canary.generation}, a canary: {canary.why}"
 
 
+def print_canary(canary: CanaryStatus) -> None:
+    """Both versions beside each other, and what happens next."""
+    versions = [
+        (canary.generation, canary.percent, canary.new),
+        (canary.old_generation, 100 - canary.percent, canary.old),
+    ]
+    print_table(
+        ("GENERATION", "SHARE", "REQUESTS", "FAILED", "MEDIAN", "95 % WITHIN"),
+        [
+            (
+                generation,
+                f"{share:g} %",
+                figures.requests,
+                figures.failed,
+                milliseconds(figures.median_s),
+                milliseconds(figures.slowest_s),
+            )
+            for generation, share, figures in versions
+        ],
+    )
+    click.echo(canary.next)
+
+
+def milliseconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1000 * seconds:.0f} ms"
+
+
 def _why(status: ModelStatus) -> str:
     if status.state is not ModelState.READY:
         return status.reason or _activity(status)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cluster.cli.connection import complete_uid, talks
-from cluster.cli.output import json_option, print_json, print_models, print_table, size
+from cluster.cli.output import json_option, print_canary, print_json, print_models, print_table, size
 from cluster.cli.progress import follow as follow_launch
 from cluster.client.client import Client
 
@@ -46,6 +46,9 @@ def status(client: Client, uid: str | None, follow: bool, timeout: float | None,
                 for worker in model.workers
             ],
         )
+    if model.canary is not None:
+        click.echo()
+        print_canary(model.canary)
     for line in model.log_tail:
         click.echo(f"  {line}")
 

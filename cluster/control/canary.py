@@ -12,6 +12,7 @@ from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 from cluster.launch import Wanted
+from cluster.status import VersionFigures
 from cluster.tally import CanaryTally, Tally, together
 from cluster.value import Value
 
@@ -128,6 +129,28 @@ def judged(canary: Tally, stable: Tally, served_s: float, limits: CanaryLimits) 
     if canary.requests < limits.requests and served_s < LONGEST_TIMES * limits.seconds:
         return Ruling("wait", f"{figures}; it is judged after {limits.requests} requests")
     return Ruling("go on", figures)
+
+
+def next_of(canary: Canary, counted: Tally, limits: CanaryLimits, is_serving: bool) -> str:
+    """What happens next, if nobody wants something else."""
+    if not is_serving:
+        return f"When it is loaded, it gets {canary.percent:g} % of the requests."
+    missing = max(limits.requests - counted.requests, 0)
+    more = f" and answered {missing} more {'request' if missing == 1 else 'requests'}" if missing else ""
+    return (
+        f"It takes all requests when it has served for {limits.seconds:g} s{more}; "
+        f"generation {canary.before.generation} comes back if more of its requests fail or take longer."
+    )
+
+
+def figures_of(tally: Tally) -> VersionFigures:
+    timed = bool(tally.times)
+    return VersionFigures(
+        requests=tally.requests,
+        failed=tally.faults,
+        median_s=tally.quantile_s(0.5) if timed else None,
+        slowest_s=tally.quantile_s(SLOWEST_PART) if timed else None,
+    )
 
 
 def _count(tally: Tally) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cluster.control.canary import CanaryLimits, figures_of, next_of
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES, WorkerRecord
 from cluster.control.reconcile import Waiting
@@ -130,7 +131,12 @@ def _canary_status(fleet: Fleet, uid: str) -> CanaryStatus | None:
     canary = fleet.canaries.on_trial.get(uid)
     if canary is None:
         return None
+    new, old = fleet.canaries.counted(uid)
+    limits = CanaryLimits(fleet.settings.canary_s, fleet.settings.canary_requests)
     return CanaryStatus(
+        next=next_of(canary, new, limits, uid in fleet.canaries.since),
+        new=figures_of(new),
+        old=figures_of(old),
         generation=canary.generation,
         old_generation=canary.before.generation,
         percent=canary.percent,

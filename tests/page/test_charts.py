@@ -10,10 +10,12 @@ from typing import Any
 
 from playwright.async_api import Page, expect
 
+from cluster.status import CanaryStatus, ModelStatus, VersionFigures
 from tests.attacks.standing_in import CountingWorker
 from tests.cluster.statuses import make_status, make_worker
-from tests.page.looking import Eyes, line
+from tests.page.looking import Eyes, line, row
 from tests.page.test_page import AXE, FAULTS, Shown, serving
+from tests.page.test_screens import Keeping
 
 
 def two_models() -> tuple[Shown, CountingWorker, CountingWorker]:
@@ -68,7 +70,7 @@ def test_what_a_model_does_is_drawn_as_it_comes_and_said_in_words(eyes: Eyes, tm
             # It goes on without being asked for again.
             before = await busy.inner_text()
             await expect(busy).not_to_have_text(before, timeout=20_000)
-            assert len([each for each in streams if "topics=figures%3Aann" in each]) == 1
+            assert len([each for each in streams if "topic=figures%3Aann" in each]) == 1
             await legible(page)
             await page.get_by_role("button", name="24 h").click()
             await expect(page.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
@@ -96,5 +98,43 @@ def test_requests_shows_what_each_worker_does_and_all_of_them_together(eyes: Eye
             supervisor.workers["ann"] = None
             supervisor.version += 1
             await expect(rows).to_have_count(1)
+
+    eyes.run(scene())
+
+
+def on_trial(requests: int, failed: int, **fields: Any) -> ModelStatus:
+    canary = CanaryStatus(
+        generation=2,
+        old_generation=1,
+        percent=10,
+        why=f"{requests} requests, {failed} failed",
+        next="It takes all requests when it has served for 60 s; generation 1 comes back if more fail.",
+        new=VersionFigures(requests=requests, failed=failed, median_s=0.25),
+        old=VersionFigures(requests=90, median_s=0.05, slowest_s=1.5),
+    )
+    workers = (make_worker(state="READY"), make_worker(state="READY", generation=2).model_copy(update={"id": "new"}))
+    return make_status("m", "READY", generation=2, workers=workers, canary=canary, **fields)
+
+
+def test_a_version_on_trial_is_shown_beside_the_old_one_until_that_is_decided(eyes: Eyes, tmp_path: Path) -> None:
+    async def scene() -> None:
+        supervisor = Keeping(on_trial(10, 0))
+        async with serving(tmp_path, supervisor) as url, eyes.tab(width=390) as page:
+            await page.goto(f"{url}/ui/")
+            await expect(row(page, "m")).to_contain_text("a new version gets 10 %")
+            await page.goto(f"{url}/ui/#/models/m/replicas")
+            trial = page.get_by_role("region", name="A new version is on trial")
+            await expect(trial.get_by_role("row", name="New generation 2 · 10 % 10 0 250 ms –")).to_be_visible()
+            await expect(trial.get_by_role("row", name="Old generation 1 · 90 % 90 0 50 ms 1.5 s")).to_be_visible()
+            await expect(trial).to_contain_text("generation 1 comes back if more fail")
+            await expect(page.get_by_role("rowheader", name="0 generation 2")).to_be_visible()
+            await legible(page)
+            supervisor.show(on_trial(20, 2))
+            await expect(trial.get_by_role("row", name="New generation 2 · 10 % 20 2")).to_be_visible()
+            supervisor.happen("The canary (generation 2) is given up for generation 1: 2 of 20 failed", uid="m")
+            supervisor.show(make_status("m", "READY"))
+            await expect(trial).to_have_count(0)
+            await page.goto(f"{url}/ui/#/events/m")
+            await expect(page.get_by_text("is given up for generation 1")).to_be_visible()
 
     eyes.run(scene())

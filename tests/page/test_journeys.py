@@ -236,7 +236,8 @@ def test_a_picture_that_is_begun_comes_though_its_tab_is_closed(eyes: Eyes, live
         async with eyes.tab() as page:
             await opened(page, live, "requests")
             # Those of other tests are kept for a while as well.
-            job = page.get_by_role("region").filter(has=page.get_by_role("link", name=uid))
+            table = page.get_by_role("table")
+            job = page.get_by_role("region").filter(has=page.get_by_role("link", name=uid), has_not=table)
             await job.get_by_role("button", name="Show").click()
             assert await job.locator("img").evaluate("image => image.naturalWidth") == 64
             await job.get_by_role("button", name="Forget").click()

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from cluster.launch import TARGET_QUEUE_S
 from cluster.routes import ModelRoutes
-from cluster.status import Claim, ModelStatus, Node, WorkerStatus
+from cluster.status import Claim, ModelStatus, Node, VersionFigures, WorkerStatus
 from cluster.value import JsonObject
 
 
@@ -43,6 +43,27 @@ class LiveScale(TypedDict):
     why: str
 
 
+class LiveVersion(TypedDict):
+    generation: int
+    #: The percentage of the requests that it gets.
+    percent: float
+    requests: int
+    failed: int
+    #: What half of them took at most, and 95 of 100; none where none was timed.
+    median_s: float | None
+    slowest_s: float | None
+
+
+class LiveCanary(TypedDict):
+    """A new version that is on trial beside the old one."""
+
+    new: LiveVersion
+    old: LiveVersion
+    #: How it stands, and what happens next.
+    why: str
+    next: str
+
+
 class LiveModel(TypedDict):
     uid: str
     type: str
@@ -54,6 +75,8 @@ class LiveModel(TypedDict):
     replica: int
     #: None where the number does not follow the load.
     scale: LiveScale | None
+    #: None where no new version is on trial, or nobody knows how it does.
+    canary: LiveCanary | None
     ready: int
     restarts: int
     generation: int
@@ -127,6 +150,29 @@ def live_scale(status: ModelStatus) -> LiveScale | None:
     return {"min": scale.min, "max": scale.max, "target_queue_s": scale.target_queue_s, "why": scale.why}
 
 
+def live_canary(status: ModelStatus) -> LiveCanary | None:
+    canary = status.canary
+    if canary is None:
+        return None
+    return {
+        "new": _live_version(canary.generation, canary.percent, canary.new),
+        "old": _live_version(canary.old_generation, 100 - canary.percent, canary.old),
+        "why": canary.why,
+        "next": canary.next,
+    }
+
+
+def _live_version(generation: int, percent: float, figures: VersionFigures) -> LiveVersion:
+    return {
+        "generation": generation,
+        "percent": percent,
+        "requests": figures.requests,
+        "failed": figures.failed,
+        "median_s": figures.median_s,
+        "slowest_s": figures.slowest_s,
+    }
+
+
 def _scale_of(bounds: Mapping[str, float] | None) -> LiveScale | None:
     """As a model was launched."""
     if bounds is None:
@@ -146,6 +192,7 @@ def live_model(status: ModelStatus) -> LiveModel:
         "error_code": status.error_code,
         "replica": status.replica,
         "scale": live_scale(status),
+        "canary": live_canary(status),
         "ready": status.ready,
         "restarts": status.restarts,
         "generation": status.generation,
@@ -170,6 +217,7 @@ def routed_model(model: ModelRoutes) -> LiveModel:
         "error_code": "",
         "replica": model.launched.replica,
         "scale": _scale_of(model.launched.bounds),
+        "canary": None,
         "ready": len(model.workers),
         "restarts": 0,
         "generation": 0,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from cluster import errors
 from cluster.keys import Key
@@ -19,6 +20,7 @@ from deployments.ingress.openapi import EVENTS, described
 
 #: A stream that is silent for longer is dead, whatever its connection looks like.
 BEAT_S = 2.0
+NO_TOPICS: list[str] = []
 
 
 def watching(
@@ -37,15 +39,15 @@ def watching(
 
     @routes.get("/v1/changes")
     @described("All models and nodes, and then each change, as events", LiveChange, media_types=(EVENTS,))
-    async def changes(request: Request, topics: str = "", since: str = "") -> Response:
+    async def changes(request: Request, topic: Annotated[list[str], Query()] = NO_TOPICS, since: str = "") -> Response:
         """The first event has all there is; one with the id of the last that was read, also as `since`, has what came
-        after. An event `beat` is a sign of life, and one `ended` says that the key is not valid any more. `topics`,
-        with commas between them: `figures:UID` tells each second what that model did, as `/v1/history` does, `figures`
+        after. An event `beat` is a sign of life, and one `ended` says that the key is not valid any more. `topic`,
+        as often as there are: `figures:UID` tells each second what that model did, as `/v1/history` does, `figures`
         all models together, and `workers` what each worker does, those that changed."""
         key: Key | None = request.state.key
-        chosen = named.of(topics, key)
+        chosen = named.of(topic, key)
         fleet = news.read(key, request.headers.get("last-event-id") or since, BEAT_S)
-        return await Events.of(_until_revoked(request, merged(fleet, *(topic() for topic in chosen)), may_go_on))
+        return await Events.of(_until_revoked(request, merged(fleet, *(each() for each in chosen)), may_go_on))
 
     return routes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 
@@ -64,11 +64,11 @@ class Topics:
         self._history = history
         self._table = table
 
-    def of(self, names: str, key: Key | None) -> list[Topic]:
+    def of(self, names: Iterable[str], key: Key | None) -> list[Topic]:
         """Raises for one that there is not, or that the key may not read."""
-        chosen = list(dict.fromkeys(name for name in names.split(",") if name))
+        chosen = list(dict.fromkeys(names))
         if len(chosen) > MOST_TOPICS:
-            raise errors.BadRequest(f"{len(chosen)} topics are asked for, {MOST_TOPICS} are allowed.", "topics")
+            raise errors.BadRequest(f"{len(chosen)} topics are asked for, {MOST_TOPICS} are allowed.", "topic")
         return [self._of(name, key) for name in chosen]
 
     def _of(self, name: str, key: Key | None) -> Topic:
@@ -82,7 +82,7 @@ class Topics:
             case "workers", False:
                 return partial(self._workers, key)
         raise errors.BadRequest(
-            f"There is no topic {quoted(name)}; there are figures, figures:UID and workers.", "topics"
+            f"There is no topic {quoted(name)}; there are figures, figures:UID and workers.", "topic"
         )
 
     async def _figures(self, uid: str | None, key: Key | None) -> AsyncGenerator[bytes]:

@@ -106,6 +106,7 @@ function Difference({ row, error }: Asked): JSX.Element {
         <>
           <Fields row={row} />
           <Note kind={row.change === "update" ? "warn" : "plain"}>{say.kind(row.change)}</Note>
+          {row.change === "update" && Number(row.after?.canary) > 0 && <Note>{words().canary.edit(Number(row.after?.canary))}</Note>}
         </>
       )}
     </section>

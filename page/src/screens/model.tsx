@@ -11,6 +11,7 @@ import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { Events, Logs } from "./history";
 import { Calls } from "./calls";
+import { Canary } from "./canary";
 import { ModelCharts } from "./charts";
 import { Edit } from "./edit";
 import { How, terminating } from "./models";
@@ -92,6 +93,7 @@ function Head({ model }: { model: LiveModel }): JSX.Element {
         {model.type} · {model.name}
       </p>
       {model.state !== "READY" && <How model={model} />}
+      {model.canary !== null && <Canary canary={model.canary} />}
       {may("launch") && <Bounds model={model} />}
       {question && <Confirm question={question} onClose={() => setQuestion(null)} />}
     </div>

@@ -156,6 +156,7 @@ export function How({ model }: { model: LiveModel }): JSX.Element {
         </div>
       )}
       {model.reason && <small class="name">{model.reason}</small>}
+      {model.canary !== null && <small>{words().canary.row(model.canary.new.percent)}</small>}
     </div>
   );
 }

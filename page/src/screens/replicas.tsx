@@ -54,7 +54,7 @@ function Table({ model }: { model: LiveModel }): JSX.Element {
         </thead>
         <tbody>
           {model.workers.map((worker) => (
-            <Row key={worker.id} worker={worker} />
+            <Row key={worker.id} worker={worker} isOneOfTwo={model.canary !== null} />
           ))}
         </tbody>
       </table>
@@ -62,11 +62,14 @@ function Table({ model }: { model: LiveModel }): JSX.Element {
   );
 }
 
-function Row({ worker }: { worker: LiveWorker }): JSX.Element {
+function Row({ worker, isOneOfTwo }: { worker: LiveWorker; isOneOfTwo: boolean }): JSX.Element {
   const isLoading = worker.state === "LOADING";
   return (
     <tr>
-      <th scope="row">{worker.index}</th>
+      <th scope="row">
+        {worker.index}
+        {isOneOfTwo && <span class="dim"> {words().canary.generation(worker.generation)}</span>}
+      </th>
       <td>
         <State kind={kindOf(worker.state)}>{worker.state}</State>
         {isLoading && <small class="name"> {percent(worker.progress)} {worker.stage}</small>}

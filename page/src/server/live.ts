@@ -117,22 +117,22 @@ export function want(topic: string, kind: Taken, taker: (data: string) => void):
 function turn(): void {
   clearTimeout(turning);
   turning = window.setTimeout(() => {
-    if (source !== null && openedTopics !== topics()) open();
+    if (source !== null && openedTopics !== String(topics())) open();
   }, TURN_MS);
 }
 
-const topics = (): string => [...wanted.keys()].sort().join(",");
+const topics = (): string[] => [...wanted.keys()].sort();
 
 function urlOfStream(): string {
   const query = new URLSearchParams();
-  const parts = { cell: chosen, topics: topics(), since: lastId };
-  for (const [name, value] of Object.entries(parts)) if (value !== "") query.set(name, value);
+  for (const topic of topics()) query.append("topic", topic);
+  for (const [name, value] of Object.entries({ cell: chosen, since: lastId })) if (value !== "") query.set(name, value);
   return urlOf(`/v1/changes${query.size > 0 ? `?${query}` : ""}`);
 }
 
 export function open(): void {
   close();
-  openedTopics = topics();
+  openedTopics = String(topics());
   const opened = (source = new EventSource(urlOfStream()));
   const openedAt = Date.now();
   opened.onmessage = (event: MessageEvent<string>) => {

@@ -99,6 +99,13 @@ export type LaunchOptions = {
   readonly variants: readonly (VariantRow)[];
 };
 
+export type LiveCanary = {
+  readonly new: LiveVersion;
+  readonly old: LiveVersion;
+  readonly why: string;
+  readonly next: string;
+};
+
 export type LiveChange = {
   readonly whole: boolean;
   readonly models: readonly (LiveModel)[];
@@ -118,6 +125,7 @@ export type LiveModel = {
   readonly error_code: string;
   readonly replica: number;
   readonly scale: LiveScale | null;
+  readonly canary: LiveCanary | null;
   readonly ready: number;
   readonly restarts: number;
   readonly generation: number;
@@ -173,6 +181,15 @@ export type LiveScale = {
   readonly max: number;
   readonly target_queue_s: number;
   readonly why: string;
+};
+
+export type LiveVersion = {
+  readonly generation: number;
+  readonly percent: number;
+  readonly requests: number;
+  readonly failed: number;
+  readonly median_s: number | null;
+  readonly slowest_s: number | null;
 };
 
 export type LiveWorker = {

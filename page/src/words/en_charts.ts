@@ -1,4 +1,4 @@
-/** The sentences of charts and queues. */
+/** The sentences of charts, queues and versions on trial. */
 export const chartsEn = {
   charts: {
     title: "Charts",
@@ -16,6 +16,22 @@ export const chartsEn = {
     claimed: "claimed now",
     said: (label: string, last: string, most: string): string => `${label} ${last}, at most ${most}`,
     help: "Kept in memory by the server that answers, since it began. What waits is counted as the end of each second finds it.",
+  },
+  canary: {
+    title: "A new version is on trial",
+    versions: "Both versions",
+    share: (percent: number): string => `${percent} % of the requests`,
+    version: "Version",
+    new: "New",
+    old: "Old",
+    generation: (generation: number): string => `generation ${generation}`,
+    requests: "Requests",
+    failed: "Failed",
+    median: "Half within",
+    slowest: "95 % within",
+    edit: (percent: number): string =>
+      `At first ${percent} % of the requests go to one new worker. The other version comes back by itself if more of them fail or take longer.`,
+    row: (percent: number): string => `a new version gets ${percent} %`,
   },
   queues: {
     title: "Queues and batches",

@@ -1,4 +1,4 @@
-/** 图表与队列的语句。 */
+/** 图表、队列与试运行版本的语句。 */
 import type { chartsEn } from "./en_charts";
 
 export const chartsZh: typeof chartsEn = {
@@ -18,6 +18,21 @@ export const chartsZh: typeof chartsEn = {
     claimed: "当前已申领",
     said: (label: string, last: string, most: string): string => `${label} ${last}，最高 ${most}`,
     help: "由应答的服务器自启动以来保存在内存中。等待数为每秒末的数值。",
+  },
+  canary: {
+    title: "新版本试运行中",
+    versions: "两个版本",
+    share: (percent: number): string => `${percent} % 的请求`,
+    version: "版本",
+    new: "新",
+    old: "旧",
+    generation: (generation: number): string => `第 ${generation} 代`,
+    requests: "请求",
+    failed: "失败",
+    median: "半数不超过",
+    slowest: "95 % 不超过",
+    edit: (percent: number): string => `起初 ${percent} % 的请求交给一个新的工作进程。若失败更多或耗时更长，原版本会自动恢复。`,
+    row: (percent: number): string => `新版本获得 ${percent} %`,
   },
   queues: {
     title: "队列与批次",

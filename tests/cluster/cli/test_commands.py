@@ -16,6 +16,7 @@ from cluster import errors
 from cluster.cli import main
 from cluster.cli.models import overlap
 from cluster.settings import Settings
+from cluster.status import CanaryStatus, VersionFigures
 from tests.cluster.client.fake_server import FakeServer
 from tests.cluster.statuses import make_status, make_worker
 
@@ -148,6 +149,16 @@ def test_status_of_one_model_shows_its_replicas_and_log(cluster: Run, server: Fa
     shown = cluster("status", "m")
     for word in ("1/2", "n0 n1", "CUDA out of memory", "  bye"):
         assert word in shown.stdout
+
+
+def test_status_shows_a_version_on_trial_beside_the_old_one(cluster: Run, server: FakeServer) -> None:
+    new, old = VersionFigures(requests=4, failed=1, median_s=0.25), VersionFigures(requests=90, slowest_s=1.5)
+    trial = CanaryStatus(generation=2, old_generation=1, percent=10, next="It goes on.", new=new, old=old)
+    server.on("GET /v1/models/m/status", make_status("m", "READY", canary=trial))
+    lines = [line.split() for line in cluster("status", "m").stdout.splitlines()]
+    assert ["2", "10", "%", "4", "1", "250", "ms"] in lines
+    assert ["1", "90", "%", "90", "0", "1500", "ms"] in lines
+    assert ["It", "goes", "on."] in lines
 
 
 def test_status_follows_until_ready(cluster: Run, server: FakeServer) -> None:

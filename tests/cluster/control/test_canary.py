@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cluster.control.canary import Canaries, Canary, CanaryLimits, is_unlikely, judged
+from cluster.control.canary import Canaries, Canary, CanaryLimits, figures_of, is_unlikely, judged, next_of
 from cluster.tally import CanaryTally, Counting, Tally
 from tests.make import make_wanted
 
@@ -27,6 +27,18 @@ def test_one_that_serves_as_well_goes_on_after_enough_time_and_requests() -> Non
     assert soon.verdict == "wait" and "it is judged after 60 s" in soon.why
     few = judged(tally(99), tally(1500, seed=1), 61.0, LIMITS)
     assert few.verdict == "wait" and "it is judged after 100 requests" in few.why
+
+
+def test_what_happens_next_is_said_as_a_sentence_and_what_came_of_both_in_figures() -> None:
+    canary = Canary(generation=3, percent=12.5, before=make_wanted("m", generation=2))
+    assert next_of(canary, Tally(), LIMITS, False) == "When it is loaded, it gets 12.5 % of the requests."
+    soon = next_of(canary, tally(99), LIMITS, True)
+    assert "served for 60 s and answered 1 more request; generation 2 comes back if more" in soon
+    assert "served for 60 s; generation 2" in next_of(canary, tally(150), LIMITS, True)
+    figures = figures_of(tally(100, 3, spread=0.01))
+    assert (figures.requests, figures.failed) == (100, 3)
+    assert figures.median_s is not None and 0.04 < figures.median_s < 0.06
+    assert figures_of(tally(2, 2)).median_s is None
 
 
 def test_one_that_hardly_anybody_uses_goes_on_after_ten_times_as_long() -> None:

@@ -61,6 +61,11 @@ def test_one_worker_of_the_new_version_serves_beside_the_old_one() -> None:
         status = await s.supervisor.status("m")
         assert (status.state, status.ready, status.replica, status.generation) == (M.READY, 2, 2, 2)
         assert "0 requests, 0 failed, of the old version 0 requests, 0 failed; it is judged after" in status.canary.why
+        await count(s, tally(4), tally(9, 1))
+        await s.ticks(2)
+        status = await s.supervisor.status("m")
+        assert (status.canary.new.requests, status.canary.old.failed) == (4, 1)
+        assert "generation 1 comes back if more" in status.canary.next
         assert "Update model: declared, with 10 % of the requests at first" in await s.events()
 
     play(scene)

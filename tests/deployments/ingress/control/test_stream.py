@@ -71,7 +71,7 @@ def test_a_reader_is_told_the_numbers_that_it_asks_for_as_they_come(tmp_path: Pa
     async def scene() -> None:
         place = settings(tmp_path, port=free_port())
         async with served(place, StandIn({"m": worker, "n": other})) as url, httpx.AsyncClient() as client:
-            path = f"{url}{CHANGES}?topics="
+            path = f"{url}{CHANGES}?topic="
 
             def has_work(body: Any) -> bool:
                 worker.work(1)
@@ -85,10 +85,10 @@ def test_a_reader_is_told_the_numbers_that_it_asks_for_as_they_come(tmp_path: Pa
                 rows = list(body["workers"].values())
                 return {row["model"] for row in rows} == {"m", "n"} and rows[0]["waiting"] == 4
 
-            await read_until(client, path + "workers,figures:m", "workers", is_idle)
+            await read_until(client, path + "workers&topic=figures:m", "workers", is_idle)
             answer = await client.get(path + "nothing")
             assert answer.status_code == 400 and "There is no topic 'nothing'" in answer.text
-            assert (await client.get(path + ",".join(f"figures:{n}" for n in range(9)))).status_code == 400
+            assert (await client.get(path + "&topic=".join(f"figures:{n}" for n in range(9)))).status_code == 400
 
     run(scene())
 
@@ -101,13 +101,13 @@ def test_a_key_reads_no_topic_of_other_models(tmp_path: Path) -> None:
         place = settings(tmp_path, port=free_port(), auth="on")
         header = {"authorization": f"Bearer {text}"}
         async with served(place, supervisor) as url, httpx.AsyncClient(headers=header) as client:
-            assert (await client.get(f"{url}{CHANGES}?topics=figures:theirs")).status_code == 403
+            assert (await client.get(f"{url}{CHANGES}?topic=figures:theirs")).status_code == 403
 
             def is_mine(body: Any) -> bool:
                 assert all(row["model"] == "mine" for row in body["workers"].values())
                 return bool(body["workers"])
 
-            await read_until(client, f"{url}{CHANGES}?topics=workers", "workers", is_mine)
+            await read_until(client, f"{url}{CHANGES}?topic=workers", "workers", is_mine)
 
     run(scene())
 
