@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, get_args
 
 from pydantic import Field
 
+from cluster.cards import Card
 from cluster.facts import SentFacts
 from cluster.launch import Needs, Wanted
 from cluster.value import JsonObject, Value
@@ -35,6 +36,9 @@ class Node:
     labels: tuple[tuple[str, str], ...] = ()
     #: Of this package, where the node says so.
     version: str = ""
+    #: What is known of each, in the order of their numbers; less than there are where nobody says. How full they are is
+    #: news of its own, and makes no other node of it.
+    cards: tuple[Card, ...] = field(default=(), compare=False)
     #: Cards that torch can use; None for all. Only these count where a launch does not ask for a GPU by number.
     usable_gpus: int | None = None
 
@@ -45,6 +49,15 @@ class Node:
     #: After its memory ran out: what is left for models now, and who holds the rest.
     room_bytes: int | None = None
     room_reason: str = ""
+
+    def size_of(self, card: int) -> int | None:
+        """Bytes of a card; of slices each has its own."""
+        size = self.cards[card].total_bytes if card < len(self.cards) else None
+        return size or self.card_bytes
+
+    def foreign_bytes(self, card: int) -> int:
+        """What others have of it."""
+        return self.cards[card].foreign_bytes if card < len(self.cards) else 0
 
     @property
     def state(self) -> str:

@@ -115,7 +115,9 @@ class LiveCluster:
         # A cluster on loopback accepts no other machines; those of tests are this one under other addresses.
         return {**self.environment, **inherited, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
 
-    def add_node(self, *, gpus: int = 0, cpus: int = 4, memory_gib: float = 8, ip: str) -> subprocess.Popen[bytes]:
+    def add_node(
+        self, *, gpus: int = 0, cpus: int = 4, memory_gib: float = 8, ip: str, **variables: str
+    ) -> subprocess.Popen[bytes]:
         """Adds a machine, simulated on this one: a raylet of its own with resources that do not exist."""
         state = Place(self.settings).read()
         assert state is not None
@@ -126,7 +128,7 @@ class LiveCluster:
         words += [f"--metrics-export-port={free_port()}"]
         node = subprocess.Popen(
             [sys.executable, "-c", JOIN, *words],
-            env=self.ray_environment(),
+            env={**self.ray_environment(), **variables},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

@@ -10,6 +10,7 @@ from cluster import errors
 from cluster.cli.connection import talks
 from cluster.cli.output import json_option, print_json, print_table, size
 from cluster.client.client import Client
+from cluster.value import JsonObject
 
 #: How often it is asked how much is left on a node that drains.
 LOOK_S = 0.5
@@ -42,6 +43,42 @@ def nodes(client: Client, as_json: bool) -> None:
             for row in rows
         ],
     )
+    if cards := [(row["name"], card) for row in rows for card in row.get("cards", ())]:
+        click.echo()
+        print_table(
+            ("NODE", "CARD", "NAME", "MEMORY", "CLAIMED", "USED", "BY OTHERS", "LOAD", "PROCESSES"),
+            [
+                (
+                    name,
+                    card["number"],
+                    card["name"] or "unknown",
+                    *(_size(card[field]) for field in ("total", "claimed", "used")),
+                    _others(card),
+                    "unknown" if card["load"] is None else f"{card['load']:.0%}",
+                    ", ".join(map(_process, card["processes"])),
+                )
+                for name, card in cards
+            ],
+        )
+
+
+def _size(amount: int | None) -> str:
+    """Of a card whose driver may not say it."""
+    return "unknown" if amount is None else size(amount)
+
+
+def _others(card: JsonObject) -> str:
+    if card["used"] is None:
+        return "unknown"
+    return f"{size(card['foreign'])} ({card['foreign_by']})" if card["foreign"] else ""
+
+
+def _process(process: JsonObject) -> str:
+    """Whose it is, and what it has."""
+    owner = process["name"] or "unknown"
+    if process["model"] is not None:
+        owner = f"{process['model']}/{process['replica']}"
+    return f"{owner} ({process['pid']}) {_size(process['bytes'])}"
 
 
 @click.command()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from cluster.control import pressure
 from cluster.control.canary import Canaries
+from cluster.control.card_users import CardUsers
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.peaks import Peak, key_of, larger, measured_by, merged
 from cluster.control.placement import Placement
@@ -70,6 +71,7 @@ class Fleet:
     served: set[str] = field(default_factory=set)
     #: Workers whose end has a known cause that will not come again: their loss delays no start.
     excused: set[str] = field(default_factory=set)
+    card_users: CardUsers = field(default_factory=CardUsers)
     hold_until: float = 0.0
     #: By node; from the reports of its workers.
     memory: dict[str, pressure.NodeMemory] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class Fleet:
 
     def see_nodes(self, nodes: Iterable[Node], now: float) -> list[str]:
         """The nodes there are now; many gone at once look like a partition, so relaunching waits a while."""
-        last, self.nodes = self.nodes, {node.id: node for node in nodes}
+        last, self.nodes = self.nodes, {node.id: self.card_users.shown_on(node, self.workers, now) for node in nodes}
         before = set(last)
         gone = before - set(self.nodes)
         for node in before | self.nodes.keys():

@@ -6,7 +6,7 @@ Which of several nodes it gets is decided in `room`. Knows nothing of Ray. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -19,6 +19,10 @@ from cluster.status import Claim, Node
 
 #: Shares are counted in hundredths of a card, rounded up: Ray's own resolution is finer, people's is not.
 SHARE_STEP = 0.01
+#: What shares that add up to a whole may lack after rounding.
+TINY = 1e-9
+#: What others may have of a card that is given to a launch of which nobody knows how much it needs.
+LITTLE = 0.05
 #: More nodes with the same reason are only counted, and a message has no more parts than this.
 MOST_NAMED, MOST_TOLD = 3, 8
 
@@ -120,7 +124,7 @@ def _card_rooms(demand: Demand, node: Node, held: Held) -> list[int | None]:
     share = demand.place.n_gpu
     if isinstance(share, float):
         return [int(share * node.card_bytes)]
-    return [int(held.free_share(card) * node.card_bytes) for card in range(node.auto_gpus or node.gpus)]
+    return [max(int(_free_of(node, held, card)), 0) for card in range(node.auto_gpus or node.gpus)]
 
 
 def is_for_cards(demand: Demand, nodes: Sequence[Node]) -> bool:
@@ -196,44 +200,107 @@ def _cards(demand: Demand, node: Node, held: Held) -> tuple[tuple[int, float], .
     usable = node.auto_gpus if is_free_choice else node.gpus
     if not usable:
         return "has no GPU that torch can use"
-    share, count = _share(demand, node)
-    if share > 1:
-        return f"a GPU has {_gib(node.card_bytes or 0)}, {_gib(demand.on_card.card_bytes)} asked"
-    room = int(share * count * (node.card_bytes or 0))
-    if isinstance(demand.place.n_gpu, float) and 0 < room < demand.on_card.card_bytes:
-        what = f"{count} GPUs have" if count > 1 else f"{share:g} of a GPU has" if share < 1 else "a GPU has"
-        return f"{what} {_gib(room)}, {_gib(demand.on_card.card_bytes)} asked"
+    cards = range(usable) if demand.place.gpu_idx is None else demand.place.gpu_idx
+    absent = [card for card in cards if not 0 <= card < node.gpus]
+    if absent:
+        return f"has GPUs 0 to {node.gpus - 1}, not {absent[0]}"
+    count = _count(demand)
+    shares = {card: _share(demand, node, card) for card in cards}
+    large = {card: share for card, share in shares.items() if not _too_small(demand, node, card, share, count)}
+    if not large:
+        return _why_too_small(demand, node, shares, count)
+    unclaimed = {card: share for card, share in large.items() if held.free_share(card) + TINY >= share}
+    fitting = [card for card, share in unclaimed.items() if not _is_taken(demand, node, held, card, share, count)]
     if demand.place.gpu_idx is not None:
-        cards = demand.place.gpu_idx
-        absent = [card for card in cards if not 0 <= card < node.gpus]
-        if absent:
-            return f"has GPUs 0 to {node.gpus - 1}, not {absent[0]}"
-        short = [card for card in cards if held.free_share(card) + 1e-9 < share]
+        short = [card for card in cards if card not in fitting]
+        if short and short[0] in unclaimed:
+            return f"{_story(node, held, short[0])}, {_gib(_bytes_of(demand, node, short[0], count))} asked"
         if short:
-            return f"{held.free_share(short[0]):g} of GPU {short[0]} free, {share:g} asked"
-        return tuple((card, share) for card in cards)
-    fitting = sorted(
-        (card for card in range(usable) if held.free_share(card) + 1e-9 >= share),
-        key=lambda card: (held.free_share(card), card),
-    )
+            return f"{held.free_share(short[0]):g} of GPU {short[0]} free, {shares[short[0]]:g} asked"
+        return tuple((card, shares[card]) for card in cards)
     if len(fitting) < count:
-        if share < 1:
-            most = max(held.free_share(card) for card in range(usable))
-            return f"{most:g} of a GPU free, {share:g} asked"
-        return f"{len(fitting)} of {usable} GPUs free, {count} asked"
-    return tuple((card, share) for card in fitting[:count])
+        return _why_full(demand, node, held, shares, list(unclaimed.keys() - set(fitting)), len(fitting))
+    fitting.sort(key=lambda card: (_free_of(node, held, card), card))
+    return tuple((card, shares[card]) for card in fitting[:count])
 
 
-def _share(demand: Demand, node: Node) -> tuple[float, int]:
-    """Share of each card, and how many cards."""
-    share_wanted = demand.place.n_gpu
-    if share_wanted == "auto" or share_wanted is None:
-        if not node.card_bytes:
-            return 1.0, 1
-        return max(math.ceil(demand.on_card.card_bytes / node.card_bytes / SHARE_STEP), 1) * SHARE_STEP, 1
-    if share_wanted < 1:
-        return float(share_wanted), 1
-    return 1.0, int(share_wanted)
+def _count(demand: Demand) -> int:
+    """How many cards."""
+    n_gpu = demand.place.n_gpu
+    return 1 if n_gpu is None or n_gpu == "auto" or n_gpu < 1 else int(n_gpu)
+
+
+def _share(demand: Demand, node: Node, card: int) -> float:
+    """Of that card."""
+    share, size = demand.place.n_gpu, node.size_of(card)
+    if share == "auto" or share is None:
+        if not size:
+            return 1.0
+        return max(math.ceil(demand.on_card.card_bytes / size / SHARE_STEP), 1) * SHARE_STEP
+    return float(share) if share < 1 else 1.0
+
+
+def _too_small(demand: Demand, node: Node, card: int, share: float, count: int) -> bool:
+    """Whether what it asks for is more than such a share of such cards has, were they empty."""
+    room = int(share * count * (node.size_of(card) or 0))
+    return share > 1 or (isinstance(demand.place.n_gpu, float) and 0 < room < demand.on_card.card_bytes)
+
+
+def _why_too_small(demand: Demand, node: Node, shares: Mapping[int, float], count: int) -> str:
+    largest = max(shares, key=lambda card: node.size_of(card) or 0)
+    size, share = node.size_of(largest) or 0, shares[largest]
+    need = f"{_gib(demand.on_card.card_bytes)} asked"
+    if share > 1:
+        return f"a GPU has {_gib(size)}, {need}"
+    what = f"{count} GPUs have" if count > 1 else f"{share:g} of a GPU has" if share < 1 else "a GPU has"
+    return f"{what} {_gib(int(share * count * size))}, {need}"
+
+
+def _free_of(node: Node, held: Held, card: int) -> float:
+    """What neither workers nor others have of it: in bytes, or as a share where its size is not known."""
+    size = node.size_of(card)
+    return held.free_share(card) * size - node.foreign_bytes(card) if size else held.free_share(card)
+
+
+def _bytes_of(demand: Demand, node: Node, card: int, count: int) -> int:
+    """What it needs of one of its cards; the whole share where nobody knows."""
+    share = int(_share(demand, node, card) * (node.size_of(card) or 0))
+    return math.ceil(demand.on_card.card_bytes / count) or share
+
+
+def _is_taken(demand: Demand, node: Node, held: Held, card: int, share: float, count: int) -> bool:
+    """Whether others have so much of it that the launch would fail, though no worker claims it."""
+    size, foreign = node.size_of(card), node.foreign_bytes(card)
+    if not size or not foreign:
+        return False
+    if not demand.on_card.card_bytes and foreign <= LITTLE * size:
+        return False
+    return _bytes_of(demand, node, card, count) > _free_of(node, held, card)
+
+
+def _why_full(
+    demand: Demand, node: Node, held: Held, shares: Mapping[int, float], taken: Sequence[int], fitting: int
+) -> str:
+    """`taken`: cards that would do if others had nothing of them."""
+    count = _count(demand)
+    if taken:
+        most = max(taken, key=lambda card: (_free_of(node, held, card), -card))
+        return f"{_story(node, held, most)}, {_gib(_bytes_of(demand, node, most, count))} asked"
+    if min(shares.values()) < 1:
+        most_free = max(held.free_share(card) for card in shares)
+        return f"{most_free:g} of a GPU free, {min(shares.values()):g} asked"
+    return f"{fitting} of {len(shares)} GPUs free, {count} asked"
+
+
+def _story(node: Node, held: Held, card: int) -> str:
+    """Who has how much of a card: `card 0: 24.0 GiB, 9.1 claimed, 12.0 used by others (pid 4711, python): 2.9 free`."""
+    size, foreign = node.size_of(card) or 0, node.foreign_bytes(card)
+    claimed = (1.0 - held.free_share(card)) * size
+    free = max(_free_of(node, held, card), 0.0)
+    return (
+        f"card {card}: {_gib(size)}, {claimed / 2**30:.1f} claimed, {foreign / 2**30:.1f} used by others "
+        f"({node.cards[card].foreign}): {free / 2**30:.1f} free"
+    )
 
 
 def _gib(amount: float) -> str:

@@ -197,7 +197,7 @@ def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
 def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:
     """Every node, what is claimed on it, and by how many workers."""
     rows = []
-    for node in fleet.nodes.values():
+    for node in fleet.open_nodes():
         workers = [w for w in fleet.workers.on(node.id) if w.state in HOLDS_CLAIM]
         cards = tuple(card for w in workers for card in w.claim.cards)
         claim = Claim(

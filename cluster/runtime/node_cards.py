@@ -6,14 +6,18 @@ import json
 import logging
 import os
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import ray
 from ray.experimental import internal_kv
 
 from cluster import environment
-from cluster.runtime import accelerators
+from cluster.cards import Card, is_same_card
+from cluster.runtime import accelerators, nvml, visible_cards
+from cluster.runtime.place import settings_here
+from cluster.settings import Settings
 
 log = logging.getLogger("cluster.node_cards")
 
@@ -23,12 +27,29 @@ class NodeCards(NamedTuple):
 
     #: Memory of the smallest card that torch can use.
     bytes: int | None
-    #: Their names in the node's CUDA_VISIBLE_DEVICES; empty where that is not set, so that the node may use all.
+    #: The names by which a process is given them; empty where all of the node's can be used, by their numbers.
     names: tuple[str, ...]
     #: Torch's name for this kind of device, such as cuda.
     device: str
     #: How many torch can use; None if that is not known.
     usable: int | None
+    #: Name, number in the world and bytes of each that torch can use, in the order of `names`.
+    facts: tuple[tuple[str, str, int], ...] = ()
+
+    def seen_by(self, driver: Sequence[Card] | None) -> tuple[Card, ...]:
+        """What torch says of each, and what the driver says of it now."""
+        cards = [Card(name, uuid, size) for name, uuid, size in self.facts]
+        if not driver or not cards:
+            # Torch may be one that can use none of them.
+            return tuple(driver or cards)
+        if len(cards) == len(driver) == 1:
+            return (replace(driver[0], total_bytes=cards[0].total_bytes),)
+        # The driver counts in another order than torch, so one whose number in the world is not known is nobody's.
+        matching = [[card for card in driver if is_same_card(card.uuid, of_torch.uuid)] for of_torch in cards]
+        return tuple(
+            replace(same[0], total_bytes=of_torch.total_bytes) if same else of_torch
+            for of_torch, same in zip(cards, matching, strict=True)
+        )
 
 
 NO_CARDS = NodeCards(None, (), "cpu", 0)
@@ -36,21 +57,17 @@ NO_CARDS = NodeCards(None, (), "cpu", 0)
 UNKNOWN_CARDS = NodeCards(None, (), "cuda", None)
 #: How long importing torch and trying every card may take.
 CARDS_S = 60.0
-#: The variables that limit which cards a process can use.
-CARD_VARIABLES = (
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES",
-    "ZE_AFFINITY_MASK",
-    "ONEAPI_DEVICE_SELECTOR",
-)
+#: How long a node may take to say how full its cards are, and how old that may be.
+READING_S, READ_EVERY_S = 10.0, 3.0
+#: How long until a node is asked again whose driver says nothing.
+NO_DRIVER_S = 60.0
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
 def cards_here() -> NodeCards:
     """Asks torch in a separate process, since torch holds some memory of each card until its process ends."""
-    names = tuple(filter(None, os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")))
-    chosen = {name: os.environ[name] for name in CARD_VARIABLES if os.environ.get(name)}
+    names = visible_cards.names()
+    chosen = {name: os.environ[name] for name in visible_cards.VARIABLES if os.environ.get(name)}
     command = [*environment.ISOLATED, accelerators.__file__]
     built = environment.for_python(**chosen)
     try:
@@ -60,7 +77,34 @@ def cards_here() -> NodeCards:
         log.warning("torch does not say which cards it can use: %s", error)
         return UNKNOWN_CARDS._replace(names=names)
     usable = {int(number): size for number, size in answer["sizes"].items()}
-    return NodeCards(min(usable.values(), default=None), usable_first(names, usable), answer["device"], len(usable))
+    facts = {int(number): (*words, usable[int(number)]) for number, words in answer["identities"].items()}
+    if any(name.startswith("MIG-") for name in names):
+        usable, facts = cut_cards(names, usable, facts, nvml.cards() or ())
+    order = tuple(facts[number] for number in sorted(facts))
+    return NodeCards(
+        min(usable.values(), default=None), usable_first(names, usable), answer["device"], len(usable), order
+    )
+
+
+def cut_cards(
+    names: Sequence[str], usable: dict[int, int], facts: dict[int, tuple[str, str, int]], driver: Sequence[Card]
+) -> tuple[dict[int, int], dict[int, tuple[str, str, int]]]:
+    """A process can use one slice only, so torch has tried the first: the others are cut from cards of the same driver,
+    which says how large each is."""
+    slices = {card.uuid: card for card in driver}
+    cut = {number: slices[name] for number, name in enumerate(names) if name in slices}
+    if not usable or not cut:
+        return usable, facts
+    totals = {number: card.total_bytes for number, card in cut.items() if card.total_bytes}
+    return totals, {number: (cut[number].name, cut[number].uuid, size) for number, size in totals.items()}
+
+
+def read_here(settings: Settings) -> tuple[Card, ...] | None:
+    """How full the cards of this machine are, and of whose processes, in the order of the driver."""
+    return nvml.cards(str(settings_here(settings).home))
+
+
+read_there = ray.remote(num_cpus=0, max_retries=0)(read_here)
 
 
 def kept_cards(node_id: str) -> NodeCards | None:
@@ -68,10 +112,11 @@ def kept_cards(node_id: str) -> NodeCards | None:
     node do not change while it runs."""
     kept = internal_kv._internal_kv_get(f"cluster:cards:{node_id}")
     try:
-        size, names, device, usable = json.loads(kept or "")
+        size, names, device, usable, *facts = json.loads(kept or "")
     except ValueError:
         return None
-    return NodeCards(size, tuple(names), device, usable)
+    rows = tuple((name, uuid, total) for name, uuid, total in (facts[0] if facts else ()))
+    return NodeCards(size, tuple(names), device, usable, rows)
 
 
 def keep_cards(node_id: str, cards: NodeCards) -> None:

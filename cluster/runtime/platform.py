@@ -22,8 +22,9 @@ from cluster.launch import Wanted
 from cluster.node_labels import VERSION_LABEL
 from cluster.runtime import forkserver, node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
+from cluster.runtime.card_watch import CardWatch, resource_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
-from cluster.runtime.node_cards import CARDS_S, NO_CARDS, UNKNOWN_CARDS, NodeCards, cards_here, keep_cards, kept_cards
+from cluster.runtime.node_cards import UNKNOWN_CARDS
 from cluster.runtime.place import settings_here
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
@@ -109,37 +110,32 @@ class RayPlatform:
     def __init__(self, settings: Settings, preload: Preload) -> None:
         """`preload`: modules that the families import, for the processes that workers are forked from."""
         self._settings = settings
-        self._cards: dict[str, NodeCards] = {}
-        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._cards = CardWatch(settings)
+        #: By which name Ray counts the cards of each node that has any.
+        self._resources: dict[str, str] = {}
         self._forkserver = ForkServer(preload)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
-        is_first = not self._cards
-        for row in rows:
-            node_id = row["NodeID"]
-            if not row["Resources"].get("GPU"):
-                self._cards[node_id] = NO_CARDS
-            elif node_id not in self._cards and node_id not in self._looking:
-                self._looking[node_id] = asyncio.ensure_future(self._look_at_cards(node_id))
-        if is_first:
-            # A supervisor that comes back must see the nodes of the workers that run.
-            await asyncio.gather(*self._looking.values())
+        self._resources = {row["NodeID"]: resource_of(row) for row in rows}
+        await self._cards.look_at(rows)
         # A node that comes later is used once its cards are known; no tick waits for that.
-        rows = [row for row in rows if row["NodeID"] in self._cards]
+        rows = [row for row in rows if self._cards.of(row["NodeID"]) is not None]
         leaving = await asyncio.to_thread(_leaving_nodes)
         return [self._node(row, row["NodeID"] in leaving) for row in rows]
 
     def _node(self, row: Mapping[str, Any], draining: bool) -> Node:
         resources, labels = row["Resources"], row.get("Labels") or {}
+        cards = self._cards.of(row["NodeID"]) or UNKNOWN_CARDS
         return Node(
             id=row["NodeID"],
             ip=row["NodeManagerAddress"],
             cpus=resources.get("CPU", 0.0),
             memory_bytes=int(resources.get("memory", 0)),
-            gpus=int(resources.get("GPU", 0)),
-            card_bytes=self._cards[row["NodeID"]].bytes,
-            usable_gpus=self._cards[row["NodeID"]].usable,
+            gpus=int(resources.get(resource_of(row), 0)),
+            card_bytes=cards.bytes,
+            usable_gpus=cards.usable,
+            cards=self._cards.full(row["NodeID"]),
             is_head=HEAD_RESOURCE in resources,
             draining=draining,
             name=row.get("NodeName") or row["NodeManagerAddress"],
@@ -147,20 +143,6 @@ class RayPlatform:
             # Ray's labels are those of its start; the supervisor is always of the head's version.
             version=Versions.here().cluster if HEAD_RESOURCE in resources else labels.get(VERSION_LABEL, ""),
         )
-
-    async def _look_at_cards(self, node_id: str) -> None:
-        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        try:
-            cards = await asyncio.to_thread(kept_cards, node_id)
-            if cards is None:
-                cards = await answer_of(cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
-                await asyncio.to_thread(keep_cards, node_id, cards)
-        except errors.ClusterError as error:
-            log.warning("the cards of node %s cannot be asked: %s", node_id, error)
-            cards = UNKNOWN_CARDS
-        finally:
-            self._looking.pop(node_id, None)
-        self._cards[node_id] = cards
 
     def _forks(self, wanted: Wanted, claim: Claim) -> bool:
         return self._forkserver.is_used and not claim.cards and not wanted.spec.envs
@@ -174,7 +156,7 @@ class RayPlatform:
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> RayHandle:
         claim = placement.claim
-        there = self._cards.get(placement.node, UNKNOWN_CARDS)
+        there = self._cards.of(placement.node) or UNKNOWN_CARDS
         cards = [there.names[card] if card < len(there.names) else str(card) for card, _ in claim.cards]
         # If torch cannot use a card that was chosen by number, loading the model fails and says so.
         device = "cuda" if there.usable == 0 else there.device
@@ -185,7 +167,9 @@ class RayPlatform:
             "num_cpus": claim.cpus,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node, soft=False),
         }
-        if claim.cards:
+        if claim.cards and (resource := self._resources.get(placement.node) or "GPU") != "GPU":
+            options["resources"] = {resource: round(claim.gpus, 4)}
+        elif claim.cards:
             options["num_gpus"] = round(claim.gpus, 4)
         if self._forks(wanted, claim):
             if socket := await asyncio.to_thread(self._forkserver.ensure, wanted.family):

@@ -38,7 +38,10 @@ RUN = "CLUSTER_RUN"
 SHARED_MEMORY, SHARED_MEMORY_BYTES = Path("/dev/shm"), 2**30
 #: Ray starts its processes with `sys.executable`; this script decides what is run in place of each.
 RAY_PYTHON = Path(__file__).with_name("ray_python.sh")
-START_RAY = "import sys; sys.executable = sys.argv.pop(1); from ray.scripts.scripts import main; main()"
+START_RAY = (
+    "import sys; sys.executable = sys.argv.pop(1); from cluster.runtime.nvml import show_slices; show_slices(); "
+    "from ray.scripts.scripts import main; main()"
+)
 
 
 def ray_variables(place: Place, *, ours: bool) -> dict[str, str]:

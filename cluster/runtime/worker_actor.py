@@ -18,7 +18,7 @@ from cluster import environment, errors
 from cluster.calls import Call, OpenCall, View
 from cluster.control import pressure
 from cluster.launch import Wanted
-from cluster.runtime import local_rpc, node_memory
+from cluster.runtime import local_rpc, node_memory, visible_cards
 from cluster.runtime.actor_calls import MANY
 from cluster.runtime.inbox import Inbox, LastPiece
 from cluster.runtime.neighbours import RayNeighbours
@@ -60,9 +60,7 @@ class WorkerActor(Worker):
         os.environ.update(envs)
         # Ray leaves every card visible to an actor that asked for none, and picks the card itself where one was asked;
         # placement has decided, here it is carried out. Ray's own number keeps its ledger equal to ours.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards)
-        if device == "xpu":
-            os.environ["ZE_AFFINITY_MASK"] = ",".join(cards)
+        visible_cards.show_only(device, cards)
         os.environ.update(HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", TOKENIZERS_PARALLELISM="false")
         # Threads that wait for each other stay awake for 20 microseconds: to fall asleep between two layers takes
         # longer than many a layer does, and who stays awake for milliseconds takes the cores from the ingress.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from cluster import Client, errors
 from cluster.status import ModelState, ModelStatus
 from tests.documented import LAUNCH
+from tests.fake_driver import FakeDriver
 from tests.faults.traffic import traffic
 from tests.live import LiveCluster, until
 from tests.xinference_command import xinference
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-TWO_CARDS, ONE_CARD, CPU_ONLY = "127.0.0.2", "127.0.0.3", "127.0.0.4"
+TWO_CARDS, ONE_CARD, CPU_ONLY, WITH_DRIVER = "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"
+GIB = 2**30
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +145,39 @@ def test_a_lost_node_costs_no_request_and_its_model_moves(nodes: LiveCluster) ->
         until(lambda: client.status("moves").state == ModelState.DEGRADED, within=30)
         stuck = client.status("moves")
         assert f"is not {CPU_ONLY}" in stuck.reason, stuck.reason
+
+
+def test_cards_are_shown_with_who_has_them_and_strangers_are_no_room(
+    breakable: LiveCluster, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    driver = FakeDriver(tmp_path_factory.mktemp("driver"))
+    card = f"card|NVIDIA X|GPU-1|{24 * GIB}"
+    stranger = f"process|{os.getpid()}|{23 * GIB + GIB // 2}"
+    driver.show(f"{card}|{23 * GIB + GIB // 2}|40|0", stranger)
+    node = breakable.add_node(gpus=1, ip=WITH_DRIVER, **driver.variables)
+
+    def shown() -> Any:
+        with breakable.client() as client:
+            (row,) = [row for row in client.cluster_info() if row["ip_address"] == WITH_DRIVER]
+        return row["cards"][0]
+
+    try:
+        until(lambda: shown()["foreign"], within=30, why="the stranger is not seen")
+        assert (shown()["name"], shown()["uuid"], shown()["load"]) == ("NVIDIA X", "GPU-1", 0.4)
+        with pytest.raises(errors.DoesNotFit) as refusal:
+            launch(breakable, "late", worker_ip=WITH_DRIVER, n_gpu=1, memory="2GiB")
+        assert f"card 0: 24.0 GiB, 0.0 claimed, 23.5 used by others (pid {os.getpid()}, " in refusal.value.message
+        assert "): 0.5 free, 2.0 GiB asked" in refusal.value.message
+        assert "23.5 GiB (pid" in breakable.command("nodes").stdout
+        driver.show(f"{card}|0|0|0")
+        until(lambda: not shown()["foreign"], within=15, why="the stranger is gone and still counts")
+        (worker,) = launch(breakable, "late", worker_ip=WITH_DRIVER, n_gpu=1, memory="2GiB").workers
+        driver.show(f"{card}|{2 * GIB}|0|0", f"process|{worker.pid}|{2 * GIB}")
+        own = until(lambda: shown()["processes"], within=15, why="the worker's memory is not seen")
+        assert (own[0]["model"], own[0]["replica"], own[0]["bytes"]) == ("late", 0, 2 * GIB)
+        assert (shown()["foreign"], shown()["claimed"]) == (0, 24 * GIB)
+        text = httpx.get(f"{breakable.url}/metrics", timeout=30).text
+        assert f'cluster_card_bytes{{card="0",kind="used",node="{WITH_DRIVER}"}} {float(2 * GIB)!r}' in text
+    finally:
+        breakable.terminate_all()
+        breakable.lose_node(node)

@@ -10,6 +10,7 @@ from cluster.launch import TARGET_QUEUE_S
 from cluster.routes import ModelRoutes
 from cluster.status import Claim, ModelStatus, Node, VersionFigures, WorkerStatus
 from cluster.value import JsonObject
+from deployments.ingress.control.card_shapes import CardRow, card_rows
 
 
 class LiveWorker(TypedDict):
@@ -102,6 +103,8 @@ class LiveNode(TypedDict):
     gpus_claimed: float
     card_bytes: int | None
     card_claimed: int
+    #: Each by itself.
+    cards: list[CardRow]
     workers: int
     #: What keeps its memory from being claimed.
     room_reason: str
@@ -245,6 +248,7 @@ def live_node(node: Node, claim: Claim, workers: int) -> LiveNode:
         "gpus_claimed": claim.gpus,
         "card_bytes": node.card_bytes,
         "card_claimed": claim.card_bytes,
+        "cards": card_rows(node, claim),
         "workers": workers,
         "room_reason": node.room_reason,
     }

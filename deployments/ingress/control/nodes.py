@@ -14,6 +14,7 @@ from cluster.status import Claim, Node
 from cluster.value import Value
 from deployments.ingress.bodies import Json, checked, json_body
 from deployments.ingress.control.access import refuse_limited
+from deployments.ingress.control.card_shapes import Replicas
 from deployments.ingress.control.shapes import CardLoad, CpuLoad, NodeRow, load_row, node_row
 from deployments.ingress.openapi import described
 
@@ -70,9 +71,13 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
 
     @routes.get("/v1/cluster/info")
     @described("The nodes, what they have and how much of it is claimed", list[NodeRow])
-    async def info(detailed: bool = False) -> Json:
-        free_bytes = await supervisor.free_bytes()
-        return Json([node_row(*row, free_bytes) for row in await node_rows()])
+    async def info(request: Request, detailed: bool = False) -> Json:
+        free_bytes, rows = await supervisor.free_bytes(), await node_rows()
+        replicas: Replicas = {}
+        if any(card.users for node, _, _ in rows for card in node.cards):
+            visible = keys.visible(request.state.key, await supervisor.all_statuses())
+            replicas = {worker.id: (status.uid, worker.index) for status in visible for worker in status.workers}
+        return Json([node_row(*row, free_bytes, replicas) for row in rows])
 
     @routes.get("/v1/cluster/devices")
     @described("The most GPUs that one node has", int)

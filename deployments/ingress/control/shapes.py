@@ -17,6 +17,7 @@ from cluster.value import JsonObject
 from cluster.weights.locate import CachedModel
 from cluster.weights.removal import Disk
 from deployments import model_types
+from deployments.ingress.control.card_shapes import CardRow, Replicas, card_rows
 from deployments.ingress.routing import RouteTable
 from deployments.ingress.serving import ONGOING
 from deployments.ingress.xinference import xinference_type
@@ -347,6 +348,7 @@ class NodeRow(TypedDict):
     gpu_count: int
     gpu_claimed: float
     gpu_vram_total: int
+    cards: list[CardRow]
     workers: int
     disk_free: int | None
 
@@ -359,6 +361,7 @@ class CpuLoad(TypedDict):
 
 class CardLoad(TypedDict):
     mem_total: int | None
+    mem_used: int | None
 
 
 def event_row(event: Event) -> EventRow:
@@ -369,7 +372,9 @@ def past_event(event: Event) -> PastEvent:
     return {**event_row(event), "id": event.id, "model_uid": event.uid or None}
 
 
-def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> NodeRow:
+def node_row(
+    node: Node, claim: Claim, workers: int, free_bytes: int | None, replicas: Replicas | None = None
+) -> NodeRow:
     return {
         "name": node.name or node.ip,
         "id": node.id,
@@ -384,7 +389,8 @@ def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> 
         "mem_claimed": claim.memory_bytes,
         "gpu_count": node.gpus,
         "gpu_claimed": claim.gpus,
-        "gpu_vram_total": (node.card_bytes or 0) * node.gpus,
+        "gpu_vram_total": sum(node.size_of(card) or 0 for card in range(node.gpus)),
+        "cards": card_rows(node, claim, replicas),
         "workers": workers,
         # The disk that wanted models and events are written to is the head's.
         "disk_free": free_bytes if node.is_head else None,
@@ -393,5 +399,8 @@ def node_row(node: Node, claim: Claim, workers: int, free_bytes: int | None) -> 
 
 def load_row(node: Node, claim: Claim) -> dict[str, CpuLoad | CardLoad]:
     cpu: CpuLoad = {"total": node.cpus, "memory_total": node.memory_bytes, "memory_claimed": claim.memory_bytes}
-    card: CardLoad = {"mem_total": node.card_bytes}
-    return {"cpu": cpu, **{f"gpu-{number}": card for number in range(node.gpus)}}
+    cards: dict[str, CpuLoad | CardLoad] = {
+        f"gpu-{card['number']}": {"mem_total": card["total"], "mem_used": card["used"]}
+        for card in card_rows(node, claim)
+    }
+    return {"cpu": cpu, **cards}

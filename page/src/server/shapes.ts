@@ -13,6 +13,28 @@ export type CachedRow = {
   readonly used_by: readonly (string)[];
 };
 
+export type CardRow = {
+  readonly number: number;
+  readonly name: string;
+  readonly uuid: string;
+  readonly total: number | null;
+  readonly used: number | null;
+  readonly claimed: number | null;
+  readonly foreign: number;
+  readonly foreign_by: string;
+  readonly load: number | null;
+  readonly processes: readonly (CardUserRow)[];
+};
+
+export type CardUserRow = {
+  readonly pid: number;
+  readonly name: string;
+  readonly bytes: number | null;
+  readonly is_ours: boolean;
+  readonly model: string | null;
+  readonly replica: number | null;
+};
+
 export type CatalogueRow = {
   readonly name: string;
   readonly type: string;
@@ -151,6 +173,7 @@ export type LiveNode = {
   readonly gpus_claimed: number;
   readonly card_bytes: number | null;
   readonly card_claimed: number;
+  readonly cards: readonly (CardRow)[];
   readonly workers: number;
   readonly room_reason: string;
 };

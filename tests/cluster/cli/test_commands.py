@@ -81,9 +81,39 @@ LISTINGS = {
                 **{"name": "gpu-1", "ip_address": "10.0.0.2", "state": "cordoned", "workers": 2, "version": "0.1.0"},
                 **{"cpu_count": 8.0, "mem_total": 2**34, "mem_claimed": 2**30, "gpu_count": 4, "gpu_claimed": 1.5},
                 "labels": {"zone": "b"},
+                "cards": [
+                    {
+                        **{"number": 0, "name": "NVIDIA H200", "uuid": "GPU-1", "total": 141 * 2**30, "load": 0.4},
+                        **{
+                            "claimed": 9 * 2**30,
+                            "used": 12 * 2**30,
+                            "foreign": 3 * 2**30,
+                            "foreign_by": "pid 7, python",
+                        },
+                        "processes": [
+                            {"pid": 5, "name": "ray", "bytes": 9 * 2**30, "is_ours": True, "model": "m", "replica": 1},
+                            {
+                                "pid": 7,
+                                "name": "python",
+                                "bytes": None,
+                                "is_ours": False,
+                                "model": None,
+                                "replica": None,
+                            },
+                        ],
+                    },
+                    {
+                        **{"number": 1, "name": "", "uuid": "", "total": None, "load": None, "claimed": None},
+                        **{"used": None, "foreign": 0, "foreign_by": "", "processes": []},
+                    },
+                ],
             }
         ],
-        ["NODE", "gpu-1", "10.0.0.2", "cordoned", "16.0 GiB", "1.5", "zone=b", "0.1.0"],
+        [
+            *("NODE", "gpu-1", "10.0.0.2", "cordoned", "16.0 GiB", "1.5", "zone=b", "0.1.0"),
+            *("NVIDIA H200", "141.0 GiB", "3.0 GiB (pid 7, python)", "40%", "m/1 (5) 9.0 GiB", "python (7) unknown"),
+            "gpu-1  1     unknown      unknown    unknown  unknown   unknown                  unknown",
+        ],
     ),
     "keys list": (
         "GET /v1/keys",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.cards import Card
 from cluster.control.held import Taken
 from cluster.control.placement import Demand, NoRoom, Placement, demand_of
 from cluster.control.room import Room
@@ -429,3 +430,57 @@ def test_a_node_whose_memory_ran_out_takes_what_fits_into_the_rest() -> None:
     assert isinstance(place(demand(gib=2), [short], []), Placement)
     refused = place(demand(gib=3), [short], [])
     assert "its memory ran out, 2.0 GiB left for models, 3.0 GiB asked; hog (pid 7)" in str(refused)
+
+
+# ------------------------------------------------------------------------------------------- cards of others
+
+
+def with_foreign(*gib: float, size_gib: float = 24) -> Node:
+    """A node whose cards others have so much of."""
+    cards = tuple(
+        Card(total_bytes=int(size_gib * GIB), used_bytes=0, foreign_bytes=int(taken * GIB), foreign="pid 4711, python")
+        for taken in gib
+    )
+    return replace(make_node("a", gpus=len(cards), card_gib=size_gib), cards=cards)
+
+
+def test_what_others_have_of_a_card_refuses_and_is_told() -> None:
+    node, taken = with_foreign(12), [on_cards("a", (0, 0.38))]
+    asked = demand(gib=5, n_gpu="auto")
+    assert reason(place(asked, [node], taken)) == (
+        "card 0: 24.0 GiB, 9.1 claimed, 12.0 used by others (pid 4711, python): 2.9 free, 5.0 GiB asked"
+    )
+    assert cards(place(asked, [with_foreign(0)], taken)) == ((0, 0.21),)
+    assert room_for(asked, [node], taken) == int(2.88 * GIB)
+
+
+def test_beside_others_what_fits_is_placed() -> None:
+    assert cards(place(demand(gib=11, n_gpu="auto"), [with_foreign(12)], [])) == ((0, 0.46),)
+    # A whole card that is asked for by number, and needs less than others leave of it.
+    assert cards(place(demand(gib=10, n_gpu=1), [with_foreign(12)], [])) == ((0, 1.0),)
+    assert "12.0 used by others" in reason(place(demand(gib=13, n_gpu=1), [with_foreign(12)], []))
+    assert "12.0 used by others" in reason(place(demand(gib=13, n_gpu="auto", gpu_idx=(0,)), [with_foreign(12)], []))
+
+
+def test_a_desktop_is_no_reason_to_refuse_a_whole_card() -> None:
+    unknown = Demand("m", 0, ReplicaPlace(n_gpu=1))
+    assert cards(place(unknown, [with_foreign(0.5)], [])) == ((0, 1.0),)
+    assert "12.0 used by others" in reason(place(unknown, [with_foreign(12)], []))
+
+
+def test_a_card_that_others_left_alone_is_taken_first() -> None:
+    assert cards(place(demand(gib=10, n_gpu="auto"), [with_foreign(20, 0)], [])) == ((1, 0.42),)
+    # Of those that do, the tightest: large ones stay free.
+    assert cards(place(demand(gib=4, n_gpu="auto"), [with_foreign(0, 19)], [])) == ((1, 0.17),)
+    assert reason(place(demand(gib=10, n_gpu=2), [with_foreign(23, 0)], [])).startswith("card 0: 24.0 GiB, 0.0 claimed")
+
+
+def test_every_slice_has_its_own_size() -> None:
+    slices = tuple(Card(uuid=f"MIG-{number}", total_bytes=size * GIB) for number, size in enumerate((20, 10, 5)))
+    node = replace(make_node("a", gpus=3, card_gib=5), cards=slices)
+    assert cards(place(demand(gib=4, n_gpu="auto"), [node], [])) == ((2, 0.8),)
+    assert cards(place(demand(gib=8, n_gpu="auto"), [node], [])) == ((1, 0.8),)
+    assert cards(place(demand(gib=12, n_gpu="auto"), [node], [])) == ((0, 0.6),)
+    assert reason(place(demand(gib=21, n_gpu="auto"), [node], [])) == "a GPU has 20.0 GiB, 21.0 GiB asked"
+    assert cards(place(demand(gib=8, n_gpu=0.5), [node], [])) == ((0, 0.5),)
+    assert reason(place(demand(gib=12, n_gpu=0.5), [node], [])) == "0.5 of a GPU has 10.0 GiB, 12.0 GiB asked"

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+from cluster.cards import Card
+from cluster.control.fleet_metrics import page_of
 from cluster.metrics import joined
+from cluster.status import Claim
 from tests.cluster.control.scenes import (
     Scene,
     play,
 )
+from tests.make import make_node
 
 
 def test_the_fleet_is_a_page() -> None:
@@ -20,6 +26,22 @@ def test_the_fleet_is_a_page() -> None:
         assert 'cluster_node_claimed_bytes{node="n0"} 1073741824.0' in text
 
     play(scene)
+
+
+def test_cards_are_told_as_far_as_they_are_known() -> None:
+    cards = (Card("X", "GPU-1", 100, 60, 0.25, foreign_bytes=20), Card("Y", "", 50), Card())
+    node = replace(make_node("a", gpus=3), cards=cards)
+    text = page_of([], [(node, Claim(0, ((0, 0.3), (0, 0.2), (2, 1.0))), 2)], 1.0).decode()
+    rows = [line for line in text.splitlines() if line.startswith("cluster_card_")]
+    assert rows == [
+        'cluster_card_bytes{card="0",kind="total",node="a"} 100.0',
+        'cluster_card_bytes{card="0",kind="used",node="a"} 60.0',
+        'cluster_card_bytes{card="0",kind="claimed",node="a"} 50.0',
+        'cluster_card_bytes{card="0",kind="foreign",node="a"} 20.0',
+        'cluster_card_bytes{card="1",kind="total",node="a"} 50.0',
+        'cluster_card_bytes{card="1",kind="claimed",node="a"} 0.0',
+        'cluster_card_utilisation{card="0",node="a"} 0.25',
+    ]
 
 
 def test_an_ingress_is_shown_the_pages_of_the_others() -> None:

@@ -79,4 +79,4 @@ def test_a_broken_card_is_counted_last() -> None:
 def test_the_program_answers_in_one_line() -> None:
     command = [*environment.ISOLATED, accelerators.__file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment.for_python())
-    assert json.loads(done.stdout).keys() == {"device", "sizes"}
+    assert json.loads(done.stdout).keys() == {"device", "sizes", "identities"}
