@@ -121,3 +121,19 @@ def test_an_engine_that_is_silent_while_it_loads_says_so(breakable: LiveCluster,
     with pytest.raises(errors.LoadFailed, match="neither answered nor written to its log for 2. s: it is loaded"):
         launch(breakable, folder, "quiet")
     until(lambda: not engine.processes(), within=30, why="it is left")
+
+
+def test_rays_node_process_takes_the_engines_along_and_they_come_back(
+    breakable: LiveCluster, engine: Engine, folder: Path
+) -> None:
+    uid = launch(breakable, folder, "whole-node")
+    before = engine.processes()
+    assert len(before) == 3
+    with talkers(breakable.url, uid, CALLERS, 24) as seen:
+        breakable.named("raylet/raylet")[0].kill()
+        until(lambda: not set(before) & set(engine.processes()), within=30, why="an engine outlives its node")
+        until(lambda: len(engine.processes()) == 3, within=PATIENCE_S, why="no other engine")
+        answered = seen.whole
+        until(lambda: seen.whole > answered, within=PATIENCE_S, why="nobody is answered any more")
+    print(f"\nraylet killed: {seen}")
+    assert seen.before == [], seen.before
