@@ -158,6 +158,12 @@ class ClusterCalls(LaunchCalls):
         return ask("POST", path, body={"block_duration": block_duration})
 
     @call
+    def stop_request(self, request_id: str, uid: str | None = None) -> Steps[int]:
+        """Stops the requests of that id, of `uid` if it is given: one's own, and with the scope admin anybody's."""
+        answer = yield Request("DELETE", f"/v1/requests/{path_part(request_id)}", {"model": uid})
+        return int(answer["stopped"])
+
+    @call
     def get_progress(self, request_id: str) -> Steps[JsonObject]:
         """How far a request is that takes its time: `progress` from 0 to 1, its stage and steps."""
         return ask("GET", f"/v1/requests/{path_part(request_id)}/progress")

@@ -84,6 +84,7 @@ def routers(
     yield "list", stream.watching(fleet, Topics(past, table), settings, current_keys)
     yield "list", routes.watching(dispatcher)
     yield "list", requests.watching(dispatcher, current_keys)
+    yield "infer", requests.stopping(dispatcher)
     yield "list", session.watching(supervisor, table, settings, current_keys)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", nodes.closing(supervisor)

@@ -23,6 +23,10 @@ from deployments.ingress.openapi import described
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
 
 
+#: How long no call of a request that was stopped is taken: one may be on its way.
+BLOCK_S = 30.0
+
+
 class RequestRow(TypedDict):
     #: As its caller or the server named it.
     id: str
@@ -40,12 +44,16 @@ class RequestRow(TypedDict):
     previews: int
     #: The name of the key that it came with, where callers have keys.
     key: str | None
-    #: Whether it came with the key of whoever asks, who may stop it.
+    #: Whether it came with the key of whoever asks.
     mine: bool
 
 
 class RequestRows(TypedDict):
     requests: list[RequestRow]
+
+
+class StoppedRequests(TypedDict):
+    stopped: int
 
 
 class UnderWay(NamedTuple):
@@ -59,19 +67,12 @@ class UnderWay(NamedTuple):
 def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
-    async def open_to(key: Key | None) -> list[UnderWay]:
-        """A key is told of its own requests, one with the scope admin of all."""
-        models = list(dispatcher.table.visible(key).values())
-        calls = await asyncio.gather(*map(dispatcher.under_way, models))
-        requests = [request for model, its in zip(models, calls, strict=True) for request in _requests_of(model, its)]
-        return [request for request in requests if _may_look(key, request.owner)]
-
     @routes.get("/v1/requests")
     @described("The requests that models work on: pictures, pages and conversations, the oldest first", RequestRows)
     async def under_way(request: Request) -> Json:
         key = request.state.key
         names = {each.id: each.name for each in current_keys().values()}
-        rows = [_row(each, key, names) for each in await open_to(key)]
+        rows = [_row(each, key, names) for each in await requests_open_to(dispatcher, key)]
         return Json({"requests": sorted(rows, key=lambda row: -row["age_s"])})
 
     @routes.get("/v1/requests/{request_id}/preview")
@@ -79,7 +80,7 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
     async def preview(request_id: str, request: Request) -> Response:
         """Where its caller asked for previews."""
         key = request.state.key
-        for each in await open_to(key):
+        for each in await requests_open_to(dispatcher, key):
             if keys.request_of(each.owner) != request_id:
                 continue
             view = await dispatcher.watch(each.model, each.owner)
@@ -91,6 +92,38 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
         raise HTTPException(404, f"The request {request_id!r:.150} shows nothing, or not any more.")
 
     return routes
+
+
+def stopping(dispatcher: Dispatcher) -> APIRouter:
+    routes = APIRouter(tags=["watch"])
+
+    @routes.delete("/v1/requests/{request_id}")
+    @described("Stop a request that a model works on", StoppedRequests)
+    async def stop(request_id: str, request: Request, model: str | None = None) -> Json:
+        """One's own, and with the scope admin anybody's. Where callers have used an id more than once, all of that id,
+        or those to `model`."""
+        key = request.state.key
+        uid = None if model is None else dispatcher.table.uid_of(model, key)
+        chosen = [
+            each
+            for each in await requests_open_to(dispatcher, key)
+            if keys.request_of(each.owner) == request_id and uid in (None, each.model.uid)
+        ]
+        aborts = [dispatcher.abort(each.model, each.owner, BLOCK_S) for each in chosen]
+        stopped = sum(await asyncio.gather(*aborts))
+        if not stopped:
+            raise HTTPException(404, f"No model works on a request {request_id!r:.150} that this key may stop.")
+        return Json({"stopped": stopped})
+
+    return routes
+
+
+async def requests_open_to(dispatcher: Dispatcher, key: Key | None) -> list[UnderWay]:
+    """A key is told of its own requests, one with the scope admin of all."""
+    models = list(dispatcher.table.visible(key).values())
+    calls = await asyncio.gather(*map(dispatcher.under_way, models))
+    requests = [request for model, its in zip(models, calls, strict=True) for request in _requests_of(model, its)]
+    return [request for request in requests if _may_look(key, request.owner)]
 
 
 def _may_look(key: Key | None, owner: str) -> bool:

@@ -5,8 +5,9 @@ import { useAnswer } from "../kit/answer";
 import { duration, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, ErrorNote, State, Waiting } from "../kit/parts";
-import { inPath, send } from "../server/call";
+import { encoded, send } from "../server/call";
 import { models } from "../server/live";
+import { may } from "../server/me";
 import type { JobRow, RequestRow, RequestRows } from "../server/shapes";
 import { words } from "../words";
 import { Charts } from "./charts";
@@ -62,8 +63,8 @@ export function Requests(): JSX.Element {
 function Open({ request, onChange }: { request: RequestRow; onChange: () => void }): JSX.Element {
   const say = words().requests;
   const [error, setError] = useState<unknown>(null);
-  const stop = (): void =>
-    void send("POST", `/v1/models/${inPath(request.model)}/requests/${encodeURIComponent(request.id)}/abort`).then(onChange, setError);
+  const path = `/v1/requests/${encoded(request.id)}?model=${encoded(request.model)}`;
+  const stop = (): void => void send("DELETE", path).then(onChange, setError);
   const left = request.eta_s === null ? "" : ` · ${say.left(duration(request.eta_s))}`;
   return (
     <section class="panel stack tight" aria-label={request.id}>
@@ -75,7 +76,7 @@ function Open({ request, onChange }: { request: RequestRow; onChange: () => void
             {say.since(duration(request.age_s))} · {request.key ?? request.id}
           </small>
         </div>
-        {request.mine && (
+        {may("infer") && (
           <button class="danger" onClick={stop}>
             {words().try.stop}
           </button>

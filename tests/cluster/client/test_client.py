@@ -160,6 +160,12 @@ CALLS: dict[str, tuple[Callable[[Any], Any], tuple[str, str, dict[str, str], Any
         {"msg": "DONE"},
         {"msg": "DONE"},
     ),
+    "stop": (
+        lambda c: c.stop_request("r/1", "m"),
+        ("DELETE", "/v1/requests/r%2F1", {"model": "m"}, None),
+        {"stopped": 1},
+        1,
+    ),
     "progress of a request": (
         lambda c: c.get_progress("r/1"),
         ("GET", "/v1/requests/r%2F1/progress", {}, None),

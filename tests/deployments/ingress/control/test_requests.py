@@ -53,8 +53,36 @@ def test_a_key_is_told_of_its_own_requests_and_an_admin_of_all_without_what_was_
                 # Nothing is drawn here, and who may not look is answered as if there were nothing.
                 answer = await client.get("/v1/requests/mine/preview", headers=as_key(texts[key]))
                 assert answer.status_code == status and PROMPT not in answer.text
+            # Only its owner and an admin may stop it.
+            assert (await client.delete("/v1/requests/mine", headers=as_key(texts["ben"]))).status_code == 404
+            elsewhere = await client.delete("/v1/requests/mine?model=other", headers=as_key(texts["root"]))
+            assert elsewhere.status_code == 404 and worker.cancelled == []
             worker.let.set()
             assert (await drawing).status_code == 200
             assert await told(client, texts["root"]) == []
+
+    run(test())
+
+
+def test_an_admin_stops_what_somebody_else_has_asked_for(tmp_path: Path) -> None:
+    (ann, ann_text), (root, root_text) = new_key("ann", ["list", "infer"]), new_key("root", ["admin"])
+
+    async def test() -> None:
+        worker = Slow()
+        async with asked(settings(tmp_path, auth="on"), StandIn({"m": worker}, [ann, root])) as client:
+            for text in (root_text, ann_text):
+                headers = as_key(ann_text, **{"x-request-id": f"of {text[:9]}"})
+                drawing = asyncio.create_task(
+                    client.post("/v1/infer", json={"model": "m", "items": [PROMPT]}, headers=headers)
+                )
+                async with asyncio.timeout(10):
+                    while not (rows := await told(client, ann_text)) or rows[0]["state"] != "running":
+                        await asyncio.sleep(0.01)
+                answer = await client.delete(f"/v1/requests/{rows[0]['id']}?model=m", headers=as_key(text))
+                assert (answer.status_code, answer.json()) == (200, {"stopped": 1})
+                assert (await drawing).status_code == 409
+                async with asyncio.timeout(10):
+                    while await told(client, ann_text):
+                        await asyncio.sleep(0.01)
 
     run(test())
