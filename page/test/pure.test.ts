@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { bytes, duration } from "../src/kit/format";
+import { bytes, duration, ofTotal } from "../src/kit/format";
 import { matching } from "../src/kit/palette";
 import { hrefOf, placeOf } from "../src/kit/route";
 import { curlOf, openaiOf, pythonOf } from "../src/kit/snippets";
@@ -85,4 +85,10 @@ test("code holds no key, and what is in it cannot break out of its quotes", () =
   expect(openaiOf(request)).toContain(`input=["it's; $(rm -rf /) \`x\`"]`);
   expect(openaiOf({ ...request, path: "/v1/rerank" })).toBeNull();
   expect(pythonOf({ a: [true, null, 1.5] })).toBe('{"a": [True, None, 1.5]}');
+});
+
+test("a part and its whole share their unit", () => {
+  expect(ofTotal(40 * 2 ** 30, 80 * 2 ** 30)).toBe("40 / 80 GiB");
+  expect(ofTotal(300 * 2 ** 20, 80 * 2 ** 30)).toBe("300 MiB / 80 GiB");
+  expect(ofTotal(0, 80 * 2 ** 30)).toBe("0 B / 80 GiB");
 });

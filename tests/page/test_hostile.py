@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from playwright.async_api import Page, Route, expect
 
+from cluster.cards import Card
 from cluster.catalog.entry import Entry, Source
 from cluster.keys import Key, new_key
 from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleStatus
@@ -128,7 +129,8 @@ class Malign(Keeping):
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         text = NASTY + BROKEN
-        node = Node("n0", text, 8, 2**34, 2, 2**34, name=text, version=text, room_reason=text, labels=((text, text),))
+        card = Card(text, text, 2**34, 2**33, foreign_bytes=2**30, foreign=text)
+        node = Node("n0", text, 8, 2**34, 2, 2**34, name=text, version=text, room_reason=text, cards=(card, card))
         return [(node, Claim(memory_bytes=2**33, card_bytes=2**33), 1)]
 
     async def events(self, uid: str) -> list[Event]:

@@ -205,16 +205,3 @@ def test_each_screen_is_legible_to_all_and_as_wide_as_its_window(
                     assert await page.evaluate(FAULTS) == [], place
 
     eyes.run(scene())
-
-
-def test_a_thousand_models_are_no_burden(eyes: Eyes, tmp_path: Path) -> None:
-    async def scene() -> None:
-        supervisor = Shown(*(make_status(f"m{number:04}", "READY") for number in range(1000)))
-        async with serving(tmp_path, supervisor) as url, eyes.tab() as page:
-            await page.goto(f"{url}/ui/")
-            last, other = (page.locator("tbody tr").filter(has_text=name) for name in ("m0999", "m0500"))
-            await expect(last).to_be_visible()
-            supervisor.show(make_status("m0500", "FAILED", reason="why"))
-            await expect(other).to_contain_text("why")
-
-    eyes.run(scene())

@@ -12,6 +12,13 @@ export function bytes(size: number): string {
   return unit === 0 ? `${left} B` : `${left.toFixed(left < 10 ? 1 : 0)} ${UNITS[unit]}`;
 }
 
+/** Of as many, with the unit once where both have the same. */
+export function ofTotal(part: number, total: number): string {
+  const [own, whole] = [bytes(part), bytes(total)];
+  const unit = whole.slice(whole.indexOf(" "));
+  return own.endsWith(unit) ? `${own.slice(0, -unit.length)} / ${whole}` : `${own} / ${whole}`;
+}
+
 export const percent = (part: number): string => `${Math.round(100 * part)} %`;
 
 /** The two largest units of a duration. */

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { bytes, duration, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, Confirm, State, Waiting, type Question } from "../kit/parts";
+import { Rows } from "../kit/rows";
 import { claimed, kindOf, loadingOf } from "../kit/states";
 import { inPath, send } from "../server/call";
 import { fleet, hasLoaded, models } from "../server/live";
@@ -36,8 +37,42 @@ function List(): JSX.Element {
           </a>
         )}
       </div>
-      {!hasLoaded.value ? <Waiting /> : models.value.length === 0 ? <None /> : <Table />}
+      {!hasLoaded.value ? <Waiting /> : models.value.length === 0 ? <None /> : <Some />}
     </div>
+  );
+}
+
+/** From so many on one searches for one. */
+const MANY = 20;
+
+/** Those of whose name, type or state each word that was typed is a part. */
+export function matching(all: readonly LiveModel[], typed: string): readonly LiveModel[] {
+  const parts = typed.toLowerCase().split(/\s+/).filter(Boolean);
+  if (parts.length === 0) return all;
+  return all.filter((model) => {
+    const text = `${model.uid} ${model.name} ${model.type} ${model.state}`.toLowerCase();
+    return parts.every((part) => text.includes(part));
+  });
+}
+
+function Some(): JSX.Element {
+  const say = words().models;
+  const [typed, setTyped] = useState("");
+  const shown = matching(models.value, typed);
+  return (
+    <>
+      {models.value.length >= MANY && (
+        <input
+          class="narrow"
+          type="search"
+          aria-label={say.search}
+          placeholder={say.search}
+          value={typed}
+          onInput={(event) => setTyped(event.currentTarget.value)}
+        />
+      )}
+      {shown.length > 0 ? <Table models={shown} /> : <p class="dim">{say.noneLike}</p>}
+    </>
   );
 }
 
@@ -69,12 +104,12 @@ function None(): JSX.Element {
   );
 }
 
-function Table(): JSX.Element {
+function Table({ models }: { models: readonly LiveModel[] }): JSX.Element {
   const say = words().models;
   const [question, setQuestion] = useState<Question | null>(null);
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label={say.title}>
-      <table>
+      <table aria-rowcount={models.length + 1}>
         <thead>
           <tr>
             <th scope="col">{say.model}</th>
@@ -86,11 +121,7 @@ function Table(): JSX.Element {
             <td class="wide" />
           </tr>
         </thead>
-        <tbody>
-          {models.value.map((model) => (
-            <Row key={model.uid} model={model} onAsk={setQuestion} />
-          ))}
-        </tbody>
+        <Rows rows={models}>{(model) => <Row key={model.uid} model={model} onAsk={setQuestion} />}</Rows>
       </table>
       {question && <Confirm question={question} onClose={() => setQuestion(null)} />}
     </div>

@@ -1,33 +1,21 @@
 /** The machines: what each has, and which model holds how much of it. */
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { bytes } from "../kit/format";
+import { useAnswer } from "../kit/answer";
+import { cardsOf, claimedOf, placed, sharesOf, type CardRoom, type Placed, type Share } from "../kit/cards";
+import { bytes, ofTotal } from "../kit/format";
 import { hrefOf } from "../kit/route";
-import { Bar, ErrorNote, Note, State, Waiting } from "../kit/parts";
+import { Code, ErrorNote, Note, State, Waiting } from "../kit/parts";
 import { kindOf } from "../kit/states";
 import { encoded, send } from "../server/call";
 import { fleet, hasLoaded, models } from "../server/live";
 import type { LiveNode } from "../server/shapes";
 import { words } from "../words";
 
-type Share = { readonly uid: string; readonly memory: number; readonly cards: number };
-
-/** What the workers of each model claim on a node, the largest first. */
-function sharesOn(node: LiveNode): Share[] {
-  const shares = models.value.map((model): Share => {
-    const workers = model.workers.filter((worker) => worker.node === node.ip);
-    return {
-      uid: model.uid,
-      memory: workers.reduce((sum, worker) => sum + worker.claim_bytes, 0),
-      cards: workers.reduce((sum, worker) => sum + worker.card_bytes, 0),
-    };
-  });
-  return shares.filter((share) => share.memory + share.cards > 0).sort((a, b) => b.memory + b.cards - a.memory - a.cards);
-}
-
 export function Nodes(): JSX.Element {
   const say = words().nodes;
   const nodes = fleet.value.nodes;
+  const workers = placed(models.value);
   return (
     <div class="stack">
       <div class="row">
@@ -35,26 +23,24 @@ export function Nodes(): JSX.Element {
         {nodes.length > 0 && <span class="dim">{say.count(nodes.length)}</span>}
       </div>
       {!hasLoaded.value && <Waiting />}
+      {nodes.some((node) => node.cards.some((card) => card.used !== null)) && <p class="dim">{say.usedHelp}</p>}
       <div class="cards">
         {nodes.map((node) => (
-          <NodeCard key={node.id} node={node} />
+          <NodeCard key={node.id} node={node} workers={workers.get(node.ip) ?? []} />
         ))}
       </div>
-      <p class="dim">
-        {say.join} <code>cluster join</code>
-      </p>
+      {nodes.length > 0 && <Join head={nodes.find((node) => node.is_head)} />}
     </div>
   );
 }
 
-function NodeCard({ node }: { node: LiveNode }): JSX.Element {
+function NodeCard({ node, workers }: { node: LiveNode; workers: readonly Placed[] }): JSX.Element {
   const say = words().nodes;
-  const shares = sharesOn(node);
-  const cardBytes = (node.card_bytes ?? 0) * node.gpus;
+  const all = sharesOf(workers, (worker) => worker.claim_bytes + worker.card_bytes);
   return (
-    <section class="panel stack tight" aria-label={node.name}>
+    <section class="panel stack tight node" aria-label={node.name}>
       <div class="row spread">
-        <h2 class="name">{node.name}</h2>
+        <h2>{node.name}</h2>
         <State kind={kindOf(node.state)}>{words().nodeState(node.state)}</State>
       </div>
       <p class="dim">{say.facts(node.is_head, node.ip, node.cpus, node.workers)}</p>
@@ -62,20 +48,13 @@ function NodeCard({ node }: { node: LiveNode }): JSX.Element {
         title={say.memory}
         claimed={node.memory_claimed}
         total={node.memory_bytes}
-        parts={shares.map((share) => share.memory)}
+        shares={sharesOf(workers, (worker) => worker.claim_bytes)}
       />
-      {node.gpus > 0 && cardBytes > 0 && (
-        <Room
-          title={say.cards(node.gpus)}
-          claimed={node.card_claimed}
-          total={cardBytes}
-          parts={shares.map((share) => share.cards)}
-        />
-      )}
+      {node.cards.length > 0 && <Cards rooms={cardsOf(node, workers)} />}
       <p class="legend">
-        {shares.map((share) => (
+        {all.map((share) => (
           <a key={share.uid} href={hrefOf("models", share.uid)}>
-            {share.uid} {bytes(share.memory + share.cards)}
+            {share.uid} {bytes(share.bytes)}
           </a>
         ))}
       </p>
@@ -85,18 +64,96 @@ function NodeCard({ node }: { node: LiveNode }): JSX.Element {
   );
 }
 
-type RoomProperties = { title: string; claimed: number; total: number; parts: readonly number[] };
+/** Each by itself: a model needs room on one. */
+function Cards({ rooms }: { rooms: readonly CardRoom[] }): JSX.Element {
+  const say = words().nodes;
+  const names = [...new Set(rooms.map(({ card }) => card.name).filter(Boolean))];
+  return (
+    <div class="stack rooms">
+      <div class="row">
+        <span>{say.cards(rooms.length)}</span>
+        <small>{names.join(", ")}</small>
+      </div>
+      {rooms.map((room) => (
+        <Card key={room.card.number} room={room} />
+      ))}
+    </div>
+  );
+}
 
-function Room({ title, claimed, total, parts }: RoomProperties): JSX.Element {
+/** What is claimed, and beneath it what is in use, to one scale. */
+function Card({ room }: { room: CardRoom }): JSX.Element {
+  const say = words().nodes;
+  const { number, total, used, foreign, foreign_by } = room.card;
+  const claimed = claimedOf(room);
+  const scale = Math.max(1, total ?? claimed);
+  const held = foreign > 0 ? say.foreign(foreign_by, bytes(foreign)) : "";
+  const text = [say.claimed(bytes(claimed), total === null ? "?" : bytes(total)), used === null ? "" : say.used(bytes(used)), held]
+    .filter(Boolean)
+    .join(" · ");
+  return (
+    <>
+      <div class="card">
+        <span class="dim">{number}</span>
+        <div role="img" aria-label={`${say.card(number)}: ${text}`} title={text}>
+          <Segments shares={room.shares} total={scale} foreign={foreign} />
+          {used !== null && <div class="used" style={widthOf(used, scale)} />}
+        </div>
+        <small>{total === null ? bytes(claimed) : ofTotal(claimed, total)}</small>
+      </div>
+      {held && <small class="held">{held}</small>}
+    </>
+  );
+}
+
+const widthOf = (size: number, total: number): { width: string } => ({
+  width: `${Math.min(100, (100 * size) / Math.max(1, total)).toFixed(2)}%`,
+});
+
+/** Named where there is room for a name. */
+function Segments({ shares, total, foreign = 0 }: { shares: readonly Share[]; total: number; foreign?: number }): JSX.Element {
+  return (
+    <div class="segments">
+      {shares.map(({ uid, bytes: size }) => (
+        <span key={uid} style={widthOf(size, total)} title={`${uid} ${bytes(size)}`}>
+          {uid}
+        </span>
+      ))}
+      {foreign > 0 && <span class="foreign" style={widthOf(foreign, total)} />}
+    </div>
+  );
+}
+
+type RoomProperties = { title: string; claimed: number; total: number; shares: readonly Share[] };
+
+function Room({ title, claimed, total, shares }: RoomProperties): JSX.Element {
   const text = words().nodes.claimed(bytes(claimed), bytes(total));
   return (
-    <div class="stack tight">
+    <div class="stack rooms">
       <div class="row spread">
         <span>{title}</span>
         <small>{text}</small>
       </div>
-      <Bar parts={parts.map((part) => part / Math.max(1, total))} label={`${title}: ${text}`} isFull={claimed > 0.9 * total} />
+      <div role="img" aria-label={`${title}: ${text}`}>
+        <Segments shares={shares} total={total} />
+      </div>
     </div>
+  );
+}
+
+/** The command for it, where the server can be reached from elsewhere. */
+function Join({ head }: { head: LiveNode | undefined }): JSX.Element {
+  const say = words().nodes;
+  const { value } = useAnswer<string>("/v1/address");
+  const [, host = "", port = ""] = /^(.*):(\d+)$/.exec(value ?? "") ?? [];
+  const isLocal = /^(127\.|localhost$|\[?::1)/.test(host);
+  const address = `${host === "0.0.0.0" || host.includes("::") ? (head?.ip ?? host) : host}:${port}`;
+  return (
+    <section class="stack tight narrow" aria-label={say.join}>
+      <h2>{say.join}</h2>
+      {isLocal ? <p class="dim">{say.joinLocal}</p> : <p class="dim">{say.joinHelp}</p>}
+      {isLocal ? <Code text="cluster up --host 0.0.0.0" /> : value !== null && <Code text={`cluster join ${address} --token-file ray.token`} />}
+    </section>
   );
 }
 

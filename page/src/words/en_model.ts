@@ -17,6 +17,8 @@ export const modelEn = {
     launch: "Launch a model",
     ready: (ready: number, all: number): string => `${ready} of ${all} ready`,
     none: "No model is launched.",
+    search: "Search the models",
+    noneLike: "No model has these words.",
     noneHelp: "Two small ones to begin with, which are there without a download:",
     model: "Model",
     type: "Type",

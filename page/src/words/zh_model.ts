@@ -16,6 +16,8 @@ export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "e
     launch: "启动模型",
     ready: (ready, all) => `${all} 个中 ${ready} 个就绪`,
     none: "还没有启动任何模型。",
+    search: "搜索模型",
+    noneLike: "没有符合这些词的模型。",
     noneHelp: "可以从这两个小模型开始，它们无需下载：",
     model: "模型",
     type: "类型",
