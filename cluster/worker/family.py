@@ -177,6 +177,8 @@ class Family(Protocol):
     abilities: ClassVar[tuple[str, ...]]
     #: The formats of weights that it reads, where a type's families differ in that.
     formats: ClassVar[tuple[str, ...] | None] = None
+    #: Options of other engines of the type that it has not, and why.
+    lacks: ClassVar[Mapping[str, str]] = {}
     #: Launch options; a launch with an unknown one is refused.
     Options: ClassVar[type[BaseModel]]
     #: Read when the model is loaded, so that `load` may choose another for that very model.

@@ -12,17 +12,19 @@ from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from cluster.facts import ModelFacts
 from cluster.names import cut
+from cluster.paths import local_path
 from cluster.value import JsonObject
 from cluster.weights.inventory import read
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import UNKNOWN, Habits
-from deployments.llm.language import EXAMPLE_TOKENS, LanguageOptions, refuse_adapter
+from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import grammar_of, refuse_format
+from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, refuse_other_draft, with_draft
 from deployments.llm.templates import refuse_pictures
 from deployments.llm.tool_choice import callable_tools, must_call
 from deployments.llm.weights import gguf_in
@@ -43,7 +45,7 @@ class LlamaCpp(Talking):
     abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
     _habits = UNKNOWN
     formats = ("ggufv2",)
-    Options: ClassVar[type[LanguageOptions]] = LanguageOptions
+    Options: ClassVar[type[SpeculatingOptions]] = SpeculatingOptions
     example: Example = Example(
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
     )
@@ -51,18 +53,19 @@ class LlamaCpp(Talking):
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
         refuse_other(prospect, None, "llama.cpp", takes_parts=True)
+        refuse_other_draft(prospect)
         return prospect.source
 
     @classmethod
     def plan(cls, prospect: Prospect) -> MemoryPlan:
-        return plan_of(prospect, None, "f16")
+        return with_draft(plan_of(prospect, None, "f16"), prospect, "f16")
 
     @classmethod
     def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
         return smaller(prospect)
 
     def load(self, setup: Setup) -> ModelFacts:
-        options: LanguageOptions = setup.options
+        options: SpeculatingOptions = setup.options
         file = gguf_in(setup.folder)
         shape = shape_in(read(file))
         kept = kept_of(shape, options, "f16")
@@ -70,7 +73,9 @@ class LlamaCpp(Talking):
         self._habits = Habits.of(setup.entry)
         self._context = min(options.context_length or shape.context, shape.context, kept)
         setup.report(0.3)
-        self._server = _server(str(file), kept, options.slots, setup.threads)
+        self._server = _server(str(file), kept, options, setup.threads)
+        if options.draft_model is not None:
+            _refuse_idle_draft(self._server, options.draft_model)
         # A call keeps its thread until its answer is whole.
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
         self.pace = BatchHints(parallel=options.slots, room=kept)
@@ -154,16 +159,43 @@ def _can(entry: Entry, ability: str) -> bool:
     return not isinstance(said, list) or ability in said
 
 
-def _server(file: str, kept: int, slots: int, threads: int) -> Server:
+def _server(file: str, kept: int, options: SpeculatingOptions, threads: int) -> Server:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.kv_unified = file, kept, slots, True
+    params.model.path, params.n_ctx, params.n_parallel, params.kv_unified = file, kept, options.slots, True
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.use_jinja, params.ui, params.verbosity = True, False, -1
+    kinds, speculative = xllamacpp.common_speculative_type, params.speculative
+    if options.draft_model is not None:
+        speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        draft = speculative.draft
+        draft.mparams.path, draft.n_max = str(gguf_in(local_path(options.draft_model, "draft_model"))), options.guessed
+        draft.cpuparams.n_threads = draft.cpuparams_batch.n_threads = threads
+    elif options.prompt_lookup:
+        speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
+        speculative.ngram_simple.size_n, speculative.ngram_simple.size_m = LOOKUP_TOKENS, options.guessed
     # It also listens on a port of this machine, which nobody is to use.
     params.api_keys = [secrets.token_urlsafe(32)]
     return xllamacpp.Server(params)
+
+
+def _refuse_idle_draft(server: Server, draft: str) -> None:
+    """llama.cpp goes on without a draft model of another vocabulary, and says nothing."""
+    guessed: list[int] = []
+
+    def take(chunks: Any) -> bool:
+        for chunk in chunks if isinstance(chunks, list) else [chunks]:
+            guessed.append(int((chunk.get("timings") or {}).get("draft_n", 0)))
+        return False
+
+    server.handle_completions(
+        {"prompt": "The capital of France is", "max_tokens": 8, "ignore_eos": True, "stream": True}, take
+    )
+    if not any(guessed):
+        raise errors.LoadFailed(
+            f"draft_model {cut(draft)} has another vocabulary than the model: take one of its kind."
+        )
 
 
 class Chunks:
@@ -220,6 +252,8 @@ class Chunks:
         if (usage := chunk.get("usage")) is not None:
             details = usage.get("prompt_tokens_details") or {}
             self._usage = TalkUsage(usage["prompt_tokens"], usage["completion_tokens"], details.get("cached_tokens", 0))
+        if (timings := chunk.get("timings")) is not None and self._usage is not None and timings.get("draft_n"):
+            self._usage = self._usage._replace(guessed=timings["draft_n"], right=timings.get("draft_n_accepted", 0))
         for choice in chunk.get("choices", ()):
             piece = piece_of(choice)
             if piece.finish is not None:

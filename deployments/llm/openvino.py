@@ -30,6 +30,7 @@ from deployments.llm.needs import kept_of, plan_of, refuse_other, smaller
 from deployments.llm.requests import Query
 from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.shape import ARCHITECTURES, Shape
+from deployments.llm.speculation import NOT_HERE, OPTIONS
 from deployments.llm.vocabulary import Vocabulary
 from deployments.llm.weights import gguf_in, let_go_of_pages
 from deployments.llm.writing import TokenOdds
@@ -72,6 +73,7 @@ class OpenvinoLanguage(LanguageFamily):
     Options: ClassVar[type[OpenvinoOptions]] = OpenvinoOptions
     formats = ("ggufv2",)
     has_grammars = True
+    lacks = dict.fromkeys(OPTIONS, NOT_HERE)
 
     @classmethod
     def reads(cls, source: Source) -> bool:

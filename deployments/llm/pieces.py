@@ -32,6 +32,9 @@ class TalkUsage(NamedTuple):
     completion: int
     cached: int = 0
     reasoning: int = 0
+    #: Tokens that were guessed before they were written, and how many of those were right.
+    guessed: int = 0
+    right: int = 0
 
 
 class Piece(NamedTuple):

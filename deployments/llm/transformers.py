@@ -26,6 +26,7 @@ from deployments.llm.paged import PagedEngine
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, shape_of_config
+from deployments.llm.speculation import OPTIONS
 from deployments.llm.token_masks import TokenForms
 from deployments.llm.vocabulary import Vocabulary
 
@@ -87,6 +88,7 @@ class TransformersLanguage(LanguageFamily):
     engines: ClassVar[tuple[str, ...]] = ("transformers",)
     formats = ("pytorch",)
     has_grammars = True
+    lacks = dict.fromkeys(OPTIONS, "it writes one token of each answer at a step: launch with model_engine=llamacpp")
     Options: ClassVar[type[TransformersOptions]] = TransformersOptions
 
     @classmethod

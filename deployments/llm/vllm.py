@@ -36,6 +36,7 @@ from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of, smaller
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
+from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, draft_in
 from deployments.llm.token_stream import MODEL, name_of_adapter
 from deployments.llm.vllm_engine import SOCKET, VllmEngine
 from deployments.llm.vocabulary import Vocabulary
@@ -61,7 +62,7 @@ SILENT_SHARE = 0.9
 STARTED = 0.1
 
 
-class VllmOptions(CallReadingOptions):
+class VllmOptions(CallReadingOptions, SpeculatingOptions):
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Of weights and kept tokens: by default float32 on CPU and bfloat16 on a card."
     )
@@ -99,6 +100,8 @@ class VllmLanguage(LanguageFamily):
         _command_of(prospect.settings.vllm_command)
         for folder in prospect.options.lora_modules.values():
             allowed(local_path(folder, "lora_modules"), prospect.settings, "lora_modules")
+        if (draft := prospect.options.draft_model) is not None:
+            allowed(local_path(draft, "draft_model"), prospect.settings, "draft_model")
         inventory, cards = safetensors_of(prospect, "vLLM"), _cards_of(prospect)
         if inventory is not None:
             heads = shape_of_config(text_config(inventory)).heads
@@ -175,6 +178,7 @@ def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) 
         # Sampling that is asked for comes with each request.
         "generation-config": "vllm",
         **_adapter_arguments(options),
+        **_speculation(options),
         **({"quantization": options.quantize} if options.quantize else {}),
         **({} if setup.allow_pickle or options.quantize == "bitsandbytes" else {"load-format": "safetensors"}),
     }
@@ -205,6 +209,17 @@ def _adapter_arguments(options: VllmOptions) -> dict[str, object]:
         "max-lora-rank": next((rank for rank in LORA_RANKS if rank >= most), most),
         "max-loras": min(len(rows), options.slots),
     }
+
+
+def _speculation(options: VllmOptions) -> dict[str, object]:
+    if options.draft_model is not None:
+        draft = str(local_path(options.draft_model, "draft_model"))
+        config: JsonObject = {"method": "draft_model", "model": draft}
+    elif options.prompt_lookup:
+        config = {"method": "ngram", "prompt_lookup_max": LOOKUP_TOKENS, "prompt_lookup_min": 2}
+    else:
+        return {}
+    return {"speculative-config": json.dumps({**config, "num_speculative_tokens": options.guessed})}
 
 
 def _rank_of(adapter: Path) -> int:
@@ -250,7 +265,7 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
         adapter = USUAL_RANK * shape.layers * shape.hidden * ADAPTER_WIDTH * item
         adapters = len(options.lora_modules) * adapter
         step = STEP_TOKENS * shape.hidden * STEP_WIDTH * item + options.slots * shape.vocabulary * 4 * 3
-    weights = int(weights * share) + adapters
+    weights = int(weights * share) + adapters + _draft_bytes(prospect, item)
     if prospect.on_card:
         home, fixed, host = "card", cards * (CUDA_CONTEXT_BYTES + GRAPH_BYTES), SERVER_BYTES + cards * CORE_BYTES
     else:
@@ -261,3 +276,13 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
     )
     activations = cards * step
     return MemoryPlan(parts, activations, fixed, 0, weights + kept_bytes + activations + fixed, host)
+
+
+def _draft_bytes(prospect: Prospect, item: int) -> int:
+    """The draft model's weights, and its tokens beside the model's."""
+    draft = draft_in(prospect)
+    if draft is None:
+        return 0
+    shape = shape_of_config(text_config(draft))
+    precision = {4: "f32"}.get(item, "f16")
+    return weight_bytes(draft, item) + kept_of(shape, prospect.options, precision) * shape.bytes_per_token(precision)

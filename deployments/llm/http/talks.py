@@ -101,8 +101,15 @@ def usage_body(usage: TalkUsage) -> JsonObject:
         "completion_tokens": usage.completion,
         "total_tokens": usage.prompt + usage.completion,
         "prompt_tokens_details": {"cached_tokens": usage.cached},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning, **_guesses(usage)},
     }
+
+
+def _guesses(usage: TalkUsage) -> JsonObject:
+    """Those of a draft model, as OpenAI calls what it guessed."""
+    if not usage.guessed:
+        return {}
+    return {"accepted_prediction_tokens": usage.right, "rejected_prediction_tokens": usage.guessed - usage.right}
 
 
 def event(content: JsonObject) -> bytes:
