@@ -7,14 +7,14 @@ at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import psutil
 from ray._private.thirdparty import pynvml
 
-from cluster.cards import Card, CardUser
+from cluster.cards import Card, CardUser, is_same_card
 
 
 def cards(home: str = "") -> tuple[Card, ...] | None:
@@ -31,6 +31,13 @@ def cards(home: str = "") -> tuple[Card, ...] | None:
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()
+
+
+def cards_of(uuids: Sequence[str]) -> Sequence[Card]:
+    """Those cards; nothing unless all of them are known."""
+    every = cards() or () if all(uuids) else ()
+    same = [card for uuid in uuids for card in every if is_same_card(card.uuid, uuid)]
+    return same if len(same) == len(uuids) else ()
 
 
 def show_slices() -> None:

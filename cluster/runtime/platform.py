@@ -177,7 +177,9 @@ class RayPlatform:
         elif self._forkserver.is_used:
             options["runtime_env"] = {"env_vars": UNFORKED}
         make = remote_worker.options(**options).remote
-        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device))
+        of_node = self._cards.full(placement.node)
+        uuids = [of_node[card].uuid if card < len(of_node) else "" for card, _ in claim.cards]
+        return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device, uuids))
 
     async def find(self) -> dict[WorkerName, RayHandle]:
         rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)

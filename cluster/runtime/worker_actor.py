@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -18,7 +19,7 @@ from cluster import environment, errors
 from cluster.calls import Call, OpenCall, View
 from cluster.control import pressure
 from cluster.launch import Wanted
-from cluster.runtime import local_rpc, node_memory, visible_cards
+from cluster.runtime import local_rpc, node_memory, nvml, visible_cards
 from cluster.runtime.actor_calls import MANY
 from cluster.runtime.inbox import Inbox, LastPiece
 from cluster.runtime.neighbours import RayNeighbours
@@ -49,8 +50,16 @@ class WorkerActor(Worker):
     """A worker in its own process; its environment is set before any model library is imported."""
 
     def __init__(
-        self, name: str, wanted: Wanted, claim: Claim, settings: Settings, cards: Sequence[str], device: str
+        self,
+        name: str,
+        wanted: Wanted,
+        claim: Claim,
+        settings: Settings,
+        cards: Sequence[str],
+        device: str,
+        uuids: Sequence[str] = (),
     ) -> None:
+        """`uuids`: of its cards, as far as they are known."""
         # The other nodes' settings are the head's, with homes of their own.
         neighbours = RayNeighbours(settings)
         settings = settings_here(settings)
@@ -69,7 +78,7 @@ class WorkerActor(Worker):
             os.environ.setdefault("OMP_WAIT_POLICY", "ACTIVE")
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
         node_memory.go_first(OOM_SCORE)
-        super().__init__(name, wanted, claim, settings, device, neighbours)
+        super().__init__(name, wanted, claim, settings, device, neighbours, partial(nvml.cards_of, uuids))
         if ignored:
             log.warning("%s sets no %s: CLUSTER_ALLOW_ENVS does not name it", name, ", ".join(ignored))
         # Inference has a loop of its own: what comes by the socket and what Ray brings meet tinbox.

@@ -7,6 +7,7 @@ import gc
 import logging
 import sys
 import time
+import traceback
 import weakref
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from cluster.launch import Wanted
 from cluster.metrics import Samples
 from cluster.settings import Settings
 from cluster.status import LoadProgress
-from cluster.worker.exhaustion import Stage
+from cluster.worker.card_room import CardRoom
+from cluster.worker.exhaustion import Stage, bytes_asked
 from cluster.worker.family import AnyFamily, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
@@ -43,6 +45,7 @@ class ModelHolder:
         metrics: WorkerMetrics,
         loader: ModelLoader,
         is_measured: bool,
+        room: CardRoom,
     ) -> None:
         """`is_measured`: what it takes at its largest is known, and is not tried."""
         self._name = name
@@ -51,6 +54,7 @@ class ModelHolder:
         self._metrics = metrics
         self._loader = loader
         self._is_measured = is_measured
+        self.room = room
         self.family: AnyFamily = load_family(wanted.family)()
         #: Made when the loading begins, and usable when it has ended.
         self.work: Work | None = None
@@ -63,7 +67,43 @@ class ModelHolder:
         self._children = frozenset(children())
 
     def load(self, threads: int) -> dict[str, Any]:
-        """What there is to report of the loaded model; raises whatever a model library does."""
+        """What there is to report of the loaded model; raises whatever a model library does. Where the cards are full
+        of what others have, it is tried once more when that has come free."""
+        try:
+            return self._load_once(threads)
+        # Whatever a library raises when memory runs out, it says so in words only.
+        except Exception as error:
+            needs = self.meter.needs()
+            if not self.room.is_short(error, needs):
+                raise
+            log.warning("its card is full, and others have what it may have; it waits for that: %s", error)
+            self._start_over(error)
+            if not self.room.wait(needs.card_bytes + bytes_asked(error)):
+                raise
+        try:
+            return self._load_once(threads)
+        except Exception as error:
+            # Says for the reason who has the card now.
+            self.room.is_short(error, self.meter.needs())
+            raise
+
+    def _start_over(self, error: BaseException) -> None:
+        """Lets go of all that a load had until it failed, so that others have that room too."""
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        try:
+            self.family.unload()
+        # Of a model that is half loaded anything may be missing.
+        except Exception:
+            log.exception("what was loaded of it could not be ended in order")
+        self.family = load_family(self._wanted.family)()
+        give_memory_back()
+        _empty_cards()
+        self._loader.show("waiting for memory", 0.0)
+
+    def _load_once(self, threads: int) -> dict[str, Any]:
         started = time.monotonic()
         self.stage, self.meter = "was loaded", PeakMeter()
         work = work_of(self.family, self._name, self._settings, self._metrics)

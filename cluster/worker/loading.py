@@ -76,7 +76,7 @@ class ModelLoader:
         start = self._board.value.progress.fraction
 
         def report(fraction: float, stage: str = "loading") -> None:
-            self._show(stage, start + (LOADED_SHARE - start) * fraction)
+            self.show(stage, start + (LOADED_SHARE - start) * fraction)
 
         report(0.1)
         facts = family.load(
@@ -102,10 +102,10 @@ class ModelLoader:
             )
         )
         family.set_threads(threads)
-        self._show("launching", LOADED_SHARE)
+        self.show("launching", LOADED_SHARE)
         return facts
 
-    def _show(self, stage: str, fraction: float) -> None:
+    def show(self, stage: str, fraction: float) -> None:
         def amended(report: Report) -> Report:
             return replace(report, progress=replace(report.progress, stage=stage, fraction=fraction))
 

@@ -25,6 +25,7 @@ from cluster.settings import Settings
 from cluster.status import Claim, Report
 from cluster.versioned import Versioned
 from cluster.weights.neighbours import Neighbours
+from cluster.worker.card_room import CardRoom, ReadCards, no_cards
 from cluster.worker.examples import example_call, fails_example
 from cluster.worker.exhaustion import why_not_loaded
 from cluster.worker.family import Prepared
@@ -57,6 +58,7 @@ class Worker:
         settings: Settings,
         card_device: str = "cuda",
         neighbours: Neighbours | None = None,
+        read_cards: ReadCards = no_cards,
     ) -> None:
         self.name = name
         self._wanted = wanted
@@ -79,7 +81,8 @@ class Worker:
         cards = tuple(card for card, _ in claim.cards)
         self._board = Versioned(Report(pid=os.getpid(), cards=cards, created=time.time()))
         loader = ModelLoader(wanted, claim, settings, card_device, self._board, neighbours)
-        self._model = ModelHolder(name, wanted, settings, self._metrics, loader, claim.is_measured)
+        room = CardRoom(claim, read_cards)
+        self._model = ModelHolder(name, wanted, settings, self._metrics, loader, claim.is_measured, room)
         self._cycle = LoadCycle(self._board, self._load, self._drop, lambda: self._reservation.working)
 
     # ------------------------------------------------------------------------------------ control
@@ -318,7 +321,8 @@ class Worker:
         except Exception as error:
             log.exception("%s could not be loaded", self.name)
             model, claim = self._model, self._claim
-            reason = why_not_loaded(self._wanted.uid, error, model.stage, claim, model.meter.needs())
+            needs, full = model.meter.needs(), model.room.when_full
+            reason = why_not_loaded(self._wanted.uid, error, model.stage, claim, needs, full)
             self._post(phase="failed", error=reason, log_tail=tuple(self._lines)[-20:])
         else:
             self._post(phase="ready", **changes)

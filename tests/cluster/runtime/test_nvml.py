@@ -22,7 +22,9 @@ import dataclasses, json, os, sys
 from cluster.runtime import nvml
 print("begun", flush=True)
 for line in sys.stdin:
-    if line.strip() == "slices":
+    if line.startswith("of "):
+        print(json.dumps([card.uuid for card in nvml.cards_of(line.strip()[3:].split(","))]), flush=True)
+    elif line.strip() == "slices":
         nvml.show_slices()
         print(json.dumps(os.environ.get("CUDA_VISIBLE_DEVICES")), flush=True)
     else:
@@ -103,6 +105,13 @@ def test_every_slice_is_a_card_of_its_own(driver: FakeDriver, reader: Reader) ->
     assert [len(card["users"]) for card in cards] == [1, 0, 0]
     # So Ray counts three cards, by names that each give a process one of them.
     assert reader.ask("slices") == "MIG-a,MIG-b,GPU-2"
+
+
+def test_a_worker_reads_the_cards_that_it_has(driver: FakeDriver, reader: Reader) -> None:
+    driver.show(*(f"card|X|GPU-{number}|{GIB}|0|0|0" for number in range(3)))
+    assert reader.ask("of GPU-2,GPU-0") == ["GPU-2", "GPU-0"]
+    # Of others nothing is said, nor where one of them is not known.
+    assert reader.ask("of GPU-2,GPU-7") == reader.ask("of GPU-2,") == []
 
 
 def test_where_nothing_is_cut_ray_counts_as_it_does(driver: FakeDriver) -> None:

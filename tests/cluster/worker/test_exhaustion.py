@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.cards import Card, CardUser
 from cluster.launch import Needs
 from cluster.status import Claim
-from cluster.worker.exhaustion import is_out_of_memory, out_of_memory
+from cluster.worker.exhaustion import bytes_asked, crowded_out, is_out_of_memory, out_of_memory
 from tests.cluster.worker.held_workers import Held, loaded, make_worker, play
 from tests.make import GIB
 
@@ -42,6 +43,24 @@ def test_the_sentence_says_how_much_of_a_card_there_was_and_what_to_do() -> None
         "flux could not be loaded: its card had no room left when the model computed its largest request. It took "
         "9.0 GiB and asked for 2.00 GiB more, and 10.0 GiB were claimed. Launch it with more (memory=15GiB), or "
         "smaller: `cluster launch --dry-run` names options with which it takes less."
+    )
+
+
+def test_what_was_asked_is_read_in_every_unit() -> None:
+    assert (bytes_asked(FULL), bytes_asked(RuntimeError("Tried to allocate 20.50 MiB."))) == (2 * GIB, 41 * 2**19)
+    assert bytes_asked(RuntimeError("you tried to allocate 8589934592 bytes")) == 8 * GIB
+    assert bytes_asked(RuntimeError("out of memory")) == 0
+
+
+def test_who_has_the_card_is_told_where_it_had_less_than_it_may_have() -> None:
+    users = (CardUser(7, "python", 3 * GIB), CardUser(4711, "python", 12 * GIB), CardUser(9))
+    card = Card("NVIDIA X", "GPU-1", 24 * GIB, 23 * GIB, users=users)
+    claim, taken = Claim(0, ((2, 0.5),), 0.0, 10 * GIB), Needs(memory_bytes=GIB, card_bytes=5 * GIB)
+    assert crowded_out("flux", FULL, claim, taken, [card]).message == (
+        "flux could not be loaded, also at a second try: it took 5.0 GiB of its card and asked for 2.0 GiB more, and "
+        "10.0 GiB were claimed; of card 2 (NVIDIA X), 24.0 GiB large, 1.0 GiB were free, and others had pid 4711 "
+        "(python) 12.0 GiB, pid 7 (python) 3.0 GiB, pid 9 (of another container or user). End what does not belong "
+        "there, or launch it on another card."
     )
 
 
