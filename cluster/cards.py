@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -46,3 +48,17 @@ def is_same_card(uuid: str, other: str) -> bool:
 
 def _bare(uuid: str) -> str:
     return uuid.lower().removeprefix("gpu-").removeprefix("mig-")
+
+
+#: What is known of a worker's cards now; nothing where no driver tells.
+ReadCards = Callable[[], Sequence[Card]]
+
+
+def no_cards() -> Sequence[Card]:
+    return ()
+
+
+def own_bytes(cards: Sequence[Card]) -> int:
+    """What this process and those that it has started have of them."""
+    users = [user for card in cards for user in card.users]
+    return sum(user.bytes or 0 for user in users if os.getpid() in (user.pid, *user.parents))

@@ -14,7 +14,7 @@ from cluster.control.canary import Canaries
 from cluster.control.card_users import CardUsers
 from cluster.control.lifecycle import COMPUTES, HOLDS_CLAIM, LEAVES, WorkerEvent, WorkerRecord, limit_s, step
 from cluster.control.peaks import Peak, key_of, larger, measured_by, merged
-from cluster.control.placement import Placement
+from cluster.control.placement import Placement, share_of
 from cluster.control.reconcile import GOOD_RUN_S, NO_LOSS, FleetPlan, Loss, Waiting, is_at_rest, reconcile
 from cluster.control.resting import Resting
 from cluster.control.room import Room, room_beside
@@ -351,4 +351,14 @@ def _held_to(fleet: Fleet, worker: WorkerRecord, claim: Claim, report: Report, p
         if (row := merged(before, measured_by(wanted, report, peak))) != before:
             fleet.peaks[key] = fleet.new_peaks[key] = row
     most = larger(Needs(memory_bytes=claim.memory_bytes, card_bytes=claim.card_bytes), peak)
-    return replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)
+    claim = replace(claim, memory_bytes=most.memory_bytes, card_bytes=most.card_bytes)
+    node = fleet.nodes.get(worker.node)
+    if node is None or wanted is None or wanted.spec.place_of(worker.name.index).n_gpu != "auto":
+        return claim
+    # A share that was asked for stays; one that was worked out of what was expected follows what was measured.
+    shares = ((card, share, node.size_of(card)) for card, share in claim.cards)
+    return replace(claim, cards=tuple((card, _at_least(share, most.card_bytes, size)) for card, share, size in shares))
+
+
+def _at_least(share: float, card_bytes: int, size: int | None) -> float:
+    return min(max(share, share_of(card_bytes, size)), 1.0) if size else share

@@ -216,7 +216,7 @@ def _cards(demand: Demand, node: Node, held: Held) -> tuple[tuple[int, float], .
         if short and short[0] in unclaimed:
             return f"{_story(node, held, short[0])}, {_gib(_bytes_of(demand, node, short[0], count))} asked"
         if short:
-            return f"{held.free_share(short[0]):g} of GPU {short[0]} free, {shares[short[0]]:g} asked"
+            return f"{max(held.free_share(short[0]), 0.0):g} of GPU {short[0]} free, {shares[short[0]]:g} asked"
         return tuple((card, shares[card]) for card in cards)
     if len(fitting) < count:
         return _why_full(demand, node, held, shares, list(unclaimed.keys() - set(fitting)), len(fitting))
@@ -236,8 +236,13 @@ def _share(demand: Demand, node: Node, card: int) -> float:
     if share == "auto" or share is None:
         if not size:
             return 1.0
-        return max(math.ceil(demand.on_card.card_bytes / size / SHARE_STEP), 1) * SHARE_STEP
+        return share_of(demand.on_card.card_bytes, size)
     return float(share) if share < 1 else 1.0
+
+
+def share_of(needed_bytes: int, size: int) -> float:
+    """The part of a card of that size, rounded up."""
+    return max(math.ceil(needed_bytes / size / SHARE_STEP), 1) * SHARE_STEP
 
 
 def _too_small(demand: Demand, node: Node, card: int, share: float, count: int) -> bool:
@@ -287,7 +292,7 @@ def _why_full(
         most = max(taken, key=lambda card: (_free_of(node, held, card), -card))
         return f"{_story(node, held, most)}, {_gib(_bytes_of(demand, node, most, count))} asked"
     if min(shares.values()) < 1:
-        most_free = max(held.free_share(card) for card in shares)
+        most_free = max(0.0, *(held.free_share(card) for card in shares))
         return f"{most_free:g} of a GPU free, {min(shares.values()):g} asked"
     return f"{fitting} of {len(shares)} GPUs free, {count} asked"
 

@@ -35,7 +35,7 @@ def cards(home: str = "") -> tuple[Card, ...] | None:
 
 def cards_of(uuids: Sequence[str]) -> Sequence[Card]:
     """Those cards; nothing unless all of them are known."""
-    every = cards() or () if all(uuids) else ()
+    every = cards() or () if uuids and all(uuids) else ()
     same = [card for uuid in uuids for card in every if is_same_card(card.uuid, uuid)]
     return same if len(same) == len(uuids) else ()
 

@@ -7,21 +7,17 @@ its part. One more try is worth it then; one that took all that it may have fail
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from cluster.cards import Card
+from cluster.cards import Card, ReadCards, own_bytes
 from cluster.launch import Needs
 from cluster.status import Claim
 from cluster.worker.exhaustion import bytes_asked, is_out_of_memory
+from cluster.worker.peak import torch_cards
 
 log = logging.getLogger("cluster.worker.worker")
 
-#: What is known of this worker's cards now; nothing where no driver tells.
-ReadCards = Callable[[], Sequence[Card]]
 #: How long memory may take to come free, and how long it is waited for while nothing does.
 ROOM_S, STILL_S = 30.0, 5.0
 LOOK_S = 0.25
@@ -29,14 +25,10 @@ LOOK_S = 0.25
 LITTLE = 0.05
 
 
-def no_cards() -> Sequence[Card]:
-    return ()
-
-
 class CardRoom:
     def __init__(self, claim: Claim, read: ReadCards) -> None:
         self._claim = claim
-        self._read = read
+        self.read = read
         #: As they were when they were full for others' sake; for the reason that people read.
         self.when_full: Sequence[Card] = ()
 
@@ -49,7 +41,7 @@ class CardRoom:
         if not cards or needed > self._limit(cards):
             return False
         # What others have may just have come free: then they are not to blame if it fails again.
-        others_bytes = sum(card.used_bytes or 0 for card in cards) - (_own_bytes(cards) or taken.card_bytes)
+        others_bytes = sum(card.used_bytes or 0 for card in cards) - (own_bytes(cards) or taken.card_bytes)
         if others_bytes > LITTLE * sum(card.total_bytes or 0 for card in cards):
             self.when_full = cards
         return True
@@ -75,26 +67,19 @@ class CardRoom:
         return max(self._claim.card_bytes, int(sum(size * share for size, share in zip(sizes, shares, strict=False))))
 
     def _cards(self) -> Sequence[Card]:
-        return self._read() or _as_torch_says()
-
-
-def _own_bytes(cards: Sequence[Card]) -> int:
-    users = [user for card in cards for user in card.users]
-    return sum(user.bytes or 0 for user in users if os.getpid() in (user.pid, *user.parents))
+        return self.read() or _as_torch_says()
 
 
 def _free_bytes(cards: Sequence[Card]) -> int:
     """What it could have of all of them, with what it has already: its libraries do not let go of that."""
-    return sum((card.total_bytes or 0) - (card.used_bytes or 0) for card in cards) + _own_bytes(cards)
+    return sum((card.total_bytes or 0) - (card.used_bytes or 0) for card in cards) + own_bytes(cards)
 
 
 def _as_torch_says() -> list[Card]:
     """Of cards whose driver is not asked, such as AMD's; who has them it does not know."""
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return []
+    of_torch = torch_cards()
     cards = []
-    for number in range(torch.cuda.device_count()):
-        free, total = torch.cuda.mem_get_info(number)
-        cards.append(Card(str(torch.cuda.get_device_name(number)), "", int(total), int(total - free)))
+    for number in range(0 if of_torch is None else of_torch.device_count()):
+        free, total = of_torch.mem_get_info(number)
+        cards.append(Card(str(of_torch.get_device_name(number)), "", int(total), int(total - free)))
     return cards

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import sys
 import time
 import traceback
 import weakref
@@ -25,7 +24,7 @@ from cluster.worker.exhaustion import Stage, bytes_asked
 from cluster.worker.family import AnyFamily, load_family
 from cluster.worker.loading import ModelLoader, give_memory_back, warm_up
 from cluster.worker.metrics import WorkerMetrics
-from cluster.worker.peak import PeakMeter, children, held
+from cluster.worker.peak import PeakMeter, children, held, torch_cards
 from cluster.worker.work import Work, work_of
 
 log = logging.getLogger("cluster.worker.worker")
@@ -62,7 +61,7 @@ class ModelHolder:
         self.loads = 0
         #: What loading has come to, and what it took until then.
         self.stage: Stage = "was loaded"
-        self.meter = PeakMeter()
+        self.meter = PeakMeter(room.read)
         #: Of this process, before the model had any.
         self._children = frozenset(children())
 
@@ -105,7 +104,7 @@ class ModelHolder:
 
     def _load_once(self, threads: int) -> dict[str, Any]:
         started = time.monotonic()
-        self.stage, self.meter = "was loaded", PeakMeter()
+        self.stage, self.meter = "was loaded", PeakMeter(self.room.read)
         work = work_of(self.family, self._name, self._settings, self._metrics)
         folder = self._loader.fetch(self._wanted.source)
         with self.meter:
@@ -182,7 +181,8 @@ async def _close(work: Work) -> None:
 
 
 def _empty_cards() -> None:
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    cards = torch_cards()
+    if cards is not None:
+        cards.empty_cache()
+        for number in range(cards.device_count()):
+            cards.reset_peak_memory_stats(number)

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import psutil
 
+from cluster.cards import ReadCards, no_cards, own_bytes
 from cluster.launch import Needs
 from cluster.weights.memory import CUDA_CONTEXT_BYTES
 
@@ -34,8 +35,11 @@ WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".onnx", ".onnx_data"
 class PeakMeter:
     """`with PeakMeter() as meter: …`, and then `meter.needs()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_cards: ReadCards = no_cards) -> None:
+        self._read_cards = read_cards
         self._peak = 0
+        #: The most that the driver said of its cards.
+        self._on_cards = 0
         #: Of all child processes together. It is no part of what the model needs: they end before it is loaded.
         self.beside = 0
         self._is_over = threading.Event()
@@ -50,13 +54,15 @@ class PeakMeter:
         self._thread.join()
 
     def needs(self) -> Needs:
-        return Needs(memory_bytes=self._peak + mapped_weights(), card_bytes=_card_bytes())
+        own = own_bytes(self._read_cards())
+        return Needs(memory_bytes=self._peak + mapped_weights(), card_bytes=_card_bytes(max(self._on_cards, own), own))
 
     def _sample(self) -> None:
         for number in count():
             self._peak = max(self._peak, held())
             if number % BESIDE_EVERY == 0:
                 self.beside = max(self.beside, sum(map(held, children())))
+                self._on_cards = max(self._on_cards, own_bytes(self._read_cards()))
             if self._is_over.wait(SAMPLE_S):
                 return
 
@@ -112,10 +118,27 @@ def _size_of(file: str, otherwise: int) -> int:
     return -(-size // page) * page
 
 
-def _card_bytes() -> int:
-    """What torch has reserved of the cards at most; without torch, or without a card, nothing."""
+def torch_cards() -> Any:
+    """Torch's part for the kind of card that this process computes on; None where it does on none."""
     torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return 0
-    cards = range(torch.cuda.device_count())
-    return sum(int(torch.cuda.max_memory_reserved(card)) + CUDA_CONTEXT_BYTES for card in cards)
+    for kind in ("cuda", "xpu", "npu"):
+        cards = getattr(torch, kind, None)
+        if cards is not None and cards.is_available() and cards.is_initialized():
+            return cards
+    return None
+
+
+def _card_bytes(own_most: int, own_now: int) -> int:
+    """What the process takes of its cards at most: what torch has reserved at most, and what the driver and other
+    libraries take besides, which is what the driver says that it has now beyond what torch has. Where the driver does
+    not say that, what a context usually takes. `own_most`: the most that the driver was seen to say."""
+    cards = torch_cards()
+    if cards is None:
+        # Another library computes there, or none.
+        return own_most
+    numbers = range(cards.device_count())
+    reserved = sum(int(cards.max_memory_reserved(number)) for number in numbers)
+    if not own_now:
+        return reserved + len(numbers) * CUDA_CONTEXT_BYTES
+    beside = own_now - sum(int(cards.memory_reserved(number)) for number in numbers)
+    return max(reserved + max(beside, 0), own_most)

@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster import errors
 from cluster.calls import Answer, Call, OpenCall, View
+from cluster.cards import ReadCards, no_cards
 from cluster.figures import Figures
 from cluster.launch import Wanted
 from cluster.metrics import page
@@ -25,7 +26,7 @@ from cluster.settings import Settings
 from cluster.status import Claim, Report
 from cluster.versioned import Versioned
 from cluster.weights.neighbours import Neighbours
-from cluster.worker.card_room import CardRoom, ReadCards, no_cards
+from cluster.worker.card_room import CardRoom
 from cluster.worker.examples import example_call, fails_example
 from cluster.worker.exhaustion import why_not_loaded
 from cluster.worker.family import Prepared

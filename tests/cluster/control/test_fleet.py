@@ -276,6 +276,20 @@ def test_a_share_of_a_card_stays_whatever_was_measured() -> None:
     assert found.workers[the(found)].claim == Claim(GIB, ((0, 0.5),), 0.0, 2 * GIB)
 
 
+def test_a_share_that_was_worked_out_follows_what_was_measured() -> None:
+    """More is not placed beside it than there is room for."""
+    found = fleet(make_wanted(n_gpu="auto"), nodes=[make_node(gpus=1, card_gib=10)])
+    carry_out(found, 0.0)
+    assert found.workers[the(found)].claim.cards == ((0, 0.1),)
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=GIB, card_bytes=4 * GIB)), 1.0)
+    assert found.workers[the(found)].claim == Claim(GIB, ((0, 0.4),), 0.0, 4 * GIB)
+    large = make_wanted("large", n_gpu="auto", claim_gib=7)
+    assert "0.6 of a GPU free, 0.7 asked" in fit_of(found, large, placements_of(found, large)).reason
+    # Less is no reason to give anything back: it may be more at the next request.
+    found.see_report(the(found), ready(peak=Needs(memory_bytes=GIB, card_bytes=GIB)), 2.0)
+    assert found.workers[the(found)].claim.cards == ((0, 0.4),)
+
+
 def test_the_next_launch_claims_what_this_one_was_measured_to_take() -> None:
     wanted = make_wanted(claim_gib=2, n_gpu="auto")
     found = fleet(wanted, nodes=[make_node(memory_gib=8)])

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from cluster import errors
-from cluster.cards import Card, CardUser
+from cluster.cards import Card, CardUser, no_cards
 from cluster.facts import ModelFacts
 from cluster.launch import Needs
 from cluster.settings import Settings
@@ -67,7 +67,7 @@ def test_other_errors_have_nothing_to_do_with_it(error: Exception) -> None:
 
 
 def test_where_nobody_tells_of_cards_nothing_is_tried_again() -> None:
-    assert not CardRoom(CLAIM, card_room.no_cards).is_short(FULL, taken(1))
+    assert not CardRoom(CLAIM, no_cards).is_short(FULL, taken(1))
     assert not CardRoom(Claim(GIB), lambda: [card(23)]).is_short(MemoryError(), taken(0))
 
 
@@ -137,13 +137,14 @@ def crowded() -> type[Crowded]:
 
 
 def test_a_worker_waits_for_what_left_and_is_ready_at_the_second_try(tmp_path: Path, crowded: type[Crowded]) -> None:
-    alive: list[int] = []
+    looks_without_weights: list[float] = []
 
     def read() -> Sequence[Card]:
-        """The process that left lets go at the third look."""
+        """The process that left lets go after three looks at which this one held nothing that others could have."""
         gc.collect()
-        alive.append(sum(weights() is not None for weights in crowded.held))
-        if len(alive) < 3:
+        if crowded.held and all(weights() is None for weights in crowded.held):
+            looks_without_weights.append(time.monotonic())
+        if len(looks_without_weights) < 3:
             return [card(22, CardUser(4711, "python", 22 * GIB))]
         crowded.free.set()
         return [card(0)]
@@ -154,7 +155,6 @@ def test_a_worker_waits_for_what_left_and_is_ready_at_the_second_try(tmp_path: P
 
     play(scene())
     assert len(crowded.held) == 2
-    assert alive == [1, 0, 0], "while it waits it holds nothing that others could have"
 
 
 def test_a_worker_whose_card_stays_full_fails_with_who_has_it(
@@ -175,10 +175,13 @@ def test_a_worker_whose_card_stays_full_fails_with_who_has_it(
 
 
 def test_a_second_failure_is_the_last(tmp_path: Path, crowded: type[Crowded]) -> None:
-    readings = iter([[card(22, CardUser(7, "x", 22 * GIB))], [card(0)]])
+    def read() -> Sequence[Card]:
+        """Others have it until it lets go, and nobody afterwards."""
+        is_first = len(crowded.held) == 1 and crowded.held[0]() is not None
+        return [card(22, CardUser(7, "x", 22 * GIB))] if is_first else [card(0)]
 
     async def scene() -> None:
-        report = await loaded(make_worker(tmp_path, crowded, lambda: next(readings, [card(0)])))
+        report = await loaded(make_worker(tmp_path, crowded, read))
         assert report.phase == "failed"
         # Nobody else is to blame by then.
         assert "Launch it with more" in str(report.error)
