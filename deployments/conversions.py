@@ -38,8 +38,9 @@ def environment_with(threads: int) -> dict[str, str]:
         HF_HUB_OFFLINE="1",
         CUDA_VISIBLE_DEVICES="",
         DO_NOT_TRACK="1",
-        # Or it would report its use.
+        # Or it would report its use, and without the second keep a name of this machine for that.
         NNCF_CI="1",
+        CI="true",
     )
 
 
