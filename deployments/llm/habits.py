@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cluster.catalog.entry import Entry
@@ -10,6 +11,10 @@ from deployments.llm.calls import FORMATS
 
 #: What others call the ways in which calls of tools are written.
 CALLS = {"qwen": "hermes", **{name: name for name in FORMATS}}
+
+
+#: What may be said of how it is sampled from.
+SAMPLING = ("temperature", "top_p", "top_k")
 
 
 class Habits(NamedTuple):
@@ -20,6 +25,8 @@ class Habits(NamedTuple):
     #: What ends its answers: tokens, by their text and by their ids.
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
+    #: How its makers sample from it, where its weights do not say.
+    sampling: Mapping[str, float] = MappingProxyType({})
 
     @classmethod
     def of(cls, entry: Entry) -> Habits:
@@ -33,6 +40,7 @@ class Habits(NamedTuple):
             CALLS.get(str(facts.get("tool_parser")).lower()),
             tuple(text for text in _listed(facts.get("stop")) if isinstance(text, str) and text),
             tuple(ids),
+            {name: number for name in SAMPLING if (number := _positive(facts.get(name)))},
         )
 
 
@@ -42,3 +50,7 @@ UNKNOWN = Habits()
 
 def _listed(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else ()
+
+
+def _positive(value: object) -> float | None:
+    return value if isinstance(value, int | float) and value > 0 else None

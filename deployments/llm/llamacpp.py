@@ -18,7 +18,7 @@ from cluster.weights.inventory import read
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import BatchHints, Example, Finished, Prepared, Prospect, Setup, Stop, Talking, Tell
 from deployments.llm.facts import LanguageFacts
-from deployments.llm.habits import UNKNOWN, Habits
+from deployments.llm.habits import SAMPLING, UNKNOWN, Habits
 from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
@@ -118,9 +118,10 @@ class LlamaCpp(Talking):
 
     def _body(self, query: Query) -> JsonObject:
         body: dict[str, Any] = {name: getattr(query, name) for name in SAME if name in query.model_fields_set}
-        for name in ("temperature", "top_p", "top_k"):
-            if body.get(name) is None and (usual := getattr(self._options, name)) is not None:
-                body[name] = usual
+        for name in SAMPLING:
+            if body.get(name) is None:
+                usual = getattr(self._options, name)
+                body[name] = self._habits.sampling.get(name) if usual is None else usual
         body |= {"stream": True, "max_tokens": self._most(query), "stream_options": {"include_usage": True}}
         if query.repetition_penalty is not None:
             body["repeat_penalty"] = query.repetition_penalty

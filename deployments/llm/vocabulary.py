@@ -11,7 +11,7 @@ from typing import Any
 from cluster import errors
 from cluster.value import JsonObject
 from deployments.llm.calls import CALL_MARKS
-from deployments.llm.habits import UNKNOWN, Habits
+from deployments.llm.habits import SAMPLING, UNKNOWN, Habits
 from deployments.llm.templates import ChatTemplate
 
 #: Tokens that end an answer in models that do not say which of theirs does.
@@ -51,7 +51,8 @@ class Vocabulary:
         #: Tokens that say where calls of tools are: they are read, even where they are special.
         self.call_marks = {self._ids[mark]: mark for mark in CALL_MARKS if mark in self._ids}
         #: How the model's makers sample from it, where they say so.
-        self.sampling = {name: generation[name] for name in ("temperature", "top_p", "top_k") if generation.get(name)}
+        own = {name: generation[name] for name in SAMPLING if generation.get(name)}
+        self.sampling = {**habits.sampling, **own}
 
     @cached_property
     def longest(self) -> int:

@@ -283,6 +283,8 @@ def test_what_the_catalogue_says_of_thoughts_calls_and_ends_is_kept(tmp_path: Pa
         "tool_parser": "llama3",
         "stop": ["|", "never"],
         "stop_token_ids": [7, 10**6, "x"],
+        "temperature": 0.3,
+        "top_p": "much",
     }
     entry = Entry(name="m", type="llm", family="openvino", sources=(Source(hub="local", id="/m"),), facts=facts)
     family, engine = scripted(tmp_path, TEMPLATE + "{% set _ = tools %}", habits=Habits.of(entry))
@@ -293,6 +295,8 @@ def test_what_the_catalogue_says_of_thoughts_calls_and_ends_is_kept(tmp_path: Pa
     say(engine.hears[0], '(hm){"name": "time", "parameters": {}}', "stop")
     (choice,) = told.reply.choices
     assert (choice.reasoning, choice.text, [call.name for call in choice.calls]) == ("hm", "", ["time"])
+    Told(family, {**HELLO, "temperature": 0.9})
+    assert [(sampling.temperature, sampling.top_p) for _, sampling in engine.orders] == [(0.3, 1.0), (0.9, 1.0)]
 
 
 @pytest.mark.parametrize("facts", [{}, {"stop": "x", "reasoning_start_tag": 1, "tool_parser": ["a"]}])
