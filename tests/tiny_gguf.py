@@ -42,8 +42,10 @@ def write(
     parts: int = 1,
     template: str = "",
     words: int | None = None,
+    is_exact: bool = False,
 ) -> Path:
-    """The file, or the first of its parts. `template`: instead of smollm2's; `words`: fewer than all of its tokens."""
+    """The file, or the first of its parts. `template`: instead of smollm2's; `words`: fewer than all of its tokens.
+    `is_exact`: weights of 32 bits, with which an answer hardly depends on what is computed beside it."""
     split = {"split_max_tensors": 9} if parts > 1 else {}
     writer = GGUFWriter(path, architecture, **split)
     vocabulary = [
@@ -69,7 +71,7 @@ def write(
 
     def add(name: str, *shape: int) -> None:
         values = np.ones(shape) if len(shape) == 1 else random.normal(0, 0.5, shape)
-        writer.add_tensor(name, values.astype(np.float32 if len(shape) == 1 else np.float16))
+        writer.add_tensor(name, values.astype(np.float32 if is_exact or len(shape) == 1 else np.float16))
 
     add("token_embd.weight", len(tokens), HIDDEN)
     add("output_norm.weight", HIDDEN)

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Iterable
 from typing import BinaryIO, TypedDict, TypeGuard
 
 #: The most entries of a folder and those below it, and how deep they may lie.
@@ -66,6 +67,9 @@ _STRING, _LIST = 8, 9
 #: The types of unsigned and signed numbers of 32 and 64 bits, and the most of them that are told.
 _INTEGERS = (4, 5, 10, 11)
 MOST_SIZES = 100
+#: The name of a GGUF file that is no model but what one sees with, and under what its kind stands in it.
+PROJECTOR_FILE = re.compile(r"mmproj[^/]*\.gguf$", re.IGNORECASE)
+PROJECTOR = ("clip.projector_type", "clip.vision.projector_type")
 
 
 class Unreadable(Exception):
@@ -326,6 +330,14 @@ class GgufHeader(TypedDict):
     weights: int
     #: Its sizes, by their names without the architecture.
     sizes: dict[str, int]
+    #: What turns pictures into tokens, where that is what it is.
+    projector: str
+
+
+def models_in(names: Iterable[str]) -> list[str]:
+    """The GGUF files that are models; what one sees with counts where it is alone."""
+    ggufs = sorted(name for name in names if name.endswith(".gguf"))
+    return [name for name in ggufs if not PROJECTOR_FILE.search(name)] or ggufs
 
 
 def gguf_in(path: str) -> GgufHeader:
@@ -335,7 +347,7 @@ def gguf_in(path: str) -> GgufHeader:
         reader.begin()
         # At least: a tensor has a name, a number of dimensions, a type and an offset; a value has a name and a type.
         tensors, values = reader.many(24), reader.many(13)
-        architecture, alignment = "", 32
+        architecture, alignment, projector = "", 32, ""
         sizes: dict[str, int] = {}
         for _ in range(values):
             key, kind = reader.text(65_535), reader.number(4)
@@ -343,6 +355,8 @@ def gguf_in(path: str) -> GgufHeader:
                 architecture = reader.text(LONGEST_NAME)
             elif key == "general.alignment" and kind == 4:
                 alignment = reader.number(4)
+            elif key in PROJECTOR and kind == _STRING:
+                projector = reader.text(LONGEST_NAME)
             elif kind in _INTEGERS and key.startswith(f"{architecture}.") and len(key) <= LONGEST_NAME:
                 sizes[key.removeprefix(f"{architecture}.")] = reader.number(_VALUE_BYTES[kind])
             else:
@@ -356,7 +370,13 @@ def gguf_in(path: str) -> GgufHeader:
         raise Unreadable("is not a complete GGUF file (its tensors do not fit into it)")
     weights = sum(numbers for _, _, numbers in extents)
     few = dict(list(sizes.items())[:MOST_SIZES])
-    return {"architecture": architecture, "bytes": total, "weights": weights, "sizes": few}
+    return {
+        "architecture": architecture,
+        "bytes": total,
+        "weights": weights,
+        "sizes": few,
+        "projector": projector,
+    }
 
 
 def _gguf_tensor(reader: _Gguf) -> tuple[int, int, int]:
@@ -398,7 +418,8 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
         files = {name: size, **_other_parts(base, name, roots)}
     answer: PlaceInventory = {"files": files, "configs": {}, "parts": {}, "weights": {}, "wrong": {}}
     tensors = 0
-    ggufs = len({_PART.sub("", name) for name in files if name.endswith(".gguf")})
+    ggufs = models_in(files)
+    is_alone = len({_PART.sub("", name) for name in ggufs}) == 1
     # The top first, so that a limit cuts off what lies deep.
     for name in sorted(files, key=lambda name: (name.count("/"), name)):
         path = os.path.join(base, name)
@@ -413,7 +434,7 @@ def inventory(place: str, roots: tuple[str, ...] = ()) -> PlaceInventory:
                 rows = safetensors_in(path)
                 tensors += len(rows)
                 answer["weights"][name] = {**_sums(rows), "tensors": rows if tensors <= MOST_TENSORS else None}
-            elif name.endswith(".gguf") and ggufs == 1:
+            elif name in ggufs and is_alone:
                 answer["weights"][name] = dict(gguf_in(path))
         except Unreadable as reason:
             answer["wrong"][name] = str(reason)

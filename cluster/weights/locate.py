@@ -318,7 +318,7 @@ def choose(
     if gguf:
         candidates = [name for name in candidates if not name.endswith((".safetensors", *PICKLES))]
     weights = weight_set(candidates, variant)
-    ggufs = sorted({SHARD.sub("", PurePosixPath(name).stem) for name in weights if name.endswith(".gguf")})
+    ggufs = sorted({SHARD.sub("", PurePosixPath(name).stem) for name in headers.models_in(weights)})
     if patterns is None and len(ggufs) > 1:
         raise errors.DownloadFailed(f"{model} has {len(ggufs)} GGUF models ({', '.join(ggufs)}): ask for one of them.")
     if not allow_pickle:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from cluster import errors
 from cluster.launch import Needs
 from cluster.value import JsonObject
-from cluster.weights.headers import MOST_TENSORS
+from cluster.weights.headers import MOST_TENSORS, models_in
 from cluster.weights.inventory import Inventory
 from cluster.weights.locate import PICKLES, SHARD, weight_set, without_copies
 
@@ -142,7 +142,7 @@ def gguf_bytes(inventory: Inventory) -> int:
 
 def gguf_header(inventory: Inventory) -> JsonObject:
     """What a GGUF file says of its model: see `GgufHeader`. Of one in parts, the first says what it is."""
-    first, *others = names = sorted(name for name in inventory.files if name.endswith(".gguf"))
+    first, *others = names = models_in(inventory.files)
     header = dict(_header(inventory, first))
     if (part := SHARD.search(PurePosixPath(first).stem)) is None:
         return header

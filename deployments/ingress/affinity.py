@@ -24,6 +24,8 @@ MOST_ABOVE = 4
 LENGTHS = (4096, 1024, 256)
 #: A token has about so many characters.
 TOKEN_CHARACTERS = 4
+#: A file counts by so many of its first bytes, and by its size.
+PICTURE_BYTES = 65_536
 #: The roles of messages before the first turn.
 INSTRUCTIONS = ("system", "developer")
 
@@ -66,5 +68,12 @@ def _beginning_of_text(text: str) -> str:
 def _text(content: object) -> str:
     """Of a message, whose content is a text or a list of parts."""
     if isinstance(content, list):
-        return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+        return "".join(_part(part) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
+
+
+def _part(part: JsonObject) -> str:
+    data = part.get("data")
+    if isinstance(data, bytes):
+        return blake2b(data[:PICTURE_BYTES], digest_size=8, person=b"%d" % len(data)).hexdigest()
+    return str(part.get("text", ""))

@@ -17,6 +17,7 @@ class LanguageFacts(ModelFacts):
     #: What else it can do.
     takes_tools: bool = False
     reasons: bool = False
+    sees: bool = False
     #: How far its weights are from those that were given, as the mean loss on an example says.
     loss: float | None = None
     reference_loss: float | None = None

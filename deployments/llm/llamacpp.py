@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
 
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
@@ -21,7 +25,9 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import SAMPLING, UNKNOWN, Habits
 from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
+from deployments.llm.pictures import parts_of, pictures_in, pixmap, seen_of_each, sizes_of
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
+from deployments.llm.projector import Projector, projector_in, projector_of, with_projector
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, refuse_other_draft, with_draft
@@ -32,6 +38,8 @@ from deployments.llm.weights import gguf_in
 if TYPE_CHECKING:
     from xllamacpp import Server
 
+#: What to do about a picture for a model that was loaded without eyes.
+BLIND = "launch a model that sees, with the mmproj file that belongs to it beside its GGUF file or named as mmproj"
 #: Characters of a token in most texts, to weigh a request before anybody has counted.
 TOKEN_CHARACTERS = 4
 #: Tokens that it computes in one step at most. More at once need no more memory: what it keeps is taken when it loads.
@@ -40,32 +48,50 @@ STEP_TOKENS = 512
 SAME = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed", "n", "ignore_eos")
 
 
+class LlamaCppOptions(SpeculatingOptions):
+    mmproj: str | None = Field(
+        default=None,
+        description="The GGUF file that the model sees with; by default the only *mmproj*.gguf of its folder. A name "
+        "without a folder is of a file beside the model, and none of a model that is to read texts only.",
+    )
+    image_max_tokens: int | None = Field(
+        default=None,
+        ge=16,
+        le=16384,
+        description="Tokens of one picture at most, of models that make more of them the larger it is.",
+    )
+
+
 class LlamaCpp(Talking):
     engines: ClassVar[tuple[str, ...]] = ("llamacpp", "llama.cpp", "llama_cpp", "xllamacpp")
     abilities: ClassVar[tuple[str, ...]] = ("chat", "generate")
     _habits = UNKNOWN
     formats = ("ggufv2",)
-    Options: ClassVar[type[SpeculatingOptions]] = SpeculatingOptions
+    Options: ClassVar[type[LlamaCppOptions]] = LlamaCppOptions
     example: Example = Example(
         [{"prompt": "The capital of France is", "max_tokens": EXAMPLE_TOKENS, "temperature": 0}], {}, "generate"
     )
+
+    #: What it sees with.
+    _projector: Projector | None = None
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:
         refuse_other(prospect, None, "llama.cpp", takes_parts=True)
         refuse_other_draft(prospect)
+        projector_of(prospect, prospect.weights(allow_pickle=False))
         return prospect.source
 
     @classmethod
     def plan(cls, prospect: Prospect) -> MemoryPlan:
-        return with_draft(plan_of(prospect, None, "f16"), prospect, "f16")
+        return with_projector(with_draft(plan_of(prospect, None, "f16"), prospect, "f16"), prospect)
 
     @classmethod
     def smaller(cls, prospect: Prospect) -> Iterator[JsonObject]:
         return smaller(prospect)
 
     def load(self, setup: Setup) -> ModelFacts:
-        options: SpeculatingOptions = setup.options
+        options: LlamaCppOptions = setup.options
         file = gguf_in(setup.folder)
         shape = shape_in(read(file))
         kept = kept_of(shape, options, "f16")
@@ -73,7 +99,8 @@ class LlamaCpp(Talking):
         self._habits = Habits.of(setup.entry)
         self._context = min(options.context_length or shape.context, shape.context, kept)
         setup.report(0.3)
-        self._server = _server(str(file), kept, options, setup.threads)
+        self._projector = projector_in(setup.folder, options.mmproj, options.image_max_tokens)
+        self._server = _server(str(file), kept, options, setup.threads, self._projector)
         if options.draft_model is not None:
             _refuse_idle_draft(self._server, options.draft_model)
         # A call keeps its thread until its answer is whole.
@@ -89,23 +116,39 @@ class LlamaCpp(Talking):
             kept_tokens=kept,
             takes_tools=_can(setup.entry, "tools"),
             reasons=_can(setup.entry, "reasoning"),
+            sees=self._projector is not None,
         )
 
     def prepare(self, ability: str, items: Sequence[Any], params: Mapping[str, Any]) -> Prepared:
         requests = [query_of(item) for item in items]
         for query in requests:
             refuse_format(query.format)
-            refuse_pictures(query.messages or [])
             refuse_adapter(query)
             if must_call(query):
                 callable_tools(query)
-        tokens = [
-            len(query.prompt) if isinstance(query.prompt, list) else characters_of(query) // TOKEN_CHARACTERS
-            for query in requests
-        ]
+        tokens = [self._tokens(query) for query in requests]
         most = [self._most(query) for query in requests]
         costs = [float((count + more) * query.n) for count, more, query in zip(tokens, most, requests, strict=True)]
         return Prepared(requests, tokens, costs=costs)
+
+    def _tokens(self, query: Query) -> int:
+        if isinstance(query.prompt, list):
+            return len(query.prompt)
+        return characters_of(query) // TOKEN_CHARACTERS + self._picture_tokens(query.messages or [])
+
+    def _picture_tokens(self, messages: Sequence[JsonObject]) -> int:
+        """Refuses pictures that cannot be seen, before anything is computed."""
+        if self._projector is None:
+            refuse_pictures(messages, BLIND)
+            return 0
+        tokens = sum(self._projector.tokens(*size) for size in sizes_of(messages))
+        if tokens >= self._context:
+            raise errors.ContextLengthExceeded(
+                f"The pictures have {tokens} tokens, and the model's context has room for {self._context} with the "
+                "texts and the answer.",
+                "messages",
+            )
+        return tokens
 
     def _most(self, query: Query) -> int:
         return min(query.max_tokens or self._options.max_tokens or self._context, self._context)
@@ -113,7 +156,8 @@ class LlamaCpp(Talking):
     def begin(self, value: Query, tell: Tell) -> Stop:
         call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
         hearing = Chunks(value.n, tell, must_call(value))
-        self._threads.submit(hearing.of, call, self._body(value))
+        # What is unpacked takes time: it is done there.
+        self._threads.submit(hearing.of, call, partial(self._body, value))
         return hearing.stop
 
     def _body(self, query: Query) -> JsonObject:
@@ -128,7 +172,7 @@ class LlamaCpp(Talking):
         if stop := [*query.stop, *(() if query.ignore_eos else self._habits.stop)]:
             body["stop"] = stop
         if query.messages is not None:
-            body["messages"] = query.messages
+            body["messages"] = _seen(query.messages)
             if query.tools:
                 # It knows no names there: the tool that has to be called is the only one that it gets.
                 tools, choice = (
@@ -160,11 +204,33 @@ def _can(entry: Entry, ability: str) -> bool:
     return not isinstance(said, list) or ability in said
 
 
-def _server(file: str, kept: int, options: SpeculatingOptions, threads: int) -> Server:
+def _seen(messages: Sequence[JsonObject]) -> list[JsonObject]:
+    """The messages as llama.cpp reads them, in which nothing is left that it would open or fetch by itself."""
+    most_pixels = seen_of_each(len(pictures_in(messages)))
+
+    def part(value: str | bytes, number: int) -> JsonObject:
+        if isinstance(value, str):
+            return {"type": "text", "text": value}
+        text = base64.b64encode(pixmap(value, number, most_pixels)).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/x-portable-pixmap;base64,{text}"}}
+
+    return [
+        {**message, "content": [part(value, number) for value in parts_of(content, number)]}
+        if isinstance(content := message.get("content"), list)
+        else message
+        for number, message in enumerate(messages)
+    ]
+
+
+def _server(file: str, kept: int, options: LlamaCppOptions, threads: int, projector: Projector | None) -> Server:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.kv_unified = file, kept, options.slots, True
+    if projector is not None:
+        params.mmproj.path = str(projector.path)
+        if options.image_max_tokens is not None:
+            params.image_max_tokens = options.image_max_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.use_jinja, params.ui, params.verbosity = True, False, -1
     kinds, speculative = xllamacpp.common_speculative_type, params.speculative
@@ -178,7 +244,16 @@ def _server(file: str, kept: int, options: SpeculatingOptions, threads: int) -> 
         speculative.ngram_simple.size_n, speculative.ngram_simple.size_m = LOOKUP_TOKENS, options.guessed
     # It also listens on a port of this machine, which nobody is to use.
     params.api_keys = [secrets.token_urlsafe(32)]
-    return xllamacpp.Server(params)
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        if projector is None:
+            raise
+        # It writes why to its log only.
+        raise errors.LoadFailed(
+            f"llama.cpp cannot load {file} together with {projector.path}: the mmproj file has to be that of this very "
+            f"model; with mmproj=none it reads texts only. ({error})"
+        ) from None
 
 
 def _refuse_idle_draft(server: Server, draft: str) -> None:
@@ -216,9 +291,9 @@ class Chunks:
     def stop(self) -> None:
         self._is_stopped = True
 
-    def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: JsonObject) -> None:
+    def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: Callable[[], JsonObject]) -> None:
         try:
-            call(body, self._take)
+            call(body(), self._take)
         # Whatever it raises ends this answer.
         except Exception as error:
             self._error = self._error or error

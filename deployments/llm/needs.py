@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from cluster import errors
 from cluster.catalog.entry import Source, billions_in
 from cluster.value import JsonObject
+from cluster.weights.headers import models_in
 from cluster.weights.inventory import Inventory
 from cluster.weights.locate import SHARD
 from cluster.weights.memory import MemoryPlan, PlannedPart, gguf_header
@@ -47,7 +48,7 @@ def gguf_of(prospect: Prospect) -> Inventory | None:
     inventory = prospect.weights(allow_pickle=False)
     if inventory is None:
         return None
-    models = {SHARD.sub("", name.removesuffix(".gguf")) for name in inventory.files if name.endswith(".gguf")}
+    models = {SHARD.sub("", name.removesuffix(".gguf")) for name in models_in(inventory.files)}
     return inventory if len(models) == 1 else None
 
 
@@ -66,7 +67,7 @@ def refuse_other(
             f"{engine} reads a language model from one GGUF file, and {inventory.place} has none or several: {hint}.",
             "model_path",
         )
-    if not takes_parts and sum(name.endswith(".gguf") for name in gguf.files) > 1:
+    if not takes_parts and len(models_in(gguf.files)) > 1:
         raise errors.BadRequest(
             f"{engine} reads no GGUF file that is in parts, as {gguf.place} is: launch it with model_engine=llamacpp.",
             "model_engine",

@@ -14,6 +14,7 @@ from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
 from deployments.llm.calls import format_in
+from deployments.llm.pictures import parts_of
 from deployments.llm.time_limit import time_limit
 
 #: Turns of all loops over numbers together.
@@ -23,8 +24,8 @@ MOST_SECONDS = 5.0
 #: Letters of a text that is repeated.
 MOST_REPEATED = 1_000_000
 MOST_POWER = 64
-#: The types of parts that are pictures, as the dialects name them.
-PICTURES = ("image_url", "image", "input_image")
+#: How to have a model that sees, for those that are loaded by engines with which none does.
+ELSEWHERE = "launch one that sees with model_engine=llamacpp and its mmproj file, or with model_engine=vllm"
 
 _turns_left: ContextVar[int] = ContextVar("turns_left", default=0)
 
@@ -132,6 +133,7 @@ def _generation() -> type[Any]:
 
 def plain(messages: Sequence[JsonObject]) -> list[JsonObject]:
     """Messages as templates read them: texts instead of lists of parts, arguments of calls as objects."""
+    refuse_pictures(messages)
     return [_plain(message, number) for number, message in enumerate(messages)]
 
 
@@ -149,36 +151,17 @@ def _plain(message: JsonObject, place: int) -> JsonObject:
     return text
 
 
-def refuse_pictures(messages: Sequence[JsonObject]) -> None:
-    """For models that cannot see, where nothing else reads the parts of messages."""
-    for place, message in enumerate(messages):
-        content = message.get("content")
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") in PICTURES:
-                raise _cannot_see(place)
-
-
-def _cannot_see(place: int) -> errors.BadRequest:
-    return errors.BadRequest(f"messages.{place} has a picture, and this model reads texts only.", "messages")
+def refuse_pictures(messages: Sequence[JsonObject], how: str = ELSEWHERE) -> None:
+    """For models that cannot see. `how`: to have one that can."""
+    for number, message in enumerate(messages):
+        if any(isinstance(part, bytes) for part in parts_of(message.get("content"), number)):
+            raise errors.BadRequest(
+                f"messages.{number} has a picture, and this model reads texts only: {how}.", "messages"
+            )
 
 
 def _text_of(content: Any, place: int) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise errors.InvalidBody(f"messages.{place}: content must be a text or a list of parts.", "messages")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("text", "input_text", "output_text", "refusal") and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind in PICTURES:
-            raise _cannot_see(place)
-        else:
-            raise errors.InvalidBody(f"messages.{place}: a part must be a text, not {kind!r:.50}.", "messages")
-    return "\n".join(texts)
+    return "\n".join(part for part in parts_of(content, place) if isinstance(part, str))
 
 
 def _call(call: Any, place: int) -> JsonObject:

@@ -251,8 +251,8 @@ class VllmEngine:
 
 def _error_in(body: bytes) -> JsonObject:
     try:
-        told = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
-        told = {}
-    error = told.get("error", told) if isinstance(told, dict) else {}
+        answer = {}
+    error = answer.get("error", answer) if isinstance(answer, dict) else {}
     return error if isinstance(error, dict) else {"message": str(error)}

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cluster import errors
+from cluster.weights.headers import models_in
 
 #: MADV_DONTNEED.
 _DONT_NEED = 4
@@ -16,7 +17,7 @@ def gguf_in(place: Path) -> Path:
     """The file itself, or the only GGUF file of a folder, or the first part of the only one."""
     if place.is_file():
         return place
-    files = sorted(place.glob("*.gguf"))
+    files = [place / name for name in models_in(file.name for file in place.glob("*.gguf"))]
     wholes = [file for file in files if "-of-" not in file.name or "-00001-of-" in file.name]
     if len(wholes) != 1:
         names = ", ".join(file.name for file in wholes) or "none"
@@ -33,5 +34,5 @@ def let_go_of_pages(file: Path) -> None:
         advise = ctypes.CDLL(None).madvise
         for line in Path("/proc/self/maps").read_text().splitlines():
             if line.endswith(f" {file}"):
-                start, end = (int(place, 16) for place in line.split()[0].split("-"))
+                start, end = (int(address, 16) for address in line.split()[0].split("-"))
                 advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONT_NEED)

@@ -9,8 +9,8 @@ from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory
 from cluster.weights.memory import BYTES_OF_DTYPE, MemoryPlan, weight_bytes
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
+from deployments.pictures import MOST_PIXELS, OPENING_BYTES
 from deployments.text.engine_limits import TORCH_BATCH_TOKENS, named
-from deployments.text.pictures import MOST_PIXELS, OPENING_BYTES
 from deployments.text.plan import (
     ENTRY_BYTES,
     FP32,

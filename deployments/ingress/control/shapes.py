@@ -48,7 +48,7 @@ CAPABILITIES = {
 }
 
 #: What a model says of itself that Xinference calls an ability, by the name of the fact.
-ABILITIES_BY_FACT = {"takes_tools": "tools", "reasons": "reasoning"}
+ABILITIES_BY_FACT = {"takes_tools": "tools", "reasons": "reasoning", "sees": "vision"}
 
 #: Whose models they are, to clients of OpenAI: what Xinference says.
 OWNER = "xinference"

@@ -72,7 +72,7 @@ class MessagesFields(BaseModel):
     tool_choice: JsonObject | None = None
     thinking: JsonObject | None = None
 
-    def query(self, talks: Talks) -> Query:
+    async def query(self, talks: Talks) -> Query:
         tools = [_tool(tool) for tool in self.tools or ()]
         fields: dict[str, Any] = {
             "messages": [*_system(self.system), *(each for m in self.messages for each in messages_of(m))],
@@ -86,7 +86,7 @@ class MessagesFields(BaseModel):
         }
         if self.thinking is not None:
             fields["template"] = {"enable_thinking": self.thinking.get("type") == "enabled"}
-        return talks.query(fields)
+        return await talks.chat(fields)
 
 
 class AnthropicUsage(TypedDict):
@@ -124,7 +124,7 @@ def router(services: Services) -> APIRouter:
     )
     async def messages(request: Request) -> Response:
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
-        query = fields.query(talks)
+        query = await fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
         message = {"id": f"msg_{request.state.request_id}", "type": "message", "role": "assistant", "model": uid}
         if fields.stream:
@@ -147,7 +147,7 @@ def router(services: Services) -> APIRouter:
     @described("Count the tokens of messages", TokenCount, body=MessagesFields, error=AnthropicError)
     async def count_tokens(request: Request) -> Json:
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
-        query = fields.query(talks)
+        query = await fields.query(talks)
         ids = await talks.ids_of(request, fields.model, query)
         return Json({"input_tokens": len(ids)})
 
@@ -191,30 +191,45 @@ def messages_of(message: JsonObject) -> list[JsonObject]:
         return [{"role": role, "content": content}]
     if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
         raise errors.InvalidBody("content must be a text or a list of blocks.", "messages")
-    texts: list[str] = []
+    parts: list[JsonObject] = []
     calls: list[JsonObject] = []
     results: list[JsonObject] = []
     for block in content:
         kind = block.get("type")
-        if kind == "text":
-            texts.append(str(block.get("text", "")))
+        if kind in ("text", "image"):
+            parts.append(_part(block))
         elif kind == "tool_use":
             function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "tool_result":
             inner = block.get("content")
-            text = inner if isinstance(inner, str) else _text_in(inner or [])
-            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text})
+            result = inner if isinstance(inner, str) else _content([_part(each) for each in inner or []])
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
         elif kind in ("thinking", "redacted_thinking"):
             continue
-        elif kind in ("image", "document"):
-            raise errors.BadRequest(f"This model reads texts only, and a message has a block of {kind}.", "messages")
+        elif kind == "document":
+            raise errors.BadRequest(
+                "Models read texts and pictures, and a message has a block of document.", "messages"
+            )
         else:
-            raise errors.InvalidBody(f"A block is a text, a tool_use or a tool_result, not {kind!r:.50}.", "messages")
-    own: JsonObject = {"role": role, "content": "\n".join(texts)}
+            raise errors.InvalidBody(
+                f"A block is a text, an image, a tool_use or a tool_result, not {kind!r:.50}.", "messages"
+            )
+    own: JsonObject = {"role": role, "content": _content(parts)}
     if calls:
         own["tool_calls"] = calls
-    return [*results, *([own] if texts or calls or not results else [])]
+    return [*results, *([own] if parts or calls or not results else [])]
+
+
+def _part(block: JsonObject) -> JsonObject:
+    return block if block.get("type") == "image" else {"type": "text", "text": str(block.get("text", ""))}
+
+
+def _content(parts: list[JsonObject]) -> str | list[JsonObject]:
+    """One text where there is no picture."""
+    if any(part["type"] == "image" for part in parts):
+        return parts
+    return "\n".join(part["text"] for part in parts)
 
 
 def _tool(tool: JsonObject) -> JsonObject:

@@ -32,12 +32,12 @@ class ChatFields(OpenAiFields):
     chat_template_kwargs: JsonObject | None = None
     continue_final_message: bool | None = None
 
-    def query(self, talks: Talks) -> Query:
+    async def query(self, talks: Talks) -> Query:
         if self.logit_bias:
             raise errors.BadRequest("logit_bias is not available.", "logit_bias")
         if self.top_logprobs and not self.logprobs:
             raise errors.InvalidBody("top_logprobs needs logprobs to be true.", "top_logprobs")
-        return talks.query(
+        return await talks.chat(
             {
                 **self.sampling(),
                 "messages": self.messages,
@@ -57,7 +57,7 @@ def answerer(services: Services) -> ChatAnswer:
 
     async def answer(request: Request, body: JsonObject) -> Response:
         fields: ChatFields = checked(ChatFields, body)
-        query = fields.query(talks)
+        query = await fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
         common = {"id": f"chatcmpl-{request.state.request_id}", "created": now(), "model": uid}
         if fields.stream:

@@ -68,9 +68,9 @@ class OllamaChat(OllamaFields):
     messages: list[JsonObject] = Field(default=[])
     tools: list[JsonObject] | None = None
 
-    def query(self, talks: Talks) -> Query:
+    async def query(self, talks: Talks) -> Query:
         messages = [_message(message) for message in self.messages]
-        return talks.query({**self.sampling(), "messages": messages, "tools": self.tools or None})
+        return await talks.chat({**self.sampling(), "messages": messages, "tools": self.tools or None})
 
 
 class OllamaGenerate(OllamaFields):
@@ -79,21 +79,30 @@ class OllamaGenerate(OllamaFields):
     #: The prompt goes to the model as it is.
     raw: bool | None = None
     suffix: str | None = None
+    images: list[str] | None = Field(default=None, description="Pictures for models that see, as base64.")
 
-    def query(self, talks: Talks) -> Query:
+    async def query(self, talks: Talks) -> Query:
         if self.suffix:
             raise errors.BadRequest("The model goes on with a prompt, and fills nothing in before a suffix.", "suffix")
+        if self.raw and self.images:
+            raise errors.BadRequest("A prompt that goes to the model as it is has no place for pictures.", "images")
         if self.raw:
             return talks.query({**self.sampling(), "prompt": self.prompt or ""})
         system = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*system, {"role": "user", "content": self.prompt or ""}]
-        return talks.query({**self.sampling(), "messages": messages})
+        messages = [*system, _message({"role": "user", "content": self.prompt or "", "images": self.images})]
+        return await talks.chat({**self.sampling(), "messages": messages})
 
 
 def _message(message: JsonObject) -> JsonObject:
-    if message.get("images"):
-        raise errors.BadRequest("This model reads texts only, and a message has images.", "messages")
-    return {name: value for name, value in message.items() if name != "images"}
+    """As OpenAI has it. Ollama puts pictures before the text."""
+    images = message.get("images")
+    message = {name: value for name, value in message.items() if name != "images"}
+    if not images:
+        return message
+    if not isinstance(images, list):
+        raise errors.InvalidBody("images must be a list of pictures, as base64.", "messages")
+    pictures = [{"type": "image_url", "image_url": image} for image in images]
+    return {**message, "content": [*pictures, {"type": "text", "text": message.get("content") or ""}]}
 
 
 def router(services: Services) -> APIRouter:
@@ -105,14 +114,14 @@ def router(services: Services) -> APIRouter:
     async def chat(request: Request) -> Response:
         fields: OllamaChat = checked(OllamaChat, await json_body(request))
         # Clients send this to have a model in memory before they need it.
-        query = fields.query(talks) if fields.messages else None
+        query = await fields.query(talks) if fields.messages else None
         return await _answered(talks, request, fields, "chat", query, _chat_part)
 
     @routes.post("/api/generate")
     @described_for_ollama("Go on with a prompt, as Ollama does", JsonObject, body=OllamaGenerate, media_types=(NDJSON,))
     async def generate(request: Request) -> Response:
         fields: OllamaGenerate = checked(OllamaGenerate, await json_body(request))
-        query = fields.query(talks) if fields.prompt else None
+        query = await fields.query(talks) if fields.prompt or fields.images else None
         ability = "generate" if fields.raw else "chat"
         return await _answered(talks, request, fields, ability, query, _generate_part)
 

@@ -41,7 +41,7 @@ class ResponsesFields(BaseModel):
     previous_response_id: str | None = None
     background: bool | None = None
 
-    def query(self, talks: Talks) -> Query:
+    async def query(self, talks: Talks) -> Query:
         for name in ("previous_response_id", "background"):
             if getattr(self, name):
                 raise errors.BadRequest(f"{name} is not available: nothing is kept of earlier responses.", name)
@@ -57,7 +57,7 @@ class ResponsesFields(BaseModel):
             "tool_choice": self.tool_choice if tools else None,
             "format": format_of((self.text or {}).get("format")),
         }
-        return talks.query(fields)
+        return await talks.chat(fields)
 
 
 def message_of(item: JsonObject) -> JsonObject:
@@ -91,7 +91,7 @@ def router(services: Services) -> APIRouter:
     @described("Answer a conversation, as OpenAI's responses", JsonObject, body=ResponsesFields, media_types=(EVENTS,))
     async def respond(request: Request) -> Response:
         fields: ResponsesFields = checked(ResponsesFields, await json_body(request))
-        query = fields.query(talks)
+        query = await fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
         answer = OpenResponse(str(request.state.request_id), uid, fields)
         if fields.stream:

@@ -19,6 +19,7 @@ from deployments.ingress.bodies import checked
 from deployments.ingress.dialects import Services
 from deployments.ingress.errors import as_cluster_error, error_body
 from deployments.ingress.serving import Served, Serving, preferred_wait_s
+from deployments.llm.http.pictures import pictures_read
 from deployments.llm.pieces import Piece, Reply, TalkUsage
 from deployments.llm.requests import Query, characters_of
 
@@ -38,6 +39,12 @@ class Talks:
     def __init__(self, services: Services) -> None:
         self.serving: Serving = services.serving
         self._most_characters = services.settings.max_text_bytes
+        self._most_picture_bytes = services.settings.media_bytes
+
+    async def chat(self, fields: Mapping[str, Any]) -> Query:
+        """The inner request of a chat, whose messages may have pictures."""
+        messages = await pictures_read(fields["messages"], self._most_picture_bytes)
+        return self.query({**fields, "messages": messages})
 
     def query(self, fields: Mapping[str, Any]) -> Query:
         """The inner request; fields that are None were not asked for."""

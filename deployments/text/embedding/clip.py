@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from cluster.value import JsonObject
 from cluster.worker.family import Example
+from deployments.pictures import grey, opened
 from deployments.text.embedding.paired import Paired
-from deployments.text.pictures import grey, opened
 from deployments.vectors import Arrays
 
 

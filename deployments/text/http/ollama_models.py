@@ -20,6 +20,8 @@ from deployments.text.http.ollama import name_in
 
 #: Its words for what a model can do.
 CAPABILITIES = {"embed": "embedding", "embed_image": "vision", "ocr": "vision", "chat": "completion"}
+#: The same of what only a loaded model knows.
+FACTS = {"takes_tools": "tools", "sees": "vision"}
 #: When a model goes that stays for ever.
 NEVER = datetime(9999, 1, 1, tzinfo=UTC).isoformat()
 
@@ -149,8 +151,7 @@ def _shown(model: ModelRoutes) -> JsonObject:
     kind = launched.family or launched.type
     dimensions = model.facts.listed.get("dimensions", launched.dimensions)
     capabilities = [CAPABILITIES[can] for can in model.abilities if can in CAPABILITIES]
-    if model.facts.listed.get("takes_tools"):
-        capabilities.append("tools")
+    capabilities += [word for fact, word in FACTS.items() if model.facts.listed.get(fact)]
     sizes = {"context_length": model.max_tokens, "embedding_length": dimensions}
     return {
         "license": "",

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster import errors
-from deployments.text import pictures
+from deployments import pictures
 from deployments.text.rerank.requests import JUDGE
 from deployments.text.tokenizing import Encoded, TextEncoder
 

@@ -14,11 +14,11 @@ from cluster import errors
 from cluster.weights.memory import MemoryPlan
 from cluster.worker.family import Batched, BatchHints, Example, Params, Prepared, Prospect, Setup
 from deployments.device import dtype_for, torch_for
+from deployments.pictures import grey, opened
 from deployments.text.engine_limits import TORCH_BATCH_TOKENS
 from deployments.text.facts import RerankFacts
 from deployments.text.loading import LONG_TEXT
 from deployments.text.needs import vision_plan_of
-from deployments.text.pictures import grey, opened
 from deployments.text.rerank.judging import (
     INSTRUCTION,
     MARKS,

@@ -10,6 +10,7 @@ import pytest
 from cluster import errors
 from cluster.catalog.entry import Entry, Source
 from deployments.llm.habits import Habits
+from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import TalkUsage
 from deployments.llm.tool_choice import call_schema
 from tests.deployments.llm.letters import TEMPLATE, Told, ids_of, say, scripted
@@ -163,7 +164,7 @@ def test_what_a_launch_says_holds_for_requests_that_do_not(tmp_path: Path) -> No
         ({"prompt": [9_999]}, "token ids that the model does not have"),
         ({"messages": [{"content": "no role"}]}, "no role"),
         ({"messages": [{"role": "user", "content": 7}]}, "content must be a text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "this model reads texts only"),
+        ({"messages": [{"role": "user", "content": [picture_part(b"")]}]}, "this model reads texts only"),
         ({**HELLO, "tools": [{"type": "function"}]}, "it can call none"),
         ({**HELLO, "n": 17}, "n: "),
         ({**HELLO, "stop": ["x"] * 17}, "stop: "),

@@ -10,6 +10,7 @@ import pytest
 from cluster import errors
 from cluster.worker.family import Finished
 from deployments.llm.llamacpp import Chunks, LlamaCpp
+from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import Piece, Reply, TalkUsage
 from deployments.llm.requests import Query
 
@@ -23,7 +24,7 @@ def delta(content: Any, index: int = 0, finish: str | None = None, **more: Any) 
 
 def play(engine: Callable[[Any, Take], None], choices: int = 1) -> tuple[list[Piece], Any]:
     told: list[Any] = []
-    Chunks(choices, told.append).of(engine, {})
+    Chunks(choices, told.append).of(engine, dict)
     *pieces, last = told
     assert isinstance(last, Finished)
     return pieces, last.outcome
@@ -93,7 +94,7 @@ def test_a_stopped_answer_is_left_at_the_next_chunk() -> None:
         chunks.stop()
         assert take(delta("two"))
 
-    chunks.of(engine, {})
+    chunks.of(engine, dict)
     assert isinstance(told[-1].outcome, errors.RequestCancelled)
 
 
@@ -108,8 +109,8 @@ def test_requests_are_weighed_before_anybody_has_counted() -> None:
 def test_a_picture_is_refused_before_any_work() -> None:
     family = LlamaCpp()
     family._options, family._context = LlamaCpp.Options(), 100
-    parts = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
-    with pytest.raises(errors.BadRequest, match=r"messages\.0 has a picture, and this model reads texts only\."):
+    parts = [{"type": "text", "text": "What is it?"}, picture_part(b"")]
+    with pytest.raises(errors.BadRequest, match=r"messages\.0 has a picture, and this model reads texts only: launch"):
         family.prepare("chat", [{"messages": [{"role": "user", "content": parts}]}], {})
     assert family.prepare("chat", [{"messages": [{"role": "user", "content": parts[:1]}]}], {}).tokens == [4]
 
@@ -125,7 +126,7 @@ def test_an_answer_that_had_to_call_a_tool_and_called_none_is_an_error() -> None
     def said(finish: str) -> Any:
         told: list[Any] = []
         call: Callable[[Any, Take], Any] = lambda body, take: (take(delta("no")), take(delta(None, finish=finish)))  # noqa: E731
-        Chunks(1, told.append, must_call=True).of(call, {})
+        Chunks(1, told.append, must_call=True).of(call, dict)
         return told[-1].outcome
 
     assert isinstance(said("stop"), errors.BadRequest)

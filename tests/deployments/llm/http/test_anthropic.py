@@ -53,8 +53,8 @@ def test_the_use_of_a_tool_is_a_call() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["image", "document", "surprise"])
-def test_a_block_that_is_no_text_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["document", "surprise"])
+def test_a_block_that_is_neither_text_nor_picture_is_refused(kind: str) -> None:
     with pytest.raises(errors.BadRequest, match=kind):
         messages_of({"role": "user", "content": [{"type": kind}]})
 

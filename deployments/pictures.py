@@ -1,4 +1,4 @@
-"""Pictures that are read as texts are: of few formats, and of a size that is checked before they are unpacked."""
+"""Pictures that models read: of few formats, and of a size that is checked before they are unpacked."""
 
 from __future__ import annotations
 
@@ -20,11 +20,17 @@ OPENING_BYTES = 13
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
-def opened(data: bytes, where: str, param: str = "input", *, on_white: bool = False) -> Image.Image:
+def opened(
+    data: bytes, where: str, param: str = "input", *, on_white: bool = False, upright: bool = False
+) -> Image.Image:
     """A picture in colours, its first frame where it has several. What is transparent keeps the colour that is stored
-    beneath, or becomes white. Errors call it `where`."""
+    beneath, or becomes white; `upright`: turned as its camera says that it was held. Errors call it `where`."""
+    from PIL import ImageOps
+
     with _refusing_unreadable(where, param):
         picture = _checked(data, where, param)
+        if upright:
+            ImageOps.exif_transpose(picture, in_place=True)
         return _on_white(picture) if on_white else picture.convert("RGB")
 
 

@@ -1,0 +1,104 @@
+"""Pictures in messages: parts that hold a file, whatever the dialect was in which they came."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+
+from cluster import errors
+from cluster.value import JsonObject
+from deployments import pictures
+
+#: The type of the part that a dialect makes of its own, and whose `data` has the bytes of the file.
+PICTURE = "picture"
+#: The types of parts that are pictures, as the dialects name them.
+PICTURES = ("image_url", "image", "input_image", PICTURE)
+TEXTS = ("text", "input_text", "output_text", "refusal")
+MOST_PICTURES = 32
+#: Models see no more of a picture than this, which is 2048 x 2048; a larger one is made smaller. And of all pictures of
+#: a request together, whose pixels are in memory several times while they are on their way into the engine.
+PIXELS_SEEN, PIXELS_SEEN_TOGETHER = 2**22, 2**24
+
+#: What is longer has next to no pixels left on its short side, which engines take for a fault of their own.
+LONGEST = 200
+
+#: One after another: unpacking a large one takes much memory for a moment.
+_unpacking = threading.Lock()
+
+
+def picture_part(data: bytes) -> JsonObject:
+    return {"type": PICTURE, "data": data}
+
+
+def parts_of(content: object, place: int) -> Iterator[str | bytes]:
+    """The texts and the pictures of a message, in their order."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            yield _read(part, place)
+    elif content is not None:
+        raise errors.InvalidBody(f"messages.{place}: content must be a text or a list of parts.", "messages")
+
+
+def _read(part: object, place: int) -> str | bytes:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(part, dict):
+        if kind in TEXTS and isinstance(text := part.get("text"), str):
+            return text
+        if kind == PICTURE and isinstance(data := part.get("data"), bytes):
+            return data
+        if kind in PICTURES:
+            raise errors.BadRequest(
+                f"messages.{place}: pictures are read by the routes of chats, such as /v1/chat/completions.", "messages"
+            )
+    raise errors.InvalidBody(f"messages.{place}: a part must be a text or a picture, not {kind!r:.50}.", "messages")
+
+
+def pictures_in(messages: Sequence[JsonObject]) -> list[tuple[int, bytes]]:
+    """Each with the place of its message. Raises for parts that are something else."""
+    return [
+        (place, part)
+        for place, message in enumerate(messages)
+        for part in parts_of(message.get("content"), place)
+        if isinstance(part, bytes)
+    ]
+
+
+def sizes_of(messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
+    """Width and height of each picture as it is seen, from the beginnings of the files. Raises for what is none."""
+    files = pictures_in(messages)
+    most_pixels = seen_of_each(len(files))
+    return [_seen(pictures.size_of(data, title(place), "messages"), place, most_pixels) for place, data in files]
+
+
+def seen_of_each(count: int) -> int:
+    return min(PIXELS_SEEN, PIXELS_SEEN_TOGETHER // max(1, count))
+
+
+def pixmap(data: bytes, place: int, most_pixels: int) -> bytes:
+    """The pixels as a file that needs no decoder, so that no other than Pillow's is given what strangers send."""
+    with _unpacking:
+        picture = pictures.opened(data, title(place), "messages", on_white=True, upright=True)
+        size = _seen(picture.size, place, most_pixels)
+        if size != picture.size:
+            picture = picture.resize(size, reducing_gap=2.0)
+        return b"P6 %d %d 255\n" % size + bytes(picture.tobytes())
+
+
+def title(place: int) -> str:
+    return f"The picture in messages.{place}"
+
+
+def _seen(size: tuple[int, int], place: int, most_pixels: int) -> tuple[int, int]:
+    width, height = size
+    if max(size) > LONGEST * min(size):
+        raise errors.BadRequest(
+            f"{title(place)} has {width} x {height} pixels: one side may be {LONGEST} times as long as the other.",
+            "messages",
+        )
+    if width * height <= most_pixels:
+        return width, height
+    shrink = math.sqrt(most_pixels / (width * height))
+    return max(1, int(width * shrink)), max(1, int(height * shrink))
