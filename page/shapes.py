@@ -20,8 +20,9 @@ from deployments.ingress.control.requests import RequestRows
 from deployments.ingress.control.series import ModelSeries
 from deployments.ingress.control.session import WhoAmI
 from deployments.ingress.control.shapes import CachedRow, EventRow, PastEvent
-from deployments.ingress.control.topics import LivePaces
+from deployments.ingress.control.topics import LiveEvents, LivePaces
 from deployments.ingress.jobs import JobRow, RequestProgressBody
+from deployments.ingress.log_lines import LiveLines
 
 PLACE = Path(__file__).parent / "src" / "server" / "shapes.ts"
 HEAD = "// Made by page/shapes.py of the server's own types; `make page` writes it again.\n"
@@ -42,6 +43,8 @@ ANSWERS = (
     RequestProgressBody,
     ModelSeries,
     LivePaces,
+    LiveEvents,
+    LiveLines,
 )
 PLAIN = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 

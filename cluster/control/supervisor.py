@@ -304,6 +304,10 @@ class Supervisor:
         return await self._records.recent_events(query)
 
     async def logs(self, uid: str, lines: int) -> list[str]:
+        logs = await self._watch.logs(uid, lines)
+        return [line for its in logs.values() for line in its][-lines:]
+
+    async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
         return await self._watch.logs(uid, lines)
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:

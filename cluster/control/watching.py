@@ -321,20 +321,22 @@ class Watch:
 
     # ------------------------------------------------------------------------------------ asking
 
-    async def logs(self, uid: str, count: int) -> list[str]:
+    async def logs(self, uid: str, count: int) -> dict[str, list[str]]:
+        """The last lines of each worker of a model, by the name of the worker."""
         if uid not in self._fleet.wanted:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
-        lines: list[str] = []
+        lines: dict[str, list[str]] = {}
         for worker in self._fleet.of(uid):
-            watched = self._watched.get(str(worker))
+            name = str(worker)
+            watched = self._watched.get(name)
             if watched is None or worker.state == S.FAILED:
-                lines += worker.report.log_tail
+                lines[name] = list(worker.report.log_tail)
                 continue
             try:
-                lines += await watched.handle.logs(count, timeout_s=CONTROL_TIMEOUT_S)
+                lines[name] = await watched.handle.logs(count, timeout_s=CONTROL_TIMEOUT_S)
             except errors.ClusterError as error:
-                lines.append(f"{worker}: {error}")
-        return lines[-count:]
+                lines[name] = [f"{name}: {error}"]
+        return lines
 
 
 def _is_urgent(report: Report, before: Report) -> bool:

@@ -44,6 +44,9 @@ class SupervisorCalls(Protocol):
 
     async def logs(self, uid: str, lines: int) -> list[str]: ...
 
+    async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
+        """The last lines of each worker, by the name of the worker."""
+
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         """Every node, what is claimed on it, and by how many workers."""
 

@@ -95,6 +95,9 @@ class SupervisorClient(SupervisorCalls):
     async def logs(self, uid: str, lines: int) -> list[str]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.logs, uid, lines)
 
+    async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
+        return await self._once(CALL_S, SupervisorCalls.worker_logs, uid, lines)
+
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         return await self._patiently(PATIENCE_S, CALL_S, SupervisorCalls.nodes)
 

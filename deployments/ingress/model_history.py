@@ -117,14 +117,14 @@ class ModelHistory:
         by_model: dict[str, list[str]] = {}
         for name in self.paces:
             by_model.setdefault(_model_of(name), []).append(name)
-        whole: list[Happened] = []
+        happenings: list[Happened] = []
         due = {_model_of(name) for name in chosen}
         for uid, workers in by_model.items():
             happened = all_of([self._lately(name, until) for name in workers])
-            whole.append(happened)
+            happenings.append(happened)
             if uid in due and (rings := self._rings_of(uid, happened)) is not None:
                 rings.put(until, happened)
-        self._all.put(until, all_of(whole))
+        self._all.put(until, all_of(happenings))
 
     def _lately(self, name: str, until: int) -> Happened:
         """What has not been told yet; of one that was not asked, or did not answer, only what is true for longer."""

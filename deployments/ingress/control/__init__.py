@@ -81,7 +81,7 @@ def routers(
     yield "list", registrations.watching(supervisor, settings)
     yield "list", options.watching(supervisor, settings)
     yield "list", nodes.watching(supervisor)
-    yield "list", stream.watching(fleet, Topics(past, table), settings, current_keys)
+    yield "list", stream.watching(fleet, Topics(past, table, supervisor), settings, current_keys)
     yield "list", routes.watching(dispatcher)
     yield "list", requests.watching(dispatcher, current_keys)
     yield "infer", requests.stopping(dispatcher)

@@ -39,13 +39,17 @@ def watching(
 
     @routes.get("/v1/changes")
     @described("All models and nodes, and then each change, as events", LiveChange, media_types=(EVENTS,))
-    async def changes(request: Request, topic: Annotated[list[str], Query()] = NO_TOPICS, since: str = "") -> Response:
+    async def changes(
+        request: Request, topic: Annotated[list[str], Query()] = NO_TOPICS, since: str = "", cursor: str = ""
+    ) -> Response:
         """The first event has all there is; one with the id of the last that was read, also as `since`, has what came
         after. An event `beat` is a sign of life, and one `ended` says that the key is not valid any more. `topic`,
         as often as there are: `figures:UID` tells each second what that model did, as `/v1/history` does, `figures`
-        all models together, and `workers` what each worker does, those that changed."""
+        all models together, and `workers` what each worker does, those that changed;
+        `events` what happens, as `/v1/events` does, and `log:UID` the lines that its workers write, all that there are
+        first, or those after `cursor`, which the last that were read came with."""
         key: Key | None = request.state.key
-        chosen = named.of(topic, key)
+        chosen = named.of(topic, key, cursor)
         fleet = news.read(key, request.headers.get("last-event-id") or since, BEAT_S)
         return await Events.of(_until_revoked(request, merged(fleet, *(each() for each in chosen)), may_go_on))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -15,14 +15,24 @@ from typing_extensions import TypedDict
 from cluster import errors, keys
 from cluster.keys import Key
 from cluster.names import quoted
-from cluster.status import WorkerName
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.status import Event, EventQuery, WorkerName
 from deployments.ingress.control.series import ModelSeries, body_of
+from deployments.ingress.control.shapes import PastEvent, past_event
+from deployments.ingress.control.shared_answers import SharedAnswers
+from deployments.ingress.log_lines import LogFollowers
 from deployments.ingress.model_history import ModelHistory, WorkerPace
 from deployments.ingress.rings import COARSE_S, FINE_S, SERIES
 from deployments.ingress.routing import RouteTable
 
 #: The most topics of one reader.
 MOST_TOPICS = 8
+NAMES = "figures, figures:UID, workers, events and log:UID"
+#: Events that are asked for at once, those that are told to somebody who begins to read, and the pause between.
+MOST_EVENTS = 100
+FIRST_EVENTS = 20
+EVENTS_S = 1.0
+RETRY_S = 3.0
 #: How far back numbers are told when somebody begins to read: there may have been a while since it asked for the rest.
 BACK_S = 5
 
@@ -57,21 +67,35 @@ class LivePaces(TypedDict):
     gone: list[str]
 
 
-class Topics:
-    """By its name, `figures`, `figures:UID` or `workers`, what tells a reader of it."""
+class LiveEvents(TypedDict):
+    """The newest last."""
 
-    def __init__(self, history: ModelHistory, table: RouteTable) -> None:
+    events: list[PastEvent]
+    #: More has happened than is told here.
+    missed: bool
+
+
+class Topics:
+    """By its name, what tells a reader of it."""
+
+    def __init__(self, history: ModelHistory, table: RouteTable, supervisor: SupervisorClient) -> None:
         self._history = history
         self._table = table
+        self._logs = LogFollowers(supervisor)
 
-    def of(self, names: Iterable[str], key: Key | None) -> list[Topic]:
+        async def recent(uids: tuple[str, ...] | None) -> Sequence[Event]:
+            return await supervisor.recent_events(EventQuery(limit=MOST_EVENTS, uids=uids))
+
+        self._recent = SharedAnswers(recent)
+
+    def of(self, names: Iterable[str], key: Key | None, cursor: str = "") -> list[Topic]:
         """Raises for one that there is not, or that the key may not read."""
         chosen = list(dict.fromkeys(names))
         if len(chosen) > MOST_TOPICS:
             raise errors.BadRequest(f"{len(chosen)} topics are asked for, {MOST_TOPICS} are allowed.", "topic")
-        return [self._of(name, key) for name in chosen]
+        return [self._of(name, key, cursor) for name in chosen]
 
-    def _of(self, name: str, key: Key | None) -> Topic:
+    def _of(self, name: str, key: Key | None, cursor: str) -> Topic:
         kind, _, uid = name.partition(":")
         if uid:
             uid = self._table.uid_of(uid, key)
@@ -81,9 +105,11 @@ class Topics:
                 return partial(self._figures, uid or None, key)
             case "workers", False:
                 return partial(self._workers, key)
-        raise errors.BadRequest(
-            f"There is no topic {quoted(name)}; there are figures, figures:UID and workers.", "topic"
-        )
+            case "events", False:
+                return partial(self._events, key)
+            case "log", True:
+                return partial(self._log, uid, cursor)
+        raise errors.BadRequest(f"There is no topic {quoted(name)}; there are {NAMES}.", "topic")
 
     async def _figures(self, uid: str | None, key: Key | None) -> AsyncGenerator[bytes]:
         sent = dict.fromkeys((FINE_S, COARSE_S), int(time.time()) - BACK_S)
@@ -99,17 +125,40 @@ class Topics:
                     body: ModelSeries = body_of(self._history, uid, steps, SERIES)
                     yield event("figures", body)
 
+    async def _log(self, uid: str, cursor: str) -> AsyncGenerator[bytes]:
+        async with aclosing(self._logs.read(uid, cursor)) as reading:
+            async for lines in reading:
+                yield event("log", lines)
+
+    async def _events(self, key: Key | None) -> AsyncGenerator[bytes]:
+        uids = None if key is None or key.models is None else tuple(key.models)
+        last: int | None = None
+        while True:
+            try:
+                recent = await self._recent.answer(uids, EVENTS_S / 2)
+            except errors.ClusterError:
+                # The supervisor is away; what happens meanwhile is told when it is back.
+                await asyncio.sleep(RETRY_S)
+                continue
+            news = recent[:FIRST_EVENTS] if last is None else [each for each in recent if each.id > last]
+            if news:
+                rows = [past_event(each) for each in reversed(news)]
+                body: LiveEvents = {"events": rows, "missed": last is not None and len(news) == MOST_EVENTS}
+                yield event("events", body)
+            last = recent[0].id if recent else last or 0
+            await asyncio.sleep(EVENTS_S)
+
     async def _workers(self, key: Key | None) -> AsyncGenerator[bytes]:
-        told: dict[str, LivePace] | None = None
+        sent: dict[str, LivePace] | None = None
         while True:
             now = dict(_paces(self._history.paces, key))
-            before = told or {}
+            before = sent or {}
             changed = {name: row for name, row in now.items() if before.get(name) != row}
             gone = [name for name in before if name not in now]
-            if changed or gone or told is None:
-                body: LivePaces = {"whole": told is None, "workers": changed, "gone": gone}
+            if changed or gone or sent is None:
+                body: LivePaces = {"whole": sent is None, "workers": changed, "gone": gone}
                 yield event("workers", body)
-            told = now
+            sent = now
             await self._history.ticked()
 
 
@@ -146,8 +195,8 @@ async def merged(first: AsyncGenerator[bytes], *others: AsyncGenerator[bytes]) -
     """What all of them tell, as it comes. It ends with the first, and the others with it."""
     if not others:
         async with aclosing(first):
-            async for told in first:
-                yield told
+            async for message in first:
+                yield message
         return
     coming = {asyncio.ensure_future(anext(source, None)): source for source in (first, *others)}
     try:

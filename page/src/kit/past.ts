@@ -21,3 +21,11 @@ export function joined(newest: readonly PastEvent[], older: readonly PastEvent[]
   const isJoined = newest.length < PAGE || older.some((event) => event.id >= last.id);
   return isJoined ? [...newest, ...older.filter((event) => event.id < last.id)] : newest;
 }
+
+/** The newest first, and before them those of what has happened since, which come with the newest last, that are wanted. */
+export function withNews(events: readonly PastEvent[], news: readonly PastEvent[], { level, uid }: Wanted): readonly PastEvent[] {
+  const last = events[0]?.id ?? -1;
+  const isWanted = (event: PastEvent): boolean =>
+    event.id > last && (uid === "" || event.model_uid === uid) && LEVELS.findIndex((each) => each === event.event_type) >= LEVELS.indexOf(level);
+  return [...news.filter(isWanted).toReversed(), ...events];
+}

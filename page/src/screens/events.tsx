@@ -1,19 +1,16 @@
 /** What happened in the whole cluster, the newest first. */
 import type { JSX } from "preact";
-import { useState } from "preact/hooks";
-import { useAnswer, useCalm } from "../kit/answer";
+import { useEffect, useState } from "preact/hooks";
+import { useAnswer } from "../kit/answer";
 import { day } from "../kit/format";
-import { joined, LEVELS, PAGE, pathOf, type Level } from "../kit/past";
+import { joined, LEVELS, PAGE, pathOf, withNews, type Level, type Wanted } from "../kit/past";
 import { go, hrefOf } from "../kit/route";
 import { ErrorNote, State, Waiting } from "../kit/parts";
 import { get } from "../server/call";
-import { fleet, models } from "../server/live";
-import type { PastEvent } from "../server/shapes";
+import { fleet, models, returns, want } from "../server/live";
+import type { LiveEvents, PastEvent } from "../server/shapes";
 import { words } from "../words";
 import { KINDS } from "./history";
-
-/** Whatever happens changes the fleet as well; what happens within this time is asked for at once. */
-const PAUSE_MS = 1000;
 
 export function EventsOfAll({ rest }: { rest: readonly string[] }): JSX.Element {
   const say = words().events;
@@ -62,7 +59,7 @@ function Of({ uid }: { uid: string }): JSX.Element {
 
 function List({ level, uid }: { level: Level; uid: string }): JSX.Element {
   const say = words().events;
-  const { value, error } = useAnswer<readonly PastEvent[]>(pathOf({ level, uid }), useCalm(fleet.value, PAUSE_MS));
+  const { value, error } = useNews({ level, uid });
   const [older, setOlder] = useState<readonly PastEvent[]>([]);
   /** The first event of all, once it is there. */
   const [end, setEnd] = useState<number | null>(null);
@@ -92,6 +89,23 @@ function List({ level, uid }: { level: Level; uid: string }): JSX.Element {
       )}
     </>
   );
+}
+
+/** The newest events, and then what happens. */
+function useNews(wanted: Wanted): { value: readonly PastEvent[] | null; error: unknown } {
+  const [turn, setTurn] = useState(0);
+  const [news, setNews] = useState<readonly PastEvent[]>([]);
+  const { value, error } = useAnswer<readonly PastEvent[]>(pathOf(wanted), `${turn} ${returns.value}`);
+  useEffect(
+    () =>
+      want("events", "events", (data) => {
+        const { events, missed } = JSON.parse(data) as LiveEvents;
+        setNews((last) => withNews(last, events, wanted));
+        if (missed) setTurn((last) => last + 1);
+      }),
+    [],
+  );
+  return { value: value === null ? null : withNews(value, news.toReversed(), wanted), error };
 }
 
 function Table({ events }: { events: readonly PastEvent[] }): JSX.Element {

@@ -4,16 +4,27 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useAnswer } from "../kit/answer";
 import { day } from "../kit/format";
 import { LINE_PX, sightOf } from "../kit/lines";
+import { found, NO_LINES, replicasIn, withNews, type LogLines } from "../kit/log_lines";
 import { ErrorNote, State, Waiting, type Kind } from "../kit/parts";
 import { inPath } from "../server/call";
-import type { EventRow, LiveModel } from "../server/shapes";
+import { keepCursor, want } from "../server/live";
+import type { EventRow, LiveEvents, LiveLines, LiveModel } from "../server/shapes";
 import { words } from "../words";
 
 export const KINDS: Readonly<Record<string, Kind>> = { INFO: "plain", WARNING: "warn", ERROR: "bad" };
 
 export function Events({ model }: { model: LiveModel }): JSX.Element {
   const say = words().events;
-  const { value, error } = useAnswer<readonly EventRow[]>(`/v1/models/${inPath(model.uid)}/events`, model.version);
+  const [turn, setTurn] = useState(0);
+  const { value, error } = useAnswer<readonly EventRow[]>(`/v1/models/${inPath(model.uid)}/events`, turn);
+  useEffect(
+    () =>
+      want("events", "events", (data) => {
+        const { events } = JSON.parse(data) as LiveEvents;
+        if (events.some((event) => event.model_uid === model.uid)) setTurn((last) => last + 1);
+      }),
+    [model.uid],
+  );
   if (value === null) return error === null ? <Waiting /> : <ErrorNote error={error} />;
   if (value.length === 0) return <p class="dim">{say.none}</p>;
   return (
@@ -35,26 +46,41 @@ export function Events({ model }: { model: LiveModel }): JSX.Element {
   );
 }
 
-const FOLLOW_MS = 2000;
-/** As many as the server tells at once. */
-const LINES = 10_000;
-/** Colours and other orders to a terminal. */
-const ORDERS = /\u001b\[[0-9;?]*[ -/]*[@-~]/g;
+/** The lines as they come; while nobody follows, as they were then. */
+function useLog(uid: string, follows: boolean): LogLines | null {
+  const [shown, setShown] = useState<LogLines | null>(null);
+  const latest = useRef<LogLines | null>(null);
+  const isFollowing = useRef(follows);
+  isFollowing.current = follows;
+  useEffect(() => {
+    const stop = want(`log:${uid}`, "log", (data) => {
+      const news = JSON.parse(data) as LiveLines;
+      if (news.model !== uid) return;
+      keepCursor(news.cursor);
+      latest.current = withNews(latest.current, news);
+      if (isFollowing.current) setShown(latest.current);
+    });
+    return () => {
+      keepCursor("");
+      stop();
+    };
+  }, [uid]);
+  useEffect(() => {
+    if (follows) setShown(latest.current);
+  }, [follows]);
+  return shown;
+}
+
 const IS_BAD = /\b(ERROR|CRITICAL|Traceback|[A-Z]\w*Error)\b/;
 
 export function Logs({ model }: { model: LiveModel }): JSX.Element {
   const say = words().logs;
-  const [turn, setTurn] = useState(0);
   const [follows, setFollows] = useState(true);
   const [wanted, setWanted] = useState("");
-  const { value, error } = useAnswer<{ lines: readonly string[] }>(`/v1/models/${inPath(model.uid)}/logs?lines=${LINES}&max_age=1`, turn);
-  useEffect(() => {
-    if (!follows) return;
-    const timer = setInterval(() => document.hidden || setTurn((last) => last + 1), FOLLOW_MS);
-    return () => clearInterval(timer);
-  }, [follows]);
-  const lines = useMemo(() => (value?.lines ?? []).map((line) => line.replace(ORDERS, "")), [value]);
-  const shown = useMemo(() => lines.filter((line) => line.toLowerCase().includes(wanted.toLowerCase())), [lines, wanted]);
+  const [replica, setReplica] = useState("");
+  const book = useLog(model.uid, follows);
+  const replicas = useMemo(() => replicasIn(book ?? NO_LINES), [book]);
+  const shown = useMemo(() => found(book ?? NO_LINES, wanted, replica), [book, wanted, replica]);
   return (
     <div class="stack tight">
       <div class="row">
@@ -70,10 +96,19 @@ export function Logs({ model }: { model: LiveModel }): JSX.Element {
           value={wanted}
           onInput={(event) => setWanted(event.currentTarget.value)}
         />
-        <small>{say.count(shown.length, lines.length)}</small>
+        {replicas.length > 1 && (
+          <select class="short" aria-label={say.replica} value={replica} onChange={(event) => setReplica(event.currentTarget.value)}>
+            <option value="">{say.all}</option>
+            {replicas.map((index) => (
+              <option key={index} value={String(index)}>
+                {say.of(index)}
+              </option>
+            ))}
+          </select>
+        )}
+        <small>{say.count(shown.length, book?.lines.length ?? 0)}</small>
       </div>
-      <ErrorNote error={error} />
-      {value === null && error === null ? <Waiting /> : <Lines lines={shown} follows={follows} />}
+      {book === null ? <Waiting /> : <Lines lines={shown} follows={follows} />}
     </div>
   );
 }

@@ -38,8 +38,11 @@ const wanted = new Map<string, number>();
 const takers = new Map<Taken, Set<(data: string) => void>>();
 let turning = 0;
 let openedTopics = "";
+/** Up to where the log on the screen was read. */
+let logCursor = "";
+export const keepCursor = (cursor: string): void => void (logCursor = cursor);
 /** Of the events that topics bring. */
-const KINDS = ["figures", "workers"] as const;
+const KINDS = ["figures", "workers", "events", "log"] as const;
 type Taken = (typeof KINDS)[number];
 /** Screens change one after another, and want the same again. */
 const TURN_MS = 50;
@@ -85,6 +88,7 @@ function takeCells(data: string): void {
 
 function forget(): void {
   lastId = "";
+  logCursor = "";
   fleet.value = NOTHING;
   firstServer.value = "";
   heardAt.value = 0;
@@ -126,7 +130,7 @@ const topics = (): string[] => [...wanted.keys()].sort();
 function urlOfStream(): string {
   const query = new URLSearchParams();
   for (const topic of topics()) query.append("topic", topic);
-  for (const [name, value] of Object.entries({ cell: chosen, since: lastId })) if (value !== "") query.set(name, value);
+  for (const [name, value] of Object.entries({ cell: chosen, since: lastId, cursor: logCursor })) if (value !== "") query.set(name, value);
   return urlOf(`/v1/changes${query.size > 0 ? `?${query}` : ""}`);
 }
 

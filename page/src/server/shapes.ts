@@ -137,6 +137,19 @@ export type LiveChange = {
   readonly server: string;
 };
 
+export type LiveEvents = {
+  readonly events: readonly (PastEvent)[];
+  readonly missed: boolean;
+};
+
+export type LiveLines = {
+  readonly model: string;
+  readonly whole: boolean;
+  readonly lines: readonly (string)[];
+  readonly replicas: readonly (number)[];
+  readonly cursor: string;
+};
+
 export type LiveModel = {
   readonly uid: string;
   readonly type: string;

@@ -92,6 +92,9 @@ export const modelEn = {
   logs: {
     follow: "Follow",
     search: "Search the lines",
+    replica: "Replica",
+    all: "all",
+    of: (index: number): string => `replica ${index}`,
     count: (shown: number, all: number): string => (shown === all ? many(all, "line") : `${shown} of ${many(all, "line")}`),
   },
   code: {

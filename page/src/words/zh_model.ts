@@ -91,6 +91,9 @@ export const modelZh: Pick<Words, "models" | "model" | "scale" | "replicas" | "e
   logs: {
     follow: "跟随",
     search: "搜索日志",
+    replica: "副本",
+    all: "全部",
+    of: (index: number): string => `副本 ${index}`,
     count: (shown, all) => (shown === all ? `${all} 行` : `${all} 行中的 ${shown} 行`),
   },
   code: {

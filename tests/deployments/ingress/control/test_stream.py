@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from cluster.keys import new_key
+from cluster.status import Event, EventQuery
 from tests.attacks.standing_in import CountingWorker, StandIn, run, served, settings
 from tests.live import free_port
 
@@ -123,5 +124,73 @@ def test_a_stream_that_is_opened_anew_goes_on_after_what_was_read(tmp_path: Path
             last = first.removeprefix("id: ")
             async with asyncio.timeout(10), client.stream("GET", f"{url}{CHANGES}?since={last}") as answer:
                 assert await anext(answer.aiter_lines()) == "event: beat"
+
+    run(scene())
+
+
+class Telling(StandIn):
+    """Its model writes lines, and things happen to it."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__({"m": None, "n": None}, **fields)
+        self.lines = {"worker:m:1:0-a": ["first"], "worker:m:1:1-b": ["\x1b[1mother\x1b[0m"]}
+        self.past = [Event(ts=1.0, level="INFO", uid="n", text="elsewhere", id=1)]
+
+    async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
+        return {name: its[-lines:] for name, its in self.lines.items()}
+
+    async def recent_events(self, query: EventQuery) -> list[Event]:
+        return [each for each in reversed(self.past) if query.takes(each)][: query.limit]
+
+
+def test_lines_of_a_log_come_as_they_are_written_and_go_on_where_one_has_read(tmp_path: Path) -> None:
+    supervisor = Telling()
+
+    async def scene() -> None:
+        async with served(settings(tmp_path, port=free_port()), supervisor) as url, httpx.AsyncClient() as client:
+            bodies: list[Any] = []
+
+            def is_told(body: Any) -> bool:
+                bodies.append(body)
+                if len(bodies) == 1:
+                    supervisor.lines["worker:m:1:0-a"].append("second")
+                return len(bodies) == 2
+
+            path = f"{url}{CHANGES}?topic=log:m"
+            async with client.stream("GET", f"{path}") as kept_open:
+                assert kept_open.status_code == 200
+                await read_until(client, path, "log", is_told)
+                whole, added = bodies
+                assert (whole["whole"], whole["lines"], whole["replicas"]) == (True, ["first", "other"], [0, 1])
+                assert (added["whole"], added["lines"]) == (False, ["second"])
+                # As long as somebody reads, whoever comes again is told only of what is new.
+                supervisor.lines["worker:m:1:1-b"].append("third")
+                resumed = f"{path}&cursor={added['cursor']}"
+                await read_until(client, resumed, "log", lambda body: body["lines"] == ["third"] and not body["whole"])
+            assert (await client.get(f"{url}{CHANGES}?topic=log")).status_code == 400
+
+    run(scene())
+
+
+def test_what_happens_is_told_to_those_whom_it_concerns(tmp_path: Path) -> None:
+    key, text = new_key("ann", ["list"], ["m"])
+    supervisor = Telling(keys=[key])
+
+    async def scene() -> None:
+        place = settings(tmp_path, port=free_port(), auth="on")
+        header = {"authorization": f"Bearer {text}"}
+        async with served(place, supervisor) as url, httpx.AsyncClient(headers=header) as client:
+            supervisor.past.append(Event(ts=2.0, level="ERROR", uid="m", text="broke", id=2))
+            told: list[str] = []
+
+            def is_all(body: Any) -> bool:
+                told.extend(event["event_content"] for event in body["events"])
+                if told == ["broke"]:
+                    supervisor.past.append(Event(ts=3.0, level="INFO", uid="n", text="not hers", id=3))
+                    supervisor.past.append(Event(ts=4.0, level="INFO", uid="m", text="is back", id=4))
+                return len(told) == 2
+
+            await read_until(client, f"{url}{CHANGES}?topic=events", "events", is_all)
+            assert told == ["broke", "is back"]
 
     run(scene())

@@ -1,0 +1,177 @@
+"""The lines that the workers of a model write: followed once for all who read them here, and only while somebody
+does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from itertools import islice
+
+from typing_extensions import TypedDict
+
+from cluster import errors
+from cluster.runtime.supervisor_client import SupervisorClient
+from cluster.status import WorkerName
+
+log = logging.getLogger("cluster.ingress")
+
+#: As many as workers keep.
+MOST_LINES = 10_000
+#: How many are asked for again and again; where more were written meanwhile, all are asked for.
+TAIL = 500
+LOOK_S = 1.0
+#: After a question that was not answered.
+RETRY_S = 3.0
+#: Orders to a terminal, such as colours.
+ORDERS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[0-Z\\^-~])")
+
+
+class LiveLines(TypedDict):
+    model: str
+    #: All that there are, and not only those that came since.
+    whole: bool
+    lines: list[str]
+    #: Of each line, which replica wrote it.
+    replicas: list[int]
+    #: To go on from here.
+    cursor: str
+
+
+class LogBook:
+    """The last lines of one model, numbered. Pure."""
+
+    def __init__(self, most: int = MOST_LINES) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=most)
+        self._tails: dict[str, list[str]] = {}
+        #: The number of the next line.
+        self.end = 0
+
+    def take(self, tails: Mapping[str, Sequence[str]]) -> bool:
+        """The last lines of each worker, as many of each. False where some may be missing, and nothing is taken."""
+        news = {name: later(self._tails.get(name, []), tail) for name, tail in tails.items()}
+        if any(self._tails.get(name) and len(news[name]) == len(tail) >= TAIL for name, tail in tails.items()):
+            return False
+        self.put(news)
+        self._tails = {name: list(tail[-TAIL:]) for name, tail in tails.items()}
+        return True
+
+    def put(self, news: Mapping[str, Sequence[str]]) -> None:
+        for worker, lines in news.items():
+            name = WorkerName.parse(worker)
+            self._lines.extend((name.index if name else 0, clean(line)) for line in lines)
+            self.end += len(lines)
+
+    def begin_anew(self, tails: Mapping[str, Sequence[str]]) -> None:
+        """Nobody knows how many lines are missing."""
+        self._lines.clear()
+        self.end += 1
+        self.put(tails)
+        self._tails = {name: list(tail[-TAIL:]) for name, tail in tails.items()}
+
+    def since(self, number: int) -> tuple[bool, list[tuple[int, str]]]:
+        """The lines from that number on, and whether these are all there are."""
+        first = self.end - len(self._lines)
+        if number < first or number > self.end:
+            return True, list(self._lines)
+        return False, list(islice(self._lines, number - first, None))
+
+
+class LogFollower:
+    """Of one model."""
+
+    def __init__(self, supervisor: SupervisorClient, uid: str) -> None:
+        self._supervisor = supervisor
+        self._uid = uid
+        self._book = LogBook()
+        self._boot = secrets.token_hex(4)
+        self._changed = asyncio.Event()
+        self.readers = 0
+        self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"log of {uid}")
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def read(self, cursor: str) -> AsyncGenerator[LiveLines]:
+        boot, _, number = cursor.partition(".")
+        position = int(number) if boot == self._boot and number.isdecimal() and len(number) < 16 else -1
+        while True:
+            while self._book.end in (position, 0):
+                await self._changed.wait()
+            are_all, lines = self._book.since(position)
+            position = self._book.end
+            yield {
+                "model": self._uid,
+                "whole": are_all,
+                "lines": [line for _, line in lines],
+                "replicas": [replica for replica, _ in lines],
+                "cursor": f"{self._boot}.{position}",
+            }
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._look()
+                await asyncio.sleep(LOOK_S)
+            except errors.ClusterError as error:
+                log.info("the lines of %s cannot be read, trying again: %s", self._uid, error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _look(self) -> None:
+        before = self._book.end
+        if not before:
+            self._book.begin_anew(await self._tails(MOST_LINES))
+        elif not self._book.take(await self._tails(TAIL)):
+            self._book.begin_anew(await self._tails(MOST_LINES))
+        if self._book.end != before:
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    async def _tails(self, lines: int) -> Mapping[str, Sequence[str]]:
+        try:
+            return await self._supervisor.worker_logs(self._uid, lines)
+        except (errors.BadRequest, AttributeError):
+            # A supervisor of an earlier version does not say who wrote what.
+            return {"": await self._supervisor.logs(self._uid, lines)}
+
+
+class LogFollowers:
+    """By model, those that somebody reads."""
+
+    def __init__(self, supervisor: SupervisorClient) -> None:
+        self._supervisor = supervisor
+        self._by_uid: dict[str, LogFollower] = {}
+
+    async def read(self, uid: str, cursor: str) -> AsyncGenerator[LiveLines]:
+        follower = self._by_uid.get(uid) or LogFollower(self._supervisor, uid)
+        self._by_uid[uid] = follower
+        follower.readers += 1
+        try:
+            async with aclosing(follower.read(cursor)) as reading:
+                async for lines in reading:
+                    yield lines
+        finally:
+            follower.readers -= 1
+            if not follower.readers:
+                follower.stop()
+                self._by_uid.pop(uid, None)
+
+
+def later(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:
+    """What was written after `before`; both are last lines of the same log."""
+    if not now:
+        return []
+    for missing in range(len(before)):
+        left = len(before) - missing
+        if before[missing] == now[0] and list(before[missing:]) == list(now[:left]):
+            return now[left:]
+    return now
+
+
+def clean(line: str) -> str:
+    """As it is shown: without orders to a terminal, and without what is no letter."""
+    return ORDERS.sub("", line).encode("utf-8", "replace").decode()
