@@ -9,6 +9,7 @@ again.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from cluster import errors
+from deployments.llm.heap import heap_bytes
 
 if TYPE_CHECKING:
     from openvino_genai import GenerationConfig, LLMPipeline, Tokenizer
@@ -30,6 +32,8 @@ log = logging.getLogger("cluster.worker.worker")
 MOST_WAITING = 32
 #: So many stay with one tokenizer, which forgets none of them.
 MOST_KNOWN = 128
+#: What a grammar may take of the room for all of them. Others are compiled as long as one of that size still fits.
+MOST_SHARE = 0.25
 #: Blanks of an indent, at most, and the rule of a gap in our grammars, which says the same.
 MOST_INDENT = 16
 GAP = r'gap ::= [ ]{0,1} | "\n" [ \t]{0,16}'
@@ -38,8 +42,13 @@ BEHIND = r'(= ["{}\[\]:,0-9tfn\-])'
 #: Of the threads that compile: those that write answers go first.
 NICENESS = 15
 
+
+class PipelineFull(Exception):
+    """The grammar was not compiled, since there is no room for more."""
+
+
 #: Called in the thread that compiles, with what was wrong with the grammar.
-Ready = Callable[["errors.ClusterError | None"], None]
+Ready = Callable[["errors.ClusterError | PipelineFull | None"], None]
 Compile = Callable[["GenerationConfig"], None]
 
 
@@ -59,8 +68,12 @@ def with_gaps_that_end(grammar: str) -> str:
 class Grammars:
     """Used by the engine's thread; grammars are compiled one after another."""
 
-    def __init__(self, compile: Compile) -> None:
+    def __init__(self, compile: Compile, room_bytes: float = math.inf) -> None:
+        """`room_bytes`: for all that are kept."""
         self._compile = compile
+        self._room_bytes = room_bytes
+        #: What they take. Of what others allocate meanwhile most is given back while another is compiled.
+        self._bytes = 0
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._waiting: dict[str, list[Ready]] = {}
@@ -92,7 +105,12 @@ class Grammars:
     @property
     def is_full(self) -> bool:
         """Another tokenizer has to take over."""
-        return len(self._known) >= MOST_KNOWN
+        return len(self._known) >= MOST_KNOWN or self._bytes > (1 - MOST_SHARE) * self._room_bytes
+
+    @property
+    def is_over(self) -> bool:
+        """They take more than there is room for."""
+        return self._bytes > self._room_bytes
 
     def close(self) -> None:
         self._orders.put(None)
@@ -103,18 +121,33 @@ class Grammars:
             os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
         while order := self._orders.get():
             name, config = order
-            refusal: errors.ClusterError | None = None
-            try:
-                self._compile(config)
-            # It may raise anything; only those who sent this grammar are to blame.
-            except Exception as error:
-                refusal = errors.BadRequest(f"Answers cannot be held to this form: {engine_words(error)}")
+            refusal = PipelineFull() if self.is_full else self._refusal(config)
             with self._lock:
                 if refusal is None:
                     self._known.add(name)
                 waiting = self._waiting.pop(name)
             for ready in waiting:
                 ready(refusal)
+
+    def _refusal(self, config: GenerationConfig) -> errors.ClusterError | None:
+        """Compiles a grammar. What is too large stays in memory until the next pipeline, too."""
+        before = heap_bytes()
+        try:
+            self._compile(config)
+        # It may raise anything; only those who sent this grammar are to blame.
+        except Exception as error:
+            return errors.BadRequest(f"Answers cannot be held to this form: {engine_words(error)}", "response_format")
+        finally:
+            taken = heap_bytes() - before
+            self._bytes = max(0, self._bytes + taken)
+        if taken <= MOST_SHARE * self._room_bytes:
+            return None
+        most = MOST_SHARE * self._room_bytes / 1e6
+        return errors.BadRequest(
+            f"The form of this answer takes {taken / 1e6:.0f} MB of memory, and one may take {most:.0f} MB: repeat "
+            "classes that have a blank less often.",
+            "response_format",
+        )
 
 
 class TinyPipeline:

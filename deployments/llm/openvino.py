@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,15 @@ from cluster.worker.family import Prospect, Setup, Stop
 from cluster.worker.loading import give_memory_back
 from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.engine_thread import EngineThread
-from deployments.llm.grammars import MOST_KNOWN, Compile, Grammars, TinyPipeline, engine_words, with_gaps_that_end
+from deployments.llm.grammars import (
+    MOST_KNOWN,
+    Compile,
+    Grammars,
+    PipelineFull,
+    TinyPipeline,
+    engine_words,
+    with_gaps_that_end,
+)
 from deployments.llm.habits import Habits
 from deployments.llm.json_grammars import json_grammar
 from deployments.llm.language import CallReadingOptions, Hear, LanguageFamily, Order, TokenSampling, refuse_echo
@@ -54,7 +63,8 @@ HAND_OVER_S = 0.0003
 #: How long answers with further grammars let others go first, when the pipeline has met too many.
 PATIENCE_S = 10.0
 #: Of each token of the vocabulary the engine keeps so many numbers for a grammar: 0.04 to 0.63 MB were measured of
-#: schemas and patterns with 49,152 tokens.
+#: schemas and patterns with 49,152 tokens. A pattern that repeats blanks takes more, 17 MB for [ \t]{0,130}: then fewer
+#: are kept.
 GRAMMAR_NUMBERS = 4
 #: Of models that are converted without being asked to: it takes four bytes of memory for each weight for a while.
 MOST_BILLIONS = 2
@@ -107,7 +117,7 @@ class OpenvinoLanguage(LanguageFamily):
         context = min(options.context_length or shape.context, shape.context)
         kept = kept_of(shape, options, options.kv_precision)
         make = partial(_made, folder, kept, options, setup.threads)
-        engine = self._running = OpenvinoEngine(vocabulary.ends, make)
+        engine = self._running = OpenvinoEngine(vocabulary.ends, make, room_bytes=_grammar_bytes(shape.vocabulary))
         setup.report(0.95)
         self.begins(vocabulary, engine, context, kept, options, options.tool_parser, habits)
         # What it takes grows with the tokens that it keeps, and with the shapes and the grammars that it meets: nothing
@@ -133,7 +143,12 @@ class OpenvinoLanguage(LanguageFamily):
 def _engine_bytes(shape: Shape | None) -> int:
     """What the engine keeps of all that it has met, and the pages of the table of words, which it reads in the file."""
     vocabulary, hidden = (shape.vocabulary, shape.hidden) if shape is not None else (0, 0)
-    return SHAPES_BYTES + MOST_KNOWN * GRAMMAR_NUMBERS * 4 * vocabulary + vocabulary * hidden
+    return SHAPES_BYTES + _grammar_bytes(vocabulary) + vocabulary * hidden
+
+
+def _grammar_bytes(vocabulary: int) -> int:
+    """Room for all grammars that a pipeline has met."""
+    return MOST_KNOWN * GRAMMAR_NUMBERS * 4 * vocabulary
 
 
 def converted(setup: Setup) -> Path:
@@ -181,12 +196,15 @@ Make = Callable[[], tuple["ContinuousBatchingPipeline", Compile]]
 
 
 class OpenvinoEngine(EngineThread):
-    """Its pipeline is made anew when it has met too many grammars, which would otherwise stay with it for ever.
+    """Its pipeline is made anew when it has met too many or too large grammars, which would stay with it for ever.
 
     That takes until nothing is written: at first only answers with further grammars wait for it, in the end all."""
 
-    def __init__(self, ends: frozenset[int], make: Make, patience_s: float = PATIENCE_S) -> None:
-        """`patience_s`: how long answers with further grammars let others go first."""
+    def __init__(
+        self, ends: frozenset[int], make: Make, patience_s: float = PATIENCE_S, room_bytes: float = math.inf
+    ) -> None:
+        """`patience_s`: how long answers with further grammars let others go first; `room_bytes`: for all grammars."""
+        self._room_bytes = room_bytes
         self._ends = ends
         self._make = make
         self._patience_s = patience_s
@@ -209,7 +227,7 @@ class OpenvinoEngine(EngineThread):
 
     def _open(self) -> None:
         self._pipeline, compile = self._make()
-        self._grammars = Grammars(compile)
+        self._grammars = Grammars(compile, self._room_bytes)
 
     @property
     def _is_writing(self) -> bool:
@@ -217,7 +235,7 @@ class OpenvinoEngine(EngineThread):
 
     def _begin(self, number: int, order: Order, sampling: TokenSampling) -> None:
         if self._grammars.is_full and self._has_to_wait(order):
-            self._held[number] = order, sampling
+            self._hold(number, order, sampling)
             self._renew()
             return
         try:
@@ -228,11 +246,13 @@ class OpenvinoEngine(EngineThread):
         except errors.ClusterError as refusal:
             self._tell(number, end=refusal)
 
+    def _hold(self, number: int, order: Order, sampling: TokenSampling) -> None:
+        if not self._held:
+            self._held_since = time.monotonic()
+        self._held[number] = order, sampling
+
     def _has_to_wait(self, order: Order) -> bool:
-        if self._held:
-            is_over = time.monotonic() - self._held_since >= self._patience_s
-        else:
-            self._held_since, is_over = time.monotonic(), False
+        is_over = bool(self._held) and time.monotonic() - self._held_since >= self._patience_s
         return is_over or (order.query.format is not None and not self._grammars.knows(json.dumps(order.query.format)))
 
     def _add(self, number: int, order: Order, sampling: TokenSampling) -> None:
@@ -250,13 +270,15 @@ class OpenvinoEngine(EngineThread):
             name, _only_grammar(order), lambda refusal: self._orders.put(partial(self._prepared, number, refusal))
         )
 
-    def _prepared(self, number: int, refusal: errors.ClusterError | None) -> None:
+    def _prepared(self, number: int, refusal: errors.ClusterError | PipelineFull | None) -> None:
         work = self._preparing.pop(number, None)
         # It may have been stopped, or the engine has failed.
         if work is None or number not in self._hears:
             return
         if refusal is None:
             self._add(number, *work)
+        elif isinstance(refusal, PipelineFull):
+            self._hold(number, *work)
         else:
             self._tell(number, end=refusal)
         self._renew()
@@ -272,7 +294,7 @@ class OpenvinoEngine(EngineThread):
 
     def _renew(self) -> None:
         """Begins anew once nothing is in the pipeline. Whoever waits for that has waited for the longest answer."""
-        if not self._held or self._handles or self._preparing:
+        if not (self._held or self._grammars.is_over) or self._handles or self._preparing:
             return
         self._grammars.close()
         # Two would not fit beside each other.

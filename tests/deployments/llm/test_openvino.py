@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import mmap
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +23,7 @@ from deployments.llm.writing import TokenOdds
 from tests.live import until
 
 PATIENCE_S = 30
+MB = 1_000_000
 GREEDY = TokenSampling(0.0, 1.0, 0, 0.0, None)
 
 
@@ -73,15 +76,24 @@ class Pipeline:
 
 
 class Played:
-    def __init__(self, patience_s: float = 0.0) -> None:
+    def __init__(self, patience_s: float = 0.0, room_bytes: float = math.inf, grammar_bytes: int = 0) -> None:
+        self.grammar_bytes = grammar_bytes
+        #: What the pipelines keep of the grammars that they have met.
+        self.kept: list[list[Any]] = []
         self.may_step = threading.Event()
         self.may_step.set()
         self.pipelines: list[Pipeline] = []
-        self.engine = OpenvinoEngine(frozenset(), self._made, patience_s)
+        self.engine = OpenvinoEngine(frozenset(), self._made, patience_s, room_bytes)
 
     def _made(self) -> tuple[Any, Callable[[Any], None]]:
+        for kept in self.kept:
+            kept.clear()
+        self.kept.append([])
         self.pipelines.append(Pipeline(self.may_step))
-        return self.pipelines[-1], lambda config: None
+        return self.pipelines[-1], self._compile
+
+    def _compile(self, config: Any) -> None:
+        self.kept[-1].append(ctypes.create_string_buffer(self.grammar_bytes))
 
     def write(self, tokens: int = 2, form: int | None = None) -> Heard:
         format = None if form is None else {"type": "regex", "regex": f"a{form}"}
@@ -135,6 +147,30 @@ def test_a_pipeline_that_has_met_too_many_grammars_is_made_anew_and_nobody_fails
     assert (plain.whole(), formed.whole()) == ("length", "length") and plain.tokens == 5
     assert len(played.pipelines) == 2
     assert played.write(form=0).whole() == "length" and len(played.pipelines) == 2
+
+
+def test_grammars_that_take_more_memory_are_fewer() -> None:
+    played = Played(room_bytes=40 * MB, grammar_bytes=8 * MB)
+    most = 0
+    for form in range(12):
+        assert played.write(form=form).whole() == "length"
+        most = max(most, sum(map(len, played.kept)))
+    assert len(played.pipelines) == 3 and most <= 5
+    # Those that come at once are compiled one after another, and wait when there is no room for more.
+    at_once = [played.write(form=100 + form) for form in range(12)]
+    assert [heard.whole() for heard in at_once] == ["length"] * 12
+    assert max(map(len, played.kept)) <= 5 < len(played.pipelines)
+    played.engine.close()
+
+
+def test_a_grammar_that_is_too_large_is_refused_and_its_memory_comes_back() -> None:
+    played = Played(room_bytes=4 * MB, grammar_bytes=8 * MB)
+    refused = played.write(form=1).whole()
+    assert isinstance(refused, errors.BadRequest) and refused.param == "response_format"
+    assert refused.message.startswith("The form of this answer takes 8 MB of memory, and one may take 1 MB")
+    until(lambda: len(played.pipelines) == 2, within=PATIENCE_S)
+    assert not played.kept[0] and played.write().whole() == "length"
+    played.engine.close()
 
 
 def test_what_is_written_ends_before_that_and_what_is_held_may_be_stopped(played: Played) -> None:
