@@ -5,18 +5,23 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 
 from cluster import errors
 from cluster.cli.connection import complete_uid, talks
 from cluster.cli.requests import only_model
-from cluster.client.chat import LanguageCalls, LanguageModel
+from cluster.client.chat import LanguageCalls, LanguageModel, with_images
 from cluster.client.client import Client
+from cluster.client.results import file_of
 from cluster.value import JsonObject
 
 EXAMPLE = "--model-name smollm2-135m-instruct --model-type llm"
-HELP = "/system TEXT says how to answer, /clear forgets all, /exit ends (or Ctrl-D); Ctrl-C stops an answer."
+HELP = (
+    "/image FILE shows a picture with the next question, /system TEXT says how to answer, /clear forgets all, "
+    "/exit ends (or Ctrl-D); Ctrl-C stops an answer."
+)
 
 
 class TerminalChat:
@@ -27,6 +32,11 @@ class TerminalChat:
         self._system = system
         self._options = options
         self._said: list[JsonObject] = []
+        #: Pictures that are shown with the next question.
+        self._images: list[bytes] = []
+
+    def show(self, file: str) -> None:
+        self._images.append(file_of(file))
 
     def take(self, line: str) -> bool:
         """Answers a line, or obeys it; False when that was the last."""
@@ -35,6 +45,9 @@ class TerminalChat:
             return False
         if word == "/clear":
             self._said.clear()
+            self._images.clear()
+        elif word == "/image":
+            self._take_image(words.strip())
         elif word == "/system":
             self._system = words.strip() or None
         elif word in ("/help", "/?"):
@@ -45,8 +58,16 @@ class TerminalChat:
             self._answer(line)
         return True
 
+    def _take_image(self, file: str) -> None:
+        try:
+            self.show(str(Path(file).expanduser()))
+        except errors.BadRequest as error:
+            click.echo(error.message, err=True)
+
     def _answer(self, line: str) -> None:
-        question = {"role": "user", "content": line}
+        question: JsonObject = {"role": "user", "content": line}
+        if self._images:
+            question, self._images = with_images(question, self._images), []
         system = [{"role": "system", "content": self._system}] if self._system else []
         parts: list[str] = []
         began = time.monotonic()
@@ -84,11 +105,19 @@ class TerminalChat:
 @click.command()
 @click.argument("uid", required=False, shell_complete=complete_uid)
 @click.option("--system", help="How to answer, said to the model before everything else.")
+@click.option(
+    "--image", "images", multiple=True, help="A picture that is shown with the first question; may be repeated."
+)
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Of each answer.")
 @click.option("--temperature", type=click.FloatRange(0, 2), help="0 is the likeliest answer, always the same.")
 @talks
 def chat(
-    client: Client, uid: str | None, system: str | None, max_tokens: int | None, temperature: float | None
+    client: Client,
+    uid: str | None,
+    system: str | None,
+    images: tuple[str, ...],
+    max_tokens: int | None,
+    temperature: float | None,
 ) -> None:
     """Talk with a language model; without a terminal, each line of the input is a question.
 
@@ -101,6 +130,8 @@ def chat(
     fields = {"max_tokens": max_tokens, "temperature": temperature}
     options = {name: value for name, value in fields.items() if value is not None}
     conversation = TerminalChat(model, system, options)
+    for image in images:
+        conversation.show(image)
     is_terminal = sys.stdin.isatty()
     if is_terminal:
         click.secho(f"{uid} listens. {HELP}", dim=True, err=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +31,9 @@ class ChatServer(FakeServer):
             return await super().answer(request)
         body = json.loads(await request.body())
         self.seen.append(Seen("POST", request.url.path, {}, body, None))
-        return StreamingResponse(self._words(body["messages"][-1]["content"]), media_type="text/event-stream")
+        content = body["messages"][-1]["content"]
+        question = content if isinstance(content, str) else content[0]["text"]
+        return StreamingResponse(self._words(question), media_type="text/event-stream")
 
     async def _words(self, question: str) -> AsyncIterator[str]:
         try:
@@ -76,6 +80,23 @@ def test_words_with_a_slash_are_orders(cluster: Callable[..., Result], server: C
     assert done.stdout == "You said one.\nYou said two.\n"
     assert said(server, 1) == [("system", "Be short."), ("user", "two")]
     assert "There is no /odd" in done.stderr and "/clear forgets all" in done.stderr
+
+
+def test_pictures_are_shown_with_the_next_question(
+    cluster: Callable[..., Result], server: ChatServer, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    lines = [f"/image {tmp_path}/gone.png", "one", f"/image {tmp_path}/b.png", "two", "three"]
+    done = cluster("chat", "m", "--image", str(tmp_path / "a.png"), input="\n".join(lines))
+    assert done.exit_code == 0 and "gone.png cannot be read: No such file or directory." in done.stderr
+    questions = [call.body["messages"][-1]["content"] for call in server.of(CHAT)]
+    for question, text, data in zip(questions, ("one", "two"), (b"a.png", b"b.png"), strict=False):
+        url = f"data:image/*;base64,{base64.b64encode(data).decode()}"
+        assert question == [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": url}}]
+    assert questions[2] == "three"
+    refused = cluster("chat", "m", "--image", str(tmp_path / "gone.png"), input="one\n")
+    assert refused.exit_code != 0 and "gone.png cannot be read" in refused.stderr
 
 
 def test_nobody_to_talk_with_is_said(cluster: Callable[..., Result], server: ChatServer) -> None:
