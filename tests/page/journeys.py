@@ -30,7 +30,6 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
     ),
     "The server is killed: what was known stays, and nothing that was typed is lost": (
         "test_a_server_that_is_killed_is_lost_and_found_again_with_all_that_was_typed",
-        "test_where_one_was_on_a_long_screen_is_kept_while_the_server_is_away",
         "test_a_server_that_ended_is_said_to_be_gone_and_found_again",
     ),
     "Embed sentences: the matrix, and the nearest pair": ("test_texts_are_embedded_and_ranked",),

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 from playwright.async_api import expect
 
-from tests.cluster.statuses import make_status
 from tests.faults.traffic import traffic
-from tests.live import LiveCluster, free_port
+from tests.live import LiveCluster
 from tests.page.looking import Eyes, line, opened, row
-from tests.page.test_page import Shown, serving
 
 #: Every state of a row that the page shows from now on.
 STATES = """uid => {
@@ -84,24 +81,3 @@ def test_a_server_that_is_killed_is_lost_and_found_again_with_all_that_was_typed
             await expect(page.get_by_text("1 vector of 384 numbers")).to_be_visible(timeout=30_000)
 
     eyes.run(scene(), within_s=120)
-
-
-def test_where_one_was_on_a_long_screen_is_kept_while_the_server_is_away(eyes: Eyes, tmp_path: Path) -> None:
-    port = free_port()
-    supervisor = Shown(*(make_status(f"m{number:03}", "READY") for number in range(100)))
-
-    async def scene() -> None:
-        async with eyes.tab() as page:
-            async with serving(tmp_path, supervisor, port) as url:
-                await page.goto(f"{url}/ui/")
-                await expect(row(page, "m099")).to_be_visible()
-                await page.evaluate("scrollTo(0, 900)")
-            await expect(line(page)).to_have_text("Lost")
-            supervisor.show(make_status("m100", "READY"))
-            async with serving(tmp_path, supervisor, port):
-                await expect(row(page, "m100")).to_have_count(1, timeout=20_000)
-                await expect(line(page)).to_have_text("Live")
-                # The banner above is gone, and browsers keep what is looked at where it is.
-                assert abs(await page.evaluate("scrollY") - 900) < 120
-
-    eyes.run(scene())

@@ -3,10 +3,7 @@ policy and fits its window."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,15 +15,14 @@ from cluster.cards import Card
 from cluster.catalog.entry import Entry, Source
 from cluster.keys import Key, new_key
 from cluster.status import Claim, Event, EventQuery, ModelStatus, Node, ScaleStatus
-from tests.cluster.statuses import make_status, make_worker
+from tests.cluster.statuses import make_worker
 from tests.cluster.weights.test_removal import downloaded
-from tests.live import ROOT
 from tests.page.looking import HOSTILE, Eyes, line
+from tests.page.staged import ABILITIES, SCREENS, TABS, Staged, answered, answers, places, shown, told, tried
 from tests.page.test_page import serving
 from tests.page.test_screens import Keeping
 from tests.painted import filled
 
-SOURCES = ROOT / "page" / "src"
 #: What can be seen of each text.
 MARK = "onerror=alert(1)"
 #: Colours of a terminal, places that turn the writing around or are seen by nobody, a tag of each kind, what templates
@@ -41,31 +37,8 @@ BROKEN, HALF = "\udcff", "\ud83d"
 UID = f"{HOSTILE}{'u' * 100}"
 
 
-def keys_of(file: str, name: str) -> list[str]:
-    """Of a table of the page."""
-    match = re.search(rf"const {name}\b[^=]*= [{{\[](.*?)[}}\]]", (SOURCES / file).read_text(), re.DOTALL)
-    assert match is not None, f"{file} has no {name}"
-    return [field or word for field, word in re.findall(r"^\s*(\w+)(?=:)|\"(\w+)\"", match[1], re.MULTILINE)]
-
-
-ABILITIES = keys_of("try/try.tsx", "BY_ABILITY")
-TABS = keys_of("screens/model.tsx", "TABS")
-#: The screens of the page, and the places behind each that are looked at as well.
-PLACES: dict[str, tuple[str, ...]] = {
-    "models": (
-        *(f"models/{quote(f'{ability} {UID}', safe='')}/try" for ability in ABILITIES),
-        *(f"models/{quote(f'embed {UID}', safe='')}/{tab}" for tab in TABS),
-        f"models/{quote('gone ' + UID, safe='')}",
-    ),
-    "launch": ("launch/rerank", f"launch/rerank/{quote(UID, safe='')}", f"launch/rerank/{quote('no ' + UID, safe='')}"),
-    "requests": (),
-    "nodes": (),
-    "weights": (),
-    "registrations": ("registrations/new/rerank", f"registrations/new/rerank/{quote(UID, safe='')}"),
-    "events": (f"events/{quote(UID, safe='')}",),
-    "keys": (),
-    "about": (),
-}
+UIDS = {ability: f"{ability} {UID}" for ability in ABILITIES}
+PLACES = places(UIDS, UID)
 #: Buttons that ask before they do something, and what they ask about.
 ASKING = {"weights": "Delete", "registrations": "Unregister", "keys": "Revoke"}
 #: Whatever a text could have become.
@@ -91,8 +64,8 @@ VIOLATIONS = (
 
 
 def test_every_screen_of_the_page_is_walked() -> None:
-    assert list(PLACES) == keys_of("app.tsx", "SCREENS")
-    assert set(ANSWERS) == set(ABILITIES)
+    assert list(PLACES) == SCREENS
+    assert list(answers("")) == ABILITIES
     assert {"try", "replicas", "logs", "events", "code", "edit"} <= set(TABS)
 
 
@@ -107,7 +80,7 @@ class Malign(Keeping):
         lost = make_worker(1, "FAILED", reason=text, node=text)
         scale = ScaleStatus(min=0, max=4, target_queue_s=1.0, why=text)
         fields: dict[str, Any] = {"workers": (worker, lost), "scale": scale, "log_tail": (text,)}
-        super().__init__(*(self._model(f"{ability} {UID}", ability, fields) for ability in ABILITIES), keys=(key,))
+        super().__init__(*(self._model(ability, fields) for ability in ABILITIES), keys=(key,))
         entry = Entry(name=UID, type="rerank", family="cross-encoder", sources=(self._source(text),), builtin=False)
         facts = {"needs": text}
         more = {"description": text, "licence": text, "languages": (text,), "facts": facts, "weight_bytes": 1}
@@ -118,14 +91,9 @@ class Malign(Keeping):
         return Source(hub="huggingface", id="a/b", format=text, quantizations=(text,), revision=text)
 
     @staticmethod
-    def _model(uid: str, ability: str, fields: dict[str, Any]) -> ModelStatus:
+    def _model(ability: str, fields: dict[str, Any]) -> ModelStatus:
         state = "DEGRADED" if ability == "embed" else "READY"
-        status = make_status(uid, state, reason=NASTY + BROKEN, stage=NASTY, **fields)
-        entry = status.wanted.entry.model_copy(update={"name": "ce-tiny", "type": "rerank"})
-        abilities = (ability, "inpainting") if ability == "text2image" else (ability,)
-        return status.model_copy(
-            update={"wanted": status.wanted.model_copy(update={"entry": entry, "abilities": abilities})}
-        )
+        return Staged.model(UIDS[ability], ability, state=state, reason=NASTY + BROKEN, stage=NASTY, **fields)
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         text = NASTY + BROKEN
@@ -153,72 +121,7 @@ class Malign(Keeping):
         self.news += 1
 
 
-def streamed(*events: dict[str, Any]) -> dict[str, Any]:
-    """As an engine would stream them; JSON lets half a letter through."""
-    return {"content_type": "text/event-stream", "body": "".join(f"data: {json.dumps(event)}\n\n" for event in events)}
-
-
-def told(body: Any) -> dict[str, Any]:
-    return {"content_type": "application/json", "body": json.dumps(body)}
-
-
 SAID = f"answered {NASTY}{HALF}"
-PICTURE = base64.b64encode(filled("red", (8, 8))).decode()
-LINE = {"text": SAID, "polygon": [[1, 1], [50, 1], [50, 9], [1, 9]], "score": 0.5}
-READ = {"page": 1, "width": 60, "height": 40, "blocks": [{"lines": [LINE]}], "text": SAID}
-DRAWN = {
-    "type": "image_generation.completed",
-    "b64_json": PICTURE,
-    "output_format": SAID,
-    "receipt": {SAID: SAID, "seed": 1},
-}
-#: What models answer to what is tried, by ability.
-ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "embed": ("/v1/embeddings", told({"data": [{"embedding": [0.1, 0.2]}], "usage": {"total_tokens": 1}})),
-    "rerank": ("/v1/rerank", told({"results": [{"index": 0, "relevance_score": 0.5}]})),
-    "classify": ("/classify", told({"data": [[{"label": SAID, "score": 0.5}]]})),
-    "chat": ("/v1/chat/completions", streamed({"choices": [{"delta": {"content": SAID}}]})),
-    "text2image": ("/v1/images/generations", streamed(DRAWN)),
-    "ocr": ("/v1/images/ocr", streamed({"page": READ, "pages": 1})),
-}
-REQUEST = {
-    "id": UID,
-    "model": UID,
-    "type": NASTY,
-    "state": "running",
-    "stage": SAID,
-    "step": 0,
-    "steps": 0,
-    "progress": 0.5,
-}
-JOB = {
-    "object": "job",
-    "id": f"job {UID}",
-    "model": f"{UID}{HALF}",
-    "created_at": 1,
-    "progress": 0.5,
-    "stage": SAID,
-    "eta_s": 1,
-}
-RUNG = {"changes": {SAID: SAID}, "claim_bytes": 1, "card_bytes": 0, "fits": True}
-PARTS = {"components": [{"component": SAID, "dtype": SAID, "bytes": 1}], "activation_bytes": 1, "fixed_bytes": 1}
-PLAN = {
-    "fits": False,
-    "reason": SAID,
-    "nodes": [SAID],
-    "claim_bytes": 2,
-    "card_bytes": 0,
-    "room_bytes": 1,
-    "ladder": [RUNG],
-}
-CHANGE = {"uid": UID, "change": "update", "before": {SAID: SAID}, "after": {SAID: SAID}, "fields": [SAID]}
-#: What the stand-in could not say, or not as badly.
-SCREENS_ANSWERS: dict[str, dict[str, Any]] = {
-    "/v1/requests": told({"requests": [REQUEST | {"eta_s": 1, "age_s": 1, "previews": 0, "key": SAID, "mine": True}]}),
-    "/v1/images/jobs": told({"data": [JOB | {"status": "failed", "error": {"message": SAID}}, JOB | {"id": "job"}]}),
-    "/v1/plan": told(PLAN | {"plan": PARTS | {"spare_bytes": 1, "peak_bytes": 3, "advice": SAID}}),
-    "/v1/models/apply": told({"changes": [CHANGE]}),
-}
 
 
 @asynccontextmanager
@@ -245,24 +148,6 @@ async def faults_of(page: Page, place: str) -> list[str]:
     return [f"{place[:40]}…{place[-12:]}: {fault}" for fault in found]
 
 
-async def opened(page: Page, place: str) -> None:
-    await page.evaluate(f"location.hash = {json.dumps('#/' + place)}")
-    await expect(page.locator("main [aria-busy]")).to_have_count(0)
-    # What is folded up is on the screen as well.
-    await page.evaluate("document.querySelectorAll('details').forEach((it) => (it.open = true))")
-
-
-async def tried(page: Page, file: Path) -> None:
-    """Harm in every field of the first form of a playground, and then it is sent."""
-    begin = page.locator("main form button.primary").first
-    form = begin.locator("xpath=ancestor::form")
-    for box in await page.locator("main textarea, main input:not([type])").all():
-        await box.fill(NASTY if await box.get_attribute("name") != "size" else "")
-    for picker in await form.locator("input[type=file]").all():
-        await picker.set_input_files(file)
-    await begin.click()
-
-
 def test_whatever_is_written_anywhere_stays_text_on_every_screen(eyes: Eyes, tmp_path: Path) -> None:
     file = tmp_path / f"{HOSTILE.replace('/', '')}.png"
     file.write_bytes(filled("red", (8, 8)))
@@ -270,20 +155,19 @@ def test_whatever_is_written_anywhere_stays_text_on_every_screen(eyes: Eyes, tmp
     async def scene() -> None:
         faults: list[str] = []
         async with malign(eyes, tmp_path) as (page, _):
-            for path, answer in {**SCREENS_ANSWERS, **dict(ANSWERS.values())}.items():
-                await page.route(f"**{path}", answering(answer))
+            await answered(page, SAID, UID + HALF)
             for screen, places in PLACES.items():
                 for place in (screen, *places):
-                    await opened(page, place)
+                    await shown(page, place)
                     await expect(page.locator("main")).to_contain_text(MARK) if screen != "about" else None
                     if place.endswith("/try"):
-                        await tried(page, file)
+                        await tried(page, file, NASTY)
                         # Texts that are compared are shown again; all others are answered with some.
                         again = place.startswith(("models/embed", "models/rerank"))
-                        shown = page.locator("main li" if again else "main").filter(
+                        what = page.locator("main li" if again else "main").filter(
                             has_text=MARK if again else "answered"
                         )
-                        await expect(shown.first).to_be_visible()
+                        await expect(what.first).to_be_visible()
                         await page.evaluate("document.querySelectorAll('details').forEach((it) => (it.open = true))")
                     if place in ASKING:
                         await page.locator("main tbody").get_by_role("button", name=ASKING[place]).first.click()
@@ -294,7 +178,7 @@ def test_whatever_is_written_anywhere_stays_text_on_every_screen(eyes: Eyes, tmp
             await expect(page.get_by_role("dialog")).to_contain_text(MARK)
             faults += await faults_of(page, "palette")
             await page.keyboard.press("Escape")
-            await opened(page, PLACES["models"][0])
+            await shown(page, PLACES["models"][0])
             await page.get_by_role("button", name="Terminate").click()
             await page.get_by_role("dialog").locator("button.danger").click()
             await expect(page.locator(".banner")).to_contain_text(MARK)
@@ -302,13 +186,6 @@ def test_whatever_is_written_anywhere_stays_text_on_every_screen(eyes: Eyes, tmp
         assert "\n".join(faults) == ""
 
     eyes.run(scene(), within_s=120)
-
-
-def answering(answer: dict[str, Any]) -> Callable[[Route], Awaitable[None]]:
-    async def answered(route: Route) -> None:
-        await route.fulfill(**answer)
-
-    return answered
 
 
 def test_whatever_the_server_complains_of_stays_text_on_every_screen(eyes: Eyes, tmp_path: Path) -> None:
@@ -331,13 +208,13 @@ def test_whatever_the_server_complains_of_stays_text_on_every_screen(eyes: Eyes,
             for screen in PLACES:
                 if screen in quiet:
                     continue
-                await opened(page, screen)
+                await shown(page, screen)
                 await expect(page.get_by_role("alert").first).to_contain_text("answered")
                 faults += await faults_of(page, screen)
             for ability in ABILITIES:
-                place = f"models/{quote(f'{ability} {UID}', safe='')}/try"
-                await opened(page, place)
-                await tried(page, Path(__file__))
+                place = f"models/{quote(UIDS[ability], safe='')}/try"
+                await shown(page, place)
+                await tried(page, Path(__file__), NASTY)
                 await expect(page.locator("main").get_by_role("alert").first).to_contain_text("answered")
                 faults += await faults_of(page, place)
         assert "\n".join(faults) == ""

@@ -7,15 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.async_api import expect
 
 from cluster.keys import Key, new_key
 from cluster.status import ModelStatus
 from tests.attacks.standing_in import StandIn, served, settings
 from tests.cluster.statuses import make_status, make_worker
+from tests.cluster.weights.test_removal import downloaded
 from tests.live import ROOT, free_port
-from tests.page.looking import HOSTILE, Eyes, line, row
+from tests.page.looking import Eyes, line, row
 
 AXE = ROOT / "page" / "node_modules" / "axe-core" / "axe.min.js"
 FAULTS = "() => axe.run().then(found => found.violations.map(each => `${each.id}: ${each.nodes.map(n => n.html)}`))"
@@ -70,23 +70,6 @@ def test_a_browser_is_led_to_the_page_and_sees_changes_without_reloading(eyes: E
     eyes.run(scene())
 
 
-def test_names_reasons_and_lines_of_logs_stay_text(eyes: Eyes, tmp_path: Path) -> None:
-    worker = make_worker(state="FAILED", reason=HOSTILE, node=HOSTILE)
-    supervisor = Shown(make_status(HOSTILE, "FAILED", reason=HOSTILE, workers=(worker,)))
-
-    async def scene() -> None:
-        async with serving(tmp_path, supervisor) as url, eyes.tab() as page:
-            await page.goto(f"{url}/ui/")
-            await page.get_by_role("rowheader").get_by_role("link").click()
-            await expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
-            for name in ("Replicas", "Logs", "Events", "Code"):
-                await page.locator("main").get_by_role("link", name=name, exact=True).click()
-                await expect(page.locator("main [aria-busy]")).to_have_count(0)
-                assert await page.locator("main img, main script, main iframe").count() == 0
-
-    eyes.run(scene())
-
-
 def test_markup_from_text_is_impossible_even_by_mistake(eyes: Eyes, tmp_path: Path) -> None:
     async def scene() -> None:
         async with serving(tmp_path, some()) as url, eyes.bare_tab() as page:
@@ -99,19 +82,34 @@ def test_markup_from_text_is_impossible_even_by_mistake(eyes: Eyes, tmp_path: Pa
 
 def test_a_server_that_ended_is_said_to_be_gone_and_found_again(eyes: Eyes, tmp_path: Path) -> None:
     port = free_port()
+    kept, later = (Shown(*(make_status(f"{name}{number:03}", "READY") for number in range(99))) for name in "kl")
 
     async def scene() -> None:
         async with eyes.tab() as page:
-            async with serving(tmp_path, Shown(make_status("kept", "READY")), port) as url:
+            other = await page.context.new_page()
+            async with serving(tmp_path, kept, port) as url:
                 await page.goto(f"{url}/ui/")
-                await expect(row(page, "kept")).to_be_visible()
+                await expect(row(page, "k098")).to_be_visible()
+                await page.evaluate("scrollTo(0, 900)")
+                await other.goto(f"{url}/ui/#/weights")
+                await expect(other.get_by_text("Nothing was downloaded yet")).to_be_visible()
             await expect(line(page)).to_have_text("Lost")
+            await expect(line(other)).to_have_text("Lost")
             await expect(page.get_by_text("The server does not answer")).to_be_visible()
-            await expect(row(page, "kept")).to_be_visible()
-            async with serving(tmp_path, Shown(make_status("later", "READY")), port):
-                await expect(row(page, "later")).to_be_visible(timeout=20_000)
-                await expect(row(page, "kept")).to_have_count(0)
+            await expect(row(page, "k098")).to_be_visible()
+            if AXE.exists():
+                # Through the debugger, which the policy does not bind.
+                await page.evaluate(AXE.read_text() + "; undefined")
+                assert await page.evaluate(FAULTS) == []
+            downloaded(tmp_path, "c1", model_safetensors="weights")
+            async with serving(tmp_path, later, port):
+                await expect(row(page, "l098")).to_have_count(1, timeout=20_000)
+                await expect(row(page, "k098")).to_have_count(0)
                 await expect(line(page)).to_have_text("Live")
+                # The banner above is gone, and browsers keep what is looked at where it is.
+                assert abs(await page.evaluate("scrollY") - 900) < 120
+                # What was asked for meanwhile is asked for again.
+                await expect(other.get_by_role("row").filter(has_text="a/b")).to_be_visible(timeout=20_000)
 
     eyes.run(scene())
 
@@ -176,32 +174,5 @@ def test_a_model_is_reached_with_the_keyboard_alone(eyes: Eyes, tmp_path: Path) 
             await page.keyboard.press("Enter")
             await expect(page.get_by_role("heading", name="broken")).to_be_visible()
             await expect(page.get_by_role("dialog")).to_have_count(0)
-
-    eyes.run(scene())
-
-
-SCREENS = (
-    *("models", "requests", "nodes", "launch", "launch/rerank/ce-tiny", "keys", "about", "models/broken/replicas"),
-    *("weights", "registrations", "registrations/new/rerank/ce-tiny", "events"),
-)
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_each_screen_is_legible_to_all_and_as_wide_as_its_window(
-    eyes: Eyes, tmp_path: Path, width: int, scheme: str
-) -> None:
-    async def scene() -> None:
-        async with serving(tmp_path, some()) as url, eyes.tab(width=width, scheme=scheme) as page:
-            await page.goto(f"{url}/ui/")
-            await expect(row(page, "broken")).to_be_visible()
-            if AXE.exists():
-                # Through the debugger, which the policy does not bind.
-                await page.evaluate(AXE.read_text() + "; undefined")
-            for place in SCREENS:
-                await page.evaluate(f"location.hash = '#/{place}'")
-                await expect(page.locator("main [aria-busy]")).to_have_count(0)
-                assert await page.evaluate("document.documentElement.scrollWidth") <= width, place
-                if AXE.exists():
-                    assert await page.evaluate(FAULTS) == [], place
 
     eyes.run(scene())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.async_api import Page, expect
 
 from cluster import errors
@@ -15,8 +14,7 @@ from cluster.keys import new_key
 from cluster.status import Event, EventQuery, ModelStatus, ScaleStatus
 from tests.cluster.statuses import make_status
 from tests.cluster.weights.test_removal import downloaded
-from tests.live import free_port
-from tests.page.looking import HOSTILE, Eyes, line, row
+from tests.page.looking import HOSTILE, Eyes, row
 from tests.page.test_page import AXE, FAULTS, Shown, serving
 
 
@@ -115,41 +113,6 @@ def test_weights_that_a_key_may_not_delete_stay_and_the_server_says_why(eyes: Ey
             await expect(box).to_contain_text("lacks the scope launch")
             await box.get_by_role("button", name="Leave it").click()
             await expect(page.get_by_role("row").filter(has_text="a/b")).to_be_visible()
-
-    eyes.run(scene())
-
-
-class Broken(Keeping):
-    async def registered(self) -> list[Entry]:
-        raise errors.BadRequest(HOSTILE)
-
-    async def recent_events(self, query: EventQuery) -> list[Event]:
-        raise errors.BadRequest(HOSTILE)
-
-
-@pytest.mark.parametrize("place", ["weights", "registrations", "registrations/new", "events"])
-def test_what_the_server_cannot_say_is_shown_in_its_words(eyes: Eyes, tmp_path: Path, place: str) -> None:
-    async def scene() -> None:
-        async with serving(tmp_path, Broken()) as url, eyes.tab() as page:
-            await page.goto(f"{url}/ui/#/{place}")
-            await expect(page.get_by_role("alert")).to_contain_text(HOSTILE)
-            await legible(page)
-
-    eyes.run(scene())
-
-
-def test_what_was_lost_with_its_server_is_asked_for_again(eyes: Eyes, tmp_path: Path) -> None:
-    port = free_port()
-
-    async def scene() -> None:
-        async with eyes.tab() as page:
-            async with serving(tmp_path, Keeping(), port) as url:
-                await page.goto(f"{url}/ui/#/weights")
-                await expect(page.get_by_text("Nothing was downloaded yet")).to_be_visible()
-            await expect(line(page)).to_have_text("Lost")
-            downloaded(tmp_path, "c1", model_safetensors="weights")
-            async with serving(tmp_path, Keeping(), port):
-                await expect(page.get_by_role("row").filter(has_text="a/b")).to_be_visible(timeout=20_000)
 
     eyes.run(scene())
 

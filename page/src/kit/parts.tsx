@@ -48,7 +48,7 @@ export function Bar({ parts, label, isFull }: { parts: readonly number[]; label:
 
 export function Waiting({ rows = 4 }: { rows?: number }): JSX.Element {
   return (
-    <div class="stack" aria-busy="true" aria-label={words().loading}>
+    <div class="stack" role="status" aria-busy="true" aria-label={words().loading}>
       {Array.from({ length: rows }, (_, row) => (
         <div key={row} class="grey" />
       ))}

@@ -1,7 +1,7 @@
 /** All wanted models, live. */
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
-import { bytes, duration, percent } from "../kit/format";
+import { bytes, duration, ofTotal, percent } from "../kit/format";
 import { hrefOf } from "../kit/route";
 import { Bar, Confirm, State, Waiting, type Question } from "../kit/parts";
 import { Rows } from "../kit/rows";
@@ -182,7 +182,7 @@ export function How({ model }: { model: LiveModel }): JSX.Element {
           <Bar parts={[loading.part]} label={percent(loading.part)} />
           <small>
             {percent(loading.part)} {loading.stage}
-            {loading.totalBytes > 0 && ` · ${bytes(loading.doneBytes)} / ${bytes(loading.totalBytes)}`}
+            {loading.totalBytes > 0 && ` · ${ofTotal(loading.doneBytes, loading.totalBytes)}`}
           </small>
         </div>
       )}

@@ -96,7 +96,7 @@ function Card({ room }: { room: CardRoom }): JSX.Element {
       <div class="card">
         <span class="dim">{number}</span>
         <div role="img" aria-label={`${say.card(number)}: ${text}`} title={text}>
-          <Segments shares={room.shares} total={scale} foreign={foreign} />
+          <Segments shares={room.shares} claimed={claimed} size={scale} foreign={foreign} />
           {used !== null && <div class="used" style={widthOf(used, scale)} />}
         </div>
         <small>{total === null ? bytes(claimed) : ofTotal(claimed, total)}</small>
@@ -110,8 +110,13 @@ const widthOf = (size: number, total: number): { width: string } => ({
   width: `${Math.min(100, (100 * size) / Math.max(1, total)).toFixed(2)}%`,
 });
 
-/** Named where there is room for a name. */
-function Segments({ shares, total, foreign = 0 }: { shares: readonly Share[]; total: number; foreign?: number }): JSX.Element {
+type SegmentsProperties = { shares: readonly Share[]; claimed: number; size: number; foreign?: number };
+
+/** Named where there is room for a name; what is claimed by models that one may not know of has none. */
+function Segments({ shares, claimed, size: least, foreign = 0 }: SegmentsProperties): JSX.Element {
+  const known = shares.reduce((sum, share) => sum + share.bytes, 0);
+  const others = Math.max(0, claimed - known);
+  const total = Math.max(least, known + others + foreign);
   return (
     <div class="segments">
       {shares.map(({ uid, bytes: size }) => (
@@ -119,6 +124,7 @@ function Segments({ shares, total, foreign = 0 }: { shares: readonly Share[]; to
           {uid}
         </span>
       ))}
+      {others > 0 && <span class="others" style={widthOf(others, total)} />}
       {foreign > 0 && <span class="foreign" style={widthOf(foreign, total)} />}
     </div>
   );
@@ -135,7 +141,7 @@ function Room({ title, claimed, total, shares }: RoomProperties): JSX.Element {
         <small>{text}</small>
       </div>
       <div role="img" aria-label={`${title}: ${text}`}>
-        <Segments shares={shares} total={total} />
+        <Segments shares={shares} claimed={claimed} size={total} />
       </div>
     </div>
   );

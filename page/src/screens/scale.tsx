@@ -53,7 +53,8 @@ export function Bounds({ model }: { model: LiveModel }): JSX.Element {
     <details>
       <summary>{say.follow}</summary>
       <div class="stack tight">
-        <p class="dim">{scale === null ? say.followNot : `${scale.why || say.nothingYet} ${say.waits(scale.target_queue_s)}`}</p>
+        <p class="dim">{scale === null ? say.followNot : scale.why || say.nothingYet}</p>
+        {scale !== null && <p class="dim">{say.waits(scale.target_queue_s)}</p>}
         {/* Bounds that were set elsewhere are shown here as well. */}
         <Form key={`${scale?.min} ${scale?.max} ${scale?.target_queue_s}`} model={model} />
       </div>

@@ -13,7 +13,7 @@ const PATH = "/classify";
 type Label = { readonly label: string; readonly score: number };
 type Classified = { readonly data: readonly (readonly Label[])[] };
 type Shown = { readonly texts: readonly string[]; readonly labels: readonly (readonly Label[])[] };
-const MOST = 8;
+const MOST = 5;
 
 export function Classify({ model }: { model: LiveModel }): JSX.Element {
   const say = words().try;
@@ -37,22 +37,44 @@ export function Classify({ model }: { model: LiveModel }): JSX.Element {
         </label>
         <RunRow run={run} label={say.classify} />
       </form>
-      <div class="stack">
-        {shown?.texts.map((each, place) => (
-          <section key={place} class="stack tight">
-            <h2 class="name">{each}</h2>
-            {(shown.labels[place] ?? []).slice(0, MOST).map(({ label, score }) => (
-              <div key={label}>
-                <div class="row spread">
-                  <span>{label}</span>
-                  <small>{percent(score)}</small>
-                </div>
-                <Bar parts={[score]} label={percent(score)} />
-              </div>
-            ))}
-          </section>
-        ))}
+      <div class="stack" aria-live="polite">
+        {shown?.texts.map((each, place) => <Labels key={place} text={each} labels={byScore(shown.labels[place] ?? [])} />)}
       </div>
     </div>
+  );
+}
+
+const byScore = (labels: readonly Label[]): Label[] => labels.toSorted((a, b) => b.score - a.score);
+
+/** The likeliest first; the many that are not likely at all are a click away. */
+function Labels({ text, labels }: { text: string; labels: readonly Label[] }): JSX.Element {
+  const rest = labels.slice(MOST);
+  return (
+    <section class="stack tight" aria-label={text}>
+      <h2>{text}</h2>
+      <Scores labels={labels.slice(0, MOST)} />
+      {rest.length > 0 && (
+        <details>
+          <summary>{words().try.otherLabels(rest.length)}</summary>
+          <Scores labels={rest} />
+        </details>
+      )}
+    </section>
+  );
+}
+
+function Scores({ labels }: { labels: readonly Label[] }): JSX.Element {
+  return (
+    <ol class="stack tight">
+      {labels.map(({ label, score }) => (
+        <li key={label}>
+          <div class="row spread tight">
+            <span>{label}</span>
+            <small>{(100 * score).toFixed(1)} %</small>
+          </div>
+          <Bar parts={[score]} label={percent(score)} />
+        </li>
+      ))}
+    </ol>
   );
 }

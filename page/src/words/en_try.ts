@@ -49,6 +49,7 @@ export const tryEn = {
   was: (place: number): string => `was ${place}.`,
   opinions: "What a wonderful day!\nThe train is late again.",
   classify: "Classify",
+  otherLabels: (count: number): string => many(count, "other label"),
   system: "System prompt",
   mostTokens: "Tokens",
   conversation: "Conversation",

@@ -47,6 +47,7 @@ export const tryZh: Words["try"] = {
   was: (place) => `原第 ${place}`,
   opinions: "今天真是美好的一天！\n火车又晚点了。",
   classify: "分类",
+  otherLabels: (count) => `其余 ${count} 个标签`,
   system: "系统提示词",
   mostTokens: "词元上限",
   conversation: "对话",
