@@ -1,4 +1,8 @@
-"""Guesses at the next tokens, which the model then checks in one step: the same answers, in fewer steps."""
+"""Guesses at the next tokens, which the model then checks in one step.
+
+Every token stays the model's own choice. llama.cpp's sums depend a little on how many tokens are computed together,
+with guesses as without: of two tokens that are all but equally likely, an answer beside others may take the other one.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,9 @@ DRAFT_TOKENS = 3
 #: Tokens that have to have stood there before, for what followed them to be the guess, and how many follow.
 LOOKUP_TOKENS, LOOKED_UP = 4, 8
 OPTIONS = ("draft_model", "draft_tokens", "prompt_lookup")
-#: Why an engine has none of these options.
-NOT_HERE = "guesses change its greedy answers in batches, so it makes none: launch with model_engine=llamacpp"
+#: Why OpenVINO has none of these options: 2 of 3 prompts were answered otherwise, and no sooner, though its answers are
+#: the same alone and beside others.
+NOT_HERE = "its greedy answers would be others with guesses, so it makes none: launch with model_engine=llamacpp"
 
 
 class SpeculatingOptions(LanguageOptions):

@@ -77,12 +77,15 @@ def test_greedy_answers_are_the_same_alone_and_beside_others(
 
 
 def test_what_stood_there_before_is_a_guess_that_changes_nothing(loaded: Callable[..., LlamaCpp]) -> None:
-    item = {**ITEM, "prompt": "one two three four five six seven eight nine ten, " * 6, "max_tokens": 30}
+    """Alone: beside others a real model may choose the other of two tokens that are all but equally likely, with
+    guesses as without."""
+    fox = "The quick brown fox jumps over the lazy dog. "
+    item = {**ITEM, "prompt": f"Repeat: {fox * 2}The quick brown fox", "max_tokens": 30}
     (without,) = answers(loaded(tiny_gguf.smollm2()), item=item)
     family = loaded(tiny_gguf.smollm2(), prompt_lookup=True)
-    for reply in (*answers(family, item=item), *answers(family, 3, item)):
-        assert reply.choices == without.choices
-        assert reply.usage.right > 0 == without.usage.guessed
+    (reply,) = answers(family, item=item)
+    assert reply.choices == without.choices
+    assert reply.usage.right > 0 == without.usage.guessed
 
 
 def test_a_plain_launch_guesses_nothing(plain: Reply) -> None:
