@@ -82,13 +82,13 @@ class Server:
                 if head.startswith(b"GET /health"):
                     _send(writer, 200 if self.is_well else 503, b"")
                 else:
-                    await self._answer(json.loads(body), writer)
+                    await self._answer(json.loads(body), writer, head.startswith(b"POST /v1/chat/"))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
             writer.close()
 
-    async def _answer(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, body: dict[str, Any], writer: asyncio.StreamWriter, is_chat: bool) -> None:
         script = Script(self._script)
         with open(self._script.with_suffix(".asked"), "a") as asked:
             asked.write(json.dumps(body) + "\n")
@@ -98,7 +98,14 @@ class Server:
         happens_at = script.get("at") if self._done < script.get("once", 10**9) else None
         self._done += happens_at is not None
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-        prompt, most = script.get("ids") or body["prompt"], body["max_tokens"]
+        usage: dict[str, Any] = {"prompt_tokens_details": {"cached_tokens": 2}}
+        if is_chat:
+            prompt, most = script["ids"], body.get("max_completion_tokens", 3)
+            usage["prompt_tokens"] = 40
+            delta = {"role": "assistant", "content": ""}
+            _event(writer, {"choices": [{"index": 0, "delta": delta, "finish_reason": None}], "prompt_token_ids": [1]})
+        else:
+            prompt, most = script.get("ids") or body["prompt"], body["max_tokens"]
         for place in range(most):
             if place == happens_at and await self._happen(script["do"], writer):
                 return
@@ -109,7 +116,12 @@ class Server:
                 break
             ids = [prompt[place % len(prompt)]]
             choice = {"index": 0, "text": "", "token_ids": ids, "logprobs": None, "finish_reason": None}
-            if body.get("logprobs") is not None:
+            if is_chat:
+                choice["delta"] = {"content": choice.pop("text")}
+            if is_chat and body.get("logprobs"):
+                rows = [{"token": f"token_id:{id}", "logprob": -0.5, "bytes": None} for id in (ids[0], 7)]
+                choice["logprobs"] = {"content": [{**rows[0], "top_logprobs": rows}]}
+            elif body.get("logprobs") is not None:
                 tops = {f"token_id:{ids[0]}": -0.5, "token_id:7": -1.5}
                 choice["logprobs"] = {
                     "tokens": [f"token_id:{ids[0]}"],
@@ -121,7 +133,7 @@ class Server:
             _event(writer, {"choices": [choice]})
             await writer.drain()
         else:
-            _event(writer, {"choices": [], "usage": {"prompt_tokens_details": {"cached_tokens": 2}}})
+            _event(writer, {"choices": [], "usage": usage})
         _chunk(writer, b"data: [DONE]\n\n")
         _chunk(writer, b"")
 

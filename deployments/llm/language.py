@@ -15,6 +15,8 @@ from cluster.worker.family import BatchHints, Example, Finished, Prepared, Stop,
 from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.parsing import END_OF_THINK, THINK, Read, Reader
+from deployments.llm.picture_tokens import MARKS, PictureGrid
+from deployments.llm.pictures import pictures_in, sizes_of
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
@@ -68,6 +70,10 @@ class Order(NamedTuple):
     max_tokens: int
     #: What its text may say besides the answer, as `Reader` takes it.
     marks: dict[str, Any] = {}
+    #: Tokens of its pictures, which are not among the ids; the engine counts them when it gets them.
+    picture_tokens: int = 0
+    #: As many tokens as there is room for, of which the engine knows better where there are pictures.
+    takes_all: bool = False
 
 
 class TokenSampling(NamedTuple):
@@ -82,10 +88,17 @@ class TokenSampling(NamedTuple):
 
 class Hear(Protocol):
     """What an engine says of one answer at a step: new tokens, how likely they were where that was asked for, and why
-    it ends; an exception ends it as well. With the end, how many tokens of the prompt it had kept, if it knows."""
+    it ends; an exception ends it as well. With the end, how many tokens of the prompt it had kept, if it knows, and how
+    many it has, if it has counted."""
 
     def __call__(
-        self, ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+        self,
+        ids: Sequence[int],
+        odds: Sequence[TokenOdds],
+        end: str | Exception | None,
+        cached: int = 0,
+        prompt: int = 0,
+        /,
     ) -> None: ...
 
 
@@ -127,6 +140,8 @@ class LanguageFamily(Talking):
 
     vocabulary: Vocabulary
     engine: Engine
+    #: What it makes of pictures; None for a model that reads texts only.
+    sees: PictureGrid | None = None
     #: What stands around its thoughts; empty for a model that shows none.
     _thinks: tuple[str, str] | tuple[()] = ()
 
@@ -163,6 +178,7 @@ class LanguageFamily(Talking):
             kept_tokens=self.pace.room or 0,
             takes_tools=template is not None and template.takes_tools,
             reasons=bool(self._thinks),
+            sees=self.sees is not None,
         )
 
     # ------------------------------------------------------------------------------------------- before the engine
@@ -177,8 +193,10 @@ class LanguageFamily(Talking):
         orders = [self._order(query_of(item)) for item in items]
         return Prepared(
             orders,
-            [len(order.ids) for order in orders],
-            costs=[float((len(order.ids) + order.max_tokens) * order.query.n) for order in orders],
+            [len(order.ids) + order.picture_tokens for order in orders],
+            costs=[
+                float((len(order.ids) + order.picture_tokens + order.max_tokens) * order.query.n) for order in orders
+            ],
         )
 
     def _tokens_of(self, item: Any, adds_special_tokens: bool) -> JsonObject:
@@ -187,6 +205,8 @@ class LanguageFamily(Talking):
                 raise self._too_long(-(-len(item) // self.vocabulary.longest), "tokens at least")
             return self.vocabulary.row_of(item, not adds_special_tokens)
         query = query_of(item)
+        if pictures_in(query.messages or []):
+            raise errors.BadRequest("Tokens are listed of texts, and a message has a picture.", "messages")
         ids = self._ids_of(query)
         return {"ids": ids, "tokens": [self.vocabulary.token(id) for id in ids]}
 
@@ -200,13 +220,21 @@ class LanguageFamily(Talking):
         ids = self._ids_of(query)
         if query.messages is not None and must_call(query):
             query = held_to_call(query)
-        room = self._context - len(ids)
+        picture_tokens = self._picture_tokens(query)
+        tokens = len(ids) + picture_tokens
+        room = self._context - tokens
         if room < 1:
-            raise self._too_long(len(ids), "tokens")
-        wanted = query.max_tokens or self._options.max_tokens or room
+            raise self._too_long(tokens, "tokens")
+        wanted = query.max_tokens or self._options.max_tokens
         # As much as the answers of one request may keep together.
-        most = max(1, min(wanted, room, (self.pace.room or room) // query.n - len(ids)))
-        return Order(ids, query, most, self._marks(query, ids) if query.messages is not None else {})
+        most = max(1, min(wanted or room, room, (self.pace.room or room) // query.n - tokens))
+        marks = self._marks(query, ids) if query.messages is not None else {}
+        return Order(ids, query, most, marks, picture_tokens, wanted is None)
+
+    def _picture_tokens(self, query: Query) -> int:
+        if self.sees is None or query.messages is None:
+            return 0
+        return sum(self.sees.tokens(*size) + MARKS for size in sizes_of(query.messages))
 
     def _marks(self, query: Query, ids: Sequence[int]) -> dict[str, Any]:
         if must_call(query):
@@ -248,7 +276,9 @@ class LanguageFamily(Talking):
             tools = callable_tools(query)
         if query.tools and not template.takes_tools:
             raise errors.BadRequest("The model's chat template knows no tools: it can call none.", "tools")
-        text = template.written(plain(query.messages or []), tools, query.template, not query.continues)
+        text = template.written(
+            plain(query.messages or [], self.sees is not None), tools, query.template, not query.continues
+        )
         if not query.continues:
             return text
         last = (query.messages or [{}])[-1].get("content")
@@ -309,6 +339,8 @@ class Conversation:
         self._left = query.n
         #: Tokens of the prompt that the engine had kept.
         self._cached = 0
+        #: Of the prompt, as the engine has counted.
+        self._prompt = 0
         self._error: Exception | None = None
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -332,8 +364,14 @@ class Conversation:
 
     def _hears(self, choice: int) -> Hear:
         def hear(
-            ids: Sequence[int], odds: Sequence[TokenOdds], end: str | Exception | None, cached: int = 0, /
+            ids: Sequence[int],
+            odds: Sequence[TokenOdds],
+            end: str | Exception | None,
+            cached: int = 0,
+            prompt: int = 0,
+            /,
         ) -> None:
+            self._prompt = max(self._prompt, prompt)
             self._cached = max(self._cached, cached)
             if not self._ended[choice]:
                 self._write(choice, ids, odds, end)
@@ -376,7 +414,9 @@ class Conversation:
         return read
 
     def _usage(self) -> TalkUsage:
-        return TalkUsage(len(self._order.ids), sum(writer.tokens for writer in self._writers), self._cached)
+        return TalkUsage(
+            self._prompt or len(self._order.ids), sum(writer.tokens for writer in self._writers), self._cached
+        )
 
     def _leave(self, end: str | Exception) -> None:
         """The engine is done with one of the answers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import SAMPLING, UNKNOWN, Habits
 from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
-from deployments.llm.pictures import parts_of, pictures_in, pixmap, seen_of_each, sizes_of
+from deployments.llm.pictures import sizes_of, with_pixels
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
 from deployments.llm.projector import Projector, projector_in, projector_of, with_projector
 from deployments.llm.requests import Query, characters_of, query_of
@@ -172,7 +171,7 @@ class LlamaCpp(Talking):
         if stop := [*query.stop, *(() if query.ignore_eos else self._habits.stop)]:
             body["stop"] = stop
         if query.messages is not None:
-            body["messages"] = _seen(query.messages)
+            body["messages"] = with_pixels(query.messages)
             if query.tools:
                 # It knows no names there: the tool that has to be called is the only one that it gets.
                 tools, choice = (
@@ -202,24 +201,6 @@ def _can(entry: Entry, ability: str) -> bool:
     """What nobody denies is tried: llama.cpp finds it in the chat template."""
     said = entry.facts.get("model_ability")
     return not isinstance(said, list) or ability in said
-
-
-def _seen(messages: Sequence[JsonObject]) -> list[JsonObject]:
-    """The messages as llama.cpp reads them, in which nothing is left that it would open or fetch by itself."""
-    most_pixels = seen_of_each(len(pictures_in(messages)))
-
-    def part(value: str | bytes, number: int) -> JsonObject:
-        if isinstance(value, str):
-            return {"type": "text", "text": value}
-        text = base64.b64encode(pixmap(value, number, most_pixels)).decode()
-        return {"type": "image_url", "image_url": {"url": f"data:image/x-portable-pixmap;base64,{text}"}}
-
-    return [
-        {**message, "content": [part(value, number) for value in parts_of(content, number)]}
-        if isinstance(content := message.get("content"), list)
-        else message
-        for number, message in enumerate(messages)
-    ]
 
 
 def _server(file: str, kept: int, options: LlamaCppOptions, threads: int, projector: Projector | None) -> Server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,24 @@ def pixmap(data: bytes, place: int, most_pixels: int) -> bytes:
         if size != picture.size:
             picture = picture.resize(size, reducing_gap=2.0)
         return b"P6 %d %d 255\n" % size + bytes(picture.tobytes())
+
+
+def with_pixels(messages: Sequence[JsonObject]) -> list[JsonObject]:
+    """The messages in OpenAI's form for an engine, without anything that it would open, fetch or decode by itself."""
+    most_pixels = seen_of_each(len(pictures_in(messages)))
+
+    def part(value: str | bytes, number: int) -> JsonObject:
+        if isinstance(value, str):
+            return {"type": "text", "text": value}
+        text = base64.b64encode(pixmap(value, number, most_pixels)).decode()
+        return {"type": "image_url", "image_url": {"url": f"data:image/x-portable-pixmap;base64,{text}"}}
+
+    return [
+        {**message, "content": [part(value, number) for value in parts_of(content, number)]}
+        if isinstance(content := message.get("content"), list)
+        else message
+        for number, message in enumerate(messages)
+    ]
 
 
 def title(place: int) -> str:

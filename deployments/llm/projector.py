@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +13,13 @@ from cluster.weights.inventory import Inventory, read
 from cluster.weights.memory import MemoryPlan, PlannedPart, gguf_header
 from cluster.worker.family import Prospect
 from deployments import allowed
+from deployments.llm.picture_tokens import MOST_TOKENS, PictureGrid
 from deployments.llm.pictures import PIXELS_SEEN, PIXELS_SEEN_TOGETHER
 from deployments.pictures import MOST_PIXELS, OPENING_BYTES
 
 #: Kinds that make every picture as large as they were trained with, and as many tokens of each. Others keep its shape,
 #: or cut it into tiles.
 FIXED = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2", "adapter", "glm_edge", "gemma3", "gemma3nv", "janus_pro"})
-#: Most tokens of one picture with the others, as llama.cpp has it for those that do not say.
-MOST_TOKENS = 4096
 #: Numbers of the hidden size that are held of each patch while it is computed.
 PATCH_WIDTH = 12
 #: Copies of the pixels of a request on their way into the engine, as bytes and as base64.
@@ -30,28 +28,12 @@ COPIES = 6
 NONE = "none"
 
 
-@dataclass(frozen=True)
-class Projector:
+@dataclass(frozen=True, kw_only=True)
+class Projector(PictureGrid):
     path: Path
     bytes: int
-    #: The pictures that it was trained with, in pixels, and how many of these are a patch.
-    side: int
-    patch: int
-    #: So many patches along each side become one token.
-    merged: int
     width: int
     inner: int
-    is_fixed: bool
-    #: Of one picture.
-    most_tokens: int
-
-    def tokens(self, width: int, height: int) -> int:
-        """Of a picture; at most, where its shape decides. The engine counts exactly when it gets it."""
-        step = self.patch * self.merged
-        own = max(1, self.side // step) ** 2
-        if self.is_fixed:
-            return own
-        return min(self.most_tokens, max(own, math.ceil(width / step) * math.ceil(height / step)))
 
     @property
     def step_bytes(self) -> int:
@@ -126,8 +108,8 @@ def _read(inventory: Inventory, path: Path, most_tokens: int | None) -> Projecto
         own = sizes.get("vision.projector.scale_factor", sizes.get("vision.spatial_merge_size"))
         merged = own or (2 if kind.startswith(("qwen", "ldp", "glm")) else 1)
         return Projector(
-            path,
-            int(header["bytes"]),
+            path=path,
+            bytes=int(header["bytes"]),
             side=sizes["vision.image_size"],
             patch=max(1, sizes["vision.patch_size"]),
             merged=merged,

@@ -131,9 +131,10 @@ def _generation() -> type[Any]:
     return Generation
 
 
-def plain(messages: Sequence[JsonObject]) -> list[JsonObject]:
+def plain(messages: Sequence[JsonObject], leaves_pictures_out: bool = False) -> list[JsonObject]:
     """Messages as templates read them: texts instead of lists of parts, arguments of calls as objects."""
-    refuse_pictures(messages)
+    if not leaves_pictures_out:
+        refuse_pictures(messages)
     return [_plain(message, number) for number, message in enumerate(messages)]
 
 

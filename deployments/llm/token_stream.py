@@ -10,6 +10,8 @@ from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
 from deployments.llm.language import Order, TokenSampling
+from deployments.llm.pictures import with_pixels
+from deployments.llm.tool_choice import callable_tools, must_call
 from deployments.llm.writing import TokenOdds
 
 #: The name of the model there.
@@ -25,6 +27,8 @@ class Step(NamedTuple):
     finish: str | None = None
     #: Tokens of the prompt that were kept from others.
     cached: int = 0
+    #: Tokens of the prompt, of which the engine knows best where it has pictures.
+    prompt: int = 0
 
 
 class Broken(Exception):
@@ -64,6 +68,28 @@ def body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> Json
     return body
 
 
+def chat_body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> JsonObject:
+    """The same for a chat with pictures, whose prompt vLLM writes itself: only it knows what stands for a picture. It
+    reads neither thoughts nor calls out of the answer. Unpacks the pictures, which takes time."""
+    query = order.query
+    body = body_of(order, sampling, ends)
+    del body["prompt"]
+    most = body.pop("max_tokens")
+    if not order.takes_all:
+        body["max_completion_tokens"] = most
+    if query.logprobs:
+        body |= {"logprobs": True, "top_logprobs": query.top_logprobs}
+    if query.tools and query.tool_choice != "none":
+        body["tools"] = callable_tools(query) if must_call(query) else query.tools
+    return body | {
+        "messages": with_pixels(query.messages or []),
+        "tool_choice": "none",
+        "chat_template_kwargs": query.template,
+        "add_generation_prompt": not query.continues,
+        "continue_final_message": query.continues,
+    }
+
+
 def _structure(format: JsonObject) -> JsonObject:
     kind = format["type"]
     if kind == "json_schema":
@@ -89,8 +115,12 @@ class TokenStream:
                 raise refusal_of(int(error.get("code") or 500), error)
             if (usage := event.get("usage")) is not None:
                 details = usage.get("prompt_tokens_details") or {}
-                self._last = self._last._replace(cached=details.get("cached_tokens") or 0)
+                self._last = self._last._replace(
+                    cached=details.get("cached_tokens") or 0, prompt=usage.get("prompt_tokens") or 0
+                )
             for choice in event.get("choices", ()):
+                if choice.get("token_ids") is None and "role" in (choice.get("delta") or {}):
+                    continue  # a chat begins with who speaks
                 if choice.get("token_ids") is None:
                     raise errors.InferenceFailed("The engine tells no token ids: it has to be vLLM 0.12 or later.")
                 ids += choice["token_ids"]
@@ -120,9 +150,15 @@ class TokenStream:
 
 
 def _odds_of(told: JsonObject, top: int) -> list[TokenOdds]:
+    if (rows := told.get("content")) is not None:
+        return [TokenOdds(row["logprob"], _top_of(_by_token(row["top_logprobs"]))[:top]) for row in rows]
     tops = told.get("top_logprobs") or [None] * len(told.get("tokens") or ())
     rows = zip(told.get("token_logprobs") or (), tops, strict=False)
     return [TokenOdds(logprob if logprob is not None else 0.0, _top_of(likely or {})[:top]) for logprob, likely in rows]
+
+
+def _by_token(rows: list[JsonObject]) -> JsonObject:
+    return {row["token"]: row["logprob"] for row in rows}
 
 
 def _top_of(told: JsonObject) -> list[tuple[int, float]]:

@@ -33,6 +33,8 @@ from deployments.llm.checkpoint import safetensors_of, text_config
 from deployments.llm.habits import Habits
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of, smaller
+from deployments.llm.picture_tokens import picture_tokens_of
+from deployments.llm.pictures import MOST_PICTURES
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
@@ -56,6 +58,8 @@ USUAL_RANK, ADAPTER_WIDTH = 64, 20
 GRAPH_BYTES = 1_500_000_000
 #: Main memory of the server and of the process for each card, and of all where there is none.
 SERVER_BYTES, CORE_BYTES, CPU_BYTES = 2_000_000_000, 3_000_000_000, 2_500_000_000
+#: Main memory for pictures that have been prepared, and of those that are being unpacked.
+PICTURE_CACHE_GB, PICTURE_BYTES = 1, 1_500_000_000
 #: A load that writes nothing for so long, as a part of what the supervisor waits for, is over.
 SILENT_SHARE = 0.9
 #: How far the weights are, of the way to a loaded model, before the engine starts.
@@ -75,6 +79,13 @@ class VllmOptions(CallReadingOptions, SpeculatingOptions):
     enforce_eager: bool = Field(
         default=False, description="Records and compiles nothing: loads sooner, and writes slower."
     )
+
+
+#: For models that see: most pictures of a request, and memory for those that come again.
+SEEING = {
+    "limit-mm-per-prompt": json.dumps({"image": MOST_PICTURES, "video": 0}),
+    "mm-processor-cache-gb": PICTURE_CACHE_GB,
+}
 
 
 def _end_worker() -> None:
@@ -128,11 +139,15 @@ class VllmLanguage(LanguageFamily):
         self.adapters = options.lora_modules
         habits = Habits.of(setup.entry)
         vocabulary = Vocabulary(setup.folder, habits)
-        shape = shape_of_config(text_config(read(setup.folder)))
+        inventory = read(setup.folder)
+        shape, self.sees = shape_of_config(text_config(inventory)), picture_tokens_of(inventory.config())
         dtype = dtype_name(options.torch_dtype, setup.device)
         kept = kept_of(shape, options, PRECISIONS[dtype])
         context = min(options.context_length or shape.context, shape.context, kept)
-        command = [*_command_of(setup.settings.vllm_command), *_arguments(setup, shape, dtype, kept, context)]
+        command = [
+            *_command_of(setup.settings.vllm_command),
+            *_arguments(setup, shape, dtype, kept, context, self.sees is not None),
+        ]
         self._running = VllmEngine(command, _environment(setup), vocabulary.ends, self.lost)
         self._running.load(
             lambda fraction: setup.report(STARTED + (1 - STARTED) * fraction),
@@ -160,7 +175,7 @@ def _command_of(setting: str) -> list[str]:
     return command
 
 
-def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) -> list[str]:
+def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int, sees: bool) -> list[str]:
     options: VllmOptions = setup.options
     cards = max(1, setup.cards)
     kept_bytes = (kept + SPARE_TOKENS * options.slots) * shape.bytes_per_token(PRECISIONS[dtype])
@@ -178,6 +193,7 @@ def _arguments(setup: Setup, shape: Shape, dtype: str, kept: int, context: int) 
         # Sampling that is asked for comes with each request.
         "generation-config": "vllm",
         **_adapter_arguments(options),
+        **(SEEING if sees else {}),
         **_speculation(options),
         **({"quantization": options.quantize} if options.quantize else {}),
         **({} if setup.allow_pickle or options.quantize == "bitsandbytes" else {"load-format": "safetensors"}),
@@ -270,6 +286,9 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
         home, fixed, host = "card", cards * (CUDA_CONTEXT_BYTES + GRAPH_BYTES), SERVER_BYTES + cards * CORE_BYTES
     else:
         home, fixed, host = "main memory", CPU_BYTES, 0
+    if inventory is not None and picture_tokens_of(inventory.config()) is not None:
+        seeing = PICTURE_CACHE_GB * GB + PICTURE_BYTES
+        fixed, host = (fixed, host + seeing) if prospect.on_card else (fixed + seeing, host)
     parts = (
         PlannedPart("model", prospect.entry.family, dtype, options.quantize or "none", weights, home),
         PlannedPart(f"{kept or 'its'} tokens", "cache", precision, "none", kept_bytes, home),

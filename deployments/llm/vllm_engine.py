@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 
 from cluster import errors
 from cluster.value import JsonObject
 from cluster.worker.family import Stop
 from deployments.llm.engine_child import EngineChild
 from deployments.llm.language import Hear, Order, TokenSampling
-from deployments.llm.token_stream import Broken, Step, TokenStream, body_of, refusal_of
+from deployments.llm.token_stream import Broken, Step, TokenStream, body_of, chat_body_of, refusal_of
 
 log = logging.getLogger("cluster.worker.worker")
 
+JSON = {"content-type": "application/json"}
 #: Stands in a command for the path of the socket.
 SOCKET = "{socket}"
 #: Between two looks at its health, and how long it may take to answer one.
@@ -186,7 +188,7 @@ class VllmEngine:
             if self._end is not None:
                 hear((), (), self._end)
                 return
-            writing.append(self._loop.create_task(self._answer(body_of(order, sampling, self._ends), hear)))
+            writing.append(self._loop.create_task(self._answer(order, sampling, hear)))
             self._answers.add(writing[0])
             writing[0].add_done_callback(partial(self._tell_end, hear))
 
@@ -210,20 +212,25 @@ class VllmEngine:
         error = task.exception()
         if error is None:
             last = task.result()
-            hear(last.ids, last.odds, last.finish, last.cached)
+            hear(last.ids, last.odds, last.finish, last.cached, last.prompt)
         elif self._end is not None and not isinstance(error, errors.BadRequest):
             hear((), (), self._end)
         else:
             hear((), (), error if isinstance(error, Exception) else errors.InferenceFailed(str(error)))
 
-    async def _answer(self, body: JsonObject, hear: Hear) -> Step:
+    async def _answer(self, order: Order, sampling: TokenSampling, hear: Hear) -> Step:
         """The last step. Until the first is told, an answer that breaks is asked for again."""
         reason = ""
+        if order.picture_tokens:
+            path = "/v1/chat/completions"
+            body = await asyncio.to_thread(lambda: orjson.dumps(chat_body_of(order, sampling, self._ends)))
+        else:
+            path, body = "/v1/completions", orjson.dumps(body_of(order, sampling, self._ends))
         for pause in PAUSES_S:
             is_told = False
             await asyncio.sleep(pause)
             try:
-                async with aclosing(self._steps(body)) as steps:
+                async with aclosing(self._steps(path, body, order.query.top_logprobs)) as steps:
                     async for step in steps:
                         if step.finish is not None:
                             return step
@@ -236,9 +243,9 @@ class VllmEngine:
                 break
         raise errors.InferenceFailed(f"The engine has broken its answer off: {reason}")
 
-    async def _steps(self, body: JsonObject) -> AsyncGenerator[Step]:
-        stream = TokenStream(body.get("logprobs", 0))
-        async with self._http.stream("POST", "/v1/completions", json=body) as answer:
+    async def _steps(self, path: str, body: bytes, top: int) -> AsyncGenerator[Step]:
+        stream = TokenStream(top)
+        async with self._http.stream("POST", path, content=body, headers=JSON) as answer:
             if answer.status_code != 200:
                 raise refusal_of(answer.status_code, _error_in(await answer.aread()))
             async for data in answer.aiter_raw():

@@ -1,0 +1,127 @@
+"""Pictures into models by vLLM, for which a scripted engine stands in: what its server is asked, and what is read of
+its answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import errors
+from deployments.llm.picture_tokens import MARKS, PictureGrid, picture_tokens_of
+from deployments.llm.pictures import picture_part, pixmap
+from deployments.llm.vllm import VllmLanguage
+from tests import seeing
+from tests.deployments.llm.checkpoints import CONTEXT, save_language
+from tests.deployments.llm.test_vllm import Engine, Talk, engine, loaded
+
+__all__ = ["engine"]
+
+IDS = [21, 22, 23]
+TEXT = {"type": "text", "text": "What is it?"}
+VISION = {"image_size": 32, "patch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = save_language(tmp_path_factory.mktemp("seeing"))
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps({**config, "vision_config": VISION}))
+    return place
+
+
+@pytest.fixture
+def family(engine: Engine, folder: Path) -> Iterator[VllmLanguage]:
+    family = loaded(engine, folder)
+    yield family
+    family.unload()
+
+
+def talk(family: VllmLanguage, *parts: Any, **request: Any) -> Talk:
+    messages = [{"role": "system", "content": "See."}, {"role": "user", "content": list(parts)}]
+    return Talk(family, prompt=None, messages=messages, **request).ended()
+
+
+def test_its_server_writes_the_prompt_and_is_given_pixels(engine: Engine, family: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    data = seeing.half("red", "blue")
+    answered = talk(family, TEXT, picture_part(data), max_tokens=3, template={"enable_thinking": False})
+    assert answered.reply.choices[0].text == family.vocabulary.text_of(IDS)
+    assert tuple(answered.reply.usage[:3]) == (40, 3, 2), "of the prompt as many as the engine has counted"
+    (asked,) = engine.asked
+    url = "data:image/x-portable-pixmap;base64," + base64.b64encode(pixmap(data, 1, 10**6)).decode()
+    assert asked["messages"] == [
+        {"role": "system", "content": "See."},
+        {"role": "user", "content": [TEXT, {"type": "image_url", "image_url": {"url": url}}]},
+    ]
+    assert "prompt" not in asked and asked["max_completion_tokens"] == 3 and asked["return_token_ids"]
+    assert asked["chat_template_kwargs"] == {"enable_thinking": False} and asked["tool_choice"] == "none"
+
+
+def test_an_answer_without_a_limit_ends_where_the_engine_has_no_room(engine: Engine, family: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    talk(family, TEXT, picture_part(seeing.picture("red")), max_tokens=None)
+    assert "max_completion_tokens" not in engine.asked[0] and "max_tokens" not in engine.asked[0]
+
+
+def test_chances_are_read_of_a_chat_too(engine: Engine, family: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    (choice,) = talk(
+        family, TEXT, picture_part(seeing.picture("red")), max_tokens=3, logprobs=True, top_logprobs=2
+    ).reply.choices
+    assert [chance.logprob for chance in choice.chances] == [-0.5] * 3
+    assert all(len(chance.top) == 2 for chance in choice.chances)
+    assert engine.asked[0]["logprobs"] is True and engine.asked[0]["top_logprobs"] == 2
+
+
+def test_chats_without_pictures_go_in_as_tokens(engine: Engine, family: VllmLanguage) -> None:
+    talk(family, TEXT, max_tokens=3)
+    assert "messages" not in engine.asked[0] and engine.asked[0]["prompt"]
+
+
+def test_pictures_count_and_are_refused_with_both_numbers(engine: Engine, family: VllmLanguage) -> None:
+    picture, large = picture_part(seeing.picture("red")), picture_part(seeing.picture("red", (800, 800)))
+
+    def prepared(*parts: Any) -> Any:
+        return family.prepare("chat", [{"messages": [{"role": "user", "content": list(parts)}]}], {})
+
+    assert prepared(TEXT, picture).tokens[0] - prepared(TEXT).tokens[0] == 16 + MARKS
+    with pytest.raises(errors.ContextLengthExceeded, match=rf"has 4\d\d\d tokens, .* has room for {CONTEXT}"):
+        prepared(TEXT, large)
+    with pytest.raises(errors.BadRequest, match="is not a readable picture"):
+        prepared(TEXT, picture_part(b"<svg/>"))
+    with pytest.raises(errors.BadRequest, match="a message has a picture"):
+        family.prepare("tokenize_prompt", [{"messages": [{"role": "user", "content": [picture]}]}], {})
+
+
+def test_a_picture_that_cannot_be_unpacked_is_the_callers_fault(engine: Engine, family: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    broken = picture_part(seeing.picture("red", (40, 40), "JPEG")[:-150])
+    with pytest.raises(errors.BadRequest, match="cannot be read"):
+        raise talk(family, TEXT, broken, max_tokens=3).outcome
+    assert talk(family, TEXT, picture_part(seeing.picture("red")), max_tokens=3).reply
+
+
+def test_its_server_is_told_how_many_pictures_there_may_be(engine: Engine, family: VllmLanguage) -> None:
+    assert json.loads(engine.words[engine.words.index("--limit-mm-per-prompt") + 1]) == {"image": 32, "video": 0}
+    assert family.facts.sees  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, None),
+        ({"vision_config": {"image_size": 336, "patch_size": 14}, "model_type": "llava"}, (336, 14, 1, True)),
+        (
+            {"vision_config": {"patch_size": 14, "spatial_merge_size": 2}, "model_type": "qwen2_5_vl"},
+            (560, 14, 2, False),
+        ),
+        ({"vision_config": {"image_size": 896}, "mm_tokens_per_image": 256, "model_type": "gemma3"}, (16, 1, 1, True)),
+    ],
+)
+def test_the_config_says_what_a_picture_takes(config: dict[str, Any], expected: Any) -> None:
+    assert picture_tokens_of(config) == (expected and PictureGrid(*expected))
