@@ -32,12 +32,17 @@ JOURNEYS: dict[str, tuple[str, ...]] = {
         "test_a_server_that_is_killed_is_lost_and_found_again_with_all_that_was_typed",
         "test_a_server_that_ended_is_said_to_be_gone_and_found_again",
     ),
-    "Embed sentences: the matrix, and the nearest pair": ("test_texts_are_embedded_and_ranked",),
+    "Embed sentences: the matrix, and the nearest pair": (
+        "test_texts_are_embedded_and_ranked",
+        "test_two_embedding_models_are_compared_text_by_text",
+    ),
     "Rank with two models beside each other": ("test_two_rerankers_are_compared_beside_the_order_that_was_given",),
     "Draw: previews come, and it stops within a step": ("test_a_picture_comes_about_step_by_step_and_can_be_stopped",),
     "Close the tab of a picture, and find it later": ("test_a_picture_that_is_begun_comes_though_its_tab_is_closed",),
     "Paint a mask, take it back, and redraw what is white": (
         "test_a_mask_is_painted_taken_back_and_inverted_and_only_what_is_white_is_drawn_anew",
+        "test_a_mask_is_drawn_with_a_lasso_softened_saved_and_loaded_again",
+        "test_a_mask_is_painted_with_keys_alone",
     ),
     "Make a picture again from its receipt": ("test_a_picture_is_made_again_from_its_receipt_and_is_equal_or_not",),
     "Drop a PDF: pages in order, boxes at the words, a searchable PDF": (

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { post } from "../server/call";
 import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
+import { Beside } from "./beside";
 import { note, useRun } from "./call";
 import { linesOf, RunRow } from "./run_row";
 import { flat, type Place } from "./plane";
@@ -11,11 +12,18 @@ import { nearest, similarities, type Vector } from "./similar";
 
 const PATH = "/v1/embeddings";
 type Embedded = { readonly data: readonly { readonly embedding: Vector }[]; readonly usage: { readonly total_tokens: number } };
-type Shown = { readonly texts: readonly string[]; readonly matrix: readonly (readonly number[])[]; readonly size: number; readonly places: readonly Place[] };
+type Space = { readonly uid: string; readonly matrix: readonly (readonly number[])[]; readonly size: number; readonly places: readonly Place[] };
+type Shown = { readonly texts: readonly string[]; readonly spaces: readonly Space[] };
+
+function spaceOf(uid: string, { data }: Embedded): Space {
+  const vectors = data.map((row) => row.embedding);
+  return { uid, matrix: similarities(vectors), size: vectors[0]?.length ?? 0, places: flat(vectors) };
+}
 
 export function Embedding({ model }: { model: LiveModel }): JSX.Element {
   const say = words().try;
   const [text, setText] = useState(say.sentences);
+  const [other, setOther] = useState("");
   const [shown, setShown] = useState<Shown | null>(null);
   const run = useRun();
   const submit = (event: SubmitEvent): void => {
@@ -24,64 +32,89 @@ export function Embedding({ model }: { model: LiveModel }): JSX.Element {
     const body = { model: model.uid, input: texts };
     note(model.uid, { path: PATH, body });
     run.begin(async (signal) => {
-      const { data } = await post<Embedded>(PATH, body, signal);
-      const vectors = data.map((row) => row.embedding);
-      setShown({ texts, matrix: similarities(vectors), size: vectors[0]?.length ?? 0, places: flat(vectors) });
+      const uids = [model.uid, ...(other ? [other] : [])];
+      const answers = await Promise.all(uids.map((uid) => post<Embedded>(PATH, { ...body, model: uid }, signal)));
+      setShown({ texts, spaces: answers.map((answer, place) => spaceOf(uids[place] ?? "", answer)) });
     });
   };
+  const isOne = shown === null || shown.spaces.length < 2;
   return (
-    <div class="split">
+    <div class={isOne ? "split" : "stack"}>
       <form class="stack" onSubmit={submit}>
         <label class="field">
           <span>{say.texts}</span>
           <textarea rows={8} value={text} onInput={(event) => setText(event.currentTarget.value)} required />
           <small>{say.onePerLine}</small>
         </label>
+        <Beside model={model} ability="embed" chosen={other} onChoose={setOther} />
         <RunRow run={run} label={say.embed} />
       </form>
-      {shown && <Matrix shown={shown} />}
+      {shown && (isOne ? <Matrix texts={shown.texts} space={shown.spaces[0]} /> : <Both shown={shown} />)}
     </div>
   );
 }
 
-function Matrix({ shown }: { shown: Shown }): JSX.Element {
+function Both({ shown }: { shown: Shown }): JSX.Element {
+  return (
+    <div class="columns">
+      {shown.spaces.map((space) => (
+        <section key={space.uid} class="stack" aria-label={space.uid}>
+          <h2>{space.uid}</h2>
+          <Matrix texts={shown.texts} space={space} title={space.uid} />
+        </section>
+      ))}
+    </div>
+  );
+}
+
+/** `title`: of which model, where there are several. */
+type MatrixProperties = { texts: readonly string[]; space: Space | undefined; title?: string };
+
+function Matrix({ texts, space, title = "" }: MatrixProperties): JSX.Element | null {
   const say = words().try;
-  const pair = nearest(shown.matrix);
+  if (space === undefined) return null;
+  const pair = nearest(space.matrix);
   return (
     <section class="stack">
-      <p class="dim">{say.vectors(shown.texts.length, shown.size)}</p>
-      <div class="scroll" tabIndex={0} role="region" aria-label={say.similarity}>
-        <table class="matrix">
-          <tbody>
-            {shown.matrix.map((cells, row) => (
-              <tr key={row}>
-                <th scope="row" title={shown.texts[row]}>
-                  {row + 1}
-                </th>
-                {cells.map((value, column) => (
-                  <td key={column} style={{ background: shade(value) }}>
-                    {value.toFixed(2)}
-                  </td>
-                ))}
-              </tr>
-            ))}
-          </tbody>
-        </table>
+      <p class="dim">{say.vectors(texts.length, space.size)}</p>
+      <div class="scroll" tabIndex={0} role="region" aria-label={`${say.similarity} ${title}`.trim()}>
+        <Cells texts={texts} matrix={space.matrix} />
       </div>
       <div class="columns">
-        <Plane places={shown.places} />
+        <Plane places={space.places} title={`${say.plane} ${title}`.trim()} />
         <div class="stack">
           <ol class="stack tight">
-            {shown.texts.map((text, place) => (
+            {texts.map((text, place) => (
               <li key={place} class="name">
                 <span class="dim">{place + 1}</span> {text}
               </li>
             ))}
           </ol>
-          {pair && <p>{say.nearest(pair[0] + 1, pair[1] + 1, (shown.matrix[pair[0]]?.[pair[1]] ?? 0).toFixed(3))}</p>}
+          {pair && <p>{say.nearest(pair[0] + 1, pair[1] + 1, (space.matrix[pair[0]]?.[pair[1]] ?? 0).toFixed(3))}</p>}
         </div>
       </div>
     </section>
+  );
+}
+
+function Cells({ texts, matrix }: { texts: readonly string[]; matrix: Space["matrix"] }): JSX.Element {
+  return (
+    <table class="matrix">
+      <tbody>
+        {matrix.map((cells, row) => (
+          <tr key={row}>
+            <th scope="row" title={texts[row]}>
+              {row + 1}
+            </th>
+            {cells.map((value, column) => (
+              <td key={column} style={{ background: shade(value) }}>
+                {value.toFixed(2)}
+              </td>
+            ))}
+          </tr>
+        ))}
+      </tbody>
+    </table>
   );
 }
 
@@ -89,11 +122,11 @@ function Matrix({ shown }: { shown: Shown }): JSX.Element {
 const SIDE = 200;
 const EDGE = 16;
 
-function Plane({ places }: { places: readonly Place[] }): JSX.Element {
+function Plane({ places, title }: { places: readonly Place[]; title: string }): JSX.Element {
   const say = words().try;
   return (
     <figure class="stack tight">
-      <svg class="plane" viewBox={`0 0 ${SIDE} ${SIDE}`} role="img" aria-label={say.plane}>
+      <svg class="plane" viewBox={`0 0 ${SIDE} ${SIDE}`} role="img" aria-label={title}>
         {places.map(([x, y], place) => (
           <g key={place} transform={`translate(${EDGE + x * (SIDE - 2 * EDGE)} ${EDGE + y * (SIDE - 2 * EDGE)})`}>
             <circle r="3" />

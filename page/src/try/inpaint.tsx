@@ -5,25 +5,14 @@ import { ask } from "../server/call";
 import type { LiveModel } from "../server/shapes";
 import { words } from "../words";
 import { useRun } from "./call";
-import { BLANK, paint, type Mask, type Spot } from "./mask";
+import { BLANK, type Mask, type Spot } from "./mask";
 import { MaskEditor } from "./mask_editor";
+import { fileOf } from "./mask_files";
 import { RunRow } from "./run_row";
 
 const PATH = "/v1/images/inpainting";
 type Answer = { readonly data: readonly { readonly b64_json?: string }[]; readonly output_format?: string };
 type Given = { readonly file: File; readonly address: string; readonly size: Spot };
-
-/** White on black, as large as the picture. */
-async function fileOf(mask: Mask, [width, height]: Spot): Promise<Blob> {
-  const [white, whole] = [new OffscreenCanvas(width, height), new OffscreenCanvas(width, height)];
-  const [painted, target] = [white.getContext("2d"), whole.getContext("2d")];
-  if (painted === null || target === null) throw new Error("canvas");
-  paint(painted as unknown as CanvasRenderingContext2D, mask.done);
-  target.fillStyle = "black";
-  target.fillRect(0, 0, width, height);
-  target.drawImage(white, 0, 0);
-  return whole.convertToBlob({ type: "image/png" });
-}
 
 async function opened(file: File): Promise<Given> {
   const bitmap = await createImageBitmap(file);

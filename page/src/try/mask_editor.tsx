@@ -1,75 +1,86 @@
-/** A picture, and over it the part that is to be drawn anew, painted with a brush. */
+/** A picture, and over it the part that is to be drawn anew, painted with a brush, a lasso or keys. */
 import type { JSX } from "preact";
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
+import { ErrorNote } from "../kit/parts";
+import { saved } from "../kit/save";
 import { words } from "../words";
-import { after, paint, redo, undo, type Mask, type Spot, type Stroke } from "./mask";
+import { after, redo, undo, type Mask, type Spot, type Tool } from "./mask";
+import { MaskCanvas } from "./mask_canvas";
+import { fileOf, loadedFrom } from "./mask_files";
 
 type Properties = { picture: string; size: Spot; mask: Mask; onMask: (mask: Mask) => void };
+const TOOLS: readonly Tool[] = ["brush", "erase", "lasso"];
+const ZOOMS = [1, 1.5, 2, 3, 4] as const;
 
-export function MaskEditor({ picture, size: [width, height], mask, onMask }: Properties): JSX.Element {
+export function MaskEditor({ picture, size, mask, onMask }: Properties): JSX.Element {
   const say = words().try;
-  const canvas = useRef<HTMLCanvasElement>(null);
-  const [brush, setBrush] = useState(Math.max(4, Math.round(Math.max(width, height) / 12)));
-  const [erases, setErases] = useState(false);
-  /** The stroke that is being painted; several movements may come before it is drawn. */
-  const latest = useRef<Stroke | null>(null);
-  const [stroke, setStroke] = useState<Stroke | null>(null);
-  const steps = stroke === null ? mask.done : [...mask.done, stroke];
-  const put = (next: Stroke | null): void => setStroke((latest.current = next));
-  useLayoutEffect(() => {
-    const surface = canvas.current?.getContext("2d");
-    if (surface) paint(surface, steps);
-  }, [steps]);
-  const spotOf = (event: PointerEvent & { currentTarget: HTMLCanvasElement }): Spot => {
-    const box = event.currentTarget.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * width, ((event.clientY - box.top) / box.height) * height];
-  };
-  const begin = (event: PointerEvent & { currentTarget: HTMLCanvasElement }): void => {
-    event.currentTarget.setPointerCapture(event.pointerId);
-    put({ spots: [spotOf(event)], size: brush, erases });
-  };
-  const move = (event: PointerEvent & { currentTarget: HTMLCanvasElement }): void => {
-    const last = latest.current;
-    if (last !== null) put({ ...last, spots: [...last.spots, spotOf(event)] });
-  };
-  const end = (): void => {
-    if (latest.current !== null) onMask(after(mask, latest.current));
-    put(null);
-  };
+  const most = Math.max(...size);
+  const [tool, setTool] = useState<Tool>("brush");
+  const [brush, setBrush] = useState(Math.max(4, Math.round(most / 12)));
+  const [zoom, setZoom] = useState(0);
   return (
     <div class="stack tight">
-      <div class="row">
-        <button type="button" aria-pressed={!erases} onClick={() => setErases(false)}>{say.brush}</button>
-        <button type="button" aria-pressed={erases} onClick={() => setErases(true)}>{say.erase}</button>
+      <div class="row" role="group" aria-label={say.tools}>
+        {TOOLS.map((each) => (
+          <button key={each} type="button" aria-pressed={each === tool} onClick={() => setTool(each)}>
+            {say[each]}
+          </button>
+        ))}
         <button type="button" disabled={mask.done.length === 0} onClick={() => onMask(undo(mask))}>{say.undo}</button>
         <button type="button" disabled={mask.undone.length === 0} onClick={() => onMask(redo(mask))}>{say.redo}</button>
         <button type="button" onClick={() => onMask(after(mask, "invert"))}>{say.invert}</button>
-        <label class="row">
-          {say.brushSize}
-          <input
-            class="short"
-            type="range"
-            min={2}
-            max={Math.max(width, height)}
-            value={brush}
-            onInput={(event) => setBrush(event.currentTarget.valueAsNumber)}
-          />
+      </div>
+      <div class="row">
+        <Range label={say.brushSize} least={2} most={most} value={brush} onValue={setBrush} />
+        <Range label={say.feather} least={0} most={Math.ceil(most / 8)} value={mask.feather} onValue={(feather) => onMask({ ...mask, feather })} />
+        <button type="button" aria-label={say.zoomOut} disabled={zoom === 0} onClick={() => setZoom(zoom - 1)}>−</button>
+        <small>{say.zoom(ZOOMS[zoom] ?? 1)}</small>
+        <button type="button" aria-label={say.zoomIn} disabled={zoom === ZOOMS.length - 1} onClick={() => setZoom(zoom + 1)}>+</button>
+      </div>
+      <div class="scroll painting narrow">
+        <div class="sheet" style={{ width: `${100 * (ZOOMS[zoom] ?? 1)}%` }}>
+          <img src={picture} alt={say.picture} />
+          <MaskCanvas size={size} mask={mask} tool={tool} brush={brush} onMask={onMask} />
+        </div>
+      </div>
+      <small id="mask-help">{say.maskHelp}</small>
+      <Files size={size} mask={mask} onMask={onMask} />
+    </div>
+  );
+}
+
+type RangeProperties = { label: string; least: number; most: number; value: number; onValue: (value: number) => void };
+
+function Range({ label, least, most, value, onValue }: RangeProperties): JSX.Element {
+  return (
+    <label class="row">
+      {label}
+      <input class="short" type="range" min={least} max={most} value={value} onInput={(event) => onValue(event.currentTarget.valueAsNumber)} />
+    </label>
+  );
+}
+
+function Files({ size, mask, onMask }: Omit<Properties, "picture">): JSX.Element {
+  const say = words().try;
+  const [error, setError] = useState<unknown>(null);
+  const save = (): void => void fileOf(mask, size).then((file) => saved(file, "mask.png"), setError);
+  const load = (input: HTMLInputElement): void => {
+    const file = input.files?.[0];
+    setError(null);
+    if (file !== undefined) loadedFrom(file, size).then((loaded) => onMask(after(mask, loaded)), setError);
+    // The same one may be chosen again.
+    input.value = "";
+  };
+  return (
+    <div class="stack tight">
+      <div class="row end">
+        <label class="field">
+          <span>{say.loadMask}</span>
+          <input type="file" accept="image/png,image/jpeg,image/webp" onChange={(event) => load(event.currentTarget)} />
         </label>
+        <button type="button" onClick={save}>{say.saveMask}</button>
       </div>
-      <div class="sheet narrow">
-        <img src={picture} alt={say.picture} />
-        <canvas
-          ref={canvas}
-          width={width}
-          height={height}
-          role="img"
-          aria-label={say.mask}
-          onPointerDown={begin}
-          onPointerMove={move}
-          onPointerUp={end}
-          onPointerCancel={() => put(null)}
-        />
-      </div>
+      <ErrorNote error={error} />
     </div>
   );
 }

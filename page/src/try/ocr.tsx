@@ -2,6 +2,7 @@
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { ErrorNote } from "../kit/parts";
+import { saved } from "../kit/save";
 import { send } from "../server/call";
 import { stream } from "../server/sse";
 import type { LiveModel } from "../server/shapes";
@@ -114,12 +115,4 @@ function Searchable({ uid, file }: { uid: string; file: File }): JSX.Element {
       <ErrorNote error={error} />
     </>
   );
-}
-
-function saved(data: Blob, name: string): void {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(data);
-  link.download = name;
-  link.click();
-  URL.revokeObjectURL(link.href);
 }
