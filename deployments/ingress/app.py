@@ -59,7 +59,6 @@ def build(settings: Settings, supervisor: SupervisorClient, last_table: LastTabl
     unmeasured: Any = {"tracing": False, "metrics": False, "logs": False}
     app = FastAPI(title="Model cluster", openapi_url=None, telemetry=unmeasured)
     app.state.serving = services.serving
-    app.state.is_ending = False
     infer_paths: list[re.Pattern[str]] = []
     #: The paths whose dialect has its own shape of errors.
     error_responses: dict[str, ErrorResponse] = {}

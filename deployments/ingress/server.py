@@ -211,6 +211,8 @@ class Server(PatientServer):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         super().__init__(app, settings)
         self._app = app
+        #: For streams that have no end of their own.
+        app.state.is_ending = asyncio.Event()
         self._address = settings.host, settings.port
         self._place = Place(settings)
         self._heart = Heart(self._place.beats, "ingress")
@@ -235,7 +237,7 @@ class Server(PatientServer):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # Streams that nothing else ends would hold it up for as long as draining may take.
-        self._app.state.is_ending = True
+        self._app.state.is_ending.set()
         await super().shutdown(sockets)
 
     @contextmanager

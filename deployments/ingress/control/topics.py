@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 import orjson
 from typing_extensions import TypedDict
@@ -191,19 +192,20 @@ def event(kind: str, body: object) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + orjson.dumps(body) + b"\n\n"
 
 
-async def merged(first: AsyncGenerator[bytes], *others: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    """What all of them tell, as it comes. It ends with the first, and the others with it."""
-    if not others:
-        async with aclosing(first):
-            async for message in first:
-                yield message
-        return
+async def merged(
+    is_ending: asyncio.Event, first: AsyncGenerator[bytes], *others: AsyncGenerator[bytes]
+) -> AsyncGenerator[bytes]:
+    """What all of them tell, as it comes, until the first ends or the server does."""
     coming = {asyncio.ensure_future(anext(source, None)): source for source in (first, *others)}
+    end: asyncio.Task[Any] = asyncio.create_task(is_ending.wait())
     try:
         while True:
-            ready, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((*coming, end), return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                # Whoever reads it opens the next at another ingress.
+                return
             # What is there of the first goes first: readers hear of models before they hear of their numbers.
-            for task in sorted(ready, key=lambda each: coming[each] is not first):
+            for task in sorted(filter(asyncio.Future.done, coming), key=lambda each: coming[each] is not first):
                 source, next_event = coming.pop(task), task.result()
                 if next_event is None and source is first:
                     return
@@ -211,6 +213,7 @@ async def merged(first: AsyncGenerator[bytes], *others: AsyncGenerator[bytes]) -
                     yield next_event
                     coming[asyncio.ensure_future(anext(source, None))] = source
     finally:
+        end.cancel()
         for task in coming:
             task.cancel()
         await asyncio.gather(*coming, return_exceptions=True)

@@ -27,8 +27,8 @@ export const chartsEn = {
     generation: (generation: number): string => `generation ${generation}`,
     requests: "Requests",
     failed: "Failed",
-    median: "Half within",
-    slowest: "95 % within",
+    median: "Median",
+    slowest: "95 % in",
     edit: (percent: number): string =>
       `At first ${percent} % of the requests go to one new worker. The other version comes back by itself if more of them fail or take longer.`,
     row: (percent: number): string => `a new version gets ${percent} %`,
