@@ -185,7 +185,7 @@ def test_whatever_is_written_anywhere_stays_text_on_every_screen(eyes: Eyes, tmp
             faults += await faults_of(page, "banner")
         assert "\n".join(faults) == ""
 
-    eyes.run(scene(), within_s=120)
+    eyes.run(scene(), within_s=300)
 
 
 def test_whatever_the_server_complains_of_stays_text_on_every_screen(eyes: Eyes, tmp_path: Path) -> None:
@@ -219,4 +219,4 @@ def test_whatever_the_server_complains_of_stays_text_on_every_screen(eyes: Eyes,
                 faults += await faults_of(page, place)
         assert "\n".join(faults) == ""
 
-    eyes.run(scene(), within_s=60)
+    eyes.run(scene(), within_s=300)

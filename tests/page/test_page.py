@@ -18,7 +18,9 @@ from tests.live import ROOT, free_port
 from tests.page.looking import Eyes, line, row
 
 AXE = ROOT / "page" / "node_modules" / "axe-core" / "axe.min.js"
-FAULTS = "() => axe.run().then(found => found.violations.map(each => `${each.id}: ${each.nodes.map(n => n.html)}`))"
+#: What is as it should be need not be told.
+FAULTS = """() => axe.run({resultTypes: ["violations"]})
+  .then((found) => found.violations.map((each) => `${each.id}: ${each.nodes.map((node) => node.html)}`))"""
 
 
 class Shown(StandIn):
