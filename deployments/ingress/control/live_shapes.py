@@ -11,6 +11,7 @@ from cluster.routes import ModelRoutes
 from cluster.status import Claim, ModelStatus, Node, VersionFigures, WorkerStatus
 from cluster.value import JsonObject
 from deployments.ingress.control.card_shapes import CardRow, card_rows
+from deployments.ingress.control.shapes import abilities_in
 
 
 class LiveWorker(TypedDict):
@@ -189,7 +190,7 @@ def live_model(status: ModelStatus) -> LiveModel:
         "uid": status.uid,
         "type": status.wanted.entry.type,
         "name": status.wanted.entry.name,
-        "abilities": list(status.wanted.abilities),
+        "abilities": [*status.wanted.abilities, *abilities_in(status.about)],
         "state": status.state,
         "reason": status.reason,
         "error_code": status.error_code,
@@ -214,7 +215,7 @@ def routed_model(model: ModelRoutes) -> LiveModel:
         "uid": model.uid,
         "type": model.launched.type,
         "name": model.launched.name,
-        "abilities": list(model.abilities),
+        "abilities": [*model.abilities, *abilities_in(model.facts.listed)],
         "state": model.state,
         "reason": model.reason,
         "error_code": "",

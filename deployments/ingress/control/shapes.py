@@ -50,6 +50,12 @@ CAPABILITIES = {
 #: What a model says of itself that Xinference calls an ability, by the name of the fact.
 ABILITIES_BY_FACT = {"takes_tools": "tools", "reasons": "reasoning", "sees": "vision"}
 
+
+def abilities_in(facts: JsonObject) -> list[str]:
+    """What only a loaded model knows that it can besides."""
+    return [ability for fact, ability in ABILITIES_BY_FACT.items() if facts.get(fact)]
+
+
 #: Whose models they are, to clients of OpenAI: what Xinference says.
 OWNER = "xinference"
 
@@ -90,7 +96,6 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
     # Its command line prints both of every language model.
     size = xinference_size(launched.size)
     language = {"model_lang": list(launched.languages), "model_size_in_billions": size} if word == "LLM" else {}
-    further = [ability for fact, ability in ABILITIES_BY_FACT.items() if model.facts.listed.get(fact)]
     return {
         "model_type": word,
         # The same in our word, which our own client reads.
@@ -107,7 +112,7 @@ def xinference_row(model: ModelRoutes) -> JsonObject:
         "language": list(launched.languages),
         "max_tokens": launched.max_tokens,
         "dimensions": launched.dimensions,
-        "model_ability": [*model.abilities, *further],
+        "model_ability": [*model.abilities, *abilities_in(model.facts.listed)],
         "controlnet": launched.controlnet,
         "replica": launched.replica,
         **({} if launched.bounds is None else {"scale": dict(launched.bounds)}),

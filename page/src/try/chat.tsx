@@ -8,7 +8,10 @@ import { words } from "../words";
 import { note, useRun } from "./call";
 
 const PATH = "/v1/chat/completions";
-type Message = { readonly role: "system" | "user" | "assistant"; readonly content: string };
+type Part =
+  | { readonly type: "text"; readonly text: string }
+  | { readonly type: "image_url"; readonly image_url: { readonly url: string } };
+type Message = { readonly role: "system" | "user" | "assistant"; readonly content: string | readonly Part[] };
 type Chunk = {
   readonly choices?: readonly { readonly delta?: { readonly content?: string | null } }[];
   readonly usage?: { readonly completion_tokens: number } | null;
@@ -21,13 +24,15 @@ export function Chat({ model }: { model: LiveModel }): JSX.Element {
   const [most, setMost] = useState("");
   const [messages, setMessages] = useState<readonly Message[]>([]);
   const [tokens, setTokens] = useState<number | null>(null);
+  const [pictures, setPictures] = useState<readonly string[]>([]);
   const run = useRun();
   const submit = (event: SubmitEvent & { currentTarget: HTMLFormElement }): void => {
     event.preventDefault();
-    const content = String(new FormData(event.currentTarget).get("message") ?? "").trim();
-    if (content === "" || run.isBusy) return;
+    const text = String(new FormData(event.currentTarget).get("message") ?? "").trim();
+    if (text === "" || run.isBusy) return;
     event.currentTarget.reset();
-    const said: Message[] = [...messages, { role: "user", content }];
+    setPictures([]);
+    const said: Message[] = [...messages, { role: "user", content: contentOf(text, pictures) }];
     const body = bodyOf(model.uid, system, said, Number(most));
     note(model.uid, { path: PATH, body });
     setTokens(null);
@@ -49,11 +54,23 @@ export function Chat({ model }: { model: LiveModel }): JSX.Element {
       <ol class="stack" aria-label={say.conversation} aria-live="polite">
         {messages.map((message, place) => (
           <li key={place} class="bubble" data-role={message.role}>
-            {message.content}
+            {typeof message.content === "string" ? message.content : message.content.map(shown)}
           </li>
         ))}
       </ol>
       <ErrorNote error={run.error} />
+      {model.abilities.includes("vision") && (
+        <label class="field narrow">
+          <span>{say.addPicture}</span>
+          <input
+            key={messages.length}
+            type="file"
+            accept="image/*"
+            multiple
+            onChange={(event) => void Promise.all([...(event.currentTarget.files ?? [])].map(read)).then(setPictures)}
+          />
+        </label>
+      )}
       <form class="row" onSubmit={submit}>
         <textarea name="message" rows={2} aria-label={say.message} placeholder={say.message} onKeyDown={sendOnEnter} required />
         <button class="primary" disabled={run.isBusy}>{say.send}</button>
@@ -65,6 +82,25 @@ export function Chat({ model }: { model: LiveModel }): JSX.Element {
       </form>
     </div>
   );
+}
+
+function contentOf(text: string, pictures: readonly string[]): string | readonly Part[] {
+  if (pictures.length === 0) return text;
+  return [{ type: "text", text }, ...pictures.map((url): Part => ({ type: "image_url", image_url: { url } }))];
+}
+
+function shown(part: Part, place: number): JSX.Element {
+  if (part.type === "text") return <span key={place}>{part.text}</span>;
+  return <img key={place} src={part.image_url.url} alt={words().try.picture} style={{ display: "block", maxWidth: "100%", maxHeight: "12rem" }} />;
+}
+
+function read(file: File): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(reader.error ?? new Error(file.name));
+    reader.readAsDataURL(file);
+  });
 }
 
 function speed(tokens: number | null, seconds: number | null): string {

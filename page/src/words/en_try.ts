@@ -65,6 +65,7 @@ export const tryEn = {
   message: "Message",
   hello: "Why is the sky blue?",
   send: "Send",
+  addPicture: "Add pictures",
   clear: "Clear",
   speed: (tokens: number, rate: number): string => `${many(tokens, "token")}, ${rate.toFixed(1)} a second`,
   prompt: "Prompt",

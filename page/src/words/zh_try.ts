@@ -63,6 +63,7 @@ export const tryZh: Words["try"] = {
   message: "消息",
   hello: "天空为什么是蓝色的？",
   send: "发送",
+  addPicture: "添加图片",
   clear: "清空",
   speed: (tokens, rate) => `${tokens} 个词元，每秒 ${rate.toFixed(1)} 个`,
   prompt: "提示词",
