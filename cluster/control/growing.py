@@ -88,7 +88,7 @@ def _share(demand: Demand, nodes: Iterable[Node]) -> float:
     with_cards = [node for node in nodes if node.gpus and not lacking(demand.place.node_labels, node.labels)]
     if not with_cards:
         return SHARE_STEP
-    most = max(node.card_bytes or 0 for node in with_cards)
+    most = max(node.size_of(card) or 0 for node in with_cards for card in range(node.gpus))
     return min(math.ceil(demand.on_card.card_bytes / most / SHARE_STEP) * SHARE_STEP, 1.0) if most else 1.0
 
 

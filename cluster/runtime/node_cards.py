@@ -115,7 +115,9 @@ def kept_cards(node_id: str) -> NodeCards | None:
         size, names, device, usable, *facts = json.loads(kept or "")
     except ValueError:
         return None
-    rows = tuple((name, uuid, total) for name, uuid, total in (facts[0] if facts else ()))
+    if not facts:
+        return None  # of an earlier version, which did not say which cards they are
+    rows = tuple((name, uuid, total) for name, uuid, total in facts[0])
     return NodeCards(size, tuple(names), device, usable, rows)
 
 
