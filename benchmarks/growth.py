@@ -27,7 +27,7 @@ from tempfile import mkdtemp
 from cluster.catalog.entry import Source
 from cluster.control.lifecycle import WorkerEvent
 from cluster.control.placement import Placement
-from cluster.control.platform import Weighed
+from cluster.control.platform import Lease, Weighed
 from cluster.control.reconcile import NO_LOSS
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
@@ -106,6 +106,9 @@ class Machines:
 
     async def nodes(self) -> Sequence[Node]:
         return self.all
+
+    def keep_leases(self, leases: Mapping[str, Lease]) -> None:
+        self.leases = dict(leases)
 
     async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
         return True

@@ -75,7 +75,7 @@ def _waiting(fleet: Fleet) -> Iterable[Demand]:
             continue
         workers = fleet.workers.of(uid)
         covered = {w.name.index for w in workers if w.state in WORKS or w.state == WorkerState.FAILED}
-        lives_on_cpu = any(w.state in HOLDS_CLAIM and not w.claim.cards for w in workers)
+        lives_on_cpu = any(w.state in HOLDS_CLAIM and not (w.whole_claim or w.claim).cards for w in workers)
         for index in range(wanted.replica):
             demand = demand_of(wanted, index, fleet.peaks)
             if index not in covered and not (lives_on_cpu and demand.place.n_gpu == "auto"):

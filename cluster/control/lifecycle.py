@@ -226,11 +226,11 @@ def _ready_since(worker: WorkerRecord, after: WorkerState, now: float) -> float 
 
 
 def _claims_in(state: WorkerState, worker: WorkerRecord) -> tuple[Claim, Claim | None]:
-    """What it claims in that state, and what it will claim when it is roused. Ray keeps the share of a card, and the
-    cores, for as long as the process lives."""
+    """What it claims in that state, and what it will claim when it is roused. Ray keeps the cores for as long as the
+    process lives; cards are given back."""
     if state == S.DOZING:
         kept = min(worker.report.memory_bytes, worker.claim.memory_bytes)
-        return replace(worker.claim, memory_bytes=kept, card_bytes=0), worker.claim
+        return replace(worker.claim, memory_bytes=kept, cards=(), card_bytes=0), worker.whole_claim or worker.claim
     if worker.whole_claim is not None and state in WORKS:
         return worker.whole_claim, None
     return worker.claim, worker.whole_claim

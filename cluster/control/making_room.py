@@ -292,7 +292,7 @@ def guests_of(fleet: Fleet, now: float | None, host: Host, dozes: bool = False) 
             guests.append(Guest(other, claims_of(workers), use * max(load_s, 0.1)))
             continue
         given = tuple((worker.node, dropped_of(fleet, worker)) for worker in workers)
-        if any(claim.memory_bytes > 0 for _, claim in given):
+        if any(claim.memory_bytes > 0 or claim.cards for _, claim in given):
             guests.append(Guest(other, given, use * max(_rouse_s(fleet, other), 0.1), "dozing"))
     return guests
 
@@ -322,7 +322,8 @@ def claims_of(workers: Iterable[WorkerRecord]) -> tuple[tuple[str, Claim], ...]:
 def dropped_of(fleet: Fleet, worker: WorkerRecord) -> Claim:
     """What a worker gives back when it dozes."""
     kept = fleet.resting.dozing_bytes.get(worker.name.uid, DOZING_BYTES)
-    return Claim(max(worker.claim.memory_bytes - kept, 0), card_bytes=worker.claim.card_bytes)
+    given_bytes = max(worker.claim.memory_bytes - kept, 0)
+    return Claim(given_bytes, worker.claim.cards, card_bytes=worker.claim.card_bytes)
 
 
 def _rouse_s(fleet: Fleet, uid: str) -> float:

@@ -160,6 +160,15 @@ def offer_of(demand: Demand, node: Node, held: Held, wants_gpu: bool, memory_fra
     return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes, demand.is_measured)
 
 
+def can_hold(node: Node, held: Held, claim: Claim, memory_fraction: float) -> bool:
+    """Whether that claim fits on the node as it is, on the cards that it names."""
+    if node.room_bytes is not None and claim.memory_bytes > node.room_bytes:
+        return False
+    has_memory = claim.memory_bytes <= _free_bytes(node, held, memory_fraction)
+    has_cores = claim.cpus <= node.cpus - held.cpus + TINY
+    return has_memory and has_cores and all(held.free_share(card) + TINY >= share for card, share in claim.cards)
+
+
 def closed_for(demand: Demand, node: Node) -> str | None:
     """Why the launch cannot have anything of this node, however little it needs."""
     if node.draining:

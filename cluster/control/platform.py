@@ -56,6 +56,13 @@ class Weighed(NamedTuple):
     on_card: MemoryPlan | None = None
 
 
+class Lease(NamedTuple):
+    """What a worker has of a node's cards at this moment; one that dozes has nothing."""
+
+    node: str
+    cards: float
+
+
 class Platform(Protocol):
     async def nodes(self) -> Sequence[Node]: ...
 
@@ -63,6 +70,10 @@ class Platform(Protocol):
         """False while a worker that is started a moment later would be READY sooner."""
 
     async def start(self, name: WorkerName, wanted: Wanted, placement: Placement) -> Handle: ...
+
+    def keep_leases(self, leases: Mapping[str, Lease]) -> None:
+        """Has the cards of these workers, and no others, count as taken for whoever else asks the platform for cards;
+        returns at once."""
 
     async def find(self) -> Mapping[WorkerName, Handle]:
         """Workers that may be running, by what their names say."""

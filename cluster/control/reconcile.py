@@ -13,7 +13,7 @@ from typing import NamedTuple
 from cluster.control.canary import Canaries
 from cluster.control.lifecycle import ALIVE, ENDED, LEAVES, PREFERENCE, RESTS, SERVES, WORKS, WorkerRecord
 from cluster.control.peaks import Peaks
-from cluster.control.placement import NoRoom, Placement, demand_of
+from cluster.control.placement import Demand, NoRoom, Placement, demand_of
 from cluster.control.room import Room
 from cluster.errors import DoesNotFit
 from cluster.launch import Wanted
@@ -206,7 +206,7 @@ class _Planning:
             elif self.hold:
                 self.plan.waiting[target.uid] = Waiting(self.hold)
                 staying.append(worker)
-            elif worker.state == S.NODDING or self.room.fits_without(demand, worker.node, [worker.claim]):
+            elif worker.state == S.NODDING or self._may_return(worker, demand):
                 self.plan.rouse.append(worker)
                 self.room.give_back(worker.node, worker.claim)
                 self.room.claim_more(worker.node, worker.whole_claim or worker.claim)
@@ -217,6 +217,13 @@ class _Planning:
             else:
                 self.plan.drain.append(worker)
         return staying
+
+    def _may_return(self, worker: WorkerRecord, demand: Demand) -> bool:
+        """Whether there is room where it rests: its process sees the cards that it had, and no others."""
+        whole = worker.whole_claim or worker.claim
+        if not whole.cards:
+            return self.room.fits_without(demand, worker.node, [worker.claim])
+        return self.room.has_back(worker.node, worker.claim, whole)
 
     def _start_missing(self, target: Wanted, covered: Collection[int]) -> int | None:
         """Starts what is wanted and does not run. Returns the first index for which there is no room."""

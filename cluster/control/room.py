@@ -12,7 +12,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from cluster.control.held import NOTHING, Held, Taken, totals
 from cluster.control.lifecycle import HOLDS_CLAIM, WorkerRecord
-from cluster.control.placement import Demand, NoRoom, Placement, closed_for, is_for_cards, offer_of, rank_of, rooms_of
+from cluster.control.placement import (
+    Demand,
+    NoRoom,
+    Placement,
+    can_hold,
+    closed_for,
+    is_for_cards,
+    offer_of,
+    rank_of,
+    rooms_of,
+)
 from cluster.control.workers import Workers
 from cluster.status import Claim, Node
 
@@ -97,6 +107,14 @@ class Room:
             held = held.minus(claim)
         on_card = self._offers_for(demand).on_card
         return isinstance(offer_of(demand, self.nodes[number], held, on_card, self._memory_fraction), Claim)
+
+    def has_back(self, node: str, resting: Claim, whole: Claim) -> bool:
+        """Whether a worker that rests there can have all of its claim again, on the same cards."""
+        number = self._numbers.get(node)
+        if number is None or node in self._closed:
+            return False
+        held = self._held.get(node, NOTHING).minus(resting)
+        return can_hold(self.nodes[number], held, whole, self._memory_fraction)
 
     def most(self, demand: Demand) -> int | None:
         """The most that a launch could claim now on any node that is open to it, of a card or of main memory; None

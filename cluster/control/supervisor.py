@@ -31,7 +31,7 @@ from cluster.control.scaling import Bounds
 from cluster.control.sleeping import Sleeping
 from cluster.control.store import ITSELF, Store
 from cluster.control.trying import Trying
-from cluster.control.views import usage_of
+from cluster.control.views import leases_of, usage_of
 from cluster.control.wanted_models import WantedModels
 from cluster.control.watching import Watch
 from cluster.keys import Key
@@ -184,6 +184,7 @@ class Supervisor:
         self._models.follow_load(now)
         self._trying.decide(now)
         await self._executor.carry_out(self._sleeping.plan(now))
+        self._platform.keep_leases(leases_of(self._fleet))
         self._publisher.publish()
         self._records.save()
         self._orders.share_cores()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cluster.control.canary import CanaryLimits, figures_of, next_of
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, SERVES, WorkerRecord
+from cluster.control.platform import Lease
 from cluster.control.reconcile import Waiting
 from cluster.control.rescaling import is_served, scale_status
 from cluster.errors import ClusterError, DoesNotFit
@@ -192,6 +193,12 @@ def _launched(wanted: Wanted, serving: Sequence[WorkerRecord]) -> ServedModel:
         address=f"{serving[0].report.node_ip}:{serving[0].report.pid}" if serving else "",
         cards=tuple(card for worker in serving for card in worker.report.cards),
     )
+
+
+def leases_of(fleet: Fleet) -> dict[str, Lease]:
+    """What each worker has of cards now, by its name."""
+    workers = [worker for worker in fleet.workers.values() if worker.state in HOLDS_CLAIM and worker.claim.cards]
+    return {str(worker): Lease(worker.node, round(worker.claim.gpus, 4)) for worker in workers}
 
 
 def usage_of(fleet: Fleet) -> list[tuple[Node, Claim, int]]:

@@ -16,12 +16,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.placement import Placement
-from cluster.control.platform import Handle, Weighed
+from cluster.control.platform import Handle, Lease, Weighed
 from cluster.joining import Versions
 from cluster.launch import Wanted
 from cluster.node_labels import VERSION_LABEL
 from cluster.runtime import forkserver, node_memory
 from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
+from cluster.runtime.card_leases import CardLeases
 from cluster.runtime.card_watch import CardWatch, resource_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
 from cluster.runtime.node_cards import UNKNOWN_CARDS
@@ -111,13 +112,12 @@ class RayPlatform:
         """`preload`: modules that the families import, for the processes that workers are forked from."""
         self._settings = settings
         self._cards = CardWatch(settings)
-        #: By which name Ray counts the cards of each node that has any.
-        self._resources: dict[str, str] = {}
+        self._leases = CardLeases()
         self._forkserver = ForkServer(preload)
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
-        self._resources = {row["NodeID"]: resource_of(row) for row in rows}
+        self._leases.see_nodes({row["NodeID"]: (row["NodeManagerAddress"], resource_of(row)) for row in rows})
         await self._cards.look_at(rows)
         # A node that comes later is used once its cards are known; no tick waits for that.
         rows = [row for row in rows if self._cards.of(row["NodeID"]) is not None]
@@ -167,10 +167,6 @@ class RayPlatform:
             "num_cpus": claim.cpus,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(placement.node, soft=False),
         }
-        if claim.cards and (resource := self._resources.get(placement.node) or "GPU") != "GPU":
-            options["resources"] = {resource: round(claim.gpus, 4)}
-        elif claim.cards:
-            options["num_gpus"] = round(claim.gpus, 4)
         if self._forks(wanted, claim):
             if socket := await asyncio.to_thread(self._forkserver.ensure, wanted.family):
                 options["runtime_env"] = {"env_vars": {forkserver.PATH: socket}}
@@ -180,6 +176,9 @@ class RayPlatform:
         of_node = self._cards.full(placement.node)
         uuids = [of_node[card].uuid if card < len(of_node) else "" for card, _ in claim.cards]
         return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device, uuids))
+
+    def keep_leases(self, leases: Mapping[str, Lease]) -> None:
+        self._leases.keep(leases)
 
     async def find(self) -> dict[WorkerName, RayHandle]:
         rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)

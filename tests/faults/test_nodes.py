@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from cluster import Client, errors
+from cluster.runtime.connection import variables_for
+from cluster.runtime.place import Place
 from cluster.status import ModelState, ModelStatus
 from tests.documented import LAUNCH
 from tests.fake_driver import FakeDriver
@@ -181,3 +187,58 @@ def test_cards_are_shown_with_who_has_them_and_strangers_are_no_room(
     finally:
         breakable.terminate_all()
         breakable.lose_node(node)
+
+
+LEASES = """
+import json, sys, ray
+from ray.util import placement_group_table
+ray.init(address=sys.argv[1], namespace=sys.argv[2], log_to_driver=False, logging_level="error")
+rows = [row for row in placement_group_table().values() if row["name"].startswith("lease:")]
+made = [row for row in rows if row["state"] != "REMOVED"]
+cards = {row["name"].split(":")[2]: [row["state"], row["bundles"][0]["GPU"]] for row in made}
+print(json.dumps(cards))
+"""
+
+
+def leases(cluster: LiveCluster) -> Any:
+    """What Ray has in its ledger: by model the state of its lease, and how much of cards."""
+    state = Place(cluster.settings).read()
+    assert state is not None
+    done = subprocess.run(
+        [sys.executable, "-c", LEASES, state["address"], cluster.settings.namespace],
+        env={**cluster.ray_environment(), **variables_for(state["address"])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_a_model_that_dozes_lends_its_card_and_takes_it_again(nodes: LiveCluster) -> None:
+    card, took = {"n_gpu": 1, "worker_ip": ONE_CARD}, ["CREATED", 1.0]
+    (first,) = launch(nodes, "first", **card).workers
+    until(lambda: leases(nodes) == {"first": took}, within=15)
+    with nodes.client() as client:
+        with pytest.raises(errors.DoesNotFit):
+            client.launch_model(model_name="echo", model_type="echo", model_uid="second", **card)
+        client.doze_model("first")
+        until(lambda: client.status("first").state == ModelState.DOZING, within=15)
+        launch(nodes, "second", **card)
+        until(lambda: leases(nodes) == {"second": took}, within=15)
+        # A supervisor that comes back finds them, and a worker that is killed takes its own with it.
+        nodes.named("SupervisorActor")[0].kill()
+        until(
+            lambda: leases(nodes) == {"second": took} and client.status("first").state == ModelState.DOZING, within=60
+        )
+        client.terminate_model("second")
+        client.wake_model("first")
+        (again,) = client.status("first").workers
+        assert (again.pid, again.state) == (first.pid, "READY")
+        until(lambda: leases(nodes) == {"first": took}, within=15)
+        psutil.Process(again.pid).kill()
+        until(lambda: client.status("first").state != ModelState.READY, within=15)
+        until(lambda: client.status("first").state == ModelState.READY, within=60)
+        until(lambda: leases(nodes) == {"first": took}, within=15)
+        client.terminate_model("first")
+        until(lambda: leases(nodes) == {}, within=15)

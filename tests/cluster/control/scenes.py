@@ -17,7 +17,7 @@ from cluster import errors
 from cluster.catalog.entry import Source
 from cluster.control.changes import Change
 from cluster.control.placement import Placement
-from cluster.control.platform import Weighed
+from cluster.control.platform import Lease, Weighed
 from cluster.control.sqlite_store import SqliteStore
 from cluster.control.supervisor import Supervisor
 from cluster.launch import Needs, Wanted
@@ -210,6 +210,8 @@ class World:
         self.is_importing = False
         #: Supervisors that a newer one has taken the workers from.
         self.stood_back = 0
+        #: What workers have of cards, as it was last told.
+        self.leases: dict[str, Lease] = {}
 
     def clock(self) -> float:
         return time.monotonic() + self.clock_ahead
@@ -217,6 +219,9 @@ class World:
     async def nodes(self) -> Sequence[Node]:
         await asyncio.sleep(0.001)  # asking takes a moment, in which other things may happen
         return list(self.there)
+
+    def keep_leases(self, leases: Mapping[str, Lease]) -> None:
+        self.leases = dict(leases)
 
     async def may_start(self, wanted: Wanted, placement: Placement) -> bool:
         return not self.is_importing

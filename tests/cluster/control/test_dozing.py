@@ -6,6 +6,7 @@ import pytest
 
 from cluster import errors
 from cluster.control.making_room import LEAST_S
+from cluster.control.platform import Lease
 from tests.cluster.control.scenes import M, S, Scene, play
 from tests.make import make_node, make_wanted
 
@@ -220,3 +221,83 @@ def test_two_that_doze_and_are_woken_at_once_do_not_wait_for_each_other() -> Non
         await s.state(M.READY, "b")
 
     play(scene, SMALL)
+
+
+# -------------------------------------------------------------------------------------------------- cards
+
+
+ONE_CARD = make_node("n0", memory_gib=8, gpus=1, card_gib=10)
+ON_CARD = {"n_gpu": "auto", "claim_gib": 6}
+
+
+def test_a_model_that_dozes_gives_its_card_to_another_and_waits_for_it_when_it_is_woken() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("first", **ON_CARD))
+        await s.ticks()
+        assert list(s.world.leases.values()) == [Lease("n0", 0.6)]
+        await s.supervisor.doze("first")
+        await dozing(s, "first")
+        await s.ticks()
+        assert s.world.leases == {}
+        await s.ready(make_wanted("second", **ON_CARD, pinned=True))
+        await s.ticks()
+        (name,) = s.world.leases
+        assert name.startswith("worker:second:")
+        # It is pinned, so nobody can make room.
+        await s.supervisor.wake("first")
+        await s.until(lambda: "first" in s.supervisor._fleet.waiting)
+        assert "0.4 of a GPU free, 0.6 asked" in s.supervisor._fleet.waiting["first"].reason
+        await s.supervisor.terminate("second")
+        await s.state(M.READY, uid="first")
+        await s.ticks()
+        assert [name.split(":")[1] for name in s.world.leases] == ["first"]
+        assert len(s.world.started) == 2, "its process had stayed, and loaded again"
+
+    play(scene, ONE_CARD)
+
+
+def test_two_models_on_one_card_doze_for_each_other() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("first", **ON_CARD))
+        await s.supervisor.launch(make_wanted("second", **ON_CARD), True)
+        s.world.the("first").tell(is_idle=True)
+        s.world.clock_ahead += LEAST_S + 1
+        await s.state(M.READY, uid="second")
+        assert (await s.state(M.DOZING, uid="first")).ready == 0
+        assert s.world.alive("first") and s.world.alive("second")
+
+    play(scene, ONE_CARD)
+
+
+def test_what_dozes_does_not_get_another_card_than_its_process_sees() -> None:
+    """It is started anew where there is room on another one only."""
+
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("first", **ON_CARD, gpu_idx=[0]))
+        await s.supervisor.doze("first")
+        await dozing(s, "first")
+        await s.ready(make_wanted("pinned", **ON_CARD, gpu_idx=[0], pinned=True))
+        await s.ready(make_wanted("free", **ON_CARD))
+        await s.supervisor.doze("free")
+        await dozing(s, "free")
+        await s.ready(make_wanted("again", **ON_CARD, gpu_idx=[1], pinned=True))
+        await s.supervisor.terminate("pinned")
+        await s.supervisor.wake("free")
+        status = await s.state(M.READY, uid="free")
+        assert [worker.cards for worker in status.workers] == [(0,)]
+        assert len([name for name in s.world.started if name.startswith("worker:free:")]) == 2
+
+    play(scene, make_node("n0", memory_gib=16, gpus=2, card_gib=10))
+
+
+def test_the_lease_of_a_worker_that_dies_goes_with_it() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("first", **ON_CARD))
+        await s.ticks()
+        (before,) = s.world.leases
+        s.world.the("first").kill()
+        await s.until(lambda: s.world.leases and before not in s.world.leases)
+        (after,) = s.world.leases
+        assert after.startswith("worker:first:")
+
+    play(scene, ONE_CARD)

@@ -131,8 +131,8 @@ def test_a_dozing_worker_claims_what_its_process_takes_until_it_is_roused() -> N
     whole = Claim(4 * GIB, cards=((0, 0.5),), cpus=2, card_bytes=GIB)
     before = replace(worker(S.NODDING), claim=whole, ready_since=1.0, report=Report(memory_bytes=GIB))
     dozing = step(before, E.DOZED, 2.0)
-    # Ray keeps the share of a card and the cores.
-    assert dozing.claim == Claim(GIB, cards=((0, 0.5),), cpus=2)
+    # Ray keeps the cores.
+    assert dozing.claim == Claim(GIB, cpus=2)
     roused = step(dozing, E.ROUSE, 3.0)
     assert (roused.claim, roused.whole_claim) == (whole, None)
     assert step(step(roused, E.STARTED, 4.0), E.LOADED, 5.0).ready_since == 5.0
