@@ -47,9 +47,10 @@ FOLLOWING = """() => {
 FOLLOWED = """() => {
   const end = steps.findIndex((at, place) => place > 0 && at <= steps[place - 1]);
   const isBack = end < 0 || steps[end] < steps[0];
-  return [steps.length, [...hidden, ...(isBack ? [] : [`back from ${steps[end - 1]} to ${steps[end]}`])]];
+  const missed = [...hidden, ...(isBack ? [] : [`back from ${steps[end - 1]} to ${steps[end]}`])];
+  return steps.length > 0 ? missed : ["nothing has the focus"];
 }"""
-TABS_MOST = 30
+TABS_MOST = 18
 
 
 async def faults_of(page: Page, where: str, *rules: str) -> list[str]:
@@ -166,13 +167,14 @@ def test_the_keyboard_leads_through_each_screen_in_its_order_and_shows_where_it_
         async with staged(eyes, tmp_path, 1280, "light") as page:
             for place in (*SCREENS, *PLACES["models"], PLACES["launch"][1], PLACES["registrations"][1]):
                 await shown(page, place)
-                await page.evaluate("document.activeElement.blur(); document.querySelector('main').focus()")
+                # What is above the tabs of a model is the same in each.
+                await page.evaluate(
+                    "(document.querySelector('.tabs a:last-child') ?? document.querySelector('main')).focus()"
+                )
                 await page.evaluate(FOLLOWING)
                 for _ in range(TABS_MOST):
                     await page.keyboard.press("Tab")
-                count, missed = await page.evaluate(FOLLOWED)
-                faults += [f"{place}: {each}" for each in missed]
-                assert count > 0, place
+                faults += [f"{place}: {each}" for each in await page.evaluate(FOLLOWED)]
             # A question takes the keyboard, and Escape gives it back.
             await shown(page, "keys")
             await page.get_by_role("button", name="Revoke").first.focus()
