@@ -62,6 +62,7 @@ def router(services: Services, chats: Mapping[str, Callable[[Services], ChatAnsw
     @routes.post("/v1/chat/completions")
     @described("Answer a chat", ChatCompletion, body=ChatRequest, media_types=(EVENTS,))
     async def chat(request: Request) -> Response:
+        """Parts of messages of the type `image_url` are pictures, as data URIs, for models that read or see them."""
         body = await json_body(request)
         name = body.get("model")
         ability = services.serving.able(request, name if isinstance(name, str) else None, *answers)

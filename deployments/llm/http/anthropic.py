@@ -123,6 +123,7 @@ def router(services: Services) -> APIRouter:
         error=AnthropicError,
     )
     async def messages(request: Request) -> Response:
+        """Blocks of the type `image` with a source in base64 are pictures, for models that see."""
         fields: MessagesFields = checked(MessagesFields, await json_body(request))
         query = await fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid

@@ -112,6 +112,7 @@ def router(services: Services) -> APIRouter:
     @routes.post("/api/chat")
     @described_for_ollama("Answer a chat, as Ollama does", JsonObject, body=OllamaChat, media_types=(NDJSON,))
     async def chat(request: Request) -> Response:
+        """`images` of a message are pictures as base64, for models that see."""
         fields: OllamaChat = checked(OllamaChat, await json_body(request))
         # Clients send this to have a model in memory before they need it.
         query = await fields.query(talks) if fields.messages else None

@@ -90,6 +90,7 @@ def router(services: Services) -> APIRouter:
     @routes.post("/v1/responses")
     @described("Answer a conversation, as OpenAI's responses", JsonObject, body=ResponsesFields, media_types=(EVENTS,))
     async def respond(request: Request) -> Response:
+        """Parts of the type `input_image` are pictures, as data URIs, for models that see."""
         fields: ResponsesFields = checked(ResponsesFields, await json_body(request))
         query = await fields.query(talks)
         uid = talks.serving.find(request, fields.model, "chat").uid
