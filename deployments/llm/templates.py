@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,8 @@ MOST_SECONDS = 5.0
 #: Letters of a text that is repeated.
 MOST_REPEATED = 1_000_000
 MOST_POWER = 64
+#: A text that no template writes by itself.
+PROBE = "probe-5f1c"
 #: How to have a model that sees, for those that are loaded by engines with which none does.
 ELSEWHERE = "launch one that sees with model_engine=llamacpp and its mmproj file, or with model_engine=vllm"
 
@@ -79,8 +82,22 @@ class ChatTemplate:
         begins_answer: bool = True,
     ) -> str:
         """`variables`: what the request gives to the template besides."""
+        listed = [_in_parts(message) for message in messages] if self._takes_parts_only else messages
+        return self._rendered(listed, tools, variables, begins_answer)
+
+    @cached_property
+    def _takes_parts_only(self) -> bool:
+        """Whether it leaves out a text that is not in a list of parts, as templates of models that see may do."""
+        try:
+            return PROBE not in self._rendered([{"role": "user", "content": PROBE}], [], {}, True)
+        except errors.ClusterError:
+            return False
+
+    def _rendered(
+        self, messages: Sequence[JsonObject], tools: Sequence[JsonObject], variables: Mapping[str, Any], begins: bool
+    ) -> str:
         _turns_left.set(MOST_TURNS)
-        own = {"messages": list(messages), "tools": list(tools) or None, "add_generation_prompt": begins_answer}
+        own = {"messages": list(messages), "tools": list(tools) or None, "add_generation_prompt": begins}
         try:
             with time_limit(self.most_seconds):
                 return str(self._template.render({**variables, **self._tokens, **own}))
@@ -136,6 +153,11 @@ def plain(messages: Sequence[JsonObject], leaves_pictures_out: bool = False) -> 
     if not leaves_pictures_out:
         refuse_pictures(messages)
     return [_plain(message, number) for number, message in enumerate(messages)]
+
+
+def _in_parts(message: JsonObject) -> JsonObject:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def _plain(message: JsonObject, place: int) -> JsonObject:

@@ -81,3 +81,15 @@ def test_arguments_of_calls_become_objects() -> None:
     (message,) = plain([{"role": "assistant", "content": None, "tool_calls": [call, odd]}])
     assert message["content"] == ""
     assert [each["function"]["arguments"] for each in message["tool_calls"]] == [{"a": 1}, "no JSON"]
+
+
+def test_a_template_that_reads_only_parts_is_given_parts() -> None:
+    source = (
+        "{% for message in messages %}{{ message.role }}:"
+        "{% for part in message.content | selectattr('type', 'equalto', 'text') %} {{ part.text }}{% endfor %};"
+        "{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    assert ChatTemplate(source, {}).written(messages, []) == "user: hi;assistant: ho;"
+    plainly = "{% for message in messages %}{{ message.role }}: {{ message.content }};{% endfor %}"
+    assert ChatTemplate(plainly, {}).written(messages, []) == "user: hi;assistant: ho;"
