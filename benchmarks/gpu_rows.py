@@ -40,10 +40,11 @@ AT_ONCE = 4
 class Served:
     """A model in a worker of this process."""
 
-    def __init__(self, bench: Bench, type: str, folder: Path | str, **launch: Any) -> None:
+    def __init__(self, bench: Bench, type: str, folder: Path | str, name: str = "", **launch: Any) -> None:
+        """`name`: of the catalogue, for a folder of a kind that its files do not tell."""
         settings = Settings(home=bench.folder / "home")
         place = {"model_path": str(folder)} if isinstance(folder, Path) else {}
-        name = folder.name if isinstance(folder, Path) else folder
+        name = name or (folder.name if isinstance(folder, Path) else folder)
         on_card = not bench.is_small
         spec = LaunchSpec(model_name=name, model_type=type, n_gpu="auto" if on_card else None, **place, **launch)
         self.wanted = resolve(spec, catalog_with([], settings), settings)
@@ -204,7 +205,7 @@ async def ppocr(bench: Bench) -> Cells:
 
 async def document_model(bench: Bench) -> Cells:
     folder = bench.made("documents", gpu_models.documents) / "model"
-    return await _reading(bench, Served(bench, "ocr", folder))
+    return await _reading(bench, Served(bench, "ocr", folder, "GOT-OCR2_0"))
 
 
 async def _reading(bench: Bench, served: Served) -> Cells:

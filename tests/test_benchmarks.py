@@ -90,7 +90,7 @@ def test_what_there_was_no_time_for_is_counted(tmp_path: Path) -> None:
 
 
 def test_rows_run_small_without_a_card() -> None:
-    rows = "card,embedding packed,rerank,doze,out of memory"
+    rows = "card,embedding packed,rerank,documents,doze,out of memory"
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--rows", rows]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -99,6 +99,7 @@ def test_rows_run_small_without_a_card() -> None:
         ["| card", "ok"],
         ["| embedding packed", "ok"],
         ["| rerank", "ok"],
+        ["| ocr documents", "ok"],
         ["| doze and wake", "ok"],
         ["| out of memory", "not here"],
     ]
