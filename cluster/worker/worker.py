@@ -300,7 +300,8 @@ class Worker:
         waited = max(outputs.started_at - outputs.queued_at, 0.0)
         tokens = sum(prepared.tokens)
         self._metrics.answered(waited, now - outputs.queued_at, tokens)
-        ran = now - outputs.queued_at - waited
+        # What was kept from before needed no computing.
+        ran = now - outputs.queued_at - waited if outputs.started_at else 0.0
         values = outputs.values if prepared.join is None else prepared.join(outputs.values)
         return Answer(self._model.family.pack(values, call.params), tokens, waited * 1000, ran * 1000)
 

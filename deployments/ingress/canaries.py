@@ -56,8 +56,8 @@ class CanaryCounts:
             return False
         return self._table.is_usable(model, model.canary)
 
-    def answered(self, model: ModelRoutes, worker: str, seconds: float, was_failed: bool) -> None:
-        """`was_failed`: by the version on trial, before."""
+    def answered(self, model: ModelRoutes, worker: str, seconds: float | None, was_failed: bool) -> None:
+        """`seconds`: None where nothing was computed. `was_failed`: by the version on trial, before."""
         if (compared := self._of(model)) is None:
             return
         (compared.canary if worker in model.canary else compared.stable).answered(seconds)

@@ -287,7 +287,9 @@ class Dispatcher:
                     answer = await question.sender(queue, is_suspect)(call, question.is_long)
                     self.table.queued[route.worker] = queue.queued
                     if model.canary:
-                        self._canaries.answered(model, route.worker, loop.time() - began, question.was_failed)
+                        is_computed = question.in_pieces or answer.run_ms > 0
+                        seconds = loop.time() - began if is_computed else None
+                        self._canaries.answered(model, route.worker, seconds, question.was_failed)
                     # One in pieces may still end its worker.
                     if not question.in_pieces:
                         self._clear(question)

@@ -64,7 +64,13 @@ class Versioned(Worker):
     async def _infer(self, calls: Sequence[Call]) -> tuple[list[Any], int]:
         is_new = ":2:" in self.name
         self.asked.append([call.items[0] for call in calls])
-        answers = [Answer([self.name], 1) if call.items != ["bad"] else errors.BadRequest("No.") for call in calls]
+        # "kept" needs no computing.
+        answers = [
+            errors.BadRequest("No.")
+            if call.items == ["bad"]
+            else Answer([self.name], 1, 0.0, float(call.items != ["kept"]))
+            for call in calls
+        ]
         return ([self.fails_with for _ in calls] if is_new and self.fails_with else answers), 0
 
 
@@ -120,6 +126,9 @@ def test_both_versions_are_counted_and_the_supervisor_is_told() -> None:
         assert tally.canary.requests == answers[canary.name] > 60
         assert tally.stable.requests == 200 - answers[canary.name]
         assert tally.canary.faults == tally.stable.faults == 0 and tally.canary.timed == tally.canary.requests
+        await asked(s, item="kept")
+        later = await told(s)
+        assert later.canary.requests == 2 * tally.canary.requests and later.canary.timed == tally.canary.timed
 
     play(scene, workers=1, kind=Versioned)
 
