@@ -223,7 +223,7 @@ def test_a_model_that_dozes_lends_its_card_and_takes_it_again(nodes: LiveCluster
         with pytest.raises(errors.DoesNotFit):
             client.launch_model(model_name="echo", model_type="echo", model_uid="second", **card)
         client.doze_model("first")
-        until(lambda: client.status("first").state == ModelState.DOZING, within=15)
+        until(lambda: [worker.state for worker in client.status("first").workers] == ["DOZING"], within=15)
         launch(nodes, "second", **card)
         until(lambda: leases(nodes) == {"second": took}, within=15)
         # A supervisor that comes back finds them, and a worker that is killed takes its own with it.
