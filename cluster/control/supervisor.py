@@ -184,7 +184,9 @@ class Supervisor:
         self._models.follow_load(now)
         self._trying.decide(now)
         await self._executor.carry_out(self._sleeping.plan(now))
-        self._platform.keep_leases(leases_of(self._fleet))
+        if self._fleet.workers.cards_changed:
+            self._fleet.workers.cards_changed = False
+            self._platform.keep_leases(leases_of(self._fleet))
         self._publisher.publish()
         self._records.save()
         self._orders.share_cores()

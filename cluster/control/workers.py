@@ -24,6 +24,8 @@ class Workers(MutableMapping[str, WorkerRecord]):
         self.unplanned: set[str] = set()
         #: Nodes whose workers have changed since this was last cleared.
         self.changed_nodes: set[str] = set()
+        #: Whether some may hold other cards since this was last cleared.
+        self.cards_changed = True
         #: What the workers of each node hold of it.
         self.held: dict[str, Held] = {}
         #: All that are not READY; only they can stay in a state for too long.
@@ -100,6 +102,7 @@ class Workers(MutableMapping[str, WorkerRecord]):
         new = (after.node, after.claim) if after is not None and after.state in HOLDS_CLAIM else None
         if old == new:
             return
+        self.cards_changed |= any(each is not None and each[1].cards for each in (old, new))
         if old is not None:
             node, claim = old
             self.held[node] = self.held[node].minus(claim)

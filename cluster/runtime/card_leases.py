@@ -31,27 +31,28 @@ class CardLeases:
     """Used from the supervisor's loop."""
 
     def __init__(self) -> None:
-        #: Address, and by which name Ray counts the cards, of each node.
-        self._nodes: Mapping[str, tuple[str, str]] = {}
-        self._made: dict[str, Lease] = {}
+        #: None as long as nobody knows what workers have.
+        self._wanted: Mapping[str, Lease] | None = None
+        self._made: Mapping[str, Lease] | None = None
         self._until_compared = 0
         self._keeping: asyncio.Task[None] | None = None
 
-    def see_nodes(self, nodes: Mapping[str, tuple[str, str]]) -> None:
-        self._nodes = nodes
+    def want(self, leases: Mapping[str, Lease]) -> None:
+        self._wanted = leases
 
-    def keep(self, leases: Mapping[str, Lease]) -> None:
-        """What cannot be done now is done by a later call."""
+    def look(self, nodes: Mapping[str, tuple[str, str]]) -> None:
+        """At each tick, with the address of each node and the name by which Ray counts its cards. What cannot be done
+        now is done by a later one."""
         self._until_compared -= 1
-        if self._keeping is not None and not self._keeping.done():
+        if self._wanted is None or (self._keeping is not None and not self._keeping.done()):
             return
-        if dict(leases) != self._made or self._until_compared <= 0:
-            self._keeping = asyncio.ensure_future(self._keep(dict(leases), dict(self._nodes)))
+        if self._wanted is not self._made or self._until_compared <= 0:
+            self._keeping = asyncio.ensure_future(self._keep(self._wanted, nodes))
 
     async def _keep(self, leases: Mapping[str, Lease], nodes: Mapping[str, tuple[str, str]]) -> None:
         try:
             await asyncio.to_thread(keep_now, leases, nodes)
-            self._made, self._until_compared = dict(leases), COMPARE_EVERY
+            self._made, self._until_compared = leases, COMPARE_EVERY
         # Ray raises many kinds of errors while its control process is being replaced; the next tick tries again.
         except Exception as error:
             log.warning("the leases of cards could not be brought up to date: %s", error)

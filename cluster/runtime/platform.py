@@ -117,7 +117,7 @@ class RayPlatform:
 
     async def nodes(self) -> list[Node]:
         rows = [row for row in await asyncio.to_thread(ray.nodes) if row["Alive"]]
-        self._leases.see_nodes({row["NodeID"]: (row["NodeManagerAddress"], resource_of(row)) for row in rows})
+        self._leases.look({row["NodeID"]: (row["NodeManagerAddress"], resource_of(row)) for row in rows})
         await self._cards.look_at(rows)
         # A node that comes later is used once its cards are known; no tick waits for that.
         rows = [row for row in rows if self._cards.of(row["NodeID"]) is not None]
@@ -178,7 +178,7 @@ class RayPlatform:
         return RayHandle(await asyncio.to_thread(make, str(name), wanted, claim, self._settings, cards, device, uuids))
 
     def keep_leases(self, leases: Mapping[str, Lease]) -> None:
-        self._leases.keep(leases)
+        self._leases.want(leases)
 
     async def find(self) -> dict[WorkerName, RayHandle]:
         rows = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
