@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from deployments.image.options import ImageOptions
 
 class Family:
     Options = ImageOptions
+    lacks: ClassVar[dict[str, str]] = {}
 
 
 @pytest.mark.parametrize(
