@@ -190,12 +190,11 @@ def messages_of(message: JsonObject) -> list[JsonObject]:
     role, content = message.get("role"), message.get("content")
     if isinstance(content, str) or content is None:
         return [{"role": role, "content": content}]
-    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
-        raise errors.InvalidBody("content must be a text or a list of blocks.", "messages")
+    blocks = _blocks_in(content)
     parts: list[JsonObject] = []
     calls: list[JsonObject] = []
     results: list[JsonObject] = []
-    for block in content:
+    for block in blocks:
         kind = block.get("type")
         if kind in ("text", "image"):
             parts.append(_part(block))
@@ -203,23 +202,39 @@ def messages_of(message: JsonObject) -> list[JsonObject]:
             function = {"name": block.get("name"), "arguments": json.dumps(block.get("input") or {})}
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "tool_result":
-            inner = block.get("content")
-            result = inner if isinstance(inner, str) else _content([_part(each) for each in inner or []])
+            result = _result(block.get("content"))
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": result})
         elif kind in ("thinking", "redacted_thinking"):
             continue
-        elif kind == "document":
-            raise errors.BadRequest(
-                "Models read texts and pictures, and a message has a block of document.", "messages"
-            )
         else:
-            raise errors.InvalidBody(
-                f"A block is a text, an image, a tool_use or a tool_result, not {kind!r:.50}.", "messages"
-            )
+            raise _refusal_of(kind, "A block is a text, an image, a tool_use or a tool_result")
     own: JsonObject = {"role": role, "content": _content(parts)}
     if calls:
         own["tool_calls"] = calls
     return [*results, *([own] if parts or calls or not results else [])]
+
+
+def _blocks_in(content: object) -> list[JsonObject]:
+    if not isinstance(content, list) or not all(isinstance(block, dict) for block in content):
+        raise errors.InvalidBody("content must be a text or a list of blocks.", "messages")
+    return content
+
+
+def _result(content: object) -> str | list[JsonObject]:
+    """What a tool has answered, if anything."""
+    if isinstance(content, str):
+        return content
+    blocks = _blocks_in(content or [])
+    for block in blocks:
+        if block.get("type") not in ("text", "image"):
+            raise _refusal_of(block.get("type"), "A block of a tool_result is a text or an image")
+    return _content([_part(block) for block in blocks])
+
+
+def _refusal_of(kind: object, rule: str) -> errors.ClusterError:
+    if kind in ("document", "search_result"):
+        return errors.BadRequest(f"Models read texts and pictures, and a message has a block of {kind}.", "messages")
+    return errors.InvalidBody(f"{rule}, not {kind!r:.50}.", "messages")
 
 
 def _part(block: JsonObject) -> JsonObject:

@@ -53,10 +53,23 @@ def test_the_use_of_a_tool_is_a_call() -> None:
     ]
 
 
-@pytest.mark.parametrize("kind", ["document", "surprise"])
+@pytest.mark.parametrize("kind", ["document", "search_result", "surprise"])
 def test_a_block_that_is_neither_text_nor_picture_is_refused(kind: str) -> None:
     with pytest.raises(errors.BadRequest, match=kind):
         messages_of({"role": "user", "content": [{"type": kind}]})
+    with pytest.raises(errors.BadRequest, match=kind):
+        messages_of({"role": "user", "content": [{"type": "tool_result", "content": [{"type": kind}]}]})
+
+
+@pytest.mark.parametrize("content", [["x"], 5, {"type": "text"}])
+def test_what_a_tool_has_answered_is_a_text_or_blocks(content: Any) -> None:
+    with pytest.raises(errors.InvalidBody, match="content must be a text or a list of blocks"):
+        messages_of({"role": "user", "content": [{"type": "tool_result", "content": content}]})
+
+
+def test_a_tool_may_answer_nothing() -> None:
+    (message,) = messages_of({"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1"}]})
+    assert message["content"] == ""
 
 
 def test_a_body_that_does_not_fit_is_a_bad_request_there() -> None:
