@@ -414,9 +414,9 @@ class Conversation:
         return read
 
     def _usage(self) -> TalkUsage:
-        return TalkUsage(
-            self._prompt or len(self._order.ids), sum(writer.tokens for writer in self._writers), self._cached
-        )
+        # Where a stop string ends the answer, the engine has not counted yet.
+        prompt = self._prompt or len(self._order.ids) + self._order.picture_tokens
+        return TalkUsage(prompt, sum(writer.tokens for writer in self._writers), self._cached)
 
     def _leave(self, end: str | Exception) -> None:
         """The engine is done with one of the answers."""

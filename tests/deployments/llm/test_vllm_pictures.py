@@ -62,6 +62,18 @@ def test_its_server_writes_the_prompt_and_is_given_pixels(engine: Engine, family
     assert asked["chat_template_kwargs"] == {"enable_thinking": False} and asked["tool_choice"] == "none"
 
 
+def test_pictures_are_counted_where_a_stop_string_comes_before_the_engine_has_counted(
+    engine: Engine, family: VllmLanguage
+) -> None:
+    engine.write(ids=IDS * 100, step_s=0.02)
+    word = family.vocabulary.text_of(IDS[1:2])
+    parts = TEXT, picture_part(seeing.picture("red"))
+    talked = talk(family, *parts, stop=[word])
+    messages = [{"role": "system", "content": "See."}, {"role": "user", "content": list(parts)}]
+    (counted,) = family.prepare("chat", [{"messages": messages}], {}).tokens
+    assert talked.reply.choices[0].finish == "stop" and talked.reply.usage.prompt == counted
+
+
 def test_an_answer_without_a_limit_ends_where_the_engine_has_no_room(engine: Engine, family: VllmLanguage) -> None:
     engine.write(ids=IDS)
     talk(family, TEXT, picture_part(seeing.picture("red")), max_tokens=None)
