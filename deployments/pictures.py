@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ MOST_PIXELS = 50_000_000
 #: Memory of unpacking a picture, for each of its pixels: Pillow has 4 bytes for one, and a picture is there as it came,
 #: with its transparency, which is there once more by itself, and on white.
 OPENING_BYTES = 13
+#: What Pillow raises for files that are broken.
+BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, struct.error)
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -25,12 +28,10 @@ def opened(
 ) -> Image.Image:
     """A picture in colours, its first frame where it has several. What is transparent keeps the colour that is stored
     beneath, or becomes white; `upright`: turned as its camera says that it was held. Errors call it `where`."""
-    from PIL import ImageOps
-
     with _refusing_unreadable(where, param):
         picture = _checked(data, where, param)
         if upright:
-            ImageOps.exif_transpose(picture, in_place=True)
+            picture = _upright(picture)
         return _on_white(picture) if on_white else picture.convert("RGB")
 
 
@@ -69,8 +70,26 @@ def _refusing_unreadable(where: str, param: str) -> Iterator[None]:
         yield
     except UnidentifiedImageError:
         raise errors.BadRequest(f"{where} is not a readable picture; {', '.join(FORMATS)} are.", param) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    # What a file says wrongly of itself ends in many ways.
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise errors.BadRequest(f"{where} is a picture that cannot be read: {error}.", param) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """By its orientation alone: Pillow's own way writes all of the EXIF anew, and fails where a part of it is odd."""
+    from PIL import ExifTags, Image
+
+    turns = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    turn = turns.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

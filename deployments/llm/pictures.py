@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 from cluster import errors
 from cluster.value import JsonObject
@@ -20,7 +21,8 @@ MOST_PICTURES = 32
 #: Models see no more of a picture than this, which is 2048 x 2048; a larger one is made smaller. And of all pictures of
 #: a request together, whose pixels are in memory several times while they are on their way into the engine.
 PIXELS_SEEN, PIXELS_SEEN_TOGETHER = 2**22, 2**24
-
+#: Of the files of a request together, which are unpacked while others wait: seconds of it.
+MOST_PIXELS_TOGETHER = 4 * pictures.MOST_PIXELS
 #: What is longer has next to no pixels left on its short side, which engines take for a fault of their own.
 LONGEST = 200
 
@@ -57,10 +59,10 @@ def _read(part: object, place: int) -> str | bytes:
     raise errors.InvalidBody(f"messages.{place}: a part must be a text or a picture, not {kind!r:.50}.", "messages")
 
 
-def pictures_in(messages: Sequence[JsonObject]) -> list[tuple[int, bytes]]:
-    """Each with the place of its message. Raises for parts that are something else."""
+def pictures_in(messages: Sequence[JsonObject]) -> list[bytes]:
+    """Raises for parts that are something else."""
     return [
-        (place, part)
+        part
         for place, message in enumerate(messages)
         for part in parts_of(message.get("content"), place)
         if isinstance(part, bytes)
@@ -71,50 +73,62 @@ def sizes_of(messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
     """Width and height of each picture as it is seen, from the beginnings of the files. Raises for what is none."""
     files = pictures_in(messages)
     most_pixels = seen_of_each(len(files))
-    return [_seen(pictures.size_of(data, title(place), "messages"), place, most_pixels) for place, data in files]
+    sizes = [pictures.size_of(data, title(number), "messages") for number, data in enumerate(files, 1)]
+    pixels = sum(width * height for width, height in sizes)
+    if pixels > MOST_PIXELS_TOGETHER:
+        raise errors.BadRequest(
+            f"The {len(files)} pictures of the request have {pixels:,} pixels together; at most "
+            f"{MOST_PIXELS_TOGETHER:,} are decoded: send them smaller.",
+            "messages",
+        )
+    return [_seen(size, number, most_pixels) for number, size in enumerate(sizes, 1)]
 
 
 def seen_of_each(count: int) -> int:
     return min(PIXELS_SEEN, PIXELS_SEEN_TOGETHER // max(1, count))
 
 
-def pixmap(data: bytes, place: int, most_pixels: int) -> bytes:
+def pixmap(data: bytes, number: int, most_pixels: int) -> bytes:
     """The pixels as a file that needs no decoder, so that no other than Pillow's is given what strangers send."""
     with _unpacking:
-        picture = pictures.opened(data, title(place), "messages", on_white=True, upright=True)
-        size = _seen(picture.size, place, most_pixels)
+        picture = pictures.opened(data, title(number), "messages", on_white=True, upright=True)
+        size = _seen(picture.size, number, most_pixels)
         if size != picture.size:
             picture = picture.resize(size, reducing_gap=2.0)
         return b"P6 %d %d 255\n" % size + bytes(picture.tobytes())
 
 
-def with_pixels(messages: Sequence[JsonObject]) -> list[JsonObject]:
-    """The messages in OpenAI's form for an engine, without anything that it would open, fetch or decode by itself."""
+def with_pixels(messages: Sequence[JsonObject], check: Callable[[], None] = lambda: None) -> list[JsonObject]:
+    """The messages in OpenAI's form for an engine, without anything that it would open, fetch or decode by itself.
+    `check` raises once nobody waits for them any more."""
     most_pixels = seen_of_each(len(pictures_in(messages)))
+    numbers = count(1)
 
-    def part(value: str | bytes, number: int) -> JsonObject:
+    def part(value: str | bytes) -> JsonObject:
         if isinstance(value, str):
             return {"type": "text", "text": value}
-        text = base64.b64encode(pixmap(value, number, most_pixels)).decode()
+        check()
+        text = base64.b64encode(pixmap(value, next(numbers), most_pixels)).decode()
         return {"type": "image_url", "image_url": {"url": f"data:image/x-portable-pixmap;base64,{text}"}}
 
     return [
-        {**message, "content": [part(value, number) for value in parts_of(content, number)]}
+        {**message, "content": [part(value) for value in parts_of(content, place)]}
         if isinstance(content := message.get("content"), list)
         else message
-        for number, message in enumerate(messages)
+        for place, message in enumerate(messages)
     ]
 
 
-def title(place: int) -> str:
-    return f"The picture in messages.{place}"
+def title(number: int) -> str:
+    """Counted over the whole request: what was one message of a dialect may be several here."""
+    return f"Picture {number} of the request"
 
 
-def _seen(size: tuple[int, int], place: int, most_pixels: int) -> tuple[int, int]:
+def _seen(size: tuple[int, int], number: int, most_pixels: int) -> tuple[int, int]:
     width, height = size
     if max(size) > LONGEST * min(size):
         raise errors.BadRequest(
-            f"{title(place)} has {width} x {height} pixels: one side may be {LONGEST} times as long as the other.",
+            f"{title(number)} has {width} x {height} pixels: one side may be {LONGEST} times as long as the other.",
             "messages",
         )
     if width * height <= most_pixels:

@@ -178,9 +178,7 @@ def refuse_pictures(messages: Sequence[JsonObject], how: str = ELSEWHERE) -> Non
     """For models that cannot see. `how`: to have one that can."""
     for number, message in enumerate(messages):
         if any(isinstance(part, bytes) for part in parts_of(message.get("content"), number)):
-            raise errors.BadRequest(
-                f"messages.{number} has a picture, and this model reads texts only: {how}.", "messages"
-            )
+            raise errors.BadRequest(f"A message has a picture, and this model reads texts only: {how}.", "messages")
 
 
 def _text_of(content: Any, place: int) -> str:

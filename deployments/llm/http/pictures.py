@@ -15,10 +15,10 @@ from deployments.llm.pictures import MOST_PICTURES, PICTURE, PICTURES, picture_p
 async def pictures_read(messages: Sequence[JsonObject], most_bytes: int) -> list[JsonObject]:
     """The same messages, with the pictures in them as files. A thread reads what is long."""
     written = [
-        _base64_of(part, place)
-        for place, message in enumerate(messages)
-        for part in _listed(message.get("content"))
-        if _is_picture(part)
+        _base64_of(part, number)
+        for number, part in enumerate(
+            (part for message in messages for part in _listed(message.get("content")) if _is_picture(part)), 1
+        )
     ]
     if not written:
         return list(messages)
@@ -32,18 +32,18 @@ async def pictures_read(messages: Sequence[JsonObject], most_bytes: int) -> list
 
 
 def _with_files(messages: Sequence[JsonObject], written: Sequence[str], most_bytes: int) -> list[JsonObject]:
-    texts = iter(written)
+    texts = iter(enumerate(written, 1))
 
-    def read(message: JsonObject, place: int) -> JsonObject:
+    def read(message: JsonObject) -> JsonObject:
         parts = _listed(message.get("content"))
         if not any(map(_is_picture, parts)):
             return message
-        return {**message, "content": [_file(next(texts), place) if _is_picture(part) else part for part in parts]}
+        return {**message, "content": [_file(*next(texts)) if _is_picture(part) else part for part in parts]}
 
-    def _file(text: str, place: int) -> JsonObject:
-        return picture_part(decoded(text, "image", most_bytes, title(place), "messages"))
+    def _file(number: int, text: str) -> JsonObject:
+        return picture_part(decoded(text, "image", most_bytes, title(number), "messages"))
 
-    return [read(message, place) for place, message in enumerate(messages)]
+    return [read(message) for message in messages]
 
 
 def _listed(content: object) -> list[object]:
@@ -54,16 +54,16 @@ def _is_picture(part: object) -> bool:
     return isinstance(part, Mapping) and part.get("type") in PICTURES
 
 
-def _base64_of(part: object, place: int) -> str:
+def _base64_of(part: object, number: int) -> str:
     """A data URI or bare base64, from a part as OpenAI's two routes and Anthropic's have it."""
     assert isinstance(part, Mapping)
     inner = next((part[name] for name in ("image_url", "source", "image", "url") if part.get(name)), None)
     if isinstance(inner, Mapping):
         inner = inner.get("data") or inner.get("url")
     if not isinstance(inner, str) or part["type"] == PICTURE:
-        raise errors.InvalidBody(f"{title(place)} must be a data URI, such as data:image/png;base64,….", "messages")
+        raise errors.InvalidBody(f"{title(number)} must be a data URI, such as data:image/png;base64,….", "messages")
     if inner[:8].lower().startswith(("http://", "https://")):
         raise errors.BadRequest(
-            f"{title(place)} is an address, and none is fetched: send a data URI, data:image/png;base64,….", "messages"
+            f"{title(number)} is an address, and none is fetched: send a data URI, data:image/png;base64,….", "messages"
         )
     return inner

@@ -110,7 +110,7 @@ def test_a_picture_is_refused_before_any_work() -> None:
     family = LlamaCpp()
     family._options, family._context = LlamaCpp.Options(), 100
     parts = [{"type": "text", "text": "What is it?"}, picture_part(b"")]
-    with pytest.raises(errors.BadRequest, match=r"messages\.0 has a picture, and this model reads texts only: launch"):
+    with pytest.raises(errors.BadRequest, match=r"A message has a picture, and this model reads texts only: launch"):
         family.prepare("chat", [{"messages": [{"role": "user", "content": parts}]}], {})
     assert family.prepare("chat", [{"messages": [{"role": "user", "content": parts[:1]}]}], {}).tokens == [4]
 

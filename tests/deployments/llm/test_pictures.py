@@ -8,10 +8,10 @@ import zlib
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cluster import errors
-from deployments.llm.pictures import picture_part, pictures_in, pixmap, seen_of_each, sizes_of
+from deployments.llm.pictures import picture_part, pictures_in, pixmap, seen_of_each, sizes_of, with_pixels
 from deployments.llm.templates import plain, refuse_pictures
 from tests.seeing import picture
 
@@ -33,10 +33,10 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_pictures_have_the_place_of_their_message() -> None:
+def test_pictures_come_in_the_order_of_their_messages() -> None:
     first, second = picture("red"), picture("blue")
     messages = message(TEXT, picture_part(first), picture_part(second))
-    assert pictures_in(messages) == [(1, first), (1, second)]
+    assert pictures_in(messages) == [first, second]
     assert pictures_in([{"role": "user", "content": "hi"}, {"role": "assistant", "content": None}]) == []
 
 
@@ -59,7 +59,7 @@ def test_parts_that_are_neither_texts_nor_pictures_reach_no_engine(part: Any, sa
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (bomb(10_000), r"The picture in messages\.1 has 10000 x 10000 pixels; at most 50,000,000 are decoded"),
+        (bomb(10_000), r"Picture 1 of the request has 10000 x 10000 pixels; at most 50,000,000 are decoded"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/passwd'/></svg>", "is not a readable picture"),
         (b"GIF89a", "picture"),
         (b"hello", "is not a readable picture"),
@@ -69,6 +69,50 @@ def test_parts_that_are_neither_texts_nor_pictures_reach_no_engine(part: Any, sa
 def test_what_is_no_picture_is_refused_by_the_beginning_of_its_file(data: bytes, says: str) -> None:
     with pytest.raises(errors.BadRequest, match=says):
         sizes_of(message(picture_part(data)))
+
+
+def test_files_that_would_be_unpacked_for_long_are_refused_together() -> None:
+    photo = picture_part(bomb(7000))
+    assert sizes_of(message(*[photo] * 4)) == [(2048, 2048)] * 4
+    with pytest.raises(errors.BadRequest, match="The 5 pictures of the request have 245,000,000 pixels together; at"):
+        sizes_of(message(*[photo] * 5))
+
+
+def test_nothing_more_is_unpacked_for_somebody_who_has_left() -> None:
+    unpacked: list[None] = []
+
+    def check() -> None:
+        if unpacked:
+            raise errors.RequestCancelled("It was stopped.")
+        unpacked.append(None)
+
+    red, broken = picture_part(picture("red")), picture_part(b"")
+    with pytest.raises(errors.RequestCancelled):
+        with_pixels(message(red, broken), check)
+
+
+def odd_exif(tag: int, kind: int) -> bytes:
+    """A JPEG file whose camera was held upright, and which says nonsense of something else."""
+    tiff = b"II*\0" + struct.pack("<IH", 8, 2)
+    tiff += struct.pack("<HHI4s", tag, kind, 4, b"abc\0") + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 4), "red").save(file, "JPEG", exif=b"Exif\0\0" + tiff + b"\0" * 4)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("tag", [0x0100, 0x011A])
+def test_a_picture_with_odd_notes_of_its_camera_is_seen_all_the_same(tag: int) -> None:
+    assert pixmap(odd_exif(tag, 2), 1, 100).startswith(b"P6 4 8 255\n")
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_pictures_stand_as_their_cameras_were_held(turn: int) -> None:
+    image, notes, file = Image.new("RGB", (3, 2)), Image.Exif(), io.BytesIO()
+    image.putdata([(value, 0, 0) for value in range(6)])
+    notes[0x0112] = turn
+    image.save(file, "PNG", exif=notes)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    assert pixmap(file.getvalue(), 1, 100) == b"P6 %d %d 255\n" % upright.size + upright.tobytes()
 
 
 def test_a_picture_that_breaks_off_is_refused_when_it_is_unpacked() -> None:
@@ -100,7 +144,7 @@ def test_large_pictures_are_made_smaller_and_many_of_them_more_so() -> None:
 
 
 def test_a_model_that_reads_texts_only_says_which_engine_sees() -> None:
-    says = r"messages\.1 has a picture, and this model reads texts only: .*model_engine=llamacpp and its mmproj file"
+    says = r"A message has a picture, and this model reads texts only: .*model_engine=llamacpp and its mmproj file"
     with pytest.raises(errors.BadRequest, match=says):
         plain(message(TEXT, picture_part(b"")))
     with pytest.raises(errors.BadRequest, match="texts only: go on"):

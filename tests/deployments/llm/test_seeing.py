@@ -142,8 +142,8 @@ def test_the_mark_that_stands_for_a_picture_is_plain_text_in_a_message(family: L
 def test_a_picture_that_cannot_be_unpacked_disturbs_nobody(family: LlamaCpp) -> None:
     before = ask(family, TEXT, shown("red")).text
     broken = picture_part(seeing.picture("red", (300, 300), "JPEG")[:-200])
-    bad, good = ask(family, TEXT, broken), ask(family, TEXT, shown("red"))
-    with pytest.raises(errors.BadRequest, match=r"The picture in messages\.0 is a picture that cannot be read"):
+    bad, good = ask(family, TEXT, shown("red"), broken), ask(family, TEXT, shown("red"))
+    with pytest.raises(errors.BadRequest, match=r"Picture 2 of the request is a picture that cannot be read"):
         _ = bad.reply
     assert good.text == before
 

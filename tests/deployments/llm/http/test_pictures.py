@@ -176,6 +176,16 @@ def test_a_result_of_a_tool_may_be_a_picture() -> None:
     assert read["content"] == [{"type": "text", "text": "here"}, picture_part(b"hi")]
 
 
+def test_a_picture_is_called_by_its_number_in_the_request() -> None:
+    """Of messages there may be more than the caller has sent."""
+    image = {"type": "image", "source": {"type": "base64", "data": "aGk="}}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": [image]}
+    address = {"type": "image", "source": {"type": "url", "url": "http://a/b.png"}}
+    messages = [{"role": "system", "content": "See."}, *messages_of({"role": "user", "content": [result, address]})]
+    with pytest.raises(errors.BadRequest, match="Picture 2 of the request is an address"):
+        asyncio.run(pictures_read(messages, MOST_BYTES))
+
+
 def test_messages_without_pictures_stay_as_they_are() -> None:
     messages = [*HELLO, {"role": "user", "content": [TEXT, {"type": "other"}]}, {"role": "assistant"}]
     assert asyncio.run(pictures_read(messages, MOST_BYTES)) == messages
