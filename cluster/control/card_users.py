@@ -20,55 +20,61 @@ MOST_NAMED = 2
 
 @dataclass
 class CardUsers:
+    """Remembers whose the processes on each node were."""
+
+    _of: dict[str, NodeUsers] = field(default_factory=dict)
+
+    def shown(self, nodes: Iterable[Node], workers: Workers, now: float) -> dict[str, Node]:
+        """All nodes there are, by their ids, with whose their cards are."""
+        after = {node.id: node for node in nodes}
+        self._of = {node: self._of.get(node, NodeUsers()) for node in after}
+        return {
+            node.id: replace(node, cards=self._of[node.id].attributed(node.cards, workers.on(node.id), now))
+            if node.cards
+            else node
+            for node in after.values()
+        }
+
+
+@dataclass
+class NodeUsers:
     """Remembers whose a process was, so that what a worker leaves behind for a moment is not taken for a stranger's."""
 
-    #: By node and process: its worker, and since when that has not been there.
-    _workers: dict[tuple[str, int], str] = field(default_factory=dict)
-    _left: dict[tuple[str, int], float] = field(default_factory=dict)
+    #: By process: its worker, and since when that has not been there.
+    _workers: dict[int, str] = field(default_factory=dict)
+    _left: dict[int, float] = field(default_factory=dict)
 
-    def shown_on(self, node: Node, workers: Workers, now: float) -> Node:
-        """The node with whose its cards are."""
-        if not node.cards:
-            return node
-        return replace(node, cards=self.attributed(node.id, node.cards, workers.on(node.id), now))
-
-    def attributed(
-        self, node: str, cards: Sequence[Card], workers: Collection[WorkerRecord], now: float
-    ) -> tuple[Card, ...]:
-        """The cards of a node, each process with its worker, and with what strangers have."""
+    def attributed(self, cards: Sequence[Card], workers: Collection[WorkerRecord], now: float) -> tuple[Card, ...]:
+        """The cards of the node, each process with its worker, and with what strangers have."""
         pids = {worker.report.pid: str(worker) for worker in workers if worker.report.pid}
-        every = [
-            replace(card, users=tuple(self._owned(node, user, pids, now) for user in card.users)) for card in cards
-        ]
+        every = [replace(card, users=tuple(self._owned(user, pids, now) for user in card.users)) for card in cards]
         alive = {user.pid for card in every for user in card.users}
-        for key in [key for key in self._workers.keys() | self._left.keys() if key[0] == node and key[1] not in alive]:
-            self._workers.pop(key, None)
-            self._left.pop(key, None)
+        self._workers = {pid: worker for pid, worker in self._workers.items() if pid in alive}
+        self._left = {pid: since for pid, since in self._left.items() if pid in alive}
         return tuple(
-            _with_foreign(card, _unseen_claims(number, card, workers), self._leaving(node, card, now))
+            _with_foreign(card, _unseen_bytes(number, card, workers), self._ours(card, now))
             for number, card in enumerate(every)
         )
 
-    def _owned(self, node: str, user: CardUser, pids: Mapping[int, str], now: float) -> CardUser:
-        key = (node, user.pid)
+    def _owned(self, user: CardUser, pids: Mapping[int, str], now: float) -> CardUser:
         worker = next((pids[pid] for pid in (user.pid, *user.parents) if pid in pids), "")
         if worker:
-            self._workers[key] = worker
-            self._left.pop(key, None)
+            self._workers[user.pid] = worker
+            self._left.pop(user.pid, None)
             return replace(user, worker=worker, is_ours=True)
-        if user.is_ours or key in self._workers:
-            self._left.setdefault(key, now)
-            return replace(user, worker=self._workers.get(key, ""), is_ours=True)
+        if user.is_ours or user.pid in self._workers:
+            self._left.setdefault(user.pid, now)
+            return replace(user, worker=self._workers.get(user.pid, ""), is_ours=True)
         return user
 
-    def _leaving(self, node: str, card: Card, now: float) -> frozenset[int]:
-        """Processes of workers that are gone, whose memory is about to come free."""
+    def _ours(self, card: Card, now: float) -> frozenset[int]:
+        """Processes of workers, also of those that are gone and whose memory is about to come free."""
         return frozenset(
-            user.pid for user in card.users if now - self._left.get((node, user.pid), float("-inf")) < LEAVING_S
-        ) | frozenset(user.pid for user in card.users if user.worker and (node, user.pid) not in self._left)
+            user.pid for user in card.users if user.is_ours and now - self._left.get(user.pid, now) < LEAVING_S
+        )
 
 
-def _unseen_claims(number: int, card: Card, workers: Iterable[WorkerRecord]) -> int:
+def _unseen_bytes(number: int, card: Card, workers: Iterable[WorkerRecord]) -> int:
     """What those workers may have of the card whose processes the driver does not show: in a container it shows other
     process numbers, or none."""
     visible = {user.worker for user in card.users if user.bytes is not None}
@@ -86,14 +92,17 @@ def _with_foreign(card: Card, unseen_bytes: int, ours: frozenset[int]) -> Card:
     if card.used_bytes is None or not card.total_bytes:
         return card
     strangers = sorted((u for u in card.users if u.pid not in ours), key=lambda user: -(user.bytes or 0))
-    seen_bytes = sum(user.bytes or 0 for user in card.users)
-    stranger_bytes = sum(user.bytes or 0 for user in strangers)
-    # Memory whose process the driver does not tell is a worker's as far as workers may have it.
-    nameless_bytes = card.used_bytes - seen_bytes - unseen_bytes
+    # Such a number is of no process here: as far as workers may have that memory, it is theirs.
+    hidden_bytes = sum(user.bytes or 0 for user in strangers if not user.name)
+    workers_bytes = min(hidden_bytes, unseen_bytes)
+    stranger_bytes = sum(user.bytes or 0 for user in strangers) - workers_bytes
+    # So is memory of which the driver tells no process.
+    nameless_bytes = card.used_bytes - sum(user.bytes or 0 for user in card.users) - (unseen_bytes - workers_bytes)
     if nameless_bytes > max(DRIVERS_PART * card.total_bytes, DRIVERS_LEAST):
         stranger_bytes += nameless_bytes
     if not stranger_bytes:
         return card
-    named = [f"pid {user.pid}, {user.name or 'of another container or user'}" for user in strangers[:MOST_NAMED]]
-    named += [f"{len(strangers) - MOST_NAMED} more"] if len(strangers) > MOST_NAMED else []
-    return replace(card, foreign_bytes=stranger_bytes, foreign="; ".join(named) or "the driver does not say whose")
+    named = [user for user in strangers if user.name or hidden_bytes >= unseen_bytes]
+    words = [f"pid {user.pid}, {user.name or 'of another container or user'}" for user in named[:MOST_NAMED]]
+    words += [f"{len(named) - MOST_NAMED} more"] if len(named) > MOST_NAMED else []
+    return replace(card, foreign_bytes=stranger_bytes, foreign="; ".join(words) or "the driver does not say whose")

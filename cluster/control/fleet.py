@@ -83,7 +83,7 @@ class Fleet:
 
     def see_nodes(self, nodes: Iterable[Node], now: float) -> list[str]:
         """The nodes there are now; many gone at once look like a partition, so relaunching waits a while."""
-        last, self.nodes = self.nodes, {node.id: self.card_users.shown_on(node, self.workers, now) for node in nodes}
+        last, self.nodes = self.nodes, self.card_users.shown(nodes, self.workers, now)
         before = set(last)
         gone = before - set(self.nodes)
         for node in before | self.nodes.keys():
