@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -65,6 +67,18 @@ def refuse_foreign_code(setup: Setup) -> None:
                 f"{setup.entry.name} takes code from another repository, {foreign[1]}, of which no commit is trusted: "
                 "use a revision that has its code beside its weights."
             )
+
+
+def brings_code(folder: Path) -> bool:
+    """Whether a folder names classes of its own, or of another repository, which run where code is trusted."""
+    for name in _SAY_CODE:
+        try:
+            config = json.loads((folder / name).read_text())
+        except (OSError, ValueError):
+            continue  # what cannot be read names nothing
+        if isinstance(config, dict) and "auto_map" in config:
+            return True
+    return False
 
 
 def dtype_for(name: str, setup: Setup) -> torch.dtype:

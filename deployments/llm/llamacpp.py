@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -101,7 +102,7 @@ class LlamaCpp(Talking):
         self._projector = projector_in(setup.folder, options.mmproj, options.image_max_tokens)
         self._server = _server(str(file), kept, options, setup.threads, self._projector)
         if options.draft_model is not None:
-            _refuse_idle_draft(self._server, options.draft_model)
+            _refuse_idle_draft(self._server, file, gguf_in(local_path(options.draft_model, "draft_model")))
         # A call keeps its thread until its answer is whole.
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
         self.pace = BatchHints(parallel=options.slots, room=kept)
@@ -237,21 +238,28 @@ def _server(file: str, kept: int, options: LlamaCppOptions, threads: int, projec
         ) from None
 
 
-def _refuse_idle_draft(server: Server, draft: str) -> None:
+def _refuse_idle_draft(server: Server, model: Path, draft: Path) -> None:
     """llama.cpp goes on without a draft model of another vocabulary, and says nothing."""
     guessed: list[int] = []
+    refusals: list[errors.ClusterError] = []
 
     def take(chunks: Any) -> bool:
         for chunk in chunks if isinstance(chunks, list) else [chunks]:
+            if is_refusal(chunk):
+                refusals.append(refusal_in(chunk.get("error", chunk)))
             guessed.append(int((chunk.get("timings") or {}).get("draft_n", 0)))
-        return False
+        return bool(refusals)
 
     server.handle_completions(
         {"prompt": "The capital of France is", "max_tokens": 8, "ignore_eos": True, "stream": True}, take
     )
+    if refusals:
+        raise errors.LoadFailed(f"The model does not write with draft_model {draft}: {refusals[0].message}")
     if not any(guessed):
+        own, other = (shape_in(read(file)).vocabulary for file in (model, draft))
+        sizes = f" ({other} tokens, and the model {own})" if own and other else ""
         raise errors.LoadFailed(
-            f"draft_model {cut(draft)} has another vocabulary than the model: take one of its kind."
+            f"draft_model {draft} has another vocabulary than the model{sizes}: take one of its kind."
         )
 
 
@@ -304,7 +312,7 @@ class Chunks:
         return self._is_stopped or self._error is not None
 
     def _read(self, chunk: JsonObject) -> None:
-        if "error" in chunk or "code" in chunk:
+        if is_refusal(chunk):
             raise refusal_in(chunk.get("error", chunk))
         if (usage := chunk.get("usage")) is not None:
             details = usage.get("prompt_tokens_details") or {}
@@ -350,6 +358,10 @@ def _call_of(call: JsonObject) -> CallPiece:
 def _chance_of(told: JsonObject) -> TokenChance:
     top = tuple((each["token"], each["logprob"], tuple(each["bytes"])) for each in told.get("top_logprobs") or ())
     return TokenChance(told["token"], told["logprob"], tuple(told["bytes"]), top)
+
+
+def is_refusal(chunk: JsonObject) -> bool:
+    return "error" in chunk or "code" in chunk
 
 
 def refusal_in(error: JsonObject) -> errors.ClusterError:

@@ -48,8 +48,12 @@ def gguf_of(prospect: Prospect) -> Inventory | None:
     inventory = prospect.weights(allow_pickle=False)
     if inventory is None:
         return None
-    models = {SHARD.sub("", name.removesuffix(".gguf")) for name in models_in(inventory.files)}
-    return inventory if len(models) == 1 else None
+    return inventory if len(ggufs_of(inventory)) == 1 else None
+
+
+def ggufs_of(inventory: Inventory) -> set[str]:
+    """The GGUF models among files, each once, however many parts it has."""
+    return {SHARD.sub("", name.removesuffix(".gguf")) for name in models_in(inventory.files)}
 
 
 def refuse_other(

@@ -19,7 +19,7 @@ from cluster.weights.memory import MemoryPlan, PlannedPart, gguf_header
 from cluster.worker.family import Prospect
 from deployments import allowed
 from deployments.llm.language import LanguageOptions
-from deployments.llm.needs import kept_of, shape_in
+from deployments.llm.needs import ggufs_of, kept_of, shape_in
 
 #: Tokens that are guessed at once, unless a launch says.
 DRAFT_TOKENS = 3
@@ -56,17 +56,35 @@ class SpeculatingOptions(LanguageOptions):
 
 def draft_in(prospect: Prospect) -> Inventory | None:
     """The draft model's files, if they are on this machine. Raises for a place that may not be used."""
+    source = _source(prospect)
+    return prospect.weights(source, allow_pickle=False) if source is not None else None
+
+
+def _source(prospect: Prospect) -> Source | None:
     options: Any = prospect.options
     if options.draft_model is None:
         return None
     place = allowed(local_path(options.draft_model, "draft_model"), prospect.settings, "draft_model")
-    return prospect.weights(Source(hub="local", id=str(place)), allow_pickle=False)
+    return Source(hub="local", id=str(place))
+
+
+def refuse_missing_draft(prospect: Prospect, kind: str) -> None:
+    """Where the model's own files are, the draft's have to be as well, and not only as pickles. `kind`: what the engine
+    reads."""
+    source = _source(prospect)
+    if source is None or draft_in(prospect) is not None:
+        return
+    if prospect.weights(allow_pickle=False) is not None or prospect.weights(source) is not None:
+        raise errors.BadOption(f"draft_model takes {kind}, and there is none at {source.id}.", "draft_model")
 
 
 def refuse_other_draft(prospect: Prospect) -> None:
+    refuse_missing_draft(prospect, "one GGUF file")
     draft = draft_in(prospect)
-    if draft is not None and sum(name.endswith(".gguf") for name in draft.files) != 1:
-        raise errors.BadOption(f"draft_model takes one GGUF file, and {draft.place} is none.", "draft_model")
+    if draft is not None and (count := len(ggufs_of(draft))) != 1:
+        raise errors.BadOption(
+            f"draft_model takes one GGUF file, and {draft.place} has {count or 'none'}: name a file.", "draft_model"
+        )
 
 
 def with_draft(plan: MemoryPlan, prospect: Prospect, precision: str) -> MemoryPlan:

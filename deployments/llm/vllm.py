@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts
 from cluster.paths import local_path
 from cluster.settings import Settings
+from cluster.trust import may_run_code
 from cluster.value import JsonObject
 from cluster.weights.inventory import Inventory, read
 from cluster.weights.memory import (
@@ -28,7 +29,7 @@ from cluster.weights.memory import (
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect, Setup
 from deployments import allowed
 from deployments.adapters import adapters_in
-from deployments.device import dtype_name, refuse_foreign_code
+from deployments.device import brings_code, dtype_name, refuse_foreign_code
 from deployments.llm.checkpoint import safetensors_of, text_config
 from deployments.llm.habits import Habits
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
@@ -38,7 +39,7 @@ from deployments.llm.pictures import MOST_PICTURES
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
-from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, draft_in
+from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, draft_in, refuse_missing_draft
 from deployments.llm.token_stream import MODEL, name_of_adapter
 from deployments.llm.vllm_engine import SOCKET, VllmEngine
 from deployments.llm.vocabulary import Vocabulary
@@ -111,8 +112,7 @@ class VllmLanguage(LanguageFamily):
         _command_of(prospect.settings.vllm_command)
         for folder in prospect.options.lora_modules.values():
             allowed(local_path(folder, "lora_modules"), prospect.settings, "lora_modules")
-        if (draft := prospect.options.draft_model) is not None:
-            allowed(local_path(draft, "draft_model"), prospect.settings, "draft_model")
+        _refuse_draft_at_the_door(prospect)
         inventory, cards = safetensors_of(prospect, "vLLM"), _cards_of(prospect)
         if inventory is not None:
             heads = shape_of_config(text_config(inventory)).heads
@@ -136,6 +136,10 @@ class VllmLanguage(LanguageFamily):
     def load(self, setup: Setup) -> ModelFacts:
         options: VllmOptions = setup.options
         refuse_foreign_code(setup)
+        if options.draft_model is not None:
+            draft = local_path(options.draft_model, "draft_model")
+            names = [file.name for file in draft.glob("*")]
+            _refuse_unsafe_draft(draft, names, setup.remote_code and brings_code(draft))
         self.adapters = options.lora_modules
         habits = Habits.of(setup.entry)
         vocabulary = Vocabulary(setup.folder, habits)
@@ -236,6 +240,26 @@ def _speculation(options: VllmOptions) -> dict[str, object]:
     else:
         return {}
     return {"speculative-config": json.dumps({**config, "num_speculative_tokens": options.guessed})}
+
+
+def _refuse_draft_at_the_door(prospect: Prospect) -> None:
+    refuse_missing_draft(prospect, "a folder with safetensors")
+    if (draft := draft_in(prospect)) is not None:
+        remote_code = may_run_code(prospect.entry, prospect.source, prospect.settings.remote_code)
+        names = [] if draft.is_file else list(draft.files)
+        _refuse_unsafe_draft(draft.place, names, remote_code and "auto_map" in draft.config())
+
+
+def _refuse_unsafe_draft(folder: Path, names: Iterable[str], would_run_code: bool) -> None:
+    """vLLM loads the draft with the trust that the model has, also in pickles: but nobody has trusted the draft."""
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        raise errors.BadOption(f"draft_model takes a folder with safetensors, and {folder} has none.", "draft_model")
+    if would_run_code:
+        raise errors.BadOption(
+            f"draft_model {folder} brings code of its own (auto_map in its config), which nobody has trusted, though "
+            "the model's is: take a draft without code.",
+            "draft_model",
+        )
 
 
 def _rank_of(adapter: Path) -> int:

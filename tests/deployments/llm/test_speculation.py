@@ -18,7 +18,7 @@ from cluster.worker.family import Setup
 from cluster.worker.planning import plan_of
 from deployments import resolve
 from deployments.llm.http.talks import usage_body
-from deployments.llm.llamacpp import LlamaCpp
+from deployments.llm.llamacpp import LlamaCpp, _refuse_idle_draft
 from deployments.llm.pieces import Reply, TalkUsage
 from deployments.llm.vllm import VllmOptions, _speculation
 from tests import tiny_gguf
@@ -96,8 +96,19 @@ def test_a_plain_launch_guesses_nothing(plain: Reply) -> None:
 
 
 def test_a_draft_of_another_vocabulary_is_refused(loaded: Callable[..., LlamaCpp], folder: Path) -> None:
-    with pytest.raises(errors.LoadFailed, match="has another vocabulary than the model"):
+    says = r"strange.gguf has another vocabulary than the model \(1000 tokens, and the model 49152\)"
+    with pytest.raises(errors.LoadFailed, match=says):
         loaded(draft_model=str(folder / "strange.gguf"))
+
+
+def test_what_else_keeps_it_from_guessing_is_told_as_it_is(folder: Path) -> None:
+    class Refusing:
+        def handle_completions(self, body: Any, take: Callable[[Any], bool]) -> None:
+            assert take([{"error": {"code": 503, "message": "no slot is free"}}]), "nothing else is waited for"
+
+    refusing: Any = Refusing()
+    with pytest.raises(errors.LoadFailed, match="does not write with draft_model .*: no slot is free"):
+        _refuse_idle_draft(refusing, folder / "model.gguf", folder / "other.gguf")
 
 
 def asked(folder: Path, *, roots: tuple[Path, ...] = (), **fields: Any) -> Wanted:
@@ -120,10 +131,31 @@ def test_a_draft_from_elsewhere_and_what_is_none_are_refused(folder: Path, tmp_p
     with pytest.raises(errors.BadOption, match="draft_model .* is outside of the folders that may be used") as refused:
         asked(folder, roots=(folder,), draft_model=str(tmp_path / "secret.gguf"))
     assert refused.value.param == "draft_model"
-    with pytest.raises(errors.BadOption, match="draft_model takes one GGUF file"):
+    with pytest.raises(errors.BadOption, match="draft_model takes one GGUF file, and .* has 3: name a file"):
         asked(folder, draft_model=str(folder))
+    with pytest.raises(errors.BadOption, match="draft_model takes one GGUF file, and there is none at .*away.gguf"):
+        asked(folder, draft_model=str(folder / "away.gguf"))
     with pytest.raises(errors.BadOption, match="two ways to guess: give one of them"):
         asked(folder, draft_model=str(folder / "other.gguf"), prompt_lookup=True)
+
+
+def test_a_draft_may_be_in_parts_or_have_its_projector_beside_it(folder: Path, tmp_path: Path) -> None:
+    for name, parts in (("whole", 1), ("split", 3)):
+        (tmp_path / name).mkdir()
+        tiny_gguf.write(tmp_path / name / "draft.gguf", parts=parts)
+        (tmp_path / name / "mmproj-F16.gguf").write_bytes(b"GGUF")
+        wanted = asked(folder, draft_model=str(tmp_path / name))
+        plan = plan_of(wanted, Settings(home=folder), on_card=False)
+        assert plan is not None and plan.parts[-2].slot == "draft model" and plan.parts[-2].bytes > 6_000_000
+
+
+def test_a_draft_is_not_looked_for_where_the_model_is_not(folder: Path) -> None:
+    wanted = resolve(
+        LaunchSpec(model_name="qwen3", options={"draft_model": str(folder / "away.gguf")}),
+        Catalog.builtin(),
+        Settings(home=folder / "home"),
+    )
+    assert wanted.spec.options["draft_model"] == str(folder / "away.gguf")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "transformers"])
