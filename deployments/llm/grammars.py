@@ -14,7 +14,9 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -39,6 +41,8 @@ MOST_INDENT = 16
 GAP = r'gap ::= [ ]{0,1} | "\n" [ \t]{0,16}'
 #: What may stand behind a gap.
 BEHIND = r'(= ["{}\[\]:,0-9tfn\-])'
+#: How often a grammar that seems too large is measured again, and how long after each other.
+MEASURED_AGAIN, MEASURED_EVERY_S = 10, 0.1
 #: Of the threads that compile: those that write answers go first.
 NICENESS = 15
 
@@ -50,6 +54,8 @@ class PipelineFull(Exception):
 #: Called in the thread that compiles, with what was wrong with the grammar.
 Ready = Callable[["errors.ClusterError | PipelineFull | None"], None]
 Compile = Callable[["GenerationConfig"], None]
+#: Makes what compiles, where that is not made yet.
+Compiler = Callable[[], Compile]
 
 
 def engine_words(error: Exception) -> str:
@@ -68,27 +74,32 @@ def with_gaps_that_end(grammar: str) -> str:
 class Grammars:
     """Used by the engine's thread; grammars are compiled one after another."""
 
-    def __init__(self, compile: Compile, room_bytes: float = math.inf) -> None:
+    def __init__(self, compiler: Compiler, room_bytes: float = math.inf) -> None:
         """`room_bytes`: for all that are kept."""
-        self._compile = compile
+        self._compiler = compiler
         self._room_bytes = room_bytes
         #: What they take. Of what others allocate meanwhile most is given back while another is compiled.
         self._bytes = 0
         self._lock = threading.Lock()
         self._known: set[str] = set()
+        #: Why those that are too large are refused. What is compiled of them is kept: a second time it takes nothing.
+        self._too_large: dict[str, str] = {}
         self._waiting: dict[str, list[Ready]] = {}
         #: None when no other comes.
         self._orders: SimpleQueue[tuple[str, GenerationConfig] | None] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="grammars").start()
 
     def knows(self, name: str) -> bool:
-        return name in self._known
+        """Nothing is compiled for it any more."""
+        return name in self._known or name in self._too_large
 
     def prepare(self, name: str, config: GenerationConfig, ready: Ready) -> bool:
         """True for what is compiled already. Otherwise calls `ready` when the grammar of that name is."""
         with self._lock:
             if name in self._known:
                 return True
+            if name in self._too_large:
+                raise errors.BadRequest(self._too_large[name], "response_format")
             if name in self._waiting:
                 self._waiting[name].append(ready)
                 return False
@@ -121,7 +132,7 @@ class Grammars:
             os.setpriority(os.PRIO_PROCESS, thread, max(NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
         while order := self._orders.get():
             name, config = order
-            refusal = PipelineFull() if self.is_full else self._refusal(config)
+            refusal = PipelineFull() if self.is_full else self._refusal(name, config)
             with self._lock:
                 if refusal is None:
                     self._known.add(name)
@@ -129,25 +140,42 @@ class Grammars:
             for ready in waiting:
                 ready(refusal)
 
-    def _refusal(self, config: GenerationConfig) -> errors.ClusterError | None:
+    def _refusal(self, name: str, config: GenerationConfig) -> errors.ClusterError | None:
         """Compiles a grammar. What is too large stays in memory until the next pipeline, too."""
-        before = heap_bytes()
         try:
-            self._compile(config)
+            # What it takes itself is no grammar's.
+            compile = self._compiler()
+            before = heap_bytes()
+            try:
+                compile(config)
+            finally:
+                taken = self._taken_since(before)
+                self._bytes = max(0, self._bytes + taken)
         # It may raise anything; only those who sent this grammar are to blame.
         except Exception as error:
             return errors.BadRequest(f"Answers cannot be held to this form: {engine_words(error)}", "response_format")
-        finally:
-            taken = heap_bytes() - before
-            self._bytes = max(0, self._bytes + taken)
-        if taken <= MOST_SHARE * self._room_bytes:
+        if taken <= self._most_bytes:
             return None
-        most = MOST_SHARE * self._room_bytes / 1e6
-        return errors.BadRequest(
-            f"The form of this answer takes {taken / 1e6:.0f} MB of memory, and one may take {most:.0f} MB: repeat "
-            "classes that have a blank less often.",
-            "response_format",
+        self._too_large[name] = (
+            f"The form of this answer takes {taken / 1e6:.0f} MB of memory, and one may take "
+            f"{self._most_bytes / 1e6:.0f} MB: repeat classes that have a blank less often."
         )
+        return errors.BadRequest(self._too_large[name], "response_format")
+
+    @property
+    def _most_bytes(self) -> float:
+        """Of one grammar."""
+        return MOST_SHARE * self._room_bytes
+
+    def _taken_since(self, before: int) -> int:
+        """Others allocate meanwhile, and most of them for a step or an answer: the least counts that is measured."""
+        taken = heap_bytes() - before
+        for _ in range(MEASURED_AGAIN):
+            if taken <= self._most_bytes:
+                break
+            time.sleep(MEASURED_EVERY_S)
+            taken = min(taken, heap_bytes() - before)
+        return taken
 
 
 class TinyPipeline:
@@ -159,11 +187,14 @@ class TinyPipeline:
         self._tokenizer = tokenizer
         self._pipeline: LLMPipeline | None = None
 
-    def compile(self, config: GenerationConfig) -> None:
+    def compiler(self) -> Compile:
+        self._pipeline = self._pipeline or self._made()
+        return partial(self._compile, self._pipeline)
+
+    def _compile(self, pipeline: LLMPipeline, config: GenerationConfig) -> None:
         import numpy
         import openvino
 
-        pipeline = self._pipeline or self._made()
         # Nothing is known of a pipeline that failed.
         self._pipeline = None
         pipeline.generate(openvino.Tensor(numpy.zeros((1, 1), numpy.int64)), config)

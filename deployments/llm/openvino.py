@@ -25,7 +25,7 @@ from deployments.conversions import fingerprint, run, version_of
 from deployments.llm.engine_thread import EngineThread
 from deployments.llm.grammars import (
     MOST_KNOWN,
-    Compile,
+    Compiler,
     Grammars,
     PipelineFull,
     TinyPipeline,
@@ -170,7 +170,7 @@ def converted(setup: Setup) -> Path:
 
 def _made(
     folder: Path, kept: int, options: OpenvinoOptions, threads: int
-) -> tuple[ContinuousBatchingPipeline, Compile]:
+) -> tuple[ContinuousBatchingPipeline, Compiler]:
     import openvino_genai
 
     scheduler = openvino_genai.SchedulerConfig()
@@ -188,11 +188,11 @@ def _made(
     while not handle.can_read():
         pipeline.step()
     let_go_of_pages(folder / "openvino_model.bin")
-    return pipeline, TinyPipeline(folder, pipeline.get_tokenizer()).compile
+    return pipeline, TinyPipeline(folder, pipeline.get_tokenizer()).compiler
 
 
-#: A pipeline, and what compiles grammars for it.
-Make = Callable[[], tuple["ContinuousBatchingPipeline", Compile]]
+#: A pipeline, and what makes the compiler of its grammars.
+Make = Callable[[], tuple["ContinuousBatchingPipeline", Compiler]]
 
 
 class OpenvinoEngine(EngineThread):
@@ -226,8 +226,8 @@ class OpenvinoEngine(EngineThread):
         self._grammars.close()
 
     def _open(self) -> None:
-        self._pipeline, compile = self._make()
-        self._grammars = Grammars(compile, self._room_bytes)
+        self._pipeline, compiler = self._make()
+        self._grammars = Grammars(compiler, self._room_bytes)
 
     @property
     def _is_writing(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
-from deployments.llm.grammars import MOST_KNOWN, with_gaps_that_end
+from deployments.llm.grammars import MOST_KNOWN, Compiler, with_gaps_that_end
 from deployments.llm.json_grammars import json_grammar
 from deployments.llm.language import Order, TokenSampling
 from deployments.llm.openvino import OpenvinoEngine
@@ -85,12 +85,12 @@ class Played:
         self.pipelines: list[Pipeline] = []
         self.engine = OpenvinoEngine(frozenset(), self._made, patience_s, room_bytes)
 
-    def _made(self) -> tuple[Any, Callable[[Any], None]]:
+    def _made(self) -> tuple[Any, Compiler]:
         for kept in self.kept:
             kept.clear()
         self.kept.append([])
         self.pipelines.append(Pipeline(self.may_step))
-        return self.pipelines[-1], self._compile
+        return self.pipelines[-1], lambda: self._compile
 
     def _compile(self, config: Any) -> None:
         self.kept[-1].append(ctypes.create_string_buffer(self.grammar_bytes))
