@@ -95,7 +95,7 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
 
 
 def stopping(dispatcher: Dispatcher) -> APIRouter:
-    routes = APIRouter(tags=["watch"])
+    routes = APIRouter(tags=["requests"])
 
     @routes.delete("/v1/requests/{request_id}")
     @described("Stop a request that a model works on", StoppedRequests)

@@ -12,6 +12,8 @@ DRAWING = {"images", "sdapi"}
 READING = {"ocr", "chat"}
 #: Tags of routes of language models, which have tests of their own too.
 TALKING = {"completions", "responses", "messages", "ollama-llm"}
+#: Tags of routes by which callers stop what they have asked for.
+STOPPING = {"requests"}
 #: Tags of the examples, which are plugins here.
 EXAMPLES = {"language"}
 #: How a route that asks for no key refuses a request that proves nothing, where it is not 401.

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 
 from cluster import Client, errors
 from deployments.ingress.auth import keyless_reason
-from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, READING, REFUSALS, SERVING, TALKING
+from tests.deployments.ingress.route_tables import DRAWING, EXAMPLES, READING, REFUSALS, SERVING, STOPPING, TALKING
 from tests.live import LiveCluster, until
 
 
@@ -129,7 +129,7 @@ def test_a_key_does_what_its_scope_says_and_nothing_else(
     infer = key_for(admin, "infer")["key"]
     for method, path in every_call(described, reasons):
         tags = set(described.get(path, {}).get(method.lower(), {}).get("tags", ()))
-        if reasons.get((method, path)) or tags & (SERVING | DRAWING | READING | TALKING | EXAMPLES):
+        if reasons.get((method, path)) or tags & (SERVING | DRAWING | READING | TALKING | STOPPING | EXAMPLES):
             continue
         answer = ask(method, path, infer)
         assert answer.status_code == 403, (method, path, answer.text)
