@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cluster.value import JsonObject, Value
 
@@ -30,6 +30,11 @@ class Source(Value):
     #: As ids and paths spell them: 0.6B, 135M, 30B-A3B. Empty where a model has only one.
     sizes: tuple[str, ...] = ()
     quantizations: tuple[str, ...] = ("none",)
+    #: Weights of each size, in billions, in the same order, where its name says another number: a round one, or only of
+    #: those that each token is computed with.
+    billions: tuple[float, ...] = ()
+    #: Of a weight in its files, on average, where the format does not say.
+    bits: float | None = None
     #: What GGUF calls the architecture; empty where nobody said.
     architecture: str = ""
 
@@ -42,12 +47,29 @@ class Source(Value):
     def narrowed(self, size: str | None, quantization: str) -> Source:
         id, path = (_filled(text, size, quantization) for text in (self.id, self.path))
         sizes = (size,) if size is not None else ()
-        return self.model_copy(update={"sizes": sizes, "quantizations": (quantization,), "id": id, "path": path})
+        billions = self.billions
+        if size in self.sizes and billions:
+            billions = (billions[self.sizes.index(size)],)
+        named = {"sizes": sizes, "quantizations": (quantization,), "billions": billions}
+        return self.model_copy(update={**named, "id": id, "path": path})
+
+    @model_validator(mode="after")
+    def _weights_of_each_size(self) -> Self:
+        if self.billions and len(self.billions) != len(self.sizes or ("",)):
+            raise ValueError(f"billions takes a number for each of {len(self.sizes or ('',))} sizes")
+        return self
 
     @property
     def size(self) -> str | None:
         """Of a variant."""
         return self.sizes[0] if self.sizes else None
+
+    @property
+    def weight_billions(self) -> float | None:
+        """Of a variant."""
+        if self.billions:
+            return self.billions[0]
+        return billions_in(self.size) if self.size is not None else None
 
     def ids(self) -> Iterator[str]:
         for size in self.sizes if "{size}" in self.id else (None,):

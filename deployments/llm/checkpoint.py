@@ -18,7 +18,7 @@ from cluster.weights.memory import (
 from cluster.worker.family import UNKNOWN_WEIGHT_BYTES, Prospect
 from deployments.bits import TABLES, is_matrix, packed_bytes
 from deployments.llm.language import GB, LanguageOptions
-from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of
+from deployments.llm.needs import STEP_WIDTH, assumed_bytes, is_packed, kept_of
 from deployments.llm.paged import BLOCK, STEP_TOKENS, blocks_of
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
 
@@ -106,7 +106,7 @@ def plan_of_folder(prospect: Prospect, dtype: str, bits: str | None) -> MemoryPl
     inventory = folder_of(prospect)
     if inventory is None:
         file_bytes = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
-        weights = _assumed(file_bytes, item, bits)
+        weights = file_bytes if is_packed(prospect.source) else _assumed(file_bytes, item, bits)
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
     else:
         shape = shape_of_config(text_config(inventory))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from cluster import errors
-from cluster.catalog.entry import Source, billions_in
+from cluster.catalog.entry import Source
 from cluster.value import JsonObject
 from cluster.weights.headers import models_in
 from cluster.weights.inventory import Inventory
@@ -27,20 +27,30 @@ STEP_WIDTH = 24
 
 #: Bits of a weight in files of other formats than GGUF, and of the numbers that stand in the names of quantisations:
 #: blocks have scales besides, and some tensors have more bits.
-BITS = {"pytorch": 16.0, "fp8": 8.5, "awq": 4.6, "gptq": 4.6}
+PLAIN_BITS = 16.0
+BITS = {"pytorch": PLAIN_BITS, "fp8": 8.5, "awq": 4.6, "gptq": 4.6}
 EXTRA_BITS = 0.9
 
 
 def assumed_bytes(source: Source) -> int | None:
     """The size of weights that are not on this machine, by the size of the model and the quantisation."""
-    billions = billions_in(source.size) if source.size is not None else None
-    if billions is None:
-        return None
-    bits = BITS.get(source.format, 16.0)
+    billions = source.weight_billions
+    return int(billions * 1e9 * _bits_of(source) / 8) if billions is not None else None
+
+
+def is_packed(source: Source) -> bool:
+    """Whether its weights stay as they are in whatever number format the model is loaded."""
+    return _bits_of(source) < PLAIN_BITS
+
+
+def _bits_of(source: Source) -> float:
+    """Of a weight in the files."""
+    if source.bits is not None:
+        return source.bits
     named = re.search(r"(\d+)", source.quantizations[0])
-    if named is not None and int(named[1]) <= 16:
-        bits = int(named[1]) + (EXTRA_BITS if int(named[1]) < 16 else 0)
-    return int(billions * 1e9 * bits / 8)
+    if named is not None and int(named[1]) <= PLAIN_BITS:
+        return int(named[1]) + (EXTRA_BITS if int(named[1]) < PLAIN_BITS else 0)
+    return BITS.get(source.format, PLAIN_BITS)
 
 
 def gguf_of(prospect: Prospect) -> Inventory | None:
@@ -106,7 +116,7 @@ def plan_of(
     gguf = gguf_of(prospect)
     if gguf is None:
         weights = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES
-        if bytes_per_weight is not None and (billions := billions_in(prospect.source.size)):
+        if bytes_per_weight is not None and (billions := prospect.source.weight_billions):
             weights = int(billions * 1e9 * bytes_per_weight)
         kept, kept_bytes, step = 0, int(options.cache_gb * GB), 0
         dtype, fixed = "as stored", PROCESS_BYTES + engine_bytes(None)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from cluster import errors
-from cluster.catalog.entry import Source, billions_in
+from cluster.catalog.entry import Source
 from cluster.facts import ModelFacts
 from cluster.value import JsonObject
 from cluster.weights.memory import MemoryPlan
@@ -91,7 +91,7 @@ class OpenvinoLanguage(LanguageFamily):
 
     @classmethod
     def suits(cls, source: Source) -> bool:
-        return cls.reads(source) and (billions_in(source.size) or 0) <= MOST_BILLIONS
+        return cls.reads(source) and (source.weight_billions or 0) <= MOST_BILLIONS
 
     @classmethod
     def needed(cls, prospect: Prospect) -> Source:

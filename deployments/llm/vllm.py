@@ -33,7 +33,7 @@ from deployments.device import brings_code, dtype_name, refuse_foreign_code
 from deployments.llm.checkpoint import safetensors_of, text_config
 from deployments.llm.habits import Habits
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
-from deployments.llm.needs import STEP_WIDTH, assumed_bytes, kept_of, smaller
+from deployments.llm.needs import STEP_WIDTH, assumed_bytes, is_packed, kept_of, smaller
 from deployments.llm.picture_tokens import picture_tokens_of
 from deployments.llm.pictures import MOST_PICTURES
 from deployments.llm.requests import Query
@@ -295,7 +295,12 @@ def _plan(prospect: Prospect, dtype: str) -> MemoryPlan:
     inventory: Inventory | None = safetensors_of(prospect, "vLLM")
     share = {None: 1.0, "fp8": 1 / item, "bitsandbytes": 0.6 / item}[options.quantize]
     if inventory is None:
+        # Two bytes for each number, unless they are packed.
         weights, kept = assumed_bytes(prospect.source) or prospect.entry.weight_bytes or UNKNOWN_WEIGHT_BYTES, 0
+        if is_packed(prospect.source):
+            share = 1.0
+        else:
+            weights = weights * item // 2
         kept_bytes = step = int(options.cache_gb * GB)
         adapters = 0
     else:

@@ -133,6 +133,24 @@ def test_sizes_are_read_and_written_as_xinference_does(size: str, billions: floa
     assert billions_in(size) == billions and xinference_size(size) == written
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "billions"),
+    [
+        *(("gemma-4", size, billions) for size, billions in (("E2B", 5.1), ("e4b", 8), (12, 12), ("31B", 31))),
+        *(("gpt-oss", 20, 20.9), ("gpt-oss", 120, 116.8), ("DeepSeek-V3.2", None, 685), ("qwen3", "30B-A3B", 30)),
+    ],
+)
+def test_weights_are_counted_where_the_name_of_a_size_says_another_number(
+    name: str, size: Any, billions: float
+) -> None:
+    assert chosen(name, size=size).weight_billions == billions
+
+
+def test_such_numbers_are_given_for_all_sizes() -> None:
+    with pytest.raises(ValueError, match="billions takes a number for each of 2 sizes"):
+        Source(hub="huggingface", id="me/{size}", sizes=("1B", "2B"), billions=(1.2,))
+
+
 def test_lists_of_quantisations_are_named_once_and_all_used() -> None:
     document = documents()["llm"]
     used = [source.get("quantizations") for row in document["model"] for source in row["sources"]]
