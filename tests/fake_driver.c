@@ -1,9 +1,10 @@
 /* Answers as NVIDIA's libnvidia-ml.so.1 does, from the file that FAKE_NVML names; read anew by every question. Its lines:
    card|NAME|UUID|TOTAL|USED|LOAD|IS_CUT, slice|NAME|UUID|TOTAL|USED of the card above, process|PID|BYTES of the one above;
-   BYTES of -1 are not told. */
+   BYTES of -1 are not told. As long as its first line is hang, no question is answered. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, NO_SUCH = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7, NO_DRIVER = 9, MOST = 64 };
 typedef unsigned int u32;
@@ -16,11 +17,19 @@ typedef struct { u64 total, free, used; } Memory1;
 static Device devices[MOST];
 static int count, started;
 
+static FILE *open_state(void) { return fopen(getenv("FAKE_NVML") ? getenv("FAKE_NVML") : "", "r"); }
+
 static int look(void) {
-    FILE *file = fopen(getenv("FAKE_NVML") ? getenv("FAKE_NVML") : "", "r");
+    FILE *file = open_state();
     char line[512];
     count = 0;
+    while (file && fgets(line, sizeof line, file) && !strcmp(line, "hang\n")) {
+        fclose(file);
+        usleep(100000);
+        file = open_state();
+    }
     if (!file) return NO_DRIVER;
+    rewind(file);
     while (fgets(line, sizeof line, file)) {
         Device *last = count ? &devices[count - 1] : NULL;
         long long pid, bytes;

@@ -5,35 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
-
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from cluster import errors
 from cluster.cards import Card
-from cluster.runtime.actor_calls import answer_of
-from cluster.runtime.node_cards import (
-    CARDS_S,
-    NO_CARDS,
-    NO_DRIVER_S,
-    READ_EVERY_S,
-    READING_S,
-    UNKNOWN_CARDS,
-    NodeCards,
-    cards_here,
-    keep_cards,
-    kept_cards,
-    read_here,
-    read_there,
-)
+from cluster.runtime.node_cards import NO_CARDS, UNKNOWN_CARDS, NodeCards
 from cluster.runtime.visible_cards import RESOURCES
-from cluster.settings import Settings
 
 log = logging.getLogger("cluster.card_watch")
 
+#: How long until the driver of a node is asked again, and how long where there is none.
+READ_EVERY_S, NO_DRIVER_S = 3.0, 60.0
+#: How long it may take to answer, and how long its last answer counts when there is no other.
+READING_S, KEPT_S = 10.0, 60.0
+
 Row = Mapping[str, Any]
+
+
+class Reading(Protocol):
+    """A question to the driver of a node that has been asked."""
+
+    async def answer(self, timeout_s: float) -> Sequence[Card] | None:
+        """None where there is no driver; raises what it was lost by."""
+
+    async def ended(self) -> None:
+        """Ends it, and waits until it has ended."""
 
 
 def resource_of(row: Row) -> str:
@@ -44,11 +41,14 @@ def resource_of(row: Row) -> str:
 class CardWatch:
     """Used from the supervisor's loop."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, look: Callable[[str], Awaitable[NodeCards]], read: Callable[[str], Reading]) -> None:
+        """`look`: finds out which cards a node has. `read`: begins to ask its driver how full they are."""
+        self._look_at = look
+        self._read_of = read
         self._cards: dict[str, NodeCards] = {}
-        #: What the driver of each node said last, and when; None where it says nothing.
+        #: What the driver of each node said last, None where there is none; until when that counts; when it is asked again.
         self._driver: dict[str, Sequence[Card] | None] = {}
+        self._counts_until: dict[str, float] = {}
         self._read_at: dict[str, float] = {}
         self._looking: dict[str, asyncio.Task[None]] = {}
         self._reading: dict[str, asyncio.Task[None]] = {}
@@ -60,12 +60,13 @@ class CardWatch:
             node_id = row["NodeID"]
             if not resource_of(row):
                 self._cards[node_id] = NO_CARDS
-            elif node_id not in self._cards:
-                self._begin(self._looking, node_id, self._look(node_id))
-            elif time.monotonic() - self._read_at.get(node_id, float("-inf")) >= self._pause_s(node_id):
-                self._begin(self._reading, node_id, self._read(node_id))
+                continue
+            if node_id not in self._cards:
+                self._begin(self._looking, node_id, self._look)
+            if time.monotonic() >= self._read_at.get(node_id, 0.0):
+                self._begin(self._reading, node_id, self._read)
         if is_first:
-            # A supervisor that comes back must see the nodes of the workers that run.
+            # A supervisor that comes back must see the nodes of the workers that run; how full they are can wait.
             await asyncio.gather(*self._looking.values())
 
     def of(self, node_id: str) -> NodeCards | None:
@@ -74,42 +75,34 @@ class CardWatch:
 
     def full(self, node_id: str) -> tuple[Card, ...]:
         """Each card of a node, and how full it was a moment ago."""
-        return self._cards.get(node_id, UNKNOWN_CARDS).seen_by(self._driver.get(node_id))
+        counts = time.monotonic() < self._counts_until.get(node_id, 0.0)
+        return self._cards.get(node_id, UNKNOWN_CARDS).seen_by(self._driver.get(node_id) if counts else None)
 
-    def _pause_s(self, node_id: str) -> float:
-        return READ_EVERY_S if self._driver.get(node_id) is not None else NO_DRIVER_S
-
-    def _begin(self, tasks: dict[str, asyncio.Task[None]], node_id: str, work: Coroutine[Any, Any, None]) -> None:
-        if node_id in tasks:
-            work.close()
-            return
-        tasks[node_id] = asyncio.ensure_future(work)
-        tasks[node_id].add_done_callback(lambda done: tasks.pop(node_id, None))
+    def _begin(
+        self, tasks: dict[str, asyncio.Task[None]], node_id: str, work: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Never a second one while the last has not ended."""
+        if node_id not in tasks:
+            tasks[node_id] = asyncio.ensure_future(work(node_id))
+            tasks[node_id].add_done_callback(lambda done: tasks.pop(node_id, None))
 
     async def _look(self, node_id: str) -> None:
-        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
         try:
-            cards = await asyncio.to_thread(kept_cards, node_id)
-            if cards is None:
-                cards = await answer_of(cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
-                await asyncio.to_thread(keep_cards, node_id, cards)
+            self._cards[node_id] = await self._look_at(node_id)
         except errors.ClusterError as error:
             log.warning("the cards of node %s cannot be asked: %s", node_id, error)
-            cards = UNKNOWN_CARDS
-        await self._read(node_id)
-        self._cards[node_id] = cards
+            self._cards[node_id] = UNKNOWN_CARDS
 
     async def _read(self, node_id: str) -> None:
-        """On this node by a thread of this process, elsewhere by a process that Ray keeps for such work."""
+        reading, pause_s = self._read_of(node_id), READ_EVERY_S
         try:
-            if node_id == ray.get_runtime_context().get_node_id():
-                async with asyncio.timeout(READING_S):
-                    self._driver[node_id] = await asyncio.to_thread(read_here, self._settings)
-            else:
-                where = NodeAffinitySchedulingStrategy(node_id, soft=False)
-                reading = read_there.options(scheduling_strategy=where).remote(self._settings)
-                self._driver[node_id] = await answer_of(reading, READING_S)
-        except (errors.ClusterError, TimeoutError) as error:
+            cards = await reading.answer(READING_S)
+        except errors.ClusterError as error:
             log.warning("node %s does not say how full its cards are: %s", node_id, error)
-            self._driver[node_id] = None
-        self._read_at[node_id] = time.monotonic()
+            # What hangs in a driver may not end even when it is killed: as long as it is there, no other is begun.
+            await reading.ended()
+        else:
+            self._driver[node_id] = cards
+            pause_s = READ_EVERY_S if cards is not None else NO_DRIVER_S
+            self._counts_until[node_id] = time.monotonic() + KEPT_S
+        self._read_at[node_id] = time.monotonic() + pause_s

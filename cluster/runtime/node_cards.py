@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import subprocess
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 import ray
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import environment
 from cluster.cards import Card, is_same_card
 from cluster.runtime import accelerators, nvml, visible_cards
+from cluster.runtime.actor_calls import answer_of
 from cluster.runtime.place import settings_here
 from cluster.settings import Settings
 
@@ -39,9 +44,11 @@ class NodeCards(NamedTuple):
     def seen_by(self, driver: Sequence[Card] | None) -> tuple[Card, ...]:
         """What torch says of each, and what the driver says of it now."""
         cards = [Card(name, uuid, size) for name, uuid, size in self.facts]
-        if not driver or not cards:
+        if not driver:
+            return tuple(cards)
+        if not cards:
             # Torch may be one that can use none of them.
-            return tuple(driver or cards)
+            return tuple(_named(name, driver) for name in self.names) or tuple(driver)
         if len(cards) == len(driver) == 1:
             return (replace(driver[0], total_bytes=cards[0].total_bytes),)
         # The driver counts in another order than torch, so one whose number in the world is not known is nobody's.
@@ -52,15 +59,18 @@ class NodeCards(NamedTuple):
         )
 
 
+def _named(name: str, driver: Sequence[Card]) -> Card:
+    """The card of that name, which is its number or its uuid; one of which nothing is known where there is none."""
+    return next(
+        (card for number, card in enumerate(driver) if name == str(number) or is_same_card(card.uuid, name)), Card()
+    )
+
+
 NO_CARDS = NodeCards(None, (), "cpu", 0)
 #: Torch gave no answer, so that only what Ray counts is known.
 UNKNOWN_CARDS = NodeCards(None, (), "cuda", None)
 #: How long importing torch and trying every card may take.
 CARDS_S = 60.0
-#: How long a node may take to say how full its cards are, and how old that may be.
-READING_S, READ_EVERY_S = 10.0, 3.0
-#: How long until a node is asked again whose driver says nothing.
-NO_DRIVER_S = 60.0
 
 
 @ray.remote(num_cpus=0, max_retries=1)  # type: ignore[untyped-decorator]
@@ -99,12 +109,38 @@ def cut_cards(
     return totals, {number: (cut[number].name, cut[number].uuid, size) for number, size in totals.items()}
 
 
-def read_here(settings: Settings) -> tuple[Card, ...] | None:
-    """How full the cards of this machine are, and of whose processes, in the order of the driver."""
+async def cards_of_node(node_id: str) -> NodeCards:
+    cards = await asyncio.to_thread(kept_cards, node_id)
+    if cards is None:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        cards = await answer_of(cards_here.options(scheduling_strategy=where).remote(), CARDS_S + 10)
+        await asyncio.to_thread(keep_cards, node_id, cards)
+    return cards
+
+
+@ray.remote(num_cpus=0, max_retries=0)  # type: ignore[untyped-decorator]
+def read_there(settings: Settings) -> tuple[Card, ...] | None:
+    """How full the cards of a machine are, and of whose processes, in the order of the driver."""
     return nvml.cards(str(settings_here(settings).home))
 
 
-read_there = ray.remote(num_cpus=0, max_retries=0)(read_here)
+class DriverReading:
+    """A process that asks the driver of a node. Of this node too: a driver may hang, and a thread cannot be ended."""
+
+    def __init__(self, settings: Settings, node_id: str) -> None:
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        self._call = read_there.options(scheduling_strategy=where).remote(settings)
+
+    async def answer(self, timeout_s: float) -> Sequence[Card] | None:
+        """None where there is no driver."""
+        cards: Sequence[Card] | None = await answer_of(self._call, timeout_s)
+        return cards
+
+    async def ended(self) -> None:
+        """Kills it, and waits until it is gone."""
+        ray.cancel(self._call, force=True)
+        with suppress(RayError):
+            await self._call
 
 
 def kept_cards(node_id: str) -> NodeCards | None:

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psutil
@@ -25,7 +26,7 @@ from cluster.runtime.actor_calls import HEAD_RESOURCE, SUPERVISOR, answer_of
 from cluster.runtime.card_leases import CardLeases
 from cluster.runtime.card_watch import CardWatch, resource_of
 from cluster.runtime.forkserver import UNFORKED, ForkServer
-from cluster.runtime.node_cards import UNKNOWN_CARDS
+from cluster.runtime.node_cards import UNKNOWN_CARDS, DriverReading, cards_of_node
 from cluster.runtime.place import settings_here
 from cluster.runtime.worker_actor import remote_worker
 from cluster.settings import Settings
@@ -111,7 +112,7 @@ class RayPlatform:
     def __init__(self, settings: Settings, preload: Preload) -> None:
         """`preload`: modules that the families import, for the processes that workers are forked from."""
         self._settings = settings
-        self._cards = CardWatch(settings)
+        self._cards = CardWatch(cards_of_node, partial(DriverReading, settings))
         self._leases = CardLeases()
         self._forkserver = ForkServer(preload)
 

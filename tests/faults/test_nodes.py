@@ -167,6 +167,16 @@ def test_cards_are_shown_with_who_has_them_and_strangers_are_no_room(
             (row,) = [row for row in client.cluster_info() if row["ip_address"] == WITH_DRIVER]
         return row["cards"][0]
 
+    def asking() -> list[int]:
+        """The processes that are asking the driver."""
+        mine = ("FAKE_NVML", driver.variables["FAKE_NVML"])
+        processes = psutil.process_iter(["name", "environ"])
+        return [
+            process.pid
+            for process in processes
+            if process.info["name"].startswith("ray::read_there") and mine in (process.info["environ"] or {}).items()
+        ]
+
     try:
         until(lambda: shown()["foreign"], within=30, why="the stranger is not seen")
         assert (shown()["name"], shown()["uuid"], shown()["load"]) == ("NVIDIA X", "GPU-1", 0.4)
@@ -175,6 +185,12 @@ def test_cards_are_shown_with_who_has_them_and_strangers_are_no_room(
         assert f"card 0: 24.0 GiB, 0.0 claimed, 23.5 used by others (pid {os.getpid()}, " in refusal.value.message
         assert "): 0.5 free, 2.0 GiB asked" in refusal.value.message
         assert "23.5 GiB (pid" in breakable.command("nodes").stdout
+        driver.show("hang")
+        until(asking, within=15, why="nobody asks the driver that hangs")
+        # Who asks it is ended after a while, and what is known of the card stays.
+        (first,) = asking()
+        until(lambda: not psutil.pid_exists(first), within=30, why="who asks a driver that hangs is not ended")
+        assert shown()["foreign"] and len(asking()) <= 1
         driver.show(f"{card}|0|0|0")
         until(lambda: not shown()["foreign"], within=15, why="the stranger is gone and still counts")
         (worker,) = launch(breakable, "late", worker_ip=WITH_DRIVER, n_gpu=1, memory="2GiB").workers

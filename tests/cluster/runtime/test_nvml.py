@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cluster.cards import Card
-from cluster.runtime.node_cards import NodeCards, cut_cards
+from cluster.runtime.node_cards import UNKNOWN_CARDS, NodeCards, cut_cards
 from tests.fake_driver import FakeDriver
 
 ROOT = Path(__file__).parents[3]
@@ -172,6 +172,14 @@ def test_where_torch_does_not_say_which_card_it_is_nobody_guesses() -> None:
     single = NodeCards(GIB, (), "cuda", 1, (("one", "", GIB),))
     assert single.seen_by(driver[:1])[0].used_bytes == 5
     assert single.seen_by(None) == (Card("one", "", GIB),)
+
+
+def test_where_torch_uses_none_the_drivers_are_chosen_by_name() -> None:
+    """A process that may use the third and the fourth counts them as the first and the second."""
+    driver = [Card("x", f"GPU-{letter}", GIB, number) for number, letter in enumerate("abcd")]
+    for names in (("2", "0", "9"), ("GPU-c", "GPU-a", "GPU-x")):
+        assert UNKNOWN_CARDS._replace(names=names).seen_by(driver) == (driver[2], driver[0], Card())
+    assert UNKNOWN_CARDS.seen_by(driver) == tuple(driver)
 
 
 def test_torch_tries_one_slice_and_the_driver_sizes_all() -> None:
