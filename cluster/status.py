@@ -171,6 +171,10 @@ class Load:
     refuses: bool = False
 
 
+#: How many of the last lines that it wrote a worker keeps.
+LOG_LINES = 400
+
+
 @dataclass(frozen=True)
 class Report:
     """What a worker says of itself."""

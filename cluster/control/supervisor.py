@@ -308,10 +308,13 @@ class Supervisor:
 
     async def logs(self, uid: str, lines: int) -> list[str]:
         logs = await self._watch.logs(uid, lines)
-        return [line for its in logs.values() for line in its][-lines:]
+        said = [[f"{name}: {its}"] if isinstance(its, errors.ClusterError) else its for name, its in logs.items()]
+        return [line for its in said for line in its][-lines:]
 
     async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
-        return await self._watch.logs(uid, lines)
+        """None of a worker that does not answer: it did not write the reason."""
+        logs = await self._watch.logs(uid, lines)
+        return {name: [] if isinstance(its, errors.ClusterError) else its for name, its in logs.items()}
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
         return usage_of(self._fleet)

@@ -27,6 +27,8 @@ REPORT_WAIT_S = 10.0
 MOST_PER_S = 20.0
 #: A control call that takes longer than this was not answered.
 CONTROL_TIMEOUT_S = 10.0
+#: Lines are asked for every second by those who follow them; whoever is late is asked again.
+LOGS_TIMEOUT_S = 3.0
 #: A suspect whose control thread says nothing for so long hangs as a whole, and one question to it.
 HUNG_S = 4.0
 HEAR_S = 2.0
@@ -321,22 +323,22 @@ class Watch:
 
     # ------------------------------------------------------------------------------------ asking
 
-    async def logs(self, uid: str, count: int) -> dict[str, list[str]]:
-        """The last lines of each worker of a model, by the name of the worker."""
+    async def logs(self, uid: str, count: int) -> dict[str, list[str] | errors.ClusterError]:
+        """The last lines of each worker of a model, or why it did not answer, by the name of the worker."""
         if uid not in self._fleet.wanted:
             raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
-        lines: dict[str, list[str]] = {}
-        for worker in self._fleet.of(uid):
-            name = str(worker)
-            watched = self._watched.get(name)
-            if watched is None or worker.state == S.FAILED:
-                lines[name] = list(worker.report.log_tail)
-                continue
-            try:
-                lines[name] = await watched.handle.logs(count, timeout_s=CONTROL_TIMEOUT_S)
-            except errors.ClusterError as error:
-                lines[name] = [f"{name}: {error}"]
-        return lines
+        workers = list(self._fleet.of(uid))
+        lines = await asyncio.gather(*(self._logs_of(worker, count) for worker in workers))
+        return dict(zip(map(str, workers), lines, strict=True))
+
+    async def _logs_of(self, worker: WorkerRecord, count: int) -> list[str] | errors.ClusterError:
+        handle = self.handle_of(str(worker))
+        if handle is None or worker.state == S.FAILED:
+            return list(worker.report.log_tail)
+        try:
+            return await handle.logs(count, timeout_s=LOGS_TIMEOUT_S)
+        except errors.ClusterError as error:
+            return error
 
 
 def _is_urgent(report: Report, before: Report) -> bool:

@@ -23,7 +23,7 @@ from cluster.figures import Figures
 from cluster.launch import Wanted
 from cluster.metrics import page
 from cluster.settings import Settings
-from cluster.status import Claim, Report
+from cluster.status import LOG_LINES, Claim, Report
 from cluster.versioned import Versioned
 from cluster.weights.neighbours import Neighbours
 from cluster.worker.card_room import CardRoom
@@ -45,7 +45,6 @@ log = logging.getLogger("cluster.worker.worker")
 
 #: Inputs below this many characters are encoded at once; a thread hop would cost more than the work.
 INLINE_CHARACTERS = 4_000
-LOG_LINES = 400
 #: What processes take that a launch starts, from which on that is logged.
 NOTED_BYTES = 50_000_000
 

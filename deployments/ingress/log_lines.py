@@ -16,14 +16,12 @@ from typing_extensions import TypedDict
 
 from cluster import errors
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.status import WorkerName
+from cluster.status import LOG_LINES, WorkerName
 
 log = logging.getLogger("cluster.ingress")
 
-#: As many as workers keep.
+#: Of all workers of a model together.
 MOST_LINES = 10_000
-#: How many are asked for again and again; where more were written meanwhile, all are asked for.
-TAIL = 500
 LOOK_S = 1.0
 #: After a question that was not answered.
 RETRY_S = 3.0
@@ -52,12 +50,14 @@ class LogBook:
         self.end = 0
 
     def take(self, tails: Mapping[str, Sequence[str]]) -> bool:
-        """The last lines of each worker, as many of each. False where some may be missing, and nothing is taken."""
-        news = {name: later(self._tails.get(name, []), tail) for name, tail in tails.items()}
-        if any(self._tails.get(name) and len(news[name]) == len(tail) >= TAIL for name, tail in tails.items()):
+        """The last lines of each worker; none of one that did not answer. False where some are missing, and nothing is
+        taken."""
+        before = {name: self._tails.get(name, []) for name in tails}
+        news = {name: later(before[name], tail) for name, tail in tails.items()}
+        if any(before[name] and tail and len(news[name]) == len(tail) for name, tail in tails.items()):
             return False
         self.put(news)
-        self._tails = {name: list(tail[-TAIL:]) for name, tail in tails.items()}
+        self._tails = {name: list(tail[-LOG_LINES:]) or before[name] for name, tail in tails.items()}
         return True
 
     def put(self, news: Mapping[str, Sequence[str]]) -> None:
@@ -71,7 +71,7 @@ class LogBook:
         self._lines.clear()
         self.end += 1
         self.put(tails)
-        self._tails = {name: list(tail[-TAIL:]) for name, tail in tails.items()}
+        self._tails = {name: list(tail[-LOG_LINES:]) for name, tail in tails.items()}
 
     def since(self, number: int) -> tuple[bool, list[tuple[int, str]]]:
         """The lines from that number on, and whether these are all there are."""
@@ -125,7 +125,7 @@ class LogFollower:
         before = self._book.end
         if not before:
             self._book.begin_anew(await self._tails(MOST_LINES))
-        elif not self._book.take(await self._tails(TAIL)):
+        elif not self._book.take(await self._tails(LOG_LINES)):
             self._book.begin_anew(await self._tails(MOST_LINES))
         if self._book.end != before:
             changed, self._changed = self._changed, asyncio.Event()

@@ -213,11 +213,12 @@ class CountingWorker:
         self.figures = Method(self._figures)
         self.counting = Counting()
         self.tokens = 0
+        self.waiting = 4
         self.is_asked = 0
 
     async def _figures(self) -> Figures:
         self.is_asked += 1
-        return Figures(self.counting.so_far, self.tokens, doing=Doing(waiting=4), memory_bytes=1000)
+        return Figures(self.counting.so_far, self.tokens, doing=Doing(waiting=self.waiting), memory_bytes=1000)
 
     def work(self, requests: int) -> None:
         for _ in range(requests):

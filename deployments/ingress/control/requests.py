@@ -104,11 +104,8 @@ def stopping(dispatcher: Dispatcher) -> APIRouter:
         or those to `model`."""
         key = request.state.key
         uid = None if model is None else dispatcher.table.uid_of(model, key)
-        chosen = [
-            each
-            for each in await requests_open_to(dispatcher, key)
-            if keys.request_of(each.owner) == request_id and uid in (None, each.model.uid)
-        ]
+        requests = await requests_open_to(dispatcher, key, uid)
+        chosen = [each for each in requests if keys.request_of(each.owner) == request_id]
         aborts = [dispatcher.abort(each.model, each.owner, BLOCK_S) for each in chosen]
         stopped = sum(await asyncio.gather(*aborts))
         if not stopped:
@@ -118,9 +115,10 @@ def stopping(dispatcher: Dispatcher) -> APIRouter:
     return routes
 
 
-async def requests_open_to(dispatcher: Dispatcher, key: Key | None) -> list[UnderWay]:
-    """A key is told of its own requests, one with the scope admin of all."""
-    models = list(dispatcher.table.visible(key).values())
+async def requests_open_to(dispatcher: Dispatcher, key: Key | None, uid: str | None = None) -> list[UnderWay]:
+    """A key is told of its own requests, one with the scope admin of all. `uid`: only of those to this model, and no
+    other is asked."""
+    models = [model for model in dispatcher.table.visible(key).values() if uid in (None, model.uid)]
     calls = await asyncio.gather(*map(dispatcher.under_way, models))
     requests = [request for model, its in zip(models, calls, strict=True) for request in _requests_of(model, its)]
     return [request for request in requests if _may_look(key, request.owner)]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -206,6 +208,25 @@ def test_logs_are_those_of_the_workers() -> None:
         ]
         s.world.alive()[0].answers = False
         assert f"{first}: It does not answer." in await s.supervisor.logs("m", 100)
+        # It did not write that, and whoever follows the lines would hold it for one of them.
+        assert await s.supervisor.worker_logs("m", 1) == {first: [], second: [f"{second} says 4"]}
+
+    play(scene)
+
+
+def test_all_workers_are_asked_for_their_lines_at_once(monkeypatch: Any) -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted(replica=3))
+        all_asked = asyncio.Barrier(3)
+
+        async def logs(lines: int, *, timeout_s: float) -> list[str]:
+            async with asyncio.timeout(PATIENCE_S):
+                await all_asked.wait()
+            return ["a line"]
+
+        for process in s.world.alive():
+            monkeypatch.setattr(process, "logs", logs)
+        assert await s.supervisor.logs("m", 9) == ["a line"] * 3
 
     play(scene)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from deployments.ingress.log_lines import TAIL, LogBook, clean, later
+from cluster.status import LOG_LINES
+from deployments.ingress.log_lines import LogBook, clean, later
 
 FIRST, SECOND = "worker:m:1:0-a", "worker:m:1:1-b"
 
@@ -35,15 +36,24 @@ def test_lines_of_replicas_stand_behind_each_other_as_they_come() -> None:
     assert book.since(start - 3)[0] and not book.since(start)[0]
 
 
-def test_where_more_was_written_than_was_asked_for_all_is_read_anew() -> None:
+def test_where_more_was_written_than_a_worker_keeps_all_is_read_anew() -> None:
     book = LogBook()
-    book.begin_anew({FIRST: numbered(0, 2 * TAIL)})
-    assert book.take({FIRST: numbered(TAIL + 10, 2 * TAIL + 10)})
+    book.begin_anew({FIRST: numbered(0, LOG_LINES)})
+    assert book.take({FIRST: numbered(LOG_LINES - 1, 2 * LOG_LINES - 1)})
     end = book.end
-    assert not book.take({FIRST: numbered(9 * TAIL, 10 * TAIL)})
+    assert not book.take({FIRST: numbered(8 * LOG_LINES, 9 * LOG_LINES)})
     assert book.end == end
-    book.begin_anew({FIRST: numbered(8 * TAIL, 10 * TAIL)})
-    assert book.since(end)[0] and len(book.since(end)[1]) == 2 * TAIL
+    book.begin_anew({FIRST: numbered(8 * LOG_LINES, 9 * LOG_LINES)})
+    assert book.since(end)[0] and len(book.since(end)[1]) == LOG_LINES
+
+
+def test_a_worker_that_once_did_not_answer_goes_on_where_it_was() -> None:
+    book = LogBook()
+    book.begin_anew({FIRST: ["a", "b"], SECOND: ["c"]})
+    end = book.end
+    assert book.take({FIRST: [], SECOND: ["c", "d"]})
+    assert book.take({FIRST: ["a", "b", "e"], SECOND: ["c", "d"]})
+    assert book.since(end) == (False, [(1, "d"), (0, "e")])
 
 
 def test_lines_are_text_without_orders_to_a_terminal() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 
+from cluster.calls import OpenCall
 from cluster.keys import Key, new_key
-from tests.attacks.standing_in import Slow, StandIn, asked, run, settings
+from tests.attacks.standing_in import Method, Slow, StandIn, asked, run, settings
 
 PROMPT = "a lighthouse that nobody else hears of"
 
@@ -84,5 +85,29 @@ def test_an_admin_stops_what_somebody_else_has_asked_for(tmp_path: Path) -> None
                 async with asyncio.timeout(10):
                     while await told(client, ann_text):
                         await asyncio.sleep(0.01)
+
+    run(test())
+
+
+class Noted(Slow):
+    """Notes how often it was asked what it works on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way, self.asks = Method(self._note), 0
+
+    async def _note(self) -> list[OpenCall]:
+        self.asks += 1
+        return await self._under_way()
+
+
+def test_who_stops_a_request_to_one_model_waits_for_no_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        drawer, other = Noted(), Noted()
+        async with asked(settings(tmp_path), StandIn({"m": drawer, "n": other})) as client:
+            assert (await client.delete("/v1/requests/mine?model=m")).status_code == 404
+            assert (drawer.asks, other.asks) == (1, 0)
+            assert (await client.delete("/v1/requests/mine")).status_code == 404
+            assert (drawer.asks, other.asks) == (2, 1)
 
     run(test())
