@@ -23,7 +23,7 @@ READING_S, KEPT_S = 10.0, 60.0
 Row = Mapping[str, Any]
 
 
-class Reading(Protocol):
+class Asking(Protocol):
     """A question to the driver of a node that has been asked."""
 
     async def answer(self, timeout_s: float) -> Sequence[Card] | None:
@@ -41,12 +41,12 @@ def resource_of(row: Row) -> str:
 class CardWatch:
     """Used from the supervisor's loop."""
 
-    def __init__(self, look: Callable[[str], Awaitable[NodeCards]], read: Callable[[str], Reading]) -> None:
+    def __init__(self, look: Callable[[str], Awaitable[NodeCards]], read: Callable[[str], Asking]) -> None:
         """`look`: finds out which cards a node has. `read`: begins to ask its driver how full they are."""
         self._look_at = look
         self._read_of = read
         self._cards: dict[str, NodeCards] = {}
-        #: What the driver of each node said last, None where there is none; until when that counts; when it is asked again.
+        #: What each driver said last, None where there is none, until when that counts, and when it is asked again.
         self._driver: dict[str, Sequence[Card] | None] = {}
         self._counts_until: dict[str, float] = {}
         self._read_at: dict[str, float] = {}

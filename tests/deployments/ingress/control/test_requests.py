@@ -89,7 +89,7 @@ def test_an_admin_stops_what_somebody_else_has_asked_for(tmp_path: Path) -> None
     run(test())
 
 
-class Noted(Slow):
+class SlowAndNoted(Slow):
     """Notes how often it was asked what it works on."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class Noted(Slow):
 
 def test_who_stops_a_request_to_one_model_waits_for_no_other(tmp_path: Path) -> None:
     async def test() -> None:
-        drawer, other = Noted(), Noted()
+        drawer, other = SlowAndNoted(), SlowAndNoted()
         async with asked(settings(tmp_path), StandIn({"m": drawer, "n": other})) as client:
             assert (await client.delete("/v1/requests/mine?model=m")).status_code == 404
             assert (drawer.asks, other.asks) == (1, 0)
