@@ -14,8 +14,12 @@ import torch
 #: Programs that oneDNN keeps: it makes some for each number of tokens. With 1,024 of them, which is its own limit, a
 #: worker grows by 130 MB under load, and is no faster.
 KEPT_PROGRAMS = 128
-#: Number formats for which the processor has arithmetic of its own.
-DTYPES = (torch.float32, torch.bfloat16)
+
+
+def arranged_dtypes() -> tuple[torch.dtype, ...]:
+    """Number formats for which this processor has arithmetic of its own: oneDNN arranges no other."""
+    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
 
 
 class Arranged(torch.nn.Module):  # type: ignore[misc]
@@ -36,7 +40,8 @@ def arrange(model: torch.nn.Module) -> None:
     # oneDNN reads this when it makes its first program.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_PROGRAMS))
     shared = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    layers = [row for row in _layers(model) if id(row[2].weight) not in shared]
+    dtypes = arranged_dtypes()
+    layers = [row for row in _layers(model) if row[2].weight.dtype in dtypes and id(row[2].weight) not in shared]
     if not layers:
         return
     with torch.inference_mode():
@@ -66,5 +71,5 @@ def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torc
         for name, layer in parent.named_children():
             if type(layer) is not torch.nn.Linear or layer._forward_hooks or layer._forward_pre_hooks:
                 continue
-            if layer.weight.device.type == "cpu" and layer.weight.dtype in DTYPES:
+            if layer.weight.device.type == "cpu":
                 yield parent, name, layer

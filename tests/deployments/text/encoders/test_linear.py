@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from deployments.text.encoders import linear
 from deployments.text.encoders.linear import Arranged, arrange
 from tests.deployments.text.encoders.test_packing import BODIES, HEADS, Case, body_of, head_of, pipeline_of
 from tests.tiny import TEXTS
@@ -25,6 +26,20 @@ def test_a_model_answers_as_before(case: Case, load: object, output: str, tmp_pa
     assert any(isinstance(one, Arranged) for one in model[0].modules())
     for row, same in zip(pipeline.vectors(encoded), expected, strict=True):
         assert np.abs(row - same).max() <= 1e-5 * max(1.0, np.abs(same).max())
+
+
+def test_half_precision_is_left_to_torch_where_the_processor_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = BODIES[0]
+    model = body_of(case.folder(tmp_path), case, torch.bfloat16)
+    monkeypatch.setattr(linear, "arranged_dtypes", lambda: (torch.float32,))
+    arrange(model[0])
+    assert not any(isinstance(one, Arranged) for one in model[0].modules())
+    monkeypatch.undo()
+    arrange(model[0])
+    has_own = torch.bfloat16 in linear.arranged_dtypes()
+    assert any(isinstance(one, Arranged) for one in model[0].modules()) == has_own
 
 
 class Own(torch.nn.Module):  # type: ignore[misc]
