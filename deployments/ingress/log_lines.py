@@ -15,6 +15,7 @@ from itertools import islice
 from typing_extensions import TypedDict
 
 from cluster import errors
+from cluster.names import cut, quoted
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import LOG_LINES, WorkerName
 
@@ -91,16 +92,21 @@ class LogFollower:
         self._boot = secrets.token_hex(4)
         self._changed = asyncio.Event()
         self.readers = 0
+        #: The model has gone.
+        self.is_over = False
         self._task = asyncio.get_running_loop().create_task(self._follow(), name=f"log of {uid}")
 
     def stop(self) -> None:
         self._task.cancel()
 
     async def read(self, cursor: str) -> AsyncGenerator[LiveLines]:
+        """Until the model has gone."""
         boot, _, number = cursor.partition(".")
         position = int(number) if boot == self._boot and number.isdecimal() and len(number) < 16 else -1
         while True:
             while self._book.end in (position, 0):
+                if self.is_over:
+                    return
                 await self._changed.wait()
             are_all, lines = self._book.since(position)
             position = self._book.end
@@ -117,8 +123,12 @@ class LogFollower:
             try:
                 await self._look()
                 await asyncio.sleep(LOOK_S)
+            except errors.UnknownUid:
+                self.is_over = True
+                self._announce()
+                return
             except errors.ClusterError as error:
-                log.info("the lines of %s cannot be read, trying again: %s", self._uid, error)
+                log.info("the lines of %s cannot be read, trying again: %s", quoted(self._uid), cut(str(error)))
                 await asyncio.sleep(RETRY_S)
 
     async def _look(self) -> None:
@@ -128,12 +138,17 @@ class LogFollower:
         elif not self._book.take(await self._tails(LOG_LINES)):
             self._book.begin_anew(await self._tails(MOST_LINES))
         if self._book.end != before:
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+            self._announce()
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     async def _tails(self, lines: int) -> Mapping[str, Sequence[str]]:
         try:
             return await self._supervisor.worker_logs(self._uid, lines)
+        except errors.UnknownUid:
+            raise
         except (errors.BadRequest, AttributeError):
             # A supervisor of an earlier version does not say who wrote what.
             return {"": await self._supervisor.logs(self._uid, lines)}
@@ -147,8 +162,9 @@ class LogFollowers:
         self._by_uid: dict[str, LogFollower] = {}
 
     async def read(self, uid: str, cursor: str) -> AsyncGenerator[LiveLines]:
-        follower = self._by_uid.get(uid) or LogFollower(self._supervisor, uid)
-        self._by_uid[uid] = follower
+        follower = self._by_uid.get(uid)
+        if follower is None or follower.is_over:
+            follower = self._by_uid[uid] = LogFollower(self._supervisor, uid)
         follower.readers += 1
         try:
             async with aclosing(follower.read(cursor)) as reading:
@@ -158,7 +174,8 @@ class LogFollowers:
             follower.readers -= 1
             if not follower.readers:
                 follower.stop()
-                self._by_uid.pop(uid, None)
+                if self._by_uid.get(uid) is follower:
+                    del self._by_uid[uid]
 
 
 def later(before: Sequence[str], now: Sequence[str]) -> Sequence[str]:

@@ -51,8 +51,9 @@ def watching(
         `events` what happens, as `/v1/events` does, and `log:UID` the lines that its workers write, all that there are
         first, or those after `cursor`, which the last that were read came with."""
         key: Key | None = request.state.key
-        chosen = named.of(topic, key, cursor)
-        fleet = news.read(key, request.headers.get("last-event-id") or since, BEAT_S)
+        last_id = request.headers.get("last-event-id") or since
+        chosen = named.of(topic, key, cursor, goes_on=bool(last_id))
+        fleet = news.read(key, last_id, BEAT_S)
         return await Events.of(
             _until_revoked(request, merged(request.app.state.is_ending, fleet, *(each() for each in chosen)), may_go_on)
         )

@@ -89,18 +89,21 @@ class Topics:
 
         self._recent = SharedAnswers(recent)
 
-    def of(self, names: Iterable[str], key: Key | None, cursor: str = "") -> list[Topic]:
-        """Raises for one that there is not, or that the key may not read."""
+    def of(self, names: Iterable[str], key: Key | None, cursor: str = "", *, goes_on: bool = False) -> list[Topic]:
+        """Raises for one that there is not, or that the key may not read. `goes_on`: a reader comes again, and a model
+        may have gone meanwhile, or be here before the table says so; it is told of it as soon as it is there."""
         chosen = list(dict.fromkeys(names))
         if len(chosen) > MOST_TOPICS:
             raise errors.BadRequest(f"{len(chosen)} topics are asked for, {MOST_TOPICS} are allowed.", "topic")
-        return [self._of(name, key, cursor) for name in chosen]
+        return [self._of(name, key, cursor, goes_on) for name in chosen]
 
-    def _of(self, name: str, key: Key | None, cursor: str) -> Topic:
+    def _of(self, name: str, key: Key | None, cursor: str, goes_on: bool) -> Topic:
         kind, _, uid = name.partition(":")
         if uid:
             uid = self._table.uid_of(uid, key)
             keys.check_model(key, uid)
+            if uid not in self._table.models and not goes_on:
+                raise errors.UnknownUid(f"Model not found in the model list, uid: {quoted(uid)}", "topic")
         match kind, bool(uid):
             case "figures", _:
                 return partial(self._figures, uid or None, key)
@@ -116,6 +119,8 @@ class Topics:
         sent = dict.fromkeys((FINE_S, COARSE_S), int(time.time()) - BACK_S)
         while True:
             await self._history.ticked()
+            if uid is not None and uid not in self._table.models:
+                continue
             for step_s, since in sent.items():
                 if uid is None:
                     steps = self._history.all_steps(key, since, step_s)
@@ -127,9 +132,13 @@ class Topics:
                     yield event("figures", body)
 
     async def _log(self, uid: str, cursor: str) -> AsyncGenerator[bytes]:
-        async with aclosing(self._logs.read(uid, cursor)) as reading:
-            async for lines in reading:
-                yield event("log", lines)
+        while True:
+            # Nobody is asked about a model that is not there, whatever it is called.
+            if uid in self._table.models:
+                async with aclosing(self._logs.read(uid, cursor)) as reading:
+                    async for lines in reading:
+                        yield event("log", lines)
+            await self._history.ticked()
 
     async def _events(self, key: Key | None) -> AsyncGenerator[bytes]:
         uids = None if key is None or key.models is None else tuple(key.models)

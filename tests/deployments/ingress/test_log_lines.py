@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import cast
+
+from cluster import errors
+from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import LOG_LINES
-from deployments.ingress.log_lines import LogBook, clean, later
+from deployments.ingress.log_lines import LogBook, LogFollowers, clean, later
 
 FIRST, SECOND = "worker:m:1:0-a", "worker:m:1:1-b"
 
@@ -58,3 +63,37 @@ def test_a_worker_that_once_did_not_answer_goes_on_where_it_was() -> None:
 
 def test_lines_are_text_without_orders_to_a_terminal() -> None:
     assert clean("is \x1b[31mred\x1b[0m, \x1b]0;title\x07bold \x1bcand \udcff") == "is red, bold and ?"
+
+
+class Forgetful:
+    """A supervisor that has lost a model."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.has_model = False
+
+    async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
+        self.asked.append("worker_logs")
+        if not self.has_model:
+            raise errors.UnknownUid(f"Model not found in the model list, uid: {uid}", "model_uid")
+        return {FIRST: ["a"]}
+
+    async def logs(self, uid: str, lines: int) -> list[str]:
+        self.asked.append("logs")
+        return []
+
+
+def test_nobody_goes_on_asking_for_the_lines_of_a_model_that_has_gone() -> None:
+    async def scene() -> None:
+        supervisor = Forgetful()
+        followers = LogFollowers(cast(SupervisorClient, supervisor))
+        async with asyncio.timeout(5):
+            assert [lines async for lines in followers.read("m", "")] == []
+            assert supervisor.asked == ["worker_logs"]
+            # It is followed anew where it comes back.
+            supervisor.has_model = True
+            reading = followers.read("m", "")
+            assert (await anext(reading))["lines"] == ["a"]
+            await reading.aclose()
+
+    asyncio.run(scene())

@@ -137,6 +137,7 @@ class Telling(StandIn):
         self.past = [Event(ts=1.0, level="INFO", uid="n", text="elsewhere", id=1)]
 
     async def worker_logs(self, uid: str, lines: int) -> dict[str, list[str]]:
+        await self.status(uid)
         return {name: its[-lines:] for name, its in self.lines.items()}
 
     async def recent_events(self, query: EventQuery) -> list[Event]:
@@ -168,6 +169,57 @@ def test_lines_of_a_log_come_as_they_are_written_and_go_on_where_one_has_read(tm
                 resumed = f"{path}&cursor={added['cursor']}"
                 await read_until(client, resumed, "log", lambda body: body["lines"] == ["third"] and not body["whole"])
             assert (await client.get(f"{url}{CHANGES}?topic=log")).status_code == 400
+
+    run(scene())
+
+
+def test_a_model_that_is_not_there_has_no_topic_and_nobody_is_asked_about_it(tmp_path: Path) -> None:
+    supervisor = Telling()
+
+    async def scene() -> None:
+        async with served(settings(tmp_path, port=free_port()), supervisor) as url, httpx.AsyncClient() as client:
+            for topic in ("log:gone", "figures:gone", "log:forged%0Aline"):
+                async with client.stream("GET", f"{url}{CHANGES}?topic={topic}") as answer:
+                    assert answer.status_code == 400 and b"Model not found" in await answer.aread()
+            # Who comes again may not know yet that a model has gone, and reads on of all others.
+            again = f"{url}{CHANGES}?topic=log:gone&topic=figures:gone&topic=events&since=x.1"
+            kinds = await read_until(client, again, "events", lambda body: bool(body["events"]))
+            assert kinds[0] == "change"
+
+    run(scene())
+    assert "worker_logs" not in supervisor.told and "logs" not in supervisor.told
+
+
+def test_a_log_outlives_the_end_of_its_model_and_asks_for_no_more_of_it(tmp_path: Path) -> None:
+    supervisor = Telling()
+
+    async def scene() -> None:
+        async with served(settings(tmp_path, port=free_port()), supervisor) as url, httpx.AsyncClient() as client:
+            bodies: list[Any] = []
+            asked_meanwhile: list[int] = []
+
+            def is_told(body: Any) -> bool:
+                bodies.append(body)
+                if len(bodies) == 1:
+                    del supervisor.workers["m"]
+                return len(bodies) == 2
+
+            async def come_back() -> None:
+                while "m" in supervisor.workers or supervisor.told.count("worker_logs") < 2:
+                    await asyncio.sleep(0.01)
+                supervisor.version += 1
+                supervisor.news += 1
+                await asyncio.sleep(1.5)
+                asked_meanwhile.append(supervisor.told.count("worker_logs"))
+                supervisor.workers["m"] = None
+                supervisor.version += 1
+
+            returning = asyncio.create_task(come_back())
+            await read_until(client, f"{url}{CHANGES}?topic=log:m", "log", is_told)
+            await returning
+            assert [body["lines"] for body in bodies] == [["first", "other"]] * 2 and bodies[1]["whole"]
+            # Once at first, once when it had gone, and at most once more before the table said so.
+            assert asked_meanwhile[0] <= 3
 
     run(scene())
 
