@@ -157,10 +157,10 @@ class LlamaCpp(Talking):
         call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
         hearing = Chunks(value.n, tell, must_call(value))
         # What is unpacked takes time: it is done there.
-        self._threads.submit(hearing.of, call, partial(self._body, value))
+        self._threads.submit(hearing.of, call, partial(self._body, value, hearing.check))
         return hearing.stop
 
-    def _body(self, query: Query) -> JsonObject:
+    def _body(self, query: Query, check: Callable[[], None] = lambda: None) -> JsonObject:
         body: dict[str, Any] = {name: getattr(query, name) for name in SAME if name in query.model_fields_set}
         for name in SAMPLING:
             if body.get(name) is None:
@@ -172,7 +172,7 @@ class LlamaCpp(Talking):
         if stop := [*query.stop, *(() if query.ignore_eos else self._habits.stop)]:
             body["stop"] = stop
         if query.messages is not None:
-            body["messages"] = with_pixels(query.messages)
+            body["messages"] = with_pixels(query.messages, check)
             if query.tools:
                 # It knows no names there: the tool that has to be called is the only one that it gets.
                 tools, choice = (
@@ -280,9 +280,16 @@ class Chunks:
     def stop(self) -> None:
         self._is_stopped = True
 
+    def check(self) -> None:
+        if self._is_stopped:
+            raise errors.RequestCancelled("It was stopped.")
+
     def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: Callable[[], JsonObject]) -> None:
         try:
-            call(body(), self._take)
+            self.check()
+            asked = body()
+            self.check()
+            call(asked, self._take)
         # Whatever it raises ends this answer.
         except Exception as error:
             self._error = self._error or error

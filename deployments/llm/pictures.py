@@ -88,9 +88,11 @@ def seen_of_each(count: int) -> int:
     return min(PIXELS_SEEN, PIXELS_SEEN_TOGETHER // max(1, count))
 
 
-def pixmap(data: bytes, number: int, most_pixels: int) -> bytes:
-    """The pixels as a file that needs no decoder, so that no other than Pillow's is given what strangers send."""
+def pixmap(data: bytes, number: int, most_pixels: int, check: Callable[[], None] = lambda: None) -> bytes:
+    """The pixels as a file that needs no decoder, so that no other than Pillow's is given what strangers send. `check`
+    raises once nobody waits for them any more."""
     with _unpacking:
+        check()
         picture = pictures.opened(data, title(number), "messages", on_white=True, upright=True)
         size = _seen(picture.size, number, most_pixels)
         if size != picture.size:
@@ -100,15 +102,14 @@ def pixmap(data: bytes, number: int, most_pixels: int) -> bytes:
 
 def with_pixels(messages: Sequence[JsonObject], check: Callable[[], None] = lambda: None) -> list[JsonObject]:
     """The messages in OpenAI's form for an engine, without anything that it would open, fetch or decode by itself.
-    `check` raises once nobody waits for them any more."""
+    `check` as above."""
     most_pixels = seen_of_each(len(pictures_in(messages)))
     numbers = count(1)
 
     def part(value: str | bytes) -> JsonObject:
         if isinstance(value, str):
             return {"type": "text", "text": value}
-        check()
-        text = base64.b64encode(pixmap(value, next(numbers), most_pixels)).decode()
+        text = base64.b64encode(pixmap(value, next(numbers), most_pixels, check)).decode()
         return {"type": "image_url", "image_url": {"url": f"data:image/x-portable-pixmap;base64,{text}"}}
 
     return [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from deployments.llm.llamacpp import Chunks, LlamaCpp
 from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import Piece, Reply, TalkUsage
 from deployments.llm.requests import Query
+from tests.seeing import picture
 
 Take = Callable[[Any], bool]
 USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}}
@@ -96,6 +100,45 @@ def test_a_stopped_answer_is_left_at_the_next_chunk() -> None:
 
     chunks.of(engine, dict)
     assert isinstance(told[-1].outcome, errors.RequestCancelled)
+
+
+def test_nothing_is_unpacked_for_somebody_who_has_left() -> None:
+    family: Any = LlamaCpp()
+    told: list[Any] = []
+    asked: list[Any] = []
+    family._options, family._context = LlamaCpp.Options(), 100
+    family._server = SimpleNamespace(handle_chat_completions=lambda body, take: asked.append(body))
+    red, broken = picture_part(picture("red")), picture_part(b"broken")
+    query = Query(messages=[{"role": "user", "content": [red, broken]}])
+    goes_on = threading.Event()
+    with ThreadPoolExecutor(1) as family._threads:
+        family._threads.submit(goes_on.wait)
+        family.begin(query, told.append)()
+        goes_on.set()
+    assert isinstance(told[0].outcome, errors.RequestCancelled) and not asked
+    seen: list[None] = []
+    chunks = Chunks(1, told.append)
+
+    def check() -> None:
+        if seen:
+            chunks.stop()
+        seen.append(None)
+        chunks.check()
+
+    with pytest.raises(errors.RequestCancelled):
+        family._body(query, check)
+
+
+def test_what_was_unpacked_for_somebody_who_has_left_is_not_asked_for() -> None:
+    told: list[Any] = []
+    chunks = Chunks(1, told.append)
+
+    def body() -> dict[str, Any]:
+        chunks.stop()
+        return {}
+
+    chunks.of(lambda body, take: pytest.fail("it is asked for"), body)
+    assert isinstance(told[0].outcome, errors.RequestCancelled)
 
 
 def test_requests_are_weighed_before_anybody_has_counted() -> None:
