@@ -91,6 +91,8 @@ class LogFollower:
         self._book = LogBook()
         self._boot = secrets.token_hex(4)
         self._changed = asyncio.Event()
+        #: What was told last, by the numbers that it leads from and to: most readers are told the same.
+        self._last: tuple[int, int, LiveLines] | None = None
         self.readers = 0
         #: The model has gone.
         self.is_over = False
@@ -108,15 +110,22 @@ class LogFollower:
                 if self.is_over:
                     return
                 await self._changed.wait()
-            are_all, lines = self._book.since(position)
+            live_lines = self._since(position)
             position = self._book.end
-            yield {
+            yield live_lines
+
+    def _since(self, position: int) -> LiveLines:
+        if self._last is None or self._last[:2] != (position, self._book.end):
+            are_all, lines = self._book.since(position)
+            live_lines: LiveLines = {
                 "model": self._uid,
                 "whole": are_all,
                 "lines": [line for _, line in lines],
                 "replicas": [replica for replica, _ in lines],
-                "cursor": f"{self._boot}.{position}",
+                "cursor": f"{self._boot}.{self._book.end}",
             }
+            self._last = (position, self._book.end, live_lines)
+        return self._last[2]
 
     async def _follow(self) -> None:
         while True:

@@ -57,6 +57,8 @@ class ModelHistory:
         #: Of each worker, by its name.
         self.paces: dict[str, WorkerPace] = {}
         self._tick = asyncio.Event()
+        #: The seconds that have been told of.
+        self.ticks = 0
         self._task = asyncio.get_running_loop().create_task(self._follow(), name="model history")
 
     # ------------------------------------------------------------------------------------ who looks
@@ -93,6 +95,7 @@ class ModelHistory:
             # Whatever a worker of another version says, the others are told of in the next second.
             except Exception:
                 log.exception("what models did in the last second is not known")
+            self.ticks += 1
             tick, self._tick = self._tick, asyncio.Event()
             tick.set()
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import pickle
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -27,14 +28,19 @@ from deployments.ingress.version import VERSION
 
 log = logging.getLogger("cluster.ingress")
 
-#: The most readers at once; each has a connection of its own.
+#: The most readers at once; each has a connection of its own. Of them with one key, and of those from one address where
+#: there are no keys, or with a key that may do everything: behind either may stand a gateway with the pages of many.
 MOST_READERS = 500
+MOST_OF_KEY = 20
+MOST_OF_ADDRESS = 100
 #: One question to the supervisor; nodes are looked at again after each.
 WATCH_S = 2.0
 #: The shortest pause between two questions: what is heard meanwhile comes as one change.
 PAUSE_S = 0.05
 #: How long the first reader waits for the supervisor before it is told what this ingress knows by itself.
 FIRST_S = 2.0
+#: Messages to keys for some models that are kept for others who are told the same.
+MOST_MESSAGES = 20
 #: Models that went, whose going is remembered for those who read on.
 MOST_GONE = 1000
 
@@ -69,33 +75,41 @@ class FleetNews:
         self._nodes = Row(0, b"[]")
         self._has_control = True
         self._has_heard = False
-        self._readers = 0
+        #: By whose they are.
+        self._readers: Counter[tuple[str, str]] = Counter()
         self._task: asyncio.Task[None] | None = None
-        #: The last message without limits, by the versions that it leads from and to: most readers are told the same.
-        self._last: tuple[int, int, bytes] = (-1, -1, b"")
+        #: The messages up to this version, by the version that each leads from and the models that it is about: most
+        #: readers are told the same.
+        self._last: dict[tuple[int, tuple[str, ...] | None], bytes] = {}
 
     # ------------------------------------------------------------------------------------ readers
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        if self._readers >= self._most_readers:
+    def _reading(self, key: Key | None, address: str) -> Iterator[None]:
+        whose = ("address", address) if key is None else ("key", key.id)
+        most_of_it = MOST_OF_ADDRESS if key is None or "admin" in key.scopes else MOST_OF_KEY
+        if self._readers.total() >= self._most_readers:
             raise errors.Overloaded(f"{self._most_readers} pages are open here already.", retry_after_s=10.0)
-        self._readers += 1
+        if self._readers[whose] >= most_of_it:
+            text = f"{most_of_it} pages are open here already with this key or from this address."
+            raise errors.Overloaded(text, retry_after_s=10.0)
+        self._readers[whose] += 1
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._follow(), name="fleet news")
         try:
             yield
         finally:
-            self._readers -= 1
-            if self._readers == 0 and self._task is not None:
+            self._readers -= Counter((whose,))
+            if not self._readers and self._task is not None:
                 self._task.cancel()
                 self._task = None
                 # The next reader is told what is then, not what was when the last one left.
                 self._has_heard = False
 
-    async def read(self, key: Key | None, last_id: str, beat_s: float) -> AsyncGenerator[bytes]:
-        """Events of a stream: what changed, as soon as it has, and at least a sign of life every so often."""
-        with self._reading():
+    async def read(self, key: Key | None, last_id: str, beat_s: float, address: str = "") -> AsyncGenerator[bytes]:
+        """Events of a stream: what changed, as soon as it has, and at least a sign of life every so often. `address`:
+        of who reads."""
+        with self._reading(key, address):
             if not self._has_heard:
                 await self._newer(self._version, FIRST_S)
             version = self._resumed(last_id)
@@ -124,12 +138,14 @@ class FleetNews:
     def _event(self, since: int | None, key: Key | None) -> bytes:
         if since is not None and since < self._floor:
             since = None
-        if key is not None and key.models is not None:
-            return self._written(since, key)
-        edge = (-1 if since is None else since, self._version)
-        if self._last[:2] != edge:
-            self._last = (*edge, self._written(since, None))
-        return self._last[2]
+        edge = (-1 if since is None else since, None if key is None else key.models)
+        message = self._last.get(edge)
+        if message is None:
+            if len(self._last) >= MOST_MESSAGES:
+                # The first was written first.
+                del self._last[next(iter(self._last))]
+            message = self._last[edge] = self._written(since, key)
+        return message
 
     def _written(self, since: int | None, key: Key | None) -> bytes:
         rows: list[bytes] = []
@@ -225,6 +241,7 @@ class FleetNews:
 
     def _post(self, version: int) -> None:
         self._version = version
+        self._last = {}
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -53,7 +53,7 @@ def watching(
         key: Key | None = request.state.key
         last_id = request.headers.get("last-event-id") or since
         chosen = named.of(topic, key, cursor, goes_on=bool(last_id))
-        fleet = news.read(key, last_id, BEAT_S)
+        fleet = news.read(key, last_id, BEAT_S, request.client.host if request.client else "")
         return await Events.of(
             _until_revoked(request, merged(request.app.state.is_ending, fleet, *(each() for each in chosen)), may_go_on)
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import orjson
 from typing_extensions import TypedDict
@@ -37,6 +37,7 @@ RETRY_S = 3.0
 #: How far back numbers are told when somebody begins to read: there may have been a while since it asked for the rest.
 BACK_S = 5
 
+T = TypeVar("T")
 Topic = Callable[[], AsyncGenerator[bytes]]
 
 
@@ -83,6 +84,8 @@ class Topics:
         self._history = history
         self._table = table
         self._logs = LogFollowers(supervisor)
+        self._told: dict[Hashable, Any] = {}
+        self._told_at = -1
 
         async def recent(uids: tuple[str, ...] | None) -> Sequence[Event]:
             return await supervisor.recent_events(EventQuery(limit=MOST_EVENTS, uids=uids))
@@ -95,9 +98,10 @@ class Topics:
         chosen = list(dict.fromkeys(names))
         if len(chosen) > MOST_TOPICS:
             raise errors.BadRequest(f"{len(chosen)} topics are asked for, {MOST_TOPICS} are allowed.", "topic")
-        return [self._of(name, key, cursor, goes_on) for name in chosen]
+        return list(dict(self._of(name, key, cursor, goes_on) for name in chosen).values())
 
-    def _of(self, name: str, key: Key | None, cursor: str, goes_on: bool) -> Topic:
+    def _of(self, name: str, key: Key | None, cursor: str, goes_on: bool) -> tuple[tuple[str, str], Topic]:
+        """With what it is, whichever of the names of its model it was asked for by."""
         kind, _, uid = name.partition(":")
         if uid:
             uid = self._table.uid_of(uid, key)
@@ -106,14 +110,22 @@ class Topics:
                 raise errors.UnknownUid(f"Model not found in the model list, uid: {quoted(uid)}", "topic")
         match kind, bool(uid):
             case "figures", _:
-                return partial(self._figures, uid or None, key)
+                return (kind, uid), partial(self._figures, uid or None, key)
             case "workers", False:
-                return partial(self._workers, key)
+                return (kind, uid), partial(self._workers, key)
             case "events", False:
-                return partial(self._events, key)
+                return (kind, uid), partial(self._events, key)
             case "log", True:
-                return partial(self._log, uid, cursor)
+                return (kind, uid), partial(self._log, uid, cursor)
         raise errors.BadRequest(f"There is no topic {quoted(name)}; there are {NAMES}.", "topic")
+
+    def _once(self, question: Hashable, answer: Callable[[], T]) -> T:
+        """The same for all who ask it within a second: many readers cost what one does."""
+        if self._told_at != self._history.ticks:
+            self._told, self._told_at = {}, self._history.ticks
+        if question not in self._told:
+            self._told[question] = answer()
+        return cast(T, self._told[question])
 
     async def _figures(self, uid: str | None, key: Key | None) -> AsyncGenerator[bytes]:
         sent = dict.fromkeys((FINE_S, COARSE_S), int(time.time()) - BACK_S)
@@ -122,14 +134,22 @@ class Topics:
             if uid is not None and uid not in self._table.models:
                 continue
             for step_s, since in sent.items():
-                if uid is None:
-                    steps = self._history.all_steps(key, since, step_s)
-                else:
-                    steps = self._history.steps(uid, since, step_s)
-                if len(steps.rows):
-                    sent[step_s] = steps.begin + step_s * len(steps.rows)
-                    body: ModelSeries = body_of(self._history, uid, steps, SERIES)
-                    yield event("figures", body)
+                question = ("figures", uid, _sight_of(key) if uid is None else None, since, step_s)
+                end, message = self._once(question, partial(self._figures_since, uid, key, since, step_s))
+                if message:
+                    sent[step_s] = end
+                    yield message
+
+    def _figures_since(self, uid: str | None, key: Key | None, since: int, step_s: int) -> tuple[int, bytes]:
+        """With where it ends."""
+        if uid is None:
+            steps = self._history.all_steps(key, since, step_s)
+        else:
+            steps = self._history.steps(uid, since, step_s)
+        if not len(steps.rows):
+            return since, b""
+        body: ModelSeries = body_of(self._history, uid, steps, SERIES)
+        return steps.begin + step_s * len(steps.rows), event("figures", body)
 
     async def _log(self, uid: str, cursor: str) -> AsyncGenerator[bytes]:
         while True:
@@ -137,11 +157,12 @@ class Topics:
             if uid in self._table.models:
                 async with aclosing(self._logs.read(uid, cursor)) as reading:
                     async for lines in reading:
-                        yield event("log", lines)
+                        question = ("log", lines["cursor"], lines["whole"], len(lines["lines"]))
+                        yield self._once(question, partial(event, "log", lines))
             await self._history.ticked()
 
     async def _events(self, key: Key | None) -> AsyncGenerator[bytes]:
-        uids = None if key is None or key.models is None else tuple(key.models)
+        uids = _sight_of(key)
         last: int | None = None
         while True:
             try:
@@ -152,24 +173,43 @@ class Topics:
                 continue
             news = recent[:FIRST_EVENTS] if last is None else [each for each in recent if each.id > last]
             if news:
-                rows = [past_event(each) for each in reversed(news)]
-                body: LiveEvents = {"events": rows, "missed": last is not None and len(news) == MOST_EVENTS}
-                yield event("events", body)
+                missed = last is not None and len(news) == MOST_EVENTS
+                question = ("events", uids, len(news), news[0].id, missed)
+                yield self._once(question, partial(_events_told, news, missed))
             last = recent[0].id if recent else last or 0
             await asyncio.sleep(EVENTS_S)
 
     async def _workers(self, key: Key | None) -> AsyncGenerator[bytes]:
-        sent: dict[str, LivePace] | None = None
+        sight = _sight_of(key)
+        before: tuple[int, Mapping[str, LivePace] | None] = (-1, None)
         while True:
-            now = dict(_paces(self._history.paces, key))
-            before = sent or {}
-            changed = {name: row for name, row in now.items() if before.get(name) != row}
-            gone = [name for name in before if name not in now]
-            if changed or gone or sent is None:
-                body: LivePaces = {"whole": sent is None, "workers": changed, "gone": gone}
-                yield event("workers", body)
-            sent = now
+            now = self._once(("workers", sight), lambda: dict(_paces(self._history.paces, key)))
+            message = self._once(("workers", sight, before[0]), partial(_workers_told, before[1], now))
+            before = (self._history.ticks, now)
+            if message:
+                yield message
             await self._history.ticked()
+
+
+def _sight_of(key: Key | None) -> tuple[str, ...] | None:
+    """The models that a key is for; None for all."""
+    return None if key is None else key.models
+
+
+def _events_told(news: Sequence[Event], missed: bool) -> bytes:
+    body: LiveEvents = {"events": [past_event(each) for each in reversed(news)], "missed": missed}
+    return event("events", body)
+
+
+def _workers_told(before: Mapping[str, LivePace] | None, now: Mapping[str, LivePace]) -> bytes:
+    """Those that are not as they were before; empty where all are."""
+    known = before or {}
+    changed = {name: row for name, row in now.items() if known.get(name) != row}
+    gone = [name for name in known if name not in now]
+    if before is not None and not changed and not gone:
+        return b""
+    body: LivePaces = {"whole": before is None, "workers": changed, "gone": gone}
+    return event("workers", body)
 
 
 def _paces(paces: Mapping[str, WorkerPace], key: Key | None) -> Iterator[tuple[str, LivePace]]:

@@ -10,11 +10,11 @@ import orjson
 import pytest
 
 from cluster import errors
-from cluster.keys import Key
+from cluster.keys import Key, Scope
 from cluster.routes import ModelRoutes, ServedModel
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, ModelState, ModelStatus, Node, StatusNews
-from deployments.ingress.control.fleet_news import FleetNews
+from deployments.ingress.control.fleet_news import MOST_OF_ADDRESS, MOST_OF_KEY, FleetNews
 from tests.cluster.statuses import make_status
 from tests.make import make_node
 
@@ -58,8 +58,8 @@ def followed(supervisor: Talking, *, most_readers: int = 100, **models: ModelRou
 
 
 class Reader:
-    def __init__(self, news: FleetNews, key: Key | None = None, last_id: str = "") -> None:
-        self.events = news.read(key, last_id, BEAT_S)
+    def __init__(self, news: FleetNews, key: Key | None = None, last_id: str = "", address: str = "") -> None:
+        self.events = news.read(key, last_id, BEAT_S, address)
         self.id = last_id
         self.beats = 0
 
@@ -265,5 +265,47 @@ def test_too_many_readers_are_refused_and_room_is_made_by_those_that_leave() -> 
             fourth = Reader(news)
             async with reading(fourth):
                 await fourth.next()
+
+    asyncio.run(scene())
+
+
+def key_called(id: str, *scopes: Scope) -> Key:
+    return Key(id=id, name=id, digest=id, scopes=scopes)
+
+
+@pytest.mark.parametrize(
+    ("most", "one", "other"),
+    [
+        (MOST_OF_KEY, {"key": key_called("ann", "list")}, {"key": key_called("bob", "list")}),
+        (MOST_OF_ADDRESS, {"key": key_called("root", "admin")}, {"key": key_called("ann", "list")}),
+        (MOST_OF_ADDRESS, {"address": "10.0.0.1"}, {"address": "10.0.0.2"}),
+    ],
+)
+def test_nobody_takes_the_places_of_all_others(most: int, one: dict[str, Any], other: dict[str, Any]) -> None:
+    async def scene() -> None:
+        news = followed(Talking(make_status("a")), most_readers=most + 2)
+        readers = [Reader(news, **one) for _ in range(most)]
+        async with reading(*readers):
+            for reader in readers:
+                await reader.next()
+            with pytest.raises(errors.Overloaded, match=f"{most} pages"):
+                await Reader(news, **one).next()
+            await readers[0].close()
+            again, another = Reader(news, **one), Reader(news, **other)
+            async with reading(again, another):
+                await again.next()
+                await another.next()
+
+    asyncio.run(scene())
+
+
+def test_readers_who_are_told_the_same_share_what_is_written() -> None:
+    async def scene() -> None:
+        news = followed(Talking(make_status("mine"), make_status("theirs")))
+        keys = [key_called(id, "list").model_copy(update={"models": ("mine",)}) for id in "ab"]
+        readers = [Reader(news, key) for key in keys]
+        async with reading(*readers):
+            first, second = [await anext(reader.events) for reader in readers]
+            assert first is second and b"theirs" not in first
 
     asyncio.run(scene())
