@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,7 +17,7 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.parsing import END_OF_THINK, THINK, Read, Reader
 from deployments.llm.picture_tokens import MARKS, PictureGrid
-from deployments.llm.pictures import pictures_in, sizes_of
+from deployments.llm.pictures import pictures_in, sizes_of, texts_of_each
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
@@ -142,6 +143,8 @@ class LanguageFamily(Talking):
     engine: Engine
     #: What it makes of pictures; None for a model that reads texts only.
     sees: PictureGrid | None = None
+    #: Tokens that stand for pictures and other files. An engine that finds no file for one of them may end.
+    stand_ins: frozenset[int] = frozenset()
     #: What stands around its thoughts; empty for a model that shows none.
     _thinks: tuple[str, str] | tuple[()] = ()
 
@@ -221,6 +224,8 @@ class LanguageFamily(Talking):
         if query.messages is not None and must_call(query):
             query = held_to_call(query)
         picture_tokens = self._picture_tokens(query)
+        # Its engine writes the prompt of these, and may put the texts of a message together with nothing between them.
+        self._refuse_stand_ins(ids, texts_of_each(query.messages or []) if picture_tokens else ())
         tokens = len(ids) + picture_tokens
         room = self._context - tokens
         if room < 1:
@@ -230,6 +235,16 @@ class LanguageFamily(Talking):
         most = max(1, min(wanted or room, room, (self.pace.room or room) // query.n - tokens))
         marks = self._marks(query, ids) if query.messages is not None else {}
         return Order(ids, query, most, marks, picture_tokens, wanted is None)
+
+    def _refuse_stand_ins(self, ids: Sequence[int], texts: Iterable[str]) -> None:
+        """Those of pictures are not among the ids."""
+        written = (id for text in texts for id in self.vocabulary.ids_of(text, True))
+        if (stand_in := next((id for id in chain(ids, written) if id in self.stand_ins), None)) is not None:
+            raise errors.BadRequest(
+                f"The prompt has the token {cut(self.vocabulary.token(stand_in))}, which stands for a picture or "
+                "another file, and there is none for it: leave it out, and send pictures as parts of messages.",
+                "prompt",
+            )
 
     def _picture_tokens(self, query: Query) -> int:
         if self.sees is None or query.messages is None:

@@ -287,9 +287,9 @@ class Chunks:
     def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: Callable[[], JsonObject]) -> None:
         try:
             self.check()
-            asked = body()
+            request = body()
             self.check()
-            call(asked, self._take)
+            call(request, self._take)
         # Whatever it raises ends this answer.
         except Exception as error:
             self._error = self._error or error

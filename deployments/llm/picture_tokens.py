@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 #: Most tokens of one picture, of models that do not say: what Qwen2-VL makes of 4 million pixels in llama.cpp.
@@ -12,6 +13,9 @@ MOST_TOKENS = 4096
 MARKS = 4
 #: Of models that do not say: the side of pictures, and of their patches.
 USUAL_SIDE, USUAL_PATCH = 560, 14
+
+#: How configs call the tokens that stand for something other than text, or mark where it begins and ends.
+STAND_IN = re.compile(r"(^|_)(image|img|video|vision|audio|speech|media|bo[iva]|eo[iva])_.*token_(id|index)s?$")
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,20 @@ def picture_tokens_of(config: Mapping[str, object]) -> PictureGrid | None:
         return PictureGrid(math.isqrt(count), 1, 1, is_fixed=True)
     is_fixed = config.get("model_type") in ("llava", "vipllava", "paligemma") and "image_size" in vision
     return PictureGrid(side, patch, number("spatial_merge_size", 1), is_fixed)
+
+
+def stand_ins_of(config: Mapping[str, object]) -> frozenset[int]:
+    """The tokens that stand for pictures, videos and sounds, by a model's config or those within it. An engine looks
+    for what they stand for."""
+    return frozenset(_stand_ins_in(config))
+
+
+def _stand_ins_in(part: object, is_named: bool = False) -> Iterator[int]:
+    if isinstance(part, dict):
+        for name, inner in part.items():
+            yield from _stand_ins_in(inner, STAND_IN.search(f"{name}") is not None)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from _stand_ins_in(inner, is_named)
+    elif is_named and isinstance(part, int):
+        yield part

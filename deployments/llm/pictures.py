@@ -45,6 +45,12 @@ def parts_of(content: object, place: int) -> Iterator[str | bytes]:
         raise errors.InvalidBody(f"messages.{place}: content must be a text or a list of parts.", "messages")
 
 
+def texts_of_each(messages: Sequence[JsonObject]) -> Iterator[str]:
+    """The texts of each message, with nothing between them."""
+    for number, message in enumerate(messages):
+        yield "".join(part for part in parts_of(message.get("content"), number) if isinstance(part, str))
+
+
 def _read(part: object, place: int) -> str | bytes:
     kind = part.get("type") if isinstance(part, dict) else None
     if isinstance(part, dict):

@@ -34,7 +34,7 @@ from deployments.llm.checkpoint import safetensors_of, text_config
 from deployments.llm.habits import Habits
 from deployments.llm.language import GB, CallReadingOptions, LanguageFamily, refuse_echo
 from deployments.llm.needs import STEP_WIDTH, assumed_bytes, is_packed, kept_of, smaller
-from deployments.llm.picture_tokens import picture_tokens_of
+from deployments.llm.picture_tokens import picture_tokens_of, stand_ins_of
 from deployments.llm.pictures import MOST_PICTURES
 from deployments.llm.requests import Query
 from deployments.llm.schemas import refuse_format
@@ -145,6 +145,7 @@ class VllmLanguage(LanguageFamily):
         vocabulary = Vocabulary(setup.folder, habits)
         inventory = read(setup.folder)
         shape, self.sees = shape_of_config(text_config(inventory)), picture_tokens_of(inventory.config())
+        self.stand_ins = stand_ins_of(inventory.config())
         dtype = dtype_name(options.torch_dtype, setup.device)
         kept = kept_of(shape, options, PRECISIONS[dtype])
         context = min(options.context_length or shape.context, shape.context, kept)

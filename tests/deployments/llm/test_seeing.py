@@ -28,6 +28,11 @@ class Asked(NamedTuple):
     #: As the request was weighed.
     tokens: int
 
+    def take(self, piece: object) -> None:
+        if isinstance(piece, Finished):
+            self.outcome.append(piece.outcome)
+            self.ended.set()
+
     @property
     def reply(self) -> Reply:
         assert self.ended.wait(PATIENCE_S)
@@ -46,13 +51,7 @@ def ask(family: LlamaCpp, *parts: Any, **fields: Any) -> Asked:
     item = {"messages": [{"role": "user", "content": list(parts)}], "max_tokens": 12, "temperature": 0, **fields}
     prepared = family.prepare("chat", [item], {})
     asked = Asked(threading.Event(), [], prepared.tokens[0])
-
-    def tell(piece: object) -> None:
-        if isinstance(piece, Finished):
-            asked.outcome.append(piece.outcome)
-            asked.ended.set()
-
-    family.begin(prepared.values[0], tell)
+    family.begin(prepared.values[0], asked.take)
     return asked
 
 
@@ -137,6 +136,14 @@ def test_the_mark_that_stands_for_a_picture_is_plain_text_in_a_message(family: L
     marked = {"type": "text", "text": "<__media__> <__image__>"}
     assert ask(family, marked).reply.usage.prompt > 10
     assert ask(family, marked, shown("red")).text != ask(family, marked, shown("blue")).text
+
+
+def test_the_mark_that_stands_for_a_picture_is_plain_text_in_a_prompt(family: LlamaCpp) -> None:
+    marked = {"prompt": "<__media__> <|vision_start|><|image_pad|><|vision_end|>", "max_tokens": 4}
+    prepared = family.prepare("generate", [marked], {})
+    asked = Asked(threading.Event(), [], prepared.tokens[0])
+    family.begin(prepared.values[0], asked.take)
+    assert asked.reply.usage.prompt > 10
 
 
 def test_a_picture_that_cannot_be_unpacked_disturbs_nobody(family: LlamaCpp) -> None:

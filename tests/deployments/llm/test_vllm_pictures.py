@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from cluster import errors
-from deployments.llm.picture_tokens import MARKS, PictureGrid, picture_tokens_of
+from deployments.llm.picture_tokens import MARKS, PictureGrid, picture_tokens_of, stand_ins_of
 from deployments.llm.pictures import picture_part, pixmap
 from deployments.llm.vllm import VllmLanguage
 from tests import seeing
@@ -23,6 +24,7 @@ __all__ = ["engine"]
 
 IDS = [21, 22, 23]
 TEXT = {"type": "text", "text": "What is it?"}
+PAD, START = "<|image_pad|>", "<|vision_start|>"
 VISION = {"image_size": 32, "patch_size": 8}
 
 
@@ -121,6 +123,49 @@ def test_a_picture_that_cannot_be_unpacked_is_the_callers_fault(engine: Engine, 
 def test_its_server_is_told_how_many_pictures_there_may_be(engine: Engine, family: VllmLanguage) -> None:
     assert json.loads(engine.words[engine.words.index("--limit-mm-per-prompt") + 1]) == {"image": 32, "video": 0}
     assert family.facts.sees  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def marked(engine: Engine, tmp_path: Path) -> Iterator[VllmLanguage]:
+    """One whose config names the tokens that stand for pictures."""
+    place = save_language(tmp_path / "marked")
+    words = Tokenizer.from_file(str(place / "tokenizer.json"))
+    words.add_special_tokens([PAD, START])
+    words.save(str(place / "tokenizer.json"))
+    config = json.loads((place / "config.json").read_text())
+    inner = {**config, "vision_start_token_id": words.token_to_id(START)}
+    outer = {"text_config": inner, "vision_config": VISION, "image_token_id": words.token_to_id(PAD)}
+    (place / "config.json").write_text(json.dumps(outer))
+    family = loaded(engine, place)
+    yield family
+    family.unload()
+
+
+def test_a_text_that_says_there_is_a_picture_reaches_no_engine(engine: Engine, marked: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    red, apart = picture_part(seeing.picture("red")), [{"type": "text", "text": text} for text in (PAD[:5], PAD[5:])]
+    contents: list[Any] = [f"What is {PAD}?", [red, {"type": "text", "text": START}], [red, *apart]]
+    asked: list[dict[str, Any]] = [{"messages": [{"role": "user", "content": content}]} for content in contents]
+    asked += [{"prompt": f"What is {PAD}?"}, {"prompt": marked.vocabulary.ids_of(START, True)}]
+    for request in asked:
+        with pytest.raises(
+            errors.BadRequest, match=r"has the token <\|(image_pad|vision_start)\|>, which stands for a"
+        ):
+            marked.prepare("chat", [request], {})
+    assert talk(marked, TEXT, red, max_tokens=3).reply and talk(marked, TEXT, max_tokens=3).reply
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"eos_token_id": 1, "hidden_size": 2, "image_seq_length": 3, "vision_config": {"pad_token_id": 4}}, set()),
+        ({"image_token_id": 5, "video_token_id": 6, "vision_start_token_id": 7, "bos_token_id": 1}, {5, 6, 7}),
+        ({"image_token_index": 5, "boi_token_index": 6, "eoi_token_index": 7, "mm_tokens_per_image": 8}, {5, 6, 7}),
+        ({"thinker_config": {"audio_token_index": 5, "text_config": {"audio_end_token_id": [6]}}}, {5, 6}),
+    ],
+)
+def test_the_config_says_which_tokens_stand_for_files(config: dict[str, Any], expected: set[int]) -> None:
+    assert stand_ins_of(config) == expected
 
 
 @pytest.mark.parametrize(
