@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from cluster import errors
-from cluster.calls import Answer, Call, OpenCall, View
+from cluster.calls import Answer, Call, View
 from cluster.keys import Key, by_digest
 from cluster.routes import NOTHING_TOLD, Amendment, ModelRoutes, Route, Snapshot, amended, difference
 from cluster.runtime.last_table import LastTable
@@ -355,13 +355,13 @@ class Dispatcher:
 
     async def abort(self, model: ModelRoutes, owner: str, block_s: float = 0.0) -> bool:
         """Drops a request wherever it is; any ingress may be asked, not only the one that holds it."""
-        cancels = (client.cancel([owner], block_s) for client in self._clients_of(model))
+        cancels = (client.cancel([owner], block_s) for client in self.clients_of(model))
         answers = await asyncio.gather(*cancels, return_exceptions=True)
         return any(answer is True for answer in answers)
 
     async def watch(self, model: ModelRoutes, owner: str, seen: int = -1, wait_s: float = 0.0) -> View | None:
         """How far a request is, as soon as that is newer than `seen`; None when no worker of the model knows it."""
-        watched = [asyncio.ensure_future(client.watch(owner, seen, wait_s)) for client in self._clients_of(model)]
+        watched = [asyncio.ensure_future(client.watch(owner, seen, wait_s)) for client in self.clients_of(model)]
         try:
             # Workers that do not know it say so at once.
             for answer in asyncio.as_completed(watched):
@@ -376,18 +376,11 @@ class Dispatcher:
             for unanswered in watched:
                 unanswered.cancel()
 
-    async def under_way(self, model: ModelRoutes) -> list[OpenCall]:
-        """What its workers have in hand; of one that does not answer, nothing."""
-        answers = await asyncio.gather(
-            *(client.under_way() for client in self._clients_of(model)), return_exceptions=True
-        )
-        return [call for calls in answers if not isinstance(calls, BaseException) for call in calls]
-
     def clients(self) -> dict[str, WorkerClient]:
         """Of all workers in the table."""
         return {name: queue.client for name, queue in self._queues.items()}
 
-    def _clients_of(self, model: ModelRoutes) -> list[WorkerClient]:
+    def clients_of(self, model: ModelRoutes) -> list[WorkerClient]:
         return [self._queues[route.worker].client for route in model.workers if route.worker in self._queues]
 
     async def woken(self, model: ModelRoutes, within_s: float) -> None:

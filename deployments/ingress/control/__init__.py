@@ -63,6 +63,7 @@ def routers(
 
     table = dispatcher.table
     past = ModelHistory(dispatcher, metrics.ingress)
+    under_way = requests.RequestsUnderWay(dispatcher)
     fleet = FleetNews(supervisor, lambda: table.models)
     if settings.metrics:
         yield "list", measures.watching(dispatcher, supervisor, metrics)
@@ -83,8 +84,8 @@ def routers(
     yield "list", nodes.watching(supervisor)
     yield "list", stream.watching(fleet, Topics(past, table, supervisor), settings, current_keys)
     yield "list", routes.watching(dispatcher)
-    yield "list", requests.watching(dispatcher, current_keys)
-    yield "infer", requests.stopping(dispatcher)
+    yield "list", requests.watching(under_way, current_keys)
+    yield "infer", requests.stopping(under_way)
     yield "list", session.watching(supervisor, table, settings, current_keys)
     yield "list", docs.watching(routes_of_app, settings)
     yield "admin", nodes.closing(supervisor)

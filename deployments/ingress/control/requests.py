@@ -4,7 +4,7 @@ asked."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fastapi import APIRouter, Request, Response
@@ -15,14 +15,18 @@ from cluster import keys
 from cluster.calls import OpenCall
 from cluster.keys import Key
 from cluster.routes import ModelRoutes
+from cluster.runtime.worker_client import WorkerClient
 from deployments.ingress.bodies import Json
+from deployments.ingress.control.shared_answers import SharedAnswers
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.openapi import described
 
 #: How the files of pictures begin; whatever else a model shows is not sent as one.
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
 
-
+#: Workers that are asked at once, and how old an answer of theirs may be that several callers are given.
+AT_ONCE = 32
+SHARED_S = 0.2
 #: How long no call of a request that was stopped is taken: one may be on its way.
 BLOCK_S = 30.0
 
@@ -64,7 +68,42 @@ class UnderWay(NamedTuple):
     calls: Sequence[OpenCall]
 
 
-def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
+class RequestsUnderWay:
+    """All that is under way, which workers are asked for at most once in a while, however many want to know."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._shared = SharedAnswers(self._under_way)
+
+    async def _under_way(self, uids: tuple[str, ...] | None) -> list[UnderWay]:
+        """Of a worker that does not answer, nothing."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def ask(model: ModelRoutes, client: WorkerClient) -> list[tuple[ModelRoutes, OpenCall]]:
+            async with turns:
+                return [(model, call) for call in await client.under_way()]
+
+        models = self.dispatcher.table.models
+        chosen = [models[uid] for uid in (models if uids is None else uids) if uid in models]
+        asked = (ask(model, client) for model in chosen for client in self.dispatcher.clients_of(model))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return _requests_of(row for rows in answers if not isinstance(rows, BaseException) for row in rows)
+
+    async def of(self, key: Key | None) -> list[UnderWay]:
+        """A key is told of its own requests, one with the scope admin of all."""
+        every = await self._shared.answer(key.models if key else None, SHARED_S)
+        return [request for request in every if _may_look(key, request.owner)]
+
+    async def now_of(self, key: Key | None, uid: str | None) -> list[UnderWay]:
+        """Also of what has just begun. `uid`: only of those to this model, and no other is asked."""
+        if uid is not None and uid not in self.dispatcher.table.visible(key):
+            return []
+        uids = (uid,) if uid is not None else key.models if key else None
+        every = await self._shared.new_answer(uids, SHARED_S)
+        return [request for request in every if _may_look(key, request.owner)]
+
+
+def watching(requests: RequestsUnderWay, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
     routes = APIRouter(tags=["watch"])
 
     @routes.get("/v1/requests")
@@ -72,7 +111,7 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
     async def under_way(request: Request) -> Json:
         key = request.state.key
         names = {each.id: each.name for each in current_keys().values()}
-        rows = [_row(each, key, names) for each in await requests_open_to(dispatcher, key)]
+        rows = [_row(each, key, names) for each in await requests.of(key)]
         return Json({"requests": sorted(rows, key=lambda row: -row["age_s"])})
 
     @routes.get("/v1/requests/{request_id}/preview")
@@ -80,10 +119,10 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
     async def preview(request_id: str, request: Request) -> Response:
         """Where its caller asked for previews."""
         key = request.state.key
-        for each in await requests_open_to(dispatcher, key):
+        for each in await requests.of(key):
             if keys.request_of(each.owner) != request_id:
                 continue
-            view = await dispatcher.watch(each.model, each.owner)
+            view = await requests.dispatcher.watch(each.model, each.owner)
             latest = view.previews[-1] if view is not None and view.previews else b""
             kind = next((kind for start, kind in PICTURES.items() if latest.startswith(start)), None)
             if kind is not None:
@@ -94,8 +133,9 @@ def watching(dispatcher: Dispatcher, current_keys: Callable[[], Mapping[str, Key
     return routes
 
 
-def stopping(dispatcher: Dispatcher) -> APIRouter:
+def stopping(requests: RequestsUnderWay) -> APIRouter:
     routes = APIRouter(tags=["requests"])
+    dispatcher = requests.dispatcher
 
     @routes.delete("/v1/requests/{request_id}")
     @described("Stop a request that a model works on", StoppedRequests)
@@ -104,8 +144,8 @@ def stopping(dispatcher: Dispatcher) -> APIRouter:
         or those to `model`."""
         key = request.state.key
         uid = None if model is None else dispatcher.table.uid_of(model, key)
-        requests = await requests_open_to(dispatcher, key, uid)
-        chosen = [each for each in requests if keys.request_of(each.owner) == request_id]
+        every = await requests.now_of(key, uid)
+        chosen = [each for each in every if keys.request_of(each.owner) == request_id]
         aborts = [dispatcher.abort(each.model, each.owner, BLOCK_S) for each in chosen]
         stopped = sum(await asyncio.gather(*aborts))
         if not stopped:
@@ -113,15 +153,6 @@ def stopping(dispatcher: Dispatcher) -> APIRouter:
         return Json({"stopped": stopped})
 
     return routes
-
-
-async def requests_open_to(dispatcher: Dispatcher, key: Key | None, uid: str | None = None) -> list[UnderWay]:
-    """A key is told of its own requests, one with the scope admin of all. `uid`: only of those to this model, and no
-    other is asked."""
-    models = [model for model in dispatcher.table.visible(key).values() if uid in (None, model.uid)]
-    calls = await asyncio.gather(*map(dispatcher.under_way, models))
-    requests = [request for model, its in zip(models, calls, strict=True) for request in _requests_of(model, its)]
-    return [request for request in requests if _may_look(key, request.owner)]
 
 
 def _may_look(key: Key | None, owner: str) -> bool:
@@ -132,12 +163,13 @@ def _key_id(owner: str) -> str | None:
     return owner.partition("@")[2] or None
 
 
-def _requests_of(model: ModelRoutes, calls: Sequence[OpenCall]) -> list[UnderWay]:
+def _requests_of(calls: Iterable[tuple[ModelRoutes, OpenCall]]) -> list[UnderWay]:
     """The calls of one request together."""
-    by_owner: dict[str, list[OpenCall]] = {}
-    for call in calls:
-        by_owner.setdefault(call.owner.partition("#")[0], []).append(call)
-    return [UnderWay(model, owner, its) for owner, its in by_owner.items()]
+    by_owner: dict[tuple[str, str], tuple[ModelRoutes, list[OpenCall]]] = {}
+    for model, call in calls:
+        owner = call.owner.partition("#")[0]
+        by_owner.setdefault((model.uid, owner), (model, []))[1].append(call)
+    return [UnderWay(model, owner, its) for (_, owner), (model, its) in by_owner.items()]
 
 
 def _row(request: UnderWay, key: Key | None, names: Mapping[str, str]) -> RequestRow:

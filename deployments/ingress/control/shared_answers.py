@@ -22,14 +22,24 @@ class SharedAnswers(Generic[K, T]):
 
     async def answer(self, question: K, max_age_s: float) -> T:
         """One that was asked for no longer ago than that. A caller who leaves does not end it for the others."""
+        now = asyncio.get_running_loop().time()
+        return await self._asked_since(question, now - min(max_age_s, OLDEST_S))
+
+    async def new_answer(self, question: K, pause_s: float) -> T:
+        """One that is not asked for before now. It is asked for at most once in a pause, however many want it."""
+        now = asyncio.get_running_loop().time()
+        if question in self._asked:
+            await asyncio.sleep(self._asked[question][0] + pause_s - now)
+        return await self._asked_since(question, now)
+
+    async def _asked_since(self, question: K, since: float) -> T:
         loop = asyncio.get_running_loop()
-        now = loop.time()
         asked_at, task = self._asked.get(question, (-OLDEST_S, None))
-        if task is None or now - asked_at > min(max_age_s, OLDEST_S) or _has_failed(task):
+        if task is None or asked_at < since or _has_failed(task):
             task = loop.create_task(self._answered(question))
             self._asked.pop(question, None)
-            self._asked[question] = now, task
-            self._forget(now)
+            self._asked[question] = loop.time(), task
+            self._forget(loop.time())
         return await asyncio.shield(task)
 
     async def _answered(self, question: K) -> T:

@@ -10,6 +10,7 @@ import httpx
 
 from cluster.calls import OpenCall
 from cluster.keys import Key, new_key
+from deployments.ingress.control.requests import AT_ONCE
 from tests.attacks.standing_in import Method, Slow, StandIn, asked, run, settings
 
 PROMPT = "a lighthouse that nobody else hears of"
@@ -60,7 +61,9 @@ def test_a_key_is_told_of_its_own_requests_and_an_admin_of_all_without_what_was_
             assert elsewhere.status_code == 404 and worker.cancelled == []
             worker.let.set()
             assert (await drawing).status_code == 200
-            assert await told(client, texts["root"]) == []
+            async with asyncio.timeout(10):
+                while await told(client, texts["root"]):
+                    await asyncio.sleep(0.01)
 
     run(test())
 
@@ -109,5 +112,53 @@ def test_who_stops_a_request_to_one_model_waits_for_no_other(tmp_path: Path) -> 
             assert (drawer.asks, other.asks) == (1, 0)
             assert (await client.delete("/v1/requests/mine")).status_code == 404
             assert (drawer.asks, other.asks) == (2, 1)
+
+    run(test())
+
+
+class Crowd(Slow):
+    """Stands in for the workers of many models: notes how many are asked, and how many at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = Method(self._note)
+        self.asks = self.at_once = self.most_at_once = 0
+
+    async def _note(self) -> list[OpenCall]:
+        self.asks += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0.001)
+        self.at_once -= 1
+        return []
+
+
+def test_many_who_look_or_stop_at_once_ask_workers_once_and_not_all_together(tmp_path: Path) -> None:
+    async def test() -> None:
+        crowd, models = Crowd(), 3 * AT_ONCE
+        supervisor = StandIn({f"m{number}": crowd for number in range(models)})
+        async with asked(settings(tmp_path), supervisor) as client:
+            looks = [client.get("/v1/requests") for _ in range(20)]
+            stops = [client.delete(f"/v1/requests/made-up-{number}") for number in range(20)]
+            answers = await asyncio.gather(*looks, *stops)
+            assert {answer.status_code for answer in answers} == {200, 404}
+            # What has begun since the first question was put is stopped too.
+            assert crowd.asks <= 2 * models and crowd.most_at_once <= AT_ONCE
+            assert (await client.delete("/v1/requests/x?model=made-up")).status_code == 404
+
+    run(test())
+
+
+def test_a_request_is_stopped_that_began_after_somebody_has_looked(tmp_path: Path) -> None:
+    async def test() -> None:
+        worker = Slow()
+        async with asked(settings(tmp_path), StandIn({"m": worker})) as client:
+            assert (await client.get("/v1/requests")).json() == {"requests": []}
+            body, headers = {"model": "m", "items": [PROMPT]}, {"x-request-id": "new"}
+            drawing = asyncio.create_task(client.post("/v1/infer", json=body, headers=headers))
+            while not await worker._under_way():
+                await asyncio.sleep(0)
+            assert (await client.delete("/v1/requests/new")).json() == {"stopped": 1}
+            assert (await drawing).status_code == 409
 
     run(test())

@@ -33,6 +33,18 @@ def test_who_asks_within_a_while_is_told_the_same() -> None:
     asyncio.run(scene())
 
 
+def test_who_wants_a_new_answer_gets_one_that_was_asked_for_later_and_shares_it() -> None:
+    async def scene() -> None:
+        asked = Asked()
+        shared = SharedAnswers(asked.answer)
+        assert await shared.answer(1, 1.0) == 1
+        many = (shared.new_answer(1, 0.02) for _ in range(50))
+        assert await asyncio.gather(*many, shared.answer(1, 1.0)) == [*[2] * 50, 1]
+        assert await shared.answer(1, 1.0) == 2 and await shared.new_answer(2, 0.02) == 3
+
+    asyncio.run(scene())
+
+
 def test_an_error_is_told_to_those_who_wait_and_to_nobody_later() -> None:
     async def scene() -> None:
         asked = Asked()
