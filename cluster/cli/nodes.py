@@ -70,11 +70,15 @@ def _size(amount: int | None) -> str:
 def _others(card: JsonObject) -> str:
     if card["used"] is None:
         return "unknown"
-    return f"{size(card['foreign'])} ({card['foreign_by']})" if card["foreign"] else ""
+    # Who they are is not told to a key for some models.
+    whose = f" ({card['foreign_by']})" if card["foreign_by"] else ""
+    return f"{size(card['foreign'])}{whose}" if card["foreign"] else ""
 
 
 def _process(process: JsonObject) -> str:
     """Whose it is, and what it has."""
+    if process["pid"] is None:
+        return f"others {_size(process['bytes'])}"
     owner = process["name"] or "unknown"
     if process["model"] is not None:
         owner = f"{process['model']}/{process['replica']}"

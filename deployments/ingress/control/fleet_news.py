@@ -12,7 +12,7 @@ import logging
 import pickle
 import secrets
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -21,7 +21,7 @@ from cluster import errors
 from cluster.keys import Key, sees
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
-from cluster.status import StatusNews
+from cluster.status import Claim, Node, StatusNews
 from deployments.ingress.bodies import as_json
 from deployments.ingress.control.live_shapes import live_model, live_node, routed_model
 from deployments.ingress.version import VERSION
@@ -73,6 +73,8 @@ class FleetNews:
         #: Changes before this version are not known any more.
         self._floor = 0
         self._nodes = Row(0, b"[]")
+        #: What the same row is to keys for some models is written of this when it is told.
+        self._usages: Sequence[tuple[Node, Claim, int]] = ()
         self._has_control = True
         self._has_heard = False
         #: By whose they are.
@@ -159,8 +161,7 @@ class FleetNews:
                 rows.append(row.data)
             elif since is not None:
                 gone.append(uid)
-        nodes = self._nodes.data if since is None or self._nodes.version > since else b"null"
-        assert nodes is not None
+        nodes = self._nodes_told(key) if since is None or self._nodes.version > since else b"null"
         return b"".join(
             (
                 f"id: {self._boot}.{self._version}\n".encode(),
@@ -180,6 +181,13 @@ class FleetNews:
             )
         )
 
+    def _nodes_told(self, key: Key | None) -> bytes:
+        nodes = self._nodes.data
+        if key is not None and key.models is not None:
+            nodes = as_json([live_node(*usage, key) for usage in self._usages])
+        assert nodes is not None
+        return nodes
+
     # ------------------------------------------------------------------------------------ the supervisor
 
     async def _follow(self) -> None:
@@ -198,6 +206,7 @@ class FleetNews:
             # On a thread: thousands of models take longer than any request should wait.
             rows = await asyncio.to_thread(_decoded, news.rows) if len(news.rows) > 50 else _decoded(news.rows)
             version = news.version
+            self._usages = nodes
             self._take(news, rows, as_json([live_node(*usage) for usage in nodes]))
             await asyncio.sleep(PAUSE_S)
 

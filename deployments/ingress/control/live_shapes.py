@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from typing_extensions import TypedDict
 
+from cluster.keys import Key
 from cluster.launch import TARGET_QUEUE_S
 from cluster.routes import ModelRoutes
 from cluster.status import Claim, ModelStatus, Node, VersionFigures, WorkerStatus
@@ -234,7 +235,7 @@ def routed_model(model: ModelRoutes) -> LiveModel:
     }
 
 
-def live_node(node: Node, claim: Claim, workers: int) -> LiveNode:
+def live_node(node: Node, claim: Claim, workers: int, key: Key | None = None) -> LiveNode:
     return {
         "id": node.id,
         "name": node.name or node.ip,
@@ -249,7 +250,7 @@ def live_node(node: Node, claim: Claim, workers: int) -> LiveNode:
         "gpus_claimed": claim.gpus,
         "card_bytes": node.card_bytes,
         "card_claimed": claim.card_bytes,
-        "cards": card_rows(node, claim),
+        "cards": card_rows(node, claim, key=key),
         "workers": workers,
         "room_reason": node.room_reason,
     }

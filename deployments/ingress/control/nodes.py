@@ -77,7 +77,7 @@ def watching(supervisor: SupervisorClient) -> APIRouter:
         if any(card.users for node, _, _ in rows for card in node.cards):
             visible = keys.visible(request.state.key, await supervisor.all_statuses())
             replicas = {worker.id: (status.uid, worker.index) for status in visible for worker in status.workers}
-        return Json([node_row(*row, free_bytes, replicas) for row in rows])
+        return Json([node_row(*row, free_bytes, replicas, request.state.key) for row in rows])
 
     @routes.get("/v1/cluster/devices")
     @described("The most GPUs that one node has", int)

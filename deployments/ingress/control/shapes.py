@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from cluster.catalog.catalog import Catalog
 from cluster.catalog.entry import Entry, Source, xinference_size
 from cluster.control.lifecycle import ALIVE, HOLDS_CLAIM, RESTS, SERVES
+from cluster.keys import Key
 from cluster.routes import ModelRoutes
 from cluster.settings import Settings
 from cluster.status import Claim, Event, ModelStatus, Node, WorkerState, WorkerStatus
@@ -378,7 +379,12 @@ def past_event(event: Event) -> PastEvent:
 
 
 def node_row(
-    node: Node, claim: Claim, workers: int, free_bytes: int | None, replicas: Replicas | None = None
+    node: Node,
+    claim: Claim,
+    workers: int,
+    free_bytes: int | None,
+    replicas: Replicas | None = None,
+    key: Key | None = None,
 ) -> NodeRow:
     return {
         "name": node.name or node.ip,
@@ -395,7 +401,7 @@ def node_row(
         "gpu_count": node.gpus,
         "gpu_claimed": claim.gpus,
         "gpu_vram_total": sum(node.size_of(card) or 0 for card in range(node.gpus)),
-        "cards": card_rows(node, claim, replicas),
+        "cards": card_rows(node, claim, replicas, key),
         "workers": workers,
         # The disk that wanted models and events are written to is the head's.
         "disk_free": free_bytes if node.is_head else None,

@@ -27,7 +27,7 @@ export type CardRow = {
 };
 
 export type CardUserRow = {
-  readonly pid: number;
+  readonly pid: number | null;
   readonly name: string;
   readonly bytes: number | null;
   readonly is_ours: boolean;

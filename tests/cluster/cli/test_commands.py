@@ -106,6 +106,16 @@ LISTINGS = {
                         **{"number": 1, "name": "", "uuid": "", "total": None, "load": None, "claimed": None},
                         **{"used": None, "foreign": 0, "foreign_by": "", "processes": []},
                     },
+                    {
+                        **{"number": 2, "name": "L4", "uuid": "", "total": 2**34, "load": None, "claimed": 0},
+                        **{"used": 2**33, "foreign": 2**33, "foreign_by": ""},
+                        "processes": [
+                            {
+                                **{"pid": None, "name": "", "bytes": 2**33},
+                                **{"is_ours": False, "model": None, "replica": None},
+                            }
+                        ],
+                    },
                 ],
             }
         ],
@@ -113,6 +123,7 @@ LISTINGS = {
             *("NODE", "gpu-1", "10.0.0.2", "cordoned", "16.0 GiB", "1.5", "zone=b", "0.1.0"),
             *("NVIDIA H200", "141.0 GiB", "3.0 GiB (pid 7, python)", "40%", "m/1 (5) 9.0 GiB", "python (7) unknown"),
             "gpu-1  1     unknown      unknown    unknown  unknown   unknown                  unknown",
+            "gpu-1  2     L4           16.0 GiB            8.0 GiB   8.0 GiB                  unknown  others 8.0 GiB",
         ],
     ),
     "keys list": (

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import pickle
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import orjson
 import pytest
 
 from cluster import errors
+from cluster.cards import Card, CardUser
 from cluster.keys import Key, Scope
 from cluster.routes import ModelRoutes, ServedModel
 from cluster.runtime.supervisor_client import SupervisorClient
@@ -50,7 +52,8 @@ class Talking:
         return StatusNews(self.version, None, tuple(map(pickle.dumps, self.statuses.values())))
 
     async def nodes(self) -> list[tuple[Node, Claim, int]]:
-        return [(make_node(), Claim(), 0)]
+        card = Card("X", foreign_bytes=1, foreign="pid 7, python", users=(CardUser(7, "python"),))
+        return [(replace(make_node(gpus=1), cards=(card,)), Claim(), 0)]
 
 
 def followed(supervisor: Talking, *, most_readers: int = 100, **models: ModelRoutes) -> FleetNews:
@@ -184,8 +187,11 @@ def test_a_key_for_some_models_is_told_of_those() -> None:
         news = followed(supervisor)
         limited, other = Reader(news, key), Reader(news)
         async with reading(limited, other):
-            assert uids(await limited.next()) == ["mine"]
-            assert len(uids(await other.next())) == 2
+            told, whole = await limited.next(), await other.next()
+            assert uids(told) == ["mine"] and len(uids(whole)) == 2
+            (hers,), (all_of_it,) = told["nodes"][0]["cards"], whole["nodes"][0]["cards"]
+            assert (hers["foreign_by"], hers["processes"][0]["pid"]) == ("", None)
+            assert (all_of_it["foreign_by"], all_of_it["processes"][0]["pid"]) == ("pid 7, python", 7)
             supervisor.say(make_status("mine", "READY"), gone="theirs")
             change = await limited.next()
             assert (uids(change), change["gone"]) == (["mine"], [])
