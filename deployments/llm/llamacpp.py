@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -25,9 +25,10 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import SAMPLING, UNKNOWN, Habits
 from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
-from deployments.llm.pictures import sizes_of, with_pixels
+from deployments.llm.pictures import pixels_of, sizes_of, with_pixels
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
-from deployments.llm.projector import Projector, projector_in, projector_of, with_projector
+from deployments.llm.pixel_room import PixelRoom
+from deployments.llm.projector import PIXELS_AT_ONCE, Projector, projector_in, projector_of, with_projector
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import grammar_of, refuse_format
 from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, refuse_other_draft, with_draft
@@ -60,6 +61,12 @@ class LlamaCppOptions(SpeculatingOptions):
         le=16384,
         description="Tokens of one picture at most, of models that make more of them the larger it is.",
     )
+
+
+class Ask(NamedTuple):
+    query: Query
+    #: Of its pictures, as they are seen.
+    pixels: int = 0
 
 
 class LlamaCpp(Talking):
@@ -104,6 +111,7 @@ class LlamaCpp(Talking):
         if options.draft_model is not None:
             _refuse_idle_draft(self._server, file, gguf_in(local_path(options.draft_model, "draft_model")))
         # A call keeps its thread until its answer is whole.
+        self._room = PixelRoom(PIXELS_AT_ONCE)
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
         self.pace = BatchHints(parallel=options.slots, room=kept)
         words = min(-(-STEP_TOKENS // options.slots), self._context // 4)
@@ -126,22 +134,27 @@ class LlamaCpp(Talking):
             refuse_adapter(query)
             if must_call(query):
                 callable_tools(query)
-        tokens = [self._tokens(query) for query in requests]
+        sizes = [self._sizes(query.messages or []) for query in requests]
+        tokens = [self._tokens(query, seen) for query, seen in zip(requests, sizes, strict=True)]
         most = [self._most(query) for query in requests]
         costs = [float((count + more) * query.n) for count, more, query in zip(tokens, most, requests, strict=True)]
-        return Prepared(requests, tokens, costs=costs)
+        asks = [Ask(query, pixels_of(seen)) for query, seen in zip(requests, sizes, strict=True)]
+        return Prepared(asks, tokens, costs=costs)
 
-    def _tokens(self, query: Query) -> int:
-        if isinstance(query.prompt, list):
-            return len(query.prompt)
-        return characters_of(query) // TOKEN_CHARACTERS + self._picture_tokens(query.messages or [])
-
-    def _picture_tokens(self, messages: Sequence[JsonObject]) -> int:
+    def _sizes(self, messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
         """Refuses pictures that cannot be seen, before anything is computed."""
         if self._projector is None:
             refuse_pictures(messages, BLIND)
-            return 0
-        tokens = sum(self._projector.tokens(*size) for size in sizes_of(messages))
+            return []
+        return sizes_of(messages)
+
+    def _tokens(self, query: Query, sizes: Sequence[tuple[int, int]]) -> int:
+        if isinstance(query.prompt, list):
+            return len(query.prompt)
+        return characters_of(query) // TOKEN_CHARACTERS + self._picture_tokens(sizes)
+
+    def _picture_tokens(self, sizes: Sequence[tuple[int, int]]) -> int:
+        tokens = sum(self._projector.tokens(*size) for size in sizes) if self._projector is not None else 0
         if tokens >= self._context:
             raise errors.ContextLengthExceeded(
                 f"The pictures have {tokens} tokens, and the model's context has room for {self._context} with the "
@@ -153,14 +166,26 @@ class LlamaCpp(Talking):
     def _most(self, query: Query) -> int:
         return min(query.max_tokens or self._options.max_tokens or self._context, self._context)
 
-    def begin(self, value: Query, tell: Tell) -> Stop:
-        call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
-        hearing = Chunks(value.n, tell, must_call(value))
-        # What is unpacked takes time: it is done there.
-        self._threads.submit(hearing.of, call, partial(self._body, value, hearing.check))
-        return hearing.stop
+    def begin(self, value: Ask, tell: Tell) -> Stop:
+        hearing = Chunks(value.query.n, tell, must_call(value.query))
+        entry = self._room.ask(value.pixels)
 
-    def _body(self, query: Query, check: Callable[[], None] = lambda: None) -> JsonObject:
+        def stop() -> None:
+            hearing.stop()
+            entry.cancel()
+
+        # What is unpacked takes time: it is done there.
+        entry.add_done_callback(lambda _: self._threads.submit(self._answer, value.query, hearing, entry))
+        return stop
+
+    def _answer(self, query: Query, hearing: Chunks, entry: Future[None]) -> None:
+        call = self._server.handle_completions if query.messages is None else self._server.handle_chat_completions
+        try:
+            hearing.of(call, partial(self._body, query, hearing.check))
+        finally:
+            self._room.leave(entry)
+
+    def _body(self, query: Query, check: Callable[[], None]) -> JsonObject:
         body: dict[str, Any] = {name: getattr(query, name) for name in SAME if name in query.model_fields_set}
         for name in SAMPLING:
             if body.get(name) is None:
@@ -286,14 +311,17 @@ class Chunks:
 
     def of(self, call: Callable[[JsonObject, Callable[[Any], bool]], Any], body: Callable[[], JsonObject]) -> None:
         try:
-            self.check()
-            request = body()
-            self.check()
-            call(request, self._take)
+            call(self._made(body), self._take)
         # Whatever it raises ends this answer.
         except Exception as error:
             self._error = self._error or error
         self._tell(Finished(self._outcome()))
+
+    def _made(self, body: Callable[[], JsonObject]) -> JsonObject:
+        self.check()
+        request = body()
+        self.check()
+        return request
 
     def _outcome(self) -> object:
         if self._error is not None:

@@ -80,7 +80,7 @@ def sizes_of(messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
     files = pictures_in(messages)
     most_pixels = seen_of_each(len(files))
     sizes = [pictures.size_of(data, title(number), "messages") for number, data in enumerate(files, 1)]
-    pixels = sum(width * height for width, height in sizes)
+    pixels = pixels_of(sizes)
     if pixels > MOST_PIXELS_TOGETHER:
         raise errors.BadRequest(
             f"The {len(files)} pictures of the request have {pixels:,} pixels together; at most "
@@ -88,6 +88,10 @@ def sizes_of(messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
             "messages",
         )
     return [_seen(size, number, most_pixels) for number, size in enumerate(sizes, 1)]
+
+
+def pixels_of(sizes: Sequence[tuple[int, int]]) -> int:
+    return sum(width * height for width, height in sizes)
 
 
 def seen_of_each(count: int) -> int:

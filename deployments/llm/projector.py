@@ -22,7 +22,9 @@ from deployments.pictures import MOST_PIXELS, OPENING_BYTES
 FIXED = frozenset({"mlp", "mlp_norm", "ldp", "ldpv2", "adapter", "glm_edge", "gemma3", "gemma3nv", "janus_pro"})
 #: Numbers of the hidden size that are held of each patch while it is computed.
 PATCH_WIDTH = 12
-#: Copies of the pixels of a request on their way into the engine, as bytes and as base64.
+#: Of the pixels of all requests at once; others wait.
+PIXELS_AT_ONCE = PIXELS_SEEN_TOGETHER
+#: Copies of them on their way into the engine and as long as the answers are written, as bytes and as base64.
 COPIES = 6
 #: For a launch that is to read texts only.
 NONE = "none"
@@ -40,7 +42,7 @@ class Projector(PictureGrid):
         """What a picture of the largest size takes while it is made smaller and computed."""
         patches = (self.side // self.patch) ** 2 if self.is_fixed else self.most_tokens * self.merged**2
         computed = patches * (self.width * PATCH_WIDTH + self.inner * 2) * 4
-        return computed + MOST_PIXELS * OPENING_BYTES + PIXELS_SEEN_TOGETHER * 3 * COPIES
+        return computed + MOST_PIXELS * OPENING_BYTES + PIXELS_AT_ONCE * 3 * COPIES
 
 
 def projector_of(prospect: Prospect, beside: Inventory | None) -> Projector | None:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster import errors
-from cluster.worker.family import Finished
-from deployments.llm.llamacpp import Chunks, LlamaCpp
+from cluster.worker.family import Finished, Stop
+from deployments.llm.llamacpp import Ask, Chunks, LlamaCpp
 from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import Piece, Reply, TalkUsage
+from deployments.llm.pixel_room import PixelRoom
 from deployments.llm.requests import Query
+from tests.live import until
 from tests.seeing import picture
 
 Take = Callable[[Any], bool]
+PATIENCE_S = 30.0
 USAGE = {"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}}
+
+
+def awaited() -> None:
+    """Somebody waits for it."""
 
 
 def delta(content: Any, index: int = 0, finish: str | None = None, **more: Any) -> dict[str, Any]:
@@ -102,22 +110,40 @@ def test_a_stopped_answer_is_left_at_the_next_chunk() -> None:
     assert isinstance(told[-1].outcome, errors.RequestCancelled)
 
 
+class Playing(LlamaCpp):
+    """With an engine that answers once it may, and a room for a single pixel."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked: list[Any] = []
+        self._options, self._context = LlamaCpp.Options(), 100
+        self._server: Any = SimpleNamespace(handle_chat_completions=self.answer, handle_completions=self.answer)
+        self._threads = ThreadPoolExecutor(4)
+        self._room = PixelRoom(1)
+
+    def answer(self, body: Any, take: Take) -> None:
+        self.asked.append(body)
+        assert self.goes_on.wait(PATIENCE_S)
+        take([delta("yes", finish="stop"), USAGE])
+
+    def told(self, *parts: Any) -> tuple[Queue[Any], Stop]:
+        """For a request with one pixel, if any."""
+        told: Queue[Any] = Queue()
+        query = Query(messages=[{"role": "user", "content": list(parts)}])
+        return told, self.begin(Ask(query, pixels=len(parts)), told.put)
+
+
 def test_nothing_is_unpacked_for_somebody_who_has_left() -> None:
-    family: Any = LlamaCpp()
-    told: list[Any] = []
-    asked: list[Any] = []
-    family._options, family._context = LlamaCpp.Options(), 100
-    family._server = SimpleNamespace(handle_chat_completions=lambda body, take: asked.append(body))
+    family = Playing()
     red, broken = picture_part(picture("red")), picture_part(b"broken")
-    query = Query(messages=[{"role": "user", "content": [red, broken]}])
-    goes_on = threading.Event()
-    with ThreadPoolExecutor(1) as family._threads:
-        family._threads.submit(goes_on.wait)
-        family.begin(query, told.append)()
-        goes_on.set()
-    assert isinstance(told[0].outcome, errors.RequestCancelled) and not asked
+    family._threads = ThreadPoolExecutor(1)
+    family._threads.submit(family.goes_on.wait)
+    told, stop = family.told(broken)
+    stop()
+    family.goes_on.set()
+    assert isinstance(told.get(timeout=PATIENCE_S).outcome, errors.RequestCancelled) and not family.asked
     seen: list[None] = []
-    chunks = Chunks(1, told.append)
+    chunks = Chunks(1, told.put)
 
     def check() -> None:
         if seen:
@@ -126,7 +152,21 @@ def test_nothing_is_unpacked_for_somebody_who_has_left() -> None:
         chunks.check()
 
     with pytest.raises(errors.RequestCancelled):
-        family._body(query, check)
+        family._body(Query(messages=[{"role": "user", "content": [red, broken]}]), check)
+
+
+def test_pictures_wait_as_files_until_there_is_room_for_their_pixels() -> None:
+    family, red = Playing(), picture_part(picture("red"))
+    (first, _), (second, stop_second), (third, _) = [family.told(red) for _ in range(3)]
+    text, _ = family.told()
+    until(lambda: len(family.asked) == 2, within=PATIENCE_S, why="the text waits with the pictures")
+    stop_second()
+    assert isinstance(second.get(timeout=PATIENCE_S).outcome, errors.RequestCancelled)
+    assert first.empty() and third.empty() and text.empty() and len(family.asked) == 2
+    family.goes_on.set()
+    for told in (first, third, text):
+        assert isinstance(told.get(timeout=PATIENCE_S), Piece)
+    assert len(family.asked) == 3
 
 
 def test_what_was_unpacked_for_somebody_who_has_left_is_not_asked_for() -> None:
@@ -181,8 +221,8 @@ def test_formats_and_named_tools_are_said_in_llamacpps_words() -> None:
     family._options, family._context = LlamaCpp.Options(), 64
     tools = [{"type": "function", "function": {"name": name}} for name in ("a", "b")]
     query = Query(messages=[{"role": "user"}], tools=tools, tool_choice={"function": {"name": "b"}})
-    body = family._body(query)
+    body = family._body(query, awaited)
     assert (body["tools"], body["tool_choice"]) == (tools[1:], "required")
     choice = Query(messages=[{"role": "user"}], format={"type": "choice", "choice": ["yes", "no"]})
-    assert family._body(choice)["grammar"] == 'root ::= "yes" | "no"'
-    assert "json_schema" not in family._body(choice)
+    assert family._body(choice, awaited)["grammar"] == 'root ::= "yes" | "no"'
+    assert "json_schema" not in family._body(choice, awaited)
