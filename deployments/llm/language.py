@@ -17,7 +17,7 @@ from deployments.llm.facts import LanguageFacts
 from deployments.llm.habits import UNKNOWN, Habits
 from deployments.llm.parsing import END_OF_THINK, THINK, Read, Reader
 from deployments.llm.picture_tokens import MARKS, PictureGrid
-from deployments.llm.pictures import pictures_in, sizes_of, texts_of_each
+from deployments.llm.pictures import pictures_in, pixels_of, sizes_of, texts_of_each
 from deployments.llm.pieces import Piece, TalkUsage, whole
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.templates import plain
@@ -75,6 +75,8 @@ class Order(NamedTuple):
     picture_tokens: int = 0
     #: As many tokens as there is room for, of which the engine knows better where there are pictures.
     takes_all: bool = False
+    #: Of its pictures, as they are seen.
+    pixels: int = 0
 
 
 class TokenSampling(NamedTuple):
@@ -223,7 +225,8 @@ class LanguageFamily(Talking):
         ids = self._ids_of(query)
         if query.messages is not None and must_call(query):
             query = held_to_call(query)
-        picture_tokens = self._picture_tokens(query)
+        sizes = sizes_of(query.messages) if self.sees is not None and query.messages is not None else []
+        picture_tokens = sum(self.sees.tokens(*size) + MARKS for size in sizes) if self.sees is not None else 0
         # Its engine writes the prompt of these, and may put the texts of a message together with nothing between them.
         self._refuse_stand_ins(ids, texts_of_each(query.messages or []) if picture_tokens else ())
         tokens = len(ids) + picture_tokens
@@ -234,7 +237,7 @@ class LanguageFamily(Talking):
         # As much as the answers of one request may keep together.
         most = max(1, min(wanted or room, room, (self.pace.room or room) // query.n - tokens))
         marks = self._marks(query, ids) if query.messages is not None else {}
-        return Order(ids, query, most, marks, picture_tokens, wanted is None)
+        return Order(ids, query, most, marks, picture_tokens, wanted is None, pixels_of(sizes))
 
     def _refuse_stand_ins(self, ids: Sequence[int], texts: Iterable[str]) -> None:
         """Those of pictures are not among the ids."""
@@ -245,11 +248,6 @@ class LanguageFamily(Talking):
                 "another file, and there is none for it: leave it out, and send pictures as parts of messages.",
                 "prompt",
             )
-
-    def _picture_tokens(self, query: Query) -> int:
-        if self.sees is None or query.messages is None:
-            return 0
-        return sum(self.sees.tokens(*size) + MARKS for size in sizes_of(query.messages))
 
     def _marks(self, query: Query, ids: Sequence[int]) -> dict[str, Any]:
         if must_call(query):

@@ -110,7 +110,7 @@ def pixmap(data: bytes, number: int, most_pixels: int, check: Callable[[], None]
         return b"P6 %d %d 255\n" % size + bytes(picture.tobytes())
 
 
-def with_pixels(messages: Sequence[JsonObject], check: Callable[[], None] = lambda: None) -> list[JsonObject]:
+def with_pixels(messages: Sequence[JsonObject], check: Callable[[], None]) -> list[JsonObject]:
     """The messages in OpenAI's form for an engine, without anything that it would open, fetch or decode by itself.
     `check` as above."""
     most_pixels = seen_of_each(len(pictures_in(messages)))

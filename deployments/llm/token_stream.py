@@ -10,7 +10,6 @@ from cluster import errors
 from cluster.names import cut
 from cluster.value import JsonObject
 from deployments.llm.language import Order, TokenSampling
-from deployments.llm.pictures import with_pixels
 from deployments.llm.tool_choice import callable_tools, must_call
 from deployments.llm.writing import TokenOdds
 
@@ -69,8 +68,8 @@ def body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> Json
 
 
 def chat_body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) -> JsonObject:
-    """The same for a chat with pictures, whose prompt vLLM writes itself: only it knows what stands for a picture. It
-    reads neither thoughts nor calls out of the answer. Unpacks the pictures, which takes time."""
+    """The same for a chat with pictures, but for its messages. vLLM writes the prompt itself: only it knows what stands
+    for a picture. It reads neither thoughts nor calls out of the answer."""
     query = order.query
     body = body_of(order, sampling, ends)
     del body["prompt"]
@@ -82,7 +81,6 @@ def chat_body_of(order: Order, sampling: TokenSampling, ends: frozenset[int]) ->
     if query.tools and query.tool_choice != "none":
         body["tools"] = callable_tools(query) if must_call(query) else query.tools
     return body | {
-        "messages": with_pixels(query.messages or []),
         "tool_choice": "none",
         "chat_template_kwargs": query.template,
         "add_generation_prompt": not query.continues,

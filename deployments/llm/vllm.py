@@ -41,8 +41,9 @@ from deployments.llm.schemas import refuse_format
 from deployments.llm.shape import PRECISIONS, Shape, shape_of_config
 from deployments.llm.speculation import LOOKUP_TOKENS, SpeculatingOptions, draft_in, refuse_missing_draft
 from deployments.llm.token_stream import MODEL, name_of_adapter
-from deployments.llm.vllm_engine import SOCKET, VllmEngine
+from deployments.llm.vllm_engine import PIXELS_AT_ONCE, SOCKET, VllmEngine
 from deployments.llm.vocabulary import Vocabulary
+from deployments.pictures import MOST_PIXELS, OPENING_BYTES
 
 #: Tokens that are computed in one step at most; what a step takes of memory follows from it.
 STEP_TOKENS = 4096
@@ -59,8 +60,11 @@ USUAL_RANK, ADAPTER_WIDTH = 64, 20
 GRAPH_BYTES = 1_500_000_000
 #: Main memory of the server and of the process for each card, and of all where there is none.
 SERVER_BYTES, CORE_BYTES, CPU_BYTES = 2_000_000_000, 3_000_000_000, 2_500_000_000
-#: Main memory for pictures that have been prepared, and of those that are being unpacked.
-PICTURE_CACHE_GB, PICTURE_BYTES = 1, 1_500_000_000
+#: Main memory for pictures that have been prepared, in gigabytes; and of each pixel on its way to that: 4 bytes in the
+#: worker, in the body that the server has read and in the text within, each of which is base64, 12 as numbers in the
+#: server and in the core, and as many again for a moment.
+PICTURE_CACHE_GB, PIXEL_BYTES = 1, 40
+PICTURE_BYTES = MOST_PIXELS * OPENING_BYTES + PIXELS_AT_ONCE * PIXEL_BYTES
 #: A load that writes nothing for so long, as a part of what the supervisor waits for, is over.
 SILENT_SHARE = 0.9
 #: How far the weights are, of the way to a loaded model, before the engine starts.

@@ -28,6 +28,8 @@ from cluster.value import JsonObject
 from cluster.worker.family import Stop
 from deployments.llm.engine_child import EngineChild
 from deployments.llm.language import Hear, Order, TokenSampling
+from deployments.llm.picture_bodies import PictureBodies
+from deployments.llm.pictures import PIXELS_SEEN_TOGETHER
 from deployments.llm.token_stream import Broken, Step, TokenStream, body_of, chat_body_of, refusal_of
 
 log = logging.getLogger("cluster.worker.worker")
@@ -50,6 +52,11 @@ FAREWELL_S = 0.3
 #: Before an answer is asked for again that has broken before its first piece.
 PAUSES_S = (0.0, 0.2, 0.5)
 
+#: Of a body, sent at once.
+SLICE_BYTES = 2**18
+#: Pixels of all answers with pictures that are written at once; others wait. The server keeps those of each by itself.
+PIXELS_AT_ONCE = 2 * PIXELS_SEEN_TOGETHER
+
 
 class VllmEngine:
     def __init__(
@@ -59,9 +66,10 @@ class VllmEngine:
         ends: frozenset[int],
         lost: Callable[[], None],
         hung_s: float = HUNG_S,
+        pixels: int = PIXELS_AT_ONCE,
     ) -> None:
         """`ends`: the tokens that end an answer. `lost` is called once, when the loaded engine has been lost and all
-        who waited for it have been told."""
+        who waited for it have been told. `pixels`: of all answers at once."""
         self._command = command
         self._environment = environment
         self._ends = ends
@@ -70,6 +78,7 @@ class VllmEngine:
         #: Readable by this user only, and short: the path of a socket has 107 bytes at most.
         self._folder = Path(tempfile.mkdtemp(prefix="engine-"))
         self._child: EngineChild | None = None
+        self._pictures = PictureBodies(pixels)
         self._answers: set[asyncio.Task[Step]] = set()
         #: Why there is no engine any more.
         self._end: errors.WorkerLost | None = None
@@ -219,13 +228,18 @@ class VllmEngine:
             hear((), (), error if isinstance(error, Exception) else errors.InferenceFailed(str(error)))
 
     async def _answer(self, order: Order, sampling: TokenSampling, hear: Hear) -> Step:
-        """The last step. Until the first is told, an answer that breaks is asked for again."""
+        """The last step."""
+        if not order.picture_tokens:
+            body = [orjson.dumps(body_of(order, sampling, self._ends))]
+            return await self._written("/v1/completions", body, order, hear)
+        async with self._pictures.of(order) as messages:
+            fields = orjson.dumps(chat_body_of(order, sampling, self._ends)).removesuffix(b"}")
+            body = [fields, b',"messages":', messages, b"}"]
+            return await self._written("/v1/chat/completions", body, order, hear)
+
+    async def _written(self, path: str, body: Sequence[bytes], order: Order, hear: Hear) -> Step:
+        """Until the first step is told, an answer that breaks is asked for again."""
         reason = ""
-        if order.picture_tokens:
-            path = "/v1/chat/completions"
-            body = await asyncio.to_thread(lambda: orjson.dumps(chat_body_of(order, sampling, self._ends)))
-        else:
-            path, body = "/v1/completions", orjson.dumps(body_of(order, sampling, self._ends))
         for pause in PAUSES_S:
             is_told = False
             await asyncio.sleep(pause)
@@ -243,9 +257,10 @@ class VllmEngine:
                 break
         raise errors.InferenceFailed(f"The engine has broken its answer off: {reason}")
 
-    async def _steps(self, path: str, body: bytes, top: int) -> AsyncGenerator[Step]:
+    async def _steps(self, path: str, body: Sequence[bytes], top: int) -> AsyncGenerator[Step]:
         stream = TokenStream(top)
-        async with self._http.stream("POST", path, content=body, headers=JSON) as answer:
+        headers = {**JSON, "content-length": f"{sum(map(len, body))}"}
+        async with self._http.stream("POST", path, content=_slices(body), headers=headers) as answer:
             if answer.status_code != 200:
                 raise refusal_of(answer.status_code, _error_in(await answer.aread()))
             async for data in answer.aiter_raw():
@@ -254,6 +269,13 @@ class VllmEngine:
                 if step.ids:
                     yield step
         yield stream.end()
+
+
+async def _slices(body: Sequence[bytes]) -> AsyncGenerator[bytes]:
+    """What is sent as a whole is copied as a whole."""
+    for part in body:
+        for start in range(0, len(part), SLICE_BYTES):
+            yield part[start : start + SLICE_BYTES]
 
 
 def _error_in(body: bytes) -> JsonObject:

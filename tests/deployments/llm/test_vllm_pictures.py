@@ -82,6 +82,15 @@ def test_an_answer_without_a_limit_ends_where_the_engine_has_no_room(engine: Eng
     assert "max_completion_tokens" not in engine.asked[0] and "max_tokens" not in engine.asked[0]
 
 
+def test_several_answers_are_asked_for_with_the_same_pixels(engine: Engine, family: VllmLanguage) -> None:
+    engine.write(ids=IDS)
+    data = seeing.picture("red", (350, 350))
+    reply = talk(family, TEXT, picture_part(data), max_tokens=3, n=3, seed=5).reply
+    assert len(reply.choices) == 3 and sorted(asked["seed"] for asked in engine.asked) == [5, 6, 7]
+    url = "data:image/x-portable-pixmap;base64," + base64.b64encode(pixmap(data, 1, 10**6)).decode()
+    assert [asked["messages"][1]["content"][1]["image_url"]["url"] == url for asked in engine.asked] == [True] * 3
+
+
 def test_chances_are_read_of_a_chat_too(engine: Engine, family: VllmLanguage) -> None:
     engine.write(ids=IDS)
     (choice,) = talk(
