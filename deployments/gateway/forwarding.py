@@ -188,8 +188,9 @@ class Forwarder:
         pairs = [(answer, cell.name) for answer, cell in zip(answers, live, strict=True) if answer is not None]
         if not pairs:
             raise _nobody()
-        done = next((pair for pair in pairs if b'"DONE"' in pair[0].body), pairs[0])
-        await send_whole(*done, send)
+        # One that knows no such request may answer 200 too, in Xinference's words.
+        pairs.sort(key=lambda pair: (pair[0].status != 200, b'"DONE"' not in pair[0].body))
+        await send_whole(*pairs[0], send)
 
     async def _all_live(self) -> list[Cell]:
         if not self._table.live:

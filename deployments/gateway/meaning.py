@@ -27,6 +27,8 @@ MERGED = frozenset(
         "/v1/keys",
     }
 )
+#: Below it are requests that are under way, by their ids.
+REQUESTS = "/v1/requests/"
 #: The stream that the page follows.
 CHANGES = "/v1/changes"
 LAUNCHES = frozenset({"/v1/models", "/v1/models/instance", "/v1/plan"})
@@ -73,6 +75,8 @@ def kind_of(method: str, path: str) -> RequestKind:
         return RequestKind.ABORT
     if path.startswith(_OF_CELLS):
         return RequestKind.CHANGE
+    if method == "DELETE" and path.startswith(REQUESTS):
+        return RequestKind.ABORT
     return RequestKind.LOOKUP if method in ("DELETE", "OPTIONS") else RequestKind.INFER
 
 

@@ -242,6 +242,21 @@ async def test_a_request_is_stopped_in_whichever_cell_has_it() -> None:
 
 
 @in_a_loop
+async def test_a_request_is_stopped_in_whichever_cell_it_is() -> None:
+    first, second = StubCell("a", "m"), StubCell("b", "m")
+    absent, stopped = Json({"detail": "No model works on it."}, 404), Json({"stopped": 1})
+    async with before(first, second) as gateway:
+        for one, other, having in ((absent, stopped, "b"), (stopped, absent, "a")):
+            first.refusal, second.refusal = one, other
+            answer = await gateway.http.delete("/v1/requests/mine?model=m")
+            assert (answer.status_code, answer.headers["x-cell"]) == (200, having)
+        first.refusal = second.refusal = absent
+        assert (await gateway.http.delete("/v1/requests/mine?model=m")).status_code == 404
+        only = await gateway.http.delete("/v1/requests/mine", headers={"X-Cell": "a"})
+        assert only.status_code == 404 and (len(first.requests), len(second.requests)) == (4, 3)
+
+
+@in_a_loop
 async def test_a_change_that_may_have_been_made_is_not_made_again() -> None:
     first, second = StubCell("a", "m"), StubCell("b")
     first.let.clear()

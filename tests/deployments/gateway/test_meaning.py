@@ -21,6 +21,8 @@ MULTIPART = 'multipart/form-data; boundary="x"'
         ("POST", "/v1/models/apply", RequestKind.CHANGE),
         ("DELETE", "/v1/models/m", RequestKind.CHANGE),
         ("POST", "/v1/models/m/requests/1/abort", RequestKind.ABORT),
+        ("DELETE", "/v1/requests/1", RequestKind.ABORT),
+        ("GET", "/v1/requests/1/preview", RequestKind.LOOKUP),
         ("DELETE", "/v1/images/jobs/1", RequestKind.LOOKUP),
         ("POST", "/v1/embeddings", RequestKind.INFER),
         ("PUT", "/process", RequestKind.INFER),
