@@ -133,7 +133,8 @@ async def _stream(url: str, body: bytes, delay_s: float) -> tuple[float, int]:
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     received, first = b"", 0.0
     try:
-        while b"data: [DONE]" not in received[-200:]:
+        # Not everybody says that it is done.
+        while b"data: [DONE]" not in received[-200:] and not received.endswith(b"\r\n0\r\n\r\n"):
             piece = await reader.read(65_536)
             assert piece, received[-500:]
             received += piece
