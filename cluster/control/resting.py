@@ -20,6 +20,8 @@ from cluster.value import Value
 
 #: Of a use so long ago a third counts.
 MEMORY_S = 600.0
+#: Of a load that took longer than the one before, this part counts.
+LONGER_PART = 0.2
 
 
 class Rest(Value):
@@ -47,6 +49,14 @@ class Spells:
 
     def later(self, now: float, more: int = 0) -> Spells:
         return Spells(self.count * math.exp((self.at - now) / MEMORY_S) + more, now)
+
+
+def usual_s(before_s: float | None, took_s: float) -> float:
+    """How long it usually takes. What took longer for once has mostly waited for other work of the machine, and by that
+    the wrong one would give way."""
+    if before_s is None or took_s <= before_s:
+        return took_s
+    return before_s + LONGER_PART * (took_s - before_s)
 
 
 class IdleLimits(NamedTuple):
@@ -95,7 +105,8 @@ class Resting:
             self.use(uid, now, more)
         if after.state == WorkerState.READY and before.state != WorkerState.READY:
             took_s = self.rouse_s if after.report.loads > 1 else self.load_s
-            took_s[uid], self.facts[uid] = after.report.load_seconds, after.report.facts
+            took_s[uid] = usual_s(took_s.get(uid), after.report.load_seconds)
+            self.facts[uid] = after.report.facts
         if after.state in (WorkerState.READY, WorkerState.FAILED):
             self._end_waking(uid)
         if after.state == WorkerState.DOZING:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.control.resting import usual_s
 from tests.cluster.control.scenes import M, Scene, play
 from tests.make import make_wanted
 
@@ -244,3 +245,12 @@ def test_a_launch_that_says_otherwise_comes_before_an_older_request() -> None:
         assert left_s is not None and left_s <= 20
 
     play(scene)
+
+
+def test_one_load_that_took_long_says_little_of_the_next() -> None:
+    """Or whoever was loaded while the machine was busy would be kept instead of whoever is asked for."""
+    assert (usual_s(None, 2.0), usual_s(2.0, 10.0), usual_s(3.6, 1.0)) == (2.0, 3.6, 1.0)
+    usual = 1.0
+    for _ in range(20):
+        usual = usual_s(usual, 10.0)
+    assert usual == pytest.approx(10.0, rel=0.02), "what takes longer from now on is believed in the end"
