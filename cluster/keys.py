@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -21,6 +22,10 @@ PREFIX = "ck-"
 #: How long a browser stays logged in, and how many are with one key; the one that logged in first is out then.
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 100
+
+
+#: How a gateway calls one of its callers.
+CALLER_PATTERN = re.compile(r"[0-9a-f]{16}")
 
 
 class Key(Value):
@@ -110,6 +115,29 @@ def owner_of(request_id: str, key_id: str | None) -> str:
     """The name by which workers know a request: the owner of another key may use the same id for another request. No
     id holds an `@`."""
     return request_id if key_id is None else f"{request_id}@{key_id}"
+
+
+def of_caller(key: Key | None, caller: str) -> Key | None:
+    """The key as one of those has it who share it behind a gateway, which tells them apart by `caller`. Whoever has the
+    key may say that he is any of them: he may do what he may do without it, and what he knows of is less."""
+    if not CALLER_PATTERN.fullmatch(caller):
+        return key
+    shared = key or Key(id="all", name="", digest="", scopes=SCOPES)
+    return shared.model_copy(update={"id": f"{shared.id}.{caller}"})
+
+
+def shared_id(key_id: str) -> str:
+    """The id of the key itself, whoever has it behind a gateway."""
+    return key_id.partition(".")[0]
+
+
+def has_request(key: Key | None, key_id: str | None) -> bool:
+    """Whether a key may watch and stop the requests of a key with that id: its own, and all of those who share it; with
+    the scope admin those of everybody. One of those who share it, only his own."""
+    if key is None or key.id == key_id:
+        return True
+    is_whole = key.id == shared_id(key.id)
+    return is_whole and ("admin" in key.scopes or (key_id is not None and shared_id(key_id) == key.id))
 
 
 def request_of(owner: str) -> str:

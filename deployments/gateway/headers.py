@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable
+
+from starlette.datastructures import Headers as StarletteHeaders
 
 from deployments.gateway.cell import Headers, header
 from deployments.gateway.meaning import CELL_HEADER
-from deployments.ingress.auth import KEY_HEADERS
+from deployments.ingress.auth import CALLER_HEADER, KEY_HEADERS, presented_key
 
 #: They are about one connection and not about the request.
 _HOP_BY_HOP = frozenset(
@@ -15,9 +18,12 @@ _HOP_BY_HOP = frozenset(
         *(b"trailer", b"transfer-encoding", b"upgrade", b"expect"),
     )
 )
+_CALLER = CALLER_HEADER.encode()
 #: The gateway has checked where a page comes from, and a cell knows only its own address. It says itself how long the
-#: body is.
-_NOT_TO_CELLS = frozenset((b"host", b"content-length", b"origin", b"referer", b"x-request-id", CELL_HEADER))
+#: body is, and whose a request is.
+_NOT_TO_CELLS = frozenset((b"host", b"content-length", b"origin", b"referer", b"x-request-id", CELL_HEADER, _CALLER))
+#: Letters that tell callers apart.
+_CALLER_LETTERS = 16
 #: The gateway's own server adds a date, and its middleware the id.
 _NOT_BACK = frozenset((b"date", b"server", b"x-request-id"))
 _KEYS = frozenset((b"authorization", *(name.encode() for name in KEY_HEADERS)))
@@ -32,8 +38,12 @@ def to_cell(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Headers:
 
 
 def with_key(headers: Headers, key: str | None) -> Headers:
-    """With that key in place of the caller's."""
+    """With that key in place of the caller's, and with what tells callers apart, which says nothing of their keys to
+    who does not have this one. Every gateway with it calls them the same."""
     own = [(b"authorization", f"Bearer {key}".encode())] if key else []
+    if presented := presented_key(StarletteHeaders(raw=headers)):
+        digest = hmac.digest((key or "").encode(), presented.encode(), "sha256").hex()
+        own.append((_CALLER, digest[:_CALLER_LETTERS].encode()))
     return [*(pair for pair in headers if pair[0] not in _KEYS), *own]
 
 

@@ -23,6 +23,8 @@ Keyless = Literal["public", "proven"]
 _NOTE = "_route_keyless"
 #: Headers that hold nothing but a key: Azure's of OpenAI and Anthropic's.
 KEY_HEADERS = ("api-key", "x-api-key")
+#: By it a gateway with keys of its own says which of its callers it is who comes with the gateway's key.
+CALLER_HEADER = "x-cluster-caller"
 
 
 def guard(scope: keys.Scope, settings: Settings, current: Callable[[], Mapping[str, keys.Key]]) -> list[params.Depends]:
@@ -30,7 +32,8 @@ def guard(scope: keys.Scope, settings: Settings, current: Callable[[], Mapping[s
     do, and `request.state.key` stays None."""
 
     async def check(request: Request) -> None:
-        request.state.key = key_of(request, scope, settings, current())
+        key = key_of(request, scope, settings, current())
+        request.state.key = keys.of_caller(key, request.headers.get(CALLER_HEADER, ""))
 
     return [Depends(check)] if settings.asks_for_keys else []
 

@@ -16,6 +16,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster import errors
+from cluster.keys import of_caller
+from deployments.ingress.auth import CALLER_HEADER
 from deployments.ingress.bodies import Bodies, BodyLimits, IncomingBody
 from deployments.ingress.errors import as_cluster_error, error_response
 from deployments.ingress.metrics import IngressMetrics
@@ -64,7 +66,8 @@ class RequestMiddleware:
         asks_for_keys: bool = True,
     ) -> None:
         """`public`: methods and paths that are answered however much there is to do. `asks_for_keys`: `auth.guard`
-        finds the key of a request, and a route without a guard has none, not even None."""
+        finds the key of a request, and a route without a guard has none, not even None. Without keys all are
+        one, but those whom a gateway tells apart."""
         self._app = app
         self._metrics = metrics
         self._most = most
@@ -90,7 +93,7 @@ class RequestMiddleware:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         if not self._asks_for_keys:
-            state["key"] = None
+            state["key"] = of_caller(None, headers.get(CALLER_HEADER.encode(), b"").decode("latin-1"))
         status = 500
 
         async def tell(message: Message) -> None:

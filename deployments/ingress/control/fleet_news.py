@@ -88,7 +88,7 @@ class FleetNews:
 
     @contextlib.contextmanager
     def _reading(self, key: Key | None, address: str) -> Iterator[None]:
-        whose = ("address", address) if key is None else ("key", key.id)
+        whose = ("address", address) if key is None else ("key", key.digest)
         most_of_it = MOST_OF_ADDRESS if key is None or "admin" in key.scopes else MOST_OF_KEY
         if self._readers.total() >= self._most_readers:
             raise errors.Overloaded(f"{self._most_readers} pages are open here already.", retry_after_s=10.0)

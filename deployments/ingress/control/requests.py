@@ -92,7 +92,7 @@ class RequestsUnderWay:
     async def of(self, key: Key | None) -> list[UnderWay]:
         """A key is told of its own requests, one with the scope admin of all."""
         every = await self._shared.answer(key.models if key else None, SHARED_S)
-        return [request for request in every if _may_look(key, request.owner)]
+        return [request for request in every if keys.has_request(key, _key_id(request.owner))]
 
     async def now_of(self, key: Key | None, uid: str | None) -> list[UnderWay]:
         """Also of what has just begun. `uid`: only of those to this model, and no other is asked."""
@@ -100,7 +100,7 @@ class RequestsUnderWay:
             return []
         uids = (uid,) if uid is not None else key.models if key else None
         every = await self._shared.new_answer(uids, SHARED_S)
-        return [request for request in every if _may_look(key, request.owner)]
+        return [request for request in every if keys.has_request(key, _key_id(request.owner))]
 
 
 def watching(requests: RequestsUnderWay, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:
@@ -155,10 +155,6 @@ def stopping(requests: RequestsUnderWay) -> APIRouter:
     return routes
 
 
-def _may_look(key: Key | None, owner: str) -> bool:
-    return key is None or "admin" in key.scopes or _key_id(owner) == key.id
-
-
 def _key_id(owner: str) -> str | None:
     return owner.partition("@")[2] or None
 
@@ -190,6 +186,6 @@ def _row(request: UnderWay, key: Key | None, names: Mapping[str, str]) -> Reques
         "eta_s": max(etas, default=None),
         "age_s": max(call.age_s for call in request.calls),
         "previews": max(call.previews for call in request.calls),
-        "key": names.get(owner) if owner else None,
+        "key": names.get(keys.shared_id(owner)) if owner else None,
         "mine": owner == (key.id if key else None),
     }

@@ -13,6 +13,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from cluster import keys
 from cluster.calls import View
 from cluster.value import JsonObject
 from deployments.ingress.bodies import Json
@@ -218,7 +219,7 @@ def caller_of(request: Request) -> str:
     """Whose turns are counted together: those of a key, or of an address without one."""
     key = request.state.key
     if key is not None:
-        return str(key.id)
+        return keys.shared_id(key.id)
     return request.client.host if request.client else ""
 
 

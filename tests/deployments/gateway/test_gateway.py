@@ -8,8 +8,11 @@ import json
 import httpx
 import pytest
 
+from cluster.keys import CALLER_PATTERN
+from deployments.gateway.headers import with_key
+from deployments.ingress.auth import CALLER_HEADER
 from deployments.ingress.bodies import Json
-from tests.deployments.gateway.stub_cells import PATIENCE_S, StubCell, before, in_a_loop
+from tests.deployments.gateway.stub_cells import PATIENCE_S, Served, StubCell, before, in_a_loop
 
 
 @in_a_loop
@@ -310,6 +313,35 @@ async def test_with_keys_of_its_own_a_gateway_uses_its_key_for_the_cell() -> Non
             assert request.headers["authorization"] == "Bearer gateways" and "x-api-key" not in request.headers
         assert len(cell.requests) == 2
         assert (await gateway.http.get("/metrics", headers={"x-api-key": "first"})).status_code == 200
+
+
+async def caller_told(gateway: Served, cell: StubCell, key: str, **headers: str) -> str | None:
+    """What a cell is told of who asks with that key."""
+    headers["Authorization"] = f"Bearer {key}"
+    answer = await gateway.http.post("/v1/infer", json={"model": f"of-{cell.name}"}, headers=headers)
+    assert answer.status_code == 200
+    return cell.requests[-1][0].headers.get(CALLER_HEADER)
+
+
+@in_a_loop
+async def test_a_cell_is_told_which_of_its_callers_it_is_that_a_gateway_asks_for() -> None:
+    first, second = StubCell("a", "of-a", key="gateways"), StubCell("b", "of-b")
+    async with before(first, second, callers_keys=("ann", "ben")) as gateway:
+        ann, ben = await caller_told(gateway, first, "ann"), await caller_told(gateway, first, "ben")
+        assert ann and ben and ann != ben and CALLER_PATTERN.fullmatch(ann)
+        # Nobody says that he is somebody else.
+        assert await caller_told(gateway, first, "ben", **{CALLER_HEADER: ann}) == ben
+        elsewhere = {await caller_told(gateway, second, key) for key in ("ann", "ben")}
+        assert len({ann, ben} | elsewhere) == 4
+        # Another gateway with this key calls her the same.
+        assert (CALLER_HEADER.encode(), ann.encode()) in with_key([(b"x-api-key", b"ann")], "gateways")
+
+
+@in_a_loop
+async def test_without_keys_of_its_own_a_gateway_says_nothing_of_callers() -> None:
+    cell = StubCell("a", "of-a")
+    async with before(cell) as gateway:
+        assert await caller_told(gateway, cell, "own", **{CALLER_HEADER: "a" * 16}) is None
 
 
 @in_a_loop

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from cluster.calls import OpenCall
 from cluster.keys import Key, new_key
+from deployments.ingress.auth import CALLER_HEADER
 from deployments.ingress.control.requests import AT_ONCE
 from tests.attacks.standing_in import Method, Slow, StandIn, asked, run, settings
 
@@ -160,5 +162,44 @@ def test_a_request_is_stopped_that_began_after_somebody_has_looked(tmp_path: Pat
                 await asyncio.sleep(0)
             assert (await client.delete("/v1/requests/new")).json() == {"stopped": 1}
             assert (await drawing).status_code == 409
+
+    run(test())
+
+
+@pytest.mark.parametrize("scopes", [["list", "infer"], ["admin"], None])
+def test_those_who_share_a_key_behind_a_gateway_see_and_stop_their_own(
+    tmp_path: Path, scopes: list[str] | None
+) -> None:
+    """Also where the cell asks for no key."""
+    shared, text = new_key("gateway", scopes or ["list"])
+    place = settings(tmp_path, auth="on" if scopes else "off")
+
+    async def test() -> None:
+        async with asked(place, StandIn({"m": Slow()}, [shared])) as client:
+
+            def as_caller(caller: str, **headers: str) -> dict[str, str]:
+                return as_key(text, **{CALLER_HEADER: caller}, **headers)
+
+            async def ids(headers: dict[str, str]) -> list[str]:
+                answer = await client.get("/v1/requests", headers=headers)
+                return [row["id"] for row in answer.json()["requests"]]
+
+            ann, ben = "a" * 16, "b" * 16
+            body = {"model": "m", "items": [PROMPT]}
+            headers = as_caller(ann, **{"x-request-id": "anns"})
+            drawing = asyncio.create_task(client.post("/v1/infer", json=body, headers=headers))
+            async with asyncio.timeout(10):
+                while not await ids(as_caller(ann)):
+                    await asyncio.sleep(0.01)
+            # What is no name of a caller counts for nothing.
+            assert await ids(as_caller("ann")) == await ids(as_key(text)) == ["anns"]
+            assert await ids(as_caller(ben)) == []
+            assert (await client.delete("/v1/requests/anns", headers=as_caller(ben))).status_code == 404
+            aborted = await client.post("/v1/models/m/requests/anns/abort", json={}, headers=as_caller(ben))
+            assert aborted.json() == {"msg": "NOT_FOUND"}
+            assert (await client.delete("/v1/requests/anns", headers=as_caller(ann))).json() == {"stopped": 1}
+            assert (await drawing).status_code == 409
+            who = (await client.get("/v1/session", headers=as_caller(ann))).json()
+            assert who["name"] == ("gateway" if scopes else None)
 
     run(test())
