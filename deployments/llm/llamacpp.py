@@ -132,6 +132,11 @@ class LlamaCpp(Talking):
         for query in requests:
             refuse_format(query.format)
             refuse_adapter(query)
+            if self._projector is not None and isinstance(query.prompt, list):
+                raise errors.BadRequest(
+                    "llama.cpp reads the prompts of a model that sees as texts: send the text of these tokens.",
+                    "prompt",
+                )
             if must_call(query):
                 callable_tools(query)
         sizes = [self._sizes(query.messages or []) for query in requests]

@@ -146,6 +146,11 @@ def test_the_mark_that_stands_for_a_picture_is_plain_text_in_a_prompt(family: Ll
     assert asked.reply.usage.prompt > 10
 
 
+def test_prompts_of_token_ids_are_refused_with_what_to_send(family: LlamaCpp) -> None:
+    with pytest.raises(errors.BadRequest, match="send the text of these tokens"):
+        family.prepare("generate", [{"prompt": [1, 2], "max_tokens": 2}], {})
+
+
 def test_a_picture_that_cannot_be_unpacked_disturbs_nobody(family: LlamaCpp) -> None:
     before = ask(family, TEXT, shown("red")).text
     broken = picture_part(seeing.picture("red", (300, 300), "JPEG")[:-200])
