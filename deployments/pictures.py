@@ -88,6 +88,8 @@ def _upright(picture: Image.Image) -> Image.Image:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_90,
     }
+    # Of a TIFF file Pillow turns the picture itself when it is loaded, and forgets the orientation.
+    picture.load()
     turn = turns.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     return picture if turn is None else picture.transpose(turn)
 

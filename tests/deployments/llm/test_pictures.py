@@ -122,6 +122,15 @@ def test_a_picture_that_breaks_off_is_refused_when_it_is_unpacked() -> None:
         pixmap(data, 1, 10**6)
 
 
+def test_a_tiff_file_is_turned_once() -> None:
+    turned, file = Image.Exif(), io.BytesIO()
+    turned[274] = 6
+    Image.linear_gradient("L").resize((40, 20)).convert("RGB").save(file, "TIFF", exif=turned)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    assert upright.size == (20, 40)
+    assert pixmap(file.getvalue(), 1, 1000) == b"P6 %d %d 255\n" % upright.size + upright.tobytes()
+
+
 def test_an_engine_gets_pixels_that_stand_upright_on_white() -> None:
     image = Image.new("RGB", (2, 1), "red")
     image.putpixel((1, 0), (0, 0, 255))
