@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -141,9 +141,7 @@ class VllmLanguage(LanguageFamily):
         options: VllmOptions = setup.options
         refuse_foreign_code(setup)
         if options.draft_model is not None:
-            draft = local_path(options.draft_model, "draft_model")
-            names = [file.name for file in draft.glob("*")]
-            _refuse_unsafe_draft(draft, names, setup.remote_code and brings_code(draft))
+            _refuse_unsafe_draft(local_path(options.draft_model, "draft_model"), setup.remote_code)
         self.adapters = options.lora_modules
         habits = Habits.of(setup.entry)
         vocabulary = Vocabulary(setup.folder, habits)
@@ -250,16 +248,15 @@ def _speculation(options: VllmOptions) -> dict[str, object]:
 def _refuse_draft_at_the_door(prospect: Prospect) -> None:
     refuse_missing_draft(prospect, "a folder with safetensors")
     if (draft := draft_in(prospect)) is not None:
-        remote_code = may_run_code(prospect.entry, prospect.source, prospect.settings.remote_code)
-        names = [] if draft.is_file else list(draft.files)
-        _refuse_unsafe_draft(draft.place, names, remote_code and "auto_map" in draft.config())
+        is_trusted = may_run_code(prospect.entry, prospect.source, prospect.settings.remote_code)
+        _refuse_unsafe_draft(draft.place, is_trusted)
 
 
-def _refuse_unsafe_draft(folder: Path, names: Iterable[str], would_run_code: bool) -> None:
+def _refuse_unsafe_draft(folder: Path, is_model_trusted: bool) -> None:
     """vLLM loads the draft with the trust that the model has, also in pickles: but nobody has trusted the draft."""
-    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+    if not any(folder.glob("*.safetensors")):
         raise errors.BadOption(f"draft_model takes a folder with safetensors, and {folder} has none.", "draft_model")
-    if would_run_code:
+    if is_model_trusted and brings_code(folder):
         raise errors.BadOption(
             f"draft_model {folder} brings code of its own (auto_map in its config), which nobody has trusted, though "
             "the model's is: take a draft without code.",
