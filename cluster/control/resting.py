@@ -20,7 +20,7 @@ from cluster.value import Value
 
 #: Of a use so long ago a third counts.
 MEMORY_S = 600.0
-#: Of a load that took longer than the one before, this part counts.
+#: By how much a load took longer than usual, only this part of it counts.
 LONGER_PART = 0.2
 
 

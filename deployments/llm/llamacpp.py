@@ -110,8 +110,8 @@ class LlamaCpp(Talking):
         self._server = _server(str(file), kept, options, setup.threads, self._projector)
         if options.draft_model is not None:
             _refuse_idle_draft(self._server, file, gguf_in(local_path(options.draft_model, "draft_model")))
-        # A call keeps its thread until its answer is whole.
         self._room = PixelRoom(PIXELS_AT_ONCE)
+        # A call keeps its thread until its answer is whole.
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
         self.pace = BatchHints(parallel=options.slots, room=kept)
         words = min(-(-STEP_TOKENS // options.slots), self._context // 4)
