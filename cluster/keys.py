@@ -101,9 +101,14 @@ def check(keys: Mapping[str, Key], presented: str | None, scope: Scope) -> Key:
     return key
 
 
+def models_of(key: Key | None) -> tuple[str, ...] | None:
+    """The models that the owner of the key may know of; None for all, as everybody may without keys."""
+    return None if key is None else key.models
+
+
 def sees(key: Key | None, uid: str) -> bool:
-    """Whether the owner of the key may know of that model. Without keys everybody may."""
-    return key is None or key.models is None or uid in key.models
+    models = models_of(key)
+    return models is None or uid in models
 
 
 def visible(key: Key | None, rows: Iterable[T], uid_of: Callable[[T], str] = attrgetter("uid")) -> list[T]:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from cluster.figures import Figures, Happened, all_of, between
-from cluster.keys import Key
+from cluster.keys import Key, models_of
 from cluster.runtime.worker_client import WorkerClient
 from cluster.status import WorkerName
+from deployments.ingress.asking import asked
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.rings import COARSE_S, FINE_S, FINE_STEPS, Rings, Steps, added
 
@@ -24,9 +25,8 @@ log = logging.getLogger("cluster.ingress")
 #: Up to so many workers are asked every second; of more, those that work or are looked at, and the others at the end of
 #: each coarse step.
 ALL_WORKERS = 50
-#: How long a worker has to say what it has counted, and how many are asked at once.
+#: How long a worker has to say what it has counted.
 WORKER_S = 0.8
-AT_ONCE = 32
 #: Models of which it is kept what they did, 0.2 MB each; of more, of those that worked last.
 MOST_MODELS = 200
 #: How long after somebody has looked a model is asked every second.
@@ -71,7 +71,7 @@ class ModelHistory:
 
     def all_steps(self, key: Key | None, since: int, step_s: int) -> Steps:
         """Of all models together that a key is for."""
-        if key is None or key.models is None:
+        if models_of(key) is None:
             return self._all.since(since, step_s)
         uids = self._dispatcher.table.visible(key)
         return added([self._rings[uid].since(since, step_s) for uid in uids if uid in self._rings], step_s, since)
@@ -104,7 +104,7 @@ class ModelHistory:
         clients = self._dispatcher.clients()
         self._forget_gone(clients)
         chosen = [name for name in clients if self._is_due(name, until, len(clients))]
-        for name, figures in zip(chosen, await _asked([clients[name] for name in chosen]), strict=True):
+        for name, figures in zip(chosen, await asked([clients[name] for name in chosen], _figures_of), strict=True):
             last = self.paces.get(name)
             if figures is None or (last is not None and until <= last.until):
                 continue
@@ -164,14 +164,8 @@ class ModelHistory:
             self._looked_at.pop(uid, None)
 
 
-async def _asked(clients: Iterable[WorkerClient]) -> list[Figures | None]:
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    async def ask(client: WorkerClient) -> Figures | None:
-        async with turns:
-            return await client.figures(WORKER_S)
-
-    return await asyncio.gather(*map(ask, clients))
+async def _figures_of(client: WorkerClient) -> Figures | None:
+    return await client.figures(WORKER_S)
 
 
 def _model_of(worker: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from cluster import errors
-from cluster.keys import Key, sees
+from cluster.keys import Key, models_of, sees
 from cluster.names import cut, likely, nearest
 from cluster.routes import ModelRoutes, Namesake, Route, answers_to, meant
 from cluster.status import ModelState
@@ -108,9 +108,8 @@ class RouteTable:
 
     def visible(self, key: Key | None) -> Mapping[str, ModelRoutes]:
         """The models that this key may know of."""
-        if key is None or key.models is None:
-            return self.models
-        return {uid: self.models[uid] for uid in key.models if uid in self.models}
+        uids = models_of(key)
+        return self.models if uids is None else {uid: self.models[uid] for uid in uids if uid in self.models}
 
     def able(self, key: Key | None, abilities: Collection[str]) -> list[ModelRoutes]:
         """The models with any of these abilities that this key may know of, by uid."""

@@ -58,7 +58,7 @@ def card_rows(node: Node, claim: Claim, replicas: Replicas | None = None, key: K
 
 
 def _card_row(number: int, card: Card, share: float, replicas: Replicas, key: Key | None) -> CardRow:
-    is_limited = key is not None and key.models is not None
+    is_limited = keys.models_of(key) is not None
     return {
         "number": number,
         "name": card.name,
@@ -83,7 +83,7 @@ def _user_rows(users: Sequence[CardUser], replicas: Replicas, key: Key | None) -
 
 
 def _may_know(key: Key | None, user: CardUser) -> bool:
-    if key is None or key.models is None:
+    if keys.models_of(key) is None:
         return True
     name = WorkerName.parse(user.worker)
     return name is not None and keys.sees(key, name.uid)

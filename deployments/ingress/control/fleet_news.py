@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import orjson
 
 from cluster import errors
-from cluster.keys import Key, sees
+from cluster.keys import Key, models_of, sees
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node, StatusNews
@@ -140,7 +140,7 @@ class FleetNews:
     def _event(self, since: int | None, key: Key | None) -> bytes:
         if since is not None and since < self._floor:
             since = None
-        edge = (-1 if since is None else since, None if key is None else key.models)
+        edge = (-1 if since is None else since, models_of(key))
         message = self._last.get(edge)
         if message is None:
             if len(self._last) >= MOST_MESSAGES:
@@ -183,7 +183,7 @@ class FleetNews:
 
     def _nodes_told(self, key: Key | None) -> bytes:
         nodes = self._nodes.data
-        if key is not None and key.models is not None:
+        if models_of(key) is not None:
             nodes = as_json([live_node(*usage, key) for usage in self._usages])
         assert nodes is not None
         return nodes

@@ -80,4 +80,4 @@ def _uids_of(key: keys.Key | None, uid: str | None) -> tuple[str, ...] | None:
     if uid is not None:
         keys.check_model(key, uid)
         return (uid,)
-    return None if key is None or key.models is None else tuple(key.models)
+    return keys.models_of(key)

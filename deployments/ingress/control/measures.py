@@ -18,6 +18,7 @@ from cluster.metrics import gauge_page, joined, page, without_models
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.runtime.worker_client import WorkerClient
 from cluster.status import WorkerName
+from deployments.ingress.asking import asked
 from deployments.ingress.dispatch import Dispatcher
 from deployments.ingress.metrics import IngressMetrics
 from deployments.ingress.openapi import described
@@ -25,9 +26,8 @@ from deployments.ingress.tei_metrics import NAMES, with_tei_names
 
 T = TypeVar("T")
 
-#: How long a worker has for its page, and how many are asked at once.
+#: How long a worker has for its page.
 WORKER_S = 2.0
-AT_ONCE = 32
 
 
 def watching(dispatcher: Dispatcher, supervisor: SupervisorClient, metrics: IngressMetrics) -> APIRouter:
@@ -54,13 +54,8 @@ def watching(dispatcher: Dispatcher, supervisor: SupervisorClient, metrics: Ingr
 
 
 async def _of_workers(clients: dict[str, WorkerClient]) -> dict[str, bytes | None]:
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    async def ask(client: WorkerClient) -> bytes | None:
-        async with turns:
-            return await _or_none(client.metrics(WORKER_S))
-
-    return dict(zip(clients, await asyncio.gather(*map(ask, clients.values())), strict=True))
+    pages = await asked(clients.values(), lambda client: _or_none(client.metrics(WORKER_S)))
+    return dict(zip(clients, pages, strict=True))
 
 
 async def _or_none(answer: Awaitable[T]) -> T | None:

@@ -16,6 +16,7 @@ from cluster.calls import OpenCall
 from cluster.keys import Key
 from cluster.routes import ModelRoutes
 from cluster.runtime.worker_client import WorkerClient
+from deployments.ingress.asking import asked
 from deployments.ingress.bodies import Json
 from deployments.ingress.control.shared_answers import SharedAnswers
 from deployments.ingress.dispatch import Dispatcher
@@ -24,8 +25,7 @@ from deployments.ingress.openapi import described
 #: How the files of pictures begin; whatever else a model shows is not sent as one.
 PICTURES = {b"\x89PNG": "image/png", b"\xff\xd8": "image/jpeg", b"RIFF": "image/webp"}
 
-#: Workers that are asked at once, and how old an answer of theirs may be that several callers are given.
-AT_ONCE = 32
+#: How old an answer of the workers may be that several callers are given.
 SHARED_S = 0.2
 #: How long no call of a request that was stopped is taken: one may be on its way.
 BLOCK_S = 30.0
@@ -77,30 +77,32 @@ class RequestsUnderWay:
 
     async def _under_way(self, uids: tuple[str, ...] | None) -> list[UnderWay]:
         """Of a worker that does not answer, nothing."""
-        turns = asyncio.Semaphore(AT_ONCE)
-
-        async def ask(model: ModelRoutes, client: WorkerClient) -> list[tuple[ModelRoutes, OpenCall]]:
-            async with turns:
-                return [(model, call) for call in await client.under_way()]
-
         models = self.dispatcher.table.models
         chosen = [models[uid] for uid in (models if uids is None else uids) if uid in models]
-        asked = (ask(model, client) for model in chosen for client in self.dispatcher.clients_of(model))
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return _requests_of(row for rows in answers if not isinstance(rows, BaseException) for row in rows)
+        workers = [(model, client) for model in chosen for client in self.dispatcher.clients_of(model)]
+        answers = await asked((client for _, client in workers), _calls_of)
+        return _requests_of((model, call) for (model, _), calls in zip(workers, answers, strict=True) for call in calls)
 
     async def of(self, key: Key | None) -> list[UnderWay]:
         """A key is told of its own requests, one with the scope admin of all."""
-        every = await self._shared.answer(key.models if key else None, SHARED_S)
+        every = await self._shared.answer(keys.models_of(key), SHARED_S)
         return [request for request in every if keys.has_request(key, _key_id(request.owner))]
 
     async def now_of(self, key: Key | None, uid: str | None) -> list[UnderWay]:
         """Also of what has just begun. `uid`: only of those to this model, and no other is asked."""
         if uid is not None and uid not in self.dispatcher.table.visible(key):
             return []
-        uids = (uid,) if uid is not None else key.models if key else None
+        uids = (uid,) if uid is not None else keys.models_of(key)
         every = await self._shared.new_answer(uids, SHARED_S)
         return [request for request in every if keys.has_request(key, _key_id(request.owner))]
+
+
+async def _calls_of(client: WorkerClient) -> Sequence[OpenCall]:
+    try:
+        return await client.under_way()
+    # Whatever one of them answers, the others are told of.
+    except Exception:
+        return ()
 
 
 def watching(requests: RequestsUnderWay, current_keys: Callable[[], Mapping[str, Key]]) -> APIRouter:

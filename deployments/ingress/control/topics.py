@@ -134,7 +134,7 @@ class Topics:
             if uid is not None and uid not in self._table.models:
                 continue
             for step_s, since in sent.items():
-                question = ("figures", uid, _sight_of(key) if uid is None else None, since, step_s)
+                question = ("figures", uid, keys.models_of(key) if uid is None else None, since, step_s)
                 end, message = self._once(question, partial(self._figures_since, uid, key, since, step_s))
                 if message:
                     sent[step_s] = end
@@ -162,7 +162,7 @@ class Topics:
             await self._history.ticked()
 
     async def _events(self, key: Key | None) -> AsyncGenerator[bytes]:
-        uids = _sight_of(key)
+        uids = keys.models_of(key)
         last: int | None = None
         while True:
             try:
@@ -180,7 +180,7 @@ class Topics:
             await asyncio.sleep(EVENTS_S)
 
     async def _workers(self, key: Key | None) -> AsyncGenerator[bytes]:
-        sight = _sight_of(key)
+        sight = keys.models_of(key)
         before: tuple[int, Mapping[str, LivePace] | None] = (-1, None)
         while True:
             now = self._once(("workers", sight), lambda: dict(_paces(self._history.paces, key)))
@@ -189,11 +189,6 @@ class Topics:
             if message:
                 yield message
             await self._history.ticked()
-
-
-def _sight_of(key: Key | None) -> tuple[str, ...] | None:
-    """The models that a key is for; None for all."""
-    return None if key is None else key.models
 
 
 def _events_told(news: Sequence[Event], missed: bool) -> bytes:

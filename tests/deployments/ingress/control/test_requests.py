@@ -11,8 +11,8 @@ import pytest
 
 from cluster.calls import OpenCall
 from cluster.keys import Key, new_key
+from deployments.ingress.asking import AT_ONCE
 from deployments.ingress.auth import CALLER_HEADER
-from deployments.ingress.control.requests import AT_ONCE
 from tests.attacks.standing_in import Method, Slow, StandIn, asked, run, settings
 
 PROMPT = "a lighthouse that nobody else hears of"
