@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import gc
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
 from cluster import errors
 from cluster.cards import Card
-from cluster.runtime import card_watch
-from cluster.runtime.card_watch import CardWatch
+from cluster.runtime.card_watch import FIRST_READING_S, KEPT_S, READ_EVERY_S, READING_S, SELDOM_S, CardWatch, pause_s
 from cluster.runtime.node_cards import UNKNOWN_CARDS, NodeCards
 from tests.make import GIB
 
@@ -19,22 +20,47 @@ FULL = Card("X", "GPU-1", 24 * GIB, 20 * GIB)
 TURNS = 50
 
 
+async def look(node_id: str) -> NodeCards:
+    return OF_TORCH
+
+
+async def turns() -> None:
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
 class Driver:
-    """Of one node. `says`: what it answers or raises; nothing as long as it hangs."""
+    """Of one node, with a clock. `says`: what it answers or raises; nothing as long as it hangs."""
 
     def __init__(self) -> None:
         self.says: Sequence[Card] | Exception | None = (FULL,)
         self.hangs = False
+        #: Whether it can be asked at all.
+        self.can_be_asked = True
+        #: How long it was given to answer, each time.
+        self.given_s: list[float] = []
+        self.now = 1000.0
         #: Processes that ask it, all together, and those that have not ended.
         self.begun = self.left = 0
         self.may_end = asyncio.Event()
 
     def __call__(self, node_id: str) -> Driver:
         self.begun += 1
+        if not self.can_be_asked:
+            raise ValueError("There is no such node.")
         self.left += 1
         return self
 
+    def watch(self, look: Callable[[str], Awaitable[NodeCards]] = look) -> CardWatch:
+        return CardWatch(look, self, lambda: self.now)
+
+    async def tick(self, watch: CardWatch, after_s: float = READ_EVERY_S) -> None:
+        self.now += after_s
+        await watch.look_at([ROW])
+        await turns()
+
     async def answer(self, timeout_s: float) -> Sequence[Card] | None:
+        self.given_s.append(timeout_s)
         if self.hangs:
             raise errors.Unavailable("It does not answer.")
         self.left -= 1
@@ -48,78 +74,133 @@ class Driver:
             self.left -= 1
 
 
-async def look(node_id: str) -> NodeCards:
-    return OF_TORCH
-
-
-async def tick(watch: CardWatch, times: int = 3) -> None:
-    for _ in range(times):
-        await watch.look_at([ROW])
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(card_watch, "READ_EVERY_S", 0.0)
-
-
 def test_a_driver_that_hangs_is_asked_by_one_process_until_that_is_gone() -> None:
     async def scene() -> None:
         driver = Driver()
-        watch = CardWatch(look, driver)
+        watch = driver.watch()
         driver.hangs = True
-        await tick(watch)
+        for _ in range(3):
+            await driver.tick(watch, SELDOM_S)
         assert (driver.begun, driver.left) == (1, 1)
         # The node can be used all the same.
         assert watch.of("n0") == OF_TORCH and watch.full("n0")[0].used_bytes is None
         driver.hangs = False
         driver.may_end.set()
-        await tick(watch)
+        await turns()
+        await driver.tick(watch)
         assert watch.full("n0")[0].used_bytes == 20 * GIB and driver.left == 0
 
     asyncio.run(scene())
 
 
-def test_what_was_read_counts_for_a_while_when_a_reading_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_read_counts_for_a_while_when_a_reading_fails() -> None:
     async def scene() -> None:
         driver = Driver()
-        watch = CardWatch(look, driver)
-        await tick(watch)
+        watch = driver.watch()
+        await driver.tick(watch)
         driver.says = errors.WorkerLost("The process is gone.")
-        begun = driver.begun
-        await tick(watch)
-        assert driver.begun > begun + 1, "it is asked again soon"
+        await driver.tick(watch)
+        assert driver.begun == 2
         assert watch.full("n0")[0].used_bytes == 20 * GIB
-        monkeypatch.setattr(card_watch, "KEPT_S", -1.0)
-        driver.says = (FULL,)
-        await tick(watch)
+        await driver.tick(watch, KEPT_S - READ_EVERY_S)
         assert watch.full("n0")[0].used_bytes is None, "what is older than that says nothing"
 
     asyncio.run(scene())
 
 
-def test_a_machine_without_a_driver_is_asked_seldom() -> None:
+def test_a_driver_is_asked_again_every_few_seconds_and_a_machine_without_one_seldom() -> None:
     async def scene() -> None:
         driver = Driver()
-        watch = CardWatch(look, driver)
+        watch = driver.watch()
+        for _ in range(3):
+            await driver.tick(watch)
+        assert driver.begun == 3
         driver.says = None
-        await tick(watch)
-        assert driver.begun == 1
+        for _ in range(3):
+            await driver.tick(watch)
+        assert driver.begun == 4
 
     asyncio.run(scene())
 
 
-def test_an_error_that_nobody_thought_of_does_not_hide_a_node() -> None:
+def test_a_driver_that_fails_is_asked_later_each_time() -> None:
+    assert [pause_s(failures, has_driver=True) for failures in range(8)] == [3, 3, 6, 12, 24, 48, 60, 60]
+    assert pause_s(10**6, has_driver=False) == 60
+
     async def scene() -> None:
         driver = Driver()
-        watch = CardWatch(look, driver)
-        driver.says = RuntimeError("no words")
-        await tick(watch)
-        assert watch.of("n0") == OF_TORCH
+        watch = driver.watch()
+        driver.says = errors.WorkerLost("The process is gone.")
+        asked_at = list[float]()
+        for second in range(60):
+            begun = driver.begun
+            await driver.tick(watch, 1.0)
+            if driver.begun > begun:
+                asked_at.append(second)
+        assert asked_at == [0, 3, 9, 21, 45]
         driver.says = (FULL,)
-        await tick(watch)
+        await driver.tick(watch, SELDOM_S)
+        begun = driver.begun
+        driver.says = errors.WorkerLost("The process is gone.")
+        await driver.tick(watch)
+        await driver.tick(watch)
+        assert driver.begun == begun + 2, "an answer ends the spell"
+
+    asyncio.run(scene())
+
+
+def test_a_spell_of_failures_is_told_once_and_its_end_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scene() -> None:
+        driver = Driver()
+        watch = driver.watch()
+        driver.says = errors.WorkerLost("The process is gone.")
+        for _ in range(4):
+            await driver.tick(watch, SELDOM_S)
+        driver.says = (FULL,)
+        for _ in range(2):
+            await driver.tick(watch, SELDOM_S)
+
+    with caplog.at_level(logging.INFO, "cluster.card_watch"):
+        asyncio.run(scene())
+    assert [record.getMessage() for record in caplog.records] == [
+        "node n0 does not say how full its cards are: The process is gone.",
+        "node n0 says again how full its cards are",
+    ]
+
+
+@pytest.mark.parametrize("can_be_asked", [True, False])
+def test_an_error_that_nobody_thought_of_does_not_hide_a_node(can_be_asked: bool) -> None:
+    async def scene() -> None:
+        stray = list[object]()
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: stray.append(context))
+        driver = Driver()
+        watch = driver.watch()
+        driver.can_be_asked = can_be_asked
+        driver.says = RuntimeError("no words")
+        for _ in range(2):
+            await driver.tick(watch, 1.0)
+        assert driver.begun == 1, "it is left alone for a while"
+        assert watch.of("n0") == OF_TORCH
+        driver.can_be_asked = True
+        driver.says = (FULL,)
+        await driver.tick(watch)
         assert watch.full("n0")[0].used_bytes == 20 * GIB
+        gc.collect()
+        assert not stray
+
+    asyncio.run(scene())
+
+
+def test_a_driver_has_more_time_until_it_has_answered_once() -> None:
+    async def scene() -> None:
+        driver = Driver()
+        watch = driver.watch()
+        driver.says = errors.Unavailable("It does not answer.")
+        await driver.tick(watch)
+        driver.says = (FULL,)
+        await driver.tick(watch)
+        await driver.tick(watch)
+        assert driver.given_s == [FIRST_READING_S, FIRST_READING_S, READING_S]
 
     asyncio.run(scene())
 
@@ -133,10 +214,9 @@ def test_the_first_look_waits_for_which_cards_there_are_and_not_for_how_full() -
             await may_answer.wait()
             raise errors.Unavailable("It does not answer.")
 
-        watch = CardWatch(slow, driver)
+        watch = driver.watch(slow)
         first = asyncio.ensure_future(watch.look_at([ROW, {"NodeID": "plain", "Resources": {}}]))
-        for _ in range(TURNS):
-            await asyncio.sleep(0)
+        await turns()
         assert not first.done() and watch.of("n0") is None
         may_answer.set()
         await asyncio.wait_for(first, 5)
