@@ -11,6 +11,7 @@ import importlib
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
@@ -105,6 +106,8 @@ class Prepared:
     identities: Sequence[Hashable] | None = None
     #: Work in each value, in a unit of the family's own, where it is not its tokens.
     costs: Sequence[float] | None = None
+    #: What each value brings into an engine with a scheduler of its own beside its cost, such as pixels of pictures.
+    luggage: Sequence[float] = ()
     #: Makes one answer per input of the caller's out of the values' outputs, where that is not one each.
     join: Callable[[list[Any]], list[Any]] | None = None
 
@@ -127,6 +130,8 @@ class BatchHints:
     parallel: int = 1
     #: Cost of the values that such an engine can have at once, in the unit of `Prepared.costs`; None for no limit.
     room: int | None = None
+    #: As much of `Prepared.luggage` as it can have at once. What has none does not wait for what has.
+    luggage: float = inf
     #: Cost that a streaming model gets through in a second, as measured while it was loaded; None when unknown.
     speed: float | None = None
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 from cluster import errors
@@ -31,8 +32,11 @@ NEWEST = 0.1
 
 
 class TalkRequest(OpenRequest):
-    def __init__(self, owner: str, values: Sequence[Any], costs: Sequence[float], send: Send | None) -> None:
+    def __init__(
+        self, owner: str, values: Sequence[Any], costs: Sequence[float], luggage: Sequence[float], send: Send | None
+    ) -> None:
         super().__init__(owner, values, costs)
+        self.luggage = luggage or [0.0] * len(values)
         self.send = send
         #: Ends what the engine has of it.
         self.stops: dict[int, Stop] = {}
@@ -41,22 +45,31 @@ class TalkRequest(OpenRequest):
     def cost_waiting(self) -> float:
         return sum(self.costs[self.begun :])
 
+    @property
+    def next_luggage(self) -> float:
+        """Of its next value, while one waits."""
+        return self.luggage[self.begun]
+
 
 class TalkQueue:
-    def __init__(self, begin: Begin, *, slots: int, room: float | None, limits: QueueLimits) -> None:
-        """`slots` values at most are in the engine, of `room` cost together."""
+    def __init__(
+        self, begin: Begin, *, slots: int, room: float | None, limits: QueueLimits, luggage: float = inf
+    ) -> None:
+        """`slots` values at most are in the engine, of `room` cost and of so much luggage together."""
         self._begin = begin
         self._slots = slots
         self._room = room
+        self._luggage = luggage
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._open: OpenRequests[TalkRequest] = OpenRequests(self._stop, self._answered)
         self._news: deque[tuple[TalkRequest, int, object]] = deque()
         self._is_called = False
         self._turn = 0
-        #: Values in the engine, and their cost.
+        #: Values in the engine, their cost, and what they have brought.
         self.running = 0
         self.held = 0.0
+        self.brought = 0.0
         #: Those that were told of answers, ever.
         self.pieces = 0
         #: Recently finished cost, and the seconds in which it was finished.
@@ -70,6 +83,7 @@ class TalkQueue:
         self,
         values: Sequence[Any],
         costs: Sequence[float],
+        luggage: Sequence[float] = (),
         *,
         owner: str,
         seconds_left: float,
@@ -78,7 +92,7 @@ class TalkQueue:
         """Refuses at once a request that would have to wait for too long."""
         self._open.refuse_blocked(owner)
         most = self._room if self._room is not None else float("inf")
-        request = TalkRequest(owner, values, [min(cost, most) for cost in costs], send)
+        request = TalkRequest(owner, values, [min(cost, most) for cost in costs], luggage, send)
         waiting = [int(other.cost_waiting) for other in ahead_of(owner, self._open) if other.cost_waiting]
         state = QueueState(len(waiting), sum(waiting), self.speed)
         too_much = refusal(int(request.cost_waiting), seconds_left, state, waiting, self._limits)
@@ -124,14 +138,22 @@ class TalkQueue:
     def _next(self) -> TalkRequest | None:
         """The request with least to do, but every few turns the oldest, so that large ones are begun as well. None when
         that one has to wait for room: others would keep it waiting for ever."""
-        waiting = self._open.with_waiting
-        if not waiting or self.running >= self._slots:
+        if self.running >= self._slots:
+            return None
+        waiting = self._those_whose_luggage_fits(self._open.with_waiting)
+        if not waiting:
             return None
         is_oldest = is_for_the_oldest(self._turn + 1, False)
         waiting = in_turn(waiting, self._turn + 1, time.perf_counter())
         request = waiting[0] if is_oldest else min(waiting, key=lambda each: each.cost_waiting)
         fits = self._room is None or self.held + request.costs[request.begun] <= self._room
         return request if fits or not self.running else None
+
+    def _those_whose_luggage_fits(self, waiting: Sequence[TalkRequest]) -> list[TalkRequest]:
+        """Of those that bring some only the oldest may, so that smaller ones do not keep it waiting for ever."""
+        oldest = next((request for request in waiting if request.next_luggage), None)
+        fits = oldest is not None and (not self.brought or self.brought + oldest.next_luggage <= self._luggage)
+        return [request for request in waiting if not request.next_luggage or (fits and request is oldest)]
 
     # ------------------------------------------------------------------------------------------------ work
 
@@ -143,6 +165,7 @@ class TalkQueue:
                 self.heard_at = self._finished_at = time.monotonic()
             self.running += 1
             self.held += request.costs[index]
+            self.brought += request.luggage[index]
             try:
                 request.stops[index] = self._begin(request.values[index], self._teller(request, index))
             # Whatever an engine raises is the end of this request and of no other.
@@ -185,6 +208,7 @@ class TalkQueue:
         request.stops.pop(index, None)
         self.running -= 1
         self.held -= request.costs[index]
+        self.brought -= request.luggage[index]
 
     def _measure(self, cost: float) -> None:
         now = time.monotonic()

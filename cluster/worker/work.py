@@ -353,7 +353,9 @@ class TalkingWork(UnbatchedWork[TalkQueue]):
 
     def _new_queue(self) -> TalkQueue:
         pace = self._family.pace
-        return TalkQueue(self._family.begin, slots=pace.parallel, room=pace.room, limits=self._limits)
+        return TalkQueue(
+            self._family.begin, slots=pace.parallel, room=pace.room, luggage=pace.luggage, limits=self._limits
+        )
 
     def warm_up(self, prepared: Prepared) -> None:
         outcomes: SimpleQueue[object] = SimpleQueue()
@@ -383,7 +385,12 @@ class TalkingWork(UnbatchedWork[TalkQueue]):
 
     async def outputs(self, call: Call, prepared: Prepared, is_alone: bool, send: Send | None = None) -> Outputs:
         request = self.queue.submit(
-            prepared.values, prepared.work, owner=call.id, seconds_left=call.seconds_left, send=send
+            prepared.values,
+            prepared.work,
+            prepared.luggage,
+            owner=call.id,
+            seconds_left=call.seconds_left,
+            send=send,
         )
         return await self.answered(request)
 

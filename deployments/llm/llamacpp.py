@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -27,7 +27,6 @@ from deployments.llm.language import EXAMPLE_TOKENS, refuse_adapter
 from deployments.llm.needs import kept_of, plan_of, refuse_other, shape_in, smaller
 from deployments.llm.pictures import pixels_of, sizes_of, with_pixels
 from deployments.llm.pieces import CallPiece, Piece, TalkUsage, TokenChance, whole
-from deployments.llm.pixel_room import PixelRoom
 from deployments.llm.projector import PIXELS_AT_ONCE, Projector, projector_in, projector_of, with_projector
 from deployments.llm.requests import Query, characters_of, query_of
 from deployments.llm.schemas import grammar_of, refuse_format
@@ -61,12 +60,6 @@ class LlamaCppOptions(SpeculatingOptions):
         le=16384,
         description="Tokens of one picture at most, of models that make more of them the larger it is.",
     )
-
-
-class Ask(NamedTuple):
-    query: Query
-    #: Of its pictures, as they are seen.
-    pixels: int = 0
 
 
 class LlamaCpp(Talking):
@@ -110,10 +103,9 @@ class LlamaCpp(Talking):
         self._server = _server(str(file), kept, options, setup.threads, self._projector)
         if options.draft_model is not None:
             _refuse_idle_draft(self._server, file, gguf_in(local_path(options.draft_model, "draft_model")))
-        self._room = PixelRoom(PIXELS_AT_ONCE)
         # A call keeps its thread until its answer is whole.
         self._threads = ThreadPoolExecutor(options.slots + 1, "llamacpp")
-        self.pace = BatchHints(parallel=options.slots, room=kept)
+        self.pace = BatchHints(parallel=options.slots, room=kept, luggage=PIXELS_AT_ONCE)
         words = min(-(-STEP_TOKENS // options.slots), self._context // 4)
         self.largest = Example([{"prompt": "one " * words, "max_tokens": 2}], {}, "generate")
         return LanguageFacts(
@@ -143,8 +135,7 @@ class LlamaCpp(Talking):
         tokens = [self._tokens(query, seen) for query, seen in zip(requests, sizes, strict=True)]
         most = [self._most(query) for query in requests]
         costs = [float((count + more) * query.n) for count, more, query in zip(tokens, most, requests, strict=True)]
-        asks = [Ask(query, pixels_of(seen)) for query, seen in zip(requests, sizes, strict=True)]
-        return Prepared(asks, tokens, costs=costs)
+        return Prepared(requests, tokens, costs=costs, luggage=[float(pixels_of(seen)) for seen in sizes])
 
     def _sizes(self, messages: Sequence[JsonObject]) -> list[tuple[int, int]]:
         """Refuses pictures that cannot be seen, before anything is computed."""
@@ -171,24 +162,12 @@ class LlamaCpp(Talking):
     def _most(self, query: Query) -> int:
         return min(query.max_tokens or self._options.max_tokens or self._context, self._context)
 
-    def begin(self, value: Ask, tell: Tell) -> Stop:
-        hearing = Chunks(value.query.n, tell, must_call(value.query))
-        entry = self._room.ask(value.pixels)
-
-        def stop() -> None:
-            hearing.stop()
-            entry.cancel()
-
+    def begin(self, value: Query, tell: Tell) -> Stop:
+        hearing = Chunks(value.n, tell, must_call(value))
+        call = self._server.handle_completions if value.messages is None else self._server.handle_chat_completions
         # What is unpacked takes time: it is done there.
-        entry.add_done_callback(lambda _: self._threads.submit(self._answer, value.query, hearing, entry))
-        return stop
-
-    def _answer(self, query: Query, hearing: Chunks, entry: Future[None]) -> None:
-        call = self._server.handle_completions if query.messages is None else self._server.handle_chat_completions
-        try:
-            hearing.of(call, partial(self._body, query, hearing.check))
-        finally:
-            self._room.leave(entry)
+        self._threads.submit(hearing.of, call, partial(self._body, value, hearing.check))
+        return hearing.stop
 
     def _body(self, query: Query, check: Callable[[], None]) -> JsonObject:
         body: dict[str, Any] = {name: getattr(query, name) for name in SAME if name in query.model_fields_set}

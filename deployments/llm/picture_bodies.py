@@ -7,7 +7,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import orjson
 
@@ -31,8 +31,8 @@ class PictureBodies:
         self._shared: dict[int, SharedBody] = {}
 
     @asynccontextmanager
-    async def of(self, order: Order) -> AsyncGenerator[bytes]:
-        """For one answer, until it ends."""
+    async def of(self, order: Order) -> AsyncGenerator[tuple[bytes, Callable[[], None]]]:
+        """For one answer, until it ends or calls what stands beside them, since the engine needs them no more."""
         entry = self._room.ask(order.pixels)
         try:
             await asyncio.wrap_future(entry)
@@ -44,17 +44,19 @@ class PictureBodies:
         if shared is None:
             shared = self._shared[id(order)] = SharedBody(order.query.messages or [], self._unpack)
         shared.answers += 1
-        try:
-            yield await asyncio.shield(shared.made)
-        finally:
-            shared.answers -= 1
-            if not shared.answers:
-                shared.has_left.set()
-                del self._shared[id(order)]
-            # A thread that unpacks them ends after this only.
-            shared.made.add_done_callback(lambda made: self._leave(made, entry))
+        with ExitStack() as leaving:
+            leaving.callback(self._leave, id(order), shared, entry)
+            yield await asyncio.shield(shared.made), leaving.close
 
-    def _leave(self, made: asyncio.Future[bytes], entry: Future[None]) -> None:
+    def _leave(self, order_id: int, shared: SharedBody, entry: Future[None]) -> None:
+        shared.answers -= 1
+        if not shared.answers:
+            shared.has_left.set()
+            del self._shared[order_id]
+        # A thread that unpacks them ends after this only.
+        shared.made.add_done_callback(lambda made: self._left(made, entry))
+
+    def _left(self, made: asyncio.Future[bytes], entry: Future[None]) -> None:
         if not made.cancelled():
             made.exception()  # where nobody waits for it any more, it is not to be complained of
         self._room.leave(entry)

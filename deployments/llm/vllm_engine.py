@@ -232,13 +232,17 @@ class VllmEngine:
         if not order.picture_tokens:
             body = [orjson.dumps(body_of(order, sampling, self._ends))]
             return await self._written("/v1/completions", body, order, hear)
-        async with self._pictures.of(order) as messages:
-            fields = orjson.dumps(chat_body_of(order, sampling, self._ends)).removesuffix(b"}")
+        fields = orjson.dumps(chat_body_of(order, sampling, self._ends)).removesuffix(b"}")
+        async with self._pictures.of(order) as (messages, leave):
             body = [fields, b',"messages":', messages, b"}"]
-            return await self._written("/v1/chat/completions", body, order, hear)
+            del messages  # so that nothing but the body has them
+            return await self._written("/v1/chat/completions", body, order, hear, leave)
 
-    async def _written(self, path: str, body: Sequence[bytes], order: Order, hear: Hear) -> Step:
-        """Until the first step is told, an answer that breaks is asked for again."""
+    async def _written(
+        self, path: str, body: list[bytes], order: Order, hear: Hear, leave: Callable[[], None] = lambda: None
+    ) -> Step:
+        """Until the first step is told, an answer that breaks is asked for again; then the body is needed no more, and
+        `leave` is called."""
         reason = ""
         for pause in PAUSES_S:
             is_told = False
@@ -249,6 +253,9 @@ class VllmEngine:
                         if step.finish is not None:
                             return step
                         hear(step.ids, step.odds, None)
+                        if not is_told:
+                            body.clear()
+                            leave()
                         is_told = True
             except (httpx.TransportError, Broken) as error:
                 reason = str(error) or type(error).__name__

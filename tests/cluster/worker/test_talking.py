@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any
 
 import pytest
@@ -18,27 +19,32 @@ PATIENCE_S = 10.0
 Scene = Callable[[TalkQueue, Speaking], Awaitable[None]]
 
 
-def play(scene: Scene, *, slots: int = 4, room: float | None = None, queue_tokens: int = 1000) -> None:
+def play(
+    scene: Scene, *, slots: int = 4, room: float | None = None, luggage: float = inf, queue_tokens: int = 1000
+) -> None:
     """Runs the scene, after which nothing may be left in the queue or the engine."""
 
     async def whole() -> None:
         engine = Speaking()
         engine.start(SpeakingOptions(slots=slots, step_seconds=0.001))
-        talks = TalkQueue(engine.begin, slots=slots, room=room, limits=QueueLimits(queue_tokens))
+        limits = QueueLimits(queue_tokens)
+        talks = TalkQueue(engine.begin, slots=slots, room=room, luggage=luggage, limits=limits)
         try:
             await scene(talks, engine)
         finally:
             engine.may_step.set()
         while talks.running:
             await asyncio.sleep(0.001)
-        assert (talks.held, talks.waiting, list(talks._open)) == (0, 0, [])
+        assert (talks.held, talks.brought, talks.waiting, list(talks._open)) == (0, 0, 0, [])
 
     asyncio.run(asyncio.wait_for(whole(), PATIENCE_S))
 
 
-def say(talks: TalkQueue, text: str, owner: str = "r", seconds: float = 10, send: Any = None) -> Any:
+def say(
+    talks: TalkQueue, text: str, owner: str = "r", seconds: float = 10, send: Any = None, luggage: float = 0
+) -> Any:
     words = text.split()
-    return talks.submit([words], [len(words)], owner=owner, seconds_left=seconds, send=send)
+    return talks.submit([words], [len(words)], [luggage], owner=owner, seconds_left=seconds, send=send)
 
 
 def test_pieces_come_in_order_and_the_whole_at_the_end() -> None:
@@ -89,6 +95,31 @@ def test_a_value_larger_than_all_room_is_begun_alone() -> None:
         assert await say(talks, "word " * 50).done
 
     play(scene, room=10)
+
+
+def test_what_brings_more_than_there_is_room_for_waits_and_keeps_no_place_from_others() -> None:
+    async def scene(talks: TalkQueue, engine: Speaking) -> None:
+        engine.may_step.clear()
+        bringing = [say(talks, "a b", owner=f"p{number}", luggage=each) for number, each in enumerate((6, 4, 6, 1))]
+        plain = say(talks, "a b", owner="text")
+        assert (talks.running, talks.brought) == (3, 10), "two that bring something, and the text"
+        assert [bool(request.begun) for request in (*bringing, plain)] == [True, True, False, False, True]
+        bringing[3].done.cancel()
+        engine.may_step.set()
+        assert await bringing[2].done == ["a b"]
+
+    play(scene, slots=4, luggage=10)
+
+
+def test_who_brings_more_than_all_room_has_it_alone() -> None:
+    async def scene(talks: TalkQueue, engine: Speaking) -> None:
+        engine.may_step.clear()
+        small, large, next_one = (say(talks, "a", owner=f"p{each}", luggage=each) for each in (1, 11, 2))
+        assert [bool(request.begun) for request in (small, large, next_one)] == [True, False, False]
+        engine.may_step.set()
+        await asyncio.gather(small.done, large.done, next_one.done)
+
+    play(scene, slots=4, luggage=10)
 
 
 def test_who_has_least_to_do_goes_first_and_every_fourth_turn_the_oldest() -> None:

@@ -13,12 +13,10 @@ import pytest
 
 from cluster import errors
 from cluster.worker.family import Finished, Stop
-from deployments.llm.llamacpp import Ask, Chunks, LlamaCpp
+from deployments.llm.llamacpp import Chunks, LlamaCpp
 from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import Piece, Reply, TalkUsage
-from deployments.llm.pixel_room import PixelRoom
 from deployments.llm.requests import Query
-from tests.live import until
 from tests.seeing import picture
 
 Take = Callable[[Any], bool]
@@ -111,7 +109,7 @@ def test_a_stopped_answer_is_left_at_the_next_chunk() -> None:
 
 
 class Playing(LlamaCpp):
-    """With an engine that answers once it may, and a room for a single pixel."""
+    """With an engine that answers once it may."""
 
     def __init__(self) -> None:
         self.goes_on = threading.Event()
@@ -119,7 +117,6 @@ class Playing(LlamaCpp):
         self._options, self._context = LlamaCpp.Options(), 100
         self._server: Any = SimpleNamespace(handle_chat_completions=self.answer, handle_completions=self.answer)
         self._threads = ThreadPoolExecutor(4)
-        self._room = PixelRoom(1)
 
     def answer(self, body: Any, take: Take) -> None:
         self.asked.append(body)
@@ -127,10 +124,8 @@ class Playing(LlamaCpp):
         take([delta("yes", finish="stop"), USAGE])
 
     def told(self, *parts: Any) -> tuple[Queue[Any], Stop]:
-        """For a request with one pixel, if any."""
         told: Queue[Any] = Queue()
-        query = Query(messages=[{"role": "user", "content": list(parts)}])
-        return told, self.begin(Ask(query, pixels=len(parts)), told.put)
+        return told, self.begin(Query(messages=[{"role": "user", "content": list(parts)}]), told.put)
 
 
 def test_nothing_is_unpacked_for_somebody_who_has_left() -> None:
@@ -153,20 +148,6 @@ def test_nothing_is_unpacked_for_somebody_who_has_left() -> None:
 
     with pytest.raises(errors.RequestCancelled):
         family._body(Query(messages=[{"role": "user", "content": [red, broken]}]), check)
-
-
-def test_pictures_wait_as_files_until_there_is_room_for_their_pixels() -> None:
-    family, red = Playing(), picture_part(picture("red"))
-    (first, _), (second, stop_second), (third, _) = [family.told(red) for _ in range(3)]
-    text, _ = family.told()
-    until(lambda: len(family.asked) == 2, within=PATIENCE_S, why="the text waits with the pictures")
-    stop_second()
-    assert isinstance(second.get(timeout=PATIENCE_S).outcome, errors.RequestCancelled)
-    assert first.empty() and third.empty() and text.empty() and len(family.asked) == 2
-    family.goes_on.set()
-    for told in (first, third, text):
-        assert isinstance(told.get(timeout=PATIENCE_S), Piece)
-    assert len(family.asked) == 3
 
 
 def test_what_was_unpacked_for_somebody_who_has_left_is_not_asked_for() -> None:

@@ -54,14 +54,21 @@ class Answers:
     def __init__(self, bodies: PictureBodies) -> None:
         self.bodies = bodies
         self.given: list[bytes] = []
-        self.ends = asyncio.Event()
+        #: Whether the engine has read them, and whether it has written all.
+        self.reads, self.ends = asyncio.Event(), asyncio.Event()
 
     def begin(self, order: Order) -> asyncio.Task[None]:
         return asyncio.ensure_future(self.write(order))
 
+    def end(self) -> None:
+        self.reads.set()
+        self.ends.set()
+
     async def write(self, order: Order) -> None:
-        async with self.bodies.of(order) as body:
+        async with self.bodies.of(order) as (body, leave):
             self.given.append(body)
+            await self.reads.wait()
+            leave()
             await self.ends.wait()
 
 
@@ -77,7 +84,7 @@ def test_the_answers_to_one_request_share_what_is_unpacked() -> None:
         await until(lambda: len(answers.given) == 15)
         assert unpacking.begun == 1
         assert all(body is answers.given[0] for body in answers.given)
-        answers.ends.set()
+        answers.end()
         await asyncio.gather(*writing, return_exceptions=True)
         await answers.write(asked)
         assert unpacking.begun == 2, "it is not kept when all of them have ended"
@@ -97,9 +104,28 @@ def test_answers_wait_until_others_have_ended() -> None:
         writing[3].cancel()
         writing[0].cancel()
         await until(lambda: len(answers.given) == 3)
-        answers.ends.set()
+        answers.end()
         await asyncio.gather(*writing, return_exceptions=True)
         assert unpacking.begun == 3, "the last was stopped while it waited"
+
+    asyncio.run(story())
+
+
+def test_answers_that_are_being_written_keep_none_from_being_begun() -> None:
+    async def story() -> None:
+        unpacking = Unpacking()
+        unpacking.goes_on.set()
+        answers = Answers(PictureBodies(2, unpacking))
+        many = order(1)
+        writing = [answers.begin(many) for _ in range(16)]
+        await until(lambda: len(answers.given) == 2)
+        answers.reads.set()
+        await until(lambda: len(answers.given) == 16)
+        writing.append(answers.begin(order(2)))
+        await until(lambda: len(answers.given) == 17)
+        assert not any(each.done() for each in writing)
+        answers.end()
+        await asyncio.gather(*writing)
 
     asyncio.run(story())
 
@@ -115,7 +141,7 @@ def test_nothing_goes_on_for_somebody_who_has_left_nor_comes_in_before_it_has_en
         await asyncio.wait([stopped], timeout=PATIENCE_S)
         await turn()
         assert (unpacking.begun, unpacking.ended) == (1, 0), "its pixels may be there still"
-        answers.ends.set()
+        answers.end()
         unpacking.goes_on.set()
         await asyncio.wait_for(next_one, PATIENCE_S)
         assert unpacking.begun == 2 and answers.given == [b"pixels"]

@@ -15,6 +15,7 @@ from cluster.worker.family import Finished
 from deployments.llm.llamacpp import LlamaCpp
 from deployments.llm.pictures import picture_part
 from deployments.llm.pieces import Reply
+from deployments.llm.projector import PIXELS_AT_ONCE
 from tests import seeing, tiny
 
 PATIENCE_S = 60.0
@@ -120,6 +121,12 @@ def test_pictures_count_as_tokens(family: LlamaCpp) -> None:
     without, one = ask(family, TEXT), ask(family, TEXT, shown("red"))
     assert 0 <= one.tokens - without.tokens - seeing.PICTURE_TOKENS <= 2
     assert one.reply.usage.prompt - without.reply.usage.prompt == seeing.PICTURE_TOKENS
+
+
+def test_pictures_wait_for_room_and_texts_do_not(family: LlamaCpp) -> None:
+    messages = [{"role": "user", "content": [TEXT, shown("red"), shown("blue")]}]
+    asked = family.prepare("chat", [{"messages": messages}, {"messages": [{"role": "user", "content": "a"}]}], {})
+    assert list(asked.luggage) == [2 * seeing.SIDE**2, 0] and family.pace.luggage == PIXELS_AT_ONCE
 
 
 def test_pictures_that_do_not_fit_are_refused_with_both_numbers(family: LlamaCpp, folder: Path) -> None:

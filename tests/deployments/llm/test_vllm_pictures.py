@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Queue
+from threading import Event
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
 from cluster import errors
+from deployments.llm.language import Order, TokenSampling
 from deployments.llm.picture_tokens import MARKS, PictureGrid, picture_tokens_of, stand_ins_of
 from deployments.llm.pictures import picture_part, pixmap
+from deployments.llm.requests import Query
 from deployments.llm.vllm import VllmLanguage
+from deployments.llm.vllm_engine import SOCKET, VllmEngine
 from tests import seeing
 from tests.deployments.llm.checkpoints import CONTEXT, save_language
-from tests.deployments.llm.test_vllm import Engine, Talk, engine, loaded
+from tests.deployments.llm.test_vllm import PATIENCE_S, Engine, Talk, engine, loaded
 
 __all__ = ["engine"]
 
@@ -89,6 +96,32 @@ def test_several_answers_are_asked_for_with_the_same_pixels(engine: Engine, fami
     assert len(reply.choices) == 3 and sorted(asked["seed"] for asked in engine.asked) == [5, 6, 7]
     url = "data:image/x-portable-pixmap;base64," + base64.b64encode(pixmap(data, 1, 10**6)).decode()
     assert [asked["messages"][1]["content"][1]["image_url"]["url"] == url for asked in engine.asked] == [True] * 3
+
+
+def test_an_answer_that_is_being_written_keeps_no_pictures_from_others(engine: Engine) -> None:
+    engine.write(ids=IDS * 1000, step_s=0.05)
+    running = VllmEngine(
+        [*shlex.split(engine.command), "--uds", SOCKET], os.environ, frozenset(), Event().set, pixels=1
+    )
+    running.load(lambda _: None, PATIENCE_S)
+    try:
+        content = [picture_part(seeing.picture("red"))]
+        query = Query(messages=[{"role": "user", "content": content}])
+        told: Queue[str | Exception | None] = Queue()
+        stops = [
+            running.write(
+                Order([], query, 1000, picture_tokens=1, pixels=1),
+                TokenSampling(0.0, 1.0, 0, 0.0, None),
+                lambda *step, name=name: told.put(step[2] or name),
+            )
+            for name in ("first", "second")
+        ]
+        heard = set(iter(lambda: told.get(timeout=PATIENCE_S), "second"))
+        assert heard == {"first"}, "it has not ended when the second begins"
+        for stop in stops:
+            stop()
+    finally:
+        running.close()
 
 
 def test_chances_are_read_of_a_chat_too(engine: Engine, family: VllmLanguage) -> None:
