@@ -186,11 +186,15 @@ class Forwarder:
         live = await self._all_live()
         answers = await self._ask_all(request, live, headers_for)
         pairs = [(answer, cell.name) for answer, cell in zip(answers, live, strict=True) if answer is not None]
-        if not pairs:
-            raise _nobody()
-        # One that knows no such request may answer 200 too, in Xinference's words.
-        pairs.sort(key=lambda pair: (pair[0].status != 200, b'"DONE"' not in pair[0].body))
-        await send_whole(*pairs[0], send)
+        lost = [cell.name for answer, cell in zip(answers, live, strict=True) if answer is None]
+        pairs.sort(key=lambda pair: (not _has_stopped(pair[0]), _has_none(pair[0]), b'"DONE"' not in pair[0].body))
+        if not lost or (pairs and _has_stopped(pairs[0][0])):
+            await send_whole(*pairs[0], send)
+            return
+        cells = f"Cell {lost[0]}" if len(lost) == 1 else f"The cells {', '.join(lost)}"
+        raise errors.Unavailable(
+            f"{cells} went away before it was known whether the request is there; ask again.", retry_after_s=1.0
+        )
 
     async def _all_live(self) -> list[Cell]:
         if not self._table.live:
@@ -225,6 +229,15 @@ def refuse_unclear(request: CellRequest, having: Sequence[str], every: Sequence[
             f"{request.uid} is launched in {len(cells)} cells" if request.uid is not None else "This changes one cell"
         )
         raise errors.BadRequest(f"{what}: say which is meant, of {', '.join(cells)}, by the header X-Cell or --cell.")
+
+
+def _has_stopped(answer: CellAnswer) -> bool:
+    return answer.status == 200 and not _has_none(answer)
+
+
+def _has_none(answer: CellAnswer) -> bool:
+    """No request of that id, which says nothing of other cells. In Xinference's words it is no error."""
+    return answer.status == 404 or (answer.status == 200 and b'"NOT_FOUND"' in answer.body)
 
 
 def _does_not_fit(answer: CellAnswer) -> bool:

@@ -14,6 +14,12 @@ from deployments.ingress.auth import CALLER_HEADER
 from deployments.ingress.bodies import Json
 from tests.deployments.gateway.stub_cells import PATIENCE_S, Served, StubCell, before, in_a_loop
 
+#: The ways to stop a request, and what a cell says that has none of that id.
+ABORTS = (
+    ("DELETE", "/v1/requests/mine", Json({"detail": "No model works on it."}, 404)),
+    ("POST", "/v1/models/m/requests/mine/abort", Json({"msg": "NOT_FOUND"})),
+)
+
 
 @in_a_loop
 async def test_a_request_goes_to_a_cell_that_has_the_model() -> None:
@@ -257,6 +263,44 @@ async def test_a_request_is_stopped_in_whichever_cell_it_is() -> None:
         assert (await gateway.http.delete("/v1/requests/mine?model=m")).status_code == 404
         only = await gateway.http.delete("/v1/requests/mine", headers={"X-Cell": "a"})
         assert only.status_code == 404 and (len(first.requests), len(second.requests)) == (4, 3)
+
+
+@in_a_loop
+async def test_no_cell_speaks_for_one_that_could_not_stop_a_request() -> None:
+    """Neither where it says so by its status, nor in Xinference's words."""
+    first, second = StubCell("a", "m"), StubCell("b", "m")
+    broken, done = Json({"detail": "The supervisor does not answer."}, 503), Json({"msg": "DONE"})
+    async with before(first, second) as gateway:
+        await gateway.until(lambda: len(gateway.gateway.table.live) == 2)
+        for method, path, absent in ABORTS:
+            for one, other, status, telling in (
+                (absent, broken, 503, "b"),
+                (broken, absent, 503, "a"),
+                (broken, done, 200, "b"),
+            ):
+                first.refusal, second.refusal = one, other
+                answer = await gateway.http.request(method, path)
+                assert (answer.status_code, answer.headers["x-cell"]) == (status, telling)
+
+
+@pytest.mark.parametrize(("method", "path", "absent"), ABORTS)
+def test_a_request_that_may_be_in_a_cell_that_went_away_is_not_said_to_be_nowhere(
+    method: str, path: str, absent: Json
+) -> None:
+    async def answered(elsewhere: Json) -> httpx.Response:
+        first, second = StubCell("a", "m"), StubCell("b", "m")
+        second.refusal = elsewhere
+        first.let.clear()
+        async with before(first, second) as gateway:
+            await gateway.until(lambda: len(gateway.gateway.table.live) == 2)
+            stopping = asyncio.ensure_future(gateway.http.request(method, path))
+            await asyncio.wait_for(first.entered.wait(), PATIENCE_S)
+            await first.die()
+            return await stopping
+
+    unknown = asyncio.run(answered(absent))
+    assert unknown.status_code == 503 and "Cell a went away" in unknown.json()["detail"]
+    assert asyncio.run(answered(Json({"stopped": 1}))).headers["x-cell"] == "b"
 
 
 @in_a_loop
