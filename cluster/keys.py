@@ -131,14 +131,19 @@ def of_caller(key: Key | None, caller: str) -> Key | None:
     return shared.model_copy(update={"id": f"{shared.id}.{caller}"})
 
 
+def real(key: Key | None) -> Key | None:
+    """None where nobody is asked for one, also where a gateway tells its callers apart all the same."""
+    return key if key is not None and key.digest else None
+
+
 def shared_id(key_id: str) -> str:
     """The id of the key itself, whoever has it behind a gateway."""
     return key_id.partition(".")[0]
 
 
-def has_request(key: Key | None, key_id: str | None) -> bool:
-    """Whether a key may watch and stop the requests of a key with that id: its own, and all of those who share it; with
-    the scope admin those of everybody. One of those who share it, only his own."""
+def reaches(key: Key | None, key_id: str | None) -> bool:
+    """Whether a key may see and end the requests, jobs and files of a key with that id: its own, and all of those who
+    share it; with the scope admin those of everybody. One of those who share it, only his own."""
     if key is None or key.id == key_id:
         return True
     is_whole = key.id == shared_id(key.id)

@@ -205,9 +205,9 @@ class BackgroundJobs:
         return record
 
     async def find(self, key: keys.Key | None, id: str) -> JobRecord:
-        """The job as it is now; only the key that made it is told of it."""
+        """The job as it is now; whom it is none of is told that there is none."""
         record = await asyncio.to_thread(self._read, id) if _ID.fullmatch(id) else None
-        if record is None or not _is_of(record, key):
+        if record is None or not keys.reaches(key, record.owner):
             raise HTTPException(404, f"There is no job {id!r:.100}, or not any more.")
         model = self._dispatcher.table.models.get(record.model)
         view = await self._progress.watch(model, record.call_owner) if model and not record.is_over else None
@@ -218,7 +218,7 @@ class BackgroundJobs:
             names = [name.removesuffix(".json") for name in self._records.names() if name.endswith(".json")]
             return [record for name in names if (record := self._read(name)) is not None]
 
-        mine = [record for record in await asyncio.to_thread(read) if _is_of(record, key)]
+        mine = [record for record in await asyncio.to_thread(read) if keys.reaches(key, record.owner)]
         return sorted(mine, key=lambda record: record.created_at, reverse=True)
 
     async def result(self, record: JobRecord) -> bytes:
@@ -249,15 +249,11 @@ class BackgroundJobs:
         await asyncio.to_thread(drop)
 
 
-def _is_of(record: JobRecord, key: keys.Key | None) -> bool:
-    return record.owner == (key.id if key else None)
-
-
 def router(jobs: BackgroundJobs, progress: RequestProgress) -> APIRouter:
     routes = APIRouter(tags=["images"])
 
     @routes.get("/v1/images/jobs")
-    @described("The background jobs of this key", JobRows)
+    @described("The background jobs that this key may see", JobRows)
     async def list_jobs(request: Request) -> Json:
         return Json({"object": "list", "data": [record.to_json() for record in await jobs.all_of(request.state.key)]})
 

@@ -138,9 +138,9 @@ def test_one_who_shares_a_key_knows_of_less_than_the_key() -> None:
     admin, _ = keys.new_key("root", ["admin"])
     ann, ben = (keys.of_caller(key, letter * 16) for letter in "ab")
     assert ann and ben and (ann.digest, ann.scopes) == (key.digest, key.scopes) and keys.shared_id(ann.id) == key.id
-    assert keys.has_request(ann, ann.id) and keys.has_request(key, ann.id) and keys.has_request(admin, ann.id)
-    assert not any(keys.has_request(one, other) for one, other in ((ann, ben.id), (ann, key.id), (ann, None)))
-    assert not keys.has_request(keys.of_caller(admin, "a" * 16), ann.id) and not keys.has_request(key, admin.id)
+    assert keys.reaches(ann, ann.id) and keys.reaches(key, ann.id) and keys.reaches(admin, ann.id)
+    assert not any(keys.reaches(one, other) for one, other in ((ann, ben.id), (ann, key.id), (ann, None)))
+    assert not keys.reaches(keys.of_caller(admin, "a" * 16), ann.id) and not keys.reaches(key, admin.id)
     for name in ("", "ann", "A" * 16, "a" * 17, "a" * 15 + "\n", "a" * 16 + "\n"):
         assert keys.of_caller(key, name) is key and keys.of_caller(None, name) is None
-    assert keys.has_request(None, ann.id)
+    assert keys.reaches(None, ann.id)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
-from cluster import errors
+from cluster import errors, keys
 from cluster.launch import BOUNDS
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import ModelState, ScaleNumbers
@@ -90,7 +90,7 @@ def scaling(supervisor: SupervisorClient, table: RouteTable) -> APIRouter:
     async def restart(uid: str, request: Request, wait_ready: bool = True, timeout: Seconds | None = None) -> Json:
         """A new process is READY before its predecessor ends, wherever both have room."""
         body: Restart = checked(Restart, await json_body(request) if await request.body() else {})
-        key = request.state.key
+        key = keys.real(request.state.key)
         by = f"asked for with the key {key.name}" if key is not None else ""
         status = await supervisor.restart(uid, "; ".join(filter(None, (by, body.reason.strip()))))
         if wait_ready:

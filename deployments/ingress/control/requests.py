@@ -86,7 +86,7 @@ class RequestsUnderWay:
     async def of(self, key: Key | None) -> list[UnderWay]:
         """A key is told of its own requests, one with the scope admin of all."""
         every = await self._shared.answer(keys.models_of(key), SHARED_S)
-        return [request for request in every if keys.has_request(key, _key_id(request.owner))]
+        return [request for request in every if keys.reaches(key, _key_id(request.owner))]
 
     async def now_of(self, key: Key | None, uid: str | None) -> list[UnderWay]:
         """Also of what has just begun. `uid`: only of those to this model, and no other is asked."""
@@ -94,7 +94,7 @@ class RequestsUnderWay:
             return []
         uids = (uid,) if uid is not None else keys.models_of(key)
         every = await self._shared.new_answer(uids, SHARED_S)
-        return [request for request in every if keys.has_request(key, _key_id(request.owner))]
+        return [request for request in every if keys.reaches(key, _key_id(request.owner))]
 
 
 async def _calls_of(client: WorkerClient) -> Sequence[OpenCall]:

@@ -1,5 +1,5 @@
-"""Documents that are uploaded first and read later, as Mistral's clients do it: kept for a while, and by whom they were
-uploaded only."""
+"""Documents that are uploaded first and read later, as Mistral's clients do it: kept for a while, for those who
+uploaded them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from typing_extensions import TypedDict
 
-from cluster import errors
+from cluster import errors, keys
 from cluster.names import cut, quoted
 from cluster.value import Value
 from deployments.ingress.bodies import Json, checked, form_of
@@ -99,13 +99,14 @@ class Uploads:
         self._shelf = Shelf(settings.home / "uploads", settings.files_keep_s, settings.files_bytes)
 
     async def add(self, request: Request, filename: str, purpose: str, data: bytes) -> UploadRecord:
+        key: keys.Key | None = request.state.key
         record = UploadRecord(
             id=str(uuid.uuid4()),
             filename=filename,
             purpose=purpose,
             bytes=len(data),
             created_at=int(time.time()),
-            owner=_owner(request),
+            owner=key.id if key else None,
         )
         await asyncio.to_thread(self._put, record, data)
         return record
@@ -115,10 +116,10 @@ class Uploads:
         self._shelf.put(f"{record.id}.{RECORD}", record.model_dump_json().encode())
 
     async def record(self, request: Request, id: object) -> UploadRecord:
-        """What belongs to another key is not there."""
+        """What the key may not see is not there."""
         text = await self._got(id, RECORD)
         record = UploadRecord.model_validate_json(text) if text else None
-        if record is None or record.owner != _owner(request):
+        if record is None or not keys.reaches(request.state.key, record.owner):
             raise HTTPException(404, f"There is no file {quoted(id)}, or not any more; upload it again.")
         return record
 
@@ -136,7 +137,7 @@ class Uploads:
         """The latest first."""
         texts = await asyncio.to_thread(self._records)
         records = [UploadRecord.model_validate_json(text) for text in texts]
-        own = [record for record in records if record.owner == _owner(request)]
+        own = [record for record in records if keys.reaches(request.state.key, record.owner)]
         return sorted(own, key=lambda record: record.created_at, reverse=True)
 
     def _records(self) -> list[bytes]:
@@ -146,11 +147,6 @@ class Uploads:
     async def drop(self, record: UploadRecord) -> None:
         for kind in (RECORD, CONTENT):
             await asyncio.to_thread(self._shelf.drop, f"{record.id}.{kind}")
-
-
-def _owner(request: Request) -> str | None:
-    key = request.state.key
-    return None if key is None else str(key.id)
 
 
 def router(services: Services) -> APIRouter:
