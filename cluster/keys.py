@@ -141,13 +141,17 @@ def shared_id(key_id: str) -> str:
     return key_id.partition(".")[0]
 
 
+def is_whole(key: Key) -> bool:
+    """Not as one of those has it who share it."""
+    return key.id == shared_id(key.id)
+
+
 def reaches(key: Key | None, key_id: str | None) -> bool:
     """Whether a key may see and end the requests, jobs and files of a key with that id: its own, and all of those who
     share it; with the scope admin those of everybody. One of those who share it, only his own."""
     if key is None or key.id == key_id:
         return True
-    is_whole = key.id == shared_id(key.id)
-    return is_whole and ("admin" in key.scopes or (key_id is not None and shared_id(key_id) == key.id))
+    return is_whole(key) and ("admin" in key.scopes or (key_id is not None and shared_id(key_id) == key.id))
 
 
 def request_of(owner: str) -> str:

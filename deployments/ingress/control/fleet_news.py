@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from cluster import errors
-from cluster.keys import Key, models_of, sees
+from cluster import errors, keys
+from cluster.keys import MOST_SESSIONS, Key, models_of, sees
 from cluster.routes import ModelRoutes
 from cluster.runtime.supervisor_client import SupervisorClient
 from cluster.status import Claim, Node, StatusNews
@@ -28,11 +28,10 @@ from deployments.ingress.version import VERSION
 
 log = logging.getLogger("cluster.ingress")
 
-#: The most readers at once; each has a connection of its own. Of them with one key, and of those from one address where
-#: there are no keys, or with a key that may do everything: behind either may stand a gateway with the pages of many.
+#: The most readers at once; each has a connection of its own. Of them with one key, of one of those who share it behind
+#: a gateway, or from one address where there are no keys: as many as browsers may be logged in with a key.
 MOST_READERS = 500
-MOST_OF_KEY = 20
-MOST_OF_ADDRESS = 100
+MOST_OF_ONE = MOST_SESSIONS
 #: One question to the supervisor; nodes are looked at again after each.
 WATCH_S = 2.0
 #: The shortest pause between two questions: what is heard meanwhile comes as one change.
@@ -88,13 +87,16 @@ class FleetNews:
 
     @contextlib.contextmanager
     def _reading(self, key: Key | None, address: str) -> Iterator[None]:
-        whose = ("address", address) if key is None else ("key", key.digest)
-        most_of_it = MOST_OF_ADDRESS if key is None or "admin" in key.scopes else MOST_OF_KEY
+        whose = ("address", address) if key is None else ("key", key.id)
         if self._readers.total() >= self._most_readers:
-            raise errors.Overloaded(f"{self._most_readers} pages are open here already.", retry_after_s=10.0)
-        if self._readers[whose] >= most_of_it:
-            text = f"{most_of_it} pages are open here already with this key or from this address."
-            raise errors.Overloaded(text, retry_after_s=10.0)
+            raise _full(self._most_readers, "here")
+        if self._readers[whose] >= MOST_OF_ONE:
+            raise _full(MOST_OF_ONE, "from this address" if key is None else "with this key")
+        # Whoever has the key may make up callers: others find room for their pages all the same.
+        if key is not None and not keys.is_whole(key):
+            most = self._most_readers - MOST_OF_ONE
+            if self._of_all_who_share(key) >= most:
+                raise _full(most, "by those who share this key")
         self._readers[whose] += 1
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._follow(), name="fleet news")
@@ -107,6 +109,10 @@ class FleetNews:
                 self._task = None
                 # The next reader is told what is then, not what was when the last one left.
                 self._has_heard = False
+
+    def _of_all_who_share(self, key: Key) -> int:
+        shared = keys.shared_id(key.id)
+        return sum(n for (kind, id), n in self._readers.items() if kind == "key" and keys.shared_id(id) == shared)
 
     async def read(self, key: Key | None, last_id: str, beat_s: float, address: str = "") -> AsyncGenerator[bytes]:
         """Events of a stream: what changed, as soon as it has, and at least a sign of life every so often. `address`:
@@ -253,6 +259,10 @@ class FleetNews:
         self._last = {}
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+def _full(most: int, whose: str) -> errors.Overloaded:
+    return errors.Overloaded(f"{most} pages are open {whose} already: close some.", retry_after_s=10.0)
 
 
 def _decoded(rows: Iterable[bytes]) -> dict[str, bytes]:
