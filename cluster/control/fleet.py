@@ -123,7 +123,9 @@ class Fleet:
         claim = worker.claim
         if report.phase == "ready" and report.peak is not None:
             claim = _held_to(self, worker, claim, report, report.peak)
-        self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
+        # Most reports of most workers say what the last one said.
+        if report != worker.report or claim != worker.claim:
+            self.workers[name] = replace(worker, report=report, claim=claim, since=now if moved else worker.since)
         # What it loaded once it can load again: only its process is to blame.
         event = E.DIED if report.phase == "failed" and report.loads else EVENT_OF_PHASE[report.phase]
         after = self.see(name, event, now, str(report.error) if report.error else "")
