@@ -15,7 +15,7 @@ import { Registrations } from "./screens/registrations";
 import { Requests } from "./screens/requests";
 import { Weights } from "./screens/weights";
 import { Undo } from "./screens/undo";
-import { cells, choose, fleet, hasLoaded, heardAt, isOutdated, link } from "./server/live";
+import { cells, choose, fleet, hasLoaded, heardAt, isOutdated, link, refusal } from "./server/live";
 import { may, type Scope } from "./server/me";
 import { words } from "./words";
 
@@ -121,11 +121,13 @@ function Line(): JSX.Element {
 function Banner(): JSX.Element | null {
   const say = words().banner;
   const text =
-    link.value === "lost" && hasLoaded.value
-      ? say.lost(clock(heardAt.value))
-      : link.value === "live" && !fleet.value.hasControl
-        ? say.noControl
-        : "";
+    refusal.value !== ""
+      ? say.refused(refusal.value)
+      : link.value === "lost" && hasLoaded.value
+        ? say.lost(clock(heardAt.value))
+        : link.value === "live" && !fleet.value.hasControl
+          ? say.noControl
+          : "";
   if (isOutdated.value) {
     return (
       <div class="banner row spread" role="status">

@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp import web
 from playwright.async_api import Page, expect
 
+from deployments.ingress.control.fleet_news import MOST_OF_ONE
 from tests.cluster.statuses import make_status
 from tests.live import free_port
 from tests.page.looking import Eyes, line, row
@@ -102,6 +103,44 @@ def test_eight_tabs_of_one_browser_are_all_alive(eyes: Eyes, tmp_path: Path) -> 
             await first.evaluate(HIDE, False)
             await expect(row(first, "meanwhile")).to_be_visible()
             await expect(line(first)).to_have_text("Live")
+
+    eyes.run(scene())
+
+
+@asynccontextmanager
+async def all_places_taken(url: str) -> AsyncIterator[None]:
+    """As many pages are open as one address may have."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as client:
+        answers = [await client.get(f"{url}/v1/changes") for _ in range(MOST_OF_ONE)]
+        assert {answer.status for answer in answers} == {200}
+        yield
+        for answer in answers:
+            answer.close()
+
+
+def test_a_page_for_which_there_is_no_room_says_so_and_asks_again_when_it_was_told_to(
+    eyes: Eyes, tmp_path: Path
+) -> None:
+    said = f"{MOST_OF_ONE} pages are open from this address already"
+    tries: list[str] = []
+
+    async def scene() -> None:
+        async with serving(tmp_path, some()) as url, eyes.tab() as page, eyes.tab(language="zh-CN") as other:
+            await page.clock.install()
+            page.on("request", lambda request: tries.append(request.resource_type))
+            async with all_places_taken(url):
+                await page.goto(f"{url}/ui/")
+                await expect(page.get_by_text(f"{said}: close some. The page goes on trying.")).to_be_visible()
+                await other.goto(f"{url}/ui/")
+                await expect(other.get_by_text(f"{said}: close some. 页面会继续重试。")).to_be_visible()
+                await page.clock.fast_forward(8_000)
+                await page.clock.fast_forward(1_000)
+                assert tries.count("eventsource") == 1
+                await expect(line(page)).to_have_text("Connecting")
+            await page.clock.fast_forward(2_000)
+            await expect(line(page)).to_have_text("Live")
+            await expect(page.get_by_text(said)).to_have_count(0)
+            await expect(row(page, "ready-one")).to_be_visible()
 
     eyes.run(scene())
 

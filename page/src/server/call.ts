@@ -10,6 +10,8 @@ export class Refused extends Error {
     readonly status: number,
     readonly code: string,
     readonly field: string | null,
+    /** How long the server wants to be left alone. */
+    readonly retryAfterMs: number,
   ) {
     super(message);
   }
@@ -36,7 +38,7 @@ export const isAbort = (error: unknown): boolean => error instanceof DOMExceptio
 async function refusalOf(answer: Response): Promise<Refused> {
   const body = (await answer.json().catch(() => ({}))) as ErrorBody;
   const message = body.error?.message ?? body.detail ?? `${answer.status} ${answer.statusText}`;
-  return new Refused(message, answer.status, body.error?.code ?? "", body.error?.param ?? null);
+  return new Refused(message, answer.status, body.error?.code ?? "", body.error?.param ?? null, (Number(answer.headers.get("Retry-After")) || 0) * 1000);
 }
 
 /** The answer as it comes; throws `Refused` for one that is an error. */

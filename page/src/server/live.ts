@@ -1,6 +1,6 @@
 /** Follows the cluster: one stream into signals, which nothing else writes. Nothing polls. */
 import { computed, signal } from "@preact/signals";
-import { callCell, get, urlOf } from "./call";
+import { callCell, Refused, send, urlOf } from "./call";
 import { amended, NOTHING, type Cells, type Fleet } from "./changes";
 import { learn } from "./me";
 import type { LiveChange } from "./shapes";
@@ -12,6 +12,8 @@ export const fleet = signal<Fleet>(NOTHING);
 export const link = signal<Link>("connecting");
 /** Null where the server is no gateway. */
 export const cells = signal<Cells | null>(null);
+/** Why the server lets nobody follow it, in its own sentence. */
+export const refusal = signal("");
 /** When the server was last heard. */
 export const heardAt = signal(0);
 /** How often it was found again after it was lost: what a screen asked for by itself may be old then. */
@@ -31,6 +33,8 @@ const HIDDEN_MS = 2000;
 /** The cell that somebody chose, or that the gateway did. */
 let chosen = "";
 let source: EventSource | null = null;
+/** Until when a server that refused the stream is left alone. */
+let retryAt = 0;
 /** Of the last change that was read: a stream that is opened anew goes on from there. */
 let lastId = "";
 /** What screens want to be told besides models and nodes, and who takes it: by topic and by kind of event. */
@@ -59,6 +63,7 @@ function hear(): void {
   heardAt.value = Date.now();
   if (link.value === "lost") returns.value += 1;
   if (link.value !== "live") learn();
+  refusal.value = "";
   link.value = "live";
 }
 
@@ -67,15 +72,22 @@ function close(): void {
   source = null;
 }
 
-/** Why a stream does not open is told to nobody by the browser; the answer to a plain request says it. */
-function findOutWhy(): void {
-  get("/v1/cluster/version", AbortSignal.timeout(SILENT_MS)).catch(() => undefined);
+/** Why a stream does not open is told to nobody by the browser; the answer to a plain request for it says it. */
+async function findOutWhy(): Promise<void> {
+  try {
+    const answer = await send("GET", pathOfStream(), { signal: AbortSignal.timeout(SILENT_MS) });
+    await answer.body?.cancel();
+  } catch (error) {
+    // Meanwhile it may have opened, and without a key nobody tries.
+    if (!(error instanceof Refused) || error.status >= 500 || link.value === "live" || link.value === "closed") return;
+    refusal.value = error.message;
+    retryAt = Date.now() + error.retryAfterMs;
+  }
 }
 
 function lose(): void {
   if (link.value === "closed") return;
   link.value = heardAt.value === 0 && link.value === "connecting" ? "connecting" : "lost";
-  findOutWhy();
 }
 
 /** All that is on the screen is of one cell. */
@@ -92,6 +104,7 @@ function forget(): void {
   fleet.value = NOTHING;
   firstServer.value = "";
   heardAt.value = 0;
+  refusal.value = "";
 }
 
 export function choose(name: string): void {
@@ -127,17 +140,18 @@ function turn(): void {
 
 const topics = (): string[] => [...wanted.keys()].sort();
 
-function urlOfStream(): string {
+function pathOfStream(): string {
   const query = new URLSearchParams();
   for (const topic of topics()) query.append("topic", topic);
   for (const [name, value] of Object.entries({ cell: chosen, since: lastId, cursor: logCursor })) if (value !== "") query.set(name, value);
-  return urlOf(`/v1/changes${query.size > 0 ? `?${query}` : ""}`);
+  return `/v1/changes${query.size > 0 ? `?${query}` : ""}`;
 }
 
 export function open(): void {
   close();
+  retryAt = 0;
   openedTopics = String(topics());
-  const opened = (source = new EventSource(urlOfStream()));
+  const opened = (source = new EventSource(urlOf(pathOfStream())));
   const openedAt = Date.now();
   opened.onmessage = (event: MessageEvent<string>) => {
     lastId = event.lastEventId;
@@ -149,13 +163,17 @@ export function open(): void {
   opened.addEventListener("cells", (event: MessageEvent<string>) => takeCells(event.data));
   opened.addEventListener("beat", hear);
   opened.addEventListener("ended", lock);
-  opened.onerror = lose;
+  opened.onerror = () => {
+    lose();
+    if (opened.readyState === EventSource.CLOSED) void findOutWhy();
+  };
   watch(opened, openedAt);
 }
 
 /** The page needs a key. */
 export function lock(): void {
   link.value = "closed";
+  refusal.value = "";
   close();
 }
 
@@ -167,7 +185,7 @@ export function unlock(): void {
 function watch(opened: EventSource, since: number): void {
   if (source !== opened) return;
   const isSilent = Date.now() - Math.max(heardAt.value, since) > SILENT_MS;
-  if (isSilent || opened.readyState === EventSource.CLOSED) {
+  if ((isSilent || opened.readyState === EventSource.CLOSED) && Date.now() >= retryAt) {
     lose();
     open();
     return;

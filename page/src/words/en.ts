@@ -36,6 +36,7 @@ export const en = {
   cell: { label: "The cluster that is shown", away: (name: string): string => `${name} (does not answer)` },
   banner: {
     lost: (at: string): string => `The server does not answer. This is what was known at ${at}; the page goes on trying.`,
+    refused: (said: string): string => `${said} The page goes on trying.`,
     noControl: "The control plane restarts. Models go on serving; changes are shown when it is back.",
     outdated: "The server was updated; this page is older.",
     reload: "Reload",

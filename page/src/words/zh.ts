@@ -34,6 +34,7 @@ export const zh: Words = {
   cell: { label: "显示的集群", away: (name) => `${name}（没有应答）` },
   banner: {
     lost: (at) => `服务器没有应答。以下是 ${at} 时的状态，页面会继续重试。`,
+    refused: (said) => `${said} 页面会继续重试。`,
     noControl: "控制面正在重启。模型继续服务，恢复后会显示变化。",
     outdated: "服务器已更新，此页面是旧版本。",
     reload: "重新加载",
