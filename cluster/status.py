@@ -39,6 +39,8 @@ class Node:
     #: What is known of each, in the order of their numbers; less than there are where nobody says. How full they are is
     #: news of its own, and makes no other node of it.
     cards: tuple[Card, ...] = field(default=(), compare=False)
+    #: It came a moment ago, and nobody knows yet what others have of its cards: nothing new is placed on these.
+    is_unread: bool = field(default=False, compare=False)
     #: Cards that torch can use; None for all. Only these count where a launch does not ask for a GPU by number.
     usable_gpus: int | None = None
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster.control.fleet import Fleet
 from cluster.control.lifecycle import WORKS
 from cluster.control.peaks import Peak, needs_of, peak_of
 from cluster.control.placement import NoRoom, Placement, demand_of, is_for_cards
-from cluster.control.room import Room
+from cluster.control.room import Room, room_beside
 from cluster.launch import Needs, Wanted
 from cluster.status import WorkerState
 from cluster.weights.memory import MemoryPlan
@@ -55,7 +55,9 @@ def placements_of(fleet: Fleet, wanted: Wanted) -> list[Placement] | NoRoom:
 
 def room_for(fleet: Fleet, wanted: Wanted) -> Room:
     """What is left beside the workers of other models, once all of them run."""
-    room = fleet.room(without=wanted.uid)
+    # What is not known yet refuses nothing: it is launched, and waits.
+    nodes = [replace(node, is_unread=False) if node.is_unread else node for node in fleet.open_nodes()]
+    room = room_beside(fleet.workers, nodes, fleet.settings.memory_fraction, wanted.uid)
     # Replicas still to be started count as well, or fifty launches at once would all seem to fit.
     settled = WORKS | {WorkerState.FAILED}
     for other in _short_of_workers(fleet):

@@ -174,9 +174,9 @@ class Fleet:
             return node
         return replace(node, room_bytes=room, room_reason=pressure.others(node_memory.memory))
 
-    def room(self, without: str = "") -> Room:
-        """What is left on the nodes beside all workers, or beside those of all models but one."""
-        return room_beside(self.workers, self.open_nodes(), self.settings.memory_fraction, without)
+    def room(self) -> Room:
+        """What is left on the nodes beside all workers."""
+        return room_beside(self.workers, self.open_nodes(), self.settings.memory_fraction)
 
     def see(self, name: str, event: WorkerEvent, now: float, reason: str = "") -> WorkerRecord:
         worker = self.workers[name]

@@ -23,6 +23,8 @@ SHARE_STEP = 0.01
 TINY = 1e-9
 #: What others may have of a card that is given to a launch of which nobody knows how much it needs.
 LITTLE = 0.05
+#: Why a node gives none of its cards yet.
+UNREAD = "how full its cards are is not known yet"
 #: More nodes with the same reason are only counted, and a message has no more parts than this.
 MOST_NAMED, MOST_TOLD = 3, 8
 
@@ -66,8 +68,14 @@ class NoRoom:
     uid: str
     reasons: tuple[tuple[str, str], ...]
 
+    @property
+    def is_early(self) -> bool:
+        """Whether there may be room all the same, as will be known in a moment."""
+        return any(reason == UNREAD for _, reason in self.reasons)
+
     def __str__(self) -> str:
-        return f"{self.uid} fits on no node ({_told(self.reasons) or 'there are no nodes'})."
+        yet = " yet" if self.is_early else ""
+        return f"{self.uid} fits on no node{yet} ({_told(self.reasons) or 'there are no nodes'})."
 
     def error(self) -> errors.DoesNotFit:
         return errors.DoesNotFit(str(self), retry_after_s=30.0)
@@ -157,6 +165,8 @@ def offer_of(demand: Demand, node: Node, held: Held, wants_gpu: bool, memory_fra
     if needs.memory_bytes > free:
         room = _gib(_room_bytes(node, memory_fraction))
         return f"{_gib(max(free, 0))} of {room} memory free, {_gib(needs.memory_bytes)} asked"
+    if cards and node.is_unread:
+        return UNREAD
     return Claim(needs.memory_bytes, cards, cpus, needs.card_bytes, demand.is_measured)
 
 

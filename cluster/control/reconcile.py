@@ -239,12 +239,14 @@ class _Planning:
             elif refused is None:
                 no_room = self._start(target, index, "lost" if loss.count else "wanted")
                 if no_room is not None:
-                    refused = index
                     self._let_wait(target, no_room)
+                # Nothing gives way to it as long as there may be room.
+                if no_room is not None and not no_room.is_early:
+                    refused = index
         return refused
 
     def _let_wait(self, target: Wanted, no_room: NoRoom) -> None:
-        self.plan.waiting[target.uid] = Waiting(str(no_room), DoesNotFit.code())
+        self.plan.waiting[target.uid] = Waiting(str(no_room), "" if no_room.is_early else DoesNotFit.code())
         if (node := self.kept_nodes.get(target.uid)) is not None:
             self.room.close(node)
 

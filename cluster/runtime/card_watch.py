@@ -90,6 +90,10 @@ class CardWatch:
         """None as long as nobody knows."""
         return self._cards.get(node_id)
 
+    def is_unread(self, node_id: str) -> bool:
+        """Whether its driver is still being asked for the first time; that it fails is an answer too."""
+        return self.of(node_id) is not NO_CARDS and node_id not in self._driver and node_id not in self._failures
+
     def full(self, node_id: str) -> tuple[Card, ...]:
         """Each card of a node, and how full it was a moment ago."""
         counts = self._clock() < self._counts_until.get(node_id, 0.0)

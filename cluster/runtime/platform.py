@@ -137,6 +137,7 @@ class RayPlatform:
             card_bytes=cards.bytes,
             usable_gpus=cards.usable,
             cards=self._cards.full(row["NodeID"]),
+            is_unread=self._cards.is_unread(row["NodeID"]),
             is_head=HEAD_RESOURCE in resources,
             draining=draining,
             name=row.get("NodeName") or row["NodeManagerAddress"],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,6 +47,46 @@ def test_in_a_storm_nothing_is_started_until_the_hold_is_over() -> None:
     assert state(found) == (M.WAITING, "many nodes vanished at once; waiting for them")
     assert carry_out(found, 119.9) == []
     assert carry_out(found, 120.0) == ["worker:m:1:0-s0"]
+
+
+UNREAD = replace(make_node("n0", gpus=1, card_gib=10), is_unread=True)
+READ = replace(UNREAD, is_unread=False)
+
+
+def test_a_launch_waits_until_it_is_known_how_full_the_cards_are() -> None:
+    found = fleet(make_wanted(n_gpu="auto"), nodes=[UNREAD])
+    assert carry_out(found, 1.0) == []
+    assert state(found) == (M.WAITING, "m fits on no node yet (n0: how full its cards are is not known yet).")
+    assert found.waiting["m"].code == "", "nobody gives way to it, and no autoscaler adds a node for it"
+    found.see_nodes([READ], 2.0)
+    assert carry_out(found, 2.0) == ["worker:m:1:0-s0"]
+
+
+def test_what_is_not_known_yet_refuses_no_launch() -> None:
+    found = fleet(make_wanted(n_gpu="auto"), nodes=[UNREAD])
+    assert could_place(found, make_wanted("other", n_gpu="auto", claim_gib=9)) is None
+    assert could_place(found, make_wanted("other", n_gpu="auto", claim_gib=10)) is not None, "the first has a GiB"
+
+
+def test_what_runs_on_cards_that_nobody_has_read_yet_stays() -> None:
+    """As a supervisor sees it that has just come back."""
+    found = serving(make_wanted(n_gpu="auto"), nodes=[READ])
+    found.see_nodes([UNREAD], 1.0)
+    assert found.orphaned() == [] and carry_out(found, 1.0) == []
+    assert state(found) == (M.READY, "")
+
+
+def test_no_worker_gives_way_to_a_newer_one_that_has_room_where_nobody_has_read_yet() -> None:
+    """It would be gone for nothing."""
+    other = replace(UNREAD, id="n1", ip="n1")
+    found = serving(make_wanted(n_gpu="auto", claim_gib=6), nodes=[READ])
+    found.want(make_wanted(n_gpu="auto", claim_gib=6, generation=2))
+    found.see_nodes([READ, other], 1.0)
+    plan = found.plan(1.0)
+    assert (plan.start, plan.drain) == ([], [])
+    found.see_nodes([READ, replace(other, is_unread=False)], 2.0)
+    (start,) = found.plan(2.0).start
+    assert start.placement.node == "n1"
 
 
 def test_workers_of_a_node_that_is_gone_are_orphans() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cluster import errors
@@ -7,6 +9,7 @@ from cluster.control.held import Taken
 from cluster.control.making_room import FAIR_S, LEAST_S, Guest, by_node, who_gives_way
 from cluster.control.placement import Demand
 from cluster.control.room import Room
+from cluster.launch import ReplicaPlace
 from cluster.status import Claim
 from tests.cluster.control.scenes import M, Scene, play
 from tests.make import make_node, make_wanted
@@ -43,6 +46,16 @@ def test_nobody_gives_way_where_that_is_not_enough() -> None:
     assert chosen(3, 2, {"a": 1.0}, a=1) == []
     assert chosen(2, 2, {"a": 1.0}, a=1, pinned=1) == []
     assert chosen(2, 2, {}, a=1) == []
+
+
+def test_nobody_gives_way_where_nobody_knows_yet_what_others_have_of_the_cards() -> None:
+    node = make_node("n0", gpus=1, card_gib=10)
+    taken = Taken("a", "n0", Claim(0, ((0, 0.6),), 0.0, 6 * GIB))
+    guests = by_node([Guest("a", (("n0", taken.claim),), 1.0)])
+    asked = Demand("new", GIB, ReplicaPlace(n_gpu=1))
+    for is_unread, expected in [(False, "n0"), (True, "")]:
+        room = Room.beside([replace(node, is_unread=is_unread)], [taken])
+        assert who_gives_way(asked, room, guests, ())[1] == expected
 
 
 SMALL = make_node("n0", memory_gib=1)

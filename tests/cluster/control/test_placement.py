@@ -435,6 +435,33 @@ def test_a_node_whose_memory_ran_out_takes_what_fits_into_the_rest() -> None:
 # ------------------------------------------------------------------------------------------- cards of others
 
 
+UNREAD = replace(make_node("a", gpus=2, card_gib=24), is_unread=True)
+
+
+@pytest.mark.parametrize("where", [{"n_gpu": "auto"}, {"n_gpu": 1}, {"n_gpu": 0.5}, {"n_gpu": 1, "gpu_idx": (1,)}])
+def test_of_cards_of_which_nobody_knows_yet_how_full_they_are_nothing_is_given(where: dict[str, Any]) -> None:
+    refused = place(demand(**where), [UNREAD], [])
+    assert isinstance(refused, NoRoom) and refused.is_early
+    assert str(refused) == "m fits on no node yet (a: how full its cards are is not known yet)."
+    assert isinstance(place(demand(**where), [replace(UNREAD, is_unread=False)], []), Placement)
+
+
+def test_what_needs_no_card_is_placed_beside_cards_that_nobody_has_read() -> None:
+    assert place(demand(), [UNREAD], []) == Placement("a", Claim(GIB))
+
+
+def test_cards_that_were_read_come_before_those_that_were_not() -> None:
+    read = make_node("b", gpus=8, card_gib=24)
+    assert isinstance(found := place(demand(n_gpu="auto"), [UNREAD, read], []), Placement)
+    assert found.node == "b"
+
+
+def test_where_there_is_no_room_whatever_will_be_read_it_is_not_too_early_to_say_so() -> None:
+    refused = place(demand(gib=30, n_gpu="auto"), [UNREAD], [])
+    assert isinstance(refused, NoRoom) and not refused.is_early
+    assert str(refused) == "m fits on no node (a: a GPU has 24.0 GiB, 30.0 GiB asked)."
+
+
 def with_foreign(*gib: float, size_gib: float = 24) -> Node:
     """A node whose cards others have so much of."""
     cards = tuple(

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster import errors
+from cluster.cards import Card, CardUser
 from cluster.control.placement import Placement
 from cluster.control.sqlite_store import SqliteStore
 from cluster.launch import Needs
@@ -20,7 +22,7 @@ from tests.cluster.control.scenes import (
     loading,
     play,
 )
-from tests.make import GIB, make_wanted
+from tests.make import GIB, make_node, make_wanted
 
 
 def test_after_everything_died_what_was_ready_is_recovering_and_what_never_was_is_loading() -> None:
@@ -39,6 +41,28 @@ def test_after_everything_died_what_was_ready_is_recovering_and_what_never_was_i
             raise RouteTable.why_not(models["m"])
 
     play(scene)
+
+
+def test_a_new_supervisor_adopts_workers_on_cards_that_it_has_not_read_yet_and_places_nothing_beside_them() -> None:
+    async def scene(s: Scene) -> None:
+        await s.ready(make_wanted("first", n_gpu="auto"))
+        await s.stop()
+        read = s.world.there[0]
+        s.world.there = [replace(read, is_unread=True)]
+        await s.replace_supervisor()
+        await s.state(M.READY, "first")
+        assert (await s.launch(make_wanted("second", n_gpu="auto"))).state != M.FAILED
+        reason = "second fits on no node yet (n0: how full its cards are is not known yet)."
+        assert (await s.state(M.WAITING, "second")).reason == reason
+        await s.ticks()
+        assert len(s.world.started) == 1 and s.world.the("first").alive
+        others = Card(total_bytes=10 * GIB, used_bytes=10 * GIB, users=(CardUser(4711, "python", 9 * GIB),))
+        s.world.there = [replace(read, cards=(others,))]
+        await s.until(lambda: "used by others" in s.supervisor._fleet.waiting["second"].reason)
+        s.world.there = [read]
+        await s.state(M.READY, "second")
+
+    play(scene, make_node("n0", gpus=1, card_gib=10))
 
 
 def test_a_new_supervisor_adopts_the_same_workers() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,9 @@ class Driver:
         self.hangs = False
         #: Whether it can be asked at all.
         self.can_be_asked = True
+        #: Cleared as long as it neither answers nor fails.
+        self.speaks = asyncio.Event()
+        self.speaks.set()
         #: How long it was given to answer, each time.
         self.given_s: list[float] = []
         self.now = 1000.0
@@ -61,6 +65,7 @@ class Driver:
 
     async def answer(self, timeout_s: float) -> Sequence[Card] | None:
         self.given_s.append(timeout_s)
+        await self.speaks.wait()
         if self.hangs:
             raise errors.Unavailable("It does not answer.")
         self.left -= 1
@@ -201,6 +206,54 @@ def test_a_driver_has_more_time_until_it_has_answered_once() -> None:
         await driver.tick(watch)
         await driver.tick(watch)
         assert driver.given_s == [FIRST_READING_S, FIRST_READING_S, READING_S]
+
+    asyncio.run(scene())
+
+
+UNUSUAL = {"no driver": None, "failed": errors.Unavailable("It does not answer."), "broke": RuntimeError("no words")}
+
+
+@pytest.mark.parametrize("says", [(FULL,), *UNUSUAL.values()], ids=["answered", *UNUSUAL])
+def test_a_node_is_unread_until_its_first_reading_has_ended_in_whatever_way(says: Any) -> None:
+    async def scene() -> None:
+        driver = Driver()
+        watch = driver.watch()
+        driver.says = says
+        driver.speaks.clear()
+        await watch.look_at([ROW, {"NodeID": "plain", "Resources": {}}])
+        await turns()
+        assert watch.of("n0") == OF_TORCH and watch.is_unread("n0")
+        assert not watch.is_unread("plain"), "it has no cards"
+        assert driver.given_s == [FIRST_READING_S], "it is not unread for longer"
+        driver.speaks.set()
+        await turns()
+        assert not watch.is_unread("n0")
+        # The next one is under way.
+        driver.speaks.clear()
+        await driver.tick(watch, SELDOM_S)
+        assert driver.begun == 2 and not watch.is_unread("n0")
+
+    asyncio.run(scene())
+
+
+def test_a_process_that_does_not_end_keeps_no_node_unread() -> None:
+    async def scene() -> None:
+        driver = Driver()
+        watch = driver.watch()
+        driver.hangs = True
+        await driver.tick(watch)
+        assert driver.left == 1 and not watch.is_unread("n0")
+
+    asyncio.run(scene())
+
+
+def test_a_driver_that_cannot_be_asked_keeps_no_node_unread() -> None:
+    async def scene() -> None:
+        driver = Driver()
+        watch = driver.watch()
+        driver.can_be_asked = False
+        await driver.tick(watch)
+        assert not watch.is_unread("n0")
 
     asyncio.run(scene())
 
