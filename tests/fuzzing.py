@@ -15,6 +15,7 @@ import json
 import random
 import re
 import struct
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -72,10 +73,22 @@ def answer_to(connection: http.client.HTTPConnection, sent: Sent) -> tuple[int |
     try:
         connection.request(sent.method, sent.path, sent.content, dict(sent.headers))
         answer = connection.getresponse()
-        return answer.status, answer.read()[:300]
+        return answer.status, read_until(answer, time.monotonic() + (connection.timeout or 60.0))[:300]
     except (OSError, http.client.HTTPException, ValueError) as error:
         connection.close()
         return type(error).__name__, b""
+
+
+def read_until(answer: http.client.HTTPResponse, deadline: float) -> bytes:
+    """Some streams never end, and always say something before anybody's patience with them does."""
+    body = b""
+    while part := answer.read1(2**16):
+        body += part
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    # Or the next request of this connection would wait for more of it.
+    answer.close()
+    return body
 
 
 def targets_of(app: FastAPI) -> list[Target]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from deployments.ingress.server import Server
 from tests.attacks.standing_in import Method, StandIn, opened
 from tests.deployments.ingress.route_tables import GOOD
 from tests.families import Letters, Painting
-from tests.fuzzing import Fuzzer, Target, answer_to, targets_of
+from tests.fuzzing import Fuzzer, Sent, Target, answer_to, targets_of
 from tests.live import free_port
 from tests.make import GIB, make_wanted
 from tests.read_pages import Reader
@@ -88,7 +89,9 @@ async def loaded(uid: str, folder: Path) -> Worker:
 def serving(folder: Path, stalls: list[float]) -> Iterator[tuple[str, list[Target]]]:
     """The address, and the app that is served there. It runs in a thread of its own, so that its event loop does
     nothing but serve."""
-    place = Settings(home=folder, port=free_port(), plugins="tests.families,tests.read_pages", log_level="WARNING")
+    plugins = "tests.families,tests.read_pages"
+    # Answers that nobody waits for any more would hold its end up.
+    place = Settings(home=folder, port=free_port(), plugins=plugins, log_level="WARNING", drain_s=1.0)
     is_up, targets = threading.Event(), []
 
     async def serve() -> None:
@@ -116,6 +119,24 @@ def serving(folder: Path, stalls: list[float]) -> Iterator[tuple[str, list[Targe
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(30)
+
+
+def test_an_answer_that_never_ends_is_left_in_time() -> None:
+    def beat(listening: socket.socket) -> None:
+        taken, _ = listening.accept()
+        with taken, suppress(OSError):
+            taken.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while not is_left.wait(0.02):
+                taken.sendall(b"1\r\n.\r\n")
+
+    is_left = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=beat, args=(listening,), daemon=True)
+        server.start()
+        connection = http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=0.3)
+        assert answer_to(connection, Sent("GET", "/", b"", {})) == ("TimeoutError", b"")
+        is_left.set()
+        server.join()
 
 
 def test_no_body_is_a_500_or_stops_the_loop(tmp_path: Path) -> None:
