@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cluster import environment, errors
 from cluster.value import JsonObject
@@ -42,6 +44,16 @@ def environment_with(threads: int) -> dict[str, str]:
         NNCF_CI="1",
         CI="true",
     )
+
+
+def complete(file: Path, write: Callable[[Path], None]) -> None:
+    """Writes elsewhere and then renames, so that the file and its neighbours are complete even if this process dies."""
+    with TemporaryDirectory(dir=file.parent, prefix=".") as folder:
+        unfinished = Path(folder) / file.name
+        write(unfinished)
+        others = [written for written in Path(folder).iterdir() if written != unfinished]
+        for written in (*others, unfinished):
+            written.replace(file.parent / written.name)
 
 
 def run(module: str, job: JsonObject, failed: str, threads: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from cluster import errors
 from cluster.value import JsonObject
 from deployments.conversions import run
-from deployments.text.encoders import conversion
+from deployments.text.encoders import conversion, export
 from deployments.text.engine_limits import TWICE_BYTES
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Arrays, Floats
@@ -105,11 +105,13 @@ def _may_be_twice(model: Path, parallel: int) -> bool:
     return parallel > 1 and size <= TWICE_BYTES
 
 
+#: What other files are made of.
+EXPORTED = "model.onnx"
 #: Engine -> the file it runs, and who runs it.
 ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
-    "onnx": ("model.onnx", OnnxRuntime),
+    "onnx": (EXPORTED, OnnxRuntime),
     "onnx_int8": ("model-int8.onnx", OnnxRuntime),
-    "openvino_bf16": ("model.onnx", OpenVino),
+    "openvino_bf16": (EXPORTED, OpenVino),
     "openvino_int8": ("model-int8.xml", OpenVino),
 }
 
@@ -136,10 +138,14 @@ def converted(
         "sample": [[list(text.ids), list(text.type_ids)] for text in sample],
         "place": str(place),
     }
-    if here:
-        conversion.convert(job)
-        return file
-    run("deployments.text.encoders.conversion", job, f"The model could not be converted for {engine}", threads)
+    # In two processes: what quantises needs no torch.
+    for module, made in ((export, place / EXPORTED), (conversion, file)):
+        if made.exists():
+            continue
+        if here:
+            module.convert(job)
+        else:
+            run(module.__name__, job, f"The model could not be converted for {engine}", threads)
     return file
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.text.encoders import conversion
+from deployments.text.encoders.export import agrees, body_of, export
 from tests.deployments.text.encoders.test_packing import BODIES, HEADS
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def test_attention_is_one_operation_where_it_can_be(name: str, tmp_path: Path) -
         "max_tokens": 64,
     }
     folder, file = str(case.folder(tmp_path / "model")), tmp_path / "model.onnx"
-    conversion.export(folder, loader, file)
+    export(folder, loader, file)
     kinds = Counter(node.op_type for node in onnx.load(file).graph.node)
     assert kinds["MultiHeadAttention"] == WHOLE[name]
-    assert conversion.agrees(conversion.body_of(folder, loader, {}), loader, file)
+    assert agrees(body_of(folder, loader, {}), loader, file)
