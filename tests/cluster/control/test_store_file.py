@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -22,10 +23,11 @@ from tests.full_disk import SmallDisk, small_disk
 MODELS = 300
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A store with wishes of realistic size, three keys and a registration."""
-    path = tmp_path / "home" / "store.db"
+@pytest.fixture(scope="module")
+def full_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with wishes of realistic size, three keys and a registration. Every row is synced to the disk, so it is
+    written once; each test has a copy."""
+    path = tmp_path_factory.mktemp("full") / "home" / "store.db"
     store = SqliteStore(path)
     for number in range(MODELS):
         store.put("wish", f"m{number}", {"uid": f"m{number}", "generation": number + 1, "text": "x" * 900})
@@ -35,7 +37,12 @@ def path(tmp_path: Path) -> Path:
     store.next_number("generation", MODELS)
     store.next_number("epoch", 5)
     store.close()
-    return path
+    return path.parent
+
+
+@pytest.fixture
+def path(full_home: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(full_home, tmp_path / "home") / "store.db"
 
 
 def everything(path: Path) -> dict[str, dict[str, object]]:
