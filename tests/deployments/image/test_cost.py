@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deployments.image.cost import Cost, ObservedCall, counted
 from deployments.image.diffusion import Diffusion
 from deployments.image.resolved_drawing import ResolvedDrawing
-from tests.deployments.image.painter import Painter
+from tests.deployments.image.painter import SIDE, Painter
 
 #: How much it may differ from a real count.
 CLOSE = 0.02
@@ -47,7 +47,7 @@ def operations(painter: Painter, width: int, height: int, steps: int) -> float:
 
 @pytest.mark.parametrize("name", ["sd15", "sd3", "flux", "qwen_image"])
 def test_it_is_what_the_library_counts_at_every_size(folder_of: Callable[[str], Path], name: str) -> None:
-    painter = Painter.of(folder_of(name))
+    painter = Painter.of(folder_of(name), facts={"resolution": SIDE})
     for width, height, steps in ((64, 64, 4), (128, 96, 4), (320, 256, 2)):
         drawing = drawing_of(painter, width, height, steps)
         real = operations(painter, width, height, steps)
@@ -58,7 +58,7 @@ def test_it_is_what_the_library_counts_at_every_size(folder_of: Callable[[str], 
 
 
 def test_a_part_of_the_steps_is_a_part_of_the_cost(folder_of: Callable[[str], Path]) -> None:
-    painter = Painter.of(folder_of("sdxl"))
+    painter = Painter.of(folder_of("sdxl"), facts={"resolution": SIDE})
     half = painter.drawing("image2image", num_inference_steps=20, strength=0.5)
     whole = painter.drawing("image2image", num_inference_steps=20, strength=1.0)
     assert painter.runner.cost_of(half) == painter.runner.cost_of(whole) / 2

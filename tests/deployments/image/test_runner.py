@@ -80,10 +80,10 @@ def lora_for(folder: Path, file: Path, name: str) -> Path:
     return file
 
 
-def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
+def five(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
     chance = random.Random(seed)
     # Only a part of the steps is drawn over an input picture.
-    fewest, most = (2, 7) if task == "text2image" else (4, 8)
+    fewest, most = (2, 5) if task == "text2image" else (4, 7)
     return [
         painter.drawing(
             task,
@@ -93,7 +93,7 @@ def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
             guidance_scale=chance.choice([1.5, 3.0, 5.0]),
             **more,
         )
-        for _ in range(8)
+        for _ in range(5)
     ]
 
 
@@ -101,15 +101,15 @@ def eight(painter: Painter, task: str, seed: int, **more: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
-def test_eight_at_random_times_are_what_each_is_alone(painter_of: PainterOf, name: str, task: str) -> None:
+def test_five_at_random_times_are_what_each_is_alone(painter_of: PainterOf, name: str, task: str) -> None:
     painter = painter_of(name)
-    drawings = eight(painter, task, seed=1)
+    drawings = five(painter, task, seed=1)
     before = painter.runner.queue.denoiser.passes
     alone = [painter.paint(one) for one in drawings]
     needed = painter.runner.queue.denoiser.passes - before
     together = painter.at_random_times(drawings, seed=2, within_s=0.02)
     assert max(map(away, alone, together)) < NEAR
-    assert len({pixels.tobytes() for pixels in alone}) == 8
+    assert len({pixels.tobytes() for pixels in alone}) == 5
     assert painter.runner.queue.denoiser.passes - before - needed < needed, "nobody shared a pass"
     assert painter.is_at_rest()
 
@@ -178,7 +178,7 @@ def test_loras_of_one_request_are_in_no_other(painter_of: PainterOf, with_loras:
     ]
     # In another order, so that each follows another set of LoRAs; the prompts are encoded again for each set.
     alone = {place: painter.paint(drawings[place]) for place in random.Random(1).sample(range(10), 10)}
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         together = painter.at_random_times(drawings, seed=seed, within_s=0.02)
         assert max(away(alone[place], pixels) for place, pixels in enumerate(together)) < NEAR
     apart = [away(alone[one], alone[other]) for one in range(5) for other in range(one)]

@@ -354,13 +354,13 @@ def test_a_stopped_process_is_ended_as_well(kind: str, engine: Engine, folder: P
     [
         ("memory", "CUDA out of memory. Tried to"),
         ("exit", "The engine ended: RuntimeError: Engine core initialization failed"),
-        ("silent", "neither answered nor written to its log for 9 s: it is loaded"),
+        ("silent", "neither answered nor written to its log for 5 s: it is loaded"),
     ],
 )
 def test_a_load_that_fails_says_why(load: str, said: str, engine: Engine, folder: Path) -> None:
     engine.write(load=load)
     with pytest.raises(errors.ClusterError) as caught:
-        loaded(engine, folder, load_stall_s=10.0 if load == "silent" else 1800.0)
+        loaded(engine, folder, load_stall_s=6.0 if load == "silent" else 1800.0)
     assert said in caught.value.message
     assert is_out_of_memory(caught.value) == (load == "memory")
     until(lambda: not engine.processes(), within=PATIENCE_S)
