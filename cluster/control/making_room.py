@@ -270,14 +270,17 @@ def guests_of(fleet: Fleet, now: float | None, host: Host, dozes: bool = False) 
     doze, and what that costs."""
     guests = []
     for other, wanted in fleet.wanted.items():
+        # First what is so of most, where far more models are wanted than there is room for.
+        workers = fleet.workers.of(other)
+        if not workers:
+            continue
         if wanted.spec.pinned or fleet.resting.rests(other) or other in fleet.unreadable:
             continue
         if wanted.spec.rank > host.rank or (other in fleet.waiting and not is_served(fleet, wanted)):
             continue
         is_preempted = host.preempts and wanted.spec.rank < host.rank
-        workers = fleet.workers.of(other)
         states = {WorkerState.READY} if now is not None else LOADS | {WorkerState.READY}
-        if not workers or any(worker.state not in states for worker in workers):
+        if any(worker.state not in states for worker in workers):
             continue
         is_used = other not in fleet.resting.idle
         if is_used and not host.is_urgent and not is_preempted:
@@ -305,11 +308,12 @@ def dozing_guests_of(fleet: Fleet, now: float | None, host: Host) -> list[Guest]
     guests = []
     for uid in sorted((fleet.resting.dozing.keys() | fleet.waiting.keys()) & fleet.wanted.keys()):
         workers = [worker for worker in fleet.workers.of(uid) if worker.state == WorkerState.DOZING]
+        if not workers or uid in fleet.unreadable or fleet.wanted[uid].spec.rank > host.rank:
+            continue
         longer_s = max(fleet.resting.load_s.get(uid, 0.0) - _rouse_s(fleet, uid), 0.1)
         use = UNUSED if now is None else UNUSED + fleet.resting.spells(uid, now)
-        if workers and uid not in fleet.unreadable and fleet.wanted[uid].spec.rank <= host.rank:
-            depth: Depth = "asleep" if uid in fleet.resting.dozing else "ended"
-            guests.append(Guest(uid, claims_of(workers), use * longer_s, depth))
+        depth: Depth = "asleep" if uid in fleet.resting.dozing else "ended"
+        guests.append(Guest(uid, claims_of(workers), use * longer_s, depth))
     return guests
 
 
