@@ -245,6 +245,7 @@ async def test_a_request_is_stopped_in_whichever_cell_has_it() -> None:
     first, second = StubCell("a", "m"), StubCell("b", "m")
     first.refusal, second.refusal = Json({"msg": "NOT_FOUND"}), Json({"msg": "DONE"})
     async with before(first, second) as gateway:
+        await gateway.until(lambda: len(gateway.gateway.table.live) == 2)
         answer = await gateway.http.post("/v1/models/m/requests/1/abort", json={})
         assert answer.json() == {"msg": "DONE"} and answer.headers["x-cell"] == "b"
         assert len(first.requests) == 1
@@ -255,6 +256,7 @@ async def test_a_request_is_stopped_in_whichever_cell_it_is() -> None:
     first, second = StubCell("a", "m"), StubCell("b", "m")
     absent, stopped = Json({"detail": "No model works on it."}, 404), Json({"stopped": 1})
     async with before(first, second) as gateway:
+        await gateway.until(lambda: len(gateway.gateway.table.live) == 2)
         for one, other, having in ((absent, stopped, "b"), (stopped, absent, "a")):
             first.refusal, second.refusal = one, other
             answer = await gateway.http.delete("/v1/requests/mine?model=m")
