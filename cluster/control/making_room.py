@@ -28,6 +28,11 @@ LEAST_S = 1.0
 TIMES_LOAD = 0.5
 #: Whoever has waited so long for a model that was woken comes before those who use another one.
 FAIR_S = 15.0
+#: Seconds that it takes to wake a model beside its load, however deep it rests: others have to leave first. Without
+#: them two that are used would doze for one that nobody uses, and models that load in no time be told apart by chance.
+#: Of 50 models with room for eight that load in a second and give half of it back when they doze, 0.79 of what one who
+#: knows the future finds awake, for 0.59, and callers wait less.
+WAKE_S = 0.4
 #: What one that was never used costs beside one that was used once.
 UNUSED = 0.01
 #: Nodes that are looked at for one model, and models for which room is made at once.
@@ -294,11 +299,11 @@ def guests_of(fleet: Fleet, now: float | None, host: Host, dozes: bool = False) 
             continue
         use = fleet.resting.spells(other, now if now is not None else serves_since) + UNUSED
         if not dozes:
-            guests.append(Guest(other, claims_of(workers), use * max(load_s, 0.1)))
+            guests.append(Guest(other, claims_of(workers), use * (WAKE_S + load_s)))
             continue
         given = tuple((worker.node, dropped_of(fleet, worker)) for worker in workers)
         if any(claim.memory_bytes > 0 or claim.cards for _, claim in given):
-            guests.append(Guest(other, given, use * max(_rouse_s(fleet, other), 0.1), "dozing"))
+            guests.append(Guest(other, given, use * (WAKE_S + _rouse_s(fleet, other)), "dozing"))
     return guests
 
 

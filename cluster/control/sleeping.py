@@ -183,8 +183,9 @@ class Sleeping:
     async def wake(self, uid: str) -> ModelStatus:
         """Nobody waits here: the status tells when it is READY."""
         self._refuse(uid)
+        dozes = uid in self._fleet.resting.dozing
         if wake(self._fleet, uid, self._clock()):
-            self._note(uid, "Wakes up: somebody asks for it")
+            self._note(uid, f"Wakes up{' from its doze' if dozes else ''}: somebody asks for it")
             self._publisher.publish()
             self._wake.set()
         return self._publisher.statuses.value[uid]

@@ -53,7 +53,7 @@ def test_a_dozing_model_is_woken_once_in_its_own_process_and_sleeps_when_that_en
         with ThreadPoolExecutor(20) as callers:
             assert set(callers.map(rerank, map(str, range(20)))) == {200}
         happened = [event["event_content"] for event in client.events("dozy")]
-        assert happened.count("Wakes up: somebody asks for it") == 1
+        assert happened.count("Wakes up from its doze: somebody asks for it") == 1
         client.doze_model("dozy")
         until(lambda: [worker.state for worker in status().workers] == [WorkerState.DOZING], within=30)
         assert status().workers[0].pid == before.pid and "the next request wakes it, which takes" in status().reason

@@ -26,7 +26,7 @@ GIB = 2**30
 class Node:
     """One node with room for eight models of equal size. Its workers load in a second, and sooner when they dozed."""
 
-    def __init__(self, dozing_bytes: int = GIB, room: int = ROOM) -> None:
+    def __init__(self, dozing_bytes: int = GIB, room: float = ROOM) -> None:
         """`dozing_bytes`: what a model takes while it dozes."""
         self.dozing_bytes = dozing_bytes
         self.room = room
@@ -151,11 +151,19 @@ def test_those_that_are_asked_for_most_are_awake(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_where_dozing_gives_most_of_the_room_back_those_doze_that_would_sleep(seed: int) -> None:
-    """A tenth of each stays, so fewer are awake at once, and most of those that are asked for have only dozed."""
+    """A tenth of each stays, so fewer are awake at once, and many of those that are asked for have only dozed."""
     node = Node(dozing_bytes=GIB // 10)
     asked, hits = played(node, random.Random(seed))
     assert hits >= 0.5 * best_possible(asked)
-    assert node.roused >= 0.5 * (len(asked) - hits), (node.roused, len(asked), hits)
+    assert node.roused >= 0.4 * (len(asked) - hits), (node.roused, len(asked), hits)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_dozing_gives_half_of_the_room_back_one_sleeps_rather_than_two_doze(seed: int) -> None:
+    node = Node(dozing_bytes=GIB // 2, room=ROOM + 0.5)
+    asked, hits = played(node, random.Random(seed))
+    assert hits >= 0.75 * best_possible(asked)
+    assert node.roused < 0.2 * (len(asked) - hits), (node.roused, len(asked), hits)
 
 
 @pytest.mark.parametrize("room", [1, 2])
