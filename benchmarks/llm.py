@@ -59,10 +59,10 @@ WORKLOADS = (
     Workload("16 streams", 16, 30, 64),
     Workload("64 at random in 10 s", 64, 30, 32, within_s=10),
     Workload("a prompt of 400", 1, 400, 1),
-    Workload("a prompt of 4,000", 1, 4000, 1, is_long=True),
+    Workload("a prompt of 4000", 1, 4000, 1, is_long=True),
     Workload("16 that share 400", 16, 5, 16, shared=400),
-    Workload("16 that share 400, new", 16, 5, 16, shared=400, is_warm=False),
-    Workload("16 that share 2,000, new", 16, 5, 16, shared=2000, is_warm=False, is_long=True),
+    Workload("16 that share 400 anew", 16, 5, 16, shared=400, is_warm=False),
+    Workload("16 that share 2000 anew", 16, 5, 16, shared=2000, is_warm=False, is_long=True),
 )
 
 
