@@ -140,20 +140,22 @@ class TalkQueue:
         that one has to wait for room: others would keep it waiting for ever."""
         if self.running >= self._slots:
             return None
-        waiting = self._those_whose_luggage_fits(self._open.with_waiting)
+        now = time.perf_counter()
+        waiting = self._those_whose_luggage_fits(self._open.with_waiting, now)
         if not waiting:
             return None
         is_oldest = is_for_the_oldest(self._turn + 1, False)
-        waiting = in_turn(waiting, self._turn + 1, time.perf_counter())
+        waiting = in_turn(waiting, self._turn + 1, now)
         request = waiting[0] if is_oldest else min(waiting, key=lambda each: each.cost_waiting)
         fits = self._room is None or self.held + request.costs[request.begun] <= self._room
         return request if fits or not self.running else None
 
-    def _those_whose_luggage_fits(self, waiting: Sequence[TalkRequest]) -> list[TalkRequest]:
-        """Of those that bring some only the oldest may, so that smaller ones do not keep it waiting for ever."""
-        oldest = next((request for request in waiting if request.next_luggage), None)
-        fits = oldest is not None and (not self.brought or self.brought + oldest.next_luggage <= self._luggage)
-        return [request for request in waiting if not request.next_luggage or (fits and request is oldest)]
+    def _those_whose_luggage_fits(self, waiting: Sequence[TalkRequest], now: float) -> list[TalkRequest]:
+        """Of those that bring some only the one whose turn it is: smaller ones would keep it waiting for ever."""
+        loaded = in_turn((request for request in waiting if request.next_luggage), self._turn + 1, now)
+        first = loaded[0] if loaded else None
+        fits = first is not None and (not self.brought or self.brought + first.next_luggage <= self._luggage)
+        return [request for request in waiting if not request.next_luggage or (fits and request is first)]
 
     # ------------------------------------------------------------------------------------------------ work
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster import errors
+from cluster.calls import BATCH_PART
 from cluster.worker.admission import QueueLimits
 from cluster.worker.talking import TalkQueue
 from tests.speaking import Speaking, SpeakingOptions
@@ -107,6 +108,22 @@ def test_what_brings_more_than_there_is_room_for_waits_and_keeps_no_place_from_o
         bringing[3].done.cancel()
         engine.may_step.set()
         assert await bringing[2].done == ["a b"]
+
+    play(scene, slots=4, luggage=10)
+
+
+def test_what_a_batch_brings_waits_behind_what_somebody_waits_for() -> None:
+    async def scene(talks: TalkQueue, engine: Speaking) -> None:
+        engine.may_step.clear()
+        first, batch, later = (
+            say(talks, "a b", owner=owner, luggage=10) for owner in ("first", f"job{BATCH_PART}#1", "later")
+        )
+        order: list[str] = []
+        for name, request in (("batch", batch), ("later", later)):
+            request.done.add_done_callback(lambda _, name=name: order.append(name))
+        engine.may_step.set()
+        await asyncio.gather(first.done, batch.done, later.done)
+        assert order == ["later", "batch"]
 
     play(scene, slots=4, luggage=10)
 
