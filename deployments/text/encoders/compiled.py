@@ -17,6 +17,7 @@ from cluster import errors
 from cluster.value import JsonObject
 from deployments.conversions import run
 from deployments.text.encoders import conversion, export
+from deployments.text.encoders.conversion import EXPORTED, ONNX_INT8, OPENVINO_INT8
 from deployments.text.engine_limits import TWICE_BYTES
 from deployments.text.tokenizing import Encoded
 from deployments.vectors import Arrays, Floats
@@ -105,14 +106,12 @@ def _may_be_twice(model: Path, parallel: int) -> bool:
     return parallel > 1 and size <= TWICE_BYTES
 
 
-#: What other files are made of.
-EXPORTED = "model.onnx"
 #: Engine -> the file it runs, and who runs it.
 ENGINES: Mapping[str, tuple[str, Callable[[Path, int, int], Compiled]]] = {
     "onnx": (EXPORTED, OnnxRuntime),
-    "onnx_int8": ("model-int8.onnx", OnnxRuntime),
+    "onnx_int8": (ONNX_INT8, OnnxRuntime),
     "openvino_bf16": (EXPORTED, OpenVino),
-    "openvino_int8": ("model-int8.xml", OpenVino),
+    "openvino_int8": (OPENVINO_INT8, OpenVino),
 }
 
 

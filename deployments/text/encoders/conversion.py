@@ -19,6 +19,8 @@ from cluster.value import JsonObject
 from deployments.conversions import complete
 from deployments.vectors import Arrays
 
+#: The files of a model: as it was exported, and what is made of that.
+EXPORTED, ONNX_INT8, OPENVINO_INT8 = "model.onnx", "model-int8.onnx", "model-int8.xml"
 #: How much of what is hard to round in activations is moved into the weights before both are rounded. Less than NNCF's
 #: own .95, which was chosen for larger models; vectors are nearer to fp32's, see benchmarks/LOG.md.
 SMOOTHING = 0.8
@@ -76,13 +78,13 @@ def main() -> None:
 
 def convert(job: JsonObject) -> None:
     folder = Path(job["place"])
-    model = folder / "model.onnx"
+    model = folder / EXPORTED
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
         if job["engine"] == "onnx_int8":
-            complete(folder / "model-int8.onnx", lambda file: quantize_weights(model, file))
+            complete(folder / ONNX_INT8, lambda file: quantize_weights(model, file))
         if job["engine"] == "openvino_int8":
-            complete(folder / "model-int8.xml", lambda file: calibrate(model, file, job["sample"]))
+            complete(folder / OPENVINO_INT8, lambda file: calibrate(model, file, job["sample"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 
 from cluster.value import JsonObject
 from deployments.conversions import complete
+from deployments.text.encoders.conversion import EXPORTED
 
 # Before anything imports transformers.
 from deployments.text.encoders.library import sentence_transformers
@@ -145,7 +146,7 @@ def main() -> None:
 def convert(job: JsonObject) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore")
-        complete(Path(job["place"]) / "model.onnx", lambda file: export(job["folder"], job["loader"], file))
+        complete(Path(job["place"]) / EXPORTED, lambda file: export(job["folder"], job["loader"], file))
 
 
 if __name__ == "__main__":
